@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.metrics.scores import without_nan
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
+from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, render
-from bayeslora.reporting.figures.style import (
-    KEY_ROW,
-    OUTSIDE,
-    TITLE_SLOT,
-    Role,
-    add_heading,
-    add_key,
-    figure_with_axes,
-    mark_powers,
-    name_slot,
-)
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import named
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 DRIFT_LIMIT = 1e-5
 """Drift up to which factors count as orthonormal: the rounding error of float32."""
@@ -84,11 +69,6 @@ class AdapterChange:
     num_members: int
     layers: tuple[LayerChange, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable dictionary; non-finite numbers are None."""
-        plain: dict[str, Any] = without_nan(asdict(self))
-        return plain
-
 
 def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
     """Return the numbers of every model's first member.
@@ -102,14 +82,33 @@ def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
         raise InputError(
             f"spectrum must be a mapping {{label: clf.spectrum()}}, got {spectrum!r:.80}"
         )
+    changes = []
     labels = unique_labels([str(name) for name in spectrum])
-    models = zip(labels, spectrum.items(), strict=True)
-    return tuple(_change(label, str(name), members) for label, (name, members) in models)
+    for label, (name, members) in zip(labels, spectrum.items(), strict=True):
+        try:
+            layers = tuple(map(_layer, members[0]))
+        except (TypeError, AttributeError, LookupError, ValueError):
+            raise InputError(
+                f"spectrum {str(name)!r}: expected what clf.spectrum() returns, got {members!r:.80}"
+            ) from None
+        if not layers:
+            raise InputError(
+                f"spectrum {str(name)!r}: the model has no layer that an adapter changed"
+            )
+        changes.append(AdapterChange(label, len(members), layers))
+    return tuple(changes)
 
 
 def adapter_words(change: AdapterChange) -> tuple[str, Table]:
     """Return a sentence on one model, with names marked by `text.named`, and a table of layers."""
-    rows = tuple(Row((_shown(layer),), tuple(_cells(layer))) for layer in change.layers)
+    forms = {key: _percent if key == "relative_norm" else _significant for key in CHANGE_NUMBERS}
+    rows = tuple(
+        Row(
+            (shorten(layer.name, _LAYER_COLUMNS),),
+            tuple(Cell(form(getattr(layer, key))) for key, form in forms.items()),
+        )
+        for layer in change.layers
+    )
     caption = f"How far training moved each layer of {named(change.label)}."
     notes = (
         "The norm of the change of the weight, that norm relative to the weight's own, the stable"
@@ -117,18 +116,6 @@ def adapter_words(change: AdapterChange) -> tuple[str, Table]:
         f" that).{_notes(change)}"
     )
     return _summary(change), Table(caption, ("Layer",), _COLUMNS, rows, notes)
-
-
-def _change(label: str, name: str, members: Sequence[Sequence[Any]]) -> AdapterChange:
-    try:
-        layers = tuple(map(_layer, members[0]))
-    except (TypeError, AttributeError, LookupError, ValueError):
-        raise InputError(
-            f"spectrum {name!r}: expected what clf.spectrum() returns, got {members!r:.80}"
-        ) from None
-    if not layers:
-        raise InputError(f"spectrum {name!r}: the model has no layer that an adapter changed")
-    return AdapterChange(label, len(members), layers)
 
 
 def _layer(layer: Any) -> LayerChange:
@@ -143,24 +130,22 @@ def _summary(change: AdapterChange) -> str:
     every = counted(len(change.layers), "layer")
     if not changed:
         return f"none of {every} changed, and {_drift(change)}.{_notes(change)}"
+    if all(math.isfinite(layer.relative_norm) for layer in changed):
+        most = max(changed, key=lambda layer: layer.relative_norm)
+        by = f"{_percent(most.relative_norm)} of its weight"
+    else:
+        most = max(changed, key=lambda layer: layer.norm)
+        by = f"a norm of {_significant(most.norm)}"
+    name = named(shorten(most.name, _LAYER_COLUMNS))
     ranks = [layer.stable_rank for layer in changed if math.isfinite(layer.stable_rank)]
     parts = [
-        f"{len(changed)} of {every} changed, {_most(changed)}",
+        f"{len(changed)} of {every} changed, {name} the most, by {by}",
         f"stable ranks lie between {_significant(min(ranks))} and {_significant(max(ranks))}"
         if len(ranks) > 1
         else f"the stable rank is {_significant(ranks[0] if ranks else math.nan)}",
         _drift(change),
     ]
     return f"{'; '.join(parts)}.{_notes(change)}"
-
-
-def _most(changed: Sequence[LayerChange]) -> str:
-    """Return which layer changed most, relative to its weight if all relative norms are finite."""
-    if all(math.isfinite(layer.relative_norm) for layer in changed):
-        most = max(changed, key=lambda layer: layer.relative_norm)
-        return f"{named(_shown(most))} the most, by {_percent(most.relative_norm)} of its weight"
-    most = max(changed, key=lambda layer: layer.norm)
-    return f"{named(_shown(most))} the most, by a norm of {_significant(most.norm)}"
 
 
 def _drift(change: AdapterChange) -> str:
@@ -178,16 +163,6 @@ def _notes(change: AdapterChange) -> str:
         notes += " A gate that differs from input to input is left out of these numbers."
     members = change.num_members
     return notes + (f" This is the first of {members} members." if members > 1 else "")
-
-
-def _shown(layer: LayerChange) -> str:
-    return shorten(layer.name, _LAYER_COLUMNS)
-
-
-def _cells(layer: LayerChange) -> Iterator[Cell]:
-    for key in CHANGE_NUMBERS:
-        form = _percent if key == "relative_norm" else _significant
-        yield Cell(form(getattr(layer, key)))
 
 
 def _percent(value: float) -> str:
@@ -220,68 +195,47 @@ def write_spectrum(path: str | Path, label: str, spectra: Spectra) -> None:
 
 def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
     """Return the figure of one network's spectra; unchanged layers have no line."""
-    kinds = list(dict.fromkeys(map(_kind, spectra)))
-    roles = {kind: _look(index) for index, kind in enumerate(kinds)}
-    slots = {name_slot(index): kind for index, kind in enumerate(kinds)}
-    head = 0.6 + KEY_ROW * len(kinds)
-    figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
+    kinds = list(dict.fromkeys(layer.rpartition(".")[2] for layer in spectra))
+    slots = {style.name_slot(index): kind for index, kind in enumerate(kinds)}
+    # Colours repeat with other line styles.
+    looks = [(index, index + index // len(style.OUTSIDE)) for index in range(len(kinds))]
+    styles = [[style.OUTSIDE[n % len(style.OUTSIDE)] for n in look] for look in looks]
+    roles = {
+        kind: style.Role(color.color, line.line)
+        for kind, (color, line) in zip(kinds, styles, strict=True)
+    }
+    head = 0.6 + style.KEY_ROW * len(kinds)
+    figure, (axes,) = style.figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
     changed = {layer: values for layer, values in spectra.items() if max(values, default=0) > 0}
-    add_heading(figure, f"{len(changed)} of {len(spectra)} layers changed")
-    add_key(figure, [(roles[kind], slot) for slot, kind in slots.items()], top=0.6)
+    style.add_heading(figure, f"{len(changed)} of {len(spectra)} layers changed")
+    style.add_key(figure, [(roles[kind], slot) for slot, kind in slots.items()], top=0.6)
     for layer, values in changed.items():
-        _draw(axes, values, roles[_kind(layer)])
+        shown, role = _visible(values), roles[layer.rpartition(".")[2]]
+        indices = sorted({*range(0, len(shown), -(-len(shown) // _MOST_POINTS)), len(shown) - 1})
+        axes.plot(
+            [index + 1 for index in indices],
+            [shown[index] for index in indices],
+            color=role.color,
+            linestyle=role.line,
+            linewidth=1.0,
+            marker="." if len(shown) == 1 else "",
+        )
     axes.locator_params(axis="x", integer=True)
     if changed:
-        _mark_decades(axes, changed.values())
+        ends = [end for v in changed.values() for end in (_visible(v)[0], _visible(v)[-1])]
+        low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
+        axes.set(yscale="log", ylim=(10.0**low, 10.0 ** max(high, low + 1)))
+        style.mark_powers(axes.yaxis)
+        axes.tick_params(axis="y", pad=2)
     axes.set_xlabel("place")
     axes.set_ylabel("singular value of the change", labelpad=1)
     parts = [
         f"{layer}: largest {max(values):.3g}, norm {sum(item**2 for item in values) ** 0.5:.3g}"
         for layer, values in changed.items()
     ]
-    return Panel(
-        name,
-        figure,
-        f"Singular values of the changes of {label}",
-        "; ".join(parts) or "No layer changed.",
-        {TITLE_SLOT: label, **slots},
-    )
-
-
-def _kind(layer: str) -> str:
-    """Return the last part of a layer's name, such as `q_proj`."""
-    return layer.rpartition(".")[2]
-
-
-def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:
-    shown = _visible(values)
-    step = -(-len(shown) // _MOST_POINTS)
-    indices = sorted({*range(0, len(shown), step), len(shown) - 1})
-    across, up = [index + 1 for index in indices], [shown[index] for index in indices]
-    axes.plot(
-        across,
-        up,
-        color=role.color,
-        linestyle=role.line,
-        linewidth=1.0,
-        marker="." if len(shown) == 1 else "",
-    )
+    title, texts = f"Singular values of the changes of {label}", {style.TITLE_SLOT: label, **slots}
+    return Panel(name, figure, title, "; ".join(parts) or "No layer changed.", texts)
 
 
 def _visible(values: Sequence[float]) -> list[float]:
     return [value for value in values if value > _LOWEST * max(values)]
-
-
-def _mark_decades(axes: Axes, spectra: Iterable[Sequence[float]]) -> None:
-    """Set a logarithmic axis between powers of ten, with plain-text tick labels."""
-    ends = [end for values in spectra for end in (_visible(values)[0], _visible(values)[-1])]
-    low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
-    axes.set(yscale="log", ylim=(10.0**low, 10.0 ** max(high, low + 1)))
-    mark_powers(axes.yaxis)
-    axes.tick_params(axis="y", pad=2)
-
-
-def _look(index: int) -> Role:
-    """Return the style of a kind of layer: colours repeat with other line styles."""
-    color, line = (OUTSIDE[n % len(OUTSIDE)] for n in (index, index + index // len(OUTSIDE)))
-    return Role(color.color, line.line)

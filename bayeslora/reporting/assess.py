@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
-from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
@@ -28,6 +28,7 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
@@ -92,15 +93,6 @@ CHANCE = 0.05
 """Expected share of a calibrated method's bins whose 95 % interval misses the diagonal."""
 
 _TESTS = 3
-
-ORDERED: Mapping[str, ScoreInfo] = {
-    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
-}
-"""The scores that order methods.
-
-Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
-coverage should match the requested one.
-"""
 
 
 @dataclass(frozen=True)
@@ -214,6 +206,9 @@ class Answers:
         return int(present[worst]), share
 
 
+Bias = Literal["over", "under", "none"]
+
+
 @dataclass(frozen=True)
 class Assessed:
     """A method and its scores.
@@ -247,12 +242,45 @@ class Assessed:
     @cached_property
     def answers(self) -> Answers:
         """The labelled rows, at least one; for several seeds, those of the first."""
-        return Answers(row_scores(self.method.predictions), clusters_of(self))
+        predictions, column = self.method.predictions, self.scores.intervals.get("cluster_by")
+        clusters = None
+        if column is not None:
+            clusters = values_of(predictions, str(column))[0][predictions.labelled]
+        return Answers(row_scores(predictions), clusters)
+
+    def uncertainties(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the judged uncertainty of in-distribution rows, [N], and of a set's, [M]."""
+        score, inside = self.scores.ood[name].score, self.method.predictions
+        return inside.uncertainty(score), self.method.ood[name].predictions.uncertainty(score)
+
+    @cached_property
+    def surest(self) -> TopLabel:
+        """Confidence and correctness of the labelled rows, the surest first."""
+        return top_label(self.answers.confidence, self.answers.correct)
 
     @property
     def points(self) -> list[Point]:
         """The non-empty bins."""
         return occupied(self.scores.bins)
+
+    @property
+    def bias(self) -> Bias:
+        """The direction in which mean confidence and accuracy differ beyond the interval.
+
+        For several seeds, the direction that all of them share, else "none".
+        """
+        biases = {bias_of(fit.scores) for fit in self.each}
+        return biases.pop() if len(biases) == 1 else "none"
+
+    @property
+    def miscalibrated(self) -> bool:
+        """Whether the confidence of any seed is off beyond chance."""
+        return any(miscalibration_p(fit.scores) < SIGNIFICANT for fit in self.each)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a test finds a fault that may be chance, given three tests."""
+        return is_doubtful(min(miscalibration_p(fit.scores) for fit in self.each))
 
 
 def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
@@ -270,32 +298,9 @@ def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
     ]
 
 
-def clusters_of(assessed: Assessed) -> NDArray[np.int64] | None:
-    """Return the [n] cluster of each labelled row; None if the scores are not clustered."""
-    column = assessed.scores.intervals.get("cluster_by")
-    if column is None:
-        return None
-    predictions = assessed.method.predictions
-    return values_of(predictions, str(column))[0][predictions.labelled]
-
-
 def occupied(bins: Sequence[Bin]) -> list[Point]:
     """Return the non-empty bins."""
     return [Point(**vars(item)) for item in bins if None not in vars(item).values()]
-
-
-def overlaps(score: Score, other: Score) -> bool:
-    """Return whether two intervals overlap; True if an interval is missing."""
-    return not (score.low > other.high or other.low > score.high)
-
-
-def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
-    """Return the index of the best score, the first if tied; None if the score has no order."""
-    info = ORDERED.get(key)
-    if info is None:
-        return None
-    losses = [(info.loss(s.value), index) for index, s in enumerate(scores) if s is not None]
-    return min(losses)[1] if losses else None
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:
@@ -347,22 +352,8 @@ def labelled(methods: Sequence[Assessed]) -> list[Assessed]:
     return [method for method in methods if "nll" in method.scores]
 
 
-Bias = Literal["over", "under", "none"]
-
-
-def bias(method: Assessed) -> Bias:
-    """Return the direction in which mean confidence and accuracy differ beyond the interval.
-
-    For several seeds, the direction that all of them share, else "none".
-    """
-    if method.fits:
-        biases = {bias(fit) for fit in method.fits}
-        return biases.pop() if len(biases) == 1 else "none"
-    return bias_of(method.scores)
-
-
 def bias_of(scores: Scores) -> Bias:
-    """Return the `bias` of a single fit from its scores."""
+    """Return the direction in which mean confidence and accuracy differ beyond the interval."""
     gap = scores["overconfidence"]
     if gap.low > 0:
         return "over"
@@ -380,16 +371,6 @@ def slightly_biased(scores: Scores) -> bool:
     return bias_of(scores) != "none" and is_close(gap) and scores["ece"].value <= CLOSE
 
 
-def miscalibrated(method: Assessed) -> bool:
-    """Return whether the confidence of any seed is off beyond chance."""
-    return any(miscalibration_p(fit.scores) < SIGNIFICANT for fit in method.each)
-
-
-def doubtful(method: Assessed) -> bool:
-    """Return whether a test finds a fault that may be chance, given three tests."""
-    return is_doubtful(min(miscalibration_p(fit.scores) for fit in method.each))
-
-
 def is_doubtful(p: float) -> bool:
     """Return whether a p-value is significant only without its correction."""
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
@@ -404,7 +385,10 @@ def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison
     with_labels = labelled(methods)
     if len(with_labels) < 2:
         return {}
-    best = {key: _best_label(key, with_labels) for key in COMPARED}
+    best = {
+        key: min(with_labels, key=lambda fit: SCORES[key].loss(fit.scores[key].value)).label
+        for key in COMPARED
+    }
     records = [
         named_predictions(replace(fit.method, group=method.label), over_seeds=bool(method.fits))
         for method in with_labels
@@ -426,11 +410,6 @@ def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison
     except InputError:  # rows, classes or labels differ
         return {}
     return {key: by_reference[reference] for key, reference in best.items()}
-
-
-def _best_label(key: str, methods: Sequence[Assessed]) -> str:
-    best = min(methods, key=lambda method: SCORES[key].loss(method.scores[key].value))
-    return best.label
 
 
 def pool(fits: Sequence[Assessed]) -> list[Assessed]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.glossary import Term
-from bayeslora.reporting.overview import Overview
-from bayeslora.reporting.run_record import Record
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.wrong_answers import Example
 
 
 @dataclass(frozen=True)
@@ -19,6 +16,46 @@ class Prose:
     """A paragraph, with names marked by `text.named`."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Full sentences on one topic, with names marked by `text.named`.
+
+    `key` is for programs and tests, such as `ranking`, `limits` or `ood`; `kind` is the style.
+    """
+
+    key: str
+    topic: str
+    sentences: tuple[str, ...]
+    kind: Literal["plain", "good", "warning", "advice"] = "plain"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number of the first screen as text, with its interval or an explanation."""
+
+    title: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
+
+    With several methods the verdict names the method, marked by `text.named`, and `about` says why
+    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
+    diagram of that fit or, without labels, the histogram.
+    """
+
+    verdict: str
+    kind: Literal["good", "warning", "open"]
+    about: str
+    tiles: tuple[Tile, ...]
+    figure: str
+    caption: str
+    methods: Table | None
 
 
 @dataclass(frozen=True)
@@ -40,6 +77,37 @@ class Details:
     summary: str
     blocks: tuple[Block, ...]
     unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """Facts about a method or a run, plain text: names and values, and a summary or none."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A wrongly classified row, as plain text; unknown texts are empty.
+
+    `row` is its id, or its number from 1, `text` its text on one line, or the beginning, of which
+    `rest` is then the whole and `length` its length. `image` is a PNG image as a data URI, if the
+    text is the path of one; `options` are letter, text and probability of every option of a
+    question.
+    """
+
+    row: str
+    confidence: str
+    predicted: str
+    label: str
+    label_probability: str
+    text: str = ""
+    rest: str = ""
+    length: str = ""
+    image: str = ""
+    options: tuple[tuple[str, str, str], ...] = ()
 
 
 Block = Prose | Finding | Table | Figure | Overview | Details | Record | Term | Example

@@ -87,7 +87,11 @@ def comparison_notes(
         " nor p account for."
         if chosen_by
         else "",
-        _distances(comparison),
+        ""
+        if comparison.distance_to is None
+        else f"TV: mean total variation distance from the probabilities of"
+        f" {_shown(comparison.distance_to)}; epistemic ratio: mean epistemic uncertainty over its"
+        " own.",
         f"NLL is cut off on {counted(comparison.nll_clamped, 'example')} of all fits, whose label"
         " has a probability below 1e-12, which counts as 1e-12."
         if comparison.nll_clamped and "nll" in comparison.keys
@@ -152,40 +156,25 @@ def _tests(comparison: Comparison) -> str:
     )
 
 
-def _distances(comparison: Comparison) -> str:
-    if comparison.distance_to is None:
-        return ""
-    origin = _shown(comparison.distance_to)
-    return (
-        f"TV: mean total variation distance from the probabilities of {origin}; epistemic ratio:"
-        " mean epistemic uncertainty over its own."
-    )
-
-
 def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     title = heading(row)
     if row.name == comparison.reference:
         title = f"{title} (reference)"
         cells = [Cell(score_cell(key, row.scores[key]).value) for key in comparison.keys]
     else:
-        cells = [_difference_cell(row, key, comparison) for key in comparison.keys]
+        cells = []
+        for key, score in row.differences.items():
+            digits = comparison.digits(row, key)
+            p = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" if key in row.p else ""
+            value = number(score.value, signed=True, digits=digits)
+            ends = interval(score.low, score.high, signed=True, digits=digits)
+            cells.append(Cell(value, ends, row.is_clear(key), p))
     if comparison.distance_to is not None:
         distances = [score_cell(key, row.distances.get(key)) for key in DISTANCE_COLUMNS]
         if row.name == comparison.distance_to:
             distances = [replace(cell, interval="") for cell in distances]
         cells += distances
     return Row((title,), tuple(cells))
-
-
-def _difference_cell(row: ComparisonRow, key: str, comparison: Comparison) -> Cell:
-    score, digits = row.differences[key], comparison.digits(row, key)
-    p = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" if key in row.p else ""
-    return Cell(
-        number(score.value, signed=True, digits=digits),
-        interval(score.low, score.high, signed=True, digits=digits),
-        row.is_clear(key),
-        p,
-    )
 
 
 STEM = "comparison"
@@ -262,32 +251,25 @@ def write_comparison(
         InputError: As `comparison_files`.
     """
     files = comparison_files(out, overwrite=overwrite)
+    texts = {file.name: _WRITERS[file.suffix](comparison) for file in files}
     if len(files) == 1:
         with atomic_file(out) as temporary:
-            _write(temporary, files[0].suffix, comparison)
+            temporary.write_text(texts[files[0].name], encoding="utf-8", newline="\n")
         return files
     with atomic_directory(out, LAYOUT, overwrite=overwrite) as temporary:
-        for file in files:
-            _write(temporary / file.name, file.suffix, comparison)
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
         about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
         # ASCII, since names may hold text-direction marks.
-        text = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
-        (temporary / LAYOUT.marker).write_text(f"{text}\n", encoding="ascii")
+        content = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
+        (temporary / LAYOUT.marker).write_text(f"{content}\n", encoding="ascii")
     return files
-
-
-def _write(path: Path, suffix: str, comparison: Comparison) -> None:
-    path.write_text(_WRITERS[suffix](comparison), encoding="utf-8", newline="\n")
 
 
 def _markdown(comparison: Comparison) -> str:
     table = difference_table(comparison).noted()
     words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
     return f"{words}\n\n{to_markdown(table)}\n"
-
-
-def _latex(comparison: Comparison) -> str:
-    return f"{PREAMBLE}\n{to_latex(difference_table(comparison).called('differences'))}"
 
 
 def _csv(comparison: Comparison) -> str:
@@ -342,6 +324,8 @@ def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[o
 
 _WRITERS: Mapping[str, Callable[[Comparison], str]] = {
     ".md": _markdown,
-    ".tex": _latex,
+    ".tex": lambda comparison: (
+        f"{PREAMBLE}\n{to_latex(difference_table(comparison).called('differences'))}"
+    ),
     ".csv": _csv,
 }

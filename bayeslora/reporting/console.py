@@ -8,7 +8,7 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Scores
+from bayeslora.metrics.scores import NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
@@ -16,24 +16,21 @@ from bayeslora.reporting.comparison import comparison_notes, difference_table, h
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.findings import set_sentences
 from bayeslora.reporting.overview import verdict_of
-from bayeslora.reporting.part_tables import (
-    CHANCE_COLUMN,
-    chance_cell,
-    class_table,
-    confusion_tables,
-    group_tables,
-    near_far_table,
-    uncertainty_table,
-    with_chance,
-)
 from bayeslora.reporting.score_tables import (
+    CHANCE_COLUMN,
     COLUMNS,
     LISTED_COLUMNS,
     OOD_COLUMNS,
-    cell_digits,
+    chance_cell,
     clamped_note,
+    class_table,
+    confusion_tables,
+    digits_of,
+    group_tables,
+    near_far_table,
     score_table,
     sets_note,
+    uncertainty_table,
     value_and_interval,
 )
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
@@ -71,11 +68,9 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        table = with_chance(score_table(named, sets, keys=keys), named)
-        blocks = [_within(table, width)]
+        blocks = [_within(score_table(named, sets, keys, chance=True), width)]
     else:
-        lists = (_list_of_scores(method, sets, keys) for method in named)
-        blocks = [to_text(listing, sparse=width is None) for listing in lists]
+        blocks = [to_text(_list_of_scores(named[0], sets, keys), sparse=width is None)]
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
@@ -172,13 +167,12 @@ def _within(table: Table, width: int | None) -> str:
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
-    digits = cell_digits(method, shown)
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        cells = value_and_interval(key, score, digits.get(key, DIGITS))
+        cells = value_and_interval(key, score, digits_of(key, method, shown))
         rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
             cell = chance_cell(method)

@@ -10,30 +10,39 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
+from bayeslora.reporting.blocks import (
+    Block,
+    Details,
+    Figure,
+    Finding,
+    Overview,
+    Prose,
+    Section,
+    walk,
+)
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.findings import Finding, findings
-from bayeslora.reporting.glossary import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, terms_for
-from bayeslora.reporting.overview import Overview, advice, overview
-from bayeslora.reporting.part_tables import (
-    below_caption,
+from bayeslora.reporting.findings import findings
+from bayeslora.reporting.glossary import terms_for
+from bayeslora.reporting.overview import advice, overview
+from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
+from bayeslora.reporting.score_tables import (
+    COLUMNS,
     class_table,
     confusion_tables,
     coverage_table,
+    detection_table,
     explained_table,
     group_tables,
     near_far_table,
+    ood_table,
     uncertainty_table,
 )
-from bayeslora.reporting.ranking import Analysis, Facts
-from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
-from bayeslora.reporting.score_tables import COLUMNS, detection_table, ood_tables
 from bayeslora.reporting.shift import robustness_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, named
@@ -74,7 +83,7 @@ class Document:
 
 def compose(
     title: str,
-    analysis: Analysis,
+    facts: Facts,
     drawings: Drawings,
     *,
     provenance: Provenance,
@@ -87,32 +96,32 @@ def compose(
     Without a title, it names or counts the methods. `example_column` is the further column with the
     rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
     """
-    methods, changes = analysis.methods, analysis.changes
-    scores = [replace(method.scores, name=method.title) for method in methods]
+    methods, changes = facts.methods, facts.changes
+    scores = facts.scores
     fits = every_fit(methods)
     terms = terms_for(_keys(fits, changes))
-    record = run_record(fits, analysis.sets, provenance, settings)
-    glance, drawings = _first_screen(overview(analysis, fits, scores), drawings, advice(analysis))
-    coverages = [coverage_table(scores, analysis).called("coverages")] if analysis.labelled else []
-    selective: tuple[Block, ...] = (
-        *_drawn(drawings["selective"]),
-        *coverages,
-        *_uncertainties(scores),
-    )
-    detection = _detection(scores, analysis, drawings)
+    record = run_record(fits, facts.sets, provenance, settings)
+    glance, drawings = _first_screen(overview(facts), drawings, advice(facts))
+    selective: list[Block] = [*_drawn(drawings["selective"])]
+    if facts.labelled:
+        selective.append(coverage_table(facts).called("coverages"))
+    kinds = [means for method in scores for means in method.uncertainty.values()]
+    if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
+        selective.append(uncertainty_table(scores).called("uncertainties"))
+    detection = _detection(facts, drawings)
     parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
-    examples = () if example_column is None else _examples(fits, example_column)
+    examples = () if example_column is None else wrong_answers(fits, example_column)
     sections = (
         Section("overview", "At a glance", glance),
-        Section("findings", "Findings", findings(analysis)),
-        Section("scores", "Scores", _scores(scores, analysis)),
+        Section("findings", "Findings", findings(facts)),
+        Section("scores", "Scores", _scores(facts)),
         Section("reliability", "Reliability", _reliability(drawings)),
         Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
-        Section("confidence", "Selective prediction", selective),
-        Section("confused", "Confusion matrix", _confusion(scores, analysis.leader), "Confusion"),
+        Section("confidence", "Selective prediction", tuple(selective)),
+        Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
-        Section("robustness", "Under attack", _robustness(analysis.robustness, drawings)),
+        Section("robustness", "Under attack", _robustness(facts.robustness, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", tuple(map(method_card, fits))),
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),
@@ -156,9 +165,9 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
     return tuple(table.called(f"{name}-{number}") for number, table in enumerate(filled, start=1))
 
 
-def _scores(methods: Sequence[Scores], facts: Facts) -> tuple[Block, ...]:
-    scores = explained_table(methods, facts).called("scores")
-    every = explained_table(methods, facts, tuple(COLUMNS)).transposed("Score").called("every")
+def _scores(facts: Facts) -> tuple[Block, ...]:
+    scores = explained_table(facts).called("scores")
+    every = explained_table(facts, tuple(COLUMNS)).transposed("Score").called("every")
     blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
@@ -175,51 +184,27 @@ def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     return (*_drawn(drawings["reliability"]), *shown, folded)
 
 
-def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
-    sets = facts.sets
+def _detection(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
+    methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
     groups = near_far_table(methods)
+    every = _numbered("ood", [ood_table(methods, *names) for names in sets.items()])
     return (
         detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"], drawings["densities"]),
-        Details("Every uncertainty of every method", _numbered("ood", ood_tables(methods, sets))),
+        Details("Every uncertainty of every method", every),
     )
 
 
-def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Block, ...]:
+def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
-    first = leader.title if leader is not None else ""
-    ordered = sorted(methods, key=lambda method: method.name != first)
-    tables = _numbered("confused", map(below_caption, confusion_tables(ordered)))
+    first = facts.leader.title if facts.leader is not None else ""
+    ordered = sorted(facts.scores, key=lambda method: method.name != first)
+    tables = _numbered("confused", confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
-
-
-def _uncertainties(methods: Sequence[Scores]) -> list[Table]:
-    """Return the table of uncertainties if it can compare correct with wrong predictions."""
-    kinds = [means for method in methods for means in method.uncertainty.values()]
-    if not any({"right", "wrong"} & {*means} for means in kinds):
-        return []
-    return [uncertainty_table(methods).called("uncertainties")]
-
-
-def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
-    errors = wrong_answers(fits, column)
-    if not errors:
-        return ()
-    note = (
-        "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
-        " wrong labels."
-    )
-    return (
-        Prose(note),
-        *(
-            Details(f"{named(answers.label)}: {answers.facts}", answers.examples, not index)
-            for index, answers in enumerate(errors)
-        ),
-    )
 
 
 def _robustness(curves: Sequence[Robustness], drawings: Drawings) -> tuple[Block, ...]:
@@ -246,18 +231,13 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
 
 
 def _keys(methods: Sequence[Assessed], changes: Sequence[AdapterChange]) -> set[str]:
-    """Return the keys of the scores of any method."""
-    keys = {key for method in methods for key in method.scores}
-    keys |= {
-        key for method in methods for part in method.scores.classes.values() for key in part.scores
-    }
-    if any(method.scores.ece_if_calibrated is not None for method in methods):
-        keys.add(BY_CHANCE)
-    if any(method.scores.ood_groups for method in methods):
-        keys.add(NEAR_AND_FAR)
-    if changes:
-        keys.add(SPECTRUM)
-    return keys | {UNFAMILIAR} if any(method.scores.ood for method in methods) else keys
+    """Return the keys of everything that the glossary explains."""
+    scores = [method.scores for method in methods]
+    keys = {key for each in scores for key in each}
+    keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
+    for key in ("ood", "ood_groups", "ece_if_calibrated"):
+        keys |= {key for each in scores if getattr(each, key) not in (None, {})}
+    return keys | {"spectra"} if changes else keys
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

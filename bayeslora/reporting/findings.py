@@ -8,7 +8,6 @@ the method to use, and its first seed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,17 +19,14 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     CHANCE,
     SURE,
-    Answers,
     Assessed,
     Point,
-    bias,
-    doubtful,
     every_fit,
     is_close,
-    miscalibrated,
     misses_more_than_chance,
     slightly_biased,
 )
+from bayeslora.reporting.blocks import Finding
 from bayeslora.reporting.detectors import (
     detector_notes,
     is_blind,
@@ -58,21 +54,6 @@ MAYBE_CHANCE = (
 )
 UNSEEN = "Nothing here applies to inputs unlike the examples that were scored."
 
-Kind = Literal["plain", "good", "warning", "advice"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Full sentences on one topic, with names marked by `text.named`.
-
-    `key` is for programs and tests, such as `ranking`, `limits` or `ood`; `kind` is the style.
-    """
-
-    key: str
-    topic: str
-    sentences: tuple[str, ...]
-    kind: Kind = "plain"
-
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
     """Return all findings, in order."""
@@ -97,7 +78,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 
 def _ranking(facts: Facts) -> list[Finding]:
     """Return the ranking of methods; empty for a single fit of a single method."""
-    nll, accuracy, leader = facts.nll, facts.accuracy, facts.leader
+    leader, nll, accuracy = facts.leader, facts.standing("nll"), facts.standing("accuracy")
     if not facts.same_classes:
         words = "The methods have different classes, so their scores are not compared."
         return [Finding("ranking", "Different classes", (words,), "warning")]
@@ -146,22 +127,22 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
     """
     several = len(methods) > 1
     for direction in ("over", "under"):
-        chosen = [method for method in methods if bias(method) == direction]
+        chosen = [method for method in methods if method.bias == direction]
         chosen.sort(key=lambda method: -abs(method.scores["overconfidence"].value))
-        biased = [method for method in chosen if miscalibrated(method)]
-        perhaps = [method for method in chosen if not miscalibrated(method)]
+        biased = [method for method in chosen if method.miscalibrated]
+        perhaps = [method for method in chosen if not method.miscalibrated]
         topic, words = f"{direction}confident", [_biased(method, several) for method in biased]
         if biased:
             slight = all(slightly_biased(method.scores) for method in biased)
-            kind: Kind = "plain" if slight else "warning"
+            kind: Literal["plain", "good", "warning"] = "plain" if slight else "warning"
             yield Finding(direction, topic.capitalize(), tuple(words), kind)
         if perhaps:
             words = [*(_biased(method, several) for method in perhaps), MAYBE_CHANCE]
             yield Finding(f"{direction}-or-chance", f"Possibly {topic}", tuple(words))
-    clear = [method for method in methods if bias(method) == "none"]
-    hidden = [method for method in clear if miscalibrated(method)]
-    weak = [method for method in clear if doubtful(method)]
-    good = [method for method in clear if not miscalibrated(method) and not doubtful(method)]
+    clear = [method for method in methods if method.bias == "none"]
+    hidden = [method for method in clear if method.miscalibrated]
+    weak = [method for method in clear if method.doubtful]
+    good = [method for method in clear if not method.miscalibrated and not method.doubtful]
     if hidden:
         words = [_hidden(method, several) for method in hidden]
         yield Finding("hidden", "Miscalibrated, though not on average", tuple(words), "warning")
@@ -180,7 +161,7 @@ def _biased(method: Assessed, several: bool) -> str:
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
     points = shown_points(size, digits=method.scores.gap_digits)
     average = f" by {points} on average" if several else ""
-    return f"{named(method.label)} is {bias(method)}confident{average}. {_ece(method, 'Its ECE')}."
+    return f"{named(method.label)} is {method.bias}confident{average}. {_ece(method, 'Its ECE')}."
 
 
 def _hidden(method: Assessed, several: bool) -> str:
@@ -220,14 +201,12 @@ def _ece(method: Assessed, subject: str) -> str:
 def bins_that_miss(points: Sequence[Point]) -> str:
     """Return how many bins miss the diagonal, and how many are expected to."""
     by_chance = number(CHANCE * len(points), digits=1)
-    return f"{missed_bins(points)} (about {by_chance} expected by chance)"
-
-
-def missed_bins(points: Sequence[Point]) -> str:
-    """Return how many bins miss the diagonal."""
     missed = sum(point.off_diagonal for point in points)
     verb = "misses" if 1 in (missed, len(points)) else "miss"
-    return f"{missed} of {counted(len(points), 'bin')} {verb} the diagonal"
+    return (
+        f"{missed} of {counted(len(points), 'bin')} {verb} the diagonal (about {by_chance} expected"
+        " by chance)"
+    )
 
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
@@ -239,30 +218,27 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
     It is a warning only if the confidence is shown to be wrong, or out-of-distribution inputs go
     unnoticed: other limits hold for calibrated methods too.
     """
-    levels = _levels(leader)
-    sentences = (
-        *levels,
-        *_weaknesses(leader),
-        *(_outside(leader, name, sets[name]) for name in sets if name in leader.scores.ood),
-        UNSEEN,
-    )
-    ood = leader.scores.ood
+    levels, ood = _levels(leader), leader.scores.ood
+    outside = [_outside(leader, name, sets[name]) for name in sets if name in ood]
+    sentences = (*levels, *_weaknesses(leader), *outside, UNSEEN)
     unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
-    kind: Kind = "warning" if levels or unnoticed else "plain"
+    kind: Literal["plain", "good", "warning"] = "warning" if levels or unnoticed else "plain"
     return Finding("limits", f"Limits of {named(leader.label)}", sentences, kind)
 
 
 def _levels(leader: Assessed) -> list[str]:
     """Name the overconfident bin with the largest number of examples times excess confidence."""
-    if not miscalibrated(leader):
+    if not leader.miscalibrated:
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
-    broken = [
-        (point, high)
-        for point in points
-        if (high := _upper(point, leader.answers, level)) < point.confidence
-    ]
+    broken, confidence = [], leader.answers.confidence
+    for point in points:
+        above = (confidence < point.high) | (point.high >= 1)
+        units = leader.answers.units((confidence >= point.low) & above)
+        high = float(wilson(point.accuracy * units, units, level)[1])
+        if high < point.confidence:
+            broken.append((point, high))
     if not broken:
         return []
     worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
@@ -271,14 +247,6 @@ def _levels(leader: Assessed) -> list[str]:
         f" {percent(worst.accuracy)} of {counted(worst.count, 'example')} (upper bound"
         f" {percent(high)})."
     ]
-
-
-def _upper(point: Point, answers: Answers, level: float) -> float:
-    inside = (answers.confidence >= point.low) & (
-        (answers.confidence < point.high) | (point.high >= 1)
-    )
-    units = answers.units(inside)
-    return float(wilson(point.accuracy * units, units, level)[1])
 
 
 def _weaknesses(leader: Assessed) -> Iterator[str]:
@@ -352,7 +320,7 @@ def detection(facts: Facts, name: str) -> Finding:
             " the set than of in-distribution examples (interval below 0.5)."
         )
     unfit = len(blind) == len(tested) or not is_usable(result)
-    kind: Kind = "warning" if unfit else "plain"
+    kind: Literal["plain", "good", "warning"] = "warning" if unfit else "plain"
     return Finding("ood", f"Out of distribution: {named(facts.sets[name])}", tuple(sentences), kind)
 
 

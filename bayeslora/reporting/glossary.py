@@ -115,24 +115,12 @@ def _grouped(mathml: str) -> str:
     return f"<mrow>{mathml}</mrow>"
 
 
-UNFAMILIAR = "ood"
-"""Key of terms on out-of-distribution sets."""
-
-NEAR_AND_FAR = "ood_groups"
-"""Key of terms on near and far sets."""
-
-BY_CHANCE = "calibration_p"
-"""Key of terms on calibration errors by chance."""
-
-SPECTRUM = "spectrum"
-"""Key of terms on adapter changes."""
-
-
 @dataclass(frozen=True)
 class Term:
     """A term and its meaning, plain text, with its formulas and who proposed it, if any.
 
-    It is included if one of the scores in `keys` is present; always, if there are none.
+    It is included if one of the scores or attributes of `Scores` in `keys` is present, or adapter
+    changes for `spectra`; always, if there are none.
     """
 
     name: str
@@ -155,7 +143,8 @@ def _catalogued(key: str, *sources: str) -> Term:
     return Term(info.title, meaning, tuple(map(Formula, sources)), source, frozenset({key}))
 
 
-QUALITY_TERMS = (
+TERMS = (
+    # Accuracy, proper scores and calibration.
     Term(
         "Notation",
         "Labelled examples are counted by i from 1 to n, classes by c from 1 to C. p with these"
@@ -213,7 +202,7 @@ QUALITY_TERMS = (
         " A large p does not prove calibration: few examples show little.",
         source="Bröcker and Smith 2007, Weather and Forecasting 22; Vaicenavicius et al. 2019,"
         " arXiv 1902.06977",
-        keys=frozenset({BY_CHANCE, "ece_if_calibrated"}),
+        keys=frozenset({"ece_if_calibrated", "calibration_p"}),
     ),
     _catalogued("aece"),
     _catalogued("cwece", '"class-wise ECE" = 1/C ∑_c ∑_b n_{b, c}/n |o_{b, c} − p_{b, c}|'),
@@ -236,11 +225,7 @@ QUALITY_TERMS = (
         (Formula("overconfidence = 1/n ∑_i confidence_i − accuracy"),),
         keys=frozenset({"overconfidence"}),
     ),
-)
-"""Accuracy, proper scores and calibration, in the order they appear."""
-
-
-USE_TERMS = (
+    # Selective prediction, prediction sets, detection, uncertainties and intervals.
     Term(
         "AURC (area under the risk-coverage curve)",
         "The mean share of errors among the answered examples, the most confident first, over all"
@@ -266,7 +251,7 @@ USE_TERMS = (
         "Inputs unlike those that the method was made for, such as texts on a subject that none of"
         " its classes covers. They are the positive class of the scores below; u is the uncertainty"
         " of an out-of-distribution example, v that of an in-distribution one.",
-        keys=frozenset({UNFAMILIAR}),
+        keys=frozenset({"ood"}),
     ),
     Term(
         "AUROC",
@@ -274,7 +259,7 @@ USE_TERMS = (
         " in-distribution one, both drawn at random. 0.5 is chance, 1 is perfect.",
         (Formula("AUROC = P(u > v) + 1/2 P(u = v)"),),
         "Hanley and McNeil 1982, Radiology 143",
-        frozenset({UNFAMILIAR, "auroc"}),
+        frozenset({"ood", "auroc"}),
     ),
     Term(
         "AUPR",
@@ -283,14 +268,14 @@ USE_TERMS = (
         " the share of out-of-distribution examples that are flagged.",
         (Formula("AUPR = ∑_k (R_k − R_{k − 1}) P_k"),),
         "Hendrycks and Gimpel 2017, arXiv 1610.02136",
-        frozenset({UNFAMILIAR, "aupr"}),
+        frozenset({"ood", "aupr"}),
     ),
     Term(
         "AUPR, in-distribution",
         "The AUPR with in-distribution examples as the positive class, the least uncertain first."
         " Chance gives their share among all examples.",
         source="Hendrycks and Gimpel 2017, arXiv 1610.02136",
-        keys=frozenset({UNFAMILIAR, "aupr_in"}),
+        keys=frozenset({"ood", "aupr_in"}),
     ),
     Term(
         "FPR95",
@@ -298,14 +283,14 @@ USE_TERMS = (
         " the out-of-distribution examples. Lower is better.",
         (Formula("FPR95 = P(v ≥ t)"), Formula("t = max { s : P(u ≥ s) ≥ 0.95 }")),
         "Liang, Li and Srikant 2018, arXiv 1706.02690",
-        frozenset({UNFAMILIAR, "fpr95"}),
+        frozenset({"ood", "fpr95"}),
     ),
     Term(
         "Near and far sets",
         "Kinds of out-of-distribution sets, named by the author of the report. Scores of a kind are"
         " means over its sets, which count equally.",
         source="Yang et al. 2022, arXiv 2210.07242",
-        keys=frozenset({NEAR_AND_FAR}),
+        keys=frozenset({"ood_groups"}),
     ),
     Term(
         "Total, aleatoric, epistemic uncertainty",
@@ -332,17 +317,13 @@ USE_TERMS = (
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",
     ),
-)
-"""Selective prediction, prediction sets, detection, uncertainties and intervals."""
-
-
-ADAPTER_TERMS = (
+    # Adapter changes: size, directions and orthogonality.
     Term(
         "Norm and relative norm of a change",
         "How far training moved the weight W of a layer: the Frobenius norm of the change ΔW, and"
         " its share of the norm of W.",
         (Formula('"relative norm" = ‖ΔW‖_F/‖W‖_F'),),
-        keys=frozenset({SPECTRUM}),
+        keys=frozenset({"spectra"}),
     ),
     Term(
         "Stable rank",
@@ -350,24 +331,20 @@ ADAPTER_TERMS = (
         " all there is, the rank where all are equal. σ with the index 1 is the largest.",
         (Formula('"stable rank" = (∑_i (σ_i)²)/(σ_1)²'),),
         "Rudelson and Vershynin 2007, arXiv math/0503442",
-        frozenset({SPECTRUM}),
+        frozenset({"spectra"}),
     ),
     Term(
         "Drift",
         "How far a layer's factors Z that training is to keep orthonormal are from that: 0 is"
         " exact, and 0 is also said of adapters without such factors.",
         (Formula("drift = max_Z ‖Zᵀ Z − I‖_F"),),
-        keys=frozenset({SPECTRUM}),
+        keys=frozenset({"spectra"}),
     ),
 )
-"""Size, directions and orthogonality."""
-
-
-TERMS = (*QUALITY_TERMS, *USE_TERMS, *ADAPTER_TERMS)
 """The terms in the order they appear."""
 
 
 def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
-    """Return the terms of some scores, in order; `UNFAMILIAR` and the like are keys too."""
+    """Return the terms of some keys, in order; see `Term`."""
     present = frozenset(keys)
     return tuple(term for term in TERMS if not term.keys or term.keys & present)

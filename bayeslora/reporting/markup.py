@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bayeslora.plain_text import clean
-from bayeslora.reporting.blocks import Block, Details, Figure, Prose
+from bayeslora.reporting.blocks import Block, Details, Figure, Finding, Overview, Prose, Record
 from bayeslora.reporting.document import Document
 from bayeslora.reporting.figures.rendering import FORMATS
-from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.glossary import Term
-from bayeslora.reporting.overview import Overview
-from bayeslora.reporting.run_record import Record
 from bayeslora.reporting.tables import (
     PREAMBLE,
     Table,

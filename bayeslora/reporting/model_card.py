@@ -58,18 +58,25 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores: Result of `evaluate` for the model.
         dataset: Name of the rows.
     """
-    rows = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled examples"
+    size = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled examples"
     corrected = ""
     if "ece" in scores:
         corrected = (
             " That of ECE is corrected for noise, which only adds to an error; the value is not."
         )
+    titles = CARD_SCORES if scores.n_labelled else {"mean_confidence": "Mean confidence"}
+    rows = [
+        Row((title,), value_and_interval(key, scores[key]))
+        for key, title in titles.items()
+        if key in scores
+    ]
+    columns = Column("Value"), Column("95 % interval")
     blocks = [
         START,
         "## Reliability",
-        f"Measured on {rows} ({escape_markdown(brief(dataset))}), {classes_of(scores)},"
+        f"Measured on {size} ({escape_markdown(brief(dataset))}), {classes_of(scores)},"
         f" {scores.num_bins} bins. Brackets hold 95 % confidence intervals.{corrected}",
-        _score_table(scores),
+        to_markdown(Table("", ("Score",), columns, tuple(rows))),
     ]
     if "overconfidence" in scores:
         blocks.append(_bias(scores))
@@ -84,17 +91,6 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         ]
     blocks += [f"Made by bayeslora {__version__}.", END]
     return "\n\n".join(blocks)
-
-
-def _score_table(scores: Scores) -> str:
-    words = CARD_SCORES if scores.n_labelled else {"mean_confidence": "Mean confidence"}
-    rows = [
-        Row((title,), value_and_interval(key, scores[key]))
-        for key, title in words.items()
-        if key in scores
-    ]
-    columns = Column("Value"), Column("95 % interval")
-    return to_markdown(Table("", ("Score",), columns, tuple(rows)))
 
 
 def _bias(scores: Scores) -> str:
@@ -348,7 +344,14 @@ def update_model_card(
     index = model_index(scores, model=name, dataset=dataset, dataset_type=dataset_type)
     newline = "\r\n" if "\r\n" in text else "\n"
     section = model_card_section(scores, dataset=dataset).replace("\n", newline)
-    updated = merged_front_matter(_with_section(text, section, newline), index, newline)
+    if START in text:
+        head, tail = text.split(START)
+        with_section = head + section + tail.split(END)[1]
+    else:
+        ends = next(end for end in (2, 1, 0) if text.endswith(newline * end))
+        gap = newline * (2 - ends) if text else ""
+        with_section = f"{text}{gap}{section}{newline}"
+    updated = merged_front_matter(with_section, index, newline)
     if updated != text:
         with atomic_file(card) as temporary:
             temporary.write_bytes(updated.encode("utf-8"))
@@ -383,14 +386,3 @@ def scores_of_report(page: Path) -> dict[str, Scores]:
         method["label"]: Scores.from_json({key: method[key] for key in method if key != "label"})
         for method in methods
     }
-
-
-def _with_section(text: str, section: str, newline: str) -> str:
-    if START in text:
-        head, tail = text.split(START)
-        return head + section + tail.split(END)[1]
-    if not text or text.endswith(newline * 2):
-        gap = ""
-    else:
-        gap = newline if text.endswith(newline) else newline * 2
-    return f"{text}{gap}{section}{newline}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
@@ -21,17 +21,17 @@ from bayeslora.reporting.assess import (
     Assessed,
     Share,
     bias_of,
-    doubtful,
+    every_fit,
     is_close,
     is_doubtful,
-    miscalibrated,
     miscalibration_p,
     misses_more_than_chance,
     occupied,
     slightly_biased,
 )
+from bayeslora.reporting.blocks import Finding, Overview, Tile
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
-from bayeslora.reporting.findings import Finding, bins_that_miss
+from bayeslora.reporting.findings import bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import bold, score_table
 from bayeslora.reporting.tables import Table
@@ -54,58 +54,28 @@ MOST_COLUMNS, MOST_SETS = 5, 2
 Kind = Literal["good", "warning", "open"]
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A number of the first screen as text, with its interval or an explanation."""
-
-    title: str
-    value: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
-
-    With several methods the verdict names the method, marked by `text.named`, and `about` says why
-    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
-    diagram of that fit or, without labels, the histogram.
-    """
-
-    verdict: str
-    kind: Kind
-    about: str
-    tiles: tuple[Tile, ...]
-    figure: str
-    caption: str
-    methods: Table | None
-
-
-def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Scores]) -> Overview:
-    """Return the first screen.
-
-    `fits` are every fit of the methods in the order of the figures, `named_scores` the scores of
-    the methods in the order of the table.
-    """
+def overview(facts: Facts) -> Overview:
+    """Return the first screen."""
     leader = facts.leader
     if leader is None:
         return _unlabelled(facts)
     fit = leader.each[0]
     words, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
-    if len({bias_of(seed_fit.scores) for seed_fit in leader.each if miscalibrated(seed_fit)}) > 1:
+    if len({bias_of(seed_fit.scores) for seed_fit in leader.each if seed_fit.miscalibrated}) > 1:
         words, kind = f"{named(leader.label)}: seeds disagree", "warning"
     elif one_of_several:
         words = f"{named(fit.label)}: {words[0].lower()}{words[1:]}"
+    fits = enumerate(every_fit(facts.methods), start=1)
     return Overview(
         words,
         kind,
         _about(facts) if one_of_several else "",
         tuple(_tiles(fit)),
-        f"reliability-{1 + next(index for index, other in enumerate(fits) if other is fit)}",
+        f"reliability-{next(index for index, other in fits if other is fit)}",
         f"Points below the diagonal: overconfident; above it: underconfident."
         f" {bins_that_miss(fit.points)}.",
-        _methods(named_scores, facts) if len(named_scores) > 1 else None,
+        _methods(facts) if len(facts.methods) > 1 else None,
     )
 
 
@@ -175,17 +145,14 @@ def labels_needed(gap: Score, size: int) -> int | None:
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     way = bias_of(scores)
     if way != "none":
-        points = hundredths(abs(scores["overconfidence"].value), digits=scores.gap_digits)
+        size = hundredths(abs(scores["overconfidence"].value), digits=scores.gap_digits)
         if slightly_biased(scores):
-            return f"Slightly {way}confident ({points} points)", "open"
-        return f"{way.capitalize()}confident by {points} points", "warning"
-    points_off = occupied(scores.bins)
-    if misses_more_than_chance(points_off):
-        missed = sum(point.off_diagonal for point in points_off)
-        return (
-            f"Miscalibrated: confidence is off in {missed} of {len(points_off)} ranges",
-            "warning",
-        )
+            return f"Slightly {way}confident ({size} points)", "open"
+        return f"{way.capitalize()}confident by {size} points", "warning"
+    points = occupied(scores.bins)
+    if misses_more_than_chance(points):
+        off = f"{sum(point.off_diagonal for point in points)} of {len(points)}"
+        return f"Miscalibrated: confidence is off in {off} ranges", "warning"
     floor = scores.ece_if_calibrated
     chance = "" if floor is None else f" (chance: {hundredths(floor)})"
     return f"Miscalibrated: off by {hundredths(scores['ece'].value)} points{chance}", "warning"
@@ -234,9 +201,9 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
         yield Tile(title, percent(rest.value), f"correct; rest: {percent(sure.value)}")
 
 
-def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
+def _methods(facts: Facts) -> Table:
     shown = dict(list(facts.sets.items())[:MOST_SETS])
-    table = score_table(named_scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
+    table = score_table(facts.scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows
@@ -257,19 +224,15 @@ USABLE = 0.5
 def advice(facts: Facts) -> Finding | None:
     """Return the advice, or None if there is none."""
     leader = facts.leader
+    several = len(facts.methods) > 1 or any(method.fits for method in facts.methods)
     sentences = []
     if leader is not None:
         sentences += [*_advised_choice(facts), *_face_value(facts.labelled)]
-        sentences += _person(leader.each[0], several=_are_several(facts))
-    for name, label in facts.sets.items():
-        sentences += _flags(facts, name, named(label))
+        sentences += _person(leader.each[0], several=several)
+    sentences += [_flags(facts, name, named(label)) for name, label in facts.sets.items()]
     if leader is not None:
-        sentences += _more_labels(leader, several=_are_several(facts))
+        sentences += _more_labels(leader, several=several)
     return Finding("advice", "What to do", tuple(sentences), "advice") if sentences else None
-
-
-def _are_several(facts: Facts) -> bool:
-    return len(facts.methods) > 1 or any(method.fits for method in facts.methods)
 
 
 def _advised_choice(facts: Facts) -> list[str]:
@@ -291,7 +254,7 @@ def _advised_choice(facts: Facts) -> list[str]:
 
 def _face_value(methods: Sequence[Assessed]) -> list[str]:
     """Return whether the probabilities can be used without recalibration."""
-    unsound = [method for method in methods if miscalibrated(method)]
+    unsound = [method for method in methods if method.miscalibrated]
     slightly = [
         method for method in unsound if all(slightly_biased(fit.scores) for fit in method.each)
     ]
@@ -313,7 +276,7 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
     gap = only.scores["overconfidence"]
     if not gap.has_interval:
         return []
-    if doubtful(only):
+    if only.doubtful:
         return [
             "Use the probabilities with care: there is weak evidence of miscalibration, or that is"
             " chance."
@@ -340,11 +303,9 @@ def _should_be_checked(sure: Share, rest: Share) -> bool:
 def _person(leader: Assessed, *, several: bool) -> list[str]:
     """Advise passing on the least confident examples if their accuracy is clearly lower."""
     surest = leader.answers.surest()
-    if surest is None:
+    if surest is None or not _should_be_checked(*surest):
         return []
     sure, rest = surest
-    if not _should_be_checked(sure, rest):
-        return []
     passed = whole_percent(rest.size / (sure.size + rest.size))
     return [
         f"Let a person check the least confident examples{_of([leader], several=several)}. On the"
@@ -354,7 +315,7 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
     ]
 
 
-def _flags(facts: Facts, name: str, label: str) -> list[str]:
+def _flags(facts: Facts, name: str, label: str) -> str:
     """Return how to flag inputs like those of a set, or why not to.
 
     The detector is that of the method to use unless another is clearly better.
@@ -367,25 +328,25 @@ def _flags(facts: Facts, name: str, label: str) -> list[str]:
     score, flagged = score_words(result.score), result.fpr95
     why_not = verdict(result)
     if why_not == "beaten":
-        return [f"Do not flag inputs like {label} by {score}{whose}. {instead_of(result)}"]
+        return f"Do not flag inputs like {label} by {score}{whose}. {instead_of(result)}"
     if why_not == "blind":
         why = "is not shown to notice them"
         if is_reversed(result):
             why = "is lower on them than on in-distribution examples"
-        return [f"Detect inputs like {label} by other means: {score} {why}."]
+        return f"Detect inputs like {label} by other means: {score} {why}."
     if why_not == "doubtful":
-        return [f"Do not flag inputs like {label} by {score}{whose}: see below."]
+        return f"Do not flag inputs like {label} by {score}{whose}: see below."
     if why_not == "costly":
-        return [
+        return (
             f"Do not try to catch 95\N{NO-BREAK SPACE}% of inputs like {label}: {score}{whose}"
             f" would flag {percent(flagged.value)} of in-distribution examples as well."
-        ]
+        )
     kind = "lowest confidence" if result.score == "max_probability" else f"highest {score}"
-    return [
+    return (
         f"Flag inputs like {label} by the {kind}{whose}: catching 95\N{NO-BREAK SPACE}% of them"
         f" flags {percent(flagged.value)} {share_interval(flagged.low, flagged.high)} of"
         " in-distribution examples."
-    ]
+    )
 
 
 def _more_labels(leader: Assessed, *, several: bool) -> list[str]:

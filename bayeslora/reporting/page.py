@@ -21,11 +21,12 @@ import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -82,9 +83,10 @@ def content_policy(script: str) -> str:
 
 def asset(name: str) -> str:
     """Return a built-in style sheet or script."""
-    path = files("bayeslora.reporting").joinpath("templates", name)
-    return path.read_text(encoding="utf-8").strip()
+    return _ASSETS.joinpath(name).read_text(encoding="utf-8").strip()
 
+
+_ASSETS = files("bayeslora.reporting").joinpath("templates")
 
 ENTRY = "report.html.j2"
 """Name of the page's template, built-in and in a user's directory."""
@@ -118,41 +120,30 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
 
     Each of the ids in `sections` becomes a block of the built-in page template.
     """
-    from jinja2 import (
-        ChoiceLoader,
-        DictLoader,
-        FunctionLoader,
-        PackageLoader,
-        PrefixLoader,
-        StrictUndefined,
-    )
+    from jinja2 import ChoiceLoader, DictLoader, FunctionLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    blocks = (
-        f"{{% block {section} %}}{{{{ bl.section(sections.{section}) }}}}{{% endblock %}}"
-        for section in sections
-    )
-    page = DictLoader({ENTRY: "\n".join([asset(ENTRY), *blocks])})
-    packaged = PackageLoader("bayeslora.reporting")
-    builtin_loader = PrefixLoader({OURS.rstrip("/"): ChoiceLoader([page, packaged])})
+    ours = {OURS + path.name: path.read_text(encoding="utf-8") for path in _ASSETS.iterdir()}
+    for section in sections:
+        block = f"{{% block {section} %}}{{{{ bl.section(sections.{section}) }}}}{{% endblock %}}"
+        ours[OURS + ENTRY] += f"{block}\n"
 
     def load_user(name: str) -> tuple[str, str, None] | None:
         return (sources[name], _MARK + name, None) if name in sources else None
 
     jinja = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([builtin_loader, FunctionLoader(load_user)]),
+        loader=ChoiceLoader([DictLoader(ours), FunctionLoader(load_user)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"names": _names, "sort_value": _sort_value, "runs": _runs}
+    jinja.filters |= {"names": _names, "sort_value": _sort_value}
+    # Consecutive blocks of the same class, with the name of the class.
+    jinja.filters["runs"] = lambda blocks: [
+        (kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)
+    ]
     return jinja
-
-
-def _runs(blocks: Sequence[object]) -> list[tuple[str, list[object]]]:
-    """Group consecutive blocks of the same class, with the name of the class."""
-    return [(kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)]
 
 
 def _names(sentence: str) -> Markup:
@@ -177,21 +168,14 @@ def trouble_of(error: Exception, sources: Mapping[str, str]) -> Trouble:
     if isinstance(error, TemplateNotFound):
         known = [*sources, f"{OURS}{ENTRY}", f"{OURS}macros.html.j2"]
         what = str(unknown_choice("template", str(error.name), known))
-    name, line = _location(error, sources)
-    return {"what": what, "name": name, "line": line}
-
-
-def _location(error: Exception, sources: Mapping[str, str]) -> tuple[str, int | None]:
-    """Return the name and the line of the user's template where an error occurred."""
     name, line = getattr(error, "name", None), getattr(error, "lineno", None)
-    if isinstance(line, int) and name in sources:
-        return str(name), line
-    marked = {_MARK + name: name for name in sources}
-    frames = traceback.extract_tb(error.__traceback__)
-    locations = [
-        (marked[frame.filename], frame.lineno) for frame in frames if frame.filename in marked
-    ]
-    return locations[-1] if locations else (next(iter(sources), ""), None)
+    if not isinstance(line, int) or name not in sources:
+        name, line = next(iter(sources), ""), None
+        marked = {_MARK + name: name for name in sources}
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename in marked:
+                name, line = marked[frame.filename], frame.lineno
+    return {"what": what, "name": name, "line": line}
 
 
 MOST_TEMPLATE_BYTES = 10_000_000
@@ -255,31 +239,23 @@ def load_template(path: str | Path | None) -> PageTemplate:
         raise InputError(
             f"template {template_path} has {size:,} bytes; at most {MOST_TEMPLATE_BYTES:,} are read"
         )
-    contents = {name: _content(file) for name, file in files.items()}
-    sources = {name: content.decode("utf-8-sig") for name, content in contents.items()}
-    template = PageTemplate(template_path, entry, sources, _hash(contents))
+    sources, digests = {}, {}
+    for name, file in files.items():
+        try:
+            content = file.read_bytes()
+            sources[name] = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"template {file} is not UTF-8: {error}") from None
+        except OSError as error:
+            raise InputError(f"template {file} cannot be read: {error}") from None
+        digests[name] = hashlib.sha256(content).hexdigest()
+    sha256 = digests[entry]
+    if len(digests) > 1:  # of the list of all hashes and names
+        lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+        sha256 = hashlib.sha256(lines.encode()).hexdigest()
+    template = PageTemplate(template_path, entry, sources, sha256)
     template.render(None)
     return template
-
-
-def _content(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-        content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"template {file} is not UTF-8: {error}") from None
-    except OSError as error:
-        raise InputError(f"template {file} cannot be read: {error}") from None
-    return content
-
-
-def _hash(contents: Mapping[str, bytes]) -> str:
-    """Return the hash of a single file, or of the list of all hashes and names."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    lines = (f"{digests[name]}  {name}\n" for name in sorted(digests))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 SECONDS = 4
@@ -320,7 +296,13 @@ def run_apart(
     except subprocess.TimeoutExpired:
         return {"what": f"it takes more than {_WALL_SECONDS} seconds"}
     if process.returncode:
-        return {"what": _end(process.returncode, process.stderr)}
+        over = [getattr(signal, name, None) for name in ("SIGXCPU", "SIGKILL")]
+        if -process.returncode in over:
+            limits_hit = f"it takes more than {SECONDS} seconds of computing, or too much memory"
+            return {"what": limits_hit}
+        last = process.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        failed = f"it cannot be rendered (exit code {process.returncode})"
+        return {"what": f"{failed}: {' '.join(last)}"}
     head, _, page = process.stdout.partition(b"\n")
     trouble: Trouble | None = json.loads(head)
     return trouble or page.decode("utf-8")
@@ -356,14 +338,3 @@ def _limit(seconds: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         size = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def _end(code: int, stderr: bytes) -> str:
-    """Return why the process failed."""
-    import signal
-
-    over = [getattr(signal, name, None) for name in ("SIGXCPU", "SIGKILL")]
-    if -code in over:
-        return f"it takes more than {SECONDS} seconds of computing, or too much memory"
-    last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-    return f"it cannot be rendered (exit code {code}): {' '.join(last)}"

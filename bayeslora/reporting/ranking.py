@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.differences import farther_from_zero_p
@@ -25,20 +26,24 @@ from bayeslora.metrics.ood import auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
-    ORDERED,
     Assessed,
-    best_index,
-    doubtful,
     labelled,
-    miscalibrated,
-    overlaps,
 )
 from bayeslora.reporting.detectors import is_blind
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import listed_names
+
+ORDERED: Mapping[str, ScoreInfo] = {
+    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
+}
+"""The scores that order methods.
+
+Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
+coverage should match the requested one.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,11 @@ class Standing:
             return f"; every other method is worse by more than chance explains{reason}"
         return ""
 
+    def decided(self, tied: tuple[str, ...], paired: str) -> Standing:
+        """Return the standing in which differences have decided which methods are tied."""
+        equal = tuple(label for label in self.equal if label in tied)
+        return replace(self, tied=tied, equal=equal, paired=paired)
+
     def is_top(self, label: str) -> bool:
         """Return whether a method is the best or tied with it."""
         return label == self.label or label in self.tied
@@ -96,56 +106,46 @@ class Standing:
 
 
 def standing(
-    key: str, labels: Sequence[str], scores: Sequence[Score], wide: Sequence[Score] | None = None
+    key: str, scores: Mapping[str, Score], of_fits: Mapping[str, Sequence[Score]] | None = None
 ) -> Standing:
-    """Find the best of one or more scores, and the scores whose intervals overlap it.
+    """Find the best of one or more scores by label, and the scores whose intervals overlap it.
 
-    `wide` holds the same scores with the intervals to test for overlap; None tests those of
-    `scores`.
+    `of_fits` holds the scores of the seeds of a mean. Its interval is extended to cover theirs,
+    which are over rows: seeds on the same rows carry no information about other rows. If zero is
+    best, intervals are those of the distance from zero.
     """
-    best = best_index(key, scores)
-    if best is None:
-        raise ValueError("no scores to choose from")
-    apart = [_distance(key, score) for score in (scores if wide is None else wide)]
+    ends = {}
+    for label, score in scores.items():
+        fits = [score, *(of_fits or {}).get(label, ())]
+        low, high = min(fit.low for fit in fits), max(fit.high for fit in fits)
+        if ORDERED[key].goal == 0:
+            near, far = sorted((abs(low), abs(high)))
+            low, high = 0.0 if low <= 0 <= high else near, far
+        ends[label] = low, high
+    best = min(scores, key=lambda label: ORDERED[key].loss(scores[label].value))
     tied = tuple(
         label
-        for index, (label, score) in enumerate(zip(labels, apart, strict=True))
-        if index != best and overlaps(score, apart[best])
+        for label, (low, high) in ends.items()
+        # Intervals overlap, or one is missing.
+        if label != best and not (low > ends[best][1] or ends[best][0] > high)
     )
-    # equal up to rounding errors
-    equal = tuple(
+    value = scores[best].value
+    equal = tuple(  # up to rounding errors
         label
-        for label, score in zip(labels, scores, strict=True)
-        if label in tied
-        and math.isclose(score.value, scores[best].value, rel_tol=1e-12, abs_tol=1e-15)
+        for label in tied
+        if math.isclose(scores[label].value, value, rel_tol=1e-12, abs_tol=1e-15)
     )
-    return Standing(labels[best], scores[best], tied, len(scores) - 1, equal=equal)
-
-
-def _distance(key: str, score: Score) -> Score:
-    """Return the distance from zero of a score for which zero is best; other scores unchanged."""
-    if ORDERED[key].goal != 0:
-        return score
-    near, far = sorted((abs(score.low), abs(score.high)))
-    return Score(abs(score.value), 0.0 if score.low <= 0 <= score.high else near, far)
+    return Standing(best, scores[best], tied, len(scores) - 1, equal=equal)
 
 
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
     """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
-    present = {str(index): score for index, score in enumerate(scores) if score is not None}
+    labels = list(map(str, range(len(scores))))
+    pairs = zip(labels, scores, strict=True)
+    present = {label: score for label, score in pairs if score is not None}
     if key not in ORDERED or not present:
         return [False] * len(scores)
-    best = standing(key, list(present), list(present.values()))
-    return best.marks([str(index) for index in range(len(scores))])
-
-
-def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
-    """Return a mean over seeds with its interval extended to cover those of its fits over rows.
-
-    Seeds on the same rows carry no information about other rows.
-    """
-    scores = [score, *of_fits]
-    return Score(score.value, min(s.low for s in scores), max(s.high for s in scores))
+    return standing(key, present).marks(labels)
 
 
 def standing_of(
@@ -156,48 +156,39 @@ def standing_of(
     Differences in `comparison` decide if its reference is the best method, else intervals do. Of
     overconfidence, the difference of the distances from zero decides.
     """
-    labels = [method.label for method in methods]
-    scores = [method.scores[key] for method in methods]
-    wide = [
-        over_rows_too(method.scores[key], [fit.scores[key] for fit in method.fits])
-        for method in methods
-    ]
-    best = standing(key, labels, scores, wide)
+    best = standing(
+        key,
+        {method.label: method.scores[key] for method in methods},
+        {method.label: [fit.scores[key] for fit in method.fits] for method in methods},
+    )
     if key == "overconfidence":
-        return _paired(best, methods, gaps_of, farther_from_zero_p)
+
+        def gaps(method: Assessed) -> NDArray[np.float64]:
+            return method.answers.confidence - method.answers.correct
+
+        return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
+    labels = [method.label for method in methods]
     clear = {row.name for row in comparison.rows if row.is_clear(key)}
     tied = tuple(label for label in labels if label != best.label and label not in clear)
-    equal = tuple(label for label in best.equal if label in tied)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
-    return replace(best, tied=tied, equal=equal, paired=f"{over_seeds}row by row")
+    return best.decided(tied, f"{over_seeds}row by row")
 
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return the method that separates a set best, and its results on that set."""
     tested = {method.label: method for method in methods if name in method.scores.ood}
-    aurocs = [method.scores.ood[name].auroc for method in tested.values()]
-    wide = [
-        over_rows_too(auroc, [fit.scores.ood[name].auroc for fit in method.fits])
-        for auroc, method in zip(aurocs, tested.values(), strict=True)
-    ]
-    best = standing("auroc", list(tested), aurocs, wide)
-    sets = {label: method.method.ood[name].predictions for label, method in tested.items()}
-    first = next(iter(sets.values()))
-    if all(are_same_rows(first, other) for other in sets.values()):
-
-        def uncertainties(method: Assessed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            score, inside = method.scores.ood[name].score, method.method.predictions
-            return inside.uncertainty(score), sets[method.label].uncertainty(score)
-
-        best = _paired(best, list(tested.values()), uncertainties, auroc_difference_p)
+    best = standing(
+        "auroc",
+        {label: method.scores.ood[name].auroc for label, method in tested.items()},
+        {label: [fit.scores.ood[name].auroc for fit in m.fits] for label, m in tested.items()},
+    )
+    first, *sets = (method.method.ood[name].predictions for method in tested.values())
+    if all(are_same_rows(first, other) for other in sets):
+        methods = list(tested.values())
+        best = _paired(best, methods, lambda m: m.uncertainties(name), auroc_difference_p)
     return best, tested[best.label].scores.ood[name]
-
-
-def gaps_of(method: Assessed) -> NDArray[np.float64]:
-    """Return confidence minus correctness of each labelled row, [N]."""
-    return method.answers.confidence - method.answers.correct
 
 
 T = TypeVar("T")
@@ -212,13 +203,7 @@ def _paired(
     """Decide by p-values of differences from the best method which others are tied with it.
 
     That takes the same independent rows, enough for an interval, and a single fit of each method;
-    else intervals decide.
-
-    Args:
-        best: The standing by intervals.
-        methods: The methods in it.
-        rows_of: Returns the values of a method's rows.
-        p_of: Returns the p-value of another method's values being different from the best's.
+    else intervals decide. `p_of` compares the values that `rows_of` returns of two methods.
     """
     first = methods[0].method.predictions
     alike = all(are_same_rows(first, method.method.predictions) for method in methods[1:])
@@ -230,8 +215,7 @@ def _paired(
     others = [label for label in values if label != best.label]
     p = holm([p_of(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
-    equal = tuple(label for label in best.equal if label in tied)
-    return replace(best, tied=tied, equal=equal, paired="row by row")
+    return best.decided(tied, "row by row")
 
 
 @dataclass(frozen=True)
@@ -245,23 +229,36 @@ class Choice:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts shared by several sections of a report, computed once.
+    """The results of a report, and facts that several of its sections share, computed once.
 
     Attributes:
         methods: All methods, at least one, with their seeds pooled.
         comparisons: Score -> paired differences from the best method by it, as `pair` returns them;
             empty if methods were not scored on the same rows.
         sets: Name -> label of each out-of-distribution set.
+        fits: Every fit, in the original order.
+        shift: Scores of corrupted examples.
+        changes: Adapter changes.
+        robustness: Scores under attack.
     """
 
     methods: Sequence[Assessed]
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     sets: Mapping[str, str] = field(default_factory=dict)
+    fits: Sequence[Assessed] = ()
+    shift: Sequence[ShiftCurve] = ()
+    changes: Sequence[AdapterChange] = ()
+    robustness: Sequence[Robustness] = ()
 
     @property
     def comparison(self) -> Comparison | None:
         """Paired differences from the method of lowest NLL, in every compared score."""
         return self.comparisons.get("nll")
+
+    @cached_property
+    def scores(self) -> list[Scores]:
+        """The scores of the methods, each by the title of its method."""
+        return [replace(method.scores, name=method.title) for method in self.methods]
 
     @cached_property
     def labelled(self) -> list[Assessed]:
@@ -277,21 +274,6 @@ class Facts:
         return len({frozenset(each.method.predictions.classes) for each in self.labelled}) < 2
 
     @cached_property
-    def nll(self) -> Standing | None:
-        """Standing by lowest NLL; None if no row has a label, or classes differ."""
-        return self._standing("nll")
-
-    @cached_property
-    def accuracy(self) -> Standing | None:
-        """Standing by highest accuracy; None in the same cases."""
-        return self._standing("accuracy")
-
-    def _standing(self, key: str) -> Standing | None:
-        if not self.labelled or not self.same_classes:
-            return None
-        return standing_of(key, self.labelled, self.comparisons.get(key))
-
-    @cached_property
     def detectors(self) -> dict[str, tuple[Standing, OODScores]]:
         """Set name -> the method that separates the set best, and its results on that set."""
         tested = {name for method in self.methods for name in method.scores.ood}
@@ -300,8 +282,9 @@ class Facts:
     @cached_property
     def choice(self) -> Choice | None:
         """The method to use; None if no row has a label."""
-        if self.nll is not None and self.accuracy is not None:
-            return _choice(self, self.nll, self.accuracy)
+        nll, accuracy = self.standing("nll"), self.standing("accuracy")
+        if nll is not None and accuracy is not None:
+            return _choice(self, nll, accuracy)
         return Choice(self.labelled[0].label) if self.labelled else None
 
     @property
@@ -343,7 +326,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
         return Choice(nll.label)
     leaders = [method for method in methods if nll.is_top(method.label)]
     reasons = ["lowest NLL" + (" (tied)" if len(leaders) > 1 else "")]
-    sound = [method for method in leaders if not miscalibrated(method)]
+    sound = [method for method in leaders if not method.miscalibrated]
     chosen = sound or leaders
     judged = {
         name: best for name, (best, result) in facts.detectors.items() if not is_blind(result)
@@ -354,7 +337,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     if len(chosen) == 1 and accuracy.label == chosen[0].label and not accuracy.tied:
         reasons.append("highest accuracy")
     if sound:
-        clear = "clear " if any(doubtful(method) for method in chosen) else ""
+        clear = "clear " if any(method.doubtful for method in chosen) else ""
         reasons.append(f"no {clear}sign of miscalibration")
     if detecting and len(detecting) < len(chosen):
         chosen = detecting
@@ -362,17 +345,3 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     first = min(chosen, key=lambda method: method.scores["nll"].value)
     equal = tuple(method.label for method in chosen if method is not first)
     return Choice(first.label, equal, tuple(reasons))
-
-
-@dataclass(frozen=True)
-class Analysis(Facts):
-    """The results of a report: every fit with its scores, in the original order, and more.
-
-    `shift` holds scores of corrupted examples, `changes` adapter changes, `robustness` scores under
-    attack.
-    """
-
-    fits: Sequence[Assessed] = ()
-    shift: Sequence[ShiftCurve] = ()
-    changes: Sequence[AdapterChange] = ()
-    robustness: Sequence[Robustness] = ()

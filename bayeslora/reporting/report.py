@@ -21,7 +21,6 @@ from bayeslora.predictions.collection import (
     Method,
     OodLike,
     PredictionsLike,
-    Source,
     as_list,
     check_column,
     gather,
@@ -32,15 +31,15 @@ from bayeslora.predictions.collection import (
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import Asked, Names, assess, pair, pool
-from bayeslora.reporting.document import Document, compose
+from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, python_call
-from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
+from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv
 from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
 from bayeslora.reporting.wrong_answers import MOST
@@ -198,49 +197,56 @@ def report(
         check_classes(per_class, methods)
         options.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
-        analysis = _analysed(methods, options, sources, spectrum, robustness, over_seeds=over_seeds)
+        # Checked before the first score.
+        changes = adapter_changes(spectrum)
+        names = {name for method in methods for name in (method.name, method.predictions.name)}
+        attacked = robustness_curves(robustness, names)
+        fits = assess(methods, options)
+        pooled = pool(fits) if over_seeds else fits
+        facts = Facts(
+            pooled,
+            pair(pooled, options),
+            ood_names(methods),
+            fits=fits,
+            shift=shift_curves(fits, sources, options),
+            changes=changes,
+            robustness=attacked,
+        )
         resolved = {**arguments, **options.sizes, "figures": formats}
         document = compose(
             title,
-            analysis,
-            draw(analysis, formats=formats, per_class=per_class),
-            provenance={**_command(methods, worse, analysis, resolved), **(provenance or {})},
-            settings=_settings(analysis, options, column, page_template),
+            facts,
+            draw(facts, formats=formats, per_class=per_class),
+            provenance={**_command(methods, worse, facts, resolved), **(provenance or {})},
+            settings=_settings(facts, options, column, page_template),
             example_column=column,
             view=VIEW if interactive else "",
         )
-        _write_files(temporary, document, analysis, page_template, formats)
+        texts = {
+            PAGE: render_page(document, page_template),
+            "report.md": render_markdown(document, formats),
+            "tables.tex": render_latex(document),
+        }
         if interactive:
-            _write(temporary / VIEW, _view(methods, document.title, analysis, column=column))
-        scores = scores_json(document.title, analysis)
+            leader = facts.leader
+            texts[VIEW] = viewer_page(
+                methods,
+                document.title,
+                column or EXAMPLE_COLUMN,
+                leader=fits[0].label if leader is None else leader.each[0].label,
+                examples=column is not None,
+                scores={fit.label: fit.scores for fit in fits},
+            )
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+        (temporary / "figures").mkdir()
+        for drawing in document.drawings:
+            for suffix, content in drawing.files.items():
+                (temporary / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
+        write_csv(temporary / "scores.csv", facts)
+        scores = scores_json(document.title, facts)
         write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
     return Report(target / PAGE)
-
-
-def _analysed(
-    methods: Sequence[Method],
-    options: Asked,
-    shifted: Sequence[Source],
-    spectrum: SpectrumLike | None,
-    robustness: RobustnessLike | None,
-    *,
-    over_seeds: bool,
-) -> Analysis:
-    """Score everything that the report is about; inputs are checked before the first score."""
-    changes = adapter_changes(spectrum)
-    named = {name for method in methods for name in (method.name, method.predictions.name)}
-    attacked = robustness_curves(robustness, named)
-    fits = assess(methods, options)
-    pooled = pool(fits) if over_seeds else fits
-    return Analysis(
-        pooled,
-        pair(pooled, options),
-        ood_names(methods),
-        fits=fits,
-        shift=shift_curves(fits, shifted, options),
-        changes=changes,
-        robustness=attacked,
-    )
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -256,16 +262,13 @@ _NEVER_SHOWN = {"items", "ood", "overwrite", "spectrum", "robustness", "provenan
 def _command(
     methods: Sequence[Method],
     worse: Sequence[PredictionsLike],
-    analysis: Analysis,
+    facts: Facts,
     arguments: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return the call that reproduces the report, if all inputs are files."""
     # A spectrum exists only in memory, so no call can reproduce it.
-    if (
-        analysis.changes
-        or analysis.robustness
-        or not all(isinstance(predictions, str | Path) for predictions in worse)
-    ):
+    in_memory = [path for path in worse if not isinstance(path, str | Path)]
+    if facts.changes or facts.robustness or in_memory:
         return {}
     known = signature(report).parameters
     keywords = {
@@ -280,23 +283,10 @@ def _command(
     return {"command": call} if call else {}
 
 
-def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: str | None) -> str:
-    """Return the interactive page of every example, with the leading method first."""
-    leader = analysis.leader
-    return viewer_page(
-        methods,
-        title,
-        column or EXAMPLE_COLUMN,
-        leader=analysis.fits[0].label if leader is None else leader.each[0].label,
-        examples=column is not None,
-        scores={fit.label: fit.scores for fit in analysis.fits},
-    )
-
-
 def _settings(
-    analysis: Analysis, options: Asked, column: str | None, template: PageTemplate
+    facts: Facts, options: Asked, column: str | None, template: PageTemplate
 ) -> dict[str, str]:
-    method = analysis.fits[0].scores.intervals.get("method", "bootstrap")
+    method = facts.fits[0].scores.intervals.get("method", "bootstrap")
     settings = {
         "bins": f"{options.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {method}, {options.num_resamples:,} resamples",
@@ -304,7 +294,7 @@ def _settings(
     }
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
-        for method in analysis.methods
+        for method in facts.methods
         if method.fits
     ]
     if seeds:
@@ -316,22 +306,3 @@ def _settings(
     if template.path is not None:
         settings["template"] = f"{clean(str(template.path))} (SHA-256 {template.sha256})"
     return settings
-
-
-def _write_files(
-    folder: Path,
-    document: Document,
-    analysis: Analysis,
-    page_template: PageTemplate,
-    formats: tuple[str, ...],
-) -> None:
-    """Write the page, its figures, the Markdown, the LaTeX tables and the scores as CSV."""
-    write_figures(folder / "figures", document.drawings)
-    _write(folder / PAGE, render_page(document, page_template))
-    _write(folder / "report.md", render_markdown(document, formats))
-    _write(folder / "tables.tex", render_latex(document))
-    write_csv(folder / "scores.csv", analysis)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +22,7 @@ from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.blocks import Record
 from bayeslora.reporting.text import brief, classes_of, listed
 
 LINK_WORDS = {
@@ -42,15 +42,6 @@ TOLD = frozenset({"adapter_summary", "posterior_summary", "sources"})
 """Metadata shown only on the cards."""
 
 UNKNOWN = "The file has no record of the method; this report uses only its probabilities."
-
-
-@dataclass(frozen=True)
-class Record:
-    """Facts about a method or a run, plain text: names and values, and a summary or none."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-    summary: str = ""
 
 
 def method_card(assessed: Assessed) -> Record:
@@ -202,7 +193,12 @@ def run_record(
         for key, value in provenance.items()
         if isinstance(value, Mapping)
     ]
-    parts += _method_parts(methods, sets)
+    rows_by_method = [_method_rows(method, sets) for method in methods]
+    same = set.intersection(*map(set, rows_by_method)) if len(rows_by_method) > 1 else set()
+    groups = {"All methods": [row for row in rows_by_method[0] if row in same]}
+    for method, rows in zip(methods, rows_by_method, strict=True):
+        groups[f"Method: {method.label}"] = [row for row in rows if row not in same]
+    parts += [Record(title, tuple(rows)) for title, rows in groups.items() if rows]
     known = provenance.get("versions")
     versions = _versions(known if isinstance(known, Mapping) else {})
     parts.append(Record("This report", (*settings.items(), *versions)))
@@ -211,19 +207,6 @@ def run_record(
 
 def _heading(text: object) -> str:
     return as_label(str(text))
-
-
-def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Record]:
-    """Return the part of common facts, then a part for every method."""
-    rows_by_method = [_method_rows(method, sets) for method in methods]
-    same = set.intersection(*map(set, rows_by_method)) if len(rows_by_method) > 1 else set()
-    common = tuple(row for row in rows_by_method[0] if row in same)
-    parts = [Record("All methods", common)] if common else []
-    for method, rows in zip(methods, rows_by_method, strict=True):
-        distinct = tuple(row for row in rows if row not in same)
-        if distinct:
-            parts.append(Record(f"Method: {method.label}", distinct))
-    return parts
 
 
 def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -9,8 +9,10 @@ are unchanged. `read_rows` removes it.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,11 +20,9 @@ from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
-from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
+from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.ranking import Analysis
-from bayeslora.reporting.text import whole
+from bayeslora.reporting.ranking import Facts
 
 # Leading apostrophes match too, so that names with apostrophes are read back unchanged.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
@@ -83,16 +83,16 @@ all fits, with the number of seeds in `method`. Adapter changes come last: `by` 
 """
 
 
-def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
+def scores_json(title: str, facts: Facts) -> dict[str, Any]:
     """Return the content of `scores.json`."""
-    comparison, curves = analysis.comparison, analysis.robustness
+    comparison, curves = facts.comparison, facts.robustness
     return {
         "format_version": FORMAT_VERSION,
         "bayeslora": __version__,
         "title": title,
         "methods": [
             {**fit.scores.to_json(), "label": fit.label, "file": fit.method.file}
-            for fit in analysis.fits
+            for fit in facts.fits
         ],
         "over_seeds": [
             {
@@ -101,35 +101,41 @@ def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
                 "fits": [fit.label for fit in method.fits],
                 "seeds": [fit.method.seed for fit in method.fits],
             }
-            for method in analysis.methods
+            for method in facts.methods
             if method.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
-        "spectra": [change.to_json() for change in analysis.changes],
-        "shift": [without_nan(curve.to_json()) for curve in analysis.shift],
+        "spectra": [without_nan(asdict(change)) for change in facts.changes],
+        "shift": [
+            {
+                "label": curve.label,
+                "corruption": curve.kind,
+                "scores": [
+                    without_nan({"severity": level, **{k: vars(s) for k, s in by_key.items()}})
+                    for level, by_key in curve.scores.items()
+                ],
+            }
+            for curve in facts.shift
+        ],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 
 
-def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
-    """Write the files of every figure, named by the figure and its format."""
-    folder.mkdir()
-    for drawing in drawings:
-        for suffix, content in drawing.files.items():
-            (folder / f"{drawing.name}.{suffix}").write_bytes(content)
-
-
-def write_csv(path: Path, analysis: Analysis) -> None:
+def write_csv(path: Path, facts: Facts) -> None:
     """Write `scores.csv` with numbers in full precision; `read_rows` reads it."""
     with (
         atomic_file(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
         write_rows(stream, [CSV_COLUMNS])
-        for assessed in (*analysis.fits, *(method for method in analysis.methods if method.fits)):
+        for assessed in (*facts.fits, *(method for method in facts.methods if method.fits)):
             write_rows(stream, _lines(assessed))
-        for change in analysis.changes:
-            write_rows(stream, _change_lines(change))
+        for change in facts.changes:
+            label = clean(change.label)
+            for layer in change.layers:
+                for key in CHANGE_NUMBERS:
+                    end = (whole(getattr(layer, key)), "", "", "", "", "layer", layer.name)
+                    write_rows(stream, [(label, label, "", "", key, *end)])
 
 
 def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
@@ -167,12 +173,9 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
                 yield ("", "", key, *score_numbers(score), part_scores.n, "", by, name)
 
 
-def _change_lines(change: AdapterChange) -> Iterator[tuple[object, ...]]:
-    label = clean(change.label)
-    for layer in change.layers:
-        for key in CHANGE_NUMBERS:
-            value = whole(getattr(layer, key))
-            yield (label, label, "", "", key, value, "", "", "", "", "layer", layer.name)
+def whole(value: float) -> str:
+    """Return a number in full precision for a file; empty for NaN."""
+    return "" if math.isnan(value) else repr(value)
 
 
 def score_numbers(score: Score) -> tuple[str, str, str]:

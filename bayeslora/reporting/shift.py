@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import shown_path
@@ -38,14 +37,6 @@ class ShiftCurve:
     kind: str
     scores: Mapping[float, Mapping[str, Score]]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the curve as a JSON-serialisable dictionary."""
-        points = [
-            {"severity": severity, **{key: vars(score) for key, score in scores.items()}}
-            for severity, scores in self.scores.items()
-        ]
-        return {"label": self.label, "corruption": self.kind, "scores": points}
-
 
 def shift_curves(
     methods: Sequence[Assessed], shifted: Sequence[Source], options: Asked
@@ -71,26 +62,21 @@ def shift_curves(
             )
         by_severity[severity] = source
     by_label = {method.label: method for method in methods}
-    return tuple(
-        ShiftCurve(label, kind, _scores(by_label[label], sources, options))
-        for (kind, label), sources in sorted(groups.items())
-    )
-
-
-def _scores(
-    assessed: Assessed, sources: Mapping[int, Source], options: Asked
-) -> dict[float, dict[str, Score]]:
-    by_severity = {0: assessed.scores}
-    for severity in sorted(sources):
-        by_severity[severity] = evaluate(sources[severity].predictions, **options.sizes)
-    for severity, scores in by_severity.items():
-        if not scores.n_labelled:
-            name = assessed.label if severity == 0 else _called(sources[severity])
-            raise InputError(f"{name} has no labels, so calibration under shift is not known")
-    return {
-        severity: {key: scores[key] for key in SHIFT_KEYS}
-        for severity, scores in by_severity.items()
-    }
+    curves = []
+    for (kind, label), sources in sorted(groups.items()):
+        names, results = {0: label}, {0: by_label[label].scores}
+        for severity, source in sorted(sources.items()):
+            names[severity] = _called(source)
+            results[severity] = evaluate(source.predictions, **options.sizes)
+        scores: dict[float, dict[str, Score]] = {}
+        for severity, result in results.items():
+            if not result.n_labelled:
+                raise InputError(
+                    f"{names[severity]} has no labels, so calibration under shift is not known"
+                )
+            scores[severity] = {key: result[key] for key in SHIFT_KEYS}
+        curves.append(ShiftCurve(label, kind, scores))
+    return tuple(curves)
 
 
 def _corruption(source: Source) -> tuple[str, int]:

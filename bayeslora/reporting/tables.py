@@ -133,12 +133,10 @@ class Table:
     def transposed(self, heading: str) -> Table:
         """Return the table with a row per column, below `heading`, and a column per row."""
         rows = tuple(
-            Row((column.title,), tuple(row.cells[index] for row in self.rows))
-            for index, column in enumerate(self.columns)
-        )
-        rows = tuple(
-            replace(row, arrow=column.arrow, detail=column.detail)
-            for row, column in zip(rows, self.columns, strict=True)
+            Row((column.title,), cells, column.arrow, column.detail)
+            for column, cells in zip(
+                self.columns, zip(*(row.cells for row in self.rows), strict=True), strict=True
+            )
         )
         columns = tuple(Column("", detail=row.headings[0]) for row in self.rows)
         return replace(self, headings=(heading,), columns=columns, rows=rows, sortable=False)
@@ -330,7 +328,11 @@ def _tabular(table: Table) -> str:
     lines.append(r"\midrule")
     for row, span in zip(table.rows, table.spans, strict=True):
         first, *others = map(_latex_group, row.titles)
-        lines.append(_latex_cells([first if span else "", *others, *map(_latex_value, row.cells)]))
+        values = (
+            rf"\textbf{{{escape_latex(cell.value)}}}" if cell.best else escape_latex(cell.value)
+            for cell in row.cells
+        )
+        lines.append(_latex_cells([first if span else "", *others, *values]))
         lines += [_latex_cells([*empty, *map(_latex_small, line)]) for line in row.lines_below]
         lines += [r"\addlinespace[2pt]"] if row.lines_below else []
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
@@ -347,8 +349,3 @@ def _latex_group(text: str) -> str:
 
 def _latex_small(text: str) -> str:
     return rf"{{\scriptsize {escape_latex(text)}}}" if text else ""
-
-
-def _latex_value(cell: Cell) -> str:
-    value = escape_latex(cell.value)
-    return rf"\textbf{{{value}}}" if cell.best else value

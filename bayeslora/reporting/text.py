@@ -97,11 +97,6 @@ def share_interval(low: float, high: float, *, signed: bool = False, digits: int
     return interval(*ends, signed=signed, digits=digits - 2)
 
 
-def whole(value: float) -> str:
-    """Return a number in full precision for a file; empty for NaN."""
-    return "" if math.isnan(value) else repr(value)
-
-
 def p_text(p: float) -> str:
     """Return a p-value with as many digits as needed: `0.37`, `0.004`, `0.0005`, `0.0495`.
 

@@ -76,12 +76,17 @@ def view(
     methods = gather(items, ood, columns=columns, reading=reading)
     if examples and example_column is not None:
         check_column(methods, example_column)
+    losses = {
+        method.label: float(labelled_rows(method.predictions).nll.mean())
+        for method in methods
+        if method.predictions.labelled.any()
+    }
     page = viewer_page(
         methods,
         title,
         example_column or EXAMPLE_COLUMN,
         examples=examples,
-        leader=_lowest_nll(methods),
+        leader=min(losses, key=losses.__getitem__, default=methods[0].label),
     )
     with atomic_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
@@ -118,34 +123,20 @@ def viewer_page(
             if accuracy is not None and not name and accuracy.has_interval:
                 rows["accuracy"] = [accuracy.low, accuracy.high]
             sources.append({**identity, **rows})
+    content = {"sources": sources, "leader": leader}
+    data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for char in "<>&":  # so that no character can end the script element
+        data = data.replace(char, f"\\u{ord(char):04x}")
     script = asset("viewer.js")
     values = {
         "title": as_label(title, 160),
-        "data": _json({"sources": sources, "leader": leader}),
+        "data": data,
         "style": f"{asset('report.css')}\n{asset('viewer.css')}",
         "script": script,
         "policy": content_policy(script),
         "version": __version__,
     }
     return render(f"{OURS}viewer.html.j2", values).rstrip() + "\n"
-
-
-def _lowest_nll(methods: Sequence[Method]) -> str:
-    """Return the label of the method to show first: the lowest mean NLL, else the first method."""
-    losses = {
-        method.label: float(labelled_rows(method.predictions).nll.mean())
-        for method in methods
-        if method.predictions.labelled.any()
-    }
-    return min(losses, key=losses.__getitem__, default=methods[0].label)
-
-
-def _json(content: Any) -> str:
-    """Return JSON that is safe inside a script element: no character can end it."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
@@ -172,17 +163,13 @@ def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
         rows["id"] = [as_label(name) for name in predictions.ids]
     if QUESTION_COLUMNS[-1] in predictions.columns:
         rows["options"] = [options_of(predictions, row) for row in range(len(predictions))]
-    return {**rows, "columns": _groups(predictions, text_column)}
-
-
-def _groups(predictions: Predictions, text_column: str) -> dict[str, list[str | None]]:
-    """Return the further columns with few distinct values."""
-    columns = {
-        name: values
+    groups = [
+        name
         for name, values in predictions.columns.items()
         if name not in (text_column, *QUESTION_COLUMNS) and len(set(values)) <= MOST_VALUES
+    ]
+    rows["columns"] = {
+        as_label(name): [None if v is None else as_label(v) for v in predictions.columns[name]]
+        for name in groups[:MOST_COLUMNS]
     }
-    return {
-        as_label(name): [None if value is None else as_label(value) for value in values]
-        for name, values in list(columns.items())[:MOST_COLUMNS]
-    }
+    return rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
-from bayeslora.reporting.text import certain
+from bayeslora.reporting.blocks import Block, Details, Example, Prose
+from bayeslora.reporting.text import certain, named
 from bayeslora.tables.images import thumbnail
 
 MOST = 10
@@ -29,61 +29,32 @@ LONGEST = 20_000
 """Most characters of a text in the page."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A wrongly classified row, as plain text; unknown texts are empty.
-
-    `row` is its id, or its number from 1, `text` its text on one line, or the beginning, of which
-    `rest` is then the whole and `length` its length. `image` is a PNG image as a data URI, if the
-    text is the path of one; `options` are letter, text and probability of every option of a
-    question.
-    """
-
-    row: str
-    confidence: str
-    predicted: str
-    label: str
-    label_probability: str
-    text: str = ""
-    rest: str = ""
-    length: str = ""
-    image: str = ""
-    options: tuple[tuple[str, str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class WrongAnswers:
-    """The errors of a method, the most confident first, and how many there are."""
-
-    label: str
-    facts: str
-    examples: tuple[Example, ...]
-
-
-def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswers, ...]:
-    """Return the most confident errors of every labelled method, sorted by NLL.
+def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[Block, ...]:
+    """Return the most confident errors of every labelled method, sorted by NLL; empty if none.
 
     The texts are those of `column`; if missing, questions with their contexts.
     """
-    best_first = sorted(labelled(methods), key=lambda method: method.scores["nll"].value)
-    return tuple(_of_method(method, column) for method in best_first)
-
-
-def _of_method(assessed: Assessed, column: str) -> WrongAnswers:
-    predictions, rows = assessed.method.predictions, assessed.answers.rows
-    wrong = np.flatnonzero(rows.correct == 0)
-    chosen = wrong[np.argsort(-rows.confidence[wrong], kind="stable")[:MOST]]
-    facts = f"{len(wrong):,} of {counted(assessed.scores.n_labelled, 'labelled example')} wrong"
-    if len(wrong) > MOST:
-        facts += f"; the {MOST} most confident are shown"
-    texts = predictions.columns.get(column, questions(predictions))
-    examples = tuple(
-        _example(predictions, row, label, None if texts is None else texts[row])
-        for row, label in zip(
-            rows.index[chosen].tolist(), rows.labels[chosen].tolist(), strict=True
+    blocks: list[Block] = []
+    for method in sorted(labelled(methods), key=lambda method: method.scores["nll"].value):
+        predictions, rows = method.method.predictions, method.answers.rows
+        wrong = np.flatnonzero(rows.correct == 0)
+        chosen = wrong[np.argsort(-rows.confidence[wrong], kind="stable")[:MOST]]
+        facts = f"{len(wrong):,} of {counted(method.scores.n_labelled, 'labelled example')} wrong"
+        if len(wrong) > MOST:
+            facts += f"; the {MOST} most confident are shown"
+        texts = predictions.columns.get(column, questions(predictions))
+        examples = tuple(
+            _example(predictions, row, label, None if texts is None else texts[row])
+            for row, label in zip(
+                rows.index[chosen].tolist(), rows.labels[chosen].tolist(), strict=True
+            )
         )
+        blocks.append(Details(f"{named(method.label)}: {facts}", examples, not blocks))
+    note = (
+        "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
+        " wrong labels."
     )
-    return WrongAnswers(assessed.label, facts, examples)
+    return (Prose(note), *blocks) if blocks else ()
 
 
 def _example(predictions: Predictions, row: int, label: int, text: str | None) -> Example:

@@ -16,7 +16,7 @@ from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.part_tables import MOST_PAIRS, confusion_tables
+from bayeslora.reporting.score_tables import MOST_PAIRS, confusion_tables
 
 CLOSE = 1e-12  # ratios of sums of at most a few hundred small integers
 

@@ -7,7 +7,7 @@ from sklearn.metrics import precision_score, recall_score
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.part_tables import uncertainty_table
+from bayeslora.reporting.score_tables import uncertainty_table
 
 
 def mixed(rows=300, **parts):

@@ -22,7 +22,7 @@ from bayeslora.reporting.detectors import (
     is_usable,
     verdict,
 )
-from bayeslora.reporting.findings import detection, findings, missed_bins
+from bayeslora.reporting.findings import bins_that_miss, detection, findings
 from bayeslora.reporting.overview import advice
 from bayeslora.reporting.ranking import Facts, best_or_tied
 
@@ -320,7 +320,7 @@ def test_misses_are_compared_with_chance():
 def test_the_verb_agrees_with_the_bins(missed, bins, verb):
     on = Point(0.5, 1.0, 10, 0.8, 0.8, 0.7, 0.9)
     off = dataclasses.replace(on, accuracy=0.4, accuracy_low=0.3, accuracy_high=0.5)
-    assert verb in missed_bins([off] * missed + [on] * (bins - missed)).split()
+    assert verb in bins_that_miss([off] * missed + [on] * (bins - missed)).split()
 
 
 def test_one_method_has_no_pair():

@@ -11,13 +11,12 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Asked, Assessed, assess, every_fit, pair, pool
-from bayeslora.reporting.blocks import Figure, walk
+from bayeslora.reporting.assess import Asked, Assessed, assess, pair, pool
+from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
-from bayeslora.reporting.findings import Finding
-from bayeslora.reporting.overview import Overview, overview
-from bayeslora.reporting.ranking import Analysis, Facts, standing_of
+from bayeslora.reporting.overview import overview
+from bayeslora.reporting.ranking import Facts, standing_of
 from bayeslora.reporting.report import report
 from bayeslora.reporting.tables import Table
 
@@ -29,9 +28,8 @@ MOST_WORDS = 60
 
 def first_screen(*items, ood=None):
     methods = pool(assess(gather(list(items), ood), Asked(num_resamples=200)))
-    named = [dataclasses.replace(method.scores, name=method.title) for method in methods]
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(Facts(methods, {}, sets), every_fit(methods), named)
+    return overview(Facts(methods, {}, sets))
 
 
 def composed(items, ood=None):
@@ -48,7 +46,7 @@ def document_of(items, ood=None, title="t"):
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
     drawings = dict.fromkeys(CAPTIONS, Figure("", ()))
-    analysis = Analysis(methods, comparisons, sets)
+    analysis = Facts(methods, comparisons, sets)
     return analysis, compose(title, analysis, drawings, provenance={}, settings={})
 
 
@@ -147,8 +145,8 @@ def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, oo
     knowing = make("polar-vbll", sharpness=1.2, spread=0.7)
     near = {name: {"near": sets["near"]} for name, sets in ood.items()}
     facts, blocks = composed([worse, flat, knowing], near)
-    assert facts.nll.label == "temperature"
-    assert facts.nll.tied == ("polar-vbll",)
+    assert facts.standing("nll").label == "temperature"
+    assert facts.standing("nll").tied == ("polar-vbll",)
     assert facts.leader.label == "polar-vbll"
     [first] = [block for block in blocks if isinstance(block, Overview)]
     assert first.figure == "reliability-3"
@@ -169,7 +167,7 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     facts, blocks = composed([first, second])
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
-    assert facts.nll.tied == ()
+    assert facts.standing("nll").tied == ()
     assert best_by_nll(blocks) == [{"one"}] * 3
 
 
@@ -292,7 +290,7 @@ def other_classes(make):
 def test_methods_of_different_classes_are_not_ranked(make, other_classes):
     facts, document = document_of([make("m"), other_classes])
     blocks = [block for section in document.sections for block in walk(section.blocks)]
-    assert facts.nll is None
+    assert facts.standing("nll") is None
     assert facts.leader.label == "m"
     assert finding(blocks, "ranking").kind == "warning"
     [first] = [block for block in blocks if isinstance(block, Overview)]

@@ -17,10 +17,9 @@ from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.findings import calibration
 from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.overview import _face_value
-from bayeslora.reporting.part_tables import uncertainty_table
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.report import report
-from bayeslora.reporting.score_tables import COLUMNS
+from bayeslora.reporting.score_tables import COLUMNS, uncertainty_table
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

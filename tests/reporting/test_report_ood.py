@@ -14,7 +14,7 @@ from bayeslora.reporting.score_tables import (
     BOLD,
     TIED_BY_INTERVALS,
     detection_table,
-    ood_tables,
+    ood_table,
 )
 from bayeslora.reporting.tables import to_markdown
 
@@ -24,7 +24,7 @@ FEW = {"num_resamples": 20}
 def table_of(inside, outside):
     """Return the rows of the table of one set by uncertainty, and the table."""
     scored = [evaluate(inside, {"far": outside}, **FEW)]
-    [table] = ood_tables(scored, {"far": "far"})
+    table = ood_table(scored, "far", "far")
     return {row.headings[1]: row.cells for row in table.rows}, table
 
 
@@ -134,7 +134,7 @@ def test_a_table_of_one_uncertainty_compares_nothing(make, score):
     names = {"max_probability", *filter(None, [score])}  # the aleatoric part is not listed
     listed = {name: each for name, each in result.by_score.items() if name in names}
     scores = dataclasses.replace(scores, ood={"far": dataclasses.replace(result, by_score=listed)})
-    [table] = ood_tables([scores], {"far": "far"})
+    table = ood_table([scores], "far", "far")
     assert len(table.rows) == 1
     assert BOLD not in table.caption
     assert TIED_BY_INTERVALS not in table.notes

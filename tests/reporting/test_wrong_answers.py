@@ -27,41 +27,41 @@ def assessed(*items):
 def test_examples_are_the_most_confident_errors(make):
     texts = tuple(f"text of row {index}" for index in range(240))
     method = make("m", columns={"text": texts})
-    [errors] = wrong_answers(assessed(method), "text")
+    [_, errors] = wrong_answers(assessed(method), "text")
     wrong = np.flatnonzero(method.prediction != method.labels)
     surest = sorted(wrong, key=lambda row: -method.confidence[row])[:MOST]
-    assert [example.row for example in errors.examples] == [f"row-{row}" for row in surest]
-    assert [example.text for example in errors.examples] == [texts[row] for row in surest]
-    row, first = surest[0], errors.examples[0]
+    assert [example.row for example in errors.blocks] == [f"row-{row}" for row in surest]
+    assert [example.text for example in errors.blocks] == [texts[row] for row in surest]
+    row, first = surest[0], errors.blocks[0]
     assert first.predicted == method.classes[method.prediction[row]]
     assert first.label == method.classes[method.labels[row]]
     assert first.confidence == f"{100 * method.confidence[row]:.1f}\N{NO-BREAK SPACE}%"
-    assert f"{len(wrong)} of 240 labelled examples wrong; the 10 most" in errors.facts
+    assert f"{len(wrong)} of 240 labelled examples wrong; the 10 most" in errors.summary
 
 
 def test_the_best_method_comes_first_and_texts_may_be_missing(make):
     bare = make("mle", sharpness=3.0, ids=None)
     some = make("good", columns={"text": [None] * 240})
-    results = wrong_answers(assessed(bare, some, make("none", labelled=False)), "text")
-    assert [result.label for result in results] == ["good", "mle"]
-    assert all(not example.text for result in results for example in result.examples)
-    assert results[1].examples[0].row.startswith("row ")
+    _, *results = wrong_answers(assessed(bare, some, make("none", labelled=False)), "text")
+    assert ["good" in result.summary for result in results] == [True, False]
+    assert all(not example.text for result in results for example in result.blocks)
+    assert results[1].blocks[0].row.startswith("row ")
 
 
 def test_nothing_wrong_is_said_to_be_nothing(make):
     labels = np.zeros(30, dtype=int)
     right = make("m", rows=30, labels=labels, probs=np.eye(4)[labels])
-    [errors] = wrong_answers(assessed(right), "text")
-    assert errors.facts == "0 of 30 labelled examples wrong"
-    assert errors.examples == ()
+    [_, errors] = wrong_answers(assessed(right), "text")
+    assert errors.summary == "\u2068m\u2069: 0 of 30 labelled examples wrong"
+    assert errors.blocks == ()
 
 
 def test_long_texts_are_shortened_and_longest_are_cut(make):
     long = "word " * 200
     endless = "x" * (LONGEST + 5)
     texts = [long, endless, "\u202eshort\n\n text "] * 80
-    [errors] = wrong_answers(assessed(make("m", columns={"text": texts})), "text")
-    kinds = {example.length: example for example in errors.examples}
+    [_, errors] = wrong_answers(assessed(make("m", columns={"text": texts})), "text")
+    kinds = {example.length: example for example in errors.blocks}
     assert set(kinds) == {"", "999 characters", "the first 20,000 of 20,005 characters"}
     assert kinds[""].text == "\\u202eshort text"
     assert kinds["999 characters"].rest == long.strip()
@@ -182,8 +182,8 @@ def test_questions_are_shown_with_their_options():
             "choices": ['["x", "y", "<b>z</b>"]', '["v", "w"]', "[]"],
         },
     )
-    [errors] = wrong_answers(assessed(predictions), "text")
-    first, second = errors.examples
+    [_, errors] = wrong_answers(assessed(predictions), "text")
+    first, second = errors.blocks
     assert first.text == "one? — a passage"
     assert [(name, text) for name, text, _ in first.options] == [
         ("A", "x"),
@@ -213,5 +213,5 @@ def test_the_page_has_questions_of_files(make, tmp_path):
 def test_options_that_cannot_be_read_are_left_out(choices):
     columns = {"question": ["q"], "choices": [choices]}
     predictions = Predictions([[0.7, 0.3]], "AB", labels=[1], name="m", columns=columns)
-    [errors] = wrong_answers(assessed(predictions), "text")
-    assert errors.examples[0].options == ()
+    [_, errors] = wrong_answers(assessed(predictions), "text")
+    assert errors.blocks[0].options == ()

@@ -12,48 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.metrics.selective import Answered, answered
+from bayeslora.metrics.top_label import TopLabel
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.detectors import score_words
+from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
-from bayeslora.reporting.figures.style import (
-    ENTRY_HEIGHT,
-    GRID,
-    INK,
-    KEY_ROW,
-    RULE,
-    SMALLEST,
-    TITLE_SLOT,
-    Role,
-    add_entries,
-    add_heading,
-    add_key,
-    draw_curve,
-    draw_diagonal,
-    draw_points,
-    figure_with_axes,
-    name_slot,
-    sampled_sizes,
-    thinned,
-)
+from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from bayeslora.metrics.top_label import TopLabel
-    from bayeslora.reporting.shift import ShiftCurve
-
 
 MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""
-
-_RANDOM = Role(RULE, (0, (4, 2)))
-_PERFECT = Role(RULE, (0, (1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -78,117 +52,99 @@ class Selective:
         return np.asarray(self.answered.errors_in(sizes.astype(np.float64)) / sizes)
 
     @property
+    def highest_risk(self) -> float:
+        """The largest share of errors at a coverage of a tenth or more.
+
+        The first few rows may all be wrong by chance, which would stretch the axis.
+        """
+        sizes = style.sampled_sizes(len(self.rows))
+        return float(self.risk(sizes)[sizes / len(self.rows) >= 0.1].max())
+
+    @property
     def numbers(self) -> str:
         """Its numbers in the legend."""
         accuracies = (number(float(self.answered.accuracy_at(percent))) for percent in MARKED)
         return f"{self.aurc}; accuracy {', '.join(accuracies)} at {', '.join(map(str, MARKED))} %"
 
 
-def highest_risk(method: Selective) -> float:
-    """Return the largest share of errors at a coverage of a tenth or more.
-
-    The first few rows may all be wrong by chance, which would stretch the axis.
-    """
-    sizes = sampled_sizes(len(method.rows))
-    return float(method.risk(sizes)[sizes / len(method.rows) >= 0.1].max())
-
-
 def risk_coverage_panel(
-    name: str, methods: Sequence[tuple[Role, Selective]], top: float | None = None
+    name: str, methods: Sequence[tuple[style.Role, Selective]], top: float
 ) -> Panel:
     """Return the risk-coverage curves of some methods.
 
     The rows of the first determine the reference lines; `top` is the largest share of errors on the
-    axis, if several panels share it.
+    axis.
     """
-    key = 0.58 + len(methods) * ENTRY_HEIGHT
-    figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
+    key = 0.58 + len(methods) * style.ENTRY_HEIGHT
+    figure, (axes,) = style.figure_with_axes(key + 2 * style.KEY_ROW + 2.5, (0.42, 2.0))
     sizes = sorted({len(method.rows) for _, method in methods})
-    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first")
+    style.add_heading(
+        figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first"
+    )
     entries = [(role, method.label, method.numbers) for role, method in methods]
-    texts, words = add_entries(figure, entries, top=0.58)
+    texts, words = style.add_entries(figure, entries, top=0.58)
     whose = " of the first" if len(methods) > 1 else ""
     lines = [
-        (_RANDOM, f"examples{whose} in random order"),
-        (_PERFECT, f"examples{whose}, all correct ones first"),
+        (style.Role(style.RULE, (0, (4, 2))), f"examples{whose} in random order"),
+        (style.Role(style.RULE, (0, (1, 1.5))), f"examples{whose}, all correct ones first"),
     ]
-    add_key(figure, lines, top=key)
-    _draw_risks(axes, methods)
-    highest = max(highest_risk(method) for _, method in methods) if top is None else top
-    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * highest) or 100.0))
-    return Panel(
-        name,
-        figure,
-        "Risk and coverage of " + ", ".join(texts.values()),
-        filled(words, texts),
-        {TITLE_SLOT: "Errors left at each coverage", **texts},
-    )
-
-
-def _draw_risks(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
+    style.add_key(figure, lines, top=key)
     first = methods[0][1].rows
-    sizes = sampled_sizes(len(first))
-    right, rows = float(first.correct.sum()), len(first)
-    random = np.full(2, 1 - right / rows)
-    perfect = np.maximum(0, sizes - right) / sizes
-    axes.plot([0, 1], 100 * random, color=_RANDOM.color, linestyle=_RANDOM.line, linewidth=1.0)
-    axes.plot(
-        sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
-    )
+    sampled, right = style.sampled_sizes(len(first)), float(first.correct.sum())
+    random, perfect = 1 - right / len(first), np.maximum(0, sampled - right) / sampled
+    for (role, _), width, across, up in (
+        (lines[0], 1.0, [0, 1], [100 * random] * 2),
+        (lines[1], 1.2, sampled / len(first), 100 * perfect),
+    ):
+        axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=width)
     for role, method in methods:
-        sizes = sampled_sizes(len(method.rows))
-        draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
+        drawn = style.sampled_sizes(len(method.rows))
+        style.draw_curve(axes, role, drawn / len(method.rows), 100 * method.risk(drawn))
         errors = [100 - 100 * float(method.answered.accuracy_at(percent)) for percent in MARKED]
-        draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
+        style.draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
     for percent in MARKED:
-        axes.axvline(percent / 100, color=GRID, linewidth=0.6, zorder=0)
-    axes.set_xlabel("coverage: share of examples answered", color=INK)
-    axes.set_ylabel("errors among them (%)", color=INK)
+        axes.axvline(percent / 100, color=style.GRID, linewidth=0.6, zorder=0)
+    axes.set_xlabel("coverage: share of examples answered", color=style.INK)
+    axes.set_ylabel("errors among them (%)", color=style.INK)
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
+    title = f"Risk and coverage of {', '.join(texts.values())}"
+    heading = {style.TITLE_SLOT: "Errors left at each coverage"}
+    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})
 
 
 DETECTED = 0.95
 """Share of the set's rows flagged at the marked point, as in FPR95."""
 
 
-@dataclass(frozen=True)
-class Detector:
-    """A method of a ROC panel, with its uncertainty in words.
-
-    `inside` holds the [N] uncertainties of in-distribution rows, `outside` the [M] of the set's
-    rows.
-    """
-
-    label: str
-    score: str
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
-    auroc: float
-    fpr95: float
-
-
-def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -> Panel:
-    """Return the ROC curves of some methods on the set with a label."""
-    key = 0.74 + len(methods) * ENTRY_HEIGHT
-    figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
-    sizes = _sizes([detector for _, detector in methods])
-    add_heading(figure, sizes)
-    marks = "points mark FPR95: 95 % of the set flagged"
-    figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=SMALLEST, color=INK, va="center")
-    scores = {name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)}
-    entries = [
-        (
-            role,
-            detector.label,
-            f"AUROC {number(detector.auroc)}, FPR95 {number(detector.fpr95)}, by {score}",
-        )
-        for score, (role, detector) in zip(scores, methods, strict=True)
-    ]
-    names, words = add_entries(figure, entries, top=0.74)
-    _draw_rocs(axes, methods)
-    texts = {TITLE_SLOT: label, **names, **scores}
-    return Panel(
-        name, figure, f"ROC of detecting {label}", f"{sizes}. {filled(words, texts)}", texts
-    )
+def roc_panel(
+    name: str, ood: str, label: str, methods: Sequence[tuple[style.Role, Assessed]]
+) -> Panel:
+    """Return the ROC curves of some methods on the set `ood` with a label."""
+    key = 0.74 + len(methods) * style.ENTRY_HEIGHT
+    figure, (axes,) = style.figure_with_axes(key + 3.16, (0.42, 2.7))
+    style.draw_diagonal(axes)
+    axes.axhline(DETECTED, color=style.GRID, linewidth=0.8, zorder=0)
+    sizes, entries, scores = set(), [], {}
+    for index, (role, method) in enumerate(methods):
+        result, (inside, outside) = method.scores.ood[ood], method.uncertainties(ood)
+        style.draw_curve(axes, role, *style.thinned(*roc_curve(inside, outside)))
+        style.draw_points(axes, role, [result.fpr95.value], [DETECTED])
+        sizes.add((len(inside), len(outside)))
+        scores[slot := style.name_slot(index + 100)] = score_words(result.score)
+        auroc, fpr95 = number(result.auroc.value), number(result.fpr95.value)
+        entries.append((role, method.label, f"AUROC {auroc}, FPR95 {fpr95}, by {slot}"))
+    counts = [f"{out:,} of the set (positive), {n:,} in distribution" for n, out in sorted(sizes)]
+    heading = f"Rows: {' or '.join(counts)}"
+    style.add_heading(figure, heading)
+    marks, level = "points mark FPR95: 95 % of the set flagged", 1 - 0.52 / (key + 3.16)
+    figure.text(0.0176, level, marks, fontsize=style.SMALLEST, color=style.INK, va="center")
+    names, words = style.add_entries(figure, entries, top=0.74)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("in-distribution examples flagged")
+    axes.set_ylabel("examples of the set flagged")
+    texts = {style.TITLE_SLOT: label, **names, **scores}
+    description = f"{heading}. {filled(words, texts)}"
+    return Panel(name, figure, f"ROC of detecting {label}", description, texts)
 
 
 def roc_curve(
@@ -205,79 +161,48 @@ def roc_curve(
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
 
 
-def _draw_rocs(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
-    draw_diagonal(axes)
-    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
-    for role, detector in methods:
-        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
-        draw_points(axes, role, [detector.fpr95], [DETECTED])
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_xlabel("in-distribution examples flagged")
-    axes.set_ylabel("examples of the set flagged")
-
-
-def _sizes(methods: Sequence[Detector]) -> str:
-    sizes = sorted({(len(detector.inside), len(detector.outside)) for detector in methods})
-    counts = [
-        f"{outside:,} of the set (positive), {inside:,} in distribution"
-        for inside, outside in sizes
-    ]
-    return f"Rows: {' or '.join(counts)}"
-
-
 _SHIFTED = (("ece", "ECE"), ("accuracy", "accuracy"))
 _TALL, _GAP = 1.25, 0.25
 
 
 def shift_panel(
-    name: str, curves: Sequence[tuple[Role, ShiftCurve]], axis: str = "severity"
+    name: str, curves: Sequence[tuple[style.Role, ShiftCurve]], axis: str = "severity"
 ) -> Panel:
     """Return ECE and accuracy of some methods, at least one, under one corruption or attack.
 
     The horizontal axis has the label `axis`.
     """
-    top = 0.58 + len(curves) * ENTRY_HEIGHT
+    top = 0.58 + len(curves) * style.ENTRY_HEIGHT
     boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
-    figure, axes = figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])
-    add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
-    entries = [(role, curve.label, _ends(curve, axis)) for role, curve in curves]
-    texts, words = add_entries(figure, entries, top=0.58)
+    figure, axes = style.figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])
+    style.add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
+    entries = []
+    for role, curve in curves:
+        first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
+        ends = ", ".join(
+            f"{words} {number(first[key].value)} to {number(last[key].value)}"
+            for key, words in _SHIFTED
+        )
+        entries.append((role, curve.label, f"{ends} at {axis} {max(curve.scores):.4g}"))
+    texts, words = style.add_entries(figure, entries, top=0.58)
     levels = sorted({level for _, curve in curves for level in curve.scores})
     for ax, (key, title) in zip(axes, _SHIFTED, strict=True):
         for index, (role, curve) in enumerate(curves):
+            # Shifted so that the error bars of methods do not overlap.
             shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]
-            _draw_shift(ax, role, curve, key, shift)
-        ax.set_ylabel(title, color=INK)
+            across = [severity + shift for severity in curve.scores]
+            scores = [by_key[key] for by_key in curve.scores.values()]
+            values = [score.value for score in scores]
+            style.draw_curve(ax, role, across, values)
+            style.draw_points(ax, role, across, values)
+            lows, highs = [score.low for score in scores], [score.high for score in scores]
+            ax.vlines(across, lows, highs, color=role.color, linewidth=0.8)
+        ax.set_ylabel(title, color=style.INK)
         if all(float(level).is_integer() for level in levels):
             ax.set_xticks(levels)
         ax.set_ylim(bottom=0)
-    axes[-1].set_xlabel(axis, color=INK)
+    axes[-1].set_xlabel(axis, color=style.INK)
     kind = curves[0][1].kind.replace("_", " ")
-    return Panel(
-        name,
-        figure,
-        f"Calibration under {kind} of " + ", ".join(texts.values()),
-        filled(words, texts),
-        {TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
-    )
-
-
-def _ends(curve: ShiftCurve, axis: str) -> str:
-    """Return the scores of the lowest and the highest level."""
-    first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
-    parts = (
-        f"{words} {number(first[key].value)} to {number(last[key].value)}"
-        for key, words in _SHIFTED
-    )
-    return f"{', '.join(parts)} at {axis} {max(curve.scores):.4g}"
-
-
-def _draw_shift(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:
-    """Draw a curve, shifted so that the error bars of methods do not overlap."""
-    scores = [by_key[key] for by_key in curve.scores.values()]
-    across = [severity + shift for severity in curve.scores]
-    values = [score.value for score in scores]
-    draw_curve(axes, role, across, values)
-    draw_points(axes, role, across, values)
-    ends = [score.low for score in scores], [score.high for score in scores]
-    axes.vlines(across, *ends, color=role.color, linewidth=0.8)
+    title = f"Calibration under {kind} of {', '.join(texts.values())}"
+    heading = {style.TITLE_SLOT: f"Calibration against {axis}: {kind}"}
+    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})

@@ -7,21 +7,18 @@ from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
-from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
+from bayeslora.reporting.adapter_changes import spectrum_panel
+from bayeslora.reporting.assess import Assessed, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.curves import (
-    Detector,
     Selective,
-    highest_risk,
     risk_coverage_panel,
     roc_panel,
     shift_panel,
 )
-from bayeslora.reporting.figures.histograms import OutsideSet, confidence_panel, density_panel
+from bayeslora.reporting.figures.histograms import confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import (
     EQUAL_MASS,
     MOST_CLASSES,
@@ -31,12 +28,9 @@ from bayeslora.reporting.figures.reliability import (
 )
 from bayeslora.reporting.figures.rendering import FORMATS, Panel, drawing_style, render_files
 from bayeslora.reporting.figures.style import panels_of
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
-
-Numbered = Sequence[tuple[int, Assessed]]
-"""Methods with their numbers in the report, from 1."""
 
 Drawings = Mapping[str, Figure]
 """Topic, a key of `CAPTIONS` -> its figure with the drawings of all methods, maybe none."""
@@ -96,24 +90,30 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
 
 
 def draw(
-    analysis: Analysis, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
+    facts: Facts, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
 ) -> Drawings:
     """Draw every figure; `formats` and `per_class` are those of `report`."""
-    methods, sets = every_fit(analysis.methods), analysis.sets
+    methods, sets = every_fit(facts.methods), facts.sets
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, method) for index, method in numbered if method.scores.bins]
-    rows = [surest_rows(method) for _, method in labelled]
     panels: Mapping[str, Iterable[Panel]] = {
         "reliability": starmap(_reliability, labelled),
-        "equal_mass": map(_equal_mass, labelled, rows),
+        "equal_mass": starmap(_equal_mass, labelled),
         "per_class": class_panels(labelled, per_class),
-        "shift": shift_panels(analysis.shift),
+        "shift": shift_panels(facts.shift),
         "confidence": starmap(_confidence, labelled or numbered[:1]),
-        "selective": risk_panels(labelled, rows),
+        "selective": risk_panels([method for _, method in labelled]),
         "roc": roc_panels(methods, sets),
         "densities": _densities(numbered, sets),
-        "spectra": starmap(_spectrum, enumerate(analysis.changes, start=1)),
-        "robustness": attack_panels(analysis.robustness),
+        "spectra": (
+            spectrum_panel(
+                f"spectrum-{index}",
+                change.label,
+                {layer.name: layer.singular_values for layer in change.layers},
+            )
+            for index, change in enumerate(facts.changes, start=1)
+        ),
+        "robustness": attack_panels(facts.robustness),
     }
     with drawing_style():
         return {
@@ -124,25 +124,14 @@ def draw(
         }
 
 
-def surest_rows(method: Assessed) -> TopLabel:
-    """Return confidence and correctness of a method's labelled rows, sorted once for all figures.
-
-    Raises:
-        ValueError: The method has no labels.
-    """
-    return top_label(method.answers.confidence, method.answers.correct)
-
-
 def _reliability(index: int, method: Assessed) -> Panel:
     note = f"ECE {shown_ece(method.scores)}, n = {method.scores.n_labelled:,}"
     return reliability_panel(f"reliability-{index}", method.label, method.points, note)
 
 
-def _equal_mass(numbered: tuple[int, Assessed], rows: TopLabel) -> Panel:
-    index, method = numbered
-    bins = reliability_bins(
-        rows, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
-    )
+def _equal_mass(index: int, method: Assessed) -> Panel:
+    size, clusters = method.scores.num_bins, method.answers.clusters
+    bins = reliability_bins(method.surest, size, equal_mass=True, clusters=clusters)
     note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
     name = f"reliability-mass-{index}"
     return reliability_panel(name, method.label, occupied(bins), note, words=EQUAL_MASS)
@@ -179,35 +168,23 @@ def _confidence(index: int, method: Assessed) -> Panel:
     return confidence_panel(f"confidence-{index}", method.label, confidence, correct, bins)
 
 
-def risk_panels(labelled: Numbered, rows: Sequence[TopLabel]) -> Iterator[Panel]:
-    """Yield the risk-coverage curves on a common scale; `rows` holds the rows of each method."""
-    methods = [
-        Selective(method.label, surest, f"AURC {number(method.scores['aurc'].value)}")
-        for (_, method), surest in zip(labelled, rows, strict=True)
+def risk_panels(methods: Sequence[Assessed]) -> Iterator[Panel]:
+    """Yield the risk-coverage curves of methods with labelled rows on a common scale."""
+    curves = [
+        Selective(method.label, method.surest, f"AURC {number(method.scores['aurc'].value)}")
+        for method in methods
     ]
-    top = max(map(highest_risk, methods), default=0.0)
-    for panel_number, panel in panels_of(methods):
+    top = max((curve.highest_risk for curve in curves), default=0.0)
+    for panel_number, panel in panels_of(curves):
         yield risk_coverage_panel(f"risk-coverage-{panel_number}", panel, top)
 
 
 def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator[Panel]:
     """Yield the ROC curves for each out-of-distribution set and group of methods."""
     for index, (name, label) in enumerate(sets.items(), start=1):
-        tested = [_detector(method, name) for method in methods if name in method.scores.ood]
+        tested = [method for method in methods if name in method.scores.ood]
         for panel_number, panel in panels_of(tested):
-            yield roc_panel(f"roc-{index}-{panel_number}", label, panel)
-
-
-def _detector(assessed: Assessed, name: str) -> Detector:
-    result = assessed.scores.ood[name]
-    return Detector(
-        assessed.label,
-        score_words(result.score),
-        assessed.method.predictions.uncertainty(result.score),
-        assessed.method.ood[name].predictions.uncertainty(result.score),
-        result.auroc.value,
-        result.fpr95.value,
-    )
+            yield roc_panel(f"roc-{index}-{panel_number}", name, label, panel)
 
 
 DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
@@ -218,18 +195,19 @@ DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
 """Uncertainty whose density is drawn -> its unit, and limits of its axis, if fixed."""
 
 
-def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
+def _densities(
+    numbered: Sequence[tuple[int, Assessed]], sets: Mapping[str, str]
+) -> Iterator[Panel]:
     for index, method in numbered:
         for score, (unit, limits) in DRAWN_SCORES.items():
-            outside = [
-                OutsideSet(
-                    sets[name],
+            outside = {
+                sets[name]: (
                     source.predictions.uncertainty(score),
                     f"AUROC {number(method.scores.ood[name].by_score[score]['auroc'].value)}",
                 )
                 for name, source in method.method.ood.items()
                 if score in method.scores.ood[name].by_score
-            ]
+            }
             if not outside:
                 continue
             name, words = f"{score.replace('_', '-')}-{index}", score_words(score)
@@ -239,8 +217,3 @@ def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
             )
             if panel is not None:
                 yield panel
-
-
-def _spectrum(index: int, change: AdapterChange) -> Panel:
-    spectra = {layer.name: layer.singular_values for layer in change.layers}
-    return spectrum_panel(f"spectrum-{index}", change.label, spectra)

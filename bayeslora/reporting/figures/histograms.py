@@ -7,39 +7,20 @@ are comparable. A score that spans several powers of ten gets a logarithmic axis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from bayeslora.reporting.assess import SURE
+from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel
-from bayeslora.reporting.figures.style import (
-    IN_DISTRIBUTION,
-    INK,
-    KEY_ROW,
-    OUTSIDE,
-    RIGHT,
-    TITLE_SLOT,
-    WRONG,
-    Role,
-    add_heading,
-    add_key,
-    figure_with_axes,
-    mark_powers,
-    name_slot,
-)
 from bayeslora.reporting.text import number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-
-_ACCURACY = Role(INK, "-")
-_CERTAINTY = Role(INK, (0, (3, 2)))
+_ACCURACY = style.Role(style.INK, "-")
+_CERTAINTY = style.Role(style.INK, (0, (3, 2)))
 
 
 def confidence_panel(
@@ -57,7 +38,7 @@ def confidence_panel(
     means = {"mean confidence": (_CERTAINTY, float(confidence.mean()))}
     if correct is None:
         heading = f"{len(confidence)} examples without labels"
-        key = [(RIGHT, "all examples")]
+        key = [(style.RIGHT, "all examples")]
         wrong, title = np.zeros(len(confidence), dtype=np.bool_), f"Confidence of {label}"
         counts = f"{len(confidence)} examples"
     else:
@@ -65,40 +46,21 @@ def confidence_panel(
         wrong, title = ~correct, f"Confidence of correct and wrong predictions of {label}"
         errors = int(np.count_nonzero(wrong))
         right = len(correct) - errors
-        key = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({errors})")]
+        key = [(style.RIGHT, f"correct ({right})"), (style.WRONG, f"wrong ({errors})")]
         means = {"accuracy": (_ACCURACY, float(correct.mean())), **means}
         counts = f"{right} predictions are correct and {errors} wrong"
-    figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
-    add_heading(figure, heading)
-    add_key(figure, key, top=0.58)
+    figure, (axes,) = style.figure_with_axes(3.1, (0.42, 1.8))
+    style.add_heading(figure, heading)
+    style.add_key(figure, key, top=0.58)
     entries = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
-    add_key(figure, entries, top=0.58, left=1.45)
-    _draw_histogram(axes, confidence, wrong, bins)
-    for role, mean in means.values():
-        axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
-    judged = confidence if correct is None else confidence[wrong]
-    sure = int(np.count_nonzero(judged >= SURE))
-    whose = "" if correct is None else " of the wrong ones"
-    return Panel(
-        name,
-        figure,
-        title,
-        (
-            f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more."
-            f" {', '.join(words for _, words in entries).capitalize()}."
-        ),
-        {TITLE_SLOT: label},
-    )
-
-
-def _draw_histogram(
-    axes: Axes, confidence: NDArray[np.float64], is_wrong: NDArray[np.bool_], bins: int
-) -> None:
+    style.add_key(figure, entries, top=0.58, left=1.45)
     edges = np.linspace(0.0, 1.0, bins + 1)
-    right, _ = np.histogram(confidence[~is_wrong], edges)
-    wrong, _ = np.histogram(confidence[is_wrong], edges)
+    rights, wrongs = (np.histogram(confidence[part], edges)[0] for part in (~wrong, wrong))
     # Wrong predictions start at the axis: they are few, and their heights are compared.
-    for heights, base, role in ((wrong, np.zeros(bins), WRONG), (right, wrong, RIGHT)):
+    for heights, base, role in (
+        (wrongs, np.zeros(bins), style.WRONG),
+        (rights, wrongs, style.RIGHT),
+    ):
         shown = heights > 0
         axes.bar(
             edges[:-1][shown],
@@ -113,6 +75,14 @@ def _draw_histogram(
         )
     axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for role, mean in means.values():
+        axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
+    judged = confidence if correct is None else confidence[wrong]
+    sure = int(np.count_nonzero(judged >= SURE))
+    whose = "" if correct is None else " of the wrong ones"
+    stated = ", ".join(words for _, words in entries).capitalize()
+    words = f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more. {stated}."
+    return Panel(name, figure, title, words, {style.TITLE_SLOT: label})
 
 
 NUM_BINS = 30
@@ -122,71 +92,59 @@ _WIDE = 100.0
 """Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
 
 
-@dataclass(frozen=True)
-class OutsideSet:
-    """An out-of-distribution set of a density panel.
-
-    `values` holds the [M] scores of its rows, higher = more uncertain; `auroc` is a text such as
-    `AUROC 0.912`.
-    """
-
-    label: str
-    values: NDArray[np.float64]
-    auroc: str
-
-    @property
-    def median(self) -> str:
-        """The median of its values as text."""
-        return number(float(np.median(self.values)))
-
-
 def density_panel(
-    name: str,
+    stem: str,
     label: str,
     score: str,
     inside: NDArray[np.float64],
-    outside: Sequence[OutsideSet],
+    outside: Mapping[str, tuple[NDArray[np.float64], str]],
     *,
     axis: str,
     limits: tuple[float, float] | None = None,
 ) -> Panel | None:
     """Return the panel of a method and a score in words; None if the score is constant.
 
-    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain. `axis` is
-    the score with its unit; without `limits` of a linear axis, the axis follows from the values.
+    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain, and
+    `outside` by the label of a set the [M] scores of its rows and a text such as `AUROC 0.912`.
+    `axis` is the score with its unit; without `limits` of a linear axis, it follows from the
+    values.
     """
-    everything = np.concatenate([inside, *(item.values for item in outside)])
+    everything = np.concatenate([inside, *(values for values, _ in outside.values())])
     everything = everything[np.isfinite(everything)]
     if everything.size == 0 or float(np.ptp(everything)) == 0.0:
         return None
     edges, logarithmic = _edges(everything, limits)
-    key = 0.56 + (len(outside) + 1) * KEY_ROW
-    figure, (axes,) = figure_with_axes(2.2 + key, (0.42, 1.7))
-    add_heading(figure, score)
-    slots = {name_slot(index): item.label for index, item in enumerate(outside)}
-    entries = [(IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
-    for index, (slot, item) in enumerate(zip(slots, outside, strict=True)):
-        entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))
-    add_key(figure, entries, top=0.58)
-    _draw_densities(axes, edges, inside, outside)
+    key = 0.56 + (len(outside) + 1) * style.KEY_ROW
+    figure, (axes,) = style.figure_with_axes(2.2 + key, (0.42, 1.7))
+    style.add_heading(figure, score)
+    role = style.IN_DISTRIBUTION
+    area: dict[str, Any] = {"facecolor": role.area, "edgecolor": role.color}
+    axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
+    medians = [f"median {number(float(np.median(inside)))} in distribution"]
+    entries = [(role, f"in distribution (n {len(inside)})")]
+    slots = {}
+    for index, (name, (values, auroc)) in enumerate(outside.items()):
+        role = style.OUTSIDE[index % len(style.OUTSIDE)]
+        look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
+        axes.stairs(_shares(values, edges), edges, baseline=None, linewidth=1.4, **look)
+        medians.append(f"{number(float(np.median(values)))} on {name} ({auroc})")
+        slots[slot := style.name_slot(index)] = name
+        entries.append((role, f"{slot} (n {len(values)}), {auroc}"))
+    style.add_key(figure, entries, top=0.58)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_ylim(bottom=0)
     axes.set(ylabel="% of the set", xlabel=axis)
     if logarithmic:
         axes.set(xscale="log", xlabel=f"{axis}, log scale")
-        mark_powers(axes.xaxis)
+        style.mark_powers(axes.xaxis)
     axes.set_xlim(edges[0], edges[-1])
-    medians = [f"median {number(float(np.median(inside)))} in distribution"]
-    medians += [f"{item.median} on {item.label} ({item.auroc})" for item in outside]
     return Panel(
-        name,
+        stem,
         figure,
         f"{score} of {label}, in distribution and outside",
         f"{', '.join(medians)}.",
-        {TITLE_SLOT: label, **slots},
+        {style.TITLE_SLOT: label, **slots},
     )
-
-
-def _role(index: int) -> Role:
-    return OUTSIDE[index % len(OUTSIDE)]
 
 
 def _edges(
@@ -207,19 +165,3 @@ def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     """Return the percentage of rows in each bin; values out of range count in the end bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return 100 * counts / max(1, len(values))
-
-
-def _draw_densities(
-    axes: Axes,
-    edges: NDArray[np.float64],
-    inside: NDArray[np.float64],
-    outside: Sequence[OutsideSet],
-) -> None:
-    area: dict[str, Any] = {"facecolor": IN_DISTRIBUTION.area, "edgecolor": IN_DISTRIBUTION.color}
-    axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
-    for index, item in enumerate(outside):
-        role = _role(index)
-        look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
-        axes.stairs(_shares(item.values, edges), edges, baseline=None, linewidth=1.4, **look)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_ylim(bottom=0)

@@ -13,39 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.plain_text import as_label, counted
-from bayeslora.reporting.assess import Assessed, clusters_of, occupied
+from bayeslora.predictions.collection import Method
+from bayeslora.reporting.assess import Assessed, Point, occupied
+from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
-from bayeslora.reporting.figures.style import (
-    GRID,
-    INK,
-    LEFT,
-    MARKER_SIZE,
-    MEETS,
-    MISSES,
-    MUTED,
-    SMALL,
-    TITLE_SLOT,
-    WIDTH,
-    add_heading,
-    add_key,
-    draw_diagonal,
-    figure_with_axes,
-)
 from bayeslora.reporting.text import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayeslora.predictions.collection import Method
-    from bayeslora.reporting.assess import Point
-    from bayeslora.reporting.figures.rendering import Panel
-
 
 HEIGHT = 4.12
 """Height of the figure, in inches."""
@@ -92,31 +72,34 @@ def reliability_panel(
     `note` is the line below the label, the calibration error and its interval; `names` maps a slot
     in it to the name that fills it.
     """
-    figure, (main, counts) = figure_with_axes(HEIGHT, (1.14, 2.24), (0.4, COUNTS))
-    add_heading(figure, note)
-    add_key(figure, [(MEETS, "95 % interval meets the diagonal")], top=0.58)
+    figure, (main, counts) = style.figure_with_axes(HEIGHT, (1.14, 2.24), (0.4, COUNTS))
+    style.add_heading(figure, note)
+    style.add_key(figure, [(style.MEETS, "95 % interval meets the diagonal")], top=0.58)
     if any(point.off_diagonal for point in points):
-        add_key(figure, [(MISSES, "misses it")], top=0.58, left=2.34)
+        style.add_key(figure, [(style.MISSES, "misses it")], top=0.58, left=2.34)
     _draw_points(main, points)
-    side: dict[str, Any] = {"fontsize": SMALL, "color": MUTED, "zorder": 0}
+    side: dict[str, Any] = {"fontsize": style.SMALL, "color": style.MUTED, "zorder": 0}
     main.text(0.03, 0.97, words.above, ha="left", va="top", **side)
     main.text(0.97, 0.03, words.below, ha="right", va="bottom", **side)
     main.set_ylabel(words.up)
     _draw_counts(counts, points)
     counts.set_xlabel(words.across)
-    texts = {TITLE_SLOT: label, **(names or {})}
-    return Panel(
-        name,
-        figure,
-        filled(words.title.format(TITLE_SLOT), texts),
-        _description(points, filled(note, texts), words),
-        texts,
-    )
+    texts = {style.TITLE_SLOT: label, **(names or {})}
+    rows = [
+        f"{words.across} {number(point.confidence, digits=2)}:"
+        f" {words.short} {number(point.accuracy, digits=2)}"
+        f" (95 % interval {number(point.accuracy_low, digits=2)} to"
+        f" {number(point.accuracy_high, digits=2)}, {counted(point.count, 'row')})"
+        for point in points
+    ]
+    title = filled(words.title.format(style.TITLE_SLOT), texts)
+    description = f"{filled(note, texts)}. Bins: {'; '.join(rows) or 'none'}."
+    return Panel(name, figure, title, description, texts)
 
 
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
-    draw_diagonal(axes)
-    for off, role in ((False, MEETS), (True, MISSES)):
+    style.draw_diagonal(axes)
+    for off, role in ((False, style.MEETS), (True, style.MISSES)):
         chosen = [point for point in points if point.off_diagonal is off]
         axes.errorbar(
             [point.confidence for point in chosen],
@@ -127,7 +110,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
             ],
             fmt=role.marker,
             color=role.color,
-            markersize=MARKER_SIZE,
+            markersize=style.MARKER_SIZE,
             elinewidth=1.1,
             capsize=2.2,
             zorder=3,
@@ -135,7 +118,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelbottom=False)
-    axes.grid(color=GRID, linewidth=0.5)
+    axes.grid(color=style.GRID, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
@@ -146,7 +129,7 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
         width=[point.high - point.low for point in points],
         align="edge",
         color="#c9d6df",
-        edgecolor=MUTED,
+        edgecolor=style.MUTED,
         linewidth=0.5,
     )
     tallest = max((point.count for point in points), default=1)
@@ -159,8 +142,8 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
             xytext=(0, lift),
             textcoords="offset points",
             ha="center",
-            fontsize=SMALL,
-            color=INK,
+            fontsize=style.SMALL,
+            color=style.INK,
         )
     axes.set(xlim=(0, 1), ylim=(0, _TOP * tallest), ylabel="examples")
     axes.set_yticks([])
@@ -175,17 +158,17 @@ def _lifts(points: Sequence[Point], tallest: int) -> list[float]:
 
     A label that would overlap with one to its left stands above it.
     """
-    across = 72 * (WIDTH - LEFT)
+    across = 72 * (style.WIDTH - style.LEFT)
     lifts: list[float] = []
     placed: list[tuple[float, float]] = []
     for point in points:
         center = across * (point.low + point.high) / 2
-        half = 0.34 * SMALL * len(_short_count(point.count))
+        half = 0.34 * style.SMALL * len(_short_count(point.count))
         bar = 72 * COUNTS * point.count / (_TOP * tallest)
         level = bar + _GAP
         for other in sorted(other for right, other in placed if right > center - half):
-            if abs(level - other) < SMALL:
-                level = other + SMALL
+            if abs(level - other) < style.SMALL:
+                level = other + style.SMALL
         lifts.append(level - bar)
         placed.append((center + half, level))
     return lifts
@@ -197,17 +180,6 @@ def _short_count(count: int) -> str:
             share = count / size
             return f"{share:.1f}{letter}" if share < 9.95 else f"{share:.0f}{letter}"
     return str(count)
-
-
-def _description(points: Sequence[Point], note: str, words: Words) -> str:
-    rows = [
-        f"{words.across} {number(point.confidence, digits=2)}:"
-        f" {words.short} {number(point.accuracy, digits=2)}"
-        f" (95 % interval {number(point.accuracy_low, digits=2)} to"
-        f" {number(point.accuracy_high, digits=2)}, {counted(point.count, 'row')})"
-        for point in points
-    ]
-    return f"{note}. Bins: {'; '.join(rows) or 'none'}."
 
 
 MOST_CLASSES = 12
@@ -246,29 +218,21 @@ def class_panels(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -
         for name in chosen:
             if name in classes:
                 class_index = classes.index(name)
-                yield _panel(f"reliability-{index}-class-{class_index + 1}", assessed, class_index)
-
-
-def _panel(name: str, assessed: Assessed, class_index: int) -> Panel:
-    rows = _against_rest(assessed, class_index)
-    bins = assessed.scores.num_bins
-    error, count = ece(rows, bins), int(rows.correct.sum())
-    return reliability_panel(
-        name,
-        assessed.label,
-        occupied(reliability_bins(rows, bins, clusters=clusters_of(assessed))),
-        f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {number(error)}",
-        words=ONE_CLASS,
-        names={CLASS_SLOT: as_label(assessed.method.predictions.classes[class_index], 20)},
-    )
+                rows, bins = _against_rest(assessed, class_index), assessed.scores.num_bins
+                count, error = int(rows.correct.sum()), number(ece(rows, bins))
+                yield reliability_panel(
+                    f"reliability-{index}-class-{class_index + 1}",
+                    assessed.label,
+                    occupied(reliability_bins(rows, bins, clusters=assessed.answers.clusters)),
+                    f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {error}",
+                    words=ONE_CLASS,
+                    names={CLASS_SLOT: as_label(name, 20)},
+                )
 
 
 def _against_rest(assessed: Assessed, class_index: int) -> TopLabel:
-    predictions = assessed.method.predictions
-    if predictions.labels is None:
-        raise ValueError("a reliability diagram needs labels")
-    rows = predictions.labelled
-    return top_label(predictions.probs[rows, class_index], predictions.labels[rows] == class_index)
+    rows = assessed.answers.rows
+    return top_label(rows.probs[:, class_index], rows.labels == class_index)
 
 
 def _chosen(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> list[str]:

@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.figure import Figure
-    from matplotlib.ft2font import FT2Font
 
 
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -106,7 +104,18 @@ def render(panel: Panel) -> Drawing:
     body = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = compact(_own_identifiers(body, panel.name))
     body = filled(body, panel.texts, lambda name: escape(named(name)))
-    body = _with_root(body, panel)
+    end = body.index(">") + 1
+    box = re.findall(r'viewBox="([^"]+)"', body[:end])[0]
+    width, height = box.split()[2:]
+    root = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        f' viewBox="{box}" width="{width}pt" height="{height}pt" role="img"'
+        f' aria-labelledby="{panel.name}-title {panel.name}-desc"'
+        f' style="stroke-linejoin: round; stroke-linecap: butt; font-family: {FONTS}">\n'
+        f'<title id="{panel.name}-title">{escape(panel.title)}</title>\n'
+        f'<desc id="{panel.name}-desc">{escape(panel.description)}</desc>'
+    )
+    body = root + body[end:]
     inline = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body, count=2)
     declaration = '<?xml version="1.0" encoding="utf-8" standalone="no"?>\n'
     return Drawing(panel.name, panel.title, declaration + body, inline)
@@ -135,23 +144,6 @@ def _own_identifiers(body: str, prefix: str) -> str:
     return body.replace('xlink:href="#', f'xlink:href="#{prefix}-')
 
 
-def _with_root(body: str, panel: Panel) -> str:
-    start, end = body.index("<svg"), body.index(">") + 1
-    box = re.search(r'viewBox="([^"]+)"', body[start:end])
-    if box is None:
-        raise ValueError("matplotlib wrote an SVG without a viewBox")
-    width, height = box[1].split()[2:]
-    root = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' viewBox="{box[1]}" width="{width}pt" height="{height}pt" role="img"'
-        f' aria-labelledby="{panel.name}-title {panel.name}-desc"'
-        f' style="stroke-linejoin: round; stroke-linecap: butt; font-family: {FONTS}">\n'
-        f'<title id="{panel.name}-title">{escape(panel.title)}</title>\n'
-        f'<desc id="{panel.name}-desc">{escape(panel.description)}</desc>'
-    )
-    return root + body[end:]
-
-
 FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
 """Fonts of all texts, set once at the root: the font of the layout, then wide ones."""
 
@@ -163,15 +155,14 @@ _OWN_FONT = re.compile(r" font-family: 'DejaVu Sans'[^;\"]*;?")
 
 def compact(body: str) -> str:
     """Return matplotlib's SVG, without external names, without long numbers, blanks and fonts."""
-    body = _COORDINATES.sub(_shortened, body)
-    body = re.sub(r">\s+<", "><", _NO_TURN.sub("", body))
-    return _OWN_FONT.sub("", body)
 
+    def shortened(attribute: re.Match[str]) -> str:
+        # A hundredth of a point is what no screen or printer resolves.
+        short = _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", attribute[0])
+        return re.sub(r"\s+(?=\")", "", short.replace("\n", " "))
 
-def _shortened(attribute: re.Match[str]) -> str:
-    """Round coordinates to a hundredth of a point, which no screen or printer resolves."""
-    short = _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", attribute[0])
-    return re.sub(r"\s+(?=\")", "", re.sub(r"\n", " ", short))
+    body = _NO_TURN.sub("", _COORDINATES.sub(shortened, body))
+    return _OWN_FONT.sub("", re.sub(r">\s+<", "><", body))
 
 
 FORMATS = ("svg", "png", "pdf")
@@ -180,7 +171,6 @@ FORMATS = ("svg", "png", "pdf")
 DOTS_PER_INCH = 300
 """Resolution of PNG files."""
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _AS_TEXT: Any = {"pdf.fonttype": 42}  # text in the PDF can be searched and copied
 
 
@@ -228,26 +218,18 @@ def _raster_or_pdf(panel: Panel, kind: str) -> bytes:
 @contextmanager
 def _names_in_place(panel: Panel) -> Iterator[None]:
     """Fill the slots of the figure's texts as plain text, and restore the slots on exit."""
+    from matplotlib.font_manager import findfont, get_font
     from matplotlib.text import Text
 
+    font = get_font(findfont("DejaVu Sans"))
     originals = [(text, text.get_text()) for text in panel.figure.findobj(Text)]
     for text, words in originals:
+        letters = filled(words, panel.texts)
+        drawn = (c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in letters)
         text.set_parse_math(False)
-        text.set_text(_drawable(filled(words, panel.texts)))
+        text.set_text("".join(drawn))
     try:
         yield
     finally:
         for text, words in originals:
             text.set_text(words)
-
-
-def _drawable(words: str) -> str:
-    font = _font()
-    return "".join(char if font.get_char_index(ord(char)) else _REPLACEMENT for char in words)
-
-
-@cache
-def _font() -> FT2Font:
-    from matplotlib.font_manager import findfont, get_font
-
-    return get_font(findfont("DejaVu Sans"))

@@ -128,11 +128,9 @@ def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure
 
 def add_heading(figure: Figure, note: str) -> None:
     """Write the slot of the method's name, and `note` below it, at the top left."""
-    height = figure.get_figheight()
-    left = 0.06 / WIDTH
-    figure.text(
-        left, 1 - 0.17 / height, TITLE_SLOT, fontsize=8.5, weight="bold", color=INK, va="center"
-    )
+    left, height = 0.06 / WIDTH, figure.get_figheight()
+    bold: Any = {"fontsize": 8.5, "weight": "bold", "color": INK, "va": "center"}
+    figure.text(left, 1 - 0.17 / height, TITLE_SLOT, **bold)
     figure.text(left, 1 - 0.36 / height, note, fontsize=7.5, color=MUTED, va="center")
 
 
@@ -158,16 +156,9 @@ def add_swatch(
 
     wide, tall = 0.28 / WIDTH, 0.1 / figure.get_figheight()
     if role.strength:
-        patch = Rectangle(
-            (left, level - tall / 2),
-            wide,
-            tall,
-            facecolor=role.area,
-            edgecolor=role.color,
-            hatch=role.hatch,
-            linewidth=1.0,
-        )
-        figure.add_artist(patch)
+        area: Any = {"facecolor": role.area, "edgecolor": role.color, "hatch": role.hatch}
+        box = (left, level - tall / 2), wide, tall
+        figure.add_artist(Rectangle(*box, **area, linewidth=1.0))
         return
     across = [left + wide / 2] if role.marker else [left, left + wide]
     if line:

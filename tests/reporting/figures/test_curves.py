@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,23 +12,23 @@ from sklearn.metrics import auc, roc_auc_score
 from sklearn.metrics import roc_curve as reference_roc
 
 from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.scores import Score
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import Asked, assess
 from bayeslora.reporting.figures.curves import (
     MARKED,
-    Detector,
     Selective,
     risk_coverage_panel,
     roc_curve,
     roc_panel,
 )
-from bayeslora.reporting.figures.drawings import draw, risk_panels, surest_rows
+from bayeslora.reporting.figures.drawings import draw, risk_panels
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 
 
 def selective(confidence, correct, label="m"):
@@ -71,7 +72,7 @@ def test_accuracy_is_that_of_the_fewest_rows_that_reach_the_coverage():
 
 def test_the_panel_marks_and_tells_the_accuracies():
     method = selective(np.linspace(0.5, 0.9, 20), [0, 0] + [1] * 18)
-    panel = risk_coverage_panel("risk", list(zip(METHODS, [method], strict=False)))
+    panel = risk_coverage_panel("risk", [(METHODS[0], method)], 0.1)
     marks = [line for line in panel.figure.axes[0].lines if line.get_linestyle() == "None"]
     [drawn] = [line.get_xydata().tolist() for line in marks]
     assert drawn == [[0.8, 0.0], [0.9, 0.0], pytest.approx([0.95, 100 / 19])]
@@ -123,11 +124,16 @@ def test_few_rows_are_all_drawn_and_many_are_sampled():
 def test_figures_of_many_rows_stay_small():
     generator = np.random.default_rng(0)
     inside, outside = generator.normal(0, 1, 100_000), generator.normal(1, 1, 100_000)
-    detectors = [Detector(f"m{i}", "s", inside + i, outside, 0.8, 0.6) for i in range(5)]
-    roc = roc_panel("roc", "far", list(zip(METHODS, detectors, strict=True)))
+    result = SimpleNamespace(score="s", auroc=Score.alone(0.8), fpr95=Score.alone(0.6))
+    method = SimpleNamespace(
+        label="m",
+        scores=SimpleNamespace(ood={"far": result}),
+        uncertainties=lambda _: (inside, outside),
+    )
+    roc = roc_panel("roc", "far", "far", [(role, method) for role in METHODS])
     confidence = generator.uniform(0.25, 1, 100_000)
     method = selective(confidence, generator.uniform(size=100_000) < confidence)
-    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS])
+    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS], 0.5)
     for panel in (roc, risk):
         assert len(render(panel).standalone) < 60_000
 
@@ -147,8 +153,8 @@ def test_no_method_is_left_alone_in_a_panel(methods, sizes):
 
 
 def test_panels_of_one_figure_share_their_axis(make):
-    labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
-    drawn = list(risk_panels(labelled, [surest_rows(method) for _, method in labelled]))
+    methods = scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))
+    drawn = list(risk_panels(methods))
     first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
     assert first == second
     tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
@@ -186,7 +192,7 @@ def test_of_many_classes_the_worst_are_drawn(make):
 def test_each_set_gets_its_methods_sizes_and_scores(make):
     far = make("m", rows=30, labelled=False, seed=3)
     methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
-    drawings = draw(Analysis(methods, sets={"far": "far away"}))
+    drawings = draw(Facts(methods, sets={"far": "far away"}))
     [roc] = drawings["roc"].drawings
     assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
     assert "m: AUROC" not in roc.standalone

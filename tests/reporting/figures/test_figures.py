@@ -9,7 +9,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
-from bayeslora.reporting.figures.histograms import OutsideSet, confidence_panel, density_panel
+from bayeslora.reporting.figures.histograms import confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import reliability_panel
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG
@@ -89,7 +89,7 @@ def shares(panel):
 
 def test_density_bars_are_percentages_of_their_own_set():
     inside = np.linspace(0, 1, 40)
-    outside = [OutsideSet("far", np.linspace(0.5, 2, 10), "AUROC 0.9")]
+    outside = {"far": (np.linspace(0.5, 2, 10), "AUROC 0.9")}
     panel = density_panel("d", "m", "score", inside, outside, axis="score")
     assert [part.sum() for part in shares(panel)] == pytest.approx([100, 100])
     limited = density_panel("d", "m", "score", inside, outside, axis="score", limits=(0.0, 1.0))
@@ -100,7 +100,7 @@ def test_density_bars_are_percentages_of_their_own_set():
 
 def test_many_sets_keep_their_names():
     names = [f"set {index}" for index in range(12)]
-    outside = [OutsideSet(name, np.arange(3.0), "AUROC 0.5") for name in names]
+    outside = {name: (np.arange(3.0), "AUROC 0.5") for name in names}
     panel = density_panel("d", "m", "score", np.arange(4.0), outside, axis="score")
     drawn = render(panel).inline
     assert all(f"{name}\u2069 (n 3)" in drawn for name in names)
@@ -109,7 +109,7 @@ def test_many_sets_keep_their_names():
 
 def test_a_score_over_many_powers_of_ten_gets_plain_tick_labels():
     inside = np.geomspace(1e-6, 1, 50)
-    panel = density_panel("d", "m", "score", inside, [OutsideSet("far", inside, "")], axis="score")
+    panel = density_panel("d", "m", "score", inside, {"far": (inside, "")}, axis="score")
     axes = panel.figure.axes[0]
     assert axes.get_xscale() == "log"
     panel.figure.canvas.draw()
@@ -121,7 +121,7 @@ def test_a_score_over_many_powers_of_ten_gets_plain_tick_labels():
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_a_score_that_never_varies_is_not_drawn(value):
     constant = np.full(5, value)
-    assert density_panel("d", "m", "s", constant, [OutsideSet("f", constant, "")], axis="s") is None
+    assert density_panel("d", "m", "s", constant, {"f": (constant, "")}, axis="s") is None
 
 
 def test_roles_differ_in_more_than_colour():
@@ -140,7 +140,7 @@ def test_lines_are_dark_enough_on_white():
 
 def test_descriptions_hold_the_numbers():
     inside = np.array([0.1, 0.2, 0.3])
-    outside = [OutsideSet("far", np.array([0.5]), "AUROC 1.000")]
+    outside = {"far": (np.array([0.5]), "AUROC 1.000")}
     text = density_panel("d", "m", "s", inside, outside, axis="s").description
     assert text == "median 0.200 in distribution, 0.500 on far (AUROC 1.000)."
     panel = confidence_panel("c", "m", np.array([0.95, 0.5]), np.array([False, True]), 15)
