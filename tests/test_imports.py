@@ -297,6 +297,15 @@ def test_no_method_is_asked_for_by_its_class_outside_its_home():
     assert misplaced == []
 
 
+def test_the_engine_names_no_method():
+    """But `none`, which is a word for other things, too."""
+    names = {*POSTERIORS, *ADAPTERS} - {"none"}
+    for path in (Path(bayeslora.__file__).parent / "engine").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert names.isdisjoint(texts), path.name
+
+
 def test_the_engine_asks_no_part_what_it_has():
     """Optional members of heads, networks and methods have defaults."""
     for path in (Path(bayeslora.__file__).parent / "engine").rglob("*.py"):

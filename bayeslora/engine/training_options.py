@@ -65,7 +65,7 @@ class TrainingSettings(Options):
     ] = 0.03
     max_grad_norm: Annotated[
         Positive,
-        "Limit on the norm of the adapter's gradient; posterior `ivon` uses its own limit instead.",
+        "Limit on the norm of the adapter's gradient, unless the posterior has one of its own.",
     ] = 1.0
     seed: Annotated[Seed, "Seed of initialisation, order and draws."] = 0
     layer_sampling: Annotated[

@@ -45,6 +45,12 @@ POSTERIORS: dict[str, type[Posterior]] = {
 }
 """The built-in posteriors by name."""
 
+_PLACES = {
+    config.compared: name for name, config in POSTERIORS.items() if config.compared is not None
+}
+COMPARED = tuple(_PLACES[place] for place in sorted(_PLACES))
+"""Names of the posteriors that a calibration is compared with, simplest first."""
+
 OWN_SOFTMAX = MLE()
 """The network's own prediction, before any posterior is fitted to it."""
 

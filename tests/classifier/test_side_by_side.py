@@ -10,7 +10,8 @@ import bayeslora as bl
 from bayeslora import VBLL
 from bayeslora.engine.fitted import side_by_side
 from bayeslora.engine.fitted import side_by_side as race
-from bayeslora.engine.fitted.side_by_side import CANDIDATES, REPEATS
+from bayeslora.engine.fitted.side_by_side import REPEATS
+from bayeslora.posteriors.registry import COMPARED
 from bayeslora.tasks.splits import stratified_folds
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
@@ -54,7 +55,7 @@ def test_nothing_is_scored_on_the_examples_that_chose_it(foreign):
     clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="laplace")
     race = clf.side_by_side
     assert (race.examples, race.folds, race.chosen) == ("validation", 2, "laplace")
-    assert {row.name for row in race.comparison.rows} == {*CANDIDATES}
+    assert {row.name for row in race.comparison.rows} == {*COMPARED}
     logits, labels = own_logits(foreign, HELD)
     assert row_of(race, "mle").scores["nll"].value == pytest.approx(nll(logits, labels).mean())
     expected = cross_fitted(logits, labels, 2)

@@ -20,7 +20,6 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.data import encode_for, format_of
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.fitted.side_by_side import (
-    CANDIDATES,
     FEWEST_EXAMPLES,
     SideBySide,
     beside_others,
@@ -119,7 +118,7 @@ def _divided(fitted: FittedModel, whole: Examples, hold_out: float) -> FittedMod
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:
     """Warn if the examples are too few to compare the posterior with the network's softmax."""
-    if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
+    if examples < FEWEST_EXAMPLES and posterior.name != OWN_SOFTMAX.name:
         logger.warning(
             "%d examples are too few to compare %r with the network's own softmax (at least %d are "
             "needed), so it may be worse",

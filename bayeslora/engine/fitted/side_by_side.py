@@ -33,17 +33,12 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import BEST, POSTERIORS, resolve_posterior
+from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.model import FittedModel
-
-CANDIDATES = ("mle", "temperature", "laplace", "vbll")
-"""The compared posteriors, simplest first: the network's own softmax; one number, which can soften
-and sharpen; a covariance around the same mean, which can only soften; other means too. Each is
-fitted in closed form or by a short search within seconds. G-VBLL and NUTS take longer."""
 
 FEWEST_EXAMPLES = 20
 """Examples below which no difference is worth a table."""
@@ -129,7 +124,7 @@ def best_posterior(
             f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
     race = Race(fitted, train, held_out, FOLDS)
-    entries = race.candidates(CANDIDATES)
+    entries = race.candidates(COMPARED)
     predictions = race.predictions(entries)
     lowest = min(predictions, key=lambda name: mean_nll(predictions[name]))
     config = entries[lowest]
@@ -157,11 +152,11 @@ def beside_others(
     """
     race = Race(fitted, train, held_out, HALVES, scores_held_out=held_out is not None)
     is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
-    is_short = is_own or config.name in CANDIDATES
+    is_short = is_own or config.compared is not None
     entry = race.affordable(config, OWN_LIMIT, OWN_LIMIT) if is_short else None
     if (held_out is None and (entry is None or is_own)) or len(race.scored) < FEWEST_EXAMPLES:
         return None
-    names = CANDIDATES[:1] if held_out is None else CANDIDATES
+    names = (OWN_SOFTMAX.name,) if held_out is None else COMPARED
     entries = race.candidates(names) | {config.name: entry}
     predictions = race.predictions(entries)
     if entry is None:
@@ -201,7 +196,7 @@ def _compared(
 def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
     """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
     rows = {row.name: row for row in both.comparison.rows}
-    chosen, softmax = rows[both.chosen], rows.get(CANDIDATES[0])
+    chosen, softmax = rows[both.chosen], rows.get(OWN_SOFTMAX.name)
     examples = f"{both.comparison.n} {both.examples} examples"
     better = [
         row
@@ -215,7 +210,7 @@ def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
         yield _better(better[0], chosen, examples, len(rows) - 1)
     bias = None if softmax is None else softmax.scores["overconfidence"]
     if bias is not None and bias.high < 0 and config.only_softens:
-        sharpen = (name for name in CANDIDATES[1:] if not POSTERIORS[name].only_softens)
+        sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
             f"points below its accuracy on {examples}. {both.chosen!r} can only lower confidence; "
@@ -225,7 +220,7 @@ def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
 
 def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:
     gain = best.differences["nll"]
-    who = "the network's own softmax" if best.name == CANDIDATES[0] else repr(best.name)
+    who = "the network's own softmax" if best.name == OWN_SOFTMAX.name else repr(best.name)
     words = (
         f"{who} is clearly better than {chosen.name!r} on {examples}: NLL "
         f"{best.scores['nll'].value:.3f} against {chosen.scores['nll'].value:.3f} nats, difference "

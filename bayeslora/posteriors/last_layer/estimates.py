@@ -19,6 +19,7 @@ class MLE(Posterior):
     """
 
     name: ClassVar[str] = "mle"
+    compared: ClassVar[int | None] = 0
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
@@ -65,6 +66,7 @@ class TemperatureScaling(Posterior):
     """
 
     name: ClassVar[str] = "temperature"
+    compared: ClassVar[int | None] = 1
     is_point: ClassVar[bool] = True
     head: ClassVar[str] = "bayeslora.posteriors.point:TemperedHead.of"
     shared_head: ClassVar[str] = head

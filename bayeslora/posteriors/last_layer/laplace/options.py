@@ -30,6 +30,7 @@ class Laplace(Posterior):
     num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "laplace"
+    compared: ClassVar[int | None] = 2
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace.head:LaplaceHead"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace.shared:SharedLaplaceHead"
     only_softens: ClassVar[bool] = True

@@ -117,6 +117,7 @@ class VBLL(Posterior):
     num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "vbll"
+    compared: ClassVar[int | None] = 3
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead.of"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.shared:SharedVBLLHead.of"
     scales_logits: ClassVar[bool] = True
