@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.registry import register_posterior as register_posterior
     from bayeslora.posteriors.weights.blob.options import BLoB as BLoB
     from bayeslora.posteriors.weights.clora.options import CLoRA as CLoRA
-    from bayeslora.posteriors.weights.dropout.options import MCDropout as MCDropout
     from bayeslora.posteriors.weights.ensemble import Ensemble as Ensemble
     from bayeslora.posteriors.weights.ivon.options import IVON as IVON
     from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA as LaplaceLoRA
+    from bayeslora.posteriors.weights.mc_dropout.options import MCDropout as MCDropout
     from bayeslora.posteriors.weights.scalabl.options import ScalaBL as ScalaBL
     from bayeslora.posteriors.weights.swag.options import SWAG as SWAG
     from bayeslora.posteriors.weights.tfb.options import TFB as TFB

@@ -23,10 +23,10 @@ from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.clora.options import CLoRA
-from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.posteriors.weights.ivon.options import IVON
 from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
+from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
 from bayeslora.posteriors.weights.scalabl.options import ScalaBL
 from bayeslora.posteriors.weights.swag.options import SWAG
 from bayeslora.posteriors.weights.tfb.options import TFB

@@ -1,6 +1,7 @@
 """Every study and every report is listed, and the links resolve."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -35,5 +36,10 @@ def test_every_report_has_its_line():
 
 
 def test_a_study_has_one_file_of_results():
-    folders = {path.parent.parent.name for path in REPORTS.parent.glob("*/*/*.json*")}
-    assert folders <= {"demo"}
+    files = defaultdict(set)
+    for path in REPORTS.parent.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".parquet", ".csv"):
+            files[path.relative_to(REPORTS.parent).parts[0]].add(path.name)
+    files.pop("demo", None)
+    assert {name: several for name, several in files.items() if len(several) > 1} == {}
+    assert len(files) > 30

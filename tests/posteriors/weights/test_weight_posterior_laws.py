@@ -12,7 +12,7 @@ from torch import nn
 from bayeslora import TFB, LoRA, MCDropout, PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws
+from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
 from bayeslora.posteriors.weights.tfb.posterior import turn
 from bayeslora.testing.weight_posterior import WeightPosteriorLaws
 

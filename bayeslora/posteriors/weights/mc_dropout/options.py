@@ -32,7 +32,7 @@ class MCDropout(Posterior):
     num_samples: Annotated[Draws, "Number of passes through the network."] = 10
 
     name: ClassVar[str] = "mc_dropout"
-    weights: ClassVar[str] = "bayeslora.posteriors.weights.dropout.draws:MCDropoutDraws.of"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.mc_dropout.posterior:MCDropoutDraws.of"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "dropout kept active at prediction, several passes"
     use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
@@ -72,6 +72,6 @@ class MCDropout(Posterior):
 
     def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
         """Return draws of masks, also for a network that was trained for another posterior."""
-        from bayeslora.posteriors.weights.dropout.draws import dropout_draws
+        from bayeslora.posteriors.weights.mc_dropout.posterior import dropout_draws
 
         return dropout_draws(network, texts)
