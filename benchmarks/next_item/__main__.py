@@ -51,7 +51,7 @@ RATE_SEED = 1000
 def main() -> None:
     """Run the missing fits, then write the tables."""
     parser = study_parser(__doc__, OUT, data_dir=False, threads=None)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--num-train", type=int, default=2500)
     parser.add_argument("--epochs", type=int, default=1)
     args = parser.parse_args()
