@@ -24,7 +24,7 @@ from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.engine.data import (
     CheckedRows,
-    check_hold_out,
+    check_calibration,
     check_labels,
     check_pairs,
     labelled_for,
@@ -519,12 +519,11 @@ class BayesianClassifier:
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
         fitted.check_takes(config or OWN_SOFTMAX)
-        scores = feature_options.feature_scores(feature_scores)
+        scores = check_calibration(
+            config, feature_scores, hold_out, validated=validation is not None
+        )
         if scores is None and (config is None or feature_options.has_one_feature(config)):
             scores = tuple(fitted.record.feature_scores) or None
-        if config is not None:
-            feature_options.check_feature_scores(scores, config)
-        check_hold_out(hold_out, validated=validation is not None)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
         columns = renamed(old, text_column, label_column, pair_column, image_column)

@@ -18,6 +18,7 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
+from bayeslora.posteriors.feature_scores import options as feature_options
 from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
@@ -27,6 +28,8 @@ from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_tas
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bayeslora.posteriors.base import Posterior
 
 
 logger = logging.getLogger(__name__)
@@ -265,6 +268,34 @@ def check_hold_out(hold_out: float, *, validated: bool) -> None:
             "(--validation) out",
             code="clash",
         )
+
+
+def check_calibration(
+    posterior: Posterior | None,
+    feature_scores: str | Sequence[str] | None,
+    hold_out: float,
+    *,
+    validated: bool,
+) -> Sequence[str] | None:
+    """Check the options of a calibration, for which no model is needed.
+
+    Args:
+        posterior: Options of the posterior; None to choose the best.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+        hold_out: Share of the rows to use as validation rows.
+        validated: Whether there are validation rows.
+
+    Returns:
+        The names of the scores, or None.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    check_hold_out(hold_out, validated=validated)
+    names = feature_options.feature_scores(feature_scores)
+    if posterior is not None:
+        feature_options.check_feature_scores(names, posterior)
+    return names
 
 
 def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:

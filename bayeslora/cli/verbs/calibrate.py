@@ -119,8 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora.engine.data import check_hold_out
-    from bayeslora.posteriors.feature_scores.options import check_feature_scores, feature_scores
+    from bayeslora.engine.data import check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     settle_tasks(args)
@@ -133,12 +132,13 @@ def run(args: argparse.Namespace) -> None:
         _adapt(args)
         return
     refuse(args, ["adapter"], "has no effect without --new-classes; remove it", "no-effect")
-    if args.hold_out is not None:
-        check_hold_out(args.hold_out, validated=args.validation is not None)
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
-        check_feature_scores(feature_scores(args.feature_scores), posterior)
+    # Before the rows are read and the model is loaded.
+    hold_out = 0.0 if args.hold_out is None else args.hold_out
+    validated = args.validation is not None
+    check_calibration(posterior, args.feature_scores, hold_out, validated=validated)
     record = _own_record(args)
     columns = columns_for(args, record)
     refuse_tasks(args.multi_task, record, args.model, "TRAIN")
