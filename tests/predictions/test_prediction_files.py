@@ -371,3 +371,13 @@ def write_columns(file, columns):
     else:
         rows = [",".join(map(str, row.values())) for row in table.to_pylist()]
         file.write_text("\n".join([",".join(columns), *rows]))
+
+
+def test_columns_of_other_names_hold_probabilities(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("label,no,p\nyes,0.25,0.75\nno,0.5,0.5\n")
+    predictions = Predictions.load(path, probability_columns={"p": "yes", "no": "no"})
+    assert predictions.classes == ("yes", "no")
+    assert predictions.probs.tolist() == [[0.75, 0.25], [0.5, 0.5]]
+    with refused("input", "'q'"):
+        Predictions.load(path, probability_columns={"q": "yes"})
