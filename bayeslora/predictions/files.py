@@ -282,7 +282,7 @@ def _check_further(table: Table, columns: Sequence[str]) -> None:
     choices = [name for name in table.names if not is_ours(name)]
     for column in columns:
         if column not in choices:
-            raise InputError(f"{table.source}: {unknown_choice('further column', column, choices)}")
+            raise InputError(f"{table.source}: {unknown_choice('column', column, choices)}")
 
 
 def _check_types(table: Table, columns: Sequence[str]) -> None:

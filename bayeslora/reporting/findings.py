@@ -160,7 +160,8 @@ def _biased(method: Assessed, several: bool) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
     points = shown_points(size, digits=method.scores.gap_digits)
-    average = f" by {points} on average" if several else ""
+    # The tiles have one method's gap; where its ECE is no evidence, the gap is the evidence.
+    average = f" by {points} on average" if several or not method.miscalibrated else ""
     return f"{named(method.label)} is {method.bias}confident{average}. {_ece(method, 'Its ECE')}."
 
 
@@ -245,7 +246,7 @@ def _levels(leader: Assessed) -> list[str]:
     return [
         f"At a confidence of about {percent(worst.confidence)}, it is correct on"
         f" {percent(worst.accuracy)} of {counted(worst.count, 'example')} (upper bound"
-        f" {percent(high)})."
+        f" {percent(high)}, simultaneous over bins)."
     ]
 
 
@@ -262,8 +263,8 @@ def _weaknesses(leader: Assessed) -> Iterator[str]:
         name = named(as_label(leader.method.predictions.classes[index]))
         yield (
             f"The weakest class is {name}: correct on {percent(share.value)}"
-            f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')},"
-            " less than on the others."
+            f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')}"
+            " (an interval simultaneous over classes), less than on the others."
         )
 
 

@@ -309,10 +309,11 @@ TERMS = (
         "95 % intervals of scores are bootstrap intervals over examples; of calibration errors,"
         " to which noise only adds, reflected ones that start at zero where chance alone explains"
         " the error. Intervals of a share k of m examples, such as the accuracy of a bin, are"
-        " Wilson's, with z = 1.96; so is that of an accuracy of 1. Below 10 examples, other"
-        " scores have none. They cover the choice of the examples, not another training seed. On"
-        " a few hundred examples, those of the class-wise ECE and of the Brier score's resolution"
-        " are too narrow.",
+        " Wilson's, with z = 1.96; so is that of an accuracy of 1. Where the worst of several bins"
+        " or classes is named, its interval is simultaneous over them (Bonferroni). Below 10"
+        " examples, or 10 clusters, other scores have none. They cover the choice of the examples,"
+        " not another training seed. On a few hundred examples, those of the class-wise ECE and of"
+        " the Brier score's resolution are too narrow.",
         (Formula("1/(1 + z²/m) (k/m + z²/(2 m) ± z √(1/m · k/m (1 − k/m) + z²/(4 m²)))"),),
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",

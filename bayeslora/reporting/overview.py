@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import counted
@@ -152,7 +154,7 @@ def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     points = occupied(scores.bins)
     if misses_more_than_chance(points):
         off = f"{sum(point.off_diagonal for point in points)} of {len(points)}"
-        return f"Miscalibrated: confidence is off in {off} ranges", "warning"
+        return f"Miscalibrated: confidence is off in {off} bins", "warning"
     floor = scores.ece_if_calibrated
     chance = "" if floor is None else f" (chance: {hundredths(floor)})"
     return f"Miscalibrated: off by {hundredths(scores['ece'].value)} points{chance}", "warning"
@@ -350,7 +352,13 @@ def _flags(facts: Facts, name: str, label: str) -> str:
 
 
 def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
-    size = counted(leader.scores.n_labelled, "labelled example")
+    clusters = leader.each[0].answers.clusters
+    # Examples of the same clusters tell little more.
+    size = (
+        counted(leader.scores.n_labelled, "labelled example")
+        if clusters is None
+        else f"{counted(len(np.unique(clusters)), 'cluster')} of labelled examples"
+    )
     gaps = [fit.scores["overconfidence"] for fit in leader.each]
     half_widths = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
     if not half_widths:

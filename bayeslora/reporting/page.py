@@ -138,7 +138,7 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"names": _names, "sort_value": _sort_value}
+    jinja.filters |= {"names": _names, "sort_value": _sort_value, "breakable": _breakable}
     # Consecutive blocks of the same class, with the name of the class.
     jinja.filters["runs"] = lambda blocks: [
         (kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)
@@ -151,6 +151,11 @@ def _names(sentence: str) -> Markup:
     spaced = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", sentence)
     opened = escape(spaced).replace(NAME_START, Markup('<bdi class="name">'))
     return opened.replace(NAME_END, Markup("</bdi>"))
+
+
+def _breakable(name: str) -> Markup:
+    """Escape a name, which may then be broken behind its separators."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/:-])(?=.)", name))
 
 
 def _sort_value(shown: str) -> str:

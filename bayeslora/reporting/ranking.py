@@ -325,7 +325,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     if not nll.others or not all(method.scores["nll"].has_interval for method in methods):
         return Choice(nll.label)
     leaders = [method for method in methods if nll.is_top(method.label)]
-    reasons = ["lowest NLL" + (" (tied)" if len(leaders) > 1 else "")]
+    reasons = ["tied for the lowest NLL" if len(leaders) > 1 else "lowest NLL"]
     sound = [method for method in leaders if not method.miscalibrated]
     chosen = sound or leaders
     judged = {

@@ -9,9 +9,10 @@ from itertools import pairwise
 import pytest
 
 from bayeslora.plain_text import clean, shorten
+from bayeslora.reporting.page import _breakable
 from bayeslora.reporting.report import report
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -191,3 +192,9 @@ def test_hostile_names_are_shown_literally_and_short(hostile):
     assert clean(name) in [element["text"] for element in parsed.all("td")]
     assert parsed.all("h1")[0]["text"] == shorten(clean(name), 160)
     assert all(len(element["text"]) < 60 for element in parsed.all("th", "text"))
+
+
+def test_class_names_break_behind_their_separators():
+    """The markup is escaped, and a name has no other place to break."""
+    assert _breakable("rec.sport-<b>/x_") == "rec.<wbr>sport-<wbr>&lt;b&gt;/<wbr>x_"
+    assert _breakable("") == ""

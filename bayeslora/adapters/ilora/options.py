@@ -33,10 +33,10 @@ ROUTER_DECAY = 1e-5
 
 @dataclass(frozen=True)
 class ILoRA(LoRA):
-    """LoRA whose rank falls into experts that a gate weighs for each example."""
+    """LoRA whose rank is split among experts, weighted by a gate for each example."""
 
     name: ClassVar[str] = "ilora"
-    summary: ClassVar[str] = "LoRA split into experts that a gate weights for each example"
+    summary: ClassVar[str] = "LoRA split into experts, weighted by a gate for each example"
     use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"

@@ -35,7 +35,7 @@ class S2FT(Adapter):
     """
 
     name: ClassVar[str] = "s2ft"
-    summary: ClassVar[str] = "trains a few heads and channels of the weights, the rest stays frozen"
+    summary: ClassVar[str] = "trains a few heads and channels of the weights; the rest stays frozen"
     use: ClassVar[str] = (
         "Training single heads and channels, or merging several fits that change different columns."
     )

@@ -63,8 +63,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "selective": (
         "",
-        "Errors among answered examples, most confident first. The error rate falls as coverage"
-        " shrinks if low confidence marks the errors. Points: 80, 90, 95 % coverage.",
+        "Errors among answered examples, most confident first: the error rate falls as coverage"
+        " shrinks if low confidence marks errors. Points: 80, 90, 95 % coverage.",
     ),
     "roc": (
         "ROC curves",

@@ -167,13 +167,13 @@
         const [least, greatest] = wilson(bin.right, bin.count);
         if (confidence < least || confidence > greatest) group.classList.add("off");
         const height = (45 * bin.count) / most;
-        const x = across(confidence);
-        words = `${bin.count} ${counted}, accuracy ${accuracy.toFixed(2)}`;
+        const x = across(confidence), of = bin.count === 1 ? counted.replace(/s$/, "") : counted;
+        words = `${bin.count} ${of}, accuracy ${accuracy.toFixed(2)}`;
         group.append(
           element("path", { class: "interval-line", d: `M${x} ${up(least)}V${up(greatest)}` }),
           element("circle", { class: "dot", cx: x, cy: up(accuracy), r: 3.5 }),
           element("rect", { class: "count", x: across(from) + 1, y: 250 - height, width: across(1 / BINS) - LEFT - 2, height }),
-          element("title", {}, `${bin.count} ${counted}, accuracy ${accuracy.toFixed(3)}`),
+          element("title", {}, `${bin.count} ${of}, accuracy ${accuracy.toFixed(3)}`),
         );
       }
       group.setAttribute("aria-label", `Confidence ${from.toFixed(2)} to ${to.toFixed(2)}: ${words}`);

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Prototypes(Posterior):
     """A point estimate for classes with few rows: logits are cosines with the mean of each class.
 
-    G-VBLL is its Bayesian twin: means are random there, and distances are those of a Gaussian.
+    G-VBLL is its Bayesian counterpart: means are random there, and distances are those of a
+    Gaussian.
     """
 
     scale: Annotated[
