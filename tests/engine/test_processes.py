@@ -193,10 +193,12 @@ def test_stdout_and_messages_appear_once(folder):
     assert "--patience" not in errs[1]
 
 
+# A line is written at once, or lines of both processes may mix.
 MEET = """
+import sys
 from bayeslora.processes import together
 with together() as world:
-    print(world.rank, world.size, world.told(world.rank), flush=True)
+    sys.stdout.write(f"{world.rank} {world.size} {world.told(world.rank)}\\n")
 """
 
 
