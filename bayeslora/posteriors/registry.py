@@ -266,6 +266,7 @@ def build_head(
         InputError: `extra` is not an `extra_config()` of such a head, a bound does not support
             this number of classes, or a third party's head cannot be loaded or is no `LastLayer`.
     """
+    completed(type(config))  # a class of another package that was never registered
     if shared:
         _check_shared(config)
         head = config.make_shared_head(num_features, mean_sq_norm=mean_sq_norm, seed=seed)

@@ -76,6 +76,18 @@ class BareHead(nn.Module):
         return {}
 
 
+def test_a_class_that_is_not_registered_has_a_head():
+    """A plain dataclass gets the defaults of `Posterior` from the first function that sees it."""
+
+    @dataclass(frozen=True)
+    class Plain:
+        width: float = 2.0
+        name: ClassVar[str] = "plain"
+        head: ClassVar[type] = WideHead
+
+    assert isinstance(build_head(Plain(), 4, 3), WideHead)
+
+
 def test_a_head_is_given_the_verbs_that_it_need_not_have():
     assert not hasattr(BareHead, "fit_report")
     theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
