@@ -2,7 +2,8 @@
 
     python -m pytest -p tests.measure -n 2 tests/engine
 
-The time of a test is what it would take alone, in CPU seconds of this process and its children:
+The time of a test is what it would take alone: CPU seconds of this process and its children, or
+the time by the clock where that is longer, as with processes of a server or a browser. It has
 setup, call and shared fixtures, but no imports, which happen once. A case that takes more than
 `LIMIT` is slow. A test function is slow if its other cases together take longer than that, and a
 file if all its functions are slow; `make unit` then does not import it. A listed name stays until
@@ -12,6 +13,7 @@ its tests was skipped because a browser or a package is missing: nothing was mea
 
 import importlib
 import os
+import time
 from collections import defaultdict
 from contextlib import contextmanager
 from itertools import groupby
@@ -35,11 +37,11 @@ class Measure:
     def timed(self, add):
         """Call `add` with the seconds of the block, minus those of nested timed blocks."""
         outside, self.inside = self.inside, 0.0
-        start = sum(os.times()[:4])
+        start, began = sum(os.times()[:4]), time.monotonic()
         try:
             yield
         finally:
-            spent = sum(os.times()[:4]) - start
+            spent = max(sum(os.times()[:4]) - start, time.monotonic() - began)
             add(spent - self.inside)
             self.inside = outside + spent
 
