@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-LIMIT = 0.5
+LIMIT = 0.15
 
 
 class Measure:

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from measure import Measure, slow_tests
+from measure import LIMIT, Measure, slow_tests
 
 FILE = "engine/test_fit.py"
 CASE, QUICK = f"{FILE}::test_it", f"{FILE}::test_quick"
@@ -17,10 +17,10 @@ def listed(seconds, before=(), skipped=(), **options):
     return slow_tests(own, {}, dict.fromkeys(own, ()), before, skipped, **options)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6])
-def test_what_is_listed_stays_until_it_takes_half_of_the_limit(seconds):
-    assert listed(seconds) == [CASE] * (seconds > 0.5)
-    assert listed(seconds, [CASE]) == [CASE] * (seconds > 0.25)
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.2])
+def test_what_is_listed_stays_until_it_takes_half_of_the_limit(share):
+    assert listed(share * LIMIT) == [CASE] * (share > 1)
+    assert listed(share * LIMIT, [CASE]) == [CASE] * (share > 0.5)
 
 
 @pytest.mark.parametrize("name", [CASE, FILE])
