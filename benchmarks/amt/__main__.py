@@ -1,70 +1,50 @@
-"""AMT on digits that were never seen: accuracy clean and under attack, of members and merges.
+"""AMT on classes that were never seen: accuracy clean and under attack, of members and merges.
 
-Five digits are for meta-tuning, two choose a fixed member and three are scored, in episodes of
-three classes with five examples each. Images have 56 x 56 pixels; an attack moves each pixel by at
-most 1/255, by five steps up the loss of the true class from one random start.
+**digits** (DINOv2-S). Five digits are for meta-tuning, two choose a fixed member and three are
+scored, in episodes of three classes with five examples each. Images have 56 x 56 pixels; an attack
+moves each pixel by at most 1/255, by five steps up the loss of the true class from one random
+start.
 
-    python -m benchmarks.amt
+**intents** (MiniLM, clinc150). 100 intents for meta-tuning, 20 for choices and 30 for scores, in
+episodes of five classes with five examples each. An attack moves the embedding of each token by at
+most a tenth of the mean norm of an embedding, in ten steps. Typos change a tenth of the letters of
+the queries.
+
+Rules of `intents`, before its first run:
+ 1. One learning rate for all arms, of 5e-4, 2e-3 and 1e-2: the one with the highest accuracy under
+    attack on the validation intents, a mean over clean meta-tuning and the strongest member, after
+    20 episodes with seed 0.
+ 2. The claim that should hold: accuracy under attack on the test intents with both adversaries
+    minus that of clean meta-tuning, paired by seed.
+ 3. Expected to fail: clean accuracy above that of the frozen encoder, and the published merge above
+    the member that is best on the validation intents.
+
+    python -m benchmarks.amt --data-dir DIR
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 import bayeslora as bl
-from bayeslora.adapters.episodes import Episodes
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.perturbation import ascend, open_inputs
 from bayeslora.engine.build import build_network
-from bayeslora.engine.network import Network
-from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.training.episodes import Episode, draw_episode, mix
-from bayeslora.metrics.calibration import ece
-from bayeslora.metrics.top_label import top_label
-from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.known import load_known
+from benchmarks.amt.judge import Judge, Mixture, one_hot
+from benchmarks.amt.settings import SETTINGS, Setting
 from benchmarks.amt.summary import KEY, write_summary
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 
 logger = logging.getLogger(__name__)
 
-BACKBONE = "dinov2-s"
-MAX_LENGTH = 17  # 56 x 56 pixels
-SHOTS, QUERIES = 5, 4
-EPS = 1 / 255
-STEPS = 5
-ROWS = 90
-"""Maximum images per scored class."""
-CLASSES = np.random.default_rng(0).permutation(10)
-PARTS = {"train": CLASSES[:5], "validation": CLASSES[5:7], "test": CLASSES[7:]}
-CLEAN, MERGED, ATTACKED = 200, 30, 6
-"""Scored episodes: clean, clean with a merge per episode, and under attack."""
-
-POOL = bl.AMT(
-    ways=3,
-    shots=SHOTS,
-    queries=QUERIES,
-    num_episodes=8,
-    lr=2e-3,
-    eps=(0.0, 1 / 255, 2 / 255),
-    weight_eps=(0.0, 0.005, 0.01),
-)
-STRONGEST = len(POOL.weight_eps) - 1
-
-Mixture = tuple[float, ...]
-Merge = Callable[["Judge", Episode], list[Mixture]]
+MEMBERS = ("clean meta-tuning", "member 2", "both")
+"""The members of the pool: no adversary, and two adversaries each, of growing strength."""
+CHOICE = 20
+"""Episodes of the fits that choose a learning rate."""
 
 
 @dataclass(frozen=True)
@@ -80,230 +60,163 @@ class Fit:
     arms: dict[str, Mixture | str]
 
 
-def one_member(eps: float, weight_eps: float, start: str = "svd") -> bl.AMT:
-    """Return the options of a pool with one member."""
-    return replace(POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, top=1)
-
-
-def one_hot(member: int) -> Mixture:
-    """Return the mixture with weight 1 on one member of the pool."""
-    return tuple(float(place == member) for place in range(STRONGEST + 1))
-
-
-MEMBERS = ("clean meta-tuning", "member 2", "both")
-FITS = (
-    Fit(
-        POOL,
-        {
-            **{name: one_hot(place) for place, name in enumerate(MEMBERS)},
-            "pool, uniform": (1 / 3, 1 / 3, 1 / 3),
-            "pool, published": "published",
-            "pool, best": "best",
-            "pool, ensemble": "ensemble",
-        },
-    ),
-    Fit(one_member(0.0, 0.0, "random"), {"clean meta-tuning, LoRA start": (1.0,)}),
-    Fit(one_member(2 / 255, 0.0), {"inputs": (1.0,)}),
-    Fit(one_member(0.0, 0.01), {"weights": (1.0,)}),
-)
-
-
-def rows_of(part: str, most: int | None = None) -> Examples:
-    """Return images of the digits of a part, at most the first `most` per class."""
-    names = sorted(map(str, PARTS[part]))
-    splits = [load_known("digits", name) for name in ("train", "validation", "test")]
-    pairs = [pair for split in splits for pair in zip(split.texts, split.labels, strict=True)]
-    chosen = [pair for name in names for pair in [p for p in pairs if p[1] == name][:most]]
-    texts, labels = zip(*chosen, strict=True)
-    return Examples(
-        ids=texts,
-        texts=texts,
-        pairs=None,
-        labels=labels,
-        rows=tuple(range(1, len(chosen) + 1)),
-        source=f"digits ({part})",
-        images=True,
-    )
-
-
-@dataclass
-class Judge:
-    """Scores mixtures of a network's members on episodes of a part.
+@dataclass(frozen=True)
+class Study:
+    """One setting of the study.
 
     Attributes:
-        network: A network with a pool, or without an adapter.
-        rows: Images of the part.
-        scales: κ of each member.
-        known: Cached features of all images by mixture.
+        setting: What is fitted and scored.
+        backbone: Its backbone.
+        results: Where scores are stored.
+        data_dir: Directory of the data sets.
     """
 
-    network: Network
-    rows: LabelledTexts
-    scales: Sequence[float]
-    known: dict[Mixture, Tensor] = field(default_factory=dict)
+    setting: Setting
+    backbone: Backbone
+    results: Results
+    data_dir: Path | None
 
-    @classmethod
-    def of(cls, network: Network, part: str, scales: Sequence[float]) -> Judge:
-        """Create the judge of validation or test classes."""
-        rows = rows_of(part, ROWS)
-        names = sorted(set(rows.labels), key=str)
-        labels = torch.tensor([names.index(label) for label in rows.labels])
-        return cls(network, LabelledTexts(network.encoder.prepare(rows.texts), labels), scales)
+    def known(self, arm: str, seed: int) -> bool:
+        """Return whether the scores of an arm are stored."""
+        return self.results.get(data=self.setting.name, arm=arm, seed=seed) is not None
 
-    @cached_property
-    def plan(self) -> Episodes:
-        """Options of an episode."""
-        return POOL.episodes
+    def rate(self) -> float:
+        """Return the learning rate of all arms, chosen on the validation classes."""
+        means: dict[float, float] = {}
+        for lr in self.setting.rates:
+            columns = {"data": self.setting.name, "arm": f"rate {lr:g}", "seed": 0}
+            row = self.results.get(**columns)
+            if row is None:
+                pool = self._pool((0, 2), lr=lr, num_episodes=CHOICE)
+                judge = self._judge(pool, 0, "validation")
+                accuracies = [
+                    float(np.mean(judge.scores(one_hot(member, 2), "attacked")["accuracy"]))
+                    for member in (0, 1)
+                ]
+                row = columns | {"validation": accuracies}
+                self.results.append(row)
+                logger.info("lr %g: %s under attack on validation classes", lr, accuracies)
+            means[lr] = float(np.mean(row["validation"]))
+        if not means:
+            return self.setting.pool.learning_rate
+        return max(means, key=lambda lr: means[lr])
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes per episode."""
-        return min(self.plan.ways, int(self.rows.labels.max()) + 1)
-
-    def episodes(self, count: int) -> Iterator[Episode]:
-        """Yield the first `count` episodes, the same for every arm."""
-        for number in range(count):
-            yield draw_episode(self.rows.labels, self.plan, np.random.default_rng([77, number]))
-
-    def scores(self, arm: Mixture | str, *, attacked: bool) -> dict[str, Any]:
-        """Return accuracies by episode, and NLL and ECE over all queries, of the mean softmax."""
-        count = ATTACKED if attacked else MERGED if arm == "published" else CLEAN
-        accuracies, probs, labels = [], [], []
-        for number, episode in enumerate(self.episodes(count)):
-            answer = self.under_attack if attacked else self.clean
-            answers = [answer(episode, mixture, number) for mixture in self.mixtures(arm, episode)]
-            mean = torch.stack(answers).mean(0)
-            accuracies.append(float((mean.argmax(1) == episode.query_labels).double().mean()))
-            probs.append(mean)
-            labels.append(episode.query_labels)
-        mean_probs, truth = torch.cat(probs).double(), torch.cat(labels)
-        confidence, guess = mean_probs.max(1)
-        nll = -mean_probs.gather(1, truth[:, None]).clamp_min(1e-12).log().mean()
-        error = ece(top_label(confidence.numpy(), (guess == truth).numpy()))
-        return {"accuracy": accuracies, "nll": float(nll), "ece": error}
-
-    def mixtures(self, arm: Mixture | str, episode: Episode) -> list[Mixture]:
-        """Return the mixtures whose mean probability is the prediction of an arm."""
-        if not isinstance(arm, str):
-            return [arm]
-
-        def support(member: int) -> tuple[Tensor, Tensor, float]:
-            features = self.features(one_hot(member))[episode.support].double()
-            cosines = held_out_cosines(features, episode.support_labels, self.num_classes)
-            return cosines, episode.support_labels, self.scales[member]
-
-        chosen = replace(POOL, merge=arm)
-        return [tuple(mixture) for mixture in chosen.mixtures(STRONGEST + 1, support)]
-
-    def scale(self, weights: Mixture) -> float:
-        """Return κ of a mixture."""
-        return sum(w * scale for w, scale in zip(weights, self.scales, strict=True))
-
-    def put(self, weights: Mixture) -> None:
-        """Activate a mixture if the network has a pool."""
-        if self.network.sites:
-            mix(self.network, weights)
-
-    @torch.no_grad()
-    def features(self, weights: Mixture) -> Tensor:
-        """Return the features of all images, cached by mixture."""
-        if weights not in self.known:
-            self.put(weights)
-            self.known[weights] = self.network.encoder.features(self.rows.texts)
-        return self.known[weights]
-
-    @torch.no_grad()
-    def clean(self, episode: Episode, weights: Mixture, _: int) -> Tensor:
-        """Return the probabilities of the queries in an episode."""
-        rows = [*episode.support.tolist(), *episode.queries.tolist()]
-        if sum(weight > 0 for weight in weights) in (1, len(weights)):
-            features = self.features(weights)[rows]
-        else:
-            self.put(weights)
-            features = self.network.encoder.features(self.rows.texts, rows=rows)
-        support, queries = features.split([len(episode.support), len(episode.queries)])
-        centres = prototypes(support, episode.support_labels, self.num_classes)
-        return cosine_logits(queries, centres, self.scale(weights)).softmax(1)
-
-    def under_attack(self, episode: Episode, weights: Mixture, number: int) -> Tensor:
-        """Return the probabilities of attacked queries; the support stays clean."""
-        self.put(weights)
-        encoder, texts = self.network.encoder, self.rows.texts
-        with torch.no_grad():
-            support = open_inputs(encoder, texts, episode.support.tolist()).batch()
-            centres = prototypes(encoder(support), episode.support_labels, self.num_classes)
-        scale = self.scale(weights)
-        queries = open_inputs(encoder, texts, episode.queries.tolist())
-        delta = ascend(
-            lambda batch: [
-                cross_entropy(cosine_logits(encoder(batch), centres, scale), episode.query_labels)
-            ],
-            queries,
-            eps=EPS,
-            steps=STEPS,
-            generator=torch.Generator().manual_seed(number),
+    def fits(self, lr: float) -> tuple[Fit, ...]:
+        """Return the pools to tune, with their arms."""
+        last = len(MEMBERS) - 1
+        whole = self._pool((0, 1, 2), lr=lr)
+        clean, strongest = (self._pool((member,), lr=lr) for member in (0, last))
+        return (
+            Fit(
+                whole,
+                {
+                    **{name: one_hot(place, len(MEMBERS)) for place, name in enumerate(MEMBERS)},
+                    "pool, uniform": (1 / 3, 1 / 3, 1 / 3),
+                    "pool, published": "published",
+                    "pool, best": "best",
+                    "pool, ensemble": "ensemble",
+                },
+            ),
+            Fit(replace(clean, start="random"), {"clean meta-tuning, LoRA start": (1.0,)}),
+            Fit(replace(strongest, weight_eps=(0.0,)), {"inputs": (1.0,)}),
+            Fit(replace(strongest, eps=(0.0,)), {"weights": (1.0,)}),
         )
-        with torch.no_grad():
-            return cosine_logits(encoder(queries.batch(delta)), centres, scale).softmax(1)
 
+    def run_frozen(self) -> None:
+        """Score the frozen backbone with the initial scale of meta-tuning."""
+        if self.known("frozen encoder", 0):
+            return
+        network = build_network(
+            self.backbone,
+            bl.Frozen(),
+            bl.Prototypes(),
+            num_classes=self.setting.pool.ways,
+            seed=0,
+            max_length=self.setting.max_length,
+        )
+        judge = Judge.of(self.setting, network.eval(), "test", [10.0], self.data_dir)
+        self._score(judge, "frozen encoder", (1.0,), 0)
 
-def score(judge: Judge, name: str, arm: Mixture | str, seed: int, results: Results) -> None:
-    """Store the scores of an arm on the test classes."""
-    if results.get(arm=name, seed=seed):
-        return
-    clean = judge.scores(arm, attacked=False)
-    attacked = judge.scores(arm, attacked=True)
-    results.append({"arm": name, "seed": seed, "clean": clean, "attacked": attacked})
-    accuracies = [np.mean(result["accuracy"]) for result in (clean, attacked)]
-    logger.info("seed %d, %s: %.3f clean, %.3f attacked", seed, name, *accuracies)
+    def run_fit(self, fit: Fit, seed: int) -> None:
+        """Meta-tune one pool and score its arms."""
+        if all(self.known(arm, seed) for arm in fit.arms):
+            return
+        judge = self._judge(fit.adapter, seed, "test")
+        for place, (name, arm) in enumerate(fit.arms.items()):
+            if place == len(MEMBERS):
+                self._choose_member(judge, seed)
+            if not self.known(name, seed):
+                self._score(judge, name, arm, seed)
 
+    def _choose_member(self, judge: Judge, seed: int) -> None:
+        """Store the scores of the member that is best under attack on validation classes."""
+        choice = Judge.of(self.setting, judge.network, "validation", judge.scales, self.data_dir)
+        means = [
+            float(np.mean(choice.scores(one_hot(member, len(MEMBERS)), "attacked")["accuracy"]))
+            for member in range(len(MEMBERS))
+        ]
+        chosen = MEMBERS[int(np.argmax(means))]
+        (row,) = self.results.rows(data=self.setting.name, arm=chosen, seed=seed)
+        self.results.append(row | {"arm": "member of the validation classes", "chosen": chosen})
 
-def run_frozen(backbone: Backbone, results: Results) -> None:
-    """Score the frozen backbone with the initial scale of meta-tuning."""
-    network = build_network(
-        backbone, bl.Frozen(), bl.Prototypes(), num_classes=3, seed=0, max_length=MAX_LENGTH
-    )
-    score(Judge.of(network.eval(), "test", [10.0]), "frozen encoder", (1.0,), 0, results)
+    def _pool(
+        self, members: tuple[int, ...], *, lr: float, num_episodes: int | None = None
+    ) -> bl.AMT:
+        """Return the options of a pool with some of the members."""
+        pool = self.setting.pool
+        return replace(
+            pool,
+            eps=tuple((pool.eps or ())[member] for member in members),
+            weight_eps=tuple(pool.weight_eps[member] for member in members),
+            top=min(pool.top, len(members)),
+            lr=lr,
+            num_episodes=num_episodes or pool.num_episodes,
+        )
 
+    def _judge(self, adapter: bl.AMT, seed: int, part: str) -> Judge:
+        """Meta-tune a pool and return its judge on some classes."""
+        clf = bl.BayesianClassifier(
+            self.backbone,
+            adapter,
+            "prototypes",
+            seed=seed,
+            max_length=self.setting.max_length,
+            progress=False,
+        )
+        rows = self.setting.read("train", self.data_dir)
+        network = clf.fit(rows, feature_scores="none")._known().network
+        scales: list[float] = network.sites[0].get_buffer("cosine_scales").tolist()
+        return Judge.of(self.setting, network, part, scales, self.data_dir)
 
-def run_fit(backbone: Backbone, fit: Fit, seed: int, results: Results) -> None:
-    """Meta-tune one pool and score its arms."""
-    if all(results.get(arm=arm, seed=seed) for arm in fit.arms):
-        return
-    clf = bl.BayesianClassifier(
-        backbone, fit.adapter, "prototypes", seed=seed, max_length=MAX_LENGTH, progress=False
-    )
-    network = clf.fit(rows_of("train"), feature_scores="none")._known().network
-    scales: list[float] = network.sites[0].get_buffer("cosine_scales").tolist()
-    test = Judge.of(network, "test", scales)
-    for place, (name, arm) in enumerate(fit.arms.items()):
-        if place == len(MEMBERS):
-            judge = Judge.of(network, "validation", scales)
-            means = [
-                np.mean(judge.scores(one_hot(member), attacked=True)["accuracy"])
-                for member in range(STRONGEST + 1)
-            ]
-            row = results.get(arm=MEMBERS[int(np.argmax(means))], seed=seed)
-            results.append((row or {}) | {"arm": "member of the validation classes"})
-        score(test, name, arm, seed, results)
+    def _score(self, judge: Judge, name: str, arm: Mixture | str, seed: int) -> None:
+        """Store the scores of an arm on the test classes."""
+        kinds = ("clean", "attacked") + (("corrupted",) if self.setting.corruption else ())
+        scores = {kind: judge.scores(arm, kind) for kind in kinds}
+        self.results.append({"data": self.setting.name, "arm": name, "seed": seed} | scores)
+        means = [f"{np.mean(score['accuracy']):.3f} {kind}" for kind, score in scores.items()]
+        logger.info("%s, seed %d, %s: %s", self.setting.name, seed, name, ", ".join(means))
 
 
 def main() -> None:
     """Run the missing fits, and write the summary."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--reports", type=Path, default=Path("reports"))
+    parser = study_parser(__doc__, "reports/amt", threads=1)
+    parser.add_argument("--data", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("bayeslora").setLevel(logging.WARNING)
-    results = Results(args.reports / "amt", KEY)
-    backbone = load_backbone(BACKBONE, dtype="float32", device="cpu")
-    run_frozen(backbone, results)
-    for fit in FITS:
+    results = Results(args.out, KEY)
+    for name in args.data:
+        setting = SETTINGS[name]
+        backbone = load_backbone(setting.backbone, dtype="float32", device="cpu")
+        study = Study(setting, backbone, results, args.data_dir)
+        study.run_frozen()
+        lr = study.rate()
         for seed in args.seeds:
-            run_fit(backbone, fit, seed, results)
+            for fit in study.fits(lr):
+                study.run_fit(fit, seed)
     results.sort()
-    write_summary(args.reports)
+    write_summary(args.out)
 
 
 if __name__ == "__main__":
