@@ -44,7 +44,7 @@ def section(reports: Path) -> list[str]:
         "## Multiple choice",
         f"{backbones}, every option scored by one weight vector; OpenBookQA, ARC-Easy, BoolQ. "
         f"{done}: the first grid takes hours of two cores, the others days. Commands: {commands}; "
-        "then each `results.parquet` goes into `reports/multiple-choice/` under a name of its own. "
+        "then `python -m benchmarks.multiple_choice --add runs/NAME`. "
         "[question-formats](../reports/question-formats/summary.md) has the language model before "
         "any label.",
         claims_table([*claims(rows)]),

@@ -1,0 +1,52 @@
+"""Joined runs of the multiple-choice grids: cells replace each other, and pairs share a seed."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bayeslora.errors import InputError
+from benchmarks.multiple_choice import summary
+
+
+def cells(method, nll, *, task="openbookqa", prompts="abc"):
+    """Return the rows of one cell per seed."""
+    rows = []
+    for seed, value in nll.items():
+        cell = {"protocol": "label-budget", "task": task, "backbone": "tiny", "method": method}
+        cell |= {"rows": 8, "seed": seed, "split": "test", "prompt_hash": prompts}
+        scores = [("test", "nll", value), ("test", "accuracy", 0.5), ("shift", "nll", 2.0)]
+        scores += [("cost", name, 1.0) for name in ("seconds_fit", "seconds_predict_per_1000")]
+        scores += [("cost", name, 1.0) for name in ("passes", "peak_memory_bytes")]
+        rows += [
+            cell | {"set": where, "score": score, "by": None, "value": number}
+            for where, score, number in scores
+        ]
+    return pa.Table.from_pylist(rows)
+
+
+def test_a_new_cell_replaces_the_stored_one_and_leaves_the_others():
+    table = summary.joined(cells("LoRA", {0: 1.0, 1: 2.0}), [cells("LoRA", {1: 3.0, 2: 4.0})])
+    values = {
+        row["seed"]: row["value"]
+        for row in table.to_pylist()
+        if row["score"] == "nll" and row["set"] == "test"
+    }
+    assert values == {0: 1.0, 1: 3.0, 2: 4.0}
+
+
+def test_cells_of_other_prompts_are_refused():
+    with pytest.raises(InputError):
+        summary.joined(cells("LoRA", {0: 1.0}), [cells("BLoB", {0: 1.0}, prompts="abd")])
+    other_task = cells("BLoB", {0: 1.0}, task="arc-easy", prompts="abd")
+    assert summary.joined(cells("LoRA", {0: 1.0}), [other_task]).num_rows == 14
+
+
+def test_differences_are_of_the_seeds_that_both_methods_have(tmp_path):
+    table = summary.joined(
+        cells(summary.REFERENCE, {0: 1.0, 1: 1.5}), [cells("LoRA", {0: 1.25, 1: 2.0, 2: 9.0})]
+    )
+    pq.write_table(table, tmp_path / summary.FILE)
+    summary.write_summary(tmp_path)
+    lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
+    (difference,) = [line for line in lines if line.startswith("| LoRA |") and "(2)" in line]
+    assert "+0.375" in difference  # the mean of .25 and .5, without the seed that has no pair
