@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeslora.backbones.template import Template
 
 
@@ -13,12 +16,12 @@ def framed(
     template: Template,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
-    limit: int,
+    limits: int | Sequence[int],
     *,
     pair_first: bool = False,
     keep_end: bool = False,
-) -> tuple[dict[str, list[list[int]]], int]:
-    """Return the ids of filled templates with at most `limit` tokens, and the number of cut texts.
+) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
+    """Return the ids of filled templates with at most `limits` tokens, and which texts were cut.
 
     The whole string is tokenised at once, as by any other tool. A text that is too long is cut at
     the character where its first superfluous token begins, repeatedly, since the tokens at the cut
@@ -29,14 +32,15 @@ def framed(
         template: Template whose frame alone fits.
         texts: N texts.
         pairs: N second texts, or None; cut once the text is empty.
-        limit: Maximal number of tokens.
+        limits: Maximal number of tokens, of all texts or of each.
         pair_first: Whether to cut second texts first, and texts once these are empty.
         keep_end: Whether to cut texts at the beginning.
     """
     first = list(texts)
     second: list[str | None] = [None] * len(first) if pairs is None else list(pairs)
     ids: list[list[int]] = [[] for _ in first]
-    pending, cut = list(range(len(first))), 0
+    pending, cut = list(range(len(first))), np.zeros(len(first), dtype=bool)
+    most = np.broadcast_to(limits, len(first))
     while pending:
         filled = [template.filled(first[row], second[row]) for row in pending]
         encoded = tokenizer(
@@ -48,7 +52,7 @@ def framed(
         too_long = []
         for index, (row, item) in enumerate(zip(pending, filled, strict=True)):
             ids[row] = encoded["input_ids"][index]
-            excess = len(ids[row]) - limit
+            excess = len(ids[row]) - int(most[row])
             if excess > 0:
                 offsets = encoded["offset_mapping"][index] if tokenizer.is_fast else None
                 pair = item.pair if item.pair is not None and item.pair[0] < item.pair[1] else None
@@ -63,7 +67,7 @@ def framed(
                 else:
                     continue  # nothing is left to cut
                 too_long.append(row)
-        cut = max(cut, len(too_long))
+        cut[too_long] = True
         pending = too_long
     return {"input_ids": ids}, cut
 

@@ -48,6 +48,8 @@ PAIR_FILLING_FRAME = "{text_pair}\nSentence: {filled}"
 
 # An option may take at most half of the tokens, so that a part of the question remains.
 _OPTION_SHARE = 2
+# Relative size of differences between equal states that rounding makes.
+_ROUNDING = 1e-5
 # Maximal number of vocabulary logits in memory at a time, without gradients.
 _NUMBERS = 1 << 25
 
@@ -241,10 +243,21 @@ class OptionsEncoder(Encoder):
         return pool(states, mask.to(states.device), "mean")
 
     def root_mean_square(self, features: Tensor) -> float:
-        """Return the root mean square norm of the states of all present options."""
+        """Return the root mean square norm of the states of all present options.
+
+        Raises:
+            InputError: The options of every question have equal tokens.
+        """
         present = features[..., -1] == 0
         states = features[..., : self.num_scaled][present]
-        return float(states.double().square().sum(-1).mean().sqrt())
+        size = float(states.double().square().sum(-1).mean().sqrt())
+        if size <= _ROUNDING * self.num_scaled**0.5:
+            raise InputError(
+                "the options of every question have the same tokens after truncation to "
+                f"{self.max_length}; raise max_length (--max-length), or give options that differ "
+                "earlier"
+            )
+        return size
 
     def _packs(self) -> bool:
         """Return whether an option has the same states among other options as alone."""
@@ -296,7 +309,7 @@ def _read_rows(
     choices: Sequence[Sequence[str]],
     max_length: int,
 ) -> tuple[list[_Row], int]:
-    """Tokenise questions with their options; return the rows and the number that were cut."""
+    """Tokenise questions with their options; return the rows and how many were cut."""
     read = _decoder_rows if backbone.kind == "decoder" else _encoder_rows
     return read(backbone, texts, pairs, choices, max_length)
 
@@ -323,10 +336,13 @@ def _decoder_rows(
     answers = iter([item[:limit] or [int(tokenizer.pad_token_id or 0)] for item in encoded])
     options = [[next(answers) for _ in row] for row in choices]
     ends = [[(a + rest)[:limit] for a in row] for row, rest in zip(options, endings, strict=True)]
-    room = max_length - max(len(item) for row in ends for item in row)
+    rooms = [max_length - max(map(len, row)) for row in ends]
     prompts, cut = framed(
-        tokenizer, template, texts, pairs, room, pair_first=True, keep_end=template.fills
+        tokenizer, template, texts, pairs, rooms, pair_first=True, keep_end=template.fills
     )
+    lengths = iter(map(len, encoded))
+    for index, (texts_of_row, rest) in enumerate(zip(choices, endings, strict=True)):
+        cut[index] |= max(next(lengths) for _ in texts_of_row) + len(rest) > limit
     rows = []
     for prompt, row, end, rest in zip(prompts["input_ids"], options, ends, endings, strict=True):
         positions = [np.arange(len(prompt)), *(len(prompt) + np.arange(len(e)) for e in end)]
@@ -336,7 +352,7 @@ def _decoder_rows(
             scored = np.concatenate([np.ones(len(prompt)), *counts]).astype(np.int64)
             whole = replace(whole, scored=scored)
         rows.append(whole)
-    return rows, cut
+    return rows, int(cut.sum())
 
 
 def _encoder_rows(
@@ -346,7 +362,7 @@ def _encoder_rows(
     choices: Sequence[Sequence[str]],
     max_length: int,
 ) -> tuple[list[_Row], int]:
-    """Return rows of question-option pairs, and the number of cut questions."""
+    """Return rows of question-option pairs, and the number of cut rows."""
     tokenizer: Any = backbone.tokenizer
     contexts = [""] * len(texts) if pairs is None else pairs
     first = [f"{context} {text}".strip() for context, text in zip(contexts, texts, strict=True)]
@@ -358,8 +374,16 @@ def _encoder_rows(
         truncation=True,
         max_length=max_length,
     )
-    whole = tokenizer(first, verbose=False)["input_ids"]
-    cut = sum(len(item) > max_length for item in whole)
+    room = max_length - int(tokenizer.num_special_tokens_to_add(pair=True))
+    questions, answers = (
+        tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        for part in (first, options)
+    )
+    lengths = iter(map(len, answers))
+    cut = sum(
+        len(question) + max(next(lengths) for _ in range(count)) > room
+        for question, count in zip(questions, counts, strict=True)
+    )
     ids, kinds = (iter(encoded.get(name, ())) for name in ("input_ids", "token_type_ids"))
     typed = "token_type_ids" in encoded
     rows = []

@@ -148,7 +148,7 @@ def tokenise(
         # Regular expressions of a foreign tokenizer may fail on a text with a Rust panic.
         with reading(f"the tokenizer of {backbone.name} failed on a text"):
             if template is not None:
-                encoded, num_cut = framed(
+                encoded, was_cut = framed(
                     backbone.tokenizer,
                     template,
                     first,
@@ -157,6 +157,7 @@ def tokenise(
                     pair_first=keep_end,
                     keep_end=keep_end,
                 )
+                num_cut = int(was_cut.sum())
             elif joined and second is not None:
                 encoded, num_cut = _decoder_pairs(backbone.tokenizer, first, second, limit)
             else:

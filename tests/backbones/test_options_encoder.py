@@ -186,6 +186,35 @@ def test_a_long_context_is_cut_before_the_question_and_the_options(tmp_path):
     assert (groups == 0).sum() + max(np.bincount(groups)[1:]) <= 24
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("builder", [tiny_llama, tiny_bert])
+def test_a_row_with_a_cut_option_counts_as_truncated(builder, tmp_path):
+    encoder = options_encoder(loaded(builder, tmp_path), max_length=24)
+    long = " ".join(WORDS)
+    texts = encoder.prepare(["was it cold"] * 3, choices=[["yes", long], ["yes", "no"], [long] * 2])
+    assert texts.tokens.num_truncated == 2
+
+
+@torch.no_grad()
+def test_a_question_is_cut_as_far_as_its_own_options_need(tmp_path):
+    """Its features do not depend on the options of other rows."""
+    encoder = options_encoder(loaded(tiny_llama, tmp_path), max_length=24)
+    long = " ".join(WORDS)
+    alone = encoder.prepare([long], choices=[["yes", "no"]])
+    both = encoder.prepare([long, "was it cold"], choices=[["yes", "no"], ["yes", long]])
+    assert both.tokens.ids[0].tolist() == alone.tokens.ids[0].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("builder", [tiny_llama, tiny_bert])
+def test_options_that_are_equal_after_the_cut_have_no_scale(builder, tmp_path):
+    encoder = options_encoder(loaded(builder, tmp_path), max_length=24)
+    long = " ".join(WORDS)
+    texts = encoder.prepare(["was it cold"], choices=[[f"{long} yes", f"{long} no"]])
+    with refused("input", "max_length"):
+        encoder.root_mean_square(encoder.features(texts))
+
+
 def test_a_model_whose_attention_takes_no_such_mask_is_refused(tmp_path):
     backbone = loaded(tiny_llama, tmp_path)
     backbone.known["options in one sequence"] = False
