@@ -159,6 +159,15 @@ def test_another_history_opens_other_gates_for_the_same_question(recommender):
     assert np.isfinite(recommender.predict(unknown).probs).all()
 
 
+def test_rows_without_histories_are_refused_under_a_gate_of_histories(recommender):
+    question = {"question": "Which item comes next?"}
+    choices = [
+        {**question, "choices": row["candidates"], "answer": row["answer"]} for row in NEXT[:2]
+    ]
+    with refused("input", "history"):
+        recommender.predict(choices)
+
+
 @pytest.mark.parametrize("backbone", ["llama", "bert"])
 def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     """For a decoder, the part that its options share; for an encoder, the mean over its options."""

@@ -77,12 +77,21 @@ class InstanceGate(Conditioning):
         self.to(self.items.vectors.device)
 
     def contexts(self, rows: Any, count: int, features: Callable[[], Tensor]) -> Tensor:
-        """Return the encoded histories or the frozen features; zeros for unknown histories."""
+        """Return the encoded histories or the frozen features; zeros for unknown items.
+
+        Raises:
+            InputError: The gate sees histories, and the rows have none.
+        """
         if not self.sees_history:
             return features().float().cpu()
         history = getattr(rows, "history", None)
         if history is None:
-            return torch.zeros(count, NUM_COORDINATES)
+            if self.num_experts == 1:
+                return torch.zeros(count, NUM_COORDINATES)
+            raise InputError(
+                "the gate of adapter 'ilora' was fitted to histories, and these rows have none; "
+                "give them a column 'history' (a list of items)"
+            )
         return self.items.encode(history)
 
     @torch.no_grad()
