@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
+
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
@@ -76,6 +79,10 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):
         class_words(data.classes, choices.verbaliser)
+    if (precision := os.environ.get(_PRECISION, "no")) not in ("no", ""):
+        logger.warning(
+            "%s=%s has no effect: dtype (--dtype) sets the precision", _PRECISION, precision
+        )
 
 
 def _check_shared(adapter: Adapter, posterior: Posterior) -> None:

@@ -5,6 +5,7 @@ A compared method has one fit, or several fits with different seeds that are ave
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,14 +21,17 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.plain_text import quoted
-from bayeslora.predictions.names import Seeds, group_seeds
+from bayeslora.predictions.names import QUESTION_FORMAT, Seeds, group_seeds
 from bayeslora.predictions.record import Predictions
+
+logger = logging.getLogger(__name__)
 
 
 def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     """Return the predictions with rows and classes in the order of the first.
 
-    Rows are matched by id where all have ids, else by position.
+    Rows are matched by id where all have ids, else by position. A warning says if questions were
+    answered in different formats.
 
     Raises:
         InputError: Fewer than two predictions, an empty or repeated name, or different rows,
@@ -45,6 +49,18 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     first = predictions[0]
     if not first.labelled.any():
         raise InputError(f"{quoted(first.name)} has no labels, so it cannot be compared")
+    formats = {
+        record.metadata[QUESTION_FORMAT]: record.name
+        for record in predictions
+        if QUESTION_FORMAT in record.metadata
+    }
+    if len(formats) > 1:
+        named = ", ".join(f"{quoted(name)} by {format}" for format, name in formats.items())
+        logger.warning(
+            "questions were answered in different formats (%s), so a difference is one of formats "
+            "as well as of methods",
+            named,
+        )
     by_id = all(record.ids is not None for record in predictions)
     return [first, *(_like(first, other, by_id) for other in predictions[1:])]
 

@@ -24,6 +24,9 @@ from bayeslora.files import shown_path
 from bayeslora.plain_text import LABEL_COLUMNS, as_label, clean, display_columns, shorten
 from bayeslora.predictions.record import Predictions
 
+QUESTION_FORMAT = "question_format"
+"""Key in the metadata: how questions were answered, by `options` or by `letters`."""
+
 _TELLING = ("fit_options", "recalibration_before", "recalibration")
 _SEED = re.compile(r"(?P<name>.*?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE)
 

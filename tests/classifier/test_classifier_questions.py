@@ -116,6 +116,18 @@ def test_a_question_has_the_same_answer_whatever_is_beside_it(fitted, format):
         np.testing.assert_allclose(alone.probs[0, :count], together.probs[place, :count], atol=1e-6)
 
 
+def test_answers_in_two_formats_are_compared_with_a_warning(fitted, caplog):
+    rows = toy_questions(10, 3)
+    answers = [fitted[name].predict(rows, num_samples=0).replace(name=name) for name in FORMATS]
+    assert [item.metadata["question_format"] for item in answers] == list(FORMATS)
+    bl.compare(answers, num_resamples=20)
+    (record,) = [item for item in caplog.records if "formats" in item.message]
+    assert {*FORMATS} <= {*record.message.replace(",", " ").replace(")", " ").split()}
+    caplog.clear()
+    bl.compare([answers[0], answers[0].replace(name="again")], num_resamples=20)
+    assert not [item for item in caplog.records if "formats" in item.message]
+
+
 def test_an_order_of_options_is_as_good_as_another(fitted):
     clf, rows = fitted["options"], toy_questions(8, 4)
     turned = [row | {"choices": row["choices"][::-1]} for row in rows]

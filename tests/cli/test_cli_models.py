@@ -286,6 +286,7 @@ def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
     done = forked.command(*words, tmp_path / "told", env=variables)
     _, err = done.communicate()
     assert done.returncode == 0, err
+    assert "ACCELERATE_MIXED_PRECISION=bf16" in err  # has no effect
     expected, actual = (
         load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "told")
     )

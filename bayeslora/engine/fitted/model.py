@@ -56,6 +56,7 @@ from bayeslora.posteriors.registry import (
     provider,
     stored_posterior,
 )
+from bayeslora.predictions.names import QUESTION_FORMAT
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -172,11 +173,13 @@ class FittedModel:
         adapter = self.record.adapter
         posterior = answering(self.record, num_samples)
         share = self.record.results.get("posterior", {}).get("prior_share")
+        format = self.record.backbone.get("format")
         return {
             **method_notes(None if adapter is None else adapter["name"], posterior, passes),
             "fit_seed": str(self.record.seed),
             "fit_options": fit_options(self.record),
             "model_fingerprint": self.fingerprint,
+            **({} if format is None else {QUESTION_FORMAT: format}),
             **({} if share is None else {"prior_share": f"{share:.3f}"}),
         }
 
