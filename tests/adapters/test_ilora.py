@@ -260,6 +260,20 @@ def test_options_are_checked(options):
         ILoRA(**options)
 
 
+def test_the_router_has_a_rate_and_a_decay_of_its_own():
+    gate = InstanceGate(2, WIDTH)
+    network = SimpleNamespace(conditioning=gate)
+    for config, rate in (
+        (ILoRA(lr=0.02, gate_lr_factor=0.25, weight_decay=0.3), 0.005),
+        (ILoRA(), 0.3 * 0.003),
+    ):
+        (optimizer,) = config.further_optimizers(network)
+        (group,) = optimizer.param_groups
+        assert {*map(id, group["params"])} == {*map(id, gate.router.parameters())}
+        assert group["lr"] == pytest.approx(rate)
+        assert group["weight_decay"] == 1e-5
+
+
 def test_figures_are_those_of_a_gate_that_is_known():
     """Two examples with weights (¾, ¼) and (¼, ¾): I = log 2 − H(¼), by hand."""
     gate = InstanceGate(2, 2).double()

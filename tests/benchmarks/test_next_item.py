@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
+from tiny import TOPICS, tiny_bert
 
+from bayeslora.backbones.load import load_backbone
 from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.readers import load_examples
 from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import IN_DIRECTION, NOT_RUN
-from benchmarks.next_item import groups, summary
+from benchmarks.next_item import bi_encoder, groups, summary
 from benchmarks.next_item.rows import Items, hit_rate
 
 
@@ -16,6 +20,36 @@ def test_a_gate_helps_where_groups_exist_and_only_with_their_contexts(monkeypatc
     errors = {arm: groups.test_error(arm, 0) for arm in summary.CONTROL_ARMS}
     assert errors["ilora"] < 0.2 * errors["lora"]
     assert errors["ilora-permuted"] > 0.7 * errors["lora"]
+
+
+def test_a_permuted_arm_trains_and_predicts_with_the_contexts_of_other_rows(tmp_path, monkeypatch):
+    prepared, prepare = [], bi_encoder._prepared
+
+    def listed(*args):
+        prepared.append(prepare(*args))
+        return prepared[-1]
+
+    monkeypatch.setattr(bi_encoder, "_prepared", listed)
+    monkeypatch.setattr(bi_encoder, "MAX_LENGTH", 32)
+    backbone = load_backbone(str(tiny_bert(tmp_path / "bert")), dtype="float32", device="cpu")
+    words = [word for topic in TOPICS.values() for word in topic]
+    study = bi_encoder.Study.of(backbone, Items(tuple(words), np.ones((1, 24))), lr=1e-3, epochs=1)
+    rng = np.random.default_rng(0)
+    drawn = [[str(word) for word in rng.permutation(words)] for _ in range(16)]
+    rows = load_examples(
+        [{"history": row[:4], "candidates": row[4:], "answer": row[5]} for row in drawn]
+    )
+    for arm, is_permuted in (("ilora", False), ("ilora-permuted", True)):
+        fitted = bi_encoder.fit(study, arm, rows, 3)
+        fitted.predict(rows)
+        own = fitted.vectors.encode(rows.history)
+        assert len(prepared) == 2
+        for texts, z in prepared:
+            assert torch.equal(texts.contexts, z)
+            # A permutation may leave a few rows in place.
+            assert int((z != own).any(1).sum()) in (range(13, 17) if is_permuted else [0])
+            assert sorted(z.tolist()) == sorted(own.tolist())
+        prepared.clear()
 
 
 def questions():

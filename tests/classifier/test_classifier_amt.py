@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import TEST, load, new, same
 
@@ -187,6 +188,12 @@ def test_an_episode_with_too_few_rows_is_refused_before_the_backbone_is_loaded(t
     with pytest.raises(InputError) as caught:
         new(tmp_path / "nothing", bl.AMT(**OPTIONS | {"shots": 8})).fit(TRAIN)
     assert "'animals'" in str(caught.value)
+
+
+def test_options_that_need_validation_data_are_refused_before_the_backbone_is_loaded(tmp_path):
+    for posterior in ("gvbll", "gvbll:shrinkage=0.5", "gvbll:inflation=1"):
+        with refused("needs-validation", "'gvbll'"):
+            new(tmp_path / "nothing", bl.AMT(**OPTIONS), posterior).fit(TRAIN)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from usage import TEST, new
 import bayeslora as bl
 from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
-from bayeslora.engine.fitted.attack import attacked
+from bayeslora.engine.fitted.attack import _Piece, attacked
 from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.tasks.readers import load_examples
@@ -77,14 +77,40 @@ def test_an_attack_repeats_and_leaves_the_classifier_as_it_is(clf, curve):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_more_restarts_are_never_better(clf):
-    rows = load_examples(TEST)
-    labels = np.array([clf.classes.index(label) for label in rows.labels])
-    nll = []
-    for restarts in (1, 3):
-        result = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=2, restarts=restarts))[0.3]
-        nll.append(-np.log(result.probs[np.arange(len(labels)), labels]))
-    assert (nll[1] >= nll[0] - 1e-9).all()
+def label_probs(clf, predictions):
+    labels = [clf.classes.index(row["label"]) for row in TEST]
+    return predictions.probs[np.arange(len(TEST)), labels]
+
+
+def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
+    rows, single = load_examples(TEST), []
+    predictions_of = _Piece._predictions
+
+    def listed(self, texts):
+        single.append(predictions_of(self, texts))
+        return single[-1]
+
+    monkeypatch.setattr(_Piece, "_predictions", listed)
+    options = {"eps": (0.3,), "steps": 2}
+    worst = [
+        label_probs(clf, attacked(clf._known(), rows, Attack(restarts=count, **options))[0.3])
+        for count in (1, 2, 3)
+    ]
+    # Clean rows are predicted before the restarts: 1 + 1, 1 + 2 and 1 + 3 times.
+    assert len(single) == 9
+    clean, *each = (label_probs(clf, predictions) for predictions in single[5:])
+    assert all((answer != clean).any() for answer in each)
+    for count in (1, 2, 3):
+        np.testing.assert_array_equal(worst[count - 1], np.min(each[:count], 0))
+    assert len({*np.argmin(each, 0)}) > 1
+
+
+def test_more_steps_are_never_better(clf):
+    rows, nll = load_examples(TEST), []
+    for steps in (1, 2, 4, 8):
+        result = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
+        nll.append(-np.log(label_probs(clf, result)))
+    assert (np.diff(nll, axis=0) > 0).all()
 
 
 @pytest.mark.parametrize(

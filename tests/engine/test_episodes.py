@@ -253,6 +253,135 @@ def test_an_adversary_of_zero_strength_is_none(bert):
         torch.testing.assert_close(states[1][name], item, atol=1e-6, rtol=1e-5)
 
 
+# A step against both adversaries, written out.
+
+KEYS = ("A", "B")
+
+
+class WrittenOut:
+    """Steps of one member in the operations of torch, without the code of meta-tuning."""
+
+    def __init__(self, network, rows, member, adversary):
+        self.network, self.rows, self.member, self.adversary = network, rows, member, adversary
+        mix(network, [float(index == member) for index in range(2)])
+        self.scale = torch.tensor(10.0, requires_grad=True)
+        self.factors = [getattr(site, key).weight for site in network.sites for key in KEYS]
+        self.optimizer = torch.optim.SGD([*self.factors, self.scale], lr=1.0, momentum=0.9)
+
+    def step(self, episode, generator, rate):
+        """Take one step at a learning rate, and return its loss."""
+        self.labels = episode.support_labels, episode.query_labels
+        self.support, self.queries = (
+            self.rows.texts.collate(numbers.tolist())
+            for numbers in (episode.support, episode.queries)
+        )
+        x = self.table()[self.queries["input_ids"]].detach()
+        delta = self.ascended(x, generator)
+        before = [factor.detach().clone() for factor in self.factors]
+        if self.adversary.weights:
+            loss = self.loss(x, delta, self.centres().detach())
+            gradients = torch.autograd.grad(loss, self.factors)
+            with torch.no_grad():
+                for factor, gradient in zip(self.factors, gradients, strict=True):
+                    axis = factor.shape.index(4)
+                    own, uphill = (item.chunk(2, axis)[self.member] for item in (factor, gradient))
+                    own += self.adversary.weights * own.norm() * uphill / uphill.norm()
+        loss = self.loss(x, delta, self.centres())
+        self.optimizer.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for factor, value in zip(self.factors, before, strict=True):
+                factor.copy_(value)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        return loss.item()
+
+    def table(self):
+        return self.network.encoder.backbone.model.get_input_embeddings().weight
+
+    def ascended(self, x, generator):
+        """Return δ after three steps of half a radius uphill on the divergence."""
+        moves = self.queries["attention_mask"].bool()
+        for special in self.network.encoder.backbone.tokenizer.all_special_ids:
+            moves = moves & (self.queries["input_ids"] != special)
+        radius = self.adversary.inputs * self.table().norm(dim=1).mean() * moves[..., None]
+        noise = torch.randn(x.shape, generator=generator)
+        share = torch.rand((*x.shape[:2], 1), generator=generator)
+        delta = radius * share * noise / noise.norm(dim=-1, keepdim=True)
+        centres = self.centres().detach()
+        for _ in range(3):
+            delta = delta.detach().requires_grad_()
+            value = self.kl(self.logits(x, centres).detach(), self.logits(x + delta, centres))
+            (gradient,) = torch.autograd.grad(value, delta)
+            length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+            delta = delta.detach() + 0.5 * radius * gradient / length
+            length = delta.norm(dim=-1, keepdim=True)
+            delta = torch.where(length > radius, delta * radius / length, delta)
+        return delta.detach()
+
+    def centres(self):
+        features = self.network.encoder(self.support)
+        return torch.stack([features[self.labels[0] == label].mean(0) for label in range(3)])
+
+    def logits(self, x, centres):
+        batch = {name: item for name, item in self.queries.items() if name != "input_ids"}
+        features = self.network.encoder({**batch, "inputs_embeds": x})
+        cosines = torch.nn.functional.cosine_similarity(features[:, None], centres[None], dim=-1)
+        return self.scale * cosines
+
+    def kl(self, clean, moved):
+        p, q = (torch.distributions.Categorical(logits=logits) for logits in (clean, moved))
+        return torch.distributions.kl_divergence(p, q).mean()
+
+    def loss(self, x, delta, centres):
+        clean, moved = (self.logits(item, centres) for item in (x, x + delta))
+        return torch.nn.functional.cross_entropy(clean, self.labels[1]) + 6 * self.kl(clean, moved)
+
+    def agrees(self, network, start):
+        """Check the factors of a network: their differences are far below their changes."""
+        for factor, expected, before in zip(factors_of(network), self.factors, start, strict=True):
+            change = (expected - before).norm()
+            assert (factor - expected).norm() < 2e-3 * change
+
+
+def factors_of(network):
+    return [getattr(site, key).weight.detach().clone() for site in network.sites for key in KEYS]
+
+
+@pytest.mark.parametrize("adversary", [(0.3, 0.1), (0.3, 0.0), (0.0, 0.1)])
+def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary):
+    network, rows, tuning, episode = tuned(bert, adversary=Adversary(*adversary))
+    start = factors_of(network)
+    written = WrittenOut(network_of(bert), rows, 1, Adversary(*adversary))
+    tuning.optimizer.param_groups[0]["lr"] = 1.0
+    loss = tuning.step(rows.texts, episode, torch.Generator().manual_seed(5))
+    expected = written.step(episode, torch.Generator().manual_seed(5), 1.0)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    written.agrees(network, start)
+    torch.testing.assert_close(tuning.scale, written.scale)
+
+
+def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
+    adapter = replace(ADAPTER, eps=(0.1, 0.3), weight_eps=(0.05, 0.1), lr=1.0)
+    network, plan = network_of(bert, adapter), adapter.episodes
+    rows, start = texts_of(network), factors_of(network)
+    losses = meta_tune(network, plan, rows, seed=2, directory=None)
+    other, expected, scales = network_of(bert, adapter), [], []
+    for member, adversary in enumerate((Adversary(0.1, 0.05), Adversary(0.3, 0.1))):
+        written = WrittenOut(other, rows, member, adversary)
+        of_steps = []
+        # ½ (1 + cos(π n / 3)) for n = 0, 1, 2.
+        for number, rate in enumerate((1.0, 0.75, 0.25)):
+            episode = draw_episode(rows.labels, plan, np.random.default_rng([2, number]))
+            generator = torch.Generator().manual_seed(2 * 1_000_003 + number)
+            of_steps.append(written.step(episode, generator, rate))
+        expected.append(np.mean(of_steps))
+        scales.append(written.scale.detach())
+    assert losses == pytest.approx(expected, rel=1e-4)
+    written.agrees(network, start)
+    torch.testing.assert_close(network.sites[0].cosine_scales, torch.stack(scales))
+
+
 def test_members_are_tuned_apart(bert, tmp_path):
     network = network_of(bert)
     before = state_of(network)
