@@ -180,7 +180,7 @@ def claims(folder: Path) -> list[Claim]:
         (f"{published} a fixed member", 7, "attacked", "the best on validation classes"),
         (f"{published} the uniform one", 6, "attacked", ""),
     ]
-    found = []
+    result = []
     for data in _ABOUT:
         for text, pair, kind, note in texts:
             gains = tuple(
@@ -188,5 +188,5 @@ def claims(folder: Path) -> list[Claim]:
                 for own, other in _pairs(results, data, *PAIRS[pair])
             )
             notes = ", ".join(part for part in (data, note) if part)
-            found.append(Claim("AMT", text, "", gains, notes=notes))
-    return found
+            result.append(Claim("AMT", text, "", gains, notes=notes))
+    return result
