@@ -213,8 +213,8 @@ def main() -> None:
         study = Study(setting, backbone, results, args.data_dir)
         study.run_frozen()
         lr = study.rate()
-        for seed in args.seeds:
-            for fit in study.fits(lr):
+        for fit in study.fits(lr):
+            for seed in args.seeds:
                 study.run_fit(fit, seed)
     results.sort()
     write_summary(args.out)

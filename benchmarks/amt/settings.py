@@ -112,7 +112,7 @@ INTENTS = Setting(
     steps=10,
     num_clean=600,
     num_merged=100,
-    num_attacked=20,
+    num_attacked=12,
     rates=(5e-4, 2e-3, 1e-2),
     corruption="typos:3",
 )

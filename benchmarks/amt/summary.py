@@ -48,7 +48,7 @@ the strength that is scored.
 MiniLM on clinc150, at most 32 tokens. Meta-tuning on 100 intents (40 episodes of 5 classes, 5
 support and 3 query examples each, for every member), scored on 30 others in episodes of 5 classes
 with 5 examples: 600 clean ones (100 where each episode has a merge of its own), the same with typos
-in 10 % of the queries' letters, and 20 under attack. The attack moves the embedding of each token
+in 10 % of the queries' letters, and 12 under attack. The attack moves the embedding of each token
 by at most .1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
 random start; a pilot of the frozen encoder on the validation intents chose the strength. Members
 are tuned against 0, .05 and .1 in the embeddings and 0, .002 and .005 in the weights. Training is
