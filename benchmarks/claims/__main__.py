@@ -20,9 +20,13 @@ def main() -> None:
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    adapters.write_summary(args.reports)
-    with atomic_file(args.docs / "claims.md") as temporary:
-        temporary.write_text(polar_vbll.page(args.reports), encoding="utf-8")
+    pages = {
+        args.reports / "adapter-claims" / "summary.md": adapters.page(args.reports),
+        args.docs / "claims.md": polar_vbll.page(args.reports),
+    }
+    for path, text in pages.items():
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayeslora.files import atomic_file
 from benchmarks.adapter_grid import summary as adapter_grid
 from benchmarks.adapter_memory import summary as adapter_memory
 from benchmarks.adapter_speed import summary as adapter_speed
@@ -30,13 +29,13 @@ PARTS = {
 """By study: title of its section, and the function that returns its claims."""
 
 
-def write_summary(reports: Path) -> None:
-    """Write one section per study."""
+def page(reports: Path) -> str:
+    """Return the page, one section per study."""
     parts = [
         "# Claims of papers on adapters\n\n"
         "On SmolLM2-135M (quantisation also on MiniLM, several tasks and the next item on "
-        "MiniLM alone, AMT on DINOv2-S), at the size of the benchmark that each section names: "
-        "nothing here applies to larger models or longer training. A gain is above 0 where the "
+        "MiniLM alone, AMT on DINOv2-S and MiniLM), at the size of the benchmark that each section "
+        "names: nothing here applies to larger models or longer training. A gain is above 0 where the "
         "claim holds, and paired where there is a rival. **reproduced**: the 95 % t interval "
         "of the mean gain lies above 0; **in direction only**: the mean alone does, so the "
         "difference is not clear; **not reproduced**: neither; **contradicted**: the interval "
@@ -50,5 +49,4 @@ def write_summary(reports: Path) -> None:
         folder = study.replace("_", "-")
         place = f"Numbers: `reports/{folder}/summary.md`, by `python -m benchmarks.{study}`."
         parts.append(f"## {title}\n\n{place}\n\n{claims_table(claims(reports / folder))}")
-    with atomic_file(reports / "adapter-claims" / "summary.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return "\n\n".join(parts) + "\n"

@@ -93,7 +93,9 @@ def page(reports: Path) -> str:
         "[label-budget](../reports/label-budget/summary.md) has those over sets, too. The "
         "paper's numbers are of 8-billion-parameter models on multiple choice; these are of "
         "SmolLM2-135M and MiniLM, mostly on classification, so they describe small models. "
-        "Made by `python -m benchmarks.claims` from what is in `reports/`.",
+        "Made by `python -m benchmarks.claims` from what is in `reports/`. Claims of papers on "
+        "adapters, among them PiSSA, CorDA, iLoRA, EMTAL and AMT, are on a page of their own: "
+        "[adapter-claims](../reports/adapter-claims/summary.md).",
     ]
     for backbone in BACKBONES:
         cells = label_budget(reports / "label-budget", backbone)

@@ -470,8 +470,7 @@ def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
 
 
 def test_all_claims_are_one_table(memory, tmp_path):
-    claims_adapters.write_summary(tmp_path)
-    text = (tmp_path / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
+    text = claims_adapters.page(tmp_path)
     sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
     assert len(sections) == len(claims_adapters.PARTS)
     # Nothing is reported for missing results.
@@ -511,8 +510,7 @@ def test_the_commands_run_from_start_to_end(setting, data_dir, tmp_path, monkeyp
         command(monkeypatch, *options, "--out", out, "--threads", 1)
         module.main()
         assert (out / "summary.md").is_file()
-    claims_adapters.write_summary(tmp_path / "reports")
-    text = (tmp_path / "reports" / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
+    text = claims_adapters.page(tmp_path / "reports")
     assert f"| {verdicts.NOT_RUN} |" in text
     assert "QPiSSA" in text
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bayeslora.experiments.grid import read_grid
-from benchmarks.claims import multiple_choice, polar_vbll
+from benchmarks.claims import adapters, multiple_choice, polar_vbll
 from benchmarks.label_budget import methods as label_budget_methods
 from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
@@ -16,10 +16,17 @@ from benchmarks.lib.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_what_the_stored_numbers_give():
-    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == polar_vbll.page(
-        ROOT / "reports"
-    )
+@pytest.mark.parametrize(
+    ("file", "page"),
+    [
+        ("docs/claims.md", polar_vbll.page),
+        ("reports/adapter-claims/summary.md", adapters.page),
+    ],
+    ids=["polar-vbll", "adapters"],
+)
+def test_a_page_is_what_the_stored_numbers_give(file, page):
+    """If it fails: `python -m benchmarks.claims`."""
+    assert (ROOT / file).read_text(encoding="utf-8") == page(ROOT / "reports")
 
 
 def cell(folder, method, size, seed, **scores):
