@@ -34,16 +34,16 @@ def page(reports: Path) -> str:
     parts = [
         "# Claims of papers on adapters\n\n"
         "On SmolLM2-135M (quantisation also on MiniLM, several tasks and the next item on "
-        "MiniLM alone, AMT on DINOv2-S and MiniLM), at the size of the benchmark that each section "
-        "names: nothing here applies to larger models or longer training. A gain is above 0 where the "
-        "claim holds, and paired where there is a rival. **reproduced**: the 95 % t interval "
-        "of the mean gain lies above 0; **in direction only**: the mean alone does, so the "
-        "difference is not clear; **not reproduced**: neither; **contradicted**: the interval "
-        "lies below 0; **too few**: less than three gains, as where runs diverged. Seeds "
-        "differ in batches and random starts: an interval over them says nothing of other "
-        "texts, tasks or models. Each claim stands alone, without correction for their number: "
-        "half of all false claims would come out as *in direction only* by "
-        "chance. Made by `python -m benchmarks.claims`."
+        "MiniLM alone, AMT on DINOv2-S and MiniLM), at the size of the benchmark that each "
+        "section names: nothing here applies to larger models or longer training. A gain is "
+        "above 0 where the claim holds, and paired where there is a rival. **reproduced**: the "
+        "95 % t interval of the mean gain lies above 0; **in direction only**: the mean alone "
+        "does, so the difference is not clear; **not reproduced**: neither; **contradicted**: "
+        "the interval lies below 0; **too few**: less than three gains, as where runs diverged."
+        " Seeds differ in batches and random starts: an interval over them says nothing of "
+        "other texts, tasks or models. Each claim stands alone, without correction for their "
+        "number: half of all false claims would come out as *in direction only* by chance."
+        " Made by `python -m benchmarks.claims`."
     ]
     for study, (title, claims) in PARTS.items():
         folder = study.replace("_", "-")
