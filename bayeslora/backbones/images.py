@@ -69,9 +69,16 @@ class ImageReader:
             raise InputError(f"{file}: {_KEYS[1]} must be > 0, got {values[1]!r}")
         return cls(tuple(values[0]), tuple(values[1]))
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the file that `of` reads."""
-        content = dict(zip(_KEYS, map(list, (self.mean, self.std)), strict=True))
+    def save_pretrained(self, directory: str | Path, *, side: int | None = None) -> None:
+        """Write the file that `of` reads.
+
+        Args:
+            directory: Directory of a model.
+            side: Width and height of its images, to write a whole image processor of transformers.
+        """
+        content: dict[str, Any] = dict(zip(_KEYS, map(list, (self.mean, self.std)), strict=True))
+        if side is not None:
+            content |= _PROCESSOR | {"size": {"height": side, "width": side}}
         (Path(directory) / READER_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def scaled(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -82,6 +89,15 @@ class ImageReader:
 
 
 _KEYS = ("image_mean", "image_std")
+_PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,  # bicubic, as in `read_pixels`
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+}
 
 
 @dataclass(frozen=True)
