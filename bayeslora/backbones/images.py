@@ -189,11 +189,21 @@ def extra_tokens(config: Any) -> int:
     return 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(distilled)
 
 
-def is_vision(config: Any) -> bool:
-    """Return whether a configuration belongs to a vision transformer with square patches."""
+def is_image_model(config: Any) -> bool:
+    """Return whether transformers classifies images, and not texts, with this architecture."""
     from transformers.models.auto import modeling_auto as auto
 
-    if config.model_type not in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+    kind = config.model_type
+    of_texts = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return kind in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and kind not in of_texts
+
+
+def is_vision(config: Any) -> bool:
+    """Return whether a configuration belongs to a vision transformer with square patches.
+
+    One in several stages (`depths`), such as Swin, merges its patches between them.
+    """
+    if not is_image_model(config) or hasattr(config, "depths"):
         return False
     sizes = [getattr(config, name, None) for name in ("image_size", "patch_size", "hidden_size")]
     return all(isinstance(size, int) for size in sizes)
