@@ -681,19 +681,20 @@ class BayesianClassifier:
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
     ) -> None:
-        """Write the mean network with merged adapter, for `AutoModelForSequenceClassification`.
+        """Write the mean network with merged adapter as a classifier of transformers.
 
-        Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
+        `AutoModelForSequenceClassification` loads it, or `AutoModelForImageClassification` for
+        images. Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
 
         Args:
-            directory: Output directory for the model and its tokenizer.
+            directory: Output directory for the model and its tokenizer or image processor.
             member: Number of the ensemble member to write, from 1.
             overwrite: Whether an existing directory may be replaced.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
-                backbone itself, or there is no adapter, or no such member; or no sequence
-                classifier of transformers computes what this one does, as of all encoders.
+                backbone itself, or there is no adapter, or no such member; or no classifier
+                of transformers computes what this one does, as of all encoders of texts.
         """
         with self._known().one_member(member) as model:
             export.export_merged(model, directory, overwrite=overwrite)

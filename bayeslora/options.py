@@ -161,6 +161,11 @@ def parsed(owner: str, text: str) -> dict[str, Any]:
         key = name.strip()
         if not equals:
             raise InputError(f"{owner}: expected key=value, got {part!r}")
+        if not raw.strip():
+            raise InputError(
+                f"{owner}: {key} must have a value, {key}=VALUE, got {part.strip()!r}; leave it "
+                "out for the default"
+            )
         try:
             value = load_yaml(raw)
         except InputError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bayeslora.backbones.hub import check_reachable
+from bayeslora.backbones.images import is_image_model, is_vision
 from bayeslora.backbones.peft_classifier import (
     is_peft,
     merged_classifier,
@@ -54,6 +55,7 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
                 "use BayesianClassifier.from_module for other modules"
             )
         path = str(getattr(source, "name_or_path", ""))
+        _check_texts(path or IN_MEMORY, source.config)
         _check_kind(path or IN_MEMORY, type(source).__name__)
         return source, path or IN_MEMORY, path
     check_name(source)
@@ -126,10 +128,14 @@ def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tup
 
 
 def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_weights_files(source)
-    with reading(f"{source} cannot be loaded as a sequence classifier"):
+    unreadable = f"{source} cannot be loaded as a sequence classifier"
+    with reading(unreadable):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    _check_texts(source, config)
+    with reading(unreadable):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
@@ -153,6 +159,16 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     check_fit(source, model, loading)
     classifier: nn.Module = model
     return classifier
+
+
+def _check_texts(name: str, config: Any) -> None:
+    """Raise InputError for an image classifier."""
+    if is_image_model(config):
+        advice = "; fit one with it as the backbone (fit --backbone)" if is_vision(config) else ""
+        raise InputError(
+            f"{name} is an image classifier ({config.model_type}); of finished classifiers, only "
+            f"those of texts are supported{advice}"
+        )
 
 
 def _check_kind(name: str, architecture: str) -> None:

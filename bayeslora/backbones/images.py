@@ -69,9 +69,16 @@ class ImageReader:
             raise InputError(f"{file}: {_KEYS[1]} must be > 0, got {values[1]!r}")
         return cls(tuple(values[0]), tuple(values[1]))
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the file that `of` reads."""
-        content = dict(zip(_KEYS, map(list, (self.mean, self.std)), strict=True))
+    def save_pretrained(self, directory: str | Path, *, side: int | None = None) -> None:
+        """Write the file that `of` reads.
+
+        Args:
+            directory: Directory of a model.
+            side: Width and height of its images, to write a whole image processor of transformers.
+        """
+        content: dict[str, Any] = dict(zip(_KEYS, map(list, (self.mean, self.std)), strict=True))
+        if side is not None:
+            content |= _PROCESSOR | {"size": {"height": side, "width": side}}
         (Path(directory) / READER_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def scaled(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -82,6 +89,15 @@ class ImageReader:
 
 
 _KEYS = ("image_mean", "image_std")
+_PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,  # bicubic, as in `read_pixels`
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+}
 
 
 @dataclass(frozen=True)
@@ -173,11 +189,21 @@ def extra_tokens(config: Any) -> int:
     return 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(distilled)
 
 
-def is_vision(config: Any) -> bool:
-    """Return whether a configuration belongs to a vision transformer with square patches."""
+def is_image_model(config: Any) -> bool:
+    """Return whether transformers classifies images, and not texts, with this architecture."""
     from transformers.models.auto import modeling_auto as auto
 
-    if config.model_type not in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+    kind = config.model_type
+    of_texts = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return kind in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and kind not in of_texts
+
+
+def is_vision(config: Any) -> bool:
+    """Return whether a configuration belongs to a vision transformer with square patches.
+
+    One in several stages (`depths`), such as Swin, merges its patches between them.
+    """
+    if not is_image_model(config) or hasattr(config, "depths"):
         return False
     sizes = [getattr(config, name, None) for name in ("image_size", "patch_size", "hidden_size")]
     return all(isinstance(size, int) for size in sizes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bayeslora.backbones.attention import use_short_attention
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
-from bayeslora.backbones.images import ImageReader, check_vision, is_vision
+from bayeslora.backbones.images import ImageReader, check_vision, is_image_model, is_vision
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.untrusted import (
     check_directory,
@@ -383,6 +383,12 @@ def model_kind(name: str, config: Any) -> Kind:
         return "decoder"
     if is_vision(config):
         return "vision"
+    if is_image_model(config):
+        raise InputError(
+            f"backbone {name!r} has model type {config.model_type!r}, which is not a vision "
+            "transformer with a class token and one state per patch in every layer; use one that "
+            "is, such as ViT, DeiT or DINOv2"
+        )
     raise InputError(
         f"backbone {name!r} has model type {config.model_type!r}; only text models and vision "
         "transformers are supported"

@@ -142,7 +142,11 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
 
 
 def content(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return [B, T], 1 at tokens of the text and 0 at padding, special and template tokens."""
+    """Return [B, T], 1 at tokens that may move.
+
+    Padding and special tokens stay, as do template tokens except between a text and its pair: where
+    those begin depends on the text.
+    """
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=ids.device)
     selected = mask.bool() & ~torch.isin(ids, special)
     if backbone.template is not None:

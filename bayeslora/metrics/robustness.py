@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -53,6 +53,11 @@ class Attack(Options):
         if value is None or value == "on":
             return cls()
         if isinstance(value, str):
+            if not value.strip():
+                names = ", ".join(field.name for field in fields(cls))
+                raise InputError(
+                    f"attack must be 'on' or KEY=VALUE,… with the keys {names}, got {value!r}"
+                )
             value = options.parsed(cls.name, value)
         if isinstance(value, Mapping):
             eps = value.get("eps")

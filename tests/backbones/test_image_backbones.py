@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny import tiny_bert, tiny_vit, toy_images
 
 from bayeslora.backbones.encoder import Encoder
@@ -86,6 +87,15 @@ def test_a_damaged_scaling_is_refused(tmp_path, content):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(InputError):
         ImageReader.of(str(tmp_path))
+
+
+def test_models_whose_states_are_merged_are_refused(tmp_path):
+    from transformers import SwinConfig, SwinModel
+
+    sizes = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+    SwinModel(SwinConfig(**sizes, image_size=8, patch_size=2)).save_pretrained(tmp_path)
+    with refused("input", "'swin'", "class token"):
+        load_backbone(str(tmp_path), device="cpu")
 
 
 def test_text_models_are_none(tmp_path):

@@ -9,6 +9,7 @@ from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny import CLASSES, tiny_bert, tiny_tokenizer, toy_rows
 
+from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.errors import InputError
 
@@ -137,6 +138,20 @@ def test_regressions_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model", id2label={0: "score"}, label2id={"score": 0})
     with refused("input", "1 output"):
         loaded(path)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_image_classifiers_are_refused(tmp_path, in_memory):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = ViTForImageClassification(
+        ViTConfig(**sizes, intermediate_size=8, image_size=8, patch_size=4, num_labels=3)
+    )
+    network.save_pretrained(tmp_path)
+    with refused("input", "image classifier", "--backbone"):
+        load_sequence_classifier(network if in_memory else str(tmp_path), device="cpu")
+    assert load_backbone(str(tmp_path), device="cpu").kind == "vision"
 
 
 def test_multi_label_models_are_refused(tmp_path):

@@ -159,7 +159,10 @@ def test_radii_are_a_number_or_several(text, eps):
     assert Attack.of(text).eps == eps
 
 
-@pytest.mark.parametrize("attack", ["eps=0", "eps=-1", "steps=0", "radius=1", "eps=[]", 3])
+@pytest.mark.parametrize(
+    "attack",
+    ["eps=0", "eps=-1", "steps=0", "radius=1", "eps=[]", 3, "", " ", "eps=", "eps=,steps=2"],
+)
 def test_other_attacks_are_refused(clf, attack):
     with pytest.raises(InputError):
         clf.robustness(TEST, attack)
@@ -191,6 +194,9 @@ def test_the_command_and_the_report(clf, tmp_path, capsys):
     curve = json.loads(capsys.readouterr().out)
     assert [point["eps"] for point in curve["points"]] == [0.0, 0.3]
     assert json.loads((tmp_path / "curve.json").read_text()) == curve
+    assert not main(["evaluate", model, str(data), *attack])
+    score = f"{curve['robustness']:.3f}"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Robustness score: {score}")
     clf.predict(TEST).save(tmp_path / "test.parquet")
     report = str(tmp_path / "report")
     predictions = str(tmp_path / "test.parquet")
@@ -215,7 +221,11 @@ def test_the_command_and_the_report(clf, tmp_path, capsys):
 @pytest.mark.parametrize(
     "extra", [["--out", "curve.csv"], ["--over-seeds"], ["--all"], ["--ood", "a=b.csv"]]
 )
-def test_options_that_an_attack_has_no_use_for_are_refused(extra, tmp_path):
+def test_options_that_an_attack_has_no_use_for_are_refused(extra, tmp_path, capsys):
     assert main(["evaluate", "model", "data.jsonl", "--attack", "eps=0.1", *extra]) == 2
     assert main(["evaluate", "model", "--attack", "eps=0.1"]) == 2
+    for empty, allowed in (("", "eps, steps, restarts, seed"), ("eps=", "eps=VALUE")):
+        capsys.readouterr()
+        assert main(["evaluate", "model", "data.jsonl", "--attack", empty]) == 2
+        assert allowed in capsys.readouterr().err
     assert main(["evaluate", "some.csv", "--out", str(tmp_path / "a.json")]) == 2

@@ -81,6 +81,24 @@ def test_a_model_without_adapter_or_results():
     assert "## Measured" not in card
 
 
+@pytest.mark.parametrize(
+    ("changes", "tag", "words"),
+    [
+        ({"format": "options"}, "multiple-choice", ("options of a question", "next item")),
+        ({"format": "letters"}, "multiple-choice", ("up to 2 options", "next item")),
+        ({}, "image-classification", ("Image classifier:", "images into 2 classes")),
+    ],
+)
+def test_what_is_classified(changes, tag, words):
+    columns = record().columns | ({} if changes else {"image": "image"})
+    card = model_card(record(backbone=record().backbone | changes, columns=columns), "abc123")
+    assert front_matter(card)["pipeline_tag"] == tag
+    assert all(part in card for part in words)
+    assert "Sorts texts" not in card
+    assert "per text" not in card
+    assert ("`a`, `b`" in card) == (not changes)
+
+
 def test_many_classes_are_counted_not_listed():
     card = model_card(record(classes=[f"c{n}" for n in range(25)]), "abc123")
     assert "`c19` and 5 more." in card

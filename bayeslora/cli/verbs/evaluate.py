@@ -154,6 +154,7 @@ def _attack(args: argparse.Namespace) -> None:
         print_json(curve.to_json())
     else:
         show(to_text(robustness_table([curve]), sparse=table_width() is None))
+        show_last(f"Robustness score: {curve.score:.3f} (mean accuracy over the radii above 0)")
 
 
 def _model_and_data(args: argparse.Namespace) -> tuple[str, str | dict[str, str]]:

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="peft",
-        help="peft: the adapter as a plain LoRA (default); merged: a transformers sequence "
-        "classifier (decoders only); safetensors: one file of tensors for serving. merged "
+        help="peft: the adapter as a plain LoRA (default); merged: a transformers classifier "
+        "(decoders and vision models); safetensors: one file of tensors for serving. merged "
         "and safetensors contain the mean network, without uncertainty",
     )
     parser.add_argument(
@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.export import check_export
+    from bayeslora.engine.fitted.export import LOADERS, check_export
 
-    backbone = args.backbone or read_record(args.model).backbone["name"]
+    record = read_record(args.model)
+    backbone = args.backbone or record.backbone["name"]
     inputs = [args.model, *directories(backbone)]
     check_export(args.out, args.format, overwrite=bool(args.overwrite), inputs=inputs)
     loading = given(args, *LOADING)
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
         hint(f"load it with {export.loader}: {'; '.join(export.notes)}")
     elif args.format == "merged":
         clf.export_merged(args.out, **which)
-        hint("load it with transformers.AutoModelForSequenceClassification")
+        loader = LOADERS["vision" if record.columns.get("image") else "decoder"]
+        hint(f"load it with transformers.{loader}")
     else:
         clf.export_safetensors(args.out, **which)
     show(args.out)

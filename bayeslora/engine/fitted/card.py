@@ -10,12 +10,20 @@ from typing import Any
 
 from bayeslora.adapters.registry import CATALOGUE, stored_adapter, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
+from bayeslora.engine.data import format_of
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
 
 CHOSEN_ON = "chosen on these rows"
 """Note on scores of rows that the posterior's options may have been chosen on."""
+
+_KINDS = {
+    "text": ("Text classifier", "text-classification"),
+    "image": ("Image classifier", "image-classification"),
+    "question": ("Multiple-choice classifier", "multiple-choice"),
+}
+"""Title of the card and task on the hub, by what a row is."""
 
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
@@ -36,9 +44,15 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
 
 def _title(record: ModelRecord) -> str:
     adapter = f"{table_name(record.adapter)} + " if record.adapter else ""
-    return (
-        f"Text classifier: {adapter}{record.posterior['name']} on {_code(record.backbone['name'])}"
-    )
+    kind = _KINDS[_unit(record)][0]
+    return f"{kind}: {adapter}{record.posterior['name']} on {_code(record.backbone['name'])}"
+
+
+def _unit(record: ModelRecord) -> str:
+    """Return what a row is: a text, an image or a question."""
+    if format_of(record) is not None:
+        return "question"
+    return "image" if record.columns.get("image") else "text"
 
 
 def _front_matter(record: ModelRecord) -> str:
@@ -50,18 +64,22 @@ def _front_matter(record: ModelRecord) -> str:
     # A module in memory is not a model on the hub.
     line = "" if record.backbone["kind"] == MODULE else f"base_model: {base}\n"
     return (
-        "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
+        f"---\nlibrary_name: bayeslora\npipeline_tag: {_KINDS[_unit(record)][1]}\n"
         f"{line}tags: [uncertainty, calibration]\n---"
     )
 
 
 def _what(record: ModelRecord) -> str:
+    return f"{_task(record)} {_fitted(record)} {_uncertainty(record)}{_calibrated(record)}"
+
+
+def _task(record: ModelRecord) -> str:
+    if format_of(record) is not None:
+        most = f"up to {len(record.classes)}" if format_of(record) == "letters" else "the"
+        return f"Chooses among {most} options of a question, or the next item among candidates."
     names = ", ".join(_code(name) for name in record.classes[:20])
     more = f" and {len(record.classes) - 20} more" if len(record.classes) > 20 else ""
-    return (
-        f"Sorts texts into {len(record.classes)} classes: {names}{more}. {_fitted(record)} "
-        f"{_uncertainty(record)}{_calibrated(record)}"
-    )
+    return f"Sorts {_unit(record)}s into {len(record.classes)} classes: {names}{more}."
 
 
 def _fitted(record: ModelRecord) -> str:
@@ -86,10 +104,10 @@ def _uncertainty(record: ModelRecord) -> str:
         )
     if stored_posterior(record.posterior).is_point:
         return (
-            "It is a point estimate: the uncertainty of each text is the entropy of its "
-            "probabilities, without an epistemic part."
+            f"It is a point estimate: the uncertainty of each {_unit(record)} is the entropy of "
+            "its probabilities, without an epistemic part."
         )
-    return "It gives total, aleatoric and epistemic uncertainty for each text."
+    return f"It gives total, aleatoric and epistemic uncertainty for each {_unit(record)}."
 
 
 def _calibrated(record: ModelRecord) -> str:
@@ -238,7 +256,7 @@ def _chosen_epoch(record: ModelRecord) -> str:
 
 def _made(record: ModelRecord, fingerprint: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
-    length = f", at most {record.max_length} tokens per text"
+    length = f", at most {record.max_length} tokens per {_unit(record)}"
     length = "" if record.backbone["kind"] == MODULE else length
     lines = [versions, f"seed {record.seed}{length}", *_reading(record)]
     listed = "\n".join(f"- {line}" for line in [*lines, f"fingerprint `{fingerprint}`"])

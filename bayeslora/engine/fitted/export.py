@@ -1,9 +1,11 @@
 """Export a fitted network with merged adapters: a plain transformers model, or a file of tensors.
 
 The mean network is written. A decoder's last layer becomes the `score` layer of the architecture's
-sequence classifier, which reads the same position. The features of an encoder are mean-pooled here,
-but transformers uses a pooler: none of its classifiers computes the same function, and one with the
-encoder's weights would have a random last layer, so none is written.
+sequence classifier, which reads the same position. A vision model's becomes the `classifier` layer
+of the image classifier, which reads the class token, or in DINOv2 the class token and the mean over
+patches. The features of an encoder are mean-pooled here, but transformers uses a pooler: none of
+its classifiers computes the same function, and one with the encoder's weights would have a random
+last layer, so none is written.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.images import size_for
+from bayeslora.backbones.load import Kind
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.engine.data import format_of
 from bayeslora.engine.fitted.model import FittedModel
@@ -32,14 +36,21 @@ from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, check_writable, refuse_existing, refuse_inputs, write_json
 from bayeslora.layouts import Layout
 from bayeslora.manifest import TOKENIZER_FILES
+from bayeslora.option_checks import Pooling
 from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.posteriors.features import Features
 from bayeslora.tensor_files import open_tensors
 
-POOLING = {
-    "decoder": "last real token",
-    "encoder": "mean over real tokens",
-    "vision": "first token",
+LOADERS: dict[Kind, str] = {
+    "decoder": "AutoModelForSequenceClassification",
+    "vision": "AutoModelForImageClassification",
+}
+"""Classes of transformers that load a merged model, by the kind of its backbone."""
+
+_POOLING: dict[Pooling, str] = {
+    "last": "last real token",
+    "mean": "mean over real tokens",
+    "first": "first token",
 }
 
 _FILLING = """\
@@ -69,7 +80,7 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool) -> None:
-    """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
+    """Write the mean network as a classifier of transformers, for one of `LOADERS`.
 
     Args:
         fitted: A single adapted network.
@@ -80,20 +91,26 @@ def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool
         InputError: See `check_mergeable` and `check_export`; or no such classifier computes the
             same function.
     """
-    weight, encoder = check_mergeable(fitted), _encoder(fitted)
+    weight, encoder = check_mergeable(fitted), encoder_of(fitted)
     with open_export(fitted, directory, "merged", overwrite=overwrite) as temporary:
-        _classifier(fitted, export(encoder.model), weight).save_pretrained(temporary)
-        tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
-        # Keeps the same tokens with truncation=True.
-        tokenizer.model_max_length = encoder.max_length
-        tokenizer.save_pretrained(temporary)
+        whole = _classifier(fitted, export(encoder.model), weight)
+        whole.save_pretrained(temporary)
+        if encoder.backbone.kind == "vision":
+            encoder.backbone.tokenizer.save_pretrained(temporary, side=whole.config.image_size)
+        else:
+            tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
+            # Keeps the same tokens with truncation=True.
+            tokenizer.model_max_length = encoder.max_length
+            tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(_readme(fitted), encoding="utf-8")
 
 
 def _readme(fitted: FittedModel) -> str:
     """Return the README: how to predict with transformers, template included."""
+    if encoder_of(fitted).backbone.kind == "vision":
+        return _image_readme(fitted)
     frame = fitted.record.backbone.get("template")
-    length = _encoder(fitted).max_length
+    length = encoder_of(fitted).max_length
     filling: list[str] = []
     text = "text"
     if frame is not None and PAIR in frame:
@@ -121,6 +138,27 @@ def _readme(fitted: FittedModel) -> str:
     )
 
 
+def _image_readme(fitted: FittedModel) -> str:
+    encoder = encoder_of(fitted)
+    side, _ = size_for(encoder.model.config, encoder.max_length)
+    return (
+        "# Image classifier for transformers\n\n```python\nfrom transformers import pipeline\n\n"
+        'classify = pipeline("image-classification", "PATH OF THIS DIRECTORY")\n'
+        f'classify("PATH OF AN IMAGE", top_k={len(fitted.record.classes)})\n```\n\n'
+        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
+        f"- Images are resized to {side} × {side} pixels.\n\n"
+        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
+        f"{tasks_words(fitted)}"
+    )
+
+
+def pooling_words(encoder: Encoder) -> str:
+    """Return which states are the feature."""
+    if encoder.backbone.kind == "vision" and encoder.pooling == "mean":
+        return "mean over patches"
+    return _POOLING[encoder.pooling]
+
+
 def tasks_words(fitted: FittedModel) -> str:
     """Return instructions on exported logits of several tasks; empty for one task."""
     tasks = fitted.record.tasks
@@ -143,8 +181,13 @@ def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
     Raises:
         InputError: See `check_mergeable`; or no such classifier computes the same function.
     """
+    if fitted.network.encoder.backbone.kind == "vision":
+        raise InputError(
+            "--head (head) writes the last layer of text decoders only; for images use --format "
+            "merged (export_merged)"
+        )
     weight = check_mergeable(fitted)
-    whole = _classifier(fitted, export(_encoder(fitted).model), weight)
+    whole = _classifier(fitted, export(encoder_of(fitted).model), weight)
     return f"{whole.base_model_prefix}.", {"score.weight": weight}
 
 
@@ -160,12 +203,12 @@ def export_tensors(fitted: FittedModel, path: str | Path, *, overwrite: bool) ->
     """
     check_export(path, "safetensors", overwrite=overwrite, inputs=_sources(fitted))
     weight = check_mergeable(fitted)
-    plain = export(_encoder(fitted).model)
+    plain = export(encoder_of(fitted).model)
     tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
     tensors["head.weight"] = weight.float()
     # Copies, since a file cannot hold shared tensors.
     copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
-    config: Any = _encoder(fitted).model.config
+    config: Any = encoder_of(fitted).model.config
     note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
     with atomic_file(path) as temporary:
         save_file(copies, str(temporary), metadata={"format": "pt", NOTE: note})
@@ -188,7 +231,7 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
             "layer has the same classes for every row; use --format peft without --head to write "
             "the adapter"
         )
-    encoder = _encoder(fitted)
+    encoder = encoder_of(fitted)
     network.eval()
     rows = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(rows).mean
@@ -204,7 +247,12 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
     )
 
 
-def _encoder(fitted: FittedModel) -> Encoder:
+def encoder_of(fitted: FittedModel) -> Encoder:
+    """Return the encoder of a network that was fitted here.
+
+    Raises:
+        InputError: The classifier is from another library.
+    """
     encoder = fitted.network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
@@ -216,34 +264,52 @@ def _encoder(fitted: FittedModel) -> Encoder:
 
 @torch.no_grad()
 def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
-    """Return the architecture's sequence classifier around a merged backbone.
+    """Return the architecture's classifier of texts or images around a merged backbone.
 
     Raises:
         InputError: There is no such class, or running it shows that it computes something else.
     """
-    encoder = _encoder(fitted)
-    if encoder.backbone.kind != "decoder":
+    import transformers
+
+    encoder = encoder_of(fitted)
+    kind = encoder.backbone.kind
+    if kind == "encoder":
         raise _no_classifier(
             fitted,
             "the states of an encoder are averaged here, but pooled by a layer of its own there",
         )
-    from transformers import AutoModelForSequenceClassification
-
     config: Any = copy.deepcopy(plain.config)
     config.id2label = dict(enumerate(fitted.record.classes))
     config.label2id = {name: index for index, name in config.id2label.items()}
-    config.pad_token_id = encoder.backbone.tokenizer.pad_token_id
-    make: Any = AutoModelForSequenceClassification.from_config
+    state = plain.state_dict()
+    if kind == "vision":
+        config.image_size, _ = size_for(config, encoder.max_length)
+        state |= _positions(plain, config.image_size)
+    else:
+        config.pad_token_id = encoder.backbone.tokenizer.pad_token_id
     try:
+        make: Any = getattr(transformers, LOADERS[kind]).from_config
         whole: Any = make(config, dtype=next(plain.parameters()).dtype)
     except ValueError:
         whole = None
-    if whole is not None and _takes(whole, weight):
-        whole.base_model.load_state_dict(plain.state_dict())
-        whole.score.weight.copy_(weight)
+    last = getattr(whole, "classifier" if kind == "vision" else "score", None)
+    if _takes(last, weight, kind):
+        if not _load(whole.base_model, state):
+            raise _no_classifier(
+                fitted, f"the tensors of {type(plain).__name__} do not fit {type(whole).__name__}"
+            )
+        _set_weight(last, weight, encoder.pooling)
         whole.to(encoder.backbone.device).eval()
         if _agrees(fitted.network, encoder, whole):
             return whole
+    if kind == "vision" and whole is not None:
+        is_mean = getattr(config, "use_mean_pooling", False)
+        other = "the normalised mean over patches" if is_mean else "another feature"
+        raise _no_classifier(
+            fitted,
+            f"the last layer of {type(whole).__name__} reads {other}, not the "
+            f"{pooling_words(encoder)}",
+        )
     raise _no_classifier(
         fitted, f"the one for {type(plain).__name__} is missing or computes something else"
     )
@@ -251,24 +317,64 @@ def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
 
 def _no_classifier(fitted: FittedModel, reason: str) -> InputError:
     return InputError(
-        f"no sequence classifier of transformers computes the same as {fitted.name} ({reason}); "
+        f"no classifier of transformers computes the same as {fitted.name} ({reason}); "
         "use --format safetensors (export_safetensors) to write the merged tensors and the last "
         "layer, or --format peft without --head for the adapter"
     )
 
 
-def _takes(whole: Any, weight: Tensor) -> bool:
-    """Return whether a classifier ends in a linear layer `score` of this shape, without bias."""
-    score = getattr(whole, "score", None)
-    if not isinstance(score, nn.Linear):
+def _positions(plain: Any, side: int) -> dict[str, Tensor]:
+    """Return the positions of a vision model for images of `side` pixels, if they are others.
+
+    Without them, ViT would refuse smaller images unless told to interpolate.
+    """
+    layer = getattr(plain, "embeddings", None)
+    if side == plain.config.image_size or getattr(layer, "position_embeddings", None) is None:
+        return {}
+    # Positions are only interpolated for another number of patches; the class token has none.
+    positions = plain.embeddings.interpolate_pos_encoding(plain.embeddings.cls_token, side, side)
+    return {"embeddings.position_embeddings": positions}
+
+
+def _load(backbone: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Load a backbone's tensors, except those of a pooler it lacks; return whether they fit."""
+    own = backbone.state_dict()
+    used = {name: item for name, item in state.items() if "pooler" not in name or name in own}
+    try:
+        backbone.load_state_dict(used)
+    except RuntimeError:
         return False
-    return score.get_parameter("weight").shape == weight.shape and score.bias is None
+    return True
+
+
+def _takes(layer: Any, weight: Tensor, kind: Kind) -> bool:
+    """Return whether the last layer of a classifier can have a weight [C, d] and no bias.
+
+    That of an image classifier may read the class token followed by the mean over patches.
+    """
+    if not isinstance(layer, nn.Linear):
+        return False
+    if kind == "vision":
+        num_classes, width = weight.shape
+        return layer.out_features == num_classes and layer.in_features in (width, 2 * width)
+    return layer.weight.shape == weight.shape and layer.bias is None
+
+
+def _set_weight(layer: Any, weight: Tensor, pooling: Pooling) -> None:
+    if layer.in_features > weight.shape[1]:
+        nothing = torch.zeros_like(weight)
+        weight = torch.cat([nothing, weight] if pooling == "mean" else [weight, nothing], 1)
+    layer.weight.copy_(weight)
+    if layer.bias is not None:
+        layer.bias.zero_()
 
 
 def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
-    """Return whether a classifier's logits equal the mean network's on texts of unequal length."""
+    """Return whether a classifier's logits equal the mean network's on two texts or images."""
     batch = encoder.probe().collate([0, 1])
     expected = network.head.predict(network(batch)).mean.cpu()
+    if encoder.backbone.kind == "vision":
+        batch = {"pixel_values": batch["pixel_values"].to(whole.dtype)}
     logits = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
     tolerance = _TOLERANCES.get(whole.dtype, 5e-2)
     return bool((logits.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
@@ -278,7 +384,7 @@ def _note(fitted: FittedModel) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "classes": list(fitted.record.classes),
-        "pooling": POOLING[fitted.network.encoder.backbone.kind],
+        "pooling": pooling_words(encoder_of(fitted)),
         "max_length": fitted.network.encoder.max_length,
         "template": fitted.record.backbone.get("template"),
         **({"tasks": fitted.record.tasks} if fitted.record.tasks else {}),

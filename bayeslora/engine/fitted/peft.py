@@ -148,7 +148,7 @@ def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[s
 
 
 def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool) -> str:
-    record, encoder = fitted.record, fitted.network.encoder
+    record, encoder = fitted.record, merged.encoder_of(fitted)
     module, _, loader = exported.loader.rpartition(".")
     depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     options = f", num_labels={len(record.classes)}" if head else ""
@@ -156,7 +156,7 @@ def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool)
     load = f'model = {loader}.from_pretrained("PATH OF THIS DIRECTORY"{options})'
     if loader == "PeftModel":
         load = f'model = {loader}.from_pretrained(base, "PATH OF THIS DIRECTORY")  # base: {base!r}'
-    pooling = merged.POOLING[encoder.backbone.kind]
+    pooling = merged.pooling_words(encoder)
     length = usable_length(encoder.backbone, record.max_length)
     facts = [
         f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
