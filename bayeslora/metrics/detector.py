@@ -9,6 +9,8 @@ is not made on the rows that evaluate it. Epistemic uncertainty is uninformative
 - it is `negligible`: at most `NEGLIGIBLE` of the mean entropy of the probabilities, on both sets.
   The posterior is then effectively a point estimate, as after a Laplace approximation whose prior
   precision ended at the upper edge of its grid;
+- the options of a question were scored one by one: their logits vary most where they differ
+  most, and their epistemic uncertainty was far below chance (`reports/multiple-choice`);
 - it is `noise`: its variance over all rows is at most that of its own Monte Carlo error.
 
 The error of S draws: for logits that vary little, the information of one draw is ½ δᵀFδ with
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.option_checks import LINKS
+from bayeslora.predictions.names import QUESTION_FORMAT
 from bayeslora.predictions.record import Predictions
 
 NEGLIGIBLE = 1e-3
@@ -43,6 +46,8 @@ def default_detector(inside: Predictions, outside: Predictions) -> str:
     sets = (inside, outside)
     if all(UNFAMILIARITY in record.scores for record in sets):
         return UNFAMILIARITY
+    if any(record.metadata.get(QUESTION_FORMAT) == "options" for record in sets):
+        return FALLBACK
     has_epistemic = all(record.epistemic is not None for record in sets)
     if not has_epistemic or not any(
         record.epistemic.any() for record in sets if record.epistemic is not None

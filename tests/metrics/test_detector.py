@@ -75,6 +75,12 @@ def test_a_posterior_that_varies_from_row_to_row_is_judged_by_it():
     inside, outside = (predictions(logits(200, seed=s), spread, 1000, s) for s in (0, 1))
     assert doubt(inside, outside) == ""
     assert default_detector(inside, outside) == "epistemic"
+    by_option, by_letter = (
+        [record.replace(metadata=record.metadata | {"question_format": name}) for record in pair]
+        for pair, name in (((inside, outside), "options"), ((inside, outside), "letters"))
+    )
+    assert default_detector(*by_option) == "max_probability"
+    assert default_detector(*by_letter) == "epistemic"
 
 
 def test_a_prior_at_its_edge_leaves_a_point_estimate():
