@@ -226,12 +226,9 @@ class QuestionChecks(RowChecks):
         if value is None:
             return None
         last = len(options) - 1
-        allowed = (
-            f"an index from 0 to {last}"
-            if by_index
-            else f"an index from 0 to {last}, a letter "
-            f"from A to {LETTERS[last]}, or the text of an option"
-        )
+        allowed = f"an index from 0 to {last}" + ("" if self.table.is_text else " (a number)")
+        if not by_index:
+            allowed += f", a letter from A to {LETTERS[last]}, or the text of an option"
         matches = set()
         if isinstance(value, str):
             if not by_index:
