@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
 from bayeslora.experiments.plan import Plan, check_backbones, made_plan
@@ -79,8 +79,8 @@ def experiment(
             of n independent jobs.
 
     Raises:
-        InputError: The grid is invalid, a file or a backbone is missing, or `out` is not the
-            directory of an experiment. Nothing is computed.
+        InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
+            not the directory of an experiment. Nothing is computed.
 
     Example:
         >>> import bayeslora as bl
@@ -133,7 +133,7 @@ def plan(
         shard: As for `experiment`.
 
     Raises:
-        InputError: As for `experiment`, except that backbones may be missing.
+        InputError: As for `experiment`, except that backbones and the device may be missing.
     """
     parsed = _read(grid)
     return _checked(Workshop(parsed, data_dir), None if out is None else Store(out), shard)
@@ -168,6 +168,10 @@ def _pool(
 ) -> Pool:
     if ray is not None:
         return RayCluster(grid, data_dir, ray)
+    from bayeslora.backbones.load import pick_device
+
+    with located("model"):
+        pick_device(grid.model.get("device"))
     return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from refusal import refused
 from tiny import tiny_llama
 
@@ -90,6 +91,14 @@ def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path,
     ray.shutdown()
     assert "worker " in str(caught.value)
     assert "here" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the cluster has GPUs")
+def test_a_cluster_without_the_device_is_refused_before_the_work(cluster, grid, tmp_path):
+    content = {**grid, "model": {**grid["model"], "device": "cuda"}}
+    with refused("input", "'cuda'"):
+        bl.experiment(content, tmp_path / "out", ray=cluster.address)
     assert not (tmp_path / "out").exists()
 
 

@@ -379,6 +379,15 @@ def test_missing_files_are_named(grid, tmp_path):
         bl.experiment(grid, tmp_path / "out", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_device_that_is_not_there_is_refused_before_the_work(grid, tmp_path, workers):
+    content = {**grid, "model": {**grid["model"], "device": "cuda:99"}}
+    assert run.plan(content).settings  # for another machine
+    with refused("input", "model", "'cuda:99'"):
+        bl.experiment(content, tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_directory_is_not_written_to(grid, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with refused("input", "experiment.json"):
