@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -423,23 +424,27 @@ def test_processes_give_the_same_scores_and_survive_a_killed_worker(
 def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
     grid, tmp_path, scores, finished
 ):
-    """The process is killed at random moments, three times or until it ends."""
+    """Ten kills at random moments, after none, one and two of the four cells are finished."""
     grid_file, out = tmp_path / "grid.yaml", tmp_path / "out"
     grid_file.write_text(yaml.safe_dump(grid))
     chance = random.Random(0)
-    kills = 0
-    while kills < 3:
+
+    def progress():
+        """Return when the latest run began to work, and the number of finished cells."""
+        marker = out / "experiment.json"
+        return marker.exists() and marker.stat().st_mtime_ns, len([*out.glob("cells/*.json")])
+
+    for kill in range(10):
+        before, _ = progress()
         running = command("experiment", grid_file, "--out", out)
-        while running.poll() is None and not (out / "work").exists():
-            time.sleep(0.02)
-        try:
-            running.wait(chance.uniform(0.0, 0.8))
-            break
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-            kills += 1
-    assert kills >= 2
+        while running.poll() is None and (
+            progress()[0] == before or progress()[1] < kill * 3 // 10
+        ):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))  # less than a cell takes
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+    assert len([*out.glob("cells/*.json")]) >= 2
     result = bl.experiment(grid, out)
     assert scores(result) == scores(finished[2])
     text = (out / "summary.md").read_text().partition("## Cost")[0]
