@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from refusal import refused
@@ -39,11 +40,11 @@ def cluster():
 
 
 def worker_at_work():
-    """Return the process id of a Ray worker that computes a cell; None if there is none."""
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if "ray::_compute_remotely" in command.read_text():
-                return int(command.parent.name)
+    """Return the id of a Ray worker of this process that computes a cell; None without one."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ray::_compute_remotely" in " ".join(process.cmdline()):
+                return process.pid
     return None
 
 
