@@ -17,7 +17,14 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import KNOWN_TASKS, derived, known_name, load_task, splits_of
+from bayeslora.tasks.known import (
+    KNOWN_TASKS,
+    derived,
+    known_name,
+    load_task,
+    splits_of,
+    validation_is_test,
+)
 from bayeslora.tasks.readers import load_examples
 from bayeslora.tasks.splits import stratified_sample
 
@@ -70,21 +77,26 @@ def task_rows(
     splits = tuple(task.files) if task.files else splits_of(task.name, data_dir)
     if "train" not in splits:
         raise InputError(f"task {task.name} has no training rows; use it as ood of another task")
+    known = task.name if task.files else known_name(task.name)
     split = protocol.split
     deviations: tuple[str, ...] = ()
     if split not in splits:
         split = "test"
-        deviations = (
-            f"split: {task.name} has no {protocol.split} rows, so its test rows are reported",
-        )
+        if not task.files and validation_is_test(task.name, data_dir):
+            text = f"official validation rows, as published; {task.name} has them as test rows"
+        else:
+            text = f"{task.name} has no {protocol.split} rows, so its test rows are reported"
+        deviations = (f"split: {text}",)
     sources = _ood_sources(task)
     check_ood_names(task.name, sources, {split: f"the reported {split} rows"})
     if not task.files and (difference := derived(task.name, data_dir)):
         deviations = (*deviations, f"{task.name}: {difference}")
+    if known in protocol.task_deviations:
+        deviations = (*deviations, protocol.task_deviations[known])
     dropped: dict[str, int] = {}
     reported = _counted(dropped, split, _read(task, split, data_dir))
     train = _counted(dropped, "train", _read(task, "train", data_dir))
-    if (count := protocol.num_choices.get(task.name)) is not None:
+    if (count := protocol.num_choices.get(known)) is not None:
         train = _with_choices(dropped, "train", train, count)
         reported = _with_choices(dropped, split, reported, count)
     unseen = without_overlap(train, reported)
