@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bayeslora.backbones.template import check_prompt
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
@@ -346,7 +347,7 @@ def _check_kind(name: str, columns: Mapping[str, str]) -> None:
     if is_description(kind):
         if extra := [key for key in columns if key != "task"]:
             raise InputError(f"task {name}: {kind} already names the columns; remove {extra[0]}")
-        read_description(kind)
+        check_prompt(kind, read_description(kind).prompt)
     elif kind not in KINDS:
         choice = unknown_choice("task", kind, (*KINDS, "a YAML file"))
         raise InputError(f"task {name}: {choice}")

@@ -355,6 +355,28 @@ def test_a_description_names_the_columns_of_a_task(questions, tmp_path):
         run.plan({**questions, "tasks": [{**task, "text_column": "stem"}]})
 
 
+def test_a_prompt_that_is_no_template_is_named_with_its_file(questions, tmp_path):
+    about = tmp_path / "about.yaml"
+    about.write_text('prompt: "{text} {answer}"')
+    task = {**questions["tasks"][0], "task": str(about)}
+    with refused("input", "about.yaml", "prompt", "{answer}"):
+        run.as_grid({**questions, "tasks": [task]})
+
+
+def test_a_mistake_that_only_the_checks_of_cells_see_is_named_with_the_grids_file(grid, tmp_path):
+    file = tmp_path / "grid.yaml"
+    for change, named in (
+        ({"posteriors": ["mle"], "predict": {"num_samples": 7}}, "num_samples"),
+        ({"fit": {"epoch": 1}}, "'epoch'"),
+        ({"model": {**grid["model"], "device": "cuda:99"}}, "'cuda:99'"),
+    ):
+        file.write_text(yaml.safe_dump({**grid, **change}))
+        with pytest.raises(InputError) as caught:
+            bl.experiment(file, tmp_path / "out")
+        assert str(caught.value).startswith(f"{file}: ")
+        assert named in str(caught.value)
+
+
 def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, monkeypatch):
     bl.experiment(questions, tmp_path / "out")
     file = Path(questions["tasks"][0]["train"])
