@@ -119,16 +119,15 @@ def tiny_llama(path, seed=0, **more):
     return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2, **more)
 
 
-def lettered_llama(path, seed=0):
+def lettered_llama(path, seed=0, **more):
     """Write a decoder whose tokenizer knows the letters of options and the words of prompts."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = [*FILLERS, *(word for words in TOPICS.values() for word in words)]
     frame = ["A B C D Question : Answer ) Pick correct option ."]
     tokenizer = tiny_tokenizer([*words, *frame])
-    return _write(
-        path, LlamaForCausalLM, LlamaConfig, seed, tokenizer=tokenizer, num_key_value_heads=2
-    )
+    more = {"num_key_value_heads": 2, **more}
+    return _write(path, LlamaForCausalLM, LlamaConfig, seed, tokenizer=tokenizer, **more)
 
 
 def tiny_opt(path, seed=0, dropout=0.0):
@@ -222,9 +221,8 @@ def toy_images(folder, n, seed=0, size=8):
 
 def _write(path, model_class, config_class, seed, tokenizer=None, **options):
     tokenizer = tokenizer or tiny_tokenizer()
-    config = config_class(
-        **SIZES, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **options
-    )
+    special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = config_class(**{**SIZES, **special, **options})
     torch.manual_seed(seed)
     return _save(path, model_class(config).eval(), tokenizer)
 

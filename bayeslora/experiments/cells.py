@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.experiments.grid import Cell, Grid, Search, Task, named_options
+from bayeslora.experiments.grid import Cell, Grid, Search, Task, named_options, set_part
 from bayeslora.experiments.records import all_scores, recorded, reset_peak_memory
 from bayeslora.experiments.rows import TaskRows, drawn, task_rows
 from bayeslora.experiments.search import search_of, searched
@@ -366,7 +365,7 @@ class Workshop:
         for name, result in {rows.split: predictions, **ood, **shifted}.items():
             notes = setup.corruptions[name].notes if name in shifted else {}
             named = replace(result, name=cell.method.name, metadata={**result.metadata, **notes})
-            named.save(work / f"{_slug(name)}.parquet")
+            named.save(work / f"{set_part(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         self._release()
         return record
@@ -387,7 +386,3 @@ def _merged(
         elif value != expected[key]:
             deviations.append(f"{key}: {value} by the grid, {expected[key]} by the protocol")
     return {**expected, **options}
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name)

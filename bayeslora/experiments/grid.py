@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bayeslora.backbones.template import check_prompt
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
@@ -36,6 +37,7 @@ _EXCLUDE_KEYS = ("task", "backbone", "method", "adapter", "posterior", "rows", "
 _SEARCH_KEYS = ("trials", "hold_out", "ranges")
 _RANGE_KEYS = ("low", "high", "log")
 _OPTION = re.compile(r"(?:^|,)\s*(\w+)\s*=")
+_SETS = {"train": "the training rows", "reported": "the reported rows", "cost": "the costs"}
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,11 @@ def as_grid(content: Any) -> Grid:
         raise unknown_choice("reference", str(reference), names)
     sizes = _sizes(source, chosen)
     seeds = _seeds(source, chosen)
+    corruptions = _corruptions(source.get("corruptions") or [])
+    shifted = [f"{corruption.kind}:{corruption.severity}" for corruption in corruptions]
+    for task in tasks.values():
+        others = {**_SETS, **{name: f"corruption {name!r}" for name in shifted}}
+        check_ood_names(task.name, task.ood or (), others)
     backbones = _texts("backbones", source.get("backbones", "smollm2-135m"))
     cells = [
         Cell(task, backbone, method, rows, seed, chosen.name)
@@ -221,7 +228,7 @@ def as_grid(content: Any) -> Grid:
         predict=_predict(source.get("predict") or {}),
         reference=str(reference),
         search=_search(source.get("search")),
-        corruptions=_corruptions(source.get("corruptions") or []),
+        corruptions=corruptions,
         source=json.loads(json.dumps(source, default=str)),
     )
 
@@ -229,6 +236,35 @@ def as_grid(content: Any) -> Grid:
 def named_options(text: str) -> set[str]:
     """Return the options named in a method's text: `r` and `lr` for `polar:r=4,lr=1e-3`."""
     return {*_OPTION.findall(text.partition(":")[2])}
+
+
+def set_part(name: str) -> str:
+    """Return the part of a file name that stands for a set of rows: `typos-3` for `typos:3`."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name)
+
+
+def check_ood_names(task: str, names: Iterable[str], others: Mapping[str, str]) -> None:
+    """Raise InputError if an OOD set's results would be stored under the name of other rows.
+
+    Args:
+        task: Name of the task.
+        names: Names of its OOD sets.
+        others: Description of other sets by name.
+
+    Raises:
+        InputError: A name is empty, or the file name of two sets is the same, where case does not
+            count.
+    """
+    taken = {set_part(name).lower(): about for name, about in others.items()}
+    for name in names:
+        if not name:
+            raise InputError(f"task {task}: the name of an ood set must not be empty")
+        if about := taken.get(set_part(name).lower()):
+            raise InputError(
+                f"task {task}: ood {name!r} has the same name in files as {about}; choose another "
+                "name"
+            )
+        taken[set_part(name).lower()] = f"ood {name!r}"
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -311,7 +347,7 @@ def _check_kind(name: str, columns: Mapping[str, str]) -> None:
     if is_description(kind):
         if extra := [key for key in columns if key != "task"]:
             raise InputError(f"task {name}: {kind} already names the columns; remove {extra[0]}")
-        read_description(kind)
+        check_prompt(kind, read_description(kind).prompt)
     elif kind not in KINDS:
         choice = unknown_choice("task", kind, (*KINDS, "a YAML file"))
         raise InputError(f"task {name}: {choice}")

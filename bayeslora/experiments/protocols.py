@@ -43,6 +43,7 @@ class Protocol:
         backbones: The published backbones, for reference.
         format: Format of multiple-choice questions; None uses the default of `fit`.
         deviations: Settings of the published protocol that `fit` cannot express.
+        task_deviations: Further deviation of a task, by its name.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Protocol:
     backbones: str = ""
     format: str | None = None
     deviations: tuple[str, ...] = ()
+    task_deviations: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values, without empty ones."""
@@ -145,6 +147,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
+            ),
+            task_deviations=dict.fromkeys(
+                ("arc-challenge", "arc-easy"),
                 "ARC: 5 classes as published, but letters that a row lacks are masked",
             ),
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.grid import Task
+from bayeslora.experiments.grid import Task, check_ood_names
 from bayeslora.experiments.protocols import Protocol
 from bayeslora.tasks.examples import (
     Examples,
@@ -17,7 +17,14 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import KNOWN_TASKS, derived, known_name, load_task, splits_of
+from bayeslora.tasks.known import (
+    KNOWN_TASKS,
+    derived,
+    known_name,
+    load_task,
+    splits_of,
+    validation_is_test,
+)
 from bayeslora.tasks.readers import load_examples
 from bayeslora.tasks.splits import stratified_sample
 
@@ -70,37 +77,42 @@ def task_rows(
     splits = tuple(task.files) if task.files else splits_of(task.name, data_dir)
     if "train" not in splits:
         raise InputError(f"task {task.name} has no training rows; use it as ood of another task")
+    known = task.name if task.files else known_name(task.name)
     split = protocol.split
     deviations: tuple[str, ...] = ()
     if split not in splits:
         split = "test"
-        deviations = (
-            f"split: {task.name} has no {protocol.split} rows, so its test rows are reported",
-        )
+        if not task.files and validation_is_test(task.name, data_dir):
+            text = f"official validation rows, as published; {task.name} has them as test rows"
+        else:
+            text = f"{task.name} has no {protocol.split} rows, so its test rows are reported"
+        deviations = (f"split: {text}",)
+    sources = _ood_sources(task)
+    check_ood_names(task.name, sources, {split: f"the reported {split} rows"})
     if not task.files and (difference := derived(task.name, data_dir)):
         deviations = (*deviations, f"{task.name}: {difference}")
+    if known in protocol.task_deviations:
+        deviations = (*deviations, protocol.task_deviations[known])
     dropped: dict[str, int] = {}
     reported = _counted(dropped, split, _read(task, split, data_dir))
     train = _counted(dropped, "train", _read(task, "train", data_dir))
-    if (count := protocol.num_choices.get(task.name)) is not None:
+    if (count := protocol.num_choices.get(known)) is not None:
         train = _with_choices(dropped, "train", train, count)
         reported = _with_choices(dropped, split, reported, count)
     unseen = without_overlap(train, reported)
     train = _counted(dropped, f"train, in {split} too", unseen, previous=train)
     if not (len(train) and len(reported)):
-        left_out = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-        raise InputError(
-            f"task {task.name}: no {'train' if len(reported) else split} rows are left; dropped "
-            f"rows: {left_out}"
-        )
+        raise _none_left(task, "train" if len(reported) else split, dropped)
     ood = {}
-    for name, source in _ood_sources(task).items():
+    for name, source in sources.items():
         rows = _counted(dropped, name, _outside(source, task, data_dir))
         rows = _audited(dropped, name, rows, protocol.ood_audit)
         if by_letter and train.choices is not None:
             rows = _answerable(dropped, name, rows, num_classes(train))
         remaining = without_overlap(without_overlap(rows, train), reported)
         ood[name] = _counted(dropped, f"{name}, in {task.name} too", remaining, previous=rows)
+        if not len(ood[name]):
+            raise _none_left(task, name, dropped)
     return TaskRows(train, reported, split, ood, dropped, deviations)
 
 
@@ -140,6 +152,12 @@ def _distinct(examples: Examples) -> Examples:
     distinct = without_duplicates(examples)
     num_repeated = len(examples) - len(distinct)
     return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
+
+
+def _none_left(task: Task, name: str, dropped: Mapping[str, int]) -> InputError:
+    """Return the error for a set of rows of which none is left."""
+    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
+    return InputError(f"task {task.name}: no {name} rows are left; dropped rows: {left_out}")
 
 
 def _ood_sources(task: Task) -> Mapping[str, str]:

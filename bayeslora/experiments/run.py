@@ -6,12 +6,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
 from bayeslora.experiments.plan import Plan, check_backbones, made_plan
@@ -79,8 +79,8 @@ def experiment(
             of n independent jobs.
 
     Raises:
-        InputError: The grid is invalid, a file or a backbone is missing, or `out` is not the
-            directory of an experiment. Nothing is computed.
+        InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
+            not the directory of an experiment. Nothing is computed.
 
     Example:
         >>> import bayeslora as bl
@@ -92,7 +92,7 @@ def experiment(
         raise InputError("workers are local processes; set either workers or ray")
     parsed, store = _read(grid), Store(out)
     workshop = Workshop(parsed, data_dir)
-    cells = [*_checked(workshop, store, shard).settings]
+    cells = [*_checked(grid, workshop, store, shard).settings]
     check_backbones(parsed)
     waiting = [cell for cell in cells if store.record(cell) is None]
     failed: dict[str, str] = {}
@@ -101,7 +101,8 @@ def experiment(
     if waiting:
         from bayeslora.engine.progress import each_note_once
 
-        pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
+        with _in_file(grid):
+            pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
         store.claim(parsed.source)
         try:
             with each_note_once("bayeslora.engine.data", "bayeslora.metrics.ood"):
@@ -133,21 +134,30 @@ def plan(
         shard: As for `experiment`.
 
     Raises:
-        InputError: As for `experiment`, except that backbones may be missing.
+        InputError: As for `experiment`, except that backbones and the device may be missing.
     """
     parsed = _read(grid)
-    return _checked(Workshop(parsed, data_dir), None if out is None else Store(out), shard)
+    return _checked(grid, Workshop(parsed, data_dir), None if out is None else Store(out), shard)
 
 
 def _read(grid: Any) -> Grid:
     return read_grid(grid) if isinstance(grid, str | Path) else as_grid(grid)
 
 
-def _checked(workshop: Workshop, store: Store | None, shard: tuple[int, int] | None) -> Plan:
+def _in_file(grid: Any) -> AbstractContextManager[None]:
+    """Put the grid's file at the start of an error's message, if the grid is a file."""
+    return located(grid) if isinstance(grid, str | Path) else nullcontext()
+
+
+def _checked(
+    grid: Any, workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
+) -> Plan:
     """Return the plan of a grid after all checks that need no backbone."""
     if store is not None:
         store.check()
-    plan = made_plan(workshop, _shard(workshop.grid.cells, shard))
+    cells = _shard(workshop.grid.cells, shard)
+    with _in_file(grid):
+        plan = made_plan(workshop, cells)
     if store is not None:
         for cell, settings in plan.settings.items():
             store.check_settings(cell, settings)
@@ -168,6 +178,10 @@ def _pool(
 ) -> Pool:
     if ray is not None:
         return RayCluster(grid, data_dir, ray)
+    from bayeslora.backbones.load import pick_device
+
+    with located("model"):
+        pick_device(grid.model.get("device"))
     return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
 
 

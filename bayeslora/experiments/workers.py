@@ -231,8 +231,8 @@ class RayCluster:
             running one (`auto`, `host:port`, `ray://host:port`).
 
     Raises:
-        InputError: Ray is not installed or cannot be reached, or a machine lacks a backbone or a
-            data set.
+        InputError: Ray is not installed or cannot be reached, the cluster has no GPU for the
+            grid's device, or a machine lacks a backbone or a data set.
     """
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
@@ -254,6 +254,7 @@ class RayCluster:
         self._task = ray.remote(**options, max_retries=3)(_compute_remotely)
         self._refs: dict[Any, Job] = {}
         try:
+            _check_device(grid.model.get("device"), has_gpus=has_gpus)
             self._check_machines()
         except InputError:
             self.close()
@@ -293,6 +294,11 @@ class RayCluster:
         for ref in self._refs:
             self._ray.cancel(ref, force=True)
         self._ray.shutdown()
+
+
+def _check_device(device: object, *, has_gpus: bool) -> None:
+    if str(device).startswith("cuda") and not has_gpus:
+        raise InputError(f"model: device {device!r}: the Ray cluster has no GPU")
 
 
 def _check_answers(address: str) -> None:

@@ -51,6 +51,11 @@ def hub_splits(task: str) -> tuple[str, ...]:
     return tuple(_SOURCES[task].splits)
 
 
+def hub_split(task: str, split: str) -> str:
+    """Return the name on the hub of a split of a key of `KNOWN_TASKS`."""
+    return _SOURCES[task].splits[split]
+
+
 def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...]]:
     """Return the rows of a split as a table in the file format, and the class names.
 

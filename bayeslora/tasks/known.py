@@ -24,7 +24,7 @@ from bayeslora.tables.opening import open_table
 from bayeslora.tables.table import Table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples, without_duplicates, without_overlap
-from bayeslora.tasks.hub import MMLU_SUBJECTS, can_read_hub, hub_splits, hub_table
+from bayeslora.tasks.hub import MMLU_SUBJECTS, can_read_hub, hub_split, hub_splits, hub_table
 from bayeslora.tasks.movielens import load_movielens
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
 from bayeslora.tasks.questions import QUESTIONS, question_checks
@@ -57,6 +57,8 @@ class KnownTask:
             words.
         ood: Task and split of each out-of-distribution set.
         derived: How the files differ from the data set on the hub; empty if they do not.
+        validation_is_test: Whether the test rows in the files are the official validation split,
+            whose labels are public.
     """
 
     about: str
@@ -71,6 +73,7 @@ class KnownTask:
     twins: bool = False
     ood: tuple[tuple[str, str], ...] = ()
     derived: str = ""
+    validation_is_test: bool = False
 
 
 _MMLU_NAME = "mmlu-"
@@ -86,7 +89,7 @@ def _questions(about: str, hub_id: str | None, licence: str, **rest: object) -> 
 
 def _winogrande(rows: int) -> KnownTask:
     about = f"choose which of two names fills a blank, {rows:,} training rows in pairs of twins"
-    return _questions(about, "allenai/winogrande", "CC BY 2.0", twins=True)
+    return _questions(about, "allenai/winogrande", "CC BY 2.0", twins=True, validation_is_test=True)
 
 
 def _mmlu(subject: str) -> KnownTask:
@@ -133,6 +136,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         hub_id="google/boolq",
         classes=("false", "true"),
         indexed=True,
+        validation_is_test=True,
     ),
     "clinc150": KnownTask(
         about="requests to an assistant, 150 intents, with real out-of-scope requests",
@@ -236,6 +240,14 @@ def derived(name: str, data_dir: str | Path | None = None) -> str:
     """Return how the rows of a known task differ from the data set on the hub; empty if not."""
     task = KNOWN_TASKS[known_name(name)]
     return "" if _is_of_hub(task, data_dir) else task.derived
+
+
+def validation_is_test(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether the test rows of a known task are the official validation split."""
+    key = known_name(name)
+    if _is_of_hub(KNOWN_TASKS[key], data_dir):
+        return hub_split(key, "test") == "validation"
+    return KNOWN_TASKS[key].validation_is_test
 
 
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:

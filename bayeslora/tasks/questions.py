@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.plain_text import counted, shown
 from bayeslora.tables.table import Piece, Table
 from bayeslora.tasks.columns import (
@@ -86,7 +86,8 @@ def question_checks(
     if choices in (None, QUESTIONS.choices):
         choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
         if isinstance(choices, tuple):
-            _check_numbering(choices)
+            with located(table.source):
+                _check_numbering(choices)
     resolved = DataColumns(text, label, pair, choices)
     return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
 

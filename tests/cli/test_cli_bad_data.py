@@ -106,3 +106,11 @@ def test_several_processes(refused, tmp_path, monkeypatch, size):
     for value in ("1", ""):
         monkeypatch.setenv(size, value)
         assert size not in refused(*words)
+
+
+def test_a_prompt_of_a_description_that_is_no_template_is_named(refused, world, tmp_path):
+    about = tmp_path / "about.yaml"
+    about.write_text('prompt: "{text} {answer}"')
+    message = refused("fit", world.train, "--task", about, "--out", tmp_path / "model")
+    assert f"{about}: prompt: " in message
+    assert "{answer}" in message

@@ -136,6 +136,39 @@ def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):
         run.plan({**grid, "tasks": [task]})
 
 
+@pytest.mark.parametrize(("protocol", "split"), [("bayeslora", "test"), ("blob", "validation")])
+def test_an_ood_set_with_the_name_of_the_reported_split_is_refused(grid, place, protocol, split):
+    (task,) = grid["tasks"]
+    task = {**task, "validation": str(place.folder / "valid.jsonl")}
+    for name in ("test", "validation"):
+        content = {**grid, "protocol": protocol, "tasks": [{**task, "ood": {name: place.far}}]}
+        if name == split:
+            with refused("input", "task toy", repr(name)):
+                run.plan(content)
+        else:
+            assert run.plan(content).settings
+
+
+def test_ood_rows_of_train_or_of_the_reported_split_are_dropped(tmp_path):
+    kinds = ("train", "test", "far")
+    rows = {kind: [question(f"{kind} {k}", 3) for k in range(6)] for kind in kinds}
+    rows["far"] += [rows["train"][0], rows["test"][1], rows["test"][2]]
+    files = {kind: write(tmp_path / f"{kind}.jsonl", content) for kind, content in rows.items()}
+    ood = {"far": files.pop("far")}
+    grid = as_grid({"tasks": [{"name": "quiz", **files, "ood": ood}]})
+    read = task_rows(grid.tasks["quiz"], grid.protocol)
+    assert read.dropped == {"far, in quiz too": 3}
+    assert read.ood["far"].texts == tuple(f"far {k}?" for k in range(6))
+    assert (len(read.train), len(read.reported)) == (6, 6)
+
+
+def test_an_ood_set_of_which_no_row_is_left_is_refused(grid, place):
+    (task,) = grid["tasks"]
+    for file, count in ((place.train, 60), (place.test, 40)):
+        with refused("input", "toy", "seen", count):
+            run.plan({**grid, "tasks": [{**task, "ood": {"seen": file}}]})
+
+
 def test_tables_name_every_option_of_the_grid(finished):
     content, out, result = finished
     assert content["fit"] == {"epochs": 1}

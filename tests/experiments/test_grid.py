@@ -128,6 +128,27 @@ def test_a_mistake_is_named(change, named):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (["a/b", "a-b"], "a/b"),
+        (["far", "Far"], "far"),  # one file where the file system ignores case
+        (["cost"], "costs"),
+        (["reported"], "reported"),
+        (["train"], "training"),
+        (["typos:3"], "typos:3"),
+        (["typos-3"], "typos:3"),
+        ([""], "empty"),
+    ],
+)
+def test_an_ood_set_whose_results_would_replace_others_is_refused(names, other):
+    task = {"name": "sst2", "ood": dict.fromkeys(names, "ag-news")}
+    with refused("input", "task sst2", repr(names[-1]) if names[-1] else "ood", other):
+        as_grid({"tasks": [task], "corruptions": ["typos"]})
+    if "typos" in names[0]:
+        assert as_grid({"tasks": [task]}).cells
+
+
 def test_a_file_is_named_with_its_mistake(tmp_path):
     file = tmp_path / "grid.yaml"
     for text in ("tasks: [sst2\n", yaml.safe_dump({"task": "sst2"}), "- 1\n", ""):

@@ -1,11 +1,12 @@
 """The grids of the repository: checked unchanged, and run at test size."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import yaml
-from tiny import toy_rows
+from tiny import lettered_llama, toy_questions
 
 import bayeslora as bl
 from bayeslora.experiments import run
@@ -59,26 +60,32 @@ def test_the_regimes_have_the_budgets_of_the_study():
     assert (span["low"], span["high"]) == (min(rates), max(rates))
 
 
-@pytest.fixture(scope="module")
-def small(place, tmp_path_factory):
-    """Return the paper-size grid on a tiny backbone and 2,000 rows: 10 epochs are 5,000 steps."""
-    folder = tmp_path_factory.mktemp("paper")
-    for name, count, seed in (("train", 2000, 5), ("validation", 60, 6), ("test", 30, 7)):
-        rows = "".join(json.dumps(row) + "\n" for row in toy_rows(count, seed))
+def write_questions(folder, **counts):
+    """Write files of toy questions; return their paths by name."""
+    files = {}
+    for seed, (name, count) in enumerate(counts.items(), start=5):
+        rows = "".join(json.dumps(row) + "\n" for row in toy_questions(count, seed))
         (folder / f"{name}.jsonl").write_text(rows)
-    files = {name: str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
-    content = yaml.safe_load((GRIDS / "paper-size.yaml").read_text())
-    task = {"name": "toy", **files, "ood": {"far": place.far}}
+        files[name] = str(folder / f"{name}.jsonl")
+    return files
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Return the paper-size grid on a tiny Llama and 2,000 questions: 10 epochs are 5,000 steps."""
+    folder = tmp_path_factory.mktemp("paper")
+    files = write_questions(folder, train=2000, validation=60, test=30, far=20)
+    task = {"name": "toy", "ood": {"far": files.pop("far")}, **files}
     return {
-        **content,
+        **yaml.safe_load((GRIDS / "paper-size.yaml").read_text()),
         "tasks": [task],
-        "backbones": place.llama,
+        "backbones": str(lettered_llama(folder / "llama", num_hidden_layers=1)),
         "seeds": [1],
         "model": {"dtype": "float32", "max_length": 64},
     }
 
 
-def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
+def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small):
     plan = run.plan({**small, "model": {}, "backbones": "meta-llama/Llama-3.1-8B"})
     (cell,) = [setting for setting in plan.settings if setting.method.name == "PoLAR-VBLL"]
     settings = plan.settings[cell]
@@ -86,27 +93,32 @@ def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
     assert 10 * 2000 / 4 == 5_000
     assert (settings["adapter"]["r"], settings["adapter"]["num_layers"]) == (8, None)
     assert settings["adapter"]["lr"] == 1e-4
-    assert settings["model"]["max_length"] == 300
+    assert settings["model"] == {"max_length": 300, "depth": 1.0, "format": "letters"}
     assert plan.estimates[cell].memory_bytes > 2 * 8e9
     assert any("no config.json" in note for note in plan.notes)
 
 
-def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, tmp_path):
-    files = {"train": place.train, "validation": place.far, "test": place.test}
+def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
+    files = write_questions(tmp_path, train=60, validation=20, test=10)
     task = {**small["tasks"][0], **files, "ood": []}
     result = bl.experiment({**small, "tasks": [task], "fit": {"epochs": 1}}, tmp_path / "out")
     assert result.failed == {}
     assert {record["cell"]["method"] for record in result.records} == {
         method["name"] for method in small["methods"]
     }
+    assert {record["settings"]["model"]["format"] for record in result.records} == {"letters"}
 
 
 def test_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
-    """Run one of its ten epochs, 500 steps; the plan above covers the steps of all ten."""
+    """Run all 5,000 steps of batch 4 of the grid's own method, by letters."""
     methods = [method for method in small["methods"] if method["name"] == "PoLAR-VBLL"]
-    result = bl.experiment({**small, "methods": methods, "fit": {"epochs": 1}}, tmp_path / "out")
+    result = bl.experiment({**small, "methods": methods}, tmp_path / "out")
     (record,) = result.records
-    assert record["steps"] == {"protocol": 5_000, "at_most": 500}
+    assert record["num_train"] == 2_000
+    assert record["steps"] == {"protocol": 5_000, "at_most": 5_000}
+    assert record["settings"]["model"]["format"] == "letters"
     assert record["split"] == "validation"
-    assert record["scores"]["reported"]["scores"]["accuracy"]["value"] > 0.6
-    assert [text for text in record["deviations"] if text.startswith("steps:")]
+    assert record["num_ood"] == {"far": 20}
+    assert not [text for text in record["deviations"] if text.startswith("steps:")]
+    nll = record["scores"]["reported"]["scores"]["nll"]["value"]
+    assert 0 < nll < math.log(3)

@@ -124,6 +124,50 @@ def test_the_validation_split_is_reported_where_there_is_one(setup, grid, place)
     assert not deviations_with(cell, "split:")
 
 
+def write_known(folder, *splits):
+    """Write the files of a known task of questions with 3 or 4 options."""
+    folder.mkdir()
+    for split in splits:
+        rows = [
+            {"id": f"{split}-{k}", "question": f"{split} {k}", "choices": [*"wxyz"][: 4 - k % 2]}
+            | {"answer_index": k % 2}
+            for k in range(6)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", ["winogrande-s", "winogrande_xs", "boolq-question-only"])
+def test_official_validation_rows_are_reported_as_published(tmp_path, name):
+    folder = tmp_path / name.replace("-", "_")
+    write_known(folder, "train", "test")
+    rows = task_rows(Task(name, ood={}), PROTOCOLS["blob"], tmp_path)
+    assert rows.split == "test"
+    (text,) = rows.deviations
+    assert "official validation" in text
+    assert "as published" in text
+    assert task_rows(Task(name, ood={}), PROTOCOLS["bayeslora"], tmp_path).deviations == ()
+
+
+def test_test_rows_of_arc_are_a_deviation(tmp_path):
+    write_known(tmp_path / "arc_easy", "train", "test")
+    texts = task_rows(Task("arc-easy", ood={}), PROTOCOLS["blob"], tmp_path).deviations
+    assert [text for text in texts if "no validation rows" in text]
+
+
+@pytest.mark.parametrize("name", ["arc-easy", "arc_easy"])
+def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
+    write_known(tmp_path / "arc_easy", "train", "test")
+    for protocol_name, count in (("blob", 6), ("laplace-lora", 3)):
+        rows = task_rows(Task(name, ood={}), PROTOCOLS[protocol_name], tmp_path)
+        assert len(rows.train) == len(rows.reported) == count
+        about_arc = [text for text in rows.deviations if text.startswith("ARC:")]
+        assert len(about_arc) == (protocol_name == "blob")
+
+
+def test_only_cells_of_arc_have_its_deviation(setup):
+    assert not deviations_with(setup(protocol="blob"), "ARC")
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_is_said_in_one_line(name):
     rules = PROTOCOLS[name]

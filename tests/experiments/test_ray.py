@@ -7,7 +7,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from refusal import refused
 from tiny import tiny_llama
 
@@ -38,11 +40,11 @@ def cluster():
 
 
 def worker_at_work():
-    """Return the process id of a Ray worker that computes a cell; None if there is none."""
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if "ray::_compute_remotely" in command.read_text():
-                return int(command.parent.name)
+    """Return the id of a Ray worker of this process that computes a cell; None without one."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ray::_compute_remotely" in " ".join(process.cmdline()):
+                return process.pid
     return None
 
 
@@ -90,6 +92,14 @@ def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path,
     ray.shutdown()
     assert "worker " in str(caught.value)
     assert "here" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the cluster has GPUs")
+def test_a_cluster_without_the_device_is_refused_before_the_work(cluster, grid, tmp_path):
+    content = {**grid, "model": {**grid["model"], "device": "cuda"}}
+    with refused("input", "'cuda'"):
+        bl.experiment(content, tmp_path / "out", ray=cluster.address)
     assert not (tmp_path / "out").exists()
 
 

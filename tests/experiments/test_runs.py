@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -354,6 +355,28 @@ def test_a_description_names_the_columns_of_a_task(questions, tmp_path):
         run.plan({**questions, "tasks": [{**task, "text_column": "stem"}]})
 
 
+def test_a_prompt_that_is_no_template_is_named_with_its_file(questions, tmp_path):
+    about = tmp_path / "about.yaml"
+    about.write_text('prompt: "{text} {answer}"')
+    task = {**questions["tasks"][0], "task": str(about)}
+    with refused("input", "about.yaml", "prompt", "{answer}"):
+        run.as_grid({**questions, "tasks": [task]})
+
+
+def test_a_mistake_that_only_the_checks_of_cells_see_is_named_with_the_grids_file(grid, tmp_path):
+    file = tmp_path / "grid.yaml"
+    for change, named in (
+        ({"posteriors": ["mle"], "predict": {"num_samples": 7}}, "num_samples"),
+        ({"fit": {"epoch": 1}}, "'epoch'"),
+        ({"model": {**grid["model"], "device": "cuda:99"}}, "'cuda:99'"),
+    ):
+        file.write_text(yaml.safe_dump({**grid, **change}))
+        with pytest.raises(InputError) as caught:
+            bl.experiment(file, tmp_path / "out")
+        assert str(caught.value).startswith(f"{file}: ")
+        assert named in str(caught.value)
+
+
 def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, monkeypatch):
     bl.experiment(questions, tmp_path / "out")
     file = Path(questions["tasks"][0]["train"])
@@ -377,6 +400,15 @@ def test_missing_files_are_named(grid, tmp_path):
     grid["tasks"] = [{"name": "sst2"}]
     with refused("input", "sst2_sentences"):
         bl.experiment(grid, tmp_path / "out", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_device_that_is_not_there_is_refused_before_the_work(grid, tmp_path, workers):
+    content = {**grid, "model": {**grid["model"], "device": "cuda:99"}}
+    assert run.plan(content).settings  # for another machine
+    with refused("input", "model", "'cuda:99'"):
+        bl.experiment(content, tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_directory_is_not_written_to(grid, tmp_path):
@@ -414,23 +446,27 @@ def test_processes_give_the_same_scores_and_survive_a_killed_worker(
 def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
     grid, tmp_path, scores, finished
 ):
-    """The process is killed at random moments, three times or until it ends."""
+    """Ten kills at random moments, after none, one and two of the four cells are finished."""
     grid_file, out = tmp_path / "grid.yaml", tmp_path / "out"
     grid_file.write_text(yaml.safe_dump(grid))
     chance = random.Random(0)
-    kills = 0
-    while kills < 3:
+
+    def progress():
+        """Return when the latest run began to work, and the number of finished cells."""
+        marker = out / "experiment.json"
+        return marker.exists() and marker.stat().st_mtime_ns, len([*out.glob("cells/*.json")])
+
+    for kill in range(10):
+        before, _ = progress()
         running = command("experiment", grid_file, "--out", out)
-        while running.poll() is None and not (out / "work").exists():
-            time.sleep(0.02)
-        try:
-            running.wait(chance.uniform(0.0, 0.8))
-            break
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-            kills += 1
-    assert kills >= 2
+        while running.poll() is None and (
+            progress()[0] == before or progress()[1] < kill * 3 // 10
+        ):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))  # less than a cell takes
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+    assert len([*out.glob("cells/*.json")]) >= 2
     result = bl.experiment(grid, out)
     assert scores(result) == scores(finished[2])
     text = (out / "summary.md").read_text().partition("## Cost")[0]

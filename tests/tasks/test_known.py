@@ -20,6 +20,7 @@ from bayeslora.tasks.known import (
     load_task,
     ood_sets,
     splits_of,
+    validation_is_test,
 )
 from bayeslora.tasks.readers import load_examples
 
@@ -349,6 +350,12 @@ def test_training_rows_of_the_hub_are_those_that_its_labelled_splits_lack(hub, n
 def test_files_that_differ_from_the_hub_say_so(hub, tmp_path):
     assert "2,000" in derived("boolq", tmp_path)
     assert derived("boolq") == derived("openbookqa", tmp_path) == ""
+
+
+def test_where_test_labels_are_private_test_rows_are_the_official_validation_rows(hub, tmp_path):
+    names = ("winogrande-m", "boolq-question-only", "boolq", "sst2", "arc-easy")
+    assert [validation_is_test(name, tmp_path) for name in names] == [True, True, *[False] * 3]
+    assert [validation_is_test(name) for name in names] == [*[True] * 4, False]
 
 
 def test_the_hub_has_names_of_classes_and_rows_outside(hub):

@@ -114,7 +114,9 @@ def test_columns_of_options_are_numbered_from_one(tmp_path, names, wrong):
     path = tmp_path / "q.csv"
     values = ",".join("xyz"[: names.count(",") + 1])
     path.write_text(f"question,{names},answer\nq,{values},0\n")
-    assert wrong in message(path)
+    text = message(path)
+    assert wrong in text
+    assert str(path) in text
 
 
 def test_options_that_differ_in_blanks_alone_are_equal():

@@ -218,11 +218,13 @@ def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
 
 def _settle_task(args: argparse.Namespace) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
+    from bayeslora.backbones.template import check_prompt
     from bayeslora.tasks.description import is_description, read_description
 
     if is_description(args.task):
         if args.template is None:
             args.template = read_description(args.task).prompt
+            check_prompt(args.task, args.template)
     elif args.train is None and args.task not in (None, *KINDS) and not args.multi_task:
         args.train = "train"
 
