@@ -131,11 +131,13 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_weights_files(source)
-    unreadable = f"{source} cannot be loaded as a sequence classifier"
-    with reading(unreadable):
+    try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    _check_texts(source, config)
-    with reading(unreadable):
+    except (OSError, ValueError):  # such as a PEFT checkpoint on the hub, which has none
+        config = None
+    if config is not None:
+        _check_texts(source, config)
+    with reading(f"{source} cannot be loaded as a sequence classifier"):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
