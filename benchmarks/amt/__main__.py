@@ -20,6 +20,10 @@ Rules of `intents`, before its first run:
  3. Expected to fail: clean accuracy above that of the frozen encoder, and the published merge above
     the member that is best on the validation intents.
 
+Added after the second seed of `intents` had been scored, where the strongest member collapsed at
+the chosen rate of 1e-2: clean meta-tuning and that member at 2e-3, the rate that the choice put
+second. These arms are shown beside the others, and no claim is judged by them.
+
     python -m benchmarks.amt --data-dir DIR
 """
 
@@ -118,10 +122,22 @@ class Study:
                     "pool, ensemble": "ensemble",
                 },
             ),
+            *self._second_rate(),
             Fit(replace(clean, start="random"), {"clean meta-tuning, LoRA start": (1.0,)}),
             Fit(replace(strongest, weight_eps=(0.0,)), {"inputs": (1.0,)}),
             Fit(replace(strongest, eps=(0.0,)), {"weights": (1.0,)}),
         )
+
+    def _second_rate(self) -> tuple[Fit, ...]:
+        """Return the pool at a second rate; empty if there is none."""
+        lr = self.setting.second_rate
+        if lr is None:
+            return ()
+        names = (f"{MEMBERS[0]}, lr {lr:g}", f"{MEMBERS[-1]}, lr {lr:g}")
+        arms: dict[str, Mixture | str] = {
+            name: one_hot(place, len(names)) for place, name in enumerate(names)
+        }
+        return (Fit(self._pool((0, len(MEMBERS) - 1), lr=lr), arms),)
 
     def run_frozen(self) -> None:
         """Score the frozen backbone with the initial scale of meta-tuning."""

@@ -33,6 +33,7 @@ class Setting:
         num_attacked: Scored episodes under attack.
         rates: Learning rates to choose from on the validation classes; empty for that of `pool`.
         corruption: A corruption of the texts to score as well, or None.
+        second_rate: Another learning rate for the first and the strongest member, or None.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Setting:
     num_attacked: int
     rates: tuple[float, ...] = ()
     corruption: str | None = None
+    second_rate: float | None = None
 
 
 def _digits(part: str, _: Path | None) -> Examples:
@@ -115,5 +117,6 @@ INTENTS = Setting(
     num_attacked=12,
     rates=(5e-4, 2e-3, 1e-2),
     corruption="typos:3",
+    second_rate=2e-3,
 )
 SETTINGS = {setting.name: setting for setting in (DIGITS, INTENTS)}

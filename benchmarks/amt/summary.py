@@ -17,6 +17,8 @@ ARMS = (
     *("member 2", "both", "pool, uniform", "pool, best", "pool, published", "pool, ensemble"),
     "member of the validation classes",
 )
+SECOND_RATE = ("clean meta-tuning, lr 0.002", "both, lr 0.002")
+"""Arms of a second learning rate, for intents only."""
 _HEAD = """\
 # AMT on classes that were never seen
 
@@ -93,7 +95,7 @@ def _table(results: Results, data: str) -> str:
     head = ["arm", "seeds", *(names[kind] for kind in kinds)]
     head += ["NLL", "NLL attacked", "ECE", "ECE attacked"]
     lines = []
-    for arm in ARMS:
+    for arm in (*ARMS, *SECOND_RATE):
         rows = results.rows(data=data, arm=arm)
         if not rows:
             continue
@@ -120,6 +122,8 @@ PAIRS = (
     ("pool, uniform", "clean meta-tuning"),
     ("pool, published", "pool, uniform"),
     ("pool, published", "member of the validation classes"),
+    ("both, lr 0.002", "clean meta-tuning, lr 0.002"),
+    ("both, lr 0.002", "frozen encoder"),
 )
 """Pairs of arms whose differences are of interest."""
 
