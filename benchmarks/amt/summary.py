@@ -54,7 +54,8 @@ in 10 % of the queries' letters, and 12 under attack. The attack moves the embed
 by at most .1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
 random start; a pilot of the frozen encoder on the validation intents chose the strength. Members
 are tuned against 0, .05 and .1 in the embeddings and 0, .002 and .005 in the weights. Training is
-short: the paper has 2,000 episodes.
+short: the paper has 2,000 episodes. With the second seed the strongest member collapsed; arms at a
+learning rate of 0.002 were added after that.
 """,
 }
 _SCORES = ("clean", "corrupted", "attacked")
@@ -122,6 +123,7 @@ PAIRS = (
     ("pool, uniform", "clean meta-tuning"),
     ("pool, published", "pool, uniform"),
     ("pool, published", "member of the validation classes"),
+    ("member of the validation classes", "clean meta-tuning"),
     ("both, lr 0.002", "clean meta-tuning, lr 0.002"),
     ("both, lr 0.002", "frozen encoder"),
 )
@@ -181,6 +183,13 @@ def claims(folder: Path) -> list[Claim]:
         (f"higher accuracy under attack {unseen} than the frozen encoder", 1, "attacked", ""),
         (f"higher clean accuracy {unseen} than the frozen encoder", 1, "clean", "expected about 0"),
         (f"higher clean accuracy {unseen} than clean meta-tuning", 0, "clean", "expected about 0"),
+        (
+            f"the member chosen on validation classes: higher accuracy under attack {unseen} than "
+            "clean meta-tuning",
+            8,
+            "attacked",
+            "added after the scores",
+        ),
         (f"{published} a fixed member", 7, "attacked", "the best on validation classes"),
         (f"{published} the uniform one", 6, "attacked", ""),
     ]
