@@ -54,8 +54,8 @@ in 10 % of the queries' letters, and 12 under attack. The attack moves the embed
 by at most 0.1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
 random start; a pilot of the frozen encoder on the validation intents chose the strength. Members
 are tuned against 0, 0.05 and 0.1 in the embeddings and 0, 0.002 and 0.005 in the weights.
-Training is short: the paper has 2,000 episodes. With the second seed the strongest member collapsed; arms at a
-learning rate of 0.002 were added after that.
+Training is short: the paper has 2,000 episodes. With the second seed the
+strongest member collapsed; arms at a learning rate of 0.002 were added after that.
 """,
 }
 _SCORES = ("clean", "corrupted", "attacked")
