@@ -196,6 +196,7 @@ def _fitted(fit: Training) -> FitResult:
             adapter.episodes,
             fit.train,
             seed=fit.settings.seed,
+            max_grad_norm=fit.settings.max_grad_norm,
             directory=fit.directory,
             restore=fit.restore,
             description=fit.title,

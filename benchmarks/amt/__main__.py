@@ -10,19 +10,20 @@ episodes of five classes with five examples each. An attack moves the embedding 
 most a tenth of the mean norm of an embedding, in ten steps. Typos change a tenth of the letters of
 the queries.
 
-Rules of `intents`, before its first run:
- 1. One learning rate for all arms, of 5e-4, 2e-3 and 1e-2: the one with the highest accuracy under
-    attack on the validation intents, a mean over clean meta-tuning and the strongest member, after
-    12 episodes with seed 0. A first pool, tuned against up to .2 and .01, lost its accuracy under
-    attack there (the row `0.0005, up to 0.2`), so strengths now end at the scored one.
- 2. The claim that should hold: accuracy under attack on the test intents with both adversaries
+Rules:
+ 1. One learning rate for all arms of a setting, of those in `settings`: the one with the highest
+    accuracy under attack on the validation classes, a mean over clean meta-tuning and the strongest
+    member, after 12 episodes with seed 0. The members of the default strengths are scored there as
+    well, at that rate.
+ 2. The claim that should hold: accuracy under attack on the test classes with both adversaries
     minus that of clean meta-tuning, paired by seed.
  3. Expected to fail: clean accuracy above that of the frozen encoder, and the published merge above
-    the member that is best on the validation intents.
+    the member that is best on the validation classes.
 
-Added after the second seed of `intents` had been scored, where the strongest member collapsed at
-the chosen rate of 1e-2: clean meta-tuning and that member at 2e-3, the rate that the choice put
-second. These arms are shown beside the others, and no claim is judged by them.
+The results are those of the second run. In the first, gradients were not clipped, as they are for
+every other adapter: the strongest member began with gradients of norm 20 to 40, and with one of
+three seeds three steps took it to features that are the same for all texts. Rules and arms of the
+second run are those of the first, with other rates to choose from.
 
     python -m benchmarks.amt --data-dir DIR
 """
@@ -42,7 +43,7 @@ from benchmarks.amt.judge import Judge, Mixture, one_hot
 from benchmarks.amt.settings import SETTINGS, Setting
 from benchmarks.amt.summary import KEY, write_summary
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.results import Results
+from benchmarks.lib.results import Results, Row
 
 logger = logging.getLogger(__name__)
 
@@ -89,22 +90,36 @@ class Study:
         """Return the learning rate of all arms, chosen on the validation classes."""
         means: dict[float, float] = {}
         for lr in self.setting.rates:
-            columns = {"data": self.setting.name, "arm": f"rate {lr:g}", "seed": 0}
-            row = self.results.get(**columns)
-            if row is None:
-                pool = self._pool((0, 2), lr=lr, num_episodes=CHOICE)
-                judge = self._judge(pool, 0, "validation")
-                accuracies = [
-                    float(np.mean(judge.scores(one_hot(member, 2), "attacked")["accuracy"]))
-                    for member in (0, 1)
-                ]
-                row = columns | {"validation": accuracies}
-                self.results.append(row)
-                logger.info("lr %g: %s under attack on validation classes", lr, accuracies)
+            row = self._choice(f"rate {lr:g}", self._pool((0, 2), lr=lr, num_episodes=CHOICE))
             means[lr] = float(np.mean(row["validation"]))
-        if not means:
-            return self.setting.pool.learning_rate
         return max(means, key=lambda lr: means[lr])
+
+    def try_defaults(self, lr: float) -> None:
+        """Score the first and the last member of a pool of default strengths on validation rows."""
+        plan = bl.AMT().episodes
+        vision = self.backbone.kind == "vision"
+        first, *_, last = plan.images if vision else plan.texts
+        pool = replace(
+            self._pool((0, 2), lr=lr, num_episodes=CHOICE),
+            eps=(first.inputs, last.inputs),
+            weight_eps=(first.weights, last.weights),
+        )
+        self._choice(f"rate {lr:g}, default strengths", pool)
+
+    def _choice(self, arm: str, pool: bl.AMT) -> Row:
+        """Return the stored or new row of a pool of two members on the validation classes."""
+        columns = {"data": self.setting.name, "arm": arm, "seed": 0}
+        row = self.results.get(**columns)
+        if row is None:
+            judge = self._judge(pool, 0, "validation")
+            accuracies = [
+                float(np.mean(judge.scores(one_hot(member, 2), "attacked")["accuracy"]))
+                for member in (0, 1)
+            ]
+            row = columns | {"validation": accuracies}
+            self.results.append(row)
+            logger.info("%s: %s under attack on validation classes", arm, accuracies)
+        return row
 
     def fits(self, lr: float) -> tuple[Fit, ...]:
         """Return the pools to tune, with their arms."""
@@ -122,22 +137,10 @@ class Study:
                     "pool, ensemble": "ensemble",
                 },
             ),
-            *self._second_rate(),
-            Fit(replace(clean, start="random"), {"clean meta-tuning, LoRA start": (1.0,)}),
             Fit(replace(strongest, weight_eps=(0.0,)), {"inputs": (1.0,)}),
             Fit(replace(strongest, eps=(0.0,)), {"weights": (1.0,)}),
+            Fit(replace(clean, start="random"), {"clean meta-tuning, LoRA start": (1.0,)}),
         )
-
-    def _second_rate(self) -> tuple[Fit, ...]:
-        """Return the pool at a second rate; empty if there is none."""
-        lr = self.setting.second_rate
-        if lr is None:
-            return ()
-        names = (f"{MEMBERS[0]}, lr {lr:g}", f"{MEMBERS[-1]}, lr {lr:g}")
-        arms: dict[str, Mixture | str] = {
-            name: one_hot(place, len(names)) for place, name in enumerate(names)
-        }
-        return (Fit(self._pool((0, len(MEMBERS) - 1), lr=lr), arms),)
 
     def run_frozen(self) -> None:
         """Score the frozen backbone with the initial scale of meta-tuning."""
@@ -229,6 +232,7 @@ def main() -> None:
         study = Study(setting, backbone, results, args.data_dir)
         study.run_frozen()
         lr = study.rate()
+        study.try_defaults(lr)
         for fit in study.fits(lr):
             for seed in args.seeds:
                 study.run_fit(fit, seed)

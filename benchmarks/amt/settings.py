@@ -31,9 +31,8 @@ class Setting:
         num_clean: Scored episodes without an attack.
         num_merged: The same where each episode has a merge of its own.
         num_attacked: Scored episodes under attack.
-        rates: Learning rates to choose from on the validation classes; empty for that of `pool`.
+        rates: Learning rates to choose from on the validation classes.
         corruption: A corruption of the texts to score as well, or None.
-        second_rate: Another learning rate for the first and the strongest member, or None.
     """
 
     name: str
@@ -46,9 +45,8 @@ class Setting:
     num_clean: int
     num_merged: int
     num_attacked: int
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...]
     corruption: str | None = None
-    second_rate: float | None = None
 
 
 def _digits(part: str, _: Path | None) -> Examples:
@@ -86,7 +84,6 @@ DIGITS = Setting(
         shots=5,
         queries=4,
         num_episodes=8,
-        lr=2e-3,
         eps=(0.0, 1 / 255, 2 / 255),
         weight_eps=(0.0, 0.005, 0.01),
     ),
@@ -96,6 +93,7 @@ DIGITS = Setting(
     num_clean=200,
     num_merged=30,
     num_attacked=6,
+    rates=(1e-2, 5e-2, 2e-1),
 )
 INTENTS = Setting(
     name="intents",
@@ -115,8 +113,7 @@ INTENTS = Setting(
     num_clean=600,
     num_merged=100,
     num_attacked=12,
-    rates=(5e-4, 2e-3, 1e-2),
+    rates=(2e-3, 1e-2, 5e-2),
     corruption="typos:3",
-    second_rate=2e-3,
 )
 SETTINGS = {setting.name: setting for setting in (DIGITS, INTENTS)}

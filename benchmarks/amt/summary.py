@@ -17,8 +17,6 @@ ARMS = (
     *("member 2", "both", "pool, uniform", "pool, best", "pool, published", "pool, ensemble"),
     "member of the validation classes",
 )
-SECOND_RATE = ("clean meta-tuning, lr 0.002", "both, lr 0.002")
-"""Arms of a second learning rate, for intents only."""
 _HEAD = """\
 # AMT on classes that were never seen
 
@@ -54,8 +52,7 @@ in 10 % of the queries' letters, and 12 under attack. The attack moves the embed
 by at most 0.1 of the mean norm of an embedding, in 10 steps up the loss of the true class from one
 random start; a pilot of the frozen encoder on the validation intents chose the strength. Members
 are tuned against 0, 0.05 and 0.1 in the embeddings and 0, 0.002 and 0.005 in the weights.
-Training is short: the paper has 2,000 episodes. With the second seed the
-strongest member collapsed; arms at a learning rate of 0.002 were added after that.
+Training is short: the paper has 2,000 episodes.
 """,
 }
 _SCORES = ("clean", "corrupted", "attacked")
@@ -96,7 +93,7 @@ def _table(results: Results, data: str) -> str:
     head = ["arm", "seeds", *(names[kind] for kind in kinds)]
     head += ["NLL", "NLL attacked", "ECE", "ECE attacked"]
     lines = []
-    for arm in (*ARMS, *SECOND_RATE):
+    for arm in ARMS:
         rows = results.rows(data=data, arm=arm)
         if not rows:
             continue
@@ -124,8 +121,6 @@ PAIRS = (
     ("pool, published", "pool, uniform"),
     ("pool, published", "member of the validation classes"),
     ("member of the validation classes", "clean meta-tuning"),
-    ("both, lr 0.002", "clean meta-tuning, lr 0.002"),
-    ("both, lr 0.002", "frozen encoder"),
 )
 """Pairs of arms whose differences are of interest."""
 

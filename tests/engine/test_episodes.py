@@ -1,5 +1,6 @@
 """Meta-tuning step by step: episodes, perturbations of inputs and weights, resumption."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -194,11 +195,11 @@ def test_a_divergence_has_no_gradient_at_zero(bert):
 # Perturbations of weights; steps.
 
 
-def tuned(backbone, member=1, adversary=None):
+def tuned(backbone, member=1, adversary=None, limit=math.inf):
     network = network_of(backbone)
     rows = texts_of(network)
     plan = ADAPTER.episodes
-    tuning = MetaTuning(network, plan, member, adversary or plan.texts[member])
+    tuning = MetaTuning(network, plan, member, adversary or plan.texts[member], limit)
     episode = draw_episode(rows.labels, plan, np.random.default_rng(0))
     return network, rows, tuning, episode
 
@@ -256,13 +257,16 @@ def test_an_adversary_of_zero_strength_is_none(bert):
 # A step against both adversaries, written out.
 
 KEYS = ("A", "B")
+LIMIT = 0.005
+"""Below the norm of the gradients, so that they are clipped."""
 
 
 class WrittenOut:
     """Steps of one member in the operations of torch, without the code of meta-tuning."""
 
-    def __init__(self, network, rows, member, adversary):
+    def __init__(self, network, rows, member, adversary, limit):
         self.network, self.rows, self.member, self.adversary = network, rows, member, adversary
+        self.limit = limit
         mix(network, [float(index == member) for index in range(2)])
         self.scale = torch.tensor(10.0, requires_grad=True)
         self.factors = [getattr(site, key).weight for site in network.sites for key in KEYS]
@@ -289,6 +293,10 @@ class WrittenOut:
         loss = self.loss(x, delta, self.centres())
         self.optimizer.zero_grad()
         loss.backward()
+        gradients = [item.grad for item in (*self.factors, self.scale)]
+        self.norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        for gradient in gradients:
+            gradient.mul_(min(1, self.limit / self.norm))
         with torch.no_grad():
             for factor, value in zip(self.factors, before, strict=True):
                 factor.copy_(value)
@@ -348,15 +356,17 @@ def factors_of(network):
     return [getattr(site, key).weight.detach().clone() for site in network.sites for key in KEYS]
 
 
+@pytest.mark.parametrize("limit", [math.inf, LIMIT])
 @pytest.mark.parametrize("adversary", [(0.3, 0.1), (0.3, 0.0), (0.0, 0.1)])
-def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary):
-    network, rows, tuning, episode = tuned(bert, adversary=Adversary(*adversary))
+def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary, limit):
+    network, rows, tuning, episode = tuned(bert, adversary=Adversary(*adversary), limit=limit)
     start = factors_of(network)
-    written = WrittenOut(network_of(bert), rows, 1, Adversary(*adversary))
+    written = WrittenOut(network_of(bert), rows, 1, Adversary(*adversary), limit)
     tuning.optimizer.param_groups[0]["lr"] = 1.0
     loss = tuning.step(rows.texts, episode, torch.Generator().manual_seed(5))
     expected = written.step(episode, torch.Generator().manual_seed(5), 1.0)
     assert loss == pytest.approx(expected, rel=1e-5)
+    assert written.norm > LIMIT
     written.agrees(network, start)
     torch.testing.assert_close(tuning.scale, written.scale)
 
@@ -365,10 +375,10 @@ def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
     adapter = replace(ADAPTER, eps=(0.1, 0.3), weight_eps=(0.05, 0.1), lr=1.0)
     network, plan = network_of(bert, adapter), adapter.episodes
     rows, start = texts_of(network), factors_of(network)
-    losses = meta_tune(network, plan, rows, seed=2, directory=None)
+    losses = meta_tune(network, plan, rows, seed=2, max_grad_norm=LIMIT, directory=None)
     other, expected, scales = network_of(bert, adapter), [], []
     for member, adversary in enumerate((Adversary(0.1, 0.05), Adversary(0.3, 0.1))):
-        written = WrittenOut(other, rows, member, adversary)
+        written = WrittenOut(other, rows, member, adversary, LIMIT)
         of_steps = []
         # ½ (1 + cos(π n / 3)) for n = 0, 1, 2.
         for number, rate in enumerate((1.0, 0.75, 0.25)):
@@ -385,7 +395,9 @@ def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
 def test_members_are_tuned_apart(bert, tmp_path):
     network = network_of(bert)
     before = state_of(network)
-    losses = meta_tune(network, ADAPTER.episodes, texts_of(network), seed=0, directory=tmp_path)
+    losses = meta_tune(
+        network, ADAPTER.episodes, texts_of(network), seed=0, max_grad_norm=1, directory=tmp_path
+    )
     assert len(losses) == 2
     for site in network.sites:
         for member in range(2):
@@ -403,7 +415,12 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
     monkeypatch.setattr(engine, "_EVERY", 1)
     whole = network_of(bert)
     expected = meta_tune(
-        whole, ADAPTER.episodes, texts_of(whole), seed=3, directory=tmp_path / "whole"
+        whole,
+        ADAPTER.episodes,
+        texts_of(whole),
+        seed=3,
+        max_grad_norm=1,
+        directory=tmp_path / "whole",
     )
     network = network_of(bert)
     calls = []
@@ -415,7 +432,7 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
         calls.append(args)
         return step(self, *args)
 
-    options = {"seed": 3, "directory": tmp_path / "part"}
+    options = {"seed": 3, "max_grad_norm": 1, "directory": tmp_path / "part"}
     with monkeypatch.context() as patch:
         patch.setattr(MetaTuning, "step", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.episodes import Adversary, Episodes, PooledSite
@@ -112,6 +113,7 @@ class MetaTuning:
         plan: Options of the tuning.
         member: Index of the member.
         adversary: Its adversary.
+        max_grad_norm: Limit on the norm of the gradient of the member's factors and κ.
         scale: κ, a parameter.
     """
 
@@ -119,6 +121,7 @@ class MetaTuning:
     plan: Episodes
     member: int
     adversary: Adversary
+    max_grad_norm: float
     scale: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,6 +160,9 @@ class MetaTuning:
             centres = self._centres(support, episode)
             loss = self._loss(queries, delta, centres, episode)
             torch.autograd.backward(loss)
+        # A strong adversary starts with gradients far above those of clean tuning; SGD would follow
+        # them to features that are the same for all inputs, which no perturbation changes.
+        clip_grad_norm_(self._parameters(), self.max_grad_norm)
         self.optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -270,6 +276,7 @@ def meta_tune(
     train: LabelledTexts,
     *,
     seed: int,
+    max_grad_norm: float,
     directory: Path | None,
     restore: Restore = nothing_to_restore,
     description: str | None = None,
@@ -281,6 +288,7 @@ def meta_tune(
         plan: Options of the tuning.
         train: The rows that episodes are drawn from.
         seed: Seed of the episodes and perturbations; members see the same episodes.
+        max_grad_norm: Limit on the norm of a step's gradient.
         directory: Directory for checkpoints; None writes none.
         restore: Recreates the directory if it was deleted.
         description: Title of the progress bar; None for none.
@@ -306,7 +314,7 @@ def meta_tune(
             first = max(done - member * plan.count, 0)
             if first >= plan.count:
                 continue
-            tuning = MetaTuning(network, plan, member, adversary)
+            tuning = MetaTuning(network, plan, member, adversary, max_grad_norm)
             if first and state is not None:
                 tuning.load(under("tuning.", state))
             for number in range(first, plan.count):
