@@ -122,6 +122,11 @@ def claims(folder: Path) -> list[Claim]:
             "",
             paired(results, "emtal", "lora", mean_of("accuracy")),
         ),
+        (
+            "higher mean accuracy of clustered experts than of experts in file order",
+            "",
+            paired(results, "emtal", "emtal in file order", mean_of("accuracy")),
+        ),
     ]
     across = [
         (
