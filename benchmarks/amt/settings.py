@@ -32,6 +32,7 @@ class Setting:
         num_merged: The same where each episode has a merge of its own.
         num_attacked: Scored episodes under attack.
         rates: Learning rates to choose from on the validation classes.
+        stronger: Strengths in inputs and weights, above those of the pool, to try there.
         corruption: A corruption of the texts to score as well, or None.
     """
 
@@ -46,6 +47,7 @@ class Setting:
     num_merged: int
     num_attacked: int
     rates: tuple[float, ...]
+    stronger: tuple[float, float]
     corruption: str | None = None
 
 
@@ -94,6 +96,7 @@ DIGITS = Setting(
     num_merged=30,
     num_attacked=6,
     rates=(1e-2, 5e-2, 2e-1),
+    stronger=(8 / 255, 0.01),
 )
 INTENTS = Setting(
     name="intents",
@@ -114,6 +117,7 @@ INTENTS = Setting(
     num_merged=100,
     num_attacked=12,
     rates=(2e-3, 1e-2, 5e-2),
+    stronger=(0.2, 0.01),
     corruption="typos:3",
 )
 SETTINGS = {setting.name: setting for setting in (DIGITS, INTENTS)}

@@ -5,7 +5,7 @@
     1. δ ← argmax KL( p(Q) ‖ p(Q + δ) ) in a ball of radius ε, from a random start
     2. Z ← Z + γ_w ‖Z‖ g_Z / ‖g_Z‖ for both factors Z of a member,  g = ∇ L
     3. L = CE(p(Q), y) + λ KL( p(Q) ‖ p(Q + δ) ) at these weights, prototypes included
-    4. restore Z; SGD step with the gradient of 3
+    4. restore Z; SGD step with the gradient of 3, clipped at norm 1
 
     W = W0 + Σ_p w_p (B_p A_p − B_0 A_0) ,   Σ w_p = 1
 
