@@ -22,9 +22,9 @@ Rules:
     the member that is best on the validation classes.
 
 The results are those of the second run. In the first, gradients were not clipped, as they are for
-every other adapter: the strongest member began with gradients of norm 20 to 40, and with one of
-three seeds three steps took it to features that are the same for all texts. Rules and arms of the
-second run are those of the first, with other rates to choose from.
+every other adapter, and with one of three seeds of `intents` the first steps of the strongest
+member took it to features that are the same for all texts. Rules and arms of the second run are
+those of the first, with other rates to choose from.
 
     python -m benchmarks.amt --data-dir DIR
 """

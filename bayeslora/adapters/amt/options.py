@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.site import Site
 
-_TEXTS = (0.0, 0.05, 0.1, 0.2)
+_TEXTS = (0.0, 0.025, 0.05, 0.1)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
 
 
@@ -49,7 +49,7 @@ class AMT(Adapter):
     use: ClassVar[str] = "Few examples per class, or adversarially perturbed inputs."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"
-    default_lr: ClassVar[float] = 5e-4
+    default_lr: ClassVar[float] = 5e-3
     only_with: ClassVar[OnlyWith] = {
         "top": (("merge", "published"),),
         "gamma": (("merge", "published"),),
@@ -64,13 +64,13 @@ class AMT(Adapter):
     eps: Annotated[
         Strengths | None,
         "Perturbation strength of the inputs, one number per member: for texts a share of the "
-        "mean norm of an embedding, for images a share of the pixel range. None means 0, 0.05, "
-        "0.1 and 0.2 for texts, and 0, 2, 4 and 8 of 255 for images.",
+        "mean norm of an embedding, for images a share of the pixel range. None means 0, 0.025, "
+        "0.05 and 0.1 for texts, and 0, 2, 4 and 8 of 255 for images.",
     ] = None
     weight_eps: Annotated[
         Strengths,
         "Perturbation strength of the factors, one number per member: a share of their norm.",
-    ] = (0.0, 0.002, 0.005, 0.01)
+    ] = (0.0, 0.001, 0.002, 0.005)
     penalty: Annotated[
         NotNegative, "Weight of the divergence between clean and perturbed predictions."
     ] = 6.0
