@@ -186,6 +186,7 @@ def cross_validate(
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
+    average.held_out_nll, average.num_held_out = scale.nll, scale.num_rows
     return Folds(network, states, results, scale, average if average.count else None)
 
 

@@ -306,9 +306,10 @@ def _fitted(
     if settings.keep_folds:
         return folds.kept(), learnt
     scaled = replace(choices, logit_scale=folds.scale.factor)
-    if folds.average is not None:
-        learnt["averaged"] = folds.average.count + 1
-    return fit(scaled, data=final, say=False, average=folds.average), learnt
+    whole = fit(scaled, data=final, say=False, average=folds.average)
+    if folds.average is not None and folds.average.is_used:
+        learnt["averaged"] = folds.average.count
+    return whole, learnt
 
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

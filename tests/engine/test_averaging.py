@@ -94,6 +94,41 @@ def test_the_average_of_equal_networks_is_that_network(backbone):
     torch.testing.assert_close(network.head.trained_mean, weight)
 
 
+@pytest.mark.parametrize("posterior", [f"{QUICK_VBLL},polish_mean=trained", "mle"])
+def test_an_average_that_fails_leaves_the_network_of_all_rows(backbone, posterior, monkeypatch):
+    class Opposed(Average):
+        def add(self, network):
+            super().add(network)
+            if self.count < 4:  # last layers of the folds that are sure and wrong
+                self._weights[-1] = torch.full_like(self._weights[-1], 20.0)
+                self._weights[-1][0] = -20.0
+
+    states = []
+    for name, item in (("Average", Opposed), ("can_average", lambda network: False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"bayeslora.engine.cross_validation.{name}", item)
+            clf = fitted(backbone, "polar:r=2", posterior, cv=3)
+        assert "averaged" not in clf.record.results
+        states.append(clf._known().network.trained_state())
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("loss", "spread", "count", "fails"),
+    [(0.9, 0.5, 400, False), (1.05, 0.5, 400, False), (1.1, 0.5, 400, True), (1.1, 0.5, 16, False)],
+)
+def test_an_average_fails_if_its_training_loss_is_clearly_above_the_held_out_one(
+    loss, spread, count, fails
+):
+    average = Average()
+    average.held_out_nll, average.num_held_out = 1.0, 400
+    # The standard error is .5 √(1/400 + 1/400) = .035, and .5 √(1/16 + 1/400) = .127.
+    losses = loss + spread * torch.tensor([-1.0, 1.0]).repeat(count // 2)
+    assert average.fails(losses) == fails
+
+
 OTHERS = ["none", "lora:r=2", "pissa:r=2", "s2ft", "lisa", "ilora:r=4,num_experts=2"]
 
 

@@ -6,10 +6,11 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
@@ -18,6 +19,7 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
+from bayeslora.links import link_probabilities
 from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
@@ -30,6 +32,8 @@ from bayeslora.posteriors.types import FinalFit, LastLayer
 logger = logging.getLogger(__name__)
 
 _LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
+_CHECKED = 1024
+"""Training rows that `training_losses` answers at most."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,31 @@ class LastFit:
 
 def fit_posterior(
     network: Network, last: LastFit, train: LabelledTexts, validation: LabelledTexts | None
-) -> dict[str, float | str]:
-    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
+) -> tuple[dict[str, float | str], FeatureRows]:
+    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`.
+
+    Returns:
+        The chosen options, and the training rows with their features before `scale_logits`.
+    """
     held_out = None if validation is None else feature_rows(network, validation)
-    return fit_last_layer(network, last, feature_rows(network, train), held_out)
+    rows = feature_rows(network, train)
+    return fit_last_layer(network, last, rows, held_out), rows
+
+
+def training_losses(network: Network, last: LastFit, rows: FeatureRows) -> Tensor:
+    """Return the NLL in nats of training rows, at most 1,024, under the fitted last layer.
+
+    Args:
+        network: Network with the fitted last layer.
+        last: Options of the fit, with a factor of the logits.
+        rows: Training rows with their features before `scale_logits`.
+    """
+    features = rows.features.take(slice(None, None, math.ceil(len(rows.features) / _CHECKED)))
+    if not network.head.scales_mean:
+        features = replace(features, values=features.values * (last.logit_scale or 1.0))
+    probs = link_probabilities(network.head.predict(features), **drawing_of(last.posterior)).probs
+    own = probs.cpu().gather(1, features.targets.cpu()[:, None])[:, 0]
+    return -own.clamp_min(torch.finfo(own.dtype).tiny).log()
 
 
 def fit_last_layer(

@@ -16,12 +16,13 @@ import torch
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.layer_sampling.policy import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
+from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows, set_feature_scale
 from bayeslora.engine.training.adapter_start import begin_adapter
 from bayeslora.engine.training.averaging import Average
 from bayeslora.engine.training.callbacks import (
@@ -42,6 +43,7 @@ from bayeslora.engine.training.final_fit import (
     drawing_of,
     final_fit,
     fit_posterior,
+    training_losses,
 )
 from bayeslora.engine.training.head_updates import (
     GradientSteps,
@@ -206,17 +208,10 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     if fit.title is not None:
         _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
     trainer, sampler = _trained(fit, checkpoint)
-    if fit.average is not None:
-        fit.average.add(network)
-        fit.average.load(network)
-        logger.info("averaged %d networks", fit.average.count)
     chosen: dict[str, float | str] = {}
     if fit_last:
-        posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
-        if prior is not None and waits:
-            network.eval()
-            factor = prior.centre(network, fit.train, start=False)
-        chosen = fit_posterior(network, fit.last, fit.train, fit.validation)
+        chosen, late = _fit_last(fit, centres=waits)
+        factor = late if waits else factor
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
@@ -225,6 +220,51 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
         {} if sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
+
+
+def _fit_last(fit: Training, *, centres: bool) -> tuple[dict[str, float | str], float | None]:
+    """Fit the posterior, after averaging the network with others if these make it no worse.
+
+    Returns:
+        The chosen options, and the factor of the class prior if it is centred here.
+    """
+    network, average = fit.network, fit.average
+    if average is None:
+        return _fit_posterior(fit, centres=centres)[:2]
+    adapter, head = adapter_state(network.sites), copy.deepcopy(network.head)
+    scale = network.feature_scale.clone()
+    average.add(network)
+    average.load(network)
+    chosen, factor, rows = _fit_posterior(fit, centres=centres)
+    losses = training_losses(network, fit.last, rows)
+    if current().first(lambda: average.fails(losses)):
+        average.is_used = False
+        logger.warning(
+            "the average of %d networks is not used, since its NLL on training rows, %.3f nats, is "
+            "above theirs on held-out rows, %.3f; the network of all rows predicts alone. More "
+            "epochs may help",
+            *(average.count, losses.mean(), average.held_out_nll),
+        )
+        load_adapter_state(network.sites, adapter)
+        network.head = head
+        network.feature_scale.copy_(scale)
+        chosen, factor, _ = _fit_posterior(fit, centres=centres)
+    else:
+        logger.info("averaged %d networks", average.count)
+    return chosen, factor
+
+
+def _fit_posterior(
+    fit: Training, *, centres: bool
+) -> tuple[dict[str, float | str], float | None, FeatureRows]:
+    """Fit the posterior; return its options, the class prior's factor, and the training rows."""
+    network, prior, factor = fit.network, fit.prior, None
+    fit.posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
+    if prior is not None and centres:
+        network.eval()
+        factor = prior.centre(network, fit.train, start=False)
+    chosen, rows = fit_posterior(network, fit.last, fit.train, fit.validation)
+    return chosen, factor, rows
 
 
 def _announce(fit: Training, *, pass_seconds: float, fit_last: bool) -> None:
