@@ -259,7 +259,8 @@ class BayesianClassifier:
             cv: Number of cross-validation folds, at least 2, each with an additional fit. The
                 held-out predictions select one scale for all logits. With `polar`, the result is
                 the average of the networks of the folds and of the fit to all rows, except for
-                ensembles and posteriors over the adapter's weights.
+                ensembles and posteriors over the adapter's weights, or with a warning if the
+                average is worse than the networks.
                 `"auto"` uses as many of five folds as give 128 held-out rows, 0 none. None uses
                 `"auto"` for `VBLL` with an adapter and without validation data, else 0.
             keep_folds: Whether to keep the networks of the folds as an ensemble, with a pass each,
