@@ -15,9 +15,9 @@ without a right option is noticed.
 
 Changed when LoRA and one PoLAR-VBLL (with two folds of half of the questions, accuracy .288) had
 been seen: PoLAR-VBLL has the folds of `fit`, PoLAR with a point estimate is there to tell its part
-from that of the last layer, and both run on the task that LoRA learns by rule 1, which is copy. With one seed PoLAR-VBLL's average
-of networks was at chance and sure (accuracy .252, NLL 1.918), so `fit` now checks the average; the
-rows are of fits with that check, which changed this one only.
+from that of the last layer, and both run on the task that LoRA learns by rule 1, which is copy.
+With one seed PoLAR-VBLL's average of networks was at chance and sure (accuracy .252, NLL 1.918), so
+`fit` now checks the average; the rows are of fits with that check, which changed this one only.
 
     python -m benchmarks.question_letters
 """
