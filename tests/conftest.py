@@ -38,12 +38,6 @@ hypothesis.settings.load_profile("repeatable")
 SLOW = frozenset((TESTS / "slow.txt").read_text(encoding="utf-8").splitlines())
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """Start one worker more than there are cores: some tests wait for processes that they start."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_ignore_collect(collection_path, config):
     """Do not import files of slow tests when these are deselected."""
     if config.option.markexpr == "not slow" and collection_path.is_file():

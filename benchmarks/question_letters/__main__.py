@@ -86,10 +86,10 @@ def questions(
         names = rng.choice(list(words), OPTIONS + 1, replace=False)
         drawn = [str(rng.choice(words[name])) for name in names]
         answer = int(rng.integers(OPTIONS)) if is_answerable else OPTIONS
-        asked = f"the word '{drawn[answer]}'" if task == "copy" else str(names[answer])
+        subject = f"the word '{drawn[answer]}'" if task == "copy" else str(names[answer])
         rows.append(
             {
-                "question": f"Which option is {asked}?",
+                "question": f"Which option is {subject}?",
                 "choices": drawn[:OPTIONS],
                 "answer": answer % OPTIONS,
             }
