@@ -28,6 +28,9 @@ from bayeslora.checkpoint import library_versions
 from bayeslora.errors import CODES, InputError
 from bayeslora.posteriors import registry as posteriors
 
+# Records name the default number of epochs, which `main` does not change.
+pytestmark = pytest.mark.usefixtures("default_epochs")
+
 HERE = Path(__file__).parent
 GOLDEN, CALIBRATED = HERE / "compatibility.json", HERE / "calibration.json"
 # Options for quick fits; `small` holds those of the other methods.
