@@ -98,10 +98,15 @@ def link_probabilities(
     return _decompose(probs, information)
 
 
+def nll_by_row(probs: Tensor, labels: Tensor) -> Tensor:
+    """Return the negative log-likelihoods [N] of [N, C] float64 probabilities, in nats."""
+    picked = probs.gather(1, labels[:, None])[:, 0]
+    return -picked.clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+
 def nll(probs: Tensor, labels: Tensor) -> float:
     """Return the mean negative log-likelihood of [N, C] float64 probabilities, in nats per row."""
-    picked = probs.gather(1, labels[:, None])[:, 0]
-    return float(-picked.clamp_min(torch.finfo(probs.dtype).tiny).log().mean())
+    return float(nll_by_row(probs, labels).mean())
 
 
 def entropy(probs: Tensor) -> Tensor:

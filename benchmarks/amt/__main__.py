@@ -23,8 +23,9 @@ Rules:
 
 The results are those of the second run. In the first, gradients were not clipped, as they are for
 every other adapter, and with one of three seeds of `intents` the first steps of the strongest
-member took it to features that are the same for all texts. Rules and arms of the second run are
-those of the first, with other rates to choose from.
+member took it to features that are the same for all texts. The rules of `intents` are those of the
+first run, with other rates to choose from; that of `digits` had one rate, which nothing chose. The
+default strengths follow the intents; those of images stay at the published 8/255.
 
     python -m benchmarks.amt --data-dir DIR
 """

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
@@ -19,7 +18,7 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll_by_row
 from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
@@ -71,7 +70,7 @@ def fit_posterior(
 
 
 def training_losses(network: Network, last: LastFit, rows: FeatureRows) -> Tensor:
-    """Return the NLL in nats of training rows, at most 1,024, under the fitted last layer.
+    """Return the NLL [n] in nats of training rows, n ≤ 1,024, under the fitted last layer.
 
     Args:
         network: Network with the fitted last layer.
@@ -82,8 +81,7 @@ def training_losses(network: Network, last: LastFit, rows: FeatureRows) -> Tenso
     if not network.head.scales_mean:
         features = replace(features, values=features.values * (last.logit_scale or 1.0))
     probs = link_probabilities(network.head.predict(features), **drawing_of(last.posterior)).probs
-    own = probs.cpu().gather(1, features.targets.cpu()[:, None])[:, 0]
-    return -own.clamp_min(torch.finfo(own.dtype).tiny).log()
+    return nll_by_row(probs, features.targets)
 
 
 def fit_last_layer(
