@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.grid import Cell, Grid, Search, Task, named_options, set_part
-from bayeslora.experiments.records import all_scores, recorded, reset_peak_memory
+from bayeslora.experiments.records import all_scores, prior_scores, recorded, reset_peak_memory
 from bayeslora.experiments.rows import TaskRows, drawn, task_rows
 from bayeslora.experiments.search import search_of, searched
 from bayeslora.options import as_mapping
@@ -82,19 +82,20 @@ class Setup:
             **({"corruptions": {"sets": [*self.corruptions]}} if self.corruptions else {}),
         }
 
-    def classifier(self, kind: Any, backbone: Any) -> BayesianClassifier:
+    def classifier(self, kind: Any, backbone: Any, *, progress: bool = False) -> BayesianClassifier:
         """Return the unfitted classifier.
 
         Args:
             kind: `BayesianClassifier` or a subclass.
             backbone: A name or a loaded backbone.
+            progress: Whether it shows progress bars.
         """
         clf: BayesianClassifier = kind(
             backbone,
             self.adapter,
             self.posterior,
             seed=self.cell.seed,
-            progress=False,
+            progress=progress,
             **self.model,
         )
         return clf
@@ -106,10 +107,14 @@ class Workshop:
     Args:
         grid: The grid.
         data_dir: Directory of the known tasks' files.
+        progress: Whether fits and predictions show progress bars.
     """
 
-    def __init__(self, grid: Grid, data_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, grid: Grid, data_dir: str | Path | None = None, *, progress: bool = False
+    ) -> None:
         self.grid = grid
+        self._progress = progress
         self._data_dir = data_dir
         self._rows: dict[str, TaskRows] = {}
         self._readers: dict[str, tuple[Kind, Any]] = {}
@@ -159,7 +164,7 @@ class Workshop:
         posterior = resolve_posterior(cell.method.posterior)
         fit = self._fit_options(cell, adapter, len(train), deviations)
         model = self._model_options(grid.tasks[cell.task], train, deviations)
-        predict = self._predict_options(posterior, deviations)
+        predict = self._predict_options(cell, posterior, deviations)
         steps = grid.protocol.steps if adapter.trains else None
         return Setup(
             *(cell, adapter, posterior, model, fit, predict, train, rows, steps),
@@ -241,15 +246,25 @@ class Workshop:
             expected["format"] = protocol.format
         return _merged(expected, options, deviations)
 
-    def _predict_options(self, posterior: Posterior, deviations: list[str]) -> dict[str, Any]:
+    def _predict_options(
+        self, cell: Cell, posterior: Posterior, deviations: list[str]
+    ) -> dict[str, Any]:
         protocol = self.grid.protocol
         expected: dict[str, Any] = {}
         draws = protocol.weight_samples if posterior.is_sampled else None
         if posterior.link is not None:
             draws = protocol.logit_samples
-        if draws is not None:
-            expected["num_samples"] = draws
         options = dict(self.grid.predict)
+        search = self.grid.search
+        searched = search is not None and "posterior.num_samples" in search.ranges
+        if searched or "num_samples" in named_options(cell.method.posterior):
+            # The method's own number is more specific than that of the grid or the protocol.
+            options.pop("num_samples", None)
+            own = "searched" if searched else posterior.num_samples
+            if draws not in (None, own):
+                deviations.append(f"num_samples: {own} by the grid, {draws} by the protocol")
+        elif draws is not None:
+            expected["num_samples"] = draws
         if not (posterior.is_sampled or posterior.link):
             options.pop("num_samples", None)
         if posterior.link is None:
@@ -325,6 +340,8 @@ class Workshop:
         """
         from bayeslora.classifier import BayesianClassifier
 
+        for left in work.glob("*.parquet"):  # predictions of an interrupted run
+            left.unlink()
         setup = self.setup(cell)
         backbone = self.backbone(cell.backbone)
         if fingerprint not in (None, backbone.fingerprint):
@@ -338,7 +355,7 @@ class Workshop:
             setup, trials = searched(self, setup, setup.search, work)
         reset_peak_memory()
         begun = time.perf_counter()
-        clf = setup.classifier(BayesianClassifier, backbone)
+        clf = setup.classifier(BayesianClassifier, backbone, progress=self._progress)
         clf.fit(setup.train, **setup.fit, out=work / "model", overwrite=True)
         fitted = time.perf_counter()
         rows = setup.rows
@@ -361,14 +378,27 @@ class Workshop:
         }
         record = recorded(requested, setup, clf, seconds, trials)
         bins = self.grid.protocol.num_bins
+        record["prior"] = prior_scores(predictions, setup.train, bins)
         record["scores"] = all_scores(predictions, ood, shifted, bins, rows.clusters)
         for name, result in {rows.split: predictions, **ood, **shifted}.items():
-            notes = setup.corruptions[name].notes if name in shifted else {}
+            notes = self._notes(setup)
+            if name in shifted:
+                notes |= setup.corruptions[name].notes
             named = replace(result, name=cell.method.name, metadata={**result.metadata, **notes})
             named.save(work / f"{set_part(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         self._release()
         return record
+
+    def _notes(self, setup: Setup) -> dict[str, str]:
+        """Return the metadata that a report on the cell's predictions shows."""
+        protocol, rows = self.grid.protocol, setup.rows
+        return {
+            "protocol": f"{protocol.name}: {protocol.described()}",
+            "deviations": "; ".join(setup.deviations) or "none",
+            "task": f"{setup.cell.task}, {rows.split}",
+            "training_rows": str(len(setup.train)),
+        }
 
     def _release(self) -> None:
         """Free the cached states of frozen layers in memory; the next cell reads them from disk."""

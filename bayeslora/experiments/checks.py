@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
+from bayeslora.experiments.search import division
+from bayeslora.tasks.corruptions import corrupted
 from bayeslora.tasks.examples import class_names, encode_labels
 
 if TYPE_CHECKING:
@@ -67,6 +69,13 @@ def _check_predictions(setup: Setup) -> None:
     from bayeslora.engine.fitted.pieces import Drawing
 
     Drawing.of(setup.posterior, **setup.predict)
+    if setup.search is not None:
+        try:
+            division(setup, setup.search.hold_out)
+        except InputError as error:
+            raise error.within(f"search: hold_out {setup.search.hold_out}") from None
+    for corruption in setup.corruptions.values():
+        corrupted(setup.rows.reported.take([0]), corruption)
     form, fitted = _format(setup), class_names(setup.train)
     for name, rows in {setup.rows.split: setup.rows.reported, **setup.rows.ood}.items():
         try:

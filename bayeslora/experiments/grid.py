@@ -45,11 +45,11 @@ class Task:
     """A known task, or the user's own files.
 
     Attributes:
-        name: A task of `bayeslora tasks`, or the name of one's own files in tables.
+        name: A task of `bayeslora tasks`, or a name for your own files.
         files: `train`, `test` and optionally `validation`; empty for a known task.
         ood: Out-of-distribution sets by name: a known task, `task/split`, or a file; None for
             those of a known task.
-        columns: Column options of one's own files; `task` may be a YAML file that names the
+        columns: Column options of your own files; `task` may be a YAML file that names the
             columns, or the kind of data.
     """
 

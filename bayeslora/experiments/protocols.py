@@ -1,7 +1,7 @@
 """Evaluation protocols by name: training, its length, and the reported rows.
 
 A protocol is one object. Settings of a published protocol that `fit` cannot express are listed in
-`deviations`, which are in the record of every cell and below every table.
+`deviations`, which are in the record of every cell and above its tables.
 
 Sources: `blob`: Wang et al. 2024, arXiv 2406.11675 (code: Wang-ML-Lab/bayesian-peft);
 `laplace-lora`: Yang et al. 2024, arXiv 2308.13111 (code: adamxyang/laplace-lora); `bag`: arXiv
@@ -113,6 +113,7 @@ _PUBLISHED_TRAINING = (
     "and carries none",
     "learning rate: falls as a cosine after a warm-up of 3 % of the steps",
     "last layer: trained in alternation with the adapter, at its own rate",
+    "batches: of rows of similar length; gradients are clipped at norm 1",
     "prompt: ours, not the published string; its hash is in the record",
 )
 
@@ -148,10 +149,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
             ),
-            task_deviations=dict.fromkeys(
-                ("arc-challenge", "arc-easy"),
-                "ARC: 5 classes as published, but letters that a row lacks are masked",
-            ),
+            task_deviations={
+                **dict.fromkeys(
+                    ("arc-challenge", "arc-easy"),
+                    "ARC: 5 classes as published, but letters that a row lacks are masked",
+                ),
+                "boolq": "BoolQ: passages are cut to max_length tokens, not to 1,024 characters; "
+                "the answers are the letters A and B, not the words True and False",
+            },
         ),
         Protocol(
             "laplace-lora",
@@ -182,8 +187,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             format="letters",
             deviations=(
                 "training: published per method; here the defaults of fit",
-                "OOD: published on MMLU-redux, filtered for errors; here the sets that the grid "
-                "names, filtered where they have the audit's column",
+                "OOD: published on five subjects of MMLU-redux, filtered for errors; here the "
+                "sets that the grid names, or those of the task",
                 "prompt: ours, not the published string; its hash is in the record",
             ),
         ),

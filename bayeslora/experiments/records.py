@@ -6,12 +6,16 @@ import hashlib
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bayeslora.experiments.grid import settings_digest
 from bayeslora.experiments.rows import mean_options, num_classes
+from bayeslora.tasks.examples import encode_labels
 
 if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 REPORTED = "reported"
+SCORES = ("accuracy", "nll", "ece", "brier")
+"""Scores in `summary.md`; `results.parquet` has all."""
 _HASHED_PROMPTS = 100
 
 
@@ -74,6 +80,7 @@ def recorded(
         "prompt_hash": prompt_hash(clf, rows.reported),
         "backbone": {"name": cell.backbone, "fingerprint": record.backbone.get("fingerprint")},
         "seconds": dict(seconds),
+        "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, samples, record.num_members),
         "peak_memory_bytes": peak_memory(),
         "versions": dict(record.versions),
@@ -114,6 +121,30 @@ def all_scores(
         name: {key: value for key, value in content.items() if key not in curves}
         for name, content in results.items()
     }
+
+
+def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> dict[str, float]:
+    """Return scores of a forecast without a model, as a floor below those of all methods.
+
+    It is the share of each class in the training rows, or, for questions, the same probability for
+    each option.
+
+    Args:
+        predictions: Predictions on the reported rows.
+        train: The training rows.
+        num_bins: Bins of the expected calibration error.
+    """
+    from bayeslora.metrics.evaluate import evaluate
+
+    if predictions.available is not None:
+        probs = predictions.available / predictions.num_options[:, None]
+    else:
+        labels = encode_labels(train, predictions.classes)
+        shares = np.bincount(labels, minlength=predictions.num_classes) / len(labels)
+        probs = np.tile(shares, (len(predictions), 1))
+    forecast = replace(predictions.with_probs(probs), scores={})
+    results = evaluate(forecast, num_bins=num_bins, num_resamples=20)
+    return {score: float(results[score].value) for score in SCORES}
 
 
 def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:

@@ -105,14 +105,18 @@ def task_rows(
         raise _none_left(task, "train" if len(reported) else split, dropped)
     ood = {}
     for name, source in sources.items():
-        rows = _counted(dropped, name, _outside(source, task, data_dir))
-        rows = _audited(dropped, name, rows, protocol.ood_audit)
+        rows = _counted(dropped, name, _outside(source, task, protocol.split, data_dir))
+        rows = _accepted(dropped, name, rows, source, protocol)
         if by_letter and train.choices is not None:
             rows = _answerable(dropped, name, rows, num_classes(train))
         remaining = without_overlap(without_overlap(rows, train), reported)
         ood[name] = _counted(dropped, f"{name}, in {task.name} too", remaining, previous=rows)
         if not len(ood[name]):
             raise _none_left(task, name, dropped)
+    audit = protocol.ood_audit
+    if ood and audit and not any(audit in rows.further for rows in ood.values()):
+        text = f"OOD: no set has the column {audit}, so none is filtered for errors"
+        deviations = (*deviations, text)
     return TaskRows(train, reported, split, ood, dropped, deviations)
 
 
@@ -168,24 +172,33 @@ def _ood_sources(task: Task) -> Mapping[str, str]:
         return {}
     known = known_name(task.name)
     return {
-        split if name == known else name: f"{name}/{split}"
+        split if name == known else name: name if split == "test" else f"{name}/{split}"
         for name, split in KNOWN_TASKS[known].ood
     }
 
 
-def _outside(source: str, task: Task, data_dir: str | Path | None) -> Examples:
-    """Return out-of-distribution rows from a known task's split or a file."""
+def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -> Examples:
+    """Return out-of-distribution rows from a known task or a file.
+
+    Args:
+        source: `NAME`, `NAME/SPLIT` or a file.
+        task: The task to whose rows they are compared.
+        split: The split of `NAME`; `test` where it has no such split.
+        data_dir: Directory of the known tasks' files.
+    """
     if Path(source).is_file():
         columns: dict[str, Any] = dict(task.columns)
         return load_examples(source, **columns)
     if Path(source).is_absolute() or Path(source).suffix:  # not the name of a task
         raise InputError(f"task {task.name}: ood {source} does not exist")
-    name, _, split = source.partition("/")
+    name, _, own = source.partition("/")
     try:
         known_name(name)
     except InputError as error:
         raise InputError(f"task {task.name}: ood {source!r} is not a file, and {error}") from None
-    return load_task(name, split or "test", data_dir)
+    return load_task(
+        name, own or (split if split in splits_of(name, data_dir) else "test"), data_dir
+    )
 
 
 def _counted(
@@ -201,10 +214,17 @@ def _counted(
     return rows
 
 
-def _audited(
-    dropped: dict[str, int], label: str, examples: Examples, column: str | None
+def _accepted(
+    dropped: dict[str, int], label: str, examples: Examples, source: str, protocol: Protocol
 ) -> Examples:
-    """Return the rows marked OK in an audit's column; all rows without that column."""
+    """Return the out-of-distribution rows with the protocol's number of options, without errors.
+
+    Errors are rows that are not marked OK in the column of an audit, if there is one.
+    """
+    column = protocol.ood_audit
+    count = protocol.num_choices.get(source.partition("/")[0].replace("_", "-"))
+    if count is not None:
+        examples = _with_choices(dropped, label, examples, count)
     verdicts = None if column is None else examples.further.get(column)
     if verdicts is None:
         return examples

@@ -38,7 +38,7 @@ class Experiment:
         out: Its directory, with `results.parquet`, `summary.md` and the cells.
         records: Records of all finished cells in it, sorted.
         failed: Errors of the cells that failed in this run, by the cell in words.
-        crashed: Failed cells that failed twice, for reasons other than their input.
+        crashed: Cells that failed twice, for reasons other than their input.
         elsewhere: Cells that another process was computing.
     """
 
@@ -62,6 +62,7 @@ def experiment(
     workers: int = 1,
     ray: str | None = None,
     shard: tuple[int, int] | None = None,
+    progress: bool = True,
 ) -> Experiment:
     """Compute the cells of a grid that are missing in `out`, and write the results.
 
@@ -72,11 +73,13 @@ def experiment(
     Args:
         grid: The path of a YAML file, or its content as a mapping; see docs/experiments.md.
         out: Directory of the experiment.
-        data_dir: Directory of the known tasks' files; default: the variable `BAYESLORA_DATA`.
+        data_dir: Directory of the known tasks' files; default: the variable `BAYESLORA_DATA`, else
+            the Hugging Face hub.
         workers: Number of processes on this machine.
         ray: Instead of `workers`: `local` for a Ray cluster on this machine, or the address of one.
         shard: `(i, n)`, counted from 1: compute only every n-th cell, starting at the i-th, as one
             of n independent jobs.
+        progress: Whether to show the progress bars of fits and predictions in this process.
 
     Raises:
         InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
@@ -91,7 +94,7 @@ def experiment(
     if ray is not None and workers > 1:
         raise InputError("workers are local processes; set either workers or ray")
     parsed, store = _read(grid), Store(out)
-    workshop = Workshop(parsed, data_dir)
+    workshop = Workshop(parsed, data_dir, progress=progress)
     cells = [*_checked(grid, workshop, store, shard).settings]
     check_backbones(parsed)
     waiting = [cell for cell in cells if store.record(cell) is None]
@@ -110,9 +113,9 @@ def experiment(
         finally:
             pool.close()
             store.tidy()
-    records = store.records()
-    if records:
-        write_results(records, store.out / RESULTS, store.out / SUMMARY, parsed.reference)
+    with store.all_records() as records:
+        if records:
+            write_results(records, store.out / RESULTS, store.out / SUMMARY, parsed.reference)
     return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
 
 
@@ -125,7 +128,8 @@ def plan(
 ) -> Plan:
     """Check a grid as `experiment` does, and estimate time and memory without computing cells.
 
-    The plan names missing backbones and estimates their size from the name.
+    The plan names missing backbones and estimates their size from the name; the path of a missing
+    directory is an error.
 
     Args:
         grid: As for `experiment`.
@@ -234,13 +238,20 @@ class _Run:
             return
         self._reserved[index] = stack
         self._attempts[index] = self._attempts.get(index, 0) + 1
+        logger.info("%s: started", cell)
         work, fingerprint = self._store.work(cell), self._store.fingerprint(cell.backbone)
-        self._pool.submit(Job(index, str(work), fingerprint))
+        # Absolute: the workers of a cluster have directories of their own.
+        self._pool.submit(Job(index, str(work.absolute()), fingerprint))
 
     def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
         """Store the outcome of a job; return whether to retry it."""
         cell = self._grid.cells[outcome.index]
         try:
+            if outcome.record is not None:
+                try:
+                    self._store.check_weights(outcome.record)
+                except InputError as error:
+                    outcome = Outcome(outcome.index, error=str(error), is_final=True)
             if outcome.record is not None:
                 self._store.write(cell, outcome.record, outcome.files)
                 self._computed += 1

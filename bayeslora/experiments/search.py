@@ -117,7 +117,8 @@ def searched(
     )
     while (done := _num_ended(study, states)) < search.trials:
         # A new sampler for each trial, so that its suggestion depends only on the trials.
-        study.sampler = optuna.samplers.TPESampler(seed=_SEEDS * setup.cell.seed + done)
+        seed = (_SEEDS * setup.cell.seed + done) % 2**32  # NumPy's limit
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
         trial = study.ask()
         tried = _with_options(
             setup, {name: _suggested(trial, name, ranges[name]) for name in ranges}
@@ -184,16 +185,26 @@ def _with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
     )
 
 
+def division(setup: Setup, share: float) -> tuple[Any, Any]:
+    """Return the indices of the training rows to fit and to hold out in every trial.
+
+    Raises:
+        InputError: The rows cannot be divided by that share.
+    """
+    from bayeslora.tasks.examples import class_names, encode_labels
+    from bayeslora.tasks.splits import split_examples
+
+    labels = encode_labels(setup.train, class_names(setup.train))
+    return split_examples(setup.train, labels, share, setup.cell.seed)
+
+
 def _loss(workshop: Workshop, setup: Setup, share: float, work: Path) -> float:
     """Return the NLL of held-out training rows after a fit to the others."""
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.tasks.examples import class_names, encode_labels
-    from bayeslora.tasks.splits import split_examples
 
     rows = setup.train
-    labels = encode_labels(rows, class_names(rows))
-    train, held_out = split_examples(rows, labels, share, setup.cell.seed)
+    train, held_out = division(setup, share)
     clf = setup.classifier(BayesianClassifier, workshop.backbone(setup.cell.backbone))
     clf.fit(rows.take(train), **setup.fit, out=work, overwrite=True)
     predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **setup.predict)

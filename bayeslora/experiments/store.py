@@ -23,6 +23,7 @@ from bayeslora.files import atomic_file, is_empty_directory, read_json, write_js
 from bayeslora.locks import writing_to
 
 MARKER, VERSION = "experiment.json", 1
+_PATIENCE = 60.0  # seconds
 RESULTS, SUMMARY = "results.parquet", "summary.md"
 
 
@@ -60,14 +61,30 @@ class Store:
         """The records at the start of a run."""
         return self.records()
 
+    @cached_property
+    def _fingerprints(self) -> dict[str, str | None]:
+        return {
+            record["backbone"]["name"]: record["backbone"]["fingerprint"]
+            for record in self._finished
+        }
+
     def fingerprint(self, backbone: str) -> str | None:
-        """Return the hash of a backbone's weights in the records at the start; None without."""
-        stored = (record["backbone"] for record in self._finished)
-        return next((entry["fingerprint"] for entry in stored if entry["name"] == backbone), None)
+        """Return the hash of a backbone's weights in the cells finished so far; None without."""
+        return self._fingerprints.get(backbone)
+
+    def check_weights(self, record: Mapping[str, Any]) -> None:
+        """Raise InputError if a new cell's backbone has other weights than those of other cells."""
+        name, weights = record["backbone"]["name"], record["backbone"]["fingerprint"]
+        if self._fingerprints.setdefault(name, weights) != weights:
+            raise InputError(
+                f"the weights of backbone {name} differ from those of the finished cells; choose "
+                "another --out"
+            )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
-        """Create the directory, and store the grid of the latest run."""
+        """Create the directories, and store the grid of the latest run."""
         self._cells.mkdir(parents=True, exist_ok=True)
+        (self.out / "work").mkdir(exist_ok=True)
         write_json(self.out / MARKER, {"format_version": VERSION, "grid": grid})
 
     def work(self, cell: Cell) -> Path:
@@ -116,6 +133,27 @@ class Store:
         with writing_to(self._cells / cell.id):
             yield
 
+    @contextmanager
+    def all_records(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield the records of all finished cells, while no other process writes the results.
+
+        Raises:
+            InputError: Cells of several processes have different weights of a backbone.
+        """
+        with writing_to(self.out / RESULTS, wait=_PATIENCE):
+            records = self.records()
+            weights: dict[str, Mapping[str, Any]] = {}
+            for record in records:
+                backbone = record["backbone"]
+                first = weights.setdefault(backbone["name"], record)
+                if first["backbone"]["fingerprint"] != backbone["fingerprint"]:
+                    raise InputError(
+                        f"cells {_named(first)} and {_named(record)} have different weights of "
+                        f"backbone {backbone['name']}; delete the record of one of them in "
+                        f"{self._cells} to compute it again"
+                    )
+            yield records
+
     def write(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Store a finished cell, with its record last.
 
@@ -148,6 +186,11 @@ class Store:
         return sorted(
             records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
         )
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    cell = record["cell"]
+    return ", ".join(f"{key} {cell[key]}" for key in ("task", "method", "seed"))
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.experiments.protocols import PROTOCOLS
-from bayeslora.experiments.records import REPORTED
+from bayeslora.experiments.records import REPORTED, SCORES
 from bayeslora.files import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCORES = ("accuracy", "nll", "ece", "brier")
-"""Scores in `summary.md`; `results.parquet` has all."""
 OOD_SCORES = ("max_probability", "epistemic")
 """Uncertainties whose AUROC is in `summary.md`."""
 
 _HIGHER = frozenset({"accuracy"})
-_TEXTS = ("protocol", "task", "backbone", "method", "adapter", "posterior", "cell")
+_PRIOR = "*no model*"
 _DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
 
 Record = Mapping[str, Any]
@@ -82,8 +81,9 @@ def _rows(record: Record) -> Iterable[dict[str, Any]]:
                 yield row(name, key, by, scores[key])
     for key, value in record["seconds"].items():
         yield row("cost", f"seconds_{key}", None, value)
-    for key in ("passes", "peak_memory_bytes"):
-        yield row("cost", key, None, float(record[key]))
+    for key in ("passes", "peak_memory_bytes", "num_parameters"):
+        if key in record:  # records of earlier versions lack the last
+            yield row("cost", key, None, float(record[key]))
 
 
 def write_results(records: Sequence[Record], results: Path, summary: Path, reference: str) -> None:
@@ -108,7 +108,8 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
     blocks = [
         "# Results",
         "Means over seeds ± half of the 95 % t interval (none for a single seed). Differences "
-        f"are paired by seed, method minus *{reference}*. NLL in nats.",
+        f"are paired by seed, method minus *{reference}*. NLL in nats. {_PRIOR} predicts the share "
+        "of each class in the training rows, or the same probability for every option.",
     ]
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
@@ -171,6 +172,9 @@ def _score_tables(records: Sequence[Record], reference: str) -> list[str]:
         [method, *(_mean(values[key].get(method, {})) for key in SCORES), _seeds(records, method)]
         for method in methods
     ]
+    if all("prior" in record for record in records):  # records of earlier versions have none
+        priors = {key: [record["prior"][key] for record in records] for key in SCORES}
+        rows.append([_PRIOR, *(f"{fmean(priors[key]):.3f}" for key in SCORES), ""])
     arrows = [f"{key} {'↑' if key in _HIGHER else '↓'}" for key in SCORES]
     blocks = [markdown_table(["method", *arrows, "seeds"], rows)]
     if reference in methods and len(methods) > 1:
@@ -275,10 +279,11 @@ def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:
                     f"{mean(lambda record: record['seconds']['predict_per_1000']):.2f}",
                     f"{mean(lambda record: record['passes']):.0f}",
                     f"{mean(lambda record: record['peak_memory_bytes']) / 1e9:.2f}",
+                    f"{mean(lambda record: record.get('num_parameters', 0)):,.0f}",
                 ]
             )
     head = ["task", "backbone", "rows", "method", "fit, s", "1,000 predictions, s", "passes"]
-    return markdown_table([*head, "peak memory, GB"], rows)
+    return markdown_table([*head, "peak memory, GB", "adapter parameters"], rows)
 
 
 def cell_scores(record: Record) -> dict[str, Any]:

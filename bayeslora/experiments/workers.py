@@ -10,11 +10,12 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import traceback
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +79,7 @@ class Pool(Protocol):
 
 
 def compute(workshop: Workshop, job: Job) -> Outcome:
-    """Compute a cell and return its outcome, also if it fails."""
+    """Compute a cell and return its outcome, even if it fails."""
     cell: Cell = workshop.grid.cells[job.index]
     work = Path(job.work)
     try:
@@ -342,7 +343,11 @@ def _workshop(source: Mapping[str, Any], data_dir: str | None) -> Workshop:
 
 
 def _compute_remotely(source: Mapping[str, Any], data_dir: str | None, job: Job) -> Outcome:
-    return compute(_workshop(source, data_dir), job)
+    workshop = _workshop(source, data_dir)
+    if Path(job.work).parent.is_dir():  # the experiment's directory: on this machine, or shared
+        return compute(workshop, job)
+    with tempfile.TemporaryDirectory(prefix="bayeslora-") as work:
+        return compute(workshop, replace(job, work=work))
 
 
 def _missing_here(source: Mapping[str, Any], data_dir: str | None) -> str:

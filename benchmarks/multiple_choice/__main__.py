@@ -1,7 +1,8 @@
 """Join runs of the multiple-choice grids, and write their summary.
 
 The cells of a grid may be computed on several machines, in pieces: a run adds its cells to those
-that are stored, and replaces those of the same task, method and seed.
+that are stored, and replaces those of the same task, method and seed. The summary compares a
+replaced cell with the new one.
 
     bayeslora experiment benchmarks/grids/multiple-choice-core.yaml --data-dir DIR --out RUN
     python -m benchmarks.multiple_choice --add RUN
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from bayeslora.files import atomic_file
 from benchmarks.lib.arguments import study_parser
-from benchmarks.multiple_choice.summary import FILE, joined, write_summary
+from benchmarks.multiple_choice.summary import FILE, REPLACED, joined, write_summary
 
 
 def main() -> None:
@@ -26,9 +27,15 @@ def main() -> None:
     file: Path = args.out / FILE
     if args.add:
         new = [pq.read_table(run / "results.parquet") for run in args.add]
-        table = joined(pq.read_table(file) if file.is_file() else new[0].slice(0, 0), new)
-        with atomic_file(file) as temporary:
-            pq.write_table(table, temporary)
+        stored = pq.read_table(file) if file.is_file() else new[0].slice(0, 0)
+        cells, replaced = joined(stored, new)
+        former = args.out / REPLACED
+        if former.is_file():
+            replaced, _ = joined(pq.read_table(former), [replaced])
+        for path, table in ((former, replaced), (file, cells)):
+            if table.num_rows:
+                with atomic_file(path) as temporary:
+                    pq.write_table(table, temporary)
     write_summary(args.out)
 
 

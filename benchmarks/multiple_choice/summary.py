@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.summary import SCORES, markdown_table, shown
+from bayeslora.experiments.records import SCORES
+from bayeslora.experiments.summary import markdown_table, shown
 from bayeslora.files import atomic_file
 
-FILE = "multiple-choice-core.parquet"
+FILE, REPLACED = "cells.parquet", "replaced.parquet"
 REFERENCE = "PoLAR VBLL"
 KEY = ("protocol", "task", "backbone", "method", "rows", "seed")
 COST = "cost"
@@ -23,21 +24,15 @@ _HIGHER = frozenset({"accuracy"})
 _HEAD = f"""\
 # Multiple choice, first cells
 
-Cells of `bayeslora experiment benchmarks/grids/multiple-choice-core.yaml --data-dir DIR --out RUN`,
-joined by `python -m benchmarks.multiple_choice --add RUN …`. SmolLM2-135M, 640 training questions
-drawn per seed, protocol `label-budget`: nothing is held out beyond what a method holds out of its
-own questions (*LoRA temperature*: a fifth), ECE with 15 bins. OpenBookQA has 500 test questions
-with 4 options; ARC-Easy 2,376 with 3 to 5 (4 on average).
+Cells of `bayeslora experiment benchmarks/grids/NAME.yaml --data-dir DIR --out RUN` with the names
+`multiple-choice-core` and `multiple-choice-more`, joined by `python -m benchmarks.multiple_choice
+--add RUN …`. SmolLM2-135M, 640 training questions drawn per seed, protocol `label-budget`: nothing
+is held out beyond what a method holds out of its own questions (*LoRA temperature* and *TFB*: a
+fifth), ECE with 15 bins. OpenBookQA has 500 test questions with 4 options; ARC-Easy 2,376 with 3 to
+5 (4 on average).
 
-*{REFERENCE}* is what `fit` returns by default: the average of the networks that `cv` trains.
-*{REFERENCE}, one network* (`polar:lr=0.01`, five epochs) and *{REFERENCE}, 15 epochs* are of the
-time before the average, when it was the network of all questions alone. Fits ran beside other work,
-on two kinds of processors, so seconds are too long and not comparable.
-
-One cell was computed twice (*PoLAR VBLL*, OpenBookQA, seed 0, on one machine): all scores on
-OpenBookQA and physics are equal in every bit. On chemistry NLL is 1.387 instead of the stored
-1.385, since long options of other questions have not cut a question since then; that holds for the
-stored chemistry scores of all cells of that time.
+*{REFERENCE}* is what `fit` returns by default: the average of the networks that `cv` trains. Fits
+ran beside other work, on two kinds of processors, so seconds are too long and not comparable.
 
 Means over seeds, ± half of a 95 % t interval (none for a single seed). Differences are paired by
 seed, method minus *{REFERENCE}*; a number in brackets counts the pairs if there are fewer than the
@@ -48,31 +43,40 @@ Cells = dict[str, dict[int, dict[tuple[str, str, str | None], float]]]
 """Values by method and seed, then by set, score and uncertainty."""
 
 
-def joined(stored: pa.Table, new: Sequence[pa.Table]) -> pa.Table:
-    """Return the rows of all tables; a cell of a later table replaces that of an earlier one.
+def joined(stored: pa.Table, new: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of all tables, and those that were replaced.
+
+    A cell of a later table replaces that of an earlier one.
 
     Raises:
         InputError: Two cells of a task have read different prompts.
     """
     by_cell: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    replaced: list[dict[str, Any]] = []
     for table in (stored, *new):
-        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for row in table.to_pylist():
-            cells.setdefault(tuple(row[key] for key in KEY), []).append(row)
+        cells = _by_cell(table)
+        replaced += [row for key in cells.keys() & by_cell.keys() for row in by_cell[key]]
         by_cell |= cells
     prompts: dict[str, str] = {}
     for cell, rows in by_cell.items():
         if prompts.setdefault(rows[0]["task"], rows[0]["prompt_hash"]) != rows[0]["prompt_hash"]:
             raise InputError(f"{', '.join(map(str, cell))}: its prompts differ from other cells'")
     ordered = sorted(by_cell, key=lambda cell: (cell[1] != "openbookqa", *map(str, cell)))
-    return pa.Table.from_pylist(
-        [row for cell in ordered for row in by_cell[cell]], schema=stored.schema
-    )
+    together = [row for cell in ordered for row in by_cell[cell]]
+    return tuple(pa.Table.from_pylist(rows, schema=stored.schema) for rows in (together, replaced))
+
+
+def _by_cell(table: pa.Table) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        cells.setdefault(tuple(row[key] for key in KEY), []).append(row)
+    return cells
 
 
 def write_summary(folder: Path) -> None:
     """Write the tables of the stored cells."""
-    rows = pq.read_table(folder / FILE).to_pylist()
+    stored = pq.read_table(folder / FILE)
+    rows = stored.to_pylist()
     tasks: dict[str, Cells] = {}
     for row in rows:
         where = "reported" if row["set"] == row["split"] else row["set"]
@@ -82,6 +86,8 @@ def write_summary(folder: Path) -> None:
     parts = [_HEAD]
     for task, cells in tasks.items():
         parts += [f"## {task}", _scores(cells), _differences(cells), _shifts(cells)]
+    if (folder / REPLACED).is_file():
+        parts += ["## Cells computed twice", _twice(stored, pq.read_table(folder / REPLACED))]
     parts += ["## Cost", _cost(tasks)]
     with atomic_file(folder / "summary.md") as temporary:
         temporary.write_text(
@@ -139,6 +145,31 @@ def _shifts(cells: Cells) -> str:
         head += ["accuracy ↑", "nll ↓", "ece ↓"]
         blocks.append(f"Shift to {name}:\n\n" + markdown_table(head, lines))
     return "\n\n".join(blocks)
+
+
+def _twice(stored: pa.Table, replaced: pa.Table) -> str:
+    """Return how far the scores of a cell are from those of an earlier run, by set."""
+    now, lines = _by_cell(stored), []
+    for key, rows in sorted(_by_cell(replaced).items()):
+        again = {(row["set"], row["score"], row["by"]): row["value"] for row in now[key]}
+        apart: dict[str, dict[str, float]] = {}
+        for row in rows:
+            value = again.get((row["set"], row["score"], row["by"]))
+            if row["set"] != COST and value is not None:
+                scores = apart.setdefault(row["set"], {})
+                name = row["score"]
+                scores[name] = max(scores.get(name, 0.0), abs(value - row["value"]))
+        names = dict(zip(KEY, key, strict=True))
+        lines += [
+            [
+                *(names["task"], names["method"], str(names["seed"]), where, str(len(scores))),
+                f"{max(scores.values()):.1e}" if any(scores.values()) else "0: equal in every bit",
+                f"{scores['nll']:.1e}",
+            ]
+            for where, scores in sorted(apart.items())
+        ]
+    head = ["task", "method", "seed", "set", "scores", "largest difference", "difference in NLL"]
+    return markdown_table(head, lines)
 
 
 def _cost(tasks: dict[str, Cells]) -> str:

@@ -90,7 +90,6 @@ def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small):
     (cell,) = [setting for setting in plan.settings if setting.method.name == "PoLAR-VBLL"]
     settings = plan.settings[cell]
     assert settings["fit"] == {"cv": 0, "batch_size": 4, "epochs": 10}
-    assert 10 * 2000 / 4 == 5_000
     assert (settings["adapter"]["r"], settings["adapter"]["num_layers"]) == (8, None)
     assert settings["adapter"]["lr"] == 1e-4
     assert settings["model"] == {"max_length": 300, "depth": 1.0, "format": "letters"}

@@ -60,8 +60,8 @@ def test_published_settings_reach_the_fit(setup, name, steps, lr, dropout, seeds
 
 def test_a_whole_number_of_epochs_is_no_deviation(setup, grid):
     rows = PROTOCOLS["blob"]
-    cell = setup(protocol="blob", fit={}, adapters=["lora"])
-    assert 5_000 % 15
+    cell = setup(protocol="blob", fit={}, adapters=["lora"])  # 15 steps per epoch
+    assert 15 * cell.fit["epochs"] != cell.steps
     assert [deviation for deviation in cell.deviations if deviation.startswith("steps")]
     cell = setup(protocol="blob", fit={"batch_size": 3})  # 20 steps per epoch, 250 epochs
     assert cell.fit["epochs"] == 250
@@ -94,6 +94,21 @@ def test_draws_are_those_of_the_posterior(setup):
     assert laplace.predict == {"num_samples": 100_000}
 
 
+@pytest.mark.parametrize(
+    ("name", "posterior", "count"),
+    [("blob", "blob:num_samples=0", 10), ("laplace-lora", "laplace_lora:num_samples=9", 100_000)],
+)
+def test_draws_that_a_method_names_are_its_own(setup, name, posterior, count):
+    cell = setup(protocol=name, posteriors=[posterior], fit={"epochs": 1})
+    assert cell.predict == {}
+    own = posterior.partition("=")[2]
+    assert cell.posterior.num_samples == int(own)
+    assert deviations_with(cell, f"num_samples: {own} by the grid, {count} by the protocol")
+    assert setup(posteriors=[posterior], predict={"num_samples": 3}).predict == {}
+    same = setup(protocol=name, posteriors=[f"{posterior[: -len(own)]}{count}"], fit={"epochs": 1})
+    assert not deviations_with(same, "num_samples")
+
+
 def test_our_own_protocol_selects_on_a_cut_of_train(setup):
     cell = setup(seeds=None)
     assert cell.fit["hold_out"] == 0.2
@@ -124,13 +139,13 @@ def test_the_validation_split_is_reported_where_there_is_one(setup, grid, place)
     assert not deviations_with(cell, "split:")
 
 
-def write_known(folder, *splits):
+def write_known(folder, *splits, about=""):
     """Write the files of a known task of questions with 3 or 4 options."""
     folder.mkdir()
     for split in splits:
         rows = [
-            {"id": f"{split}-{k}", "question": f"{split} {k}", "choices": [*"wxyz"][: 4 - k % 2]}
-            | {"answer_index": k % 2}
+            {"id": f"{split}-{k}", "question": f"{split} {k}{about}"}
+            | {"choices": [*"wxyz"][: 4 - k % 2], "answer_index": k % 2}
             for k in range(6)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -164,8 +179,30 @@ def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
         assert len(about_arc) == (protocol_name == "blob")
 
 
-def test_only_cells_of_arc_have_its_deviation(setup):
+def test_only_cells_of_a_task_have_its_deviation(setup, tmp_path):
     assert not deviations_with(setup(protocol="blob"), "ARC")
+    write_known(tmp_path / "own", "train", "test")
+    files = {split: str(tmp_path / "own" / f"{split}.jsonl") for split in ("train", "test")}
+    texts = task_rows(Task("boolq", files), PROTOCOLS["blob"]).deviations
+    assert [text for text in texts if "1,024 characters" in text]
+
+
+def test_sets_out_of_distribution_are_of_the_split_and_the_options_of_the_protocol(tmp_path):
+    write_known(tmp_path / "openbookqa", "train", "validation", "test")
+    write_known(tmp_path / "arc_easy", "train", "validation", "test", about=" of ARC")
+    write_known(tmp_path / "mmlu_college_physics", "test", about=" of MMLU")
+    sources = {name: name for name in ("arc-easy", "mmlu-college-physics")}
+    task = Task("openbookqa", ood={**sources, "named": "arc_easy/test"})
+    firsts = {"blob": "validation", "laplace-lora": "validation", "bag": "test"}
+    for name, split in firsts.items():
+        ood = task_rows(task, PROTOCOLS[name], tmp_path).ood
+        assert ood["arc-easy"].texts[0].startswith(split)
+        assert ood["named"].texts[0].startswith("test")
+        assert ood["mmlu-college-physics"].texts[0].startswith("test")
+        assert len(ood["arc-easy"]) == (3 if name == "laplace-lora" else 6)
+        assert len(ood["mmlu-college-physics"]) == 6
+    unaudited = task_rows(task, PROTOCOLS["bag"], tmp_path).deviations
+    assert [text for text in unaudited if "redux_error_type" in text]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -202,3 +239,4 @@ def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
         assert rows.ood["physics"].texts == texts
         assert len(rows.ood["file"]) == 1
         assert rows.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(texts)
+        assert not [text for text in rows.deviations if "redux_error_type" in text]

@@ -22,7 +22,8 @@ from refusal import refused
 import bayeslora as bl
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells, run
-from bayeslora.experiments.workers import Outcome
+from bayeslora.experiments.grid import as_grid
+from bayeslora.experiments.workers import Job, compute
 from bayeslora.predictions.record import Predictions
 
 
@@ -487,5 +488,28 @@ def test_an_interrupt_keeps_finished_cells(grid, tmp_path, monkeypatch):
     assert len(list((tmp_path / "out/cells").glob("*.json"))) == 1
 
 
-def test_an_outcome_of_a_failure_has_the_traceback():
-    assert Outcome(0, error="x").record is None
+def test_an_outcome_of_a_failure_has_the_traceback(grid, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(cells.Workshop, "run", broken)
+    outcome = compute(cells.Workshop(as_grid(grid)), Job(0, str(tmp_path / "work")))
+    assert (outcome.record, outcome.is_final) == (None, False)
+    assert "ZeroDivisionError" in outcome.error
+    assert "in broken" in outcome.trace
+
+
+def test_progress_is_silent_if_asked(grid, tmp_path, monkeypatch):
+    shown = []
+    true = cells.Setup.classifier
+
+    def watched(*args, progress=False):
+        shown.append(progress)
+        return true(*args, progress=progress)
+
+    monkeypatch.setattr(cells.Setup, "classifier", watched)
+    content = {**grid, "posteriors": ["mle"], "seeds": [0]}
+    for name, progress in (("loud", True), ("silent", False)):
+        shown.clear()
+        bl.experiment(content, tmp_path / name, progress=progress)
+        assert shown[-1] is progress

@@ -39,6 +39,13 @@ def test_every_cell_has_as_many_trials_and_the_best_options(searched, tmp_path):
     assert len(list((tmp_path / "out/cells").glob("*.search.sqlite3"))) == 2
 
 
+def test_the_largest_seed_can_be_searched(searched, tmp_path):
+    searched |= {"posteriors": ["map"], "seeds": [1_000_000]}
+    searched["search"]["trials"] = 1
+    (record,) = bl.experiment(searched, tmp_path / "out").records
+    assert len(record["trials"]) == 1
+
+
 def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
     """Trials see only the cell's training rows."""
     seen = set()

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         {
             "--shard I/N": "compute only cells I, I+N, I+2N …, as task I of a job array of N tasks",
             "--data-dir DIR": "directory with the files of known tasks (default: the environment "
-            "variable BAYESLORA_DATA)",
+            "variable BAYESLORA_DATA, else the Hugging Face hub)",
         },
     )
     add_json(parser)
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
         **given(args, "workers"),
         ray=args.ray,
         shard=shard,
+        progress=not args.quiet,
     )
     _show(args, result)
     if result.failed:
