@@ -327,22 +327,28 @@ def _decoder_rows(
     separator = "" if template.filled("x", "x").whole[-1:].isspace() else " "
     flat = [f"{separator}{text}" for row in choices for text in row]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
-    endings: Sequence[list[int]] = [[]] * len(texts)
+    endings: list[list[int]] = [[] for _ in texts]
     if template.fills:  # a question without a blank ends where its options begin
         parts = [at_blank(text) or (text, "") for text in texts]
         texts, rests = [stem for stem, _ in parts], [rest for _, rest in parts]
         endings = tokenizer(rests, add_special_tokens=False, verbose=False)["input_ids"]
+    after = [*map(len, endings)]
     limit = max_length // _OPTION_SHARE
     answers = iter([item[:limit] or [int(tokenizer.pad_token_id or 0)] for item in encoded])
     options = [[next(answers) for _ in row] for row in choices]
-    ends = [[(a + rest)[:limit] for a in row] for row, rest in zip(options, endings, strict=True)]
+    for index, (row, rest) in enumerate(zip(options, endings, strict=True)):
+        if rest:  # as many of these words for every option, and at least one
+            count = max(1, min(len(rest), limit - max(map(len, row))))
+            endings[index] = rest[:count]
+            options[index] = [answer[: limit - count] for answer in row]
+    ends = [[a + rest for a in row] for row, rest in zip(options, endings, strict=True)]
     rooms = [max_length - max(map(len, row)) for row in ends]
     prompts, cut = framed(
         tokenizer, template, texts, pairs, rooms, pair_first=True, keep_end=template.fills
     )
     lengths = iter(map(len, encoded))
-    for index, (texts_of_row, rest) in enumerate(zip(choices, endings, strict=True)):
-        cut[index] |= max(next(lengths) for _ in texts_of_row) + len(rest) > limit
+    for index, (texts_of_row, num_words) in enumerate(zip(choices, after, strict=True)):
+        cut[index] |= max(next(lengths) for _ in texts_of_row) + num_words > limit
     rows = []
     for prompt, row, end, rest in zip(prompts["input_ids"], options, ends, endings, strict=True):
         positions = [np.arange(len(prompt)), *(len(prompt) + np.arange(len(e)) for e in end)]

@@ -143,6 +143,24 @@ def test_of_a_long_sentence_what_is_far_before_the_blank_is_cut(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("options", [["cat", "a cold dog"], ["cat", " ".join(WORDS)]])
+def test_a_cut_sentence_scores_the_same_words_for_all_options(options, tmp_path):
+    """A long option would else be followed by fewer words, and by none be the likeliest of all."""
+    backbone = replace(loaded(tiny_llama, tmp_path), template=Template("here {filled}"))
+    encoder = options_encoder(backbone, max_length=16)
+    texts = encoder.prepare(["the _ was " + " ".join(WORDS[:2])], choices=[options])
+    tokens = texts.tokens
+    assert tokens.num_truncated == 1
+    spelled = [
+        tokens.ids[0][(tokens.groups[0] == option) & (tokens.scored[0] == 1)].tolist()
+        for option in (1, 2)
+    ]
+    assert spelled[0] == spelled[1]
+    assert spelled[0]
+    assert (tokens.groups[0] == 0).sum() + max(np.bincount(tokens.groups[0])[1:]) <= 16
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("start", [0, 2])
 def test_a_batch_of_questions_is_question_by_question(start, tmp_path):
     encoder = options_encoder(loaded(tiny_llama, tmp_path), start)
