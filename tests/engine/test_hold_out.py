@@ -90,6 +90,19 @@ def test_a_refit_keeps_what_the_held_out_rows_chose(backbone, adapter, tmp_path)
     assert f"{NUM_HELD_OUT} held-out rows" in (tmp_path / "m" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("posterior", ["gvbll", "gvbll:inflation=2", "laplace"])
+def test_a_refit_chooses_nothing_on_the_rows_that_it_trains_on(backbone, posterior):
+    posterior += ":prior_precision=validation" if posterior == "laplace" else ""
+    first, clf = (
+        fitted(backbone, "lora:r=2", posterior, hold_out=SHARE, refit=refit)
+        for refit in (False, True)
+    )
+    chosen, again = first.record.results["posterior"], clf.record.results["posterior"]
+    for option in {"shrinkage", "inflation", "prior_precision"} & chosen.keys():
+        assert again[option] == pytest.approx(chosen[option], rel=1e-6)
+    assert not np.array_equal(clf.predict(TEST).probs, first.predict(TEST).probs)
+
+
 def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, monkeypatch):
     """Its first epoch equals that of a fit to all rows with the maximum number of epochs."""
     train, seen = members.train_network, []

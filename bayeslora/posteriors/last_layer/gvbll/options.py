@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive, Range
@@ -48,6 +49,16 @@ class GVBLL(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"
     moves_mean: ClassVar[bool] = True
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> GVBLL:
+        """Return the options with the shrinkage and inflation that a fit chose on validation rows.
+
+        Args:
+            chosen: Report of the fitted last layer.
+        """
+        options = {"shrinkage": self.shrinkage, "inflation": self.inflation}
+        open_options = [name for name, value in options.items() if value == "validation"]
+        return replace(self, **{name: chosen[name] for name in open_options})
 
     @property
     def needs_held_out(self) -> bool:
