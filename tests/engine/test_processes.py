@@ -193,31 +193,30 @@ def test_stdout_and_messages_appear_once(folder):
     assert "--patience" not in errs[1]
 
 
-# A line is written at once, or lines of both processes may mix.
-MEET = """
-import sys
-from bayeslora.processes import together
-with together() as world:
-    sys.stdout.write(f"{world.rank} {world.size} {world.told(world.rank)}\\n")
-"""
-
-
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_launchers(tmp_path, launcher):
-    """The processes of a launcher meet; accelerate starts one process if it finds no GPU."""
-    start, lines = {
-        "torchrun": (["torch.distributed.run", "--nproc-per-node", "2"], ["0 2 0", "1 2 0"]),
-        "accelerate": (["accelerate.commands.launch", "--cpu", "--num_processes", "1"], ["0 1 0"]),
-    }[launcher]
-    (tmp_path / "meet.py").write_text(MEET)
+def launch(*words):
+    """Run `python -m` of a launcher's module with the words."""
     done = subprocess.run(
-        [sys.executable, "-m", *start, tmp_path / "meet.py"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", *map(str, words)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == lines
+
+
+def test_launchers(folder):
+    """A fit by two processes of torchrun, and predictions by accelerate, are those of one process.
+
+    Without a GPU, accelerate starts one process.
+    """
+    whole, model = folder / "not-launched", folder / "launched"
+    words = ("lora:r=4,num_layers=2", "mle", "--cv", "0")
+    assert main(fit_words(folder, whole, *words)) == 0
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "bayeslora")
+    launch(*torchrun, *fit_words(folder, model, *words))
+    assert_close(whole, model)
+    outs = [folder / f"{name}.parquet" for name in ("by-main", "by-accelerate")]
+    assert main(predict_words(folder, model, outs[0])) == 0
+    accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", 1, "-m", "bayeslora")
+    launch(*accelerate, *predict_words(folder, model, outs[1]))
+    np.testing.assert_array_equal(*(Predictions.load(out).probs for out in outs))
 
 
 @pytest.mark.parametrize("victim", [1])

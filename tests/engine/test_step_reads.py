@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from small_fits import GRADIENT, POLAR, QUICK, fresh
+from tiny import lettered_llama, toy_questions
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import bayeslora
-from bayeslora import IVON, MAP, MLE, SWAG, BLoB, LoRA
+from bayeslora import IVON, MAP, MLE, SWAG, BayesianClassifier, BLoB, LoRA
 from bayeslora.engine.training import loop
 
 LORA = LoRA(r=2, num_layers=2)
@@ -72,6 +73,14 @@ class _Watch(TrainerCallback):
             mode.__exit__(None, None, None)
         self.steps += 1
 
+    @property
+    def unexpected(self):
+        return {
+            (what, place)
+            for what, place in self.reads
+            if not any(allowed in place for allowed in ALLOWED)
+        }
+
     def _note(self, what):
         frames = [frame.filename for frame in traceback.extract_stack()]
         # The innermost caller of interest: torch's own functions are between it and this frame.
@@ -99,9 +108,16 @@ def test_a_step_waits_for_nothing(decoder, tmp_path, monkeypatch, posterior, ada
     monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
     fresh(decoder, posterior, adapter).run(tmp_path, fit_last=False)
     assert watch.steps == 8
-    unexpected = {
-        (what, place)
-        for what, place in watch.reads
-        if not any(allowed in place for allowed in ALLOWED)
-    }
-    assert not unexpected
+    assert not watch.unexpected
+
+
+@pytest.mark.parametrize(("posterior", "adapter"), [(GRADIENT, POLAR), (MLE(), LORA)])
+@pytest.mark.parametrize("form", ["options", "letters"])
+def test_a_step_on_questions_waits_for_nothing(tmp_path, monkeypatch, posterior, adapter, form):
+    watch, callbacks = _Watch(), loop._callbacks
+    monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
+    backbone = str(lettered_llama(tmp_path / "llama"))
+    clf = BayesianClassifier(backbone, adapter, posterior, format=form, progress=False)
+    clf.fit(toy_questions(24), epochs=2, batch_size=8, cv=0)
+    assert watch.steps == 6
+    assert not watch.unexpected
