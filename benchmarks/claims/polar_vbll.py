@@ -19,8 +19,9 @@ from benchmarks.label_budget.methods import (
 )
 from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results
+from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
-from benchmarks.lib.verdicts import Claim, claims_table
+from benchmarks.lib.verdicts import NOT_RUN, Claim, claims_table, num_not_run
 from benchmarks.posteriors.choices import KEY as POSTERIORS_KEY
 from benchmarks.soups import __main__ as soups
 from benchmarks.stable_rank import summary as stable_rank
@@ -72,7 +73,7 @@ SHORT = "tuned on validation rows, at most six epochs, after which PoLAR goes on
 PAPER_GAP, FAR_ENOUGH = 0.35, 0.9
 VERDICTS = (
     *("reproduced", "in direction only", "not reproduced"),
-    *("contradicted", "too few", "not run"),
+    *("contradicted", "too few"),
 )
 
 
@@ -82,12 +83,24 @@ def page(reports: Path) -> str:
         "# What PoLAR-VBLL is said to do, and what we found",
         "Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours (rivals with a "
         "cross-validated temperature, AUROC, the long budget's lead), each with a verdict by "
-        "one rule and the numbers behind it. A gain is above 0 where the claim holds, and "
-        "paired by set, rows and seed where there is a rival. **reproduced**: the 95 % t "
-        "interval of the mean gain lies above 0; **in direction only**: the mean alone does, "
-        "so the difference is not clear, and half of all false claims would get this verdict by "
-        "chance; **not reproduced**: neither; **contradicted**: the interval lies below 0; "
-        "**too few**: fewer than three gains; **not run**: none. Where "
+        "one rule and the numbers behind it.",
+        table(
+            ["verdict", "gains"],
+            [
+                ["reproduced", "95 % t interval of the mean above 0"],
+                [
+                    "in direction only",
+                    "mean above 0, interval includes 0; half of all false claims get here by "
+                    "chance",
+                ],
+                ["not reproduced", "mean not above 0, interval includes 0"],
+                ["contradicted", "interval below 0"],
+                ["too few", "fewer than three"],
+                ["not run", "none; listed below the tables"],
+            ],
+        ),
+        "A gain is above 0 where the claim holds, and "
+        "paired by set, rows and seed where there is a rival. Where "
         "a claim names a threshold, the gain is how far the value is on its right side. "
         "Intervals are over pairs of these sets, whose rows overlap between sizes; "
         "[label-budget](../reports/label-budget/summary.md) has those over sets, too. The "
@@ -141,13 +154,14 @@ def page(reports: Path) -> str:
             [claim for claim in stable_rank.claims(reports / "stable-rank") if "rank" in claim.text]
         ),
     ]
-    parts.insert(2, tally("\n".join(parts)))
+    parts.insert(1, tally("\n".join(parts[3:])))  # without the title and the rule
     return "\n\n".join(parts) + "\n"
 
 
 def tally(text: str) -> str:
     """Return the number of claims with each verdict in the tables of a page."""
     counts = {verdict: text.count(f"| {verdict} |") for verdict in VERDICTS}
+    counts[NOT_RUN] = num_not_run(text)
     return (
         f"Claims: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}."
     )

@@ -14,6 +14,7 @@ A single exact gain needs no interval.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ NOT_REPRODUCED = "not reproduced"
 CONTRADICTED = "contradicted"
 TOO_FEW = "too few"
 NOT_RUN = "not run"
+_MISSING = "Not run"
 FEWEST = 3
 """Minimum number of gains for a verdict."""
 
@@ -67,12 +69,37 @@ class Claim:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """Return a table with one row per claim: its verdict and numbers."""
+    """Return a table with one row per claim, its verdict and numbers, and a line on the others.
+
+    The line names the claims without a gain.
+    """
+    run = [claim for claim in claims if claim.gains]
+    parts = [_rows(run)] if run else []
+    if missing := [claim.text for claim in claims if not claim.gains]:
+        parts.append(f"{_MISSING} ({len(missing)}): {_joined(missing)}.")
+    return "\n\n".join(parts)
+
+
+def num_not_run(text: str) -> int:
+    """Return the number of claims without a gain in a page of claims."""
+    return sum(map(int, re.findall(rf"^{_MISSING} \((\d+)\): ", text, re.MULTILINE)))
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return claims in one line, those about the same rival together."""
+    by_rival: dict[str, list[str]] = {}
+    for text in texts:
+        what, than, rival = text.partition(" than ")
+        by_rival.setdefault(than + rival, []).append(what)
+    return "; ".join(f"{', '.join(what)}{rival}" for rival, what in by_rival.items())
+
+
+def _rows(claims: Sequence[Claim]) -> str:
     head = ["method", "claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
     rows = []
     for claim in claims:
-        gain = f"{shown(claim.gains)} {claim.unit}" if claim.gains else ""
-        over = f"{len(claim.gains)} {claim.over}" if claim.gains else ""
+        gain = f"{shown(claim.gains)} {claim.unit}"
+        over = f"{len(claim.gains)} {claim.over}"
         if len(claim.gains) == 1 and claim.exact:
             over = claim.over
         rows.append([claim.method, claim.text, claim.verdict, gain, over, claim.notes])

@@ -312,7 +312,16 @@ def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
 def test_verdicts(gains, exact, expected):
     claim = verdicts.Claim("a", "b", "nats", gains, exact=exact)
     assert claim.verdict == expected
-    assert f"| {expected} |" in verdicts.claims_table([claim])
+    shown = "Not run (1): b." if expected == verdicts.NOT_RUN else f"| {expected} |"
+    assert shown in verdicts.claims_table([claim])
+
+
+def test_claims_that_are_not_run_are_counted_in_a_line():
+    texts = ("lower NLL than LoRA", "lower ECE than LoRA", "AUROC of .9")
+    table = verdicts.claims_table([verdicts.Claim("a", text, "", ()) for text in texts])
+    assert table == "Not run (3): lower NLL, lower ECE than LoRA; AUROC of .9."
+    page = f"{table}\n\n{verdicts.claims_table([verdicts.Claim('a', 'b', '', ())])}\n"
+    assert verdicts.num_not_run(page) == 4
 
 
 def test_the_interval_is_students():
@@ -476,7 +485,7 @@ def test_all_claims_are_one_table(memory, tmp_path):
     # Nothing is reported for missing results.
     ran = {name for name, part in sections.items() if f"| {verdicts.REPRODUCED} |" in part}
     assert ran == {"Memory and time"}
-    assert f"| {verdicts.NOT_RUN} |" in sections["Stable rank"]
+    assert verdicts.num_not_run(sections["Stable rank"])
 
 
 def command(monkeypatch, *options):

@@ -6,6 +6,7 @@ import pytest
 
 from bayeslora.errors import InputError
 from benchmarks.multiple_choice import summary
+from benchmarks.multiple_choice.__main__ import main
 
 
 def cells(method, nll, *, task="openbookqa", prompts="abc"):
@@ -25,24 +26,45 @@ def cells(method, nll, *, task="openbookqa", prompts="abc"):
 
 
 def test_a_new_cell_replaces_the_stored_one_and_leaves_the_others():
-    table = summary.joined(cells("LoRA", {0: 1.0, 1: 2.0}), [cells("LoRA", {1: 3.0, 2: 4.0})])
-    values = {
-        row["seed"]: row["value"]
-        for row in table.to_pylist()
-        if row["score"] == "nll" and row["set"] == "test"
-    }
-    assert values == {0: 1.0, 1: 3.0, 2: 4.0}
+    tables = summary.joined(cells("LoRA", {0: 1.0, 1: 2.0}), [cells("LoRA", {1: 3.0, 2: 4.0})])
+    together, replaced = (
+        {
+            row["seed"]: row["value"]
+            for row in table.to_pylist()
+            if row["score"] == "nll" and row["set"] == "test"
+        }
+        for table in tables
+    )
+    assert together == {0: 1.0, 1: 3.0, 2: 4.0}
+    assert replaced == {1: 2.0}
+
+
+def test_a_replaced_cell_is_compared_with_the_new_one(tmp_path, monkeypatch):
+    for name, values in (("first", {0: 1.0, 1: 2.0}), ("second", {0: 1.25, 1: 2.0})):
+        (tmp_path / name).mkdir()
+        pq.write_table(cells("LoRA", values), tmp_path / name / "results.parquet")
+    for name in ("first", "second"):
+        words = ["multiple_choice", "--out", tmp_path, "--add", tmp_path / name]
+        monkeypatch.setattr("sys.argv", [*map(str, words)])
+        main()
+    _, _, text = (tmp_path / "summary.md").read_text(encoding="utf-8").partition("twice")
+    shift, test = (
+        [line for line in text.splitlines() if f"| {seed} | {where} |" in line]
+        for seed, where in ((1, "shift"), (0, "test"))
+    )
+    assert "equal in every bit" in shift[0]
+    assert "2.5e-01" in test[0]
 
 
 def test_cells_of_other_prompts_are_refused():
     with pytest.raises(InputError):
         summary.joined(cells("LoRA", {0: 1.0}), [cells("BLoB", {0: 1.0}, prompts="abd")])
     other_task = cells("BLoB", {0: 1.0}, task="arc-easy", prompts="abd")
-    assert summary.joined(cells("LoRA", {0: 1.0}), [other_task]).num_rows == 14
+    assert summary.joined(cells("LoRA", {0: 1.0}), [other_task])[0].num_rows == 14
 
 
 def test_differences_are_of_the_seeds_that_both_methods_have(tmp_path):
-    table = summary.joined(
+    table, _ = summary.joined(
         cells(summary.REFERENCE, {0: 1.0, 1: 1.5}), [cells("LoRA", {0: 1.25, 1: 2.0, 2: 9.0})]
     )
     pq.write_table(table, tmp_path / summary.FILE)

