@@ -20,23 +20,30 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'bayeslora[ray]'")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Let workers find the package, and compute as fast as the tests beside them."""
+    root = str(Path(__file__).parents[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Start two nodes of one CPU each, as `ray start` does."""
     from ray.cluster_utils import Cluster
 
-    root = str(Path(__file__).parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        local = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
-        local.second = local.add_node(num_cpus=1)
-        local.wait_for_nodes()
-        yield local
-        ray.shutdown()
-        local.shutdown()
+    local = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    local.second = local.add_node(num_cpus=1)
+    local.wait_for_nodes()
+    yield local
+    ray.shutdown()
+    local.shutdown()
 
 
 def worker_at_work():
@@ -86,7 +93,6 @@ def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path,
         (tmp_path / "here").rename(tmp_path / "elsewhere")
 
     monkeypatch.setattr(run, "check_backbones", moved)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     with pytest.raises(InputError) as caught:
         bl.experiment(grid, tmp_path / "out", ray="local")
     ray.shutdown()
