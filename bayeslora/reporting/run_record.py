@@ -62,9 +62,13 @@ def method_card(assessed: Assessed) -> Record:
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if share := notes.get("prior_share"):
         yield ("prior", f"{brief(share)} of the logits is the language model's own answer")
-    if link := notes.get("link"):
+    draws = notes.get("num_samples")
+    if draws == "0":  # point estimates
+        single = notes.get("passes") == "1"
+        yield "from logits to probabilities", "softmax" if single else LINK_WORDS["softmax"]
+    elif link := notes.get("link"):
         yield "from logits to probabilities", LINK_WORDS.get(link, brief(link))
-    if draws := notes.get("num_samples"):
+    if draws:
         count = _whole(draws)
         yield "draws", brief(draws) if count is None else f"{count:,}"
     if passes := notes.get("passes"):
