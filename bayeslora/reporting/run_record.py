@@ -62,11 +62,11 @@ def method_card(assessed: Assessed) -> Record:
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if share := notes.get("prior_share"):
         yield ("prior", f"{brief(share)} of the logits is the language model's own answer")
-    draws = notes.get("num_samples")
-    if draws == "0":  # point estimates
+    link, draws = notes.get("link"), notes.get("num_samples")
+    if link == "mc" and draws == "0":  # a point estimate, or the average of several
         single = notes.get("passes") == "1"
         yield "from logits to probabilities", "softmax" if single else LINK_WORDS["softmax"]
-    elif link := notes.get("link"):
+    elif link:
         yield "from logits to probabilities", LINK_WORDS.get(link, brief(link))
     if draws:
         count = _whole(draws)

@@ -128,9 +128,16 @@ def test_cards_say_what_the_metadata_say(make):
     assert rows["sources"].startswith("They 2026; Guo")
 
 
-@pytest.mark.parametrize(("passes", "words"), [("1", "softmax"), ("5", "softmax of each pass")])
-def test_a_card_without_draws_does_not_speak_of_them(make, passes, words):
-    notes = {"posterior": "mle", "link": "mc", "num_samples": "0", "passes": passes}
+@pytest.mark.parametrize(
+    ("link", "passes", "words"),
+    [
+        ("mc", "1", "softmax"),
+        ("mc", "5", "softmax of each pass"),
+        ("probit", "1", "probit approximation of the mean of softmax"),
+    ],
+)
+def test_a_card_without_draws_does_not_speak_of_them(make, link, passes, words):
+    notes = {"posterior": "mle", "link": link, "num_samples": "0", "passes": passes}
     [card] = map(method_card, assessed(make("m", metadata=notes)))
     assert dict(card.rows)["from logits to probabilities"].partition(",")[0] == words
 
