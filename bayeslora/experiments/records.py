@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -84,6 +86,7 @@ def recorded(
         "passes": num_passes(setup.posterior, samples, record.num_members),
         "peak_memory_bytes": peak_memory(),
         "versions": dict(record.versions),
+        "processor": processor(),
         "chosen": {} if setup is requested else _difference(requested.settings(), setup.settings()),
         "trials": list(trials),
     }
@@ -161,6 +164,20 @@ def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
     for text, pair in islice(zip(rows.texts, pairs, strict=True), _HASHED_PROMPTS):
         digest.update(template.filled(text, pair).whole.encode() + b"\1")
     return digest.hexdigest()
+
+
+def processor() -> str:
+    """Return the model of the GPU, or of the CPU if there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def reset_peak_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.experiments.protocols import PROTOCOLS
 from bayeslora.experiments.records import REPORTED, SCORES
 from bayeslora.files import atomic_file
+from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +142,10 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     if first["dropped"]:
         dropped = ", ".join(f"{count:,} {why}" for why, count in first["dropped"].items())
         lines.append(f"Dropped rows: {dropped}.")
+    machines = Counter(str(record.get("processor", "not recorded")) for record in records)
+    if len(machines) > 1:
+        counts = ", ".join(f"{name} ({counted(n, 'cell')})" for name, n in machines.items())
+        lines.append(f"Processors, between which fits differ as between seeds: {counts}.")
     deviations: dict[str, list[str]] = {}
     for record in records:
         for deviation in record["deviations"]:

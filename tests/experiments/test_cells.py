@@ -20,6 +20,7 @@ from bayeslora.experiments.grid import as_grid
 from bayeslora.experiments.records import prior_scores
 from bayeslora.experiments.rows import task_rows
 from bayeslora.experiments.store import Store
+from bayeslora.experiments.summary import summary_text
 from bayeslora.experiments.workers import Job, compute
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import class_names, encode_labels
@@ -194,6 +195,14 @@ def test_the_adapters_parameters_are_counted(finished):
     for record in finished[2].records:
         r = record["settings"]["adapter"]["r"]
         assert record["num_parameters"] == 2 * r * ((16 + 16) + (16 + 8))
+
+
+def test_cells_of_several_processors_are_said_to_be(finished):
+    records = [dict(record) for record in finished[2].records]
+    assert all(record["processor"] for record in records)
+    assert "Processors" not in summary_text(records, "lora mle")
+    records[0]["processor"] = "another (kind)"
+    assert "another (kind) (1 cell)" in summary_text(records, "lora mle")
 
 
 def test_predictions_name_their_protocol(finished):
