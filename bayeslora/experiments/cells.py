@@ -378,6 +378,7 @@ class Workshop:
         }
         record = recorded(requested, setup, clf, seconds, trials)
         bins = self.grid.protocol.num_bins
+        record["backbone"]["dtype"] = backbone.dtype  # by default, what the processor computes in
         record["prior"] = prior_scores(predictions, setup.train, bins)
         record["scores"] = all_scores(predictions, ood, shifted, bins, rows.clusters)
         for name, result in {rows.split: predictions, **ood, **shifted}.items():

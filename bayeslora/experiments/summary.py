@@ -142,7 +142,7 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     if first["dropped"]:
         dropped = ", ".join(f"{count:,} {why}" for why, count in first["dropped"].items())
         lines.append(f"Dropped rows: {dropped}.")
-    machines = Counter(str(record.get("processor", "not recorded")) for record in records)
+    machines = Counter(_machine(record) for record in records)
     if len(machines) > 1:
         counts = ", ".join(f"{name} ({counted(n, 'cell')})" for name, n in machines.items())
         lines.append(f"Processors, between which fits differ as between seeds: {counts}.")
@@ -163,6 +163,13 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     if choices:
         lines.append("Chosen by search:\n\n" + "\n".join(f"- {choice}" for choice in choices))
     return "\n\n".join(lines)
+
+
+def _machine(record: Record) -> str:
+    """Return the processor and the dtype of the weights; records of earlier versions have none."""
+    if "processor" not in record:
+        return "not recorded"
+    return f"{record['processor']}, {record['backbone']['dtype']}"
 
 
 def _choice(record: Record) -> str:

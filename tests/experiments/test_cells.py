@@ -199,10 +199,10 @@ def test_the_adapters_parameters_are_counted(finished):
 
 def test_cells_of_several_processors_are_said_to_be(finished):
     records = [dict(record) for record in finished[2].records]
-    assert all(record["processor"] for record in records)
+    assert {record["backbone"]["dtype"] for record in records} == {"float32"}
     assert "Processors" not in summary_text(records, "lora mle")
     records[0]["processor"] = "another (kind)"
-    assert "another (kind) (1 cell)" in summary_text(records, "lora mle")
+    assert "another (kind), float32 (1 cell)" in summary_text(records, "lora mle")
 
 
 def test_predictions_name_their_protocol(finished):
