@@ -39,6 +39,13 @@ seed, method minus *{REFERENCE}*; a number in brackets counts the pairs if there
 method has seeds. NLL in nats.
 """
 
+_TWICE = f"""\
+Differences of a cell from an earlier run. *{REFERENCE}* ran on one kind of processor, days and commits
+apart; only chemistry moved, since long options of other questions no longer cut a question. All
+others ran first on another kind of processor, where rounding takes a fit elsewhere, as another seed
+does; on one kind, *LoRA MLE*, seed 0, has the same bits at commit 0a990b46 of the first run.
+"""
+
 Cells = dict[str, dict[int, dict[tuple[str, str, str | None], float]]]
 """Values by method and seed, then by set, score and uncertainty."""
 
@@ -87,7 +94,8 @@ def write_summary(folder: Path) -> None:
     for task, cells in tasks.items():
         parts += [f"## {task}", _scores(cells), _differences(cells), _shifts(cells)]
     if (folder / REPLACED).is_file():
-        parts += ["## Cells computed twice", _twice(stored, pq.read_table(folder / REPLACED))]
+        former = pq.read_table(folder / REPLACED)
+        parts += ["## Cells computed twice", _TWICE, _twice(stored, former)]
     parts += ["## Cost", _cost(tasks)]
     with atomic_file(folder / "summary.md") as temporary:
         temporary.write_text(
