@@ -216,7 +216,8 @@ def test_launchers(folder):
     assert main(predict_words(folder, model, outs[0])) == 0
     accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", 1, "-m", "bayeslora")
     launch(*accelerate, *predict_words(folder, model, outs[1]))
-    np.testing.assert_array_equal(*(Predictions.load(out).probs for out in outs))
+    # Not the same bits: launchers set the number of threads.
+    np.testing.assert_allclose(*(Predictions.load(out).probs for out in outs), atol=1e-6)
 
 
 @pytest.mark.parametrize("victim", [1])
