@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.lib.verdicts import Claim, claims_table
+from benchmarks.lib.verdicts import Claim, claims_of_one
 from benchmarks.multiple_choice.summary import REPLACED
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def section(reports: Path) -> list[str]:
         "then `python -m benchmarks.multiple_choice --add runs/NAME`. "
         "[question-formats](../reports/question-formats/summary.md) has the language model before "
         "any label.",
-        claims_table([*claims(rows)]),
+        claims_of_one([*claims(rows)]),
     ]
 
 

@@ -21,7 +21,7 @@ from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
-from benchmarks.lib.verdicts import NOT_RUN, Claim, claims_table, num_not_run
+from benchmarks.lib.verdicts import NOT_RUN, Claim, claims_of_one, num_not_run
 from benchmarks.posteriors.choices import KEY as POSTERIORS_KEY
 from benchmarks.soups import __main__ as soups
 from benchmarks.stable_rank import summary as stable_rank
@@ -124,21 +124,21 @@ def page(reports: Path) -> str:
             "With `cv`, the network of all rows predicts alone. Detection is that of fits without "
             "`cv` "
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
-            claims_table([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
+            claims_of_one([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
             "The average of the networks that `cv` trains, which is what `fit` returns, with "
             f"{SOUP_SIZE} rows ([soups](../reports/soups/summary.md)).",
-            claims_table([*ahead(averages(reports, backbone, TASKS), AVERAGED_RIVALS, AVERAGED)]),
+            claims_of_one([*ahead(averages(reports, backbone, TASKS), AVERAGED_RIVALS, AVERAGED)]),
             "The same on sets that nothing was chosen on.",
-            claims_table([*ahead(averages(reports, backbone, JUDGED), AVERAGED_ALONE, AVERAGED)]),
+            claims_of_one([*ahead(averages(reports, backbone, JUDGED), AVERAGED_ALONE, AVERAGED)]),
             f"{FEW} labelled rows, three draws. The same rows chose the number of steps, the scale "
             "and the means of VBLL.",
-            claims_table([*ahead(few, FEW_RIVALS)]),
+            claims_of_one([*ahead(few, FEW_RIVALS)]),
             f"{LONG_STEPS:,} steps of {LONG_BATCH} of 640 rows, as in the paper; nothing is "
             "chosen and nothing held out.",
-            claims_table([*ahead(cells, LONG_RIVALS, LONG), far_ahead(cells)]),
+            claims_of_one([*ahead(cells, LONG_RIVALS, LONG), far_ahead(cells)]),
             "On sets that nothing was chosen on: 20 intents of clinc150, questions of BoolQ "
             "without their passages, newswire of Reuters R8.",
-            claims_table([*ahead(judged), *detects(scored, JUDGED)]),
+            claims_of_one([*ahead(judged), *detects(scored, JUDGED)]),
         ]
     parts += [
         *multiple_choice.section(reports),
@@ -146,11 +146,11 @@ def page(reports: Path) -> str:
         "All layers and raw texts, 640 training and 320 validation rows "
         "([ablations](../reports/ablations/summary.md), "
         "[posteriors](../reports/posteriors/summary.md)).",
-        claims_table([*parts_of_it(reports)]),
+        claims_of_one([*parts_of_it(reports)]),
         "## Stable rank",
         "SmolLM2-135M trained as a language model for 40 steps "
         "([stable-rank](../reports/stable-rank/summary.md)).",
-        claims_table(
+        claims_of_one(
             [claim for claim in stable_rank.claims(reports / "stable-rank") if "rank" in claim.text]
         ),
     ]

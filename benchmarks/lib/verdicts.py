@@ -73,8 +73,17 @@ def claims_table(claims: Sequence[Claim]) -> str:
 
     The line names the claims without a gain.
     """
+    return _table(claims, slice(None))
+
+
+def claims_of_one(claims: Sequence[Claim]) -> str:
+    """Return the same for a page about one method: no column names it, and none is empty."""
+    return _table(claims, slice(1, None if any(claim.notes for claim in claims) else -1))
+
+
+def _table(claims: Sequence[Claim], columns: slice) -> str:
     run = [claim for claim in claims if claim.gains]
-    parts = [_rows(run)] if run else []
+    parts = [_rows(run, columns)] if run else []
     if missing := [claim.text for claim in claims if not claim.gains]:
         parts.append(f"{_MISSING} ({len(missing)}): {_joined(missing)}.")
     return "\n\n".join(parts)
@@ -94,7 +103,7 @@ def _joined(texts: Sequence[str]) -> str:
     return "; ".join(f"{', '.join(what)}{rival}" for rival, what in by_rival.items())
 
 
-def _rows(claims: Sequence[Claim]) -> str:
+def _rows(claims: Sequence[Claim], columns: slice) -> str:
     head = ["method", "claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
     rows = []
     for claim in claims:
@@ -103,4 +112,4 @@ def _rows(claims: Sequence[Claim]) -> str:
         if len(claim.gains) == 1 and claim.exact:
             over = claim.over
         rows.append([claim.method, claim.text, claim.verdict, gain, over, claim.notes])
-    return table(head, rows)
+    return table(head[columns], [row[columns] for row in rows])
