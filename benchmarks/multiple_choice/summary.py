@@ -43,7 +43,8 @@ _TWICE = f"""\
 Differences of a cell from an earlier run. *{REFERENCE}* ran twice on one kind of processor, at two
 commits; only chemistry moved, since long options of other questions no longer cut a question. All
 others ran first on another kind of processor, where rounding takes a fit elsewhere, as another seed
-does: on one kind, *LoRA MLE*, seed 0, has the same bits at commit 0a990b46 of the first run.
+does: on one kind, *LoRA MLE*, seed 0, has the same bits at commit 0a990b46 of the first run. *BLoB*
+and *Laplace-LoRA*, seed 0, are still of that other kind.
 """
 
 Cells = dict[str, dict[int, dict[tuple[str, str, str | None], float]]]
