@@ -61,8 +61,7 @@ def section(reports: Path) -> list[str]:
 def stored(folder: Path) -> Iterator[Row]:
     """Yield the rows of every results file of `bayeslora experiment` in a folder."""
     for file in sorted(folder.glob("*.parquet")):
-        if file.name != REPLACED:
-            yield from pq.read_table(file).to_pylist()
+        yield from (row for row in pq.read_table(file).to_pylist() if not row.get(REPLACED))
     for file in sorted(folder.glob("*.jsonl")):
         yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
 

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bayeslora.files import atomic_file
 from benchmarks.lib.arguments import study_parser
-from benchmarks.multiple_choice.summary import FILE, REPLACED, joined, write_summary
+from benchmarks.multiple_choice.summary import (
+    FILE,
+    joined,
+    stored_cells,
+    write_cells,
+    write_summary,
+)
 
 
 def main() -> None:
@@ -27,15 +32,11 @@ def main() -> None:
     file: Path = args.out / FILE
     if args.add:
         new = [pq.read_table(run / "results.parquet") for run in args.add]
-        stored = pq.read_table(file) if file.is_file() else new[0].slice(0, 0)
+        empty = new[0].slice(0, 0)
+        stored, former = stored_cells(file) if file.is_file() else (empty, empty)
         cells, replaced = joined(stored, new)
-        former = args.out / REPLACED
-        if former.is_file():
-            replaced, _ = joined(pq.read_table(former), [replaced])
-        for path, table in ((former, replaced), (file, cells)):
-            if table.num_rows:
-                with atomic_file(path) as temporary:
-                    pq.write_table(table, temporary)
+        former, _ = joined(former, [replaced])
+        write_cells(file, cells, former)
     write_summary(args.out)
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bayeslora.errors import InputError
@@ -15,7 +16,9 @@ from bayeslora.experiments.records import SCORES
 from bayeslora.experiments.summary import markdown_table, shown
 from bayeslora.files import atomic_file
 
-FILE, REPLACED = "cells.parquet", "replaced.parquet"
+FILE = "cells.parquet"
+REPLACED = "replaced"
+"""Column of that file: whether a later run has replaced the cell."""
 REFERENCE = "PoLAR VBLL"
 KEY = ("protocol", "task", "backbone", "method", "rows", "seed")
 COST = "cost"
@@ -51,6 +54,25 @@ Cells = dict[str, dict[int, dict[tuple[str, str, str | None], float]]]
 """Values by method and seed, then by set, score and uncertainty."""
 
 
+def stored_cells(file: Path) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of the cells in a file, and of those that were replaced."""
+    table = pq.read_table(file)
+    former = table[REPLACED]
+    return tuple(
+        table.filter(mask).drop_columns([REPLACED]) for mask in (pc.invert(former), former)
+    )
+
+
+def write_cells(file: Path, cells: pa.Table, former: pa.Table) -> None:
+    """Write the rows of cells, and of those that were replaced."""
+    tables = [
+        table.append_column(REPLACED, pa.array([replaced] * table.num_rows, pa.bool_()))
+        for table, replaced in ((cells, False), (former, True))
+    ]
+    with atomic_file(file) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
+
+
 def joined(stored: pa.Table, new: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
     """Return the rows of all tables, and those that were replaced.
 
@@ -83,7 +105,7 @@ def _by_cell(table: pa.Table) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
 
 def write_summary(folder: Path) -> None:
     """Write the tables of the stored cells."""
-    stored = pq.read_table(folder / FILE)
+    stored, former = stored_cells(folder / FILE)
     rows = stored.to_pylist()
     tasks: dict[str, Cells] = {}
     for row in rows:
@@ -94,8 +116,7 @@ def write_summary(folder: Path) -> None:
     parts = [_HEAD]
     for task, cells in tasks.items():
         parts += [f"## {task}", _scores(cells), _differences(cells), _shifts(cells)]
-    if (folder / REPLACED).is_file():
-        former = pq.read_table(folder / REPLACED)
+    if former.num_rows:
         parts += ["## Cells computed twice", _TWICE, _twice(stored, former)]
     parts += ["## Cost", _cost(tasks)]
     with atomic_file(folder / "summary.md") as temporary:
