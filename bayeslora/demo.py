@@ -76,7 +76,7 @@ class DemoRun:
 
 
 def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
-    """Fit and predict with every method; about five minutes on two idle cores.
+    """Fit and predict with every method; about seven minutes on two idle cores.
 
     Args:
         seed: Seed of initialisation, row order and draws.
