@@ -236,7 +236,7 @@ def test_weights_that_changed_are_refused_before_a_fit(finished, tmp_path, monke
     [
         ({"adapters": ["lora:target_modules=foo"]}, ["'foo'", "seed 0"]),
         ({"posteriors": ["mle"], "predict": {"num_samples": 7}}, ["num_samples"]),
-        ({"corruptions": ["typos"], "tasks": ["digits"]}, ["digits", "images"]),
+        ({"corruptions": ["typos"], "tasks": ["digits"]}, ["digits", "corruptions"]),
         ({"search": {"trials": 2, "ranges": {"fit.epochs": [0, 1]}}}, ["epochs"]),
         (
             {"search": {"trials": 2, "hold_out": 0.001, "ranges": {"fit.epochs": [1, 2]}}},
