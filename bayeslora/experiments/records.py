@@ -127,7 +127,7 @@ def all_scores(
 
 
 def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> dict[str, float]:
-    """Return scores of a forecast without a model, as a floor below those of all methods.
+    """Return scores of a forecast without a model, which every method should surpass.
 
     It is the share of each class in the training rows, or, for questions, the same probability for
     each option.
