@@ -16,7 +16,7 @@ from torch import nn
 from bayeslora.adapters.registry import resolve_adapter, resolve_sampling, stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
-from bayeslora.backbones.embedded import directories
+from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
@@ -97,7 +97,9 @@ class BayesianClassifier:
 
         Args:
             backbone: A short name (`smollm2-135m`, `minilm`, `dinov2-s` for images), a directory,
-                a hub id, or a loaded `Backbone`, which several classifiers may share.
+                a hub id, or a loaded `Backbone`, which several classifiers may share. `"auto"`
+                takes the installed one of these names on whose frozen features a last layer has
+                the lowest NLL on held-out rows, in seconds.
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits only the
                 last layer, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
@@ -336,6 +338,8 @@ class BayesianClassifier:
             )
             if out is not None:
                 world.first(partial(self._save_fit, out))
+        if self._backbone == AUTO:
+            self._backbone = self.record.backbone["name"]
         return self
 
     def _save_fit(self, out: str | Path) -> None:
@@ -954,7 +958,14 @@ class BayesianClassifier:
             )
         return fitted
 
-    def _load_backbone(self) -> Backbone:
+    def _load_backbone(self, name: str | None = None) -> Backbone:
+        if name is not None:
+            with quiet_transformers():
+                return load_backbone(name, dtype=self._dtype, device=self._device)
+        if self._backbone == AUTO:
+            raise InputError(
+                "backbone 'auto' is chosen on labelled rows by fit; name a backbone here"
+            )
         if isinstance(self._backbone, str):
             with quiet_transformers():
                 self._backbone = load_backbone(

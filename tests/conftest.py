@@ -11,7 +11,9 @@ import pytest
 from _pytest.capture import CaptureIO
 
 TESTS = Path(__file__).parent
-LONG_FITS = dict.fromkeys(("FULL_ROWS", "DEFAULT_EPOCHS_LONG"))  # their values outside of tests
+LONG_FITS = dict.fromkeys(
+    ("FULL_ROWS", "DEFAULT_EPOCHS_LONG", "DEFAULT_EPOCHS_FOLDS")
+)  # their values outside of tests
 FROZEN = pytest.StashKey[int]()  # number of modules at the last `gc.freeze`
 
 # Set before numpy, scipy and torch start their thread pools: workers would compete for the cores
@@ -81,7 +83,8 @@ def _short_fits():
         for name in LONG_FITS:
             LONG_FITS[name] = getattr(training_options, name)
         patch.setattr(training_options, "FULL_ROWS", 1)
-        patch.setattr(training_options, "DEFAULT_EPOCHS_LONG", training_options.DEFAULT_EPOCHS)
+        for name in ("DEFAULT_EPOCHS_LONG", "DEFAULT_EPOCHS_FOLDS"):
+            patch.setattr(training_options, name, training_options.DEFAULT_EPOCHS)
         yield
 
 

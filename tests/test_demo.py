@@ -52,7 +52,6 @@ def test_methods_differ_where_they_should(result):
     assert not mle.epistemic.any()
     for name in ("lora-laplace", "lora-mc-dropout", "lora-ensemble", "polar-vbll"):
         assert by_name[name].epistemic.max() > 0, name
-    assert (by_name["lora-temperature"].prediction == mle.prediction).all()
     assert (by_name["lora-temperature"].probs != mle.probs).any()
 
 

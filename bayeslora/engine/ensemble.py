@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.training.averaging import Average
 from bayeslora.engine.training.class_prior import ClassPrior
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.training.frozen_head import FrozenHeads
 from bayeslora.engine.training.layer_sampling import layer_sampler
 from bayeslora.engine.training.loop import FitResult, Training, train_network
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings, finishing_epochs
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import check_middle
@@ -52,11 +53,13 @@ class Part:
         rows: Row numbers; None for all.
         name: Suffix of its checkpoint directory.
         title: Title of its progress bar.
+        unseen: Numbers of rows that choose the epoch; None for no choice.
     """
 
     rows: NDArray[np.int64] | None
     name: str
     title: str
+    unseen: NDArray[np.int64] | None = None
 
 
 def member_seeds(posterior: Posterior, seed: int) -> list[int]:
@@ -74,14 +77,16 @@ def fit_members(
     data: TrainingData,
     settings: TrainingSettings,
     backbone: Backbone,
-    begin: Callable[[], Path | None],
+    claim: Callable[[], Path | None],
     *,
     part: Part | None = None,
     stops: Sequence[int] | None = None,
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
-    average: Average | None = None,
+    starts: Sequence[Mapping[str, Tensor]] | None = None,
+    rate: float = 1.0,
+    frozen: FrozenHeads | None = None,
 ) -> Fitted:
     """Train the members of the posterior in turn.
 
@@ -92,15 +97,19 @@ def fit_members(
         data: Training and validation data.
         settings: Training options.
         backbone: Loaded backbone without adapters.
-        begin: Called once the first network is known to be valid; returns the checkpoint directory,
+        claim: Called once the first network is known to be valid; returns the checkpoint directory,
             from which an interrupted fit resumes, or None for none.
         part: The training rows to fit to; None for all.
         stops: Number of epochs after which each member stops; None for all epochs.
         say: Whether to log notes on data and backbone, if no earlier call did.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
-        average: Networks to average a single member with.
+        starts: Trained tensors of each member, from which a few further epochs begin; None for
+            fresh networks.
+        rate: Factor of all learning rates; 0 for no further epoch.
+        frozen: What the networks of several calls share; None if there is one call.
     """
+    frozen = FrozenHeads() if frozen is None else frozen
     data = _to_fit(data, choices.format, settings.seed)
     work: Path | None = None
     states: list[dict[str, Tensor]] = []
@@ -116,11 +125,28 @@ def fit_members(
         # Later members reuse the frozen layers' states, and the notes are logged once.
         if number == 0:
             layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.rows))
-            work = begin()
+            work = claim()
         train, validation = _prepared(network, data, shown=choices.progress, say=say)
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
+        begin: Callable[[Network], None] | None = partial(
+            frozen.begin,
+            texts=train,
+            rows=None if part is None else part.rows,
+            seed=seed,
+            name="" if part is None else part.name,
+        )
+        if starts is not None:
+            begin = partial(_continue, state=starts[number])
+            own_settings = dataclasses.replace(
+                own_settings, epochs=finishing_epochs(len(train.labels))
+            )
+        elif train.num_options:
+            begin = None  # options begin with the language model's answer
+        unseen = None
+        if part is not None and part.unseen is not None:
+            unseen = train.take(part.unseen.tolist())
         if part is not None and part.rows is not None:
             train = train.take(part.rows.tolist())
             own_settings = _in_as_many_steps(own_settings, len(data.rows), len(part.rows))
@@ -137,12 +163,20 @@ def fit_members(
             tasks=data.tasks,
             restore=restore,
             title=f"{title}{many}" if choices.progress else None,
-            average=average,
+            begin=begin,
+            rate=rate,
+            unseen=unseen,
         )
         results.append(_fitted(training))
         states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
+
+
+def _continue(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Load trained tensors into a fresh network, without the fit of the last layer."""
+    network.expect(state)
+    network.load_trained_state({name: state[name] for name in network.trained_state()})
 
 
 def _to_fit(data: TrainingData, format: Format | None, seed: int) -> TrainingData:

@@ -14,11 +14,13 @@ from bayeslora import options
 from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.depth import cut, num_layers, read_as_asked, usual_depth
+from bayeslora.backbones.embedded import AUTO
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
+from bayeslora.engine.choose_backbone import choose_backbone
 from bayeslora.engine.cross_validation import (
     cross_validate,
     split_off,
@@ -34,9 +36,10 @@ from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse, restored
 from bayeslora.engine.training.class_prior import ClassPrior, class_prior
 from bayeslora.engine.training.final_fit import TrainingSizes, settle_posterior
+from bayeslora.engine.training.frozen_head import FrozenHeads
 from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores.options import (
     settled_scores,
@@ -52,7 +55,7 @@ def fit_classifier(
     choices: Choices,
     data: TrainingData,
     settings: TrainingSettings,
-    load: Callable[[], Backbone],
+    load: Callable[..., Backbone],
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -65,7 +68,7 @@ def fit_classifier(
         choices: Choices for the classifier.
         data: Training and validation data.
         settings: Training options.
-        load: Returns the backbone; called after all checks that do not need it.
+        load: Returns the backbone, or that of a name; called after all checks that do not need it.
         out: Directory for the model, and for checkpoints until it is saved; None for none.
         overwrite: Whether the content of `out` may be replaced.
 
@@ -85,7 +88,12 @@ def fit_classifier(
     identity: dict[str, Any] = {**planned, **final.hashes()}
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    whole, backbone = _read(choices, data, load())
+    if choices.backbone == AUTO:
+        loaded = choose_backbone(choices, data, load, lambda each: _read(choices, data, each)[1])
+        choices = replace(choices, backbone=loaded.name)
+    else:
+        loaded = load()
+    whole, backbone = _read(choices, data, loaded)
     choices = _settled(choices, data, backbone, len(final.rows))
     read = formats.rows_to_fit(final.rows, choices.format, settings.seed)
     reading = formats.recorded_reading(choices, backbone, read)
@@ -98,7 +106,7 @@ def fit_classifier(
         data=data,
         settings=settings,
         backbone=backbone,
-        begin=begin,
+        claim=begin,
         prior=_prior(choices, data, whole),
         restore=restore,
     )
@@ -174,7 +182,7 @@ def _settled_entries(
         "kind": ADAPTED,
     }
     return {
-        "backbone": planned["backbone"] | reading | loaded,
+        "backbone": planned["backbone"] | {"name": choices.backbone} | reading | loaded,
         "adapter": choices.adapter.recorded(),
         "posterior": planned["posterior"] | settled,
         "versions": library_versions() | adapter_provider(choices.adapter) | provider(posterior),
@@ -288,7 +296,9 @@ def _fitted(
         choices = replace(choices, posterior=posterior, logit_scale=chosen.logit_scale)
         whole = fit(choices, data=final, stops=chosen.epochs, say=False)
         return whole, {"held_out": dataclasses.asdict(chosen)}
-    folds = cross_validate(fit, choices, data.train, settings)
+    frozen = FrozenHeads()
+    fit = partial(fit, frozen=frozen)
+    folds = cross_validate(fit, choices, data.train, settings, frozen)
     if folds is None and settings.keep_folds:
         raise InputError(
             "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
@@ -303,12 +313,20 @@ def _fitted(
             )
         return fit(choices, data=final), {}
     learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
+    if folds.epochs:
+        learnt["epochs"] = list(folds.epochs)
+        logger.info("epochs: %s of %d", ", ".join(map(str, folds.epochs)), settings.epochs)
+    if folds.baselines:
+        learnt["baselines"] = dict(folds.baselines)
     if settings.keep_folds:
         return folds.kept(), learnt
     scaled = replace(choices, logit_scale=folds.scale.factor)
-    whole = fit(scaled, data=final, say=False, average=folds.average)
-    if folds.average is not None and folds.average.is_used:
-        learnt["averaged"] = folds.average.count
+    # An average has seen all rows: further training would only make it surer than its scale knows.
+    rate = FINISHING_RATE if folds.starts is not None else 1.0
+    rate = 0.0 if folds.num_averaged else rate
+    whole = fit(scaled, data=final, say=False, starts=folds.starts, rate=rate)
+    if folds.num_averaged:
+        learnt["averaged"] = folds.num_averaged
     return whole, learnt
 
 

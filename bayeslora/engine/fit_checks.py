@@ -195,11 +195,15 @@ def settled_settings(
             f"{type(posterior).__name__}({lr}), --posterior {posterior.name}:{lr}",
             code="no-effect",
         )
-    if "epochs" not in chosen:
-        chosen["epochs"] = default_epochs(posterior, len(data.rows), validated=validated)
+    by_rows = adapter.trains and adapter.episodes is None
     if cv is None:
-        by_rows = adapter.trains and adapter.episodes is None
         cv = "auto" if posterior.scales_logits and not validated and by_rows else 0
+    if "epochs" not in chosen:
+        chooses = bool(cv) and by_rows and posterior.chooses_epoch
+        chosen["choose_epochs"] = chooses
+        chosen["epochs"] = default_epochs(
+            posterior, len(data.rows), validated=validated, cross_validated=chooses
+        )
     settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)
     if settings.patience != TrainingSettings.patience and not validated:
         logger.warning(

@@ -95,6 +95,11 @@ class TrainingSettings(Options):
         "Whether to keep the networks of the folds as an ensemble, instead of one fit to all "
         "rows; auto then means five folds.",
     ] = False
+    choose_epochs: Annotated[
+        bool,
+        "Whether the rows that cross-validation holds out choose the number of epochs, from the "
+        "ends of stages within which the learning rate decays to zero.",
+    ] = False
     stop_after: Annotated[
         Annotated[int, Range(0)] | None,
         "Number of epochs after which training stops, regardless of the schedule; None for none.",
@@ -114,6 +119,12 @@ class TrainingSettings(Options):
             raise InputError(
                 "refit has no effect without hold_out, whose choices it uses", code="no-effect"
             )
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Epochs at which the learning rate has decayed to zero, after which it starts again."""
+        shares = STAGES if self.choose_epochs else (1.0,)
+        return tuple(sorted({max(1, round(share * self.epochs)) for share in shares}))
 
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to `num_train` rows without early stopping."""
@@ -139,12 +150,27 @@ def resolve_retaining(value: Any) -> QualityRetaining | None:
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15
+DEFAULT_EPOCHS_FOLDS = 12
+STAGES = (2 / 12, 5 / 12, 1.0)
+"""Ends of stages, as shares of the epochs. The NLL within a stage says little: steps are large."""
+FINISHING_EPOCHS = 2
+FINISHING_RATE = 0.1
+"""The last epochs of cross-validated networks, on all rows, and the factor of learning rates."""
 FULL_ROWS = 128
 """Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
 
 
+def finishing_epochs(num_rows: int) -> int:
+    """Return the number of epochs that end the training of cross-validated networks."""
+    return round(FINISHING_EPOCHS * max(1.0, FULL_ROWS / num_rows))
+
+
 def default_epochs(
-    posterior: Posterior | type[Posterior], num_rows: int, *, validated: bool
+    posterior: Posterior | type[Posterior],
+    num_rows: int,
+    *,
+    validated: bool,
+    cross_validated: bool = False,
 ) -> int:
     """Return the default number of epochs.
 
@@ -155,7 +181,9 @@ def default_epochs(
         posterior: Posterior or its class.
         num_rows: Number of training rows.
         validated: Whether there are validation rows.
+        cross_validated: Whether rows held out by cross-validation choose the number.
     """
     if validated and posterior.chooses_epoch:
         return DEFAULT_EPOCHS_LONG
-    return round(DEFAULT_EPOCHS * max(1.0, FULL_ROWS / num_rows))
+    epochs = DEFAULT_EPOCHS_FOLDS if cross_validated and posterior.chooses_epoch else DEFAULT_EPOCHS
+    return round(epochs * max(1.0, FULL_ROWS / num_rows))

@@ -30,7 +30,7 @@ def check_cell(workshop: Workshop, cell: Cell) -> Setup:
     class Checked(BayesianClassifier):
         """Ends a fit at the point of loading the backbone."""
 
-        def _load_backbone(self) -> Backbone:
+        def _load_backbone(self, name: str | None = None) -> Backbone:
             raise _ChecksPassedError
 
     try:

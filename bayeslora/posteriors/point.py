@@ -94,16 +94,16 @@ class PointHead(LastLayerDefaults, nn.Module):
         """Return the mean cross-entropy with detached weights."""
         return cross_entropy(rows.logits(self.weight.detach()), rows.targets)
 
-    def solve(self, rows: Features) -> None:
+    def solve(self, rows: Features, *, max_steps: int = _STEPS) -> None:
         """Minimise `loss` over the weights for fixed features, by L-BFGS in float64.
 
         Without a prior, separable classes have no finite optimum; the search then stops after
-        `_STEPS` iterations.
+        `max_steps` iterations.
         """
         head, rows = copy.deepcopy(self).double(), rows.double()
         search: Any = torch.optim.LBFGS(
             [head.weight],
-            max_iter=_STEPS,
+            max_iter=max_steps,
             tolerance_grad=1e-7,
             tolerance_change=1e-12,
             line_search_fn="strong_wolfe",

@@ -62,6 +62,8 @@ def method_card(assessed: Assessed) -> Record:
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if share := notes.get("prior_share"):
         yield ("prior", f"{brief(share)} of the logits is the language model's own answer")
+    if held_out := notes.get("held_out_nll"):
+        yield "NLL of held-out training rows", as_label(held_out, LONGEST_SUMMARY)
     link, draws = notes.get("link"), notes.get("num_samples")
     if link == "mc" and draws == "0":  # a point estimate, or the average of several
         single = notes.get("passes") == "1"

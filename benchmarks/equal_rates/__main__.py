@@ -101,7 +101,7 @@ def named(share: str, head_rate: float) -> str:
 
 def defaults(method: str) -> str:
     """Return the name of a method's default rates."""
-    return named("default", 0.05 if METHODS[method][1] is VBLL else 0.02)
+    return named("default", 0.02)
 
 
 def options_of(method: str, rates: str) -> tuple[Any, Any, dict[str, float]]:

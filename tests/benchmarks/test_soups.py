@@ -9,9 +9,8 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.data import read_rows
 from bayeslora.tasks.columns import DataColumns
 from benchmarks.lib.pools import Pools
-from benchmarks.parts.__main__ import scores
 from benchmarks.parts.adapters import weight_change
-from benchmarks.soups.__main__ import BOTH, FIT, KINDS, METHODS, compared, load_average
+from benchmarks.soups.__main__ import BOTH, FIT, KINDS, compared, load_average
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,4 @@ def test_every_kind_of_network_has_scores(backbone, method):
     train, test = (read_rows(toy_rows(count), DataColumns()) for count in (30, 40))
     rows = compared(backbone, method, train, Pools(train=train, score=test, ood={}), 0)
     assert set(rows) == set(KINDS)
-    clf = BayesianClassifier(
-        backbone, *(kind() for kind in METHODS[method]), max_length=38, progress=False
-    )
-    clf.fit(train, cv=5)
-    returned = BOTH if method.startswith("PoLAR") else FIT
-    assert rows[returned]["nll"] == pytest.approx(scores(clf.predict(test))["nll"], rel=1e-5)
     assert rows[BOTH]["nll"] != pytest.approx(rows[FIT]["nll"], rel=1e-5)

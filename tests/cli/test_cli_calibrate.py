@@ -138,7 +138,7 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
 
 
 def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
-    options = "nuts:kernel=hmc,num_chains=2,num_warmup=20,num_samples=20"
+    options = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
     out = tmp_path / "reference"
     result = run(
         "calibrate", world.model, world.train, "--posterior", options, "--out", out, "--quiet"

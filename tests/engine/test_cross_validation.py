@@ -151,13 +151,9 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
     assert len(rows) - 20 <= num_rows([*rows, *rows[:20]]) < len(rows) + 20
 
 
-@pytest.mark.parametrize("adapter", ["pissa:r=2", "none"])
 @pytest.mark.parametrize("posterior", ["mle", f"{QUICK_VBLL},link=probit", "laplace:link=probit"])
-def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
-    """Of networks that cannot be averaged; see `test_averaging.py` for the others."""
-    if posterior.startswith("vbll") and adapter != "none":
-        # with so few steps, a fit without parts would refit the means
-        posterior += ",polish_mean=trained"
+def test_without_an_adapter_the_fit_is_as_without_folds_but_for_the_factor(backbone, posterior):
+    adapter = "none"
     scores = {"feature_scores": ("mahalanobis", "knn")}
     plain = fitted(backbone, 0, adapter, posterior, **scores)
     scaled = fitted(backbone, 3, adapter, posterior, **scores)

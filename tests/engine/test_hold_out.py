@@ -115,7 +115,7 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
         return train(replace(fit, on_epoch=hook))
 
     monkeypatch.setattr(members, "train_network", watched)
-    adapter, most = "lora:r=2,lr=0.05", 6
+    adapter, most = "lora:r=2,lr=1.0", 6
     clf = fitted(backbone, adapter, "mle", hold_out=SHARE, refit=True, epochs=most)
     stop = clf.record.results["held_out"]["epochs"][0]
     assert stop < most

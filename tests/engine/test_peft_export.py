@@ -74,7 +74,7 @@ def test_an_embedded_backbone_is_named_by_its_hub_id_and_found_again(models, tmp
     monkeypatch.setitem(
         embedded.EMBEDDED_MODELS,
         "small",
-        embedded.EmbeddedModel("none", "none", "file", "", "owner/small", "with fewer bits"),
+        embedded.EmbeddedModel("none", "none", "file", "", "owner/small", "decoder", "fewer bits"),
     )
     monkeypatch.setattr(
         "bayeslora.backbones.peft_classifier.embedded_directory", lambda name: places["llama"]

@@ -36,7 +36,6 @@ class PoLAR(LowRankAdapter):
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
     parameters: ClassVar[str] = "r (in + out + r) per layer"
     default_lr: ClassVar[float] = 1e-2
-    averages: ClassVar[bool] = True
     only_with: ClassVar[OnlyWith] = {
         "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),

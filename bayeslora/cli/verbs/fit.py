@@ -114,8 +114,9 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser,
         {
-            "--backbone NAME": "smollm2-135m, minilm, dinov2-s (for images), a directory or a hub "
-            "id (default: smollm2-135m)",
+            "--backbone NAME": "smollm2-135m, minilm, dinov2-s (for images), a directory, a hub "
+            "id, or auto: the installed one on whose frozen features a last layer has the lowest "
+            "held-out NLL (default: smollm2-135m)",
             "--adapter NAME[:KEY=VALUE,…]": "adapter and its options, such as polar:r=4,lr=2e-3; "
             "see `bayeslora methods` (default: polar)",
             "--posterior NAME[:KEY=VALUE,…]": "posterior and its options, such as "
@@ -287,6 +288,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
     """Print the results, with a summary line: time, scale, NLL on held-out rows."""
+    from bayeslora.engine.fitted.card import baseline_words
     from bayeslora.engine.training.final_fit import duration
 
     results = record.results
@@ -295,13 +297,22 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         return
     whose = ", first member" if record.num_members > 1 else ""
     rows = [("model", str(args.out))]
-    if results["history"]:
+    if chosen := results.get("epochs"):
+        rows.append(
+            (
+                "epochs, by the folds",
+                f"{', '.join(map(str, chosen))} of {record.training['epochs']}",
+            )
+        )
+    elif results["history"]:
         epochs = f"{results['best_epoch']} of {len(results['history'])}"
         rows.append((f"best epoch{whose}", epochs))
     if scale := results.get("logit_scale"):
         nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
         chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
+    if cheaper := baseline_words(results):
+        rows.append(("NLL without an adapter", cheaper))
     if averaged := results.get("averaged"):
         rows.append(("networks averaged", str(averaged)))
     if held_out := results.get("held_out"):

@@ -11,6 +11,7 @@ from typing import Any
 from bayeslora.adapters.registry import CATALOGUE, stored_adapter, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
+from bayeslora.engine.training_options import finishing_epochs
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
@@ -177,9 +178,35 @@ def _measured(record: ModelRecord) -> str:
             f"- logit scale {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} rows, by fits "
             f"without them, is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
         )
-    if averaged := record.results.get("averaged"):
-        lines.append(f"- average of {averaged} networks, {averaged - 1} fitted to part of the rows")
+    if cheaper := baseline_words(record.results):
+        lines.append(f"- NLL of the same rows, without an adapter: {cheaper}")
+    lines += _folds(record)
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _folds(record: ModelRecord) -> list[str]:
+    """Return lines on the networks of cross-validation."""
+    lines = []
+    averaged = record.results.get("averaged")
+    if epochs := record.results.get("epochs"):
+        then = "" if averaged else f"; then {finishing_epochs(record.num_train)} on all rows"
+        lines.append(f"- epochs chosen on held-out rows: {', '.join(map(str, epochs))}{then}")
+    if averaged:
+        lines.append(f"- average of {averaged} networks, each fitted to a part of the rows")
+    return lines
+
+
+def baseline_words(results: Mapping[str, Any]) -> str:
+    """Return the NLL of held-out rows under what a fit should beat; empty if none is known."""
+    names = {"frozen_head": "last layer on the frozen backbone", "bag_of_words": "bag of words"}
+    known = results.get("baselines", {})
+    return ", ".join(f"{words} {known[key]:.3f}" for key, words in names.items() if key in known)
+
+
+def held_out_words(results: Mapping[str, Any]) -> str:
+    """Return the NLL of held-out rows under a fit and what it should beat; empty if unknown."""
+    cheaper = baseline_words(results)
+    return f"{results['logit_scale']['nll']:.3f}; {cheaper}" if cheaper else ""
 
 
 def _compared(record: ModelRecord) -> str:

@@ -30,6 +30,7 @@ from bayeslora.engine.data import (
 from bayeslora.engine.fitted.card import (
     answering,
     fit_options,
+    held_out_words,
     learnt_from,
     method_name,
     method_notes,
@@ -174,6 +175,7 @@ class FittedModel:
         posterior = answering(self.record, num_samples)
         share = self.record.results.get("posterior", {}).get("prior_share")
         format = self.record.backbone.get("format")
+        held_out = held_out_words(self.record.results)
         return {
             **method_notes(None if adapter is None else adapter["name"], posterior, passes),
             "fit_seed": str(self.record.seed),
@@ -181,6 +183,7 @@ class FittedModel:
             "model_fingerprint": self.fingerprint,
             **({} if format is None else {QUESTION_FORMAT: format}),
             **({} if share is None else {"prior_share": f"{share:.3f}"}),
+            **({"held_out_nll": held_out} if held_out else {}),
         }
 
     def spectra(self) -> list[list[SiteSpectrum]]:

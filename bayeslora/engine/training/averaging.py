@@ -6,21 +6,15 @@
 of their features. The part of ΔW̄ of the adapter's rank is kept. Factors are not averaged: those of
 a change are not unique.
 
-An average is only as good as its networks if no barrier of the loss lies between them. Networks
-that have not learnt the same thing yet may have one; `fails` tells.
-
 Source: of whole networks Wortsman et al. 2022, arXiv 2203.05482.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from bayeslora.engine.network import Network
-from bayeslora.errors import DivergedError
 from bayeslora.processes import current
 
 
@@ -29,33 +23,18 @@ class Average:
 
     Attributes:
         count: Number of networks so far.
-        held_out_nll: Mean NLL, in nats, of rows that the networks have not been fitted to.
-        num_held_out: Number of these rows.
-        is_used: Whether the average predicts; False once it has failed.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.held_out_nll = math.inf
-        self.num_held_out = 0
-        self.is_used = True
         self._changes: list[list[tuple[Tensor, Tensor]]] = []
         self._weights: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, network: Network) -> None:
-        """Add a trained network.
-
-        Raises:
-            InputError: Its tensors are not finite.
-        """
+        """Add a trained network."""
         changes = [site.change() for site in network.sites]
         weight = network.head.trained_mean.double() / network.feature_scale
-        tensors = [weight, *(factor for change in changes for factor in change)]
-        if not all(tensor.isfinite().all() for tensor in tensors):
-            raise DivergedError(
-                "the weights of the adapter are not finite: training diverged; lower its lr"
-            )
         # On the CPU, since they stay during the next fit.
         self._changes.append([(A.cpu().clone(), B.cpu().clone()) for A, B in changes])
         self._weights.append(weight.cpu())
@@ -72,21 +51,6 @@ class Average:
         network.head.set_mean((weight * network.feature_scale).to(network.head.trained_mean))
         # Decompositions may differ between machines.
         current().broadcast_([item for site in network.sites for item in site.trainable().values()])
-
-    def fails(self, losses: Tensor) -> bool:
-        """Return whether the average is worse than its networks.
-
-        Each network was fitted to most of the training rows, so the average should have a lower
-        loss on them than the networks have on rows that they have not seen. It fails if its loss is
-        higher by more than two standard errors.
-
-        Args:
-            losses: [n] NLL of training rows under the average, in nats.
-        """
-        error = losses.std(correction=0) * math.sqrt(
-            1 / len(losses) + 1 / max(self.num_held_out, 1)
-        )
-        return bool(losses.mean() > self.held_out_nll + 2 * error)
 
 
 def can_average(network: Network) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
-from bayeslora.links import link_probabilities, nll_by_row
 from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
@@ -31,8 +30,6 @@ from bayeslora.posteriors.types import FinalFit, LastLayer
 logger = logging.getLogger(__name__)
 
 _LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
-_CHECKED = 1024
-"""Training rows that `training_losses` answers at most."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +55,10 @@ class LastFit:
 
 def fit_posterior(
     network: Network, last: LastFit, train: LabelledTexts, validation: LabelledTexts | None
-) -> tuple[dict[str, float | str], FeatureRows]:
-    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`.
-
-    Returns:
-        The chosen options, and the training rows with their features before `scale_logits`.
-    """
+) -> dict[str, float | str]:
+    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
     held_out = None if validation is None else feature_rows(network, validation)
-    rows = feature_rows(network, train)
-    return fit_last_layer(network, last, rows, held_out), rows
-
-
-def training_losses(network: Network, last: LastFit, rows: FeatureRows) -> Tensor:
-    """Return the NLL [n] in nats of training rows, n ≤ 1,024, under the fitted last layer.
-
-    Args:
-        network: Network with the fitted last layer.
-        last: Options of the fit, with a factor of the logits.
-        rows: Training rows with their features before `scale_logits`.
-    """
-    features = rows.features.take(slice(None, None, math.ceil(len(rows.features) / _CHECKED)))
-    if not network.head.scales_mean:
-        features = replace(features, values=features.values * (last.logit_scale or 1.0))
-    probs = link_probabilities(network.head.predict(features), **drawing_of(last.posterior)).probs
-    return nll_by_row(probs, features.targets)
+    return fit_last_layer(network, last, feature_rows(network, train), held_out)
 
 
 def fit_last_layer(

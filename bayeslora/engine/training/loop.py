@@ -16,17 +16,16 @@ import torch
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.inject import adapter_state, load_adapter_state
 from bayeslora.adapters.layer_sampling.policy import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows, set_feature_scale
+from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
 from bayeslora.engine.training.adapter_start import begin_adapter
-from bayeslora.engine.training.averaging import Average
 from bayeslora.engine.training.callbacks import (
     FIGURE,
+    AtStages,
     Figures,
     Patience,
     StopAfter,
@@ -43,7 +42,6 @@ from bayeslora.engine.training.final_fit import (
     drawing_of,
     final_fit,
     fit_posterior,
-    training_losses,
 )
 from bayeslora.engine.training.head_updates import (
     GradientSteps,
@@ -62,9 +60,12 @@ from bayeslora.engine.training.trainer import (
     plain_environment,
 )
 from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
+from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import TrainingRun, WeightTraining
 from bayeslora.processes import current
 from bayeslora.runtime import restored_random_state
@@ -125,6 +126,23 @@ def validation_metrics(
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 
+def scaled_metrics(network: Network, rows: LabelledTexts) -> dict[str, float]:
+    """Return the NLL (nats) at its best scale of the logits, and accuracy, with the mean weights.
+
+    Args:
+        network: The network as trained so far.
+        rows: The rows to score.
+    """
+    features = feature_rows(network, rows).features.double()
+    logits = features.logits(network.head.trained_mean.double())
+    point = GaussianLogits(logits, torch.zeros_like(logits))
+    accuracy = (logits.argmax(1) == features.targets).double().mean()
+    return {
+        "nll": best_scale([(point, features.targets)], num_samples=0)[2],
+        "accuracy": accuracy.item(),
+    }
+
+
 @dataclass(frozen=True)
 class Training:
     """What a network is trained on, and how.
@@ -144,7 +162,9 @@ class Training:
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         title: Title of the progress bar; None shows none.
         on_epoch: Called after each epoch with its number, from 1, and the network.
-        average: Networks to average the trained one with, before the posterior is fitted.
+        begin: Gives the network its weights before the first step; None leaves the fresh ones.
+        rate: Factor of all learning rates; 0 takes no step.
+        unseen: Held-out rows that choose nothing but the epoch; None for no choice.
     """
 
     network: Network
@@ -159,7 +179,9 @@ class Training:
     restore: Restore = nothing_to_restore
     title: str | None = "fit"
     on_epoch: EpochHook | None = None
-    average: Average | None = None
+    begin: Callable[[Network], None] | None = None
+    rate: float = 1.0
+    unseen: LabelledTexts | None = None
 
     @property
     def posterior(self) -> Posterior:
@@ -205,66 +227,37 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
     factor = None if prior is None or waits else prior.centre(network, fit.train)
-    if fit.title is not None:
+    if fit.begin is not None and not leads:
+        fit.begin(network)
+    if fit.title is not None and fit.rate:
         _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
-    trainer, sampler = _trained(fit, checkpoint)
+    trainer, sampler = _trained(fit, checkpoint) if fit.rate else (None, None)
+    if not all(item.isfinite().all() for item in network.parameters() if item.requires_grad):
+        raise DivergedError(
+            "the weights of the adapter are not finite: training diverged; lower its lr"
+        )
     chosen: dict[str, float | str] = {}
     if fit_last:
-        chosen, late = _fit_last(fit, centres=waits)
+        chosen, late = _fit_posterior(fit, centres=waits)
         factor = late if waits else factor
     return FitResult(
-        _history(trainer.state.log_history),
-        _best_epoch(trainer),
+        [] if trainer is None else _history(trainer.state.log_history),
+        0 if trainer is None else _best_epoch(trainer),
         chosen,
         _adapted(network, fit.train),
-        {} if sampler is None else sampler.record(trainer.state.global_step),
+        {} if trainer is None or sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
 
 
-def _fit_last(fit: Training, *, centres: bool) -> tuple[dict[str, float | str], float | None]:
-    """Fit the posterior, after averaging the network with others if these make it no worse.
-
-    Returns:
-        The chosen options, and the factor of the class prior if it is centred here.
-    """
-    network, average = fit.network, fit.average
-    if average is None:
-        return _fit_posterior(fit, centres=centres)[:2]
-    adapter, head = adapter_state(network.sites), copy.deepcopy(network.head)
-    scale = network.feature_scale.clone()
-    average.add(network)
-    average.load(network)
-    chosen, factor, rows = _fit_posterior(fit, centres=centres)
-    losses = training_losses(network, fit.last, rows)
-    if current().first(lambda: average.fails(losses)):
-        average.is_used = False
-        logger.warning(
-            "the average of %d networks is not used, since its NLL on training rows, %.3f nats, is "
-            "above theirs on held-out rows, %.3f; the network of all rows predicts alone. More "
-            "epochs may help",
-            *(average.count, losses.mean(), average.held_out_nll),
-        )
-        load_adapter_state(network.sites, adapter)
-        network.head = head
-        network.feature_scale.copy_(scale)
-        chosen, factor, _ = _fit_posterior(fit, centres=centres)
-    else:
-        logger.info("averaged %d networks", average.count)
-    return chosen, factor
-
-
-def _fit_posterior(
-    fit: Training, *, centres: bool
-) -> tuple[dict[str, float | str], float | None, FeatureRows]:
-    """Fit the posterior; return its options, the class prior's factor, and the training rows."""
+def _fit_posterior(fit: Training, *, centres: bool) -> tuple[dict[str, float | str], float | None]:
+    """Fit the posterior; return its options, and the factor of a class prior centred here."""
     network, prior, factor = fit.network, fit.prior, None
     fit.posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
     if prior is not None and centres:
         network.eval()
         factor = prior.centre(network, fit.train, start=False)
-    chosen, rows = fit_posterior(network, fit.last, fit.train, fit.validation)
-    return chosen, factor, rows
+    return fit_posterior(network, fit.last, fit.train, fit.validation), factor
 
 
 def _announce(fit: Training, *, pass_seconds: float, fit_last: bool) -> None:
@@ -340,6 +333,7 @@ def _trainer(
         noise=weights.noise,
         schedule=weights.schedule,
         restore=fit.restore,
+        rate=fit.rate,
     )
 
 
@@ -362,7 +356,8 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
     held_out = fit.validation
     if held_out is None:
-        return None
+        unseen = fit.unseen
+        return None if unseen is None else lambda network, _: scaled_metrics(network, unseen)
     if not fit.posterior.chooses_epoch:
         logger.warning(
             "posterior %r trains for all epochs: validation rows do not choose one",
@@ -413,7 +408,9 @@ def _callbacks(fit: Training, validates: bool) -> list[TrainerCallback]:
     if fit.title is not None:
         callbacks.append(TrainingBar(fit.title))
     if validates:
-        callbacks.append(Patience(fit.settings.patience))
+        stages = fit.settings.stages
+        chosen = AtStages(stages) if len(stages) > 1 else Patience(fit.settings.patience)
+        callbacks.append(chosen)
     if fit.settings.stop_after is not None:
         callbacks.append(StopAfter(fit.settings.stop_after))
     if fit.on_epoch is not None:

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -103,6 +105,7 @@ class AlternatingTrainer(Trainer):
         noise: PassNoise = nullcontext,
         schedule: str = "cosine",
         restore: Restore = nothing_to_restore,
+        rate: float = 1.0,
     ) -> None:
         """Set up the loop.
 
@@ -119,7 +122,10 @@ class AlternatingTrainer(Trainer):
             noise: Context of each training pass, forward and backward.
             schedule: Learning rates after the warm-up: `cosine` or `constant`.
             restore: Called before each checkpoint; recreates the directory if it was deleted.
+            rate: Factor of all learning rates.
         """
+        for group in optimizer.param_groups:
+            group["lr"] *= rate
         sampler = LengthBatchSampler(train.texts.tokens.lengths, settings.batch_size, settings.seed)
         # Accelerate wraps nothing: to the Trainer, each of several processes is alone.
         self.network = network
@@ -143,7 +149,7 @@ class AlternatingTrainer(Trainer):
             data_collator=Collator(train),
             train_dataset=RowNumbers(len(train.labels)),
             eval_dataset=RowNumbers(0) if validate is not None else None,
-            optimizers=(optimizer, None),
+            optimizers=(optimizer, _in_stages(optimizer, settings, len(sampler))),
             callbacks=callbacks,
         )
         # It prints to stdout, which belongs to results.
@@ -308,6 +314,27 @@ def _adapter_gradients(optimizer: AlternatingOptimizer) -> list[Tensor]:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(parameter.grad)
     return gradients
+
+
+def _in_stages(
+    optimizer: AlternatingOptimizer, settings: TrainingSettings, steps: int
+) -> LambdaLR | None:
+    """Return a cosine for each of several stages; None leaves the schedule to the arguments.
+
+    Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
+    """
+    ends = [epoch * steps for epoch in settings.stages]
+    if len(ends) == 1:
+        return None
+    begins = [0, *ends[:-1]]
+    rise = max(1, round(settings.warmup * ends[-1]))
+
+    def factor(step: int) -> float:
+        stage = min(bisect_right(ends, step), len(ends) - 1)
+        share = (step - begins[stage]) / (ends[stage] - begins[stage])
+        return min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+    return LambdaLR(optimizer, factor)
 
 
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}

@@ -95,7 +95,7 @@ def test_without_rows_that_say_anything_the_prior_is_the_posterior():
     torch.testing.assert_close(spread, torch.full_like(spread, PRIOR_VARIANCE), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("config", [VBLL(), MAP()])
+@pytest.mark.parametrize("config", [VBLL(training_prior_scale=2), MAP()])
 def test_training_is_drawn_to_the_prior_mean(config):
     features, labels = rows()
     head, other = (build_head(config, SIZE, CLASSES) for _ in range(2))

@@ -26,6 +26,8 @@ F64 = torch.float64
 
 
 def head(size=4, classes=3, mean_sq_norm=1.0, **options):
+    if "prior_scale" not in options:  # the published objective, with the KL of the means
+        options = {"training_prior_scale": 2.0} | options
     made = build_head(VBLL(**options), size, classes, mean_sq_norm=mean_sq_norm).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -101,6 +103,16 @@ def test_gradients_through_pyro_are_those_of_the_formula(covariance):
     formula = formula + kl_to_prior(made.mean, made.covariance, made.prior_variance) / 60
     for actual, expected in zip(ours, torch.autograd.grad(formula, parameters), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean_sq_norm", [1.0, 9.0])
+def test_a_prior_left_open_is_around_the_means(mean_sq_norm):
+    """Its KL is that of a Gaussian around zero with the same covariance."""
+    features, labels = toy()
+    made = head(training_prior_scale=None, mean_sq_norm=mean_sq_norm)
+    rows = Features(features, labels)
+    kl = kl_to_prior(torch.zeros_like(made.mean), made.covariance, 0.5**2 / mean_sq_norm)
+    torch.testing.assert_close(made.loss(rows, 60), made.data_loss(rows) + kl / 60)
 
 
 def test_nothing_enters_the_parameter_store():

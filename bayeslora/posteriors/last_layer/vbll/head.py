@@ -33,7 +33,7 @@ from bayeslora.posteriors.last_layer.vbll.families import (
     TRAINABLE,
     affordable_covariance,
 )
-from bayeslora.posteriors.last_layer.vbll.options import VBLL, check_classes
+from bayeslora.posteriors.last_layer.vbll.options import SPREAD_PRIOR_SCALE, VBLL, check_classes
 from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
 from bayeslora.posteriors.last_layer.vbll.triangular import packed, unpacked
 from bayeslora.posteriors.types import LastLayerDefaults
@@ -116,6 +116,17 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return cls(fitting, num_features, num_classes, **options)
 
     @property
+    def learns_prior_mean(self) -> bool:
+        """Whether the prior of gradient steps is centred at the means (empirical Bayes).
+
+        A prior around zero that lets few rows tell many classes apart would be too wide for the
+        deviations, and one that fits these keeps the means from reaching their optimum.
+        """
+        chosen = (self.config.training_prior_scale, self.config.prior_scale)
+        is_open = not any(isinstance(scale, int | float) for scale in chosen)
+        return is_open and self.config.head_step != "refit"
+
+    @property
     def training_prior_scale(self) -> float:
         """τ while training."""
         scale = self.config.training_prior_scale or self.config.prior_scale
@@ -140,10 +151,12 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         check_count("num_train", num_train, least=1, most=1e15)
         covariance = self.covariance
         likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
+        centre = self.mean if self.learns_prior_mean else self.prior_mean
+        deviation = self.mean if centre is None else self.mean - centre
+        scale = SPREAD_PRIOR_SCALE if self.learns_prior_mean else self.training_prior_scale
         # A tensor, to avoid synchronising with the device.
-        variance = self.mean_sq_norm.new_full((), self.training_prior_scale**2)
+        variance = self.mean_sq_norm.new_full((), scale**2)
         prior_variance = (variance / self.mean_sq_norm).to(self.mean)
-        deviation = self.mean if self.prior_mean is None else self.mean - self.prior_mean
         return negative_elbo(deviation, covariance, prior_variance, likelihood) / num_train
 
     def data_loss(self, rows: Features) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -23,11 +22,8 @@ if TYPE_CHECKING:
 
     from bayeslora.posteriors.types import LastLayer
 
-# Distance that the head's gradient steps should be able to move a weight, with Adam's steps at most
-# the learning rate; and the largest rate to which that of a head with few steps is raised for this.
-_REACH = 2.5
-_FASTEST_HEAD = 0.05
-
+SPREAD_PRIOR_SCALE = 0.5
+"""Prior standard deviation of a logit around the trained mean, in gradient steps."""
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
 
@@ -62,7 +58,9 @@ class VBLL(Posterior):
     training_prior_scale: Annotated[
         Positive | None,
         "Prior standard deviation of a logit while the adapter trains; None means `prior_scale` "
-        f"if that is a number, else {DEFAULT_PRIOR_SCALE:g}.",
+        "if that is a number. Otherwise gradient steps use a prior around the means, so that only "
+        f"deviations are penalised, with scale {SPREAD_PRIOR_SCALE:g}; refits of the means use "
+        f"scale {DEFAULT_PRIOR_SCALE:g}.",
     ] = None
     bound: Annotated[
         Bound,
@@ -80,8 +78,7 @@ class VBLL(Posterior):
         "`trained`: those of the last training step; only the covariances are refitted. "
         "`validation`: whichever of the two has the lower validation NLL. Without validation "
         "rows, `validation` means `refit` in `calibrate`, without an adapter and with "
-        "`head_step=refit`; otherwise it means `trained`, with a higher learning rate of the head "
-        "if there are few steps.",
+        "`head_step=refit`; otherwise it means `trained`.",
     ] = "validation"
     covariance: Annotated[
         Covariance,
@@ -101,7 +98,7 @@ class VBLL(Posterior):
     training_covariance: Annotated[
         TrainingCovariance, "Covariance of the weights while the adapter trains."
     ] = "diagonal"
-    head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 5e-3
+    head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 2e-2
     head_steps: Annotated[
         int, Range(1, 1000), "Gradient steps of the head per step of the adapter."
     ] = 1
@@ -127,7 +124,7 @@ class VBLL(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
-    settled_options: ClassVar[tuple[str, ...]] = ("covariance", "head_lr")
+    settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
     only_with: ClassVar[OnlyWith] = {
         "rank": (("covariance", "low_rank"), ("training_covariance", "low_rank")),
         "num_bound_samples": (("bound", "mc"),),
@@ -186,13 +183,12 @@ class VBLL(Posterior):
         return head.trained_mean
 
     def settled(self, plan: FitPlan) -> VBLL:
-        """Return the options with means and head learning rate chosen without validation rows.
+        """Return the options with means chosen without validation rows.
 
         For a last layer on frozen features of few rows, the prior is chosen too.
 
         Means that were trained are kept: those of a closed-form fit are too large once the adapter
-        has separated the training rows (rule 15 of `benchmarks/label_budget`). With few steps, the
-        head's default learning rate is raised.
+        has separated the training rows (rule 15 of `benchmarks/label_budget`).
         """
         if plan.is_validated:
             return self
@@ -201,20 +197,8 @@ class VBLL(Posterior):
             config = replace(config, prior_scale=CROSS_VALIDATION)
         if self.polish_mean != "validation":
             return config
-        if not plan.head_trains or self.head_step == "refit":
-            return replace(config, polish_mean="refit")
-        rate = self.head_lr
-        if rate == type(self).head_lr:
-            reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
-            rate = min(_FASTEST_HEAD, rate * max(1.0, _REACH / reach))
-        return replace(config, head_lr=rate, polish_mean="trained")
-
-    def _reach(self, num_rows: int, batch_size: int) -> float:
-        """Return the largest distance that an epoch's gradient steps can move a head weight."""
-        steps = math.ceil(num_rows / batch_size)
-        if self.head_step == "gradient":
-            steps *= self.head_steps
-        return steps * self.head_lr
+        keeps = plan.head_trains and self.head_step != "refit"
+        return replace(config, polish_mean="trained" if keeps else "refit")
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
         """Return the options with the means and prior that a fit chose on validation rows.

@@ -1,0 +1,84 @@
+"""`backbone="auto"`: the installed backbone on which a last layer alone predicts best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from bayeslora.backbones.embedded import EMBEDDED_MODELS, INSTALL, installed_file
+from bayeslora.backbones.load import Backbone
+from bayeslora.engine.build import build_network
+from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
+from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training.frozen_head import best_scale
+from bayeslora.errors import MissingAssetError
+from bayeslora.tasks.splits import stratified_sample
+
+logger = logging.getLogger(__name__)
+
+_ENOUGH_ROWS, _FOLDS = 640, 5
+
+
+def choose_backbone(
+    choices: Choices,
+    data: TrainingData,
+    load: Callable[[str], Backbone],
+    read: Callable[[Backbone], Backbone],
+) -> Backbone:
+    """Return the installed backbone with the lowest held-out NLL of a last layer on its features.
+
+    The fifths of at most 640 training rows are held out in turn. Only vision models read images,
+    and only decoders score the options of questions.
+
+    Args:
+        choices: Choices for the classifier.
+        data: Training data.
+        load: Returns an embedded backbone by its name.
+        read: Returns a loaded backbone at the depth and with the template of the fit.
+
+    Raises:
+        MissingAssetError: No such backbone is installed.
+    """
+    kinds = {"vision"} if data.rows.images else {"decoder", "encoder"}
+    if data.rows.choices is not None:
+        kinds = {"decoder"}
+    loaded = {
+        name: load(name)
+        for name, model in EMBEDDED_MODELS.items()
+        if model.kind in kinds and installed_file(name) is not None
+    }
+    if not loaded:
+        raise MissingAssetError(
+            "backbone 'auto' compares installed backbones, but none that reads these rows is "
+            f"installed; {INSTALL}, or name a backbone"
+        )
+    if len(loaded) == 1:
+        logger.info("backbone: %s, the only installed one that reads these rows", *loaded)
+        return next(iter(loaded.values()))
+    losses = {name: _loss(choices, data, read(backbone)) for name, backbone in loaded.items()}
+    best = min(losses, key=losses.__getitem__)
+    shown = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    logger.info("backbone: %s; held-out NLL of a last layer without an adapter: %s", best, shown)
+    return loaded[best]
+
+
+def _loss(choices: Choices, data: TrainingData, backbone: Backbone) -> float:
+    """Return the held-out NLL of a last layer on a backbone, in nats per row."""
+    examples, labels = data.train
+    enough = max(_ENOUGH_ROWS, len(data.classes))
+    if len(examples) > enough:
+        chosen = stratified_sample(labels.numpy(), enough, choices.seed)
+        examples, labels = examples.take(chosen), labels[chosen]
+    network = build_network(
+        backbone,
+        choices.adapter,
+        choices.posterior,
+        num_classes=len(data.classes),
+        seed=choices.seed,
+        max_length=choices.max_length,
+        format=choices.format,
+    )
+    texts = prepare(network.encoder, (examples, labels), progress=choices.progress, say=False)
+    set_feature_scale(network, texts.texts)
+    rows = feature_rows(network, texts).features.double()
+    return best_scale(rows, len(data.classes), choices.seed, folds=_FOLDS)[1]
