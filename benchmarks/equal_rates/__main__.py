@@ -85,10 +85,7 @@ def main() -> None:
     run(CHOOSING, dict.fromkeys(METHODS, grid))
     run(
         JUDGING,
-        {
-            method: [*dict.fromkeys((defaults(method), chosen(results, method)))]
-            for method in METHODS
-        },
+        {method: [*dict.fromkeys((defaults(), chosen(results, method)))] for method in METHODS},
     )
     results.sort()
     write_summary(args.out)
@@ -99,8 +96,8 @@ def named(share: str, head_rate: float) -> str:
     return f"{share}, {head_rate:g}"
 
 
-def defaults(method: str) -> str:
-    """Return the name of a method's default rates."""
+def defaults() -> str:
+    """Return the name of the default rates."""
     return named("default", 0.02)
 
 
@@ -162,7 +159,7 @@ def write_summary(out: Path) -> None:
                 f"{rates} ({roles_of(results, method, rates)})",
                 f"{fmean(row['nll_scaled'] for row in cells.values()):.3f}",
                 _gap(cells, ours),
-                _gap(cells, judged.get((method, defaults(method)), {})),
+                _gap(cells, judged.get((method, defaults()), {})),
             )
             for (method, rates), cells in judged.items()
         ]
@@ -179,12 +176,12 @@ def write_summary(out: Path) -> None:
 def judged_rates(results: Results, method: str) -> list[str]:
     """Return the default rates of a method, then those chosen for it, if they are others."""
     of_choice = [chosen(results, method)] if averages(results, method) else []
-    return [*dict.fromkeys((defaults(method), *of_choice))]
+    return [*dict.fromkeys((defaults(), *of_choice))]
 
 
 def roles_of(results: Results, method: str, rates: str) -> str:
     """Return whether rates are the defaults, the chosen ones, or both."""
-    roles = {"defaults": defaults(method), "chosen": judged_rates(results, method)[-1]}
+    roles = {"defaults": defaults(), "chosen": judged_rates(results, method)[-1]}
     return ", ".join(role for role, value in roles.items() if value == rates)
 
 

@@ -44,7 +44,7 @@ def test_the_rates_reach_the_optimiser(method, tmp_path, monkeypatch):
 def test_the_defaults_are_a_pair_of_the_grid(method, tmp_path):
     backbone = load_backbone(str(tiny_llama(tmp_path)), dtype="float32", device="cpu")
     train = read_rows(toy_rows(SIZE), DataColumns())
-    adapter, posterior, options = options_of(method, defaults(method))
+    adapter, posterior, options = options_of(method, defaults())
     named_rates = fit(backbone, adapter, posterior, train, 0, epochs=EPOCHS, **options)
     own = fit(backbone, *(kind() for kind in METHODS[method]), train, 0, epochs=EPOCHS)
     rows = toy_rows(9, seed=1)
@@ -62,11 +62,11 @@ def test_rates_are_chosen_on_the_draws_that_do_not_judge(tmp_path):
             value = 0.9 - nll if is_judging else nll
             results.append({**row, "rates": rates, "seed": seed, "nll_scaled": value})
         if is_judging:
-            default = {**row, "rates": defaults("LoRA"), "seed": seed, "nll_scaled": 0.3}
+            default = {**row, "rates": defaults(), "seed": seed, "nll_scaled": 0.3}
             results.append(default)
     assert chosen(results, "LoRA") == good
     write_summary(tmp_path)
     lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith(f"| LoRA | {good} (chosen) | 0.500 |") for line in lines)
-    default = f"| LoRA | {defaults('LoRA')} (defaults) | 0.300 |"
+    default = f"| LoRA | {defaults()} (defaults) | 0.300 |"
     assert any(line.startswith(default) for line in lines)

@@ -191,11 +191,11 @@ def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end
 @pytest.mark.parametrize("now", ["nothing", "thesis"])
 def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, monkeypatch, now):
     out = tmp_path / "m"
-    restored, gone = procedure.restored, []
+    restored, deleted = procedure.restored, []
 
     def vanish_first(*args, **options):
-        if not gone and len(list((out / "checkpoints").glob("*/*"))) == 2:
-            gone.append(shutil.rmtree(out))
+        if not deleted and len(list((out / "checkpoints").glob("*/*"))) == 2:
+            deleted.append(shutil.rmtree(out))
             if now == "thesis":
                 out.mkdir()
                 (out / "thesis.tex").write_text("years of work")

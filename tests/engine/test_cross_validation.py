@@ -212,13 +212,37 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(members, "train_network", interrupted_in(None))
         resumed = fitted(backbone, 2, out=tmp_path / "model")
-    half, all_rows = len(ROWS) // 2, len(ROWS)
+    half = len(ROWS) // 2
     # Half of the rows take the same number of steps in twice the epochs. One epoch was interrupted
     # before its checkpoint.
     first = [(half, 1), (half, 2), (half, 3), (half, 4), (half, 1), (half, 2)]
-    assert rows == [*first, (half, 2), (half, 3), (half, 4), (all_rows, 1), (all_rows, 2)]
+    assert rows == [*first, (half, 2), (half, 3), (half, 4)]
     assert np.array_equal(resumed.predict(TEST).probs, expected)
     assert sorted(path.name for path in (tmp_path / "model").iterdir() if path.is_dir()) == []
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=2", "s2ft"])
+def test_last_epochs_on_all_rows_go_on_where_they_were_interrupted(
+    backbone, adapter, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bayeslora.engine.cross_validation._ENOUGH_ROWS", 1)
+    expected = fitted(backbone, "auto", adapter).predict(TEST).probs
+    train, rows = members.train_network, []
+
+    def interrupted(fit):
+        def hook(epoch, _):
+            rows.append((fit.num_train, epoch))
+            if rows[-1] == (len(ROWS), 2):
+                raise KeyboardInterrupt
+
+        return train(replace(fit, on_epoch=hook))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(members, "train_network", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(backbone, "auto", adapter, out=tmp_path / "model")
+    resumed = fitted(backbone, "auto", adapter, out=tmp_path / "model")
+    assert np.array_equal(resumed.predict(TEST).probs, expected)
 
 
 def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
