@@ -252,21 +252,20 @@ class BayesianClassifier:
             validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it they are fixed in advance.
             epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (not
-                with `SWAG`), else 5, and more with fewer than 128 rows, for as many steps as 128
-                take.
+                with `SWAG`), 2, 5 or 12 by the held-out rows of `cv`, else 5; and more with fewer
+                than 128 rows, for as many steps as 128 take.
             batch_size: Rows per step.
             head_lr: Learning rate of a point estimate's last layer; None uses 0.02. The adapter
                 and `VBLL` have their own options.
             patience: Epochs without a better validation NLL before training stops.
-            cv: Number of cross-validation folds, at least 2, each with an additional fit. The
-                held-out predictions select one scale for all logits. With `polar`, the result is
-                the average of the networks of the folds and of the fit to all rows, except for
-                ensembles and posteriors over the adapter's weights, or with a warning if the
-                average is worse than the networks.
-                `"auto"` uses as many of five folds as give 128 held-out rows, 0 none. None uses
-                `"auto"` for `VBLL` with an adapter and without validation data, else 0.
+            cv: Number of cross-validation folds, at least 2, each held out of one fit. The held-out
+                predictions select the epochs and one scale for all logits. The result is the
+                average of the networks, or, where there is one or they cannot be averaged, the
+                first, trained for a few epochs more on all rows. `"auto"` uses as many of five
+                folds as give 128 held-out rows, 0 none. None uses `"auto"` for `VBLL` with an
+                adapter and without validation data, else 0.
             keep_folds: Whether to keep the networks of the folds as an ensemble, with a pass each,
-                instead of one fit to all rows; `"auto"` then means five folds.
+                instead of one network; `"auto"` then means five folds.
             hold_out: Share of the training rows to use as validation data, stratified by class,
                 instead of `validation` and `cv`.
             refit: Whether to refit to all rows with the epoch, prior and scale selected on the

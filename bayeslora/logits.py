@@ -34,6 +34,11 @@ class GaussianLogits:
                 f"{classes}], got {list(self.covariance.shape)}"
             )
 
+    @classmethod
+    def point(cls, mean: Tensor) -> GaussianLogits:
+        """Return logits [N, C] without variance."""
+        return cls(mean, torch.zeros_like(mean))
+
     @property
     def variance(self) -> Tensor:
         """[N, C]: the marginal variance of every logit."""
@@ -166,7 +171,7 @@ class SampledLogits:
     def at_mean(self) -> GaussianLogits:
         """Return the exact logits, else the mean over draws, as a point estimate."""
         mean = self.mean if self.exact is None else self.exact
-        return GaussianLogits(mean, torch.zeros_like(mean))
+        return GaussianLogits.point(mean)
 
     def thinned(self, most: int) -> SampledLogits:
         """Return at most `most` of the draws, evenly spaced; the same object if there are fewer.

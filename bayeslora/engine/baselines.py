@@ -12,51 +12,57 @@ from torch import Tensor
 
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.training.frozen_head import FrozenHeads
+from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.tasks.examples import Examples
 
 logger = logging.getLogger(__name__)
 
 _ADVICE = {
-    "frozen_head": (
-        "a last layer on the frozen backbone",
-        "fit that in seconds with adapter 'none' (--quick)",
+    "linear_probe": (
+        "a linear probe of the backbone",
+        "adapter 'none' (--quick) fits that in seconds",
     ),
     "bag_of_words": ("a bag of words", "another backbone may read these texts better"),
 }
+# TF-IDF with logistic regression stays within seconds.
+_MOST_ROWS = 4096
+_ABSENT = math.log(1e-6)
 
 
 def baselines(
-    train: LabelledExamples, parts: Sequence[Part], frozen: FrozenHeads, own: float
+    train: LabelledExamples, parts: Sequence[Part], probes: LinearProbes, own: float
 ) -> dict[str, float]:
     """Return the NLL of held-out rows under cheaper models; warn if one is better than the fit.
 
-    `frozen_head` is the best last layer on features of the backbone without an adapter,
-    `bag_of_words` a logistic regression on TF-IDF. Both are fitted to the same rows as the networks
-    and have the scale of lowest NLL, as the fit has.
+    `linear_probe` is a last layer on features of the backbone without an adapter, `bag_of_words` a
+    logistic regression on TF-IDF. Both are fitted to the rows of each part and have the scale of
+    lowest NLL, as the fit has.
 
     Args:
         train: Training rows.
         parts: Parts of the rows, with the rows that they hold out.
-        frozen: Answers of the last layers on frozen features.
-        own: NLL of the fit.
+        probes: Logits of the linear probes.
+        own: NLL of the fit, in nats per row.
     """
-    examples, labels = train
+    labels = train[1]
+    models = {
+        "linear_probe": [
+            probes.answers[part.name][part.unseen] if part.name in probes.answers else None
+            for part in parts
+        ],
+        "bag_of_words": [bag_of_words(train, part) for part in parts],
+    }
     scores: dict[str, float] = {}
-    for name, answers in (
-        ("frozen_head", [frozen.answers.get(part.name) for part in parts]),
-        ("bag_of_words", bags_of_words(examples, labels, parts)),
-    ):
+    for name, answers in models.items():
         known = [
-            (_point(logits[part.unseen]), labels[part.unseen])
+            (GaussianLogits.point(logits), labels[part.unseen])
             for logits, part in zip(answers, parts, strict=True)
             if logits is not None
         ]
-        if known:
-            scores[name] = best_scale(known, num_samples=0)[2]
-    for name, score in scores.items():
+        if not known:
+            continue
+        score = scores[name] = best_scale(known, num_samples=0)[2]
         if score < own:
             words, advice = _ADVICE[name]
             logger.warning(
@@ -66,36 +72,35 @@ def baselines(
     return scores
 
 
-def _point(logits: Tensor) -> GaussianLogits:
-    return GaussianLogits(logits, torch.zeros_like(logits))
+def bag_of_words(train: LabelledExamples, part: Part) -> Tensor | None:
+    """Return logits [n, C] of the held-out rows of a part by logistic regression on TF-IDF.
 
+    None for images, questions, several tasks, texts without a word, and a single class.
 
-def bags_of_words(examples: Examples, labels: Tensor, parts: Sequence[Part]) -> list[Tensor | None]:
-    """Return logits [N, C] of all rows by logistic regression on TF-IDF, for each part.
-
-    None for rows that are not texts, for several tasks, and for texts without a word.
+    Args:
+        train: Training rows.
+        part: Its rows, of which at most 4,096 are used, and those that it holds out.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
+    examples, labels = train
     if examples.choices is not None or examples.images or examples.among is not None:
-        return [None] * len(parts)
+        return None
     pairs = examples.pairs or [""] * len(examples)
-    texts = [f"{text} {pair}" for text, pair in zip(examples.texts, pairs, strict=True)]
+    texts = np.array([f"{text} {pair}" for text, pair in zip(examples.texts, pairs, strict=True)])
+    seen = np.arange(len(texts)) if part.rows is None else part.rows
+    seen = seen[np.unique(np.linspace(0, len(seen) - 1, _MOST_ROWS).round().astype(int))]
+    model = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
+        LogisticRegression(C=10.0, max_iter=200),
+    )
     try:
-        counts = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit_transform(texts)
-    except ValueError:  # no word
-        return [None] * len(parts)
-    num_classes = int(labels.max()) + 1
-    answers: list[Tensor | None] = []
-    for part in parts:
-        seen = labels[part.rows].numpy()
-        classes = np.unique(seen)
-        if len(classes) < 2:
-            answers.append(None)
-            continue
-        model = LogisticRegression(C=10.0, max_iter=200).fit(counts[part.rows], seen)
-        logits = torch.full((len(labels), num_classes), math.log(1e-6), dtype=torch.float64)
-        logits[:, classes] = torch.from_numpy(model.predict_log_proba(counts)).double()
-        answers.append(logits)
-    return answers
+        model.fit(texts[seen], labels[seen])
+    except ValueError:  # no word, or one class
+        return None
+    known = torch.from_numpy(model.predict_log_proba(texts[part.unseen])).double()
+    logits = torch.full((len(known), int(labels.max()) + 1), _ABSENT, dtype=torch.float64)
+    logits[:, torch.from_numpy(model.classes_)] = known
+    return logits

@@ -10,7 +10,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.training.frozen_head import best_scale
+from bayeslora.engine.training.linear_probe import best_prior_scale
 from bayeslora.errors import MissingAssetError
 from bayeslora.tasks.splits import stratified_sample
 
@@ -81,4 +81,4 @@ def _loss(choices: Choices, data: TrainingData, backbone: Backbone) -> float:
     texts = prepare(network.encoder, (examples, labels), progress=choices.progress, say=False)
     set_feature_scale(network, texts.texts)
     rows = feature_rows(network, texts).features.double()
-    return best_scale(rows, len(data.classes), choices.seed, folds=_FOLDS)[1]
+    return best_prior_scale(rows, len(data.classes), choices.seed, folds=_FOLDS)[1]

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from bayeslora.engine.baselines import baselines
 from bayeslora.engine.data import LabelledExamples
-from bayeslora.engine.ensemble import Part
+from bayeslora.engine.ensemble import Further, Part
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.averaging import Average, can_average
 from bayeslora.engine.training.final_fit import drawing_of, scale_logits
-from bayeslora.engine.training.frozen_head import FrozenHeads
+from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import AnyLogits
@@ -68,8 +68,8 @@ class Folds:
         states: Trained tensors of each fit; empty unless the folds are kept.
         results: Results of each fit; empty unless the folds are kept.
         scale: The scale chosen on the held-out rows.
-        starts: Trained tensors of each member, from which the fit to all rows goes on: the average
-            of the networks if they can be averaged, else the first; None for a fresh start.
+        further: From what the fit to all rows goes on: the average of the networks if they can be
+            averaged, else the first; None for a fresh start.
         num_averaged: Number of networks in the average; 0 for none.
         epochs: Epochs that each network trained, in passes over all rows; empty if the folds chose
             none.
@@ -80,7 +80,7 @@ class Folds:
     states: list[dict[str, Tensor]]
     results: list[FitResult]
     scale: ChosenScale
-    starts: Sequence[Mapping[str, Tensor]] | None = None
+    further: Further | None = None
     num_averaged: int = 0
     epochs: tuple[int, ...] = ()
     baselines: Mapping[str, float] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def cross_validate(
     choices: Choices,
     train: LabelledExamples,
     settings: TrainingSettings,
-    frozen: FrozenHeads,
+    probes: LinearProbes,
 ) -> Folds | None:
     """Fit to all rows except one part, for each part; return None if no row is held out.
 
@@ -151,7 +151,7 @@ def cross_validate(
         choices: Choices for the classifier.
         train: The training rows to divide.
         settings: Number of parts, seed, and whether the parts choose the number of epochs.
-        frozen: What `fit` shares between its networks.
+        probes: What `fit` shares between its networks.
     """
     labels = train[1]
     text = train[0].input_numbers
@@ -171,15 +171,15 @@ def cross_validate(
         return None
     if parts:
         logger.info(
-            "cross-validation: %s to part of the rows; the others choose the scale of the logits%s",
+            "cross-validation: %s to part of the rows; the others choose epochs and scale%s",
             counted(len(parts), "fit"),
-            ", and all networks are kept" if keep else "; then one fit to all rows",
+            ", and all networks are kept" if keep else "",
         )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
     divided: list[Part] = []
     states, results, epochs, average = [], [], [], Average()
-    starts: Sequence[Mapping[str, Tensor]] | None = None
+    further: Further | None = None
     for number, (part_rows, unseen_rows) in enumerate(zip(parts, unseen, strict=True)):
         train_rows = np.setdiff1d(np.arange(len(labels)), part_rows)
         part = Part(train_rows, f"without-{number}", f"part {number + 1} of {len(parts)}")
@@ -192,7 +192,7 @@ def cross_validate(
             states += members
             results += measured
         elif choices.posterior.chooses_epoch:
-            starts = members if starts is None else starts
+            further = further or Further(members, FINISHING_RATE)
             if len(members) == 1 and can_average(network):
                 average.add(network)
         if not len(unseen_rows):
@@ -210,14 +210,27 @@ def cross_validate(
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
-    count = average.count if average.count > 1 else 0
-    if count:
-        average.load(network)
-        count *= _holds(network, train, scale, count)
-        starts = [network.trained_state()] if count else starts
-    cheaper = baselines(train, divided, frozen, scale.nll)
+    further, num_averaged = _averaged(average, network, train, scale, further)
+    cheaper = baselines(train, divided, probes, scale.nll)
     chosen = tuple(epochs) if settings.choose_epochs else ()
-    return Folds(network, states, results, scale, starts, count, chosen, cheaper)
+    return Folds(network, states, results, scale, further, num_averaged, chosen, cheaper)
+
+
+def _averaged(
+    average: Average,
+    network: Network,
+    train: LabelledExamples,
+    scale: ChosenScale,
+    further: Further | None,
+) -> tuple[Further | None, int]:
+    """Return from what the fit to all rows goes on, and the number of averaged networks."""
+    if average.count < 2:
+        return further, 0
+    average.load(network)
+    if not _holds(network, train, scale, average.count):
+        return further, 0
+    # It has seen all rows: further steps would only make it surer than its scale knows.
+    return Further([network.trained_state()], 0.0), average.count
 
 
 def _holds(network: Network, train: LabelledExamples, scale: ChosenScale, count: int) -> bool:

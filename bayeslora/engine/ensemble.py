@@ -25,11 +25,11 @@ from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.class_prior import ClassPrior
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
-from bayeslora.engine.training.frozen_head import FrozenHeads
 from bayeslora.engine.training.layer_sampling import layer_sampler
+from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult, Training, train_network
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
-from bayeslora.engine.training_options import TrainingSettings, finishing_epochs
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import check_middle
@@ -62,6 +62,19 @@ class Part:
     unseen: NDArray[np.int64] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Further:
+    """Training that goes on from networks of parts of the rows, with all rows.
+
+    Attributes:
+        starts: Trained tensors of each member.
+        rate: Factor of all learning rates; 0 for no further step.
+    """
+
+    starts: Sequence[Mapping[str, Tensor]]
+    rate: float
+
+
 def member_seeds(posterior: Posterior, seed: int) -> list[int]:
     """Return the seed of each member of a posterior; the first is `seed` itself.
 
@@ -84,9 +97,8 @@ def fit_members(
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
-    starts: Sequence[Mapping[str, Tensor]] | None = None,
-    rate: float = 1.0,
-    frozen: FrozenHeads | None = None,
+    further: Further | None = None,
+    probes: LinearProbes | None = None,
 ) -> Fitted:
     """Train the members of the posterior in turn.
 
@@ -104,12 +116,10 @@ def fit_members(
         say: Whether to log notes on data and backbone, if no earlier call did.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
-        starts: Trained tensors of each member, from which a few further epochs begin; None for
-            fresh networks.
-        rate: Factor of all learning rates; 0 for no further epoch.
-        frozen: What the networks of several calls share; None if there is one call.
+        further: Networks from which the last epochs begin; None for fresh networks.
+        probes: What the networks of several calls share; None if there is one call.
     """
-    frozen = FrozenHeads() if frozen is None else frozen
+    probes = LinearProbes() if probes is None else probes
     data = _to_fit(data, choices.format, settings.seed)
     work: Path | None = None
     states: list[dict[str, Tensor]] = []
@@ -130,21 +140,10 @@ def fit_members(
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
-        begin: Callable[[Network], None] | None = partial(
-            frozen.begin,
-            texts=train,
-            rows=None if part is None else part.rows,
-            seed=seed,
-            name="" if part is None else part.name,
-        )
-        if starts is not None:
-            begin = partial(_continue, state=starts[number])
-            own_settings = dataclasses.replace(
-                own_settings, epochs=finishing_epochs(len(train.labels))
-            )
-        elif train.num_options:
-            begin = None  # options begin with the language model's answer
-        unseen = None
+        begin, unseen = _begin(probes, train, part, seed), None
+        if further is not None:
+            begin = partial(_continue, state=further.starts[number])
+            own_settings = own_settings.finishing(len(data.rows))
         if part is not None and part.unseen is not None:
             unseen = train.take(part.unseen.tolist())
         if part is not None and part.rows is not None:
@@ -164,13 +163,23 @@ def fit_members(
             restore=restore,
             title=f"{title}{many}" if choices.progress else None,
             begin=begin,
-            rate=rate,
+            rate=1.0 if further is None else further.rate,
             unseen=unseen,
         )
         results.append(_fitted(training))
         states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
+
+
+def _begin(
+    probes: LinearProbes, train: LabelledTexts, part: Part | None, seed: int
+) -> Callable[[Network], None] | None:
+    """Return the start of a last layer; None for options, which the language model answers."""
+    if train.num_options:
+        return None
+    rows, name = (None, "") if part is None else (part.rows, part.name)
+    return partial(probes.begin, texts=train, rows=rows, seed=seed, name=name)
 
 
 def _continue(network: Network, state: Mapping[str, Tensor]) -> None:

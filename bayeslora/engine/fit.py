@@ -36,10 +36,10 @@ from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse, restored
 from bayeslora.engine.training.class_prior import ClassPrior, class_prior
 from bayeslora.engine.training.final_fit import TrainingSizes, settle_posterior
-from bayeslora.engine.training.frozen_head import FrozenHeads
+from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
-from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores.options import (
     settled_scores,
@@ -55,7 +55,7 @@ def fit_classifier(
     choices: Choices,
     data: TrainingData,
     settings: TrainingSettings,
-    load: Callable[..., Backbone],
+    load: Callable[[str | None], Backbone],
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -68,7 +68,8 @@ def fit_classifier(
         choices: Choices for the classifier.
         data: Training and validation data.
         settings: Training options.
-        load: Returns the backbone, or that of a name; called after all checks that do not need it.
+        load: Returns the backbone of a name, or the chosen one for None; called after all checks
+            that do not need it.
         out: Directory for the model, and for checkpoints until it is saved; None for none.
         overwrite: Whether the content of `out` may be replaced.
 
@@ -92,7 +93,7 @@ def fit_classifier(
         loaded = choose_backbone(choices, data, load, lambda each: _read(choices, data, each)[1])
         choices = replace(choices, backbone=loaded.name)
     else:
-        loaded = load()
+        loaded = load(None)
     whole, backbone = _read(choices, data, loaded)
     choices = _settled(choices, data, backbone, len(final.rows))
     read = formats.rows_to_fit(final.rows, choices.format, settings.seed)
@@ -100,13 +101,13 @@ def fit_classifier(
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
-    begin, restore = _claims(out, identity, overwrite=overwrite)
+    claims, restore = _claims(out, identity, overwrite=overwrite)
     fit = partial(
         fit_members,
         data=data,
         settings=settings,
         backbone=backbone,
-        claim=begin,
+        claim=claims,
         prior=_prior(choices, data, whole),
         restore=restore,
     )
@@ -296,9 +297,9 @@ def _fitted(
         choices = replace(choices, posterior=posterior, logit_scale=chosen.logit_scale)
         whole = fit(choices, data=final, stops=chosen.epochs, say=False)
         return whole, {"held_out": dataclasses.asdict(chosen)}
-    frozen = FrozenHeads()
-    fit = partial(fit, frozen=frozen)
-    folds = cross_validate(fit, choices, data.train, settings, frozen)
+    probes = LinearProbes()
+    fit = partial(fit, probes=probes)
+    folds = cross_validate(fit, choices, data.train, settings, probes)
     if folds is None and settings.keep_folds:
         raise InputError(
             "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
@@ -321,10 +322,7 @@ def _fitted(
     if settings.keep_folds:
         return folds.kept(), learnt
     scaled = replace(choices, logit_scale=folds.scale.factor)
-    # An average has seen all rows: further training would only make it surer than its scale knows.
-    rate = FINISHING_RATE if folds.starts is not None else 1.0
-    rate = 0.0 if folds.num_averaged else rate
-    whole = fit(scaled, data=final, say=False, starts=folds.starts, rate=rate)
+    whole = fit(scaled, data=final, say=False, further=folds.further)
     if folds.num_averaged:
         learnt["averaged"] = folds.num_averaged
     return whole, learnt

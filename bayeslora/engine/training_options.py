@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora import options
 from bayeslora.adapters.layer_sampling.options import LayerSampling
@@ -78,9 +78,9 @@ class TrainingSettings(Options):
     ] = None
     cv: Annotated[
         Annotated[int, Range(0)] | Literal["auto"],
-        "Number of cross-validation folds, each held out of one more fit; the held-out rows "
-        "choose the scale of the logits. 0 for none, auto for as many of five folds as give 128 "
-        "rows.",
+        "Number of cross-validation folds, each held out of one fit; the held-out rows choose the "
+        "epochs and the scale of the logits. 0 for none, auto for as many of five folds as give "
+        "128 rows.",
     ] = 0
     hold_out: Annotated[
         BelowOne,
@@ -126,6 +126,11 @@ class TrainingSettings(Options):
         shares = STAGES if self.choose_epochs else (1.0,)
         return tuple(sorted({max(1, round(share * self.epochs)) for share in shares}))
 
+    def finishing(self, num_rows: int) -> Self:
+        """Return the settings of the last epochs of cross-validated networks, on all rows."""
+        epochs = round(FINISHING_EPOCHS * max(1.0, FULL_ROWS / num_rows))
+        return replace(self, epochs=min(epochs, self.epochs), choose_epochs=False)
+
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to `num_train` rows without early stopping."""
         return self.epochs * math.ceil(num_train / self.batch_size)
@@ -158,11 +163,6 @@ FINISHING_RATE = 0.1
 """The last epochs of cross-validated networks, on all rows, and the factor of learning rates."""
 FULL_ROWS = 128
 """Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
-
-
-def finishing_epochs(num_rows: int) -> int:
-    """Return the number of epochs that end the training of cross-validated networks."""
-    return round(FINISHING_EPOCHS * max(1.0, FULL_ROWS / num_rows))
 
 
 def default_epochs(

@@ -378,25 +378,31 @@ def _epochs(setup: Setup) -> int:
     if "epochs" in setup.fit:
         return int(setup.fit["epochs"])
     validated = bool(setup.fit.get("hold_out"))
-    return default_epochs(setup.posterior, len(setup.train), validated=validated)
+    return default_epochs(
+        setup.posterior,
+        len(setup.train),
+        validated=validated,
+        cross_validated=_num_folds(setup) > 0,
+    )
 
 
-def _num_fits(setup: Setup) -> int:
+def _num_folds(setup: Setup) -> int:
     fit, posterior = setup.fit, setup.posterior
     folds = fit.get("cv")
     if folds is None:
         usual = posterior.scales_logits and not fit.get("hold_out") and setup.adapter.trains
         folds = "auto" if usual else 0
-    if folds == "auto":
-        part = len(setup.train) / _AUTO_PARTS
-        folds = min(_AUTO_PARTS, math.ceil(_AUTO_ROWS / part))
+    if folds != "auto":
+        return int(folds)
     if fit.get("keep_folds"):
-        return int(posterior.num_members) * (
-            _AUTO_PARTS if fit.get("cv") == "auto" else int(folds or 0)
-        )
-    whole = 1
-    count = whole + int(folds or 0) + bool(fit.get("refit"))
-    return int(posterior.num_members) * count
+        return _AUTO_PARTS
+    return min(_AUTO_PARTS, math.ceil(_AUTO_ROWS * _AUTO_PARTS / len(setup.train)))
+
+
+def _num_fits(setup: Setup) -> int:
+    """Return the networks that are trained in full; the last epochs on all rows are few."""
+    count = _num_folds(setup) or 1 + bool(setup.fit.get("refit"))
+    return int(setup.posterior.num_members) * count
 
 
 def _trained(setup: Setup, size: BackboneSize, adapted: int) -> float:

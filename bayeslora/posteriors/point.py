@@ -137,7 +137,7 @@ class PointHead(LastLayerDefaults, nn.Module):
         """
         check_features(rows)
         mean = rows.double().logits(self.weight.double())
-        return GaussianLogits(mean, torch.zeros_like(mean))
+        return GaussianLogits.point(mean)
 
     @property
     def mean_weight(self) -> Tensor:

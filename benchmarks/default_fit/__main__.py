@@ -35,13 +35,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bayeslora import BayesianClassifier, evaluate
+from bayeslora import evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.engine.training.frozen_head import FrozenHeads
+from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.files import atomic_file
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.pools import Pools, drawn, frame_tokens, pools_of
+from benchmarks.lib.pools import Pools, drawn, new_classifier, pools_of
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.tables import shown, shown_over_sets, table
 
@@ -84,7 +83,7 @@ class Method:
 
 METHODS = {DEFAULT: Method(), RIVAL: Method("lora", "mle", {"cv": "auto"})}
 ABLATION = {
-    "last layer from zero": Method(without=partial(patch.object, FrozenHeads, "begin")),
+    "last layer from zero": Method(without=partial(patch.object, LinearProbes, "begin")),
     "head rate 0.005": Method(posterior="vbll:head_lr=0.005"),
     "prior of the means 2": Method(posterior="vbll:training_prior_scale=2"),
     "five epochs": Method(options={"epochs": 5}),
@@ -128,14 +127,7 @@ def fit(
     known = {*train.labels}
     rows = [row for row, label in enumerate(pools.score.labels) if label in known]
     rows = sorted(np.random.default_rng(0).permutation(rows)[:_MOST_SCORED].tolist())
-    clf = BayesianClassifier(
-        backbone,
-        method.adapter,
-        method.posterior,
-        seed=seed,
-        max_length=pools.num_tokens + frame_tokens(backbone, DEFAULT_FRAME),
-        progress=False,
-    )
+    clf = new_classifier(backbone, method.adapter, method.posterior, pools.num_tokens, seed)
     start = time.perf_counter()
     with method.without():
         clf.fit(train, **method.options)
@@ -161,7 +153,7 @@ def write(out: Path, rows: Sequence[Row]) -> None:
         "",
         "Mean over draws of NLL (nats) / accuracy; Δ is the default's NLL minus that of LoRA with "
         "a temperature from cross-validation, ± a 95 % interval over draws. Same rows, backbone, "
-        "folds and epochs to choose from. `judged` sets decided nothing. Frozen head and bag of "
+        "folds and epochs to choose from. `judged` sets decided nothing. Linear probe and bag of "
         "words: NLL on the held-out rows of the fit. Made by `python -m benchmarks.default_fit "
         "--data-dir DIR`.",
         "",
@@ -187,12 +179,12 @@ def write(out: Path, rows: Sequence[Row]) -> None:
                     str(len(gap)),
                     *(_both(group) for group in (ours, rivals)),
                     shown(gap),
-                    *(_mean(ours, key) for key in ("held_out_nll", "frozen_head", "bag_of_words")),
+                    *(_mean(ours, key) for key in ("held_out_nll", "linear_probe", "bag_of_words")),
                 ]
             )
         if not body:
             continue
-        heads = ["set", "rows", "draws", DEFAULT, RIVAL, "Δ", "held out", "frozen head"]
+        heads = ["set", "rows", "draws", DEFAULT, RIVAL, "Δ", "held out", "linear probe"]
         lines += [f"## {backbone}", "", table([*heads, "bag of words"], body), ""]
         summary = []
         for (size, judged), groups in sorted(gaps.items()):

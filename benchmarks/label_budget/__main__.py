@@ -200,7 +200,6 @@ import torch
 
 from bayeslora import BayesianClassifier, evaluate, register_adapter
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.engine.training.final_fit import scale_logits
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.tasks.examples import Examples
@@ -212,7 +211,7 @@ from benchmarks.lib.pools import (
     LONGER,
     Pools,
     drawn,
-    frame_tokens,
+    new_classifier,
     pools_of,
 )
 from benchmarks.lib.results import Results, import_cells
@@ -280,14 +279,7 @@ def fit(
 ) -> dict[str, dict[str, float]]:
     """Return the scores of a fit by method, with and without its factor for the logits."""
     method = METHODS[name]
-    clf = BayesianClassifier(
-        backbone,
-        method.adapter,
-        method.posterior,
-        seed=seed,
-        max_length=pools.num_tokens + frame_tokens(backbone, DEFAULT_FRAME),
-        progress=False,
-    )
+    clf = new_classifier(backbone, method.adapter, method.posterior, pools.num_tokens, seed)
     start = time.perf_counter()
     clf.fit(train, **method.options(len(train)))
     seconds = time.perf_counter() - start

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bayeslora import BayesianClassifier
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.experiments.rows import drawn
 from bayeslora.tasks.examples import (
@@ -126,6 +128,20 @@ def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
 def _only(examples: Examples, classes: set[str]) -> Examples:
     labels = examples.labels or ()
     return examples.take([row for row, label in enumerate(labels) if label in classes])
+
+
+def new_classifier(
+    backbone: Backbone, adapter: str, posterior: str, num_tokens: int, seed: int
+) -> BayesianClassifier:
+    """Return a classifier that reads `num_tokens` of each text beside the default template."""
+    return BayesianClassifier(
+        backbone,
+        adapter,
+        posterior,
+        seed=seed,
+        max_length=num_tokens + frame_tokens(backbone, DEFAULT_FRAME),
+        progress=False,
+    )
 
 
 def frame_tokens(backbone: Backbone, frame: str) -> int:

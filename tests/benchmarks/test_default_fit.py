@@ -40,7 +40,7 @@ def test_fits_have_scores_and_what_they_should_beat(tmp_path):
     }
     for name, scores in rows.items():
         assert scores["nll"] > 0, name
-        assert {"frozen_head", "bag_of_words"} - scores.keys() == (
-            {"frozen_head"} if name == "last layer from zero" else set()
+        assert {"linear_probe", "bag_of_words"} - scores.keys() == (
+            {"linear_probe"} if name == "last layer from zero" else set()
         )
     assert rows[DEFAULT]["nll"] != rows["last layer from zero"]["nll"]

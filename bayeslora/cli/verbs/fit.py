@@ -53,7 +53,7 @@ _DESCRIBED = {
     "--batch-size N": "",
     "--head-lr X": "",
     "--patience N": "",
-    "--cv K|auto": f". With polar, the result is the average of all networks{_DEPENDS}",
+    "--cv K|auto": _DEPENDS,
     "--keep-folds": " (with --cv)",
     "--hold-out SHARE": "",
     "--refit": " of --hold-out",

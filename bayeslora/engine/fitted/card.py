@@ -11,7 +11,6 @@ from typing import Any
 from bayeslora.adapters.registry import CATALOGUE, stored_adapter, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
-from bayeslora.engine.training_options import finishing_epochs
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
@@ -189,7 +188,7 @@ def _folds(record: ModelRecord) -> list[str]:
     lines = []
     averaged = record.results.get("averaged")
     if epochs := record.results.get("epochs"):
-        then = "" if averaged else f"; then {finishing_epochs(record.num_train)} on all rows"
+        then = "" if averaged else ", then the last ones on all rows"
         lines.append(f"- epochs chosen on held-out rows: {', '.join(map(str, epochs))}{then}")
     if averaged:
         lines.append(f"- average of {averaged} networks, each fitted to a part of the rows")
@@ -198,7 +197,7 @@ def _folds(record: ModelRecord) -> list[str]:
 
 def baseline_words(results: Mapping[str, Any]) -> str:
     """Return the NLL of held-out rows under what a fit should beat; empty if none is known."""
-    names = {"frozen_head": "last layer on the frozen backbone", "bag_of_words": "bag of words"}
+    names = {"linear_probe": "last layer on the frozen backbone", "bag_of_words": "bag of words"}
     known = results.get("baselines", {})
     return ", ".join(f"{words} {known[key]:.3f}" for key, words in names.items() if key in known)
 

@@ -135,12 +135,9 @@ def scaled_metrics(network: Network, rows: LabelledTexts) -> dict[str, float]:
     """
     features = feature_rows(network, rows).features.double()
     logits = features.logits(network.head.trained_mean.double())
-    point = GaussianLogits(logits, torch.zeros_like(logits))
+    answers = [(GaussianLogits.point(logits), features.targets)]
     accuracy = (logits.argmax(1) == features.targets).double().mean()
-    return {
-        "nll": best_scale([(point, features.targets)], num_samples=0)[2],
-        "accuracy": accuracy.item(),
-    }
+    return {"nll": best_scale(answers, num_samples=0)[2], "accuracy": accuracy.item()}
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class PrototypeHead(AroundPoint):
         rows = rows.double()
         mean = cosine_logits(rows.values, self.centres, self.scale)
         mean = mean if rows.known is None else mean + rows.known
-        return GaussianLogits(mean, torch.zeros_like(mean))
+        return GaussianLogits.point(mean)
 
     def data_loss(self, rows: Features) -> Tensor:
         """Return the mean cross-entropy, with the parameters of `predict` held constant."""

@@ -1,20 +1,20 @@
-"""Last layers on frozen features: where training starts, and what a fit has to beat.
+"""Linear probes: last layers on frozen features, where training starts and what a fit has to beat.
 
     W(τ) = argmin_W  Σ_n −log softmax(W φ_n)_{y_n} + ‖W − M‖² mean ‖φ‖² / (2τ²)
 
-From zero, gradient steps that are short enough not to be noise do not reach the weights that tell
-dozens of classes apart, and meanwhile the adapter follows a head that knows nothing. So training
+From zero, gradient steps that are short enough not to be noise do not reach the weights that
+separate dozens of classes, and meanwhile the adapter follows a head that knows nothing. So training
 starts at W(τ) for the largest τ at which two conditions hold: τ is at most the one of `SCALES` with
 the lowest NLL on held-out rows, and the training rows keep half of the entropy of their labels. A
 head that already explains all of them would leave the adapter nothing to learn.
 
-Source: of starting from a head on frozen features Kumar et al. 2022, arXiv 2202.10054.
+Source: linear probing before fine-tuning, Kumar et al. 2022, arXiv 2202.10054.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +39,7 @@ _BISECTIONS = 3
 
 
 @dataclass(frozen=True)
-class FrozenHead:
+class LinearProbe:
     """Last layers on frozen features.
 
     Attributes:
@@ -55,7 +55,7 @@ class FrozenHead:
     @classmethod
     def fitted(
         cls, rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None
-    ) -> FrozenHead:
+    ) -> LinearProbe:
         """Fit the last layers.
 
         Args:
@@ -65,35 +65,36 @@ class FrozenHead:
             prior_mean: [C, d] M; None for zero.
         """
         rows = rows.double()
-        scale, _ = best_scale(rows, num_classes, seed, prior_mean)
+        best, _ = best_prior_scale(rows, num_classes, seed, prior_mean)
         shares = torch.bincount(rows.targets).double() / len(rows)
         floor = -_KEPT_ENTROPY * float(torch.special.xlogy(shares, shares).sum())
-        start = rows.values.new_zeros(num_classes, rows.values.shape[-1])
-        if prior_mean is not None:
-            start = prior_mean.to(start)
-        below, above = SCALES[0] / 2, None
-        for tau, weight in _path(rows, num_classes, prior_mean, SCALES[: SCALES.index(scale) + 1]):
-            if above is None and _nll(rows, weight) >= floor:
-                below, start = tau, weight
-            elif above is None:
-                above = tau
-        for _ in range(0 if above is None else _BISECTIONS):
-            middle = (below * above) ** 0.5 if above is not None else below
-            ((_, between),) = _path(rows, num_classes, prior_mean, (middle,), start)
-            if _nll(rows, between) >= floor:
-                below, start = middle, between
+        head = _head(rows, num_classes, prior_mean)
+        weight = start = head.mean_weight.clone()
+        low, high = SCALES[0] / 2, math.inf
+        for scale in SCALES[: SCALES.index(best) + 1]:
+            weight = _solved(head, rows, scale)
+            if _nll(rows, weight) < floor:
+                high = min(high, scale)
+            elif high == math.inf:
+                low, start = scale, weight
+        for _ in range(_BISECTIONS if high < math.inf else 0):
+            head.set_mean(start)
+            scale = math.sqrt(low * high)
+            between = _solved(head, rows, scale)
+            if _nll(rows, between) < floor:
+                high = scale
             else:
-                above = middle
-        return cls(scale, weight, start)
+                low, start = scale, between
+        return cls(best, weight, start)
 
 
 @dataclass
-class FrozenHeads:
+class LinearProbes:
     """What the networks of a fit share: features of all training rows before the adapters change.
 
     Attributes:
         features: [N, d] of the encoder, None before the first network.
-        answers: [N, C] float64 logits of all training rows under `FrozenHead.weight`, by the name
+        answers: [N, C] float64 logits of all training rows under `LinearProbe.weight`, by the name
             of the part of the rows that it was fitted to.
     """
 
@@ -126,16 +127,16 @@ class FrozenHeads:
         own = own[np.unique(np.linspace(0, len(own) - 1, _MOST_ROWS).round().astype(int))]
         all_rows = network.scaled(self.features, texts.labels)
         head = network.head
-        fitted = FrozenHead.fitted(
+        probe = LinearProbe.fitted(
             all_rows.take(torch.from_numpy(own)), len(head.mean_weight), seed, head.prior_centre()
         )
         # Rounding may differ between machines.
-        current().broadcast_([fitted.start])
-        head.set_mean(fitted.start.to(head.trained_mean))
-        self.answers[name] = all_rows.double().logits(fitted.weight).cpu()
+        current().broadcast_([probe.start])
+        head.set_mean(probe.start.to(head.trained_mean))
+        self.answers[name] = all_rows.double().logits(probe.weight).cpu()
 
 
-def best_scale(
+def best_prior_scale(
     rows: Features,
     num_classes: int,
     seed: int,
@@ -157,12 +158,12 @@ def best_scale(
     fold = torch.from_numpy(stratified_folds(rows.targets.cpu().numpy(), _FOLDS, seed))
     fold = fold.to(rows.values.device)
     paths = [
-        (rows.take(fold == part), _path(rows.take(fold != part), num_classes, prior_mean, SCALES))
+        (rows.take(fold == part), _path(rows.take(fold != part), num_classes, prior_mean))
         for part in range(folds)
     ]
     best, lowest = SCALES[0], math.inf
     for scale in SCALES:
-        losses = [_nll(unseen, next(path)[1]) * len(unseen) for unseen, path in paths]
+        losses = [_nll(unseen, next(path)) * len(unseen) for unseen, path in paths]
         loss = sum(losses) / sum(len(unseen) for unseen, _ in paths)
         if loss >= lowest:
             break
@@ -170,26 +171,27 @@ def best_scale(
     return best, lowest
 
 
-def _path(
-    rows: Features,
-    num_classes: int,
-    prior_mean: Tensor | None,
-    scales: Iterable[float],
-    start: Tensor | None = None,
-) -> Iterator[tuple[float, Tensor]]:
-    """Yield each τ with W(τ); every search starts from the previous optimum."""
+def _path(rows: Features, num_classes: int, prior_mean: Tensor | None) -> Iterator[Tensor]:
+    """Yield W(τ) for each τ of `SCALES`."""
+    head = _head(rows, num_classes, prior_mean)
+    for scale in SCALES:
+        yield _solved(head, rows, scale)
+
+
+def _head(rows: Features, num_classes: int, prior_mean: Tensor | None) -> PointHead:
     square = float(rows.values.square().sum(-1).mean())
-    head = PointHead(rows.values.shape[-1], num_classes, mean_sq_norm=square)
-    head = head.to(rows.values)
+    head = PointHead(rows.values.shape[-1], num_classes, mean_sq_norm=square).to(rows.values)
     if prior_mean is not None:
         head.prior_mean = prior_mean.to(rows.values)
-        head.set_mean(prior_mean)
-    if start is not None:
-        head.set_mean(start)
-    for scale in scales:
-        head.prior_scale = scale
-        head.solve(rows, max_steps=_STEPS)
-        yield scale, head.mean_weight.clone()
+        head.set_mean(head.prior_mean)
+    return head
+
+
+def _solved(head: PointHead, rows: Features, scale: float) -> Tensor:
+    """Move a head to W(τ) from where it is; return the weights [C, d]."""
+    head.prior_scale = scale
+    head.solve(rows, max_steps=_STEPS)
+    return head.mean_weight.clone()
 
 
 def _nll(rows: Features, weight: Tensor) -> float:

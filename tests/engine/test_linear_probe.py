@@ -21,7 +21,12 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import baselines, choose_backbone
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.training.frozen_head import SCALES, FrozenHead, FrozenHeads, best_scale
+from bayeslora.engine.training.linear_probe import (
+    SCALES,
+    LinearProbe,
+    LinearProbes,
+    best_prior_scale,
+)
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.readers import load_examples
@@ -44,7 +49,7 @@ def nll(rows, weight):
 @pytest.mark.parametrize(("classes", "per_class"), [(2, 40), (6, 8), (20, 8), (77, 8)])
 def test_training_starts_at_half_the_entropy_however_many_the_classes(classes, per_class):
     rows = blobs(classes, per_class, 0.3)
-    head = FrozenHead.fitted(rows, classes, seed=0)
+    head = LinearProbe.fitted(rows, classes, seed=0)
     # Three bisections leave a factor of 2^(1/8) in τ.
     assert 0.5 <= nll(rows, head.start) / math.log(classes) <= 0.62
     assert nll(rows, head.weight) < nll(rows, head.start)
@@ -54,14 +59,14 @@ def test_labels_that_cannot_be_told_apart_start_near_zero():
     """Held-out rows keep τ small, although the features could memorise the training rows."""
     rows = blobs(2, 60, 0.3, size=80)
     shuffled = torch.from_numpy(np.random.default_rng(0).permutation(rows.targets.numpy()))
-    head = FrozenHead.fitted(Features(rows.values, shuffled), 2, seed=0)
+    head = LinearProbe.fitted(Features(rows.values, shuffled), 2, seed=0)
     assert head.prior_scale <= 0.5
     assert nll(Features(rows.values, shuffled), head.start) > 0.6
 
 
 def test_the_weights_are_those_of_another_optimiser():
     rows = blobs(3, 15, 0.8, size=4)
-    head = FrozenHead.fitted(rows, 3, seed=0)
+    head = LinearProbe.fitted(rows, 3, seed=0)
     values, labels = rows.values.double().numpy(), rows.targets.numpy()
     precision = float((values**2).sum(1).mean()) / head.prior_scale**2
 
@@ -79,7 +84,7 @@ def test_the_weights_are_those_of_another_optimiser():
 def test_a_prior_mean_is_where_a_narrow_prior_stays():
     rows = blobs(3, 4, 3.0)
     centre = torch.randn(3, 12, generator=torch.Generator().manual_seed(1))
-    centred = FrozenHead.fitted(rows, 3, seed=0, prior_mean=100 * centre)
+    centred = LinearProbe.fitted(rows, 3, seed=0, prior_mean=100 * centre)
     assert float((centred.start - 100 * centre).norm()) < 0.2 * float(centred.start.norm())
 
 
@@ -88,7 +93,7 @@ def test_any_rows_have_a_start(classes, count, seed):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=generator)
     rows = Features(torch.randn(count, 6, generator=generator), labels)
-    head = FrozenHead.fitted(rows, classes, seed)
+    head = LinearProbe.fitted(rows, classes, seed)
     assert head.prior_scale in SCALES
     assert bool(head.start.isfinite().all())
     assert nll(rows, head.start) <= math.log(classes) + 1e-9
@@ -96,7 +101,7 @@ def test_any_rows_have_a_start(classes, count, seed):
 
 def test_more_folds_hold_out_all_rows():
     rows = blobs(4, 20, 0.5).double()
-    losses = [best_scale(rows, 4, seed, folds=5)[1] for seed in range(3)]
+    losses = [best_prior_scale(rows, 4, seed, folds=5)[1] for seed in range(3)]
     assert max(losses) - min(losses) < 0.1
     assert max(losses) < math.log(4)
 
@@ -112,13 +117,13 @@ def fitted(backbone, adapter, rows, **options):
 
 
 def test_features_are_computed_once_for_all_networks(world, monkeypatch):
-    computed, begin = [], FrozenHeads.begin
+    computed, begin = [], LinearProbes.begin
 
     def watched(self, network, **options):
         computed.append(self.features is None)
         begin(self, network, **options)
 
-    monkeypatch.setattr(FrozenHeads, "begin", watched)
+    monkeypatch.setattr(LinearProbes, "begin", watched)
     fitted(world, "lora:r=2", toy_rows(24), cv=3, epochs=1)
     assert computed == [True, False, False]
 
@@ -143,34 +148,47 @@ def test_the_folds_choose_among_stages_and_the_best_is_kept(world, monkeypatch):
     assert len(clf.record.results["epochs"]) == 2
 
 
-@pytest.mark.parametrize(("frozen", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 2)])
+@pytest.mark.parametrize(("probe", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 2)])
 def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
-    monkeypatch, caplog, frozen, words, warns
+    monkeypatch, caplog, probe, words, warns
 ):
-    """`frozen` and `words` are the factors of the right logits; 0 leaves a uniform answer."""
+    """`probe` and `words` are the factors of the right logits; 0 leaves a uniform answer."""
     labels = torch.tensor([0, 1] * 10)
     right = torch.nn.functional.one_hot(labels, 2).double()
     part = Part(np.arange(10), "without-0", "", np.arange(10, 20))
-    heads = FrozenHeads(answers={"without-0": frozen * right})
-    monkeypatch.setattr(baselines, "bags_of_words", lambda *_: [words * right])
+    probes = LinearProbes(answers={"without-0": probe * right})
+    monkeypatch.setattr(baselines, "bag_of_words", lambda *_: words * right[10:])
     with caplog.at_level(logging.WARNING):
-        scores = baselines.baselines((None, labels), [part], heads, own=0.1)
+        scores = baselines.baselines((None, labels), [part], probes, own=0.1)
     assert len(caplog.records) == warns
-    assert set(scores) == {"frozen_head", "bag_of_words"}
-    assert scores["frozen_head"] == pytest.approx(0.0 if frozen else math.log(2), abs=1e-3)
+    assert set(scores) == {"linear_probe", "bag_of_words"}
+    expected = 0.0 if probe else math.log(2)
+    assert scores["linear_probe"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_bag_of_words_is_that_of_scikit_learn():
-    rows = load_examples(toy_rows(40))
+def test_a_bag_of_words_has_seen_the_rows_of_its_part_alone():
+    """The oracle is scikit-learn on these rows; a class that they lack is very unlikely."""
+    rows = load_examples(
+        [{"text": row["text"], "label": row["label"]} for row in toy_rows(40)]
+        + [{"text": "alone here", "label": "zebra"}]
+    )
     names = sorted({*rows.labels})
     labels = torch.tensor([names.index(label) for label in rows.labels])
-    part = Part(np.arange(30), "", "", np.arange(30, 40))
-    (logits,) = baselines.bags_of_words(rows, labels, [part])
-    counts = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit_transform(
-        [f"{text} " for text in rows.texts]
+    part = Part(np.arange(30), "", "", np.arange(30, 41))
+    logits = baselines.bag_of_words((rows, labels), part)
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    model = LogisticRegression(C=10.0, max_iter=200).fit(
+        words.fit_transform(rows.texts[:30]), labels[:30]
     )
-    model = LogisticRegression(C=10.0, max_iter=200).fit(counts[:30], labels[:30])
-    np.testing.assert_allclose(logits[30:].exp(), model.predict_proba(counts[30:]), atol=1e-9)
+    expected = model.predict_proba(words.transform(rows.texts[30:]))
+    np.testing.assert_allclose(logits[:, :-1].exp(), expected, atol=1e-9)
+    assert bool((logits[:, -1].exp() < 1e-5).all())
+
+
+def test_no_bag_of_words_for_texts_without_words():
+    rows = load_examples([{"text": f"{n} !", "label": "ab"[n % 2]} for n in range(8)])
+    part = Part(np.arange(6), "", "", np.arange(6, 8))
+    assert baselines.bag_of_words((rows, torch.tensor([0, 1] * 4)), part) is None
 
 
 def test_scores_of_cheaper_models_are_recorded_and_travel_with_predictions(world):
@@ -180,7 +198,7 @@ def test_scores_of_cheaper_models_are_recorded_and_travel_with_predictions(world
     ]
     clf = fitted(world, "lora:r=2", rows, cv=2, epochs=1)
     cheaper = clf.record.results["baselines"]
-    assert set(cheaper) == {"frozen_head", "bag_of_words"}
+    assert set(cheaper) == {"linear_probe", "bag_of_words"}
     shown = clf.predict(toy_rows(3)).metadata["held_out_nll"]
     for value in (*cheaper.values(), clf.record.results["logit_scale"]["nll"]):
         assert f"{value:.3f}" in shown
