@@ -23,7 +23,10 @@ _ADVICE = {
         "a linear probe of the backbone",
         "adapter 'none' (--quick) fits that in seconds",
     ),
-    "bag_of_words": ("a bag of words", "another backbone may read these texts better"),
+    "bag_of_words": (
+        "a bag of words",
+        "another backbone, or a larger max_length, may read these texts better",
+    ),
 }
 # TF-IDF with logistic regression stays within seconds.
 _MOST_ROWS = 4096
