@@ -16,7 +16,7 @@ from torch import nn
 from bayeslora.adapters.registry import resolve_adapter, resolve_sampling, stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
-from bayeslora.backbones.embedded import AUTO, directories
+from bayeslora.backbones.embedded import AUTO, IMAGES, QUESTIONS, TEXTS, directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
 from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
@@ -71,14 +71,14 @@ class BayesianClassifier:
     """A classifier of texts or images with calibrated probabilities and uncertainties.
 
     Example:
-        >>> clf = BayesianClassifier("smollm2-135m", adapter="polar", posterior="vbll")
+        >>> clf = BayesianClassifier("minilm", adapter="polar", posterior="vbll")
         >>> clf.fit("train.jsonl", validation="valid.jsonl")          # doctest: +SKIP
         >>> clf.predict("test.jsonl").confidence                      # doctest: +SKIP
     """
 
     def __init__(
         self,
-        backbone: str | Path | Backbone = "smollm2-135m",
+        backbone: str | Path | Backbone | None = None,
         adapter: Any = "polar",
         posterior: Any = "vbll",
         *,
@@ -96,10 +96,11 @@ class BayesianClassifier:
         r"""Configure a classifier; nothing is loaded yet.
 
         Args:
-            backbone: A short name (`smollm2-135m`, `minilm`, `dinov2-s` for images), a directory,
-                a hub id, or a loaded `Backbone`, which several classifiers may share. `"auto"`
-                takes the installed one of these names on whose frozen features a last layer has
-                the lowest NLL on held-out rows, in seconds.
+            backbone: A short name (`minilm`, `smollm2-135m`, `dinov2-s`), a directory, a hub id, or
+                a loaded `Backbone`, which several classifiers may share. `"auto"` takes the
+                installed one of these names on whose frozen features a last layer has the lowest
+                NLL on held-out rows, in seconds. None takes `minilm` for texts, `smollm2-135m` for
+                questions, a verbaliser and `zero_shot`, and `dinov2-s` for images.
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits only the
                 last layer, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
@@ -141,7 +142,7 @@ class BayesianClassifier:
         self.posterior = resolve_posterior(posterior)
         if isinstance(backbone, Path):
             backbone = str(backbone)
-        if not isinstance(backbone, str | Backbone):
+        if not isinstance(backbone, str | Backbone | None):
             raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
         checked("dtype", dtype, Dtype)
         if depth is not None:
@@ -156,7 +157,7 @@ class BayesianClassifier:
         self.max_length = checked("max_length", max_length, Count)
         self.progress = progress
         self._backbone = backbone
-        self._dtype = dtype if isinstance(backbone, str) else backbone.dtype
+        self._dtype = backbone.dtype if isinstance(backbone, Backbone) else dtype
         self._device = device
         self._trust = trust_remote_code
         self._fitted: FittedModel | None = None
@@ -180,7 +181,7 @@ class BayesianClassifier:
         return table_html("BayesianClassifier", ("", ""), rows)
 
     def _made_of(self) -> str:
-        name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
+        name = self._backbone_name() or "the default backbone"
         adapted = self._fitted is None or self._fitted.record.adapter is not None
         adapter = f"{self.adapter.name} + " if adapted else ""
         return f"{adapter}{self.posterior.name} on {name}"
@@ -262,8 +263,8 @@ class BayesianClassifier:
                 predictions select the epochs and one scale for all logits. The result is the
                 average of the networks, or, where there is one or they cannot be averaged, the
                 first, trained for a few epochs more on all rows. `"auto"` uses as many of five
-                folds as give 128 held-out rows, 0 none. None uses `"auto"` for `VBLL` with an
-                adapter and without validation data, else 0.
+                folds as give 128 held-out rows, 0 none. None uses `"auto"` for `VBLL` without
+                validation data (without an adapter from 257 rows on), else 0.
             keep_folds: Whether to keep the networks of the folds as an ensemble, with a pass each,
                 instead of one network; `"auto"` then means five folds.
             hold_out: Share of the training rows to use as validation data, stratified by class,
@@ -317,6 +318,10 @@ class BayesianClassifier:
         columns = data_columns(text_column, label_column, pair_column, image_column)
         read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
         data = current().first_then_all(read)
+        if self._backbone is None:
+            reads_words = self.verbaliser not in (None, "none") or self.format is not None
+            is_question = data.rows.choices is not None or reads_words
+            self._backbone = IMAGES if data.rows.images else QUESTIONS if is_question else TEXTS
         choices = self._choices(scores)
         settings = settled_settings(
             choices,
@@ -905,6 +910,8 @@ class BayesianClassifier:
         rows = None if texts is None else read_rows(texts, columns)
         if rows is not None and rows.columns is not None:
             columns = DataColumns.of(rows.columns)
+        if self._backbone is None:
+            self._backbone = QUESTIONS
         with quiet_transformers():
             self._fitted = zero_shot(self._choices(()), classes, rows, columns, self._load_backbone)
         if out is not None:
@@ -915,7 +922,7 @@ class BayesianClassifier:
     def _around(
         cls,
         fitted: FittedModel,
-        backbone: str | Backbone,
+        backbone: str | Backbone | None,
         *,
         device: str | None,
         trust_remote_code: bool = False,
@@ -965,20 +972,22 @@ class BayesianClassifier:
             raise InputError(
                 "backbone 'auto' is chosen on labelled rows by fit; name a backbone here"
             )
-        if isinstance(self._backbone, str):
+        if not isinstance(self._backbone, Backbone):
             with quiet_transformers():
                 self._backbone = load_backbone(
-                    self._backbone,
+                    self._backbone or TEXTS,
                     dtype=self._dtype,
                     device=self._device,
                     trust_remote_code=self._trust,
                 )
         return self._backbone
 
+    def _backbone_name(self) -> str | None:
+        return self._backbone.name if isinstance(self._backbone, Backbone) else self._backbone
+
     def _choices(self, feature_scores: tuple[str, ...] | None) -> Choices:
-        name = self._backbone if isinstance(self._backbone, str) else self._backbone.name
         return Choices(
-            lasting_name(name),
+            lasting_name(self._backbone_name() or TEXTS),
             self._dtype,
             self.adapter,
             self.posterior,

@@ -81,6 +81,9 @@ EMBEDDED_MODELS = {
 
 AUTO = "auto"
 """Name in place of that of an embedded model: the best of those installed for the rows of a fit."""
+TEXTS, QUESTIONS, IMAGES = "minilm", "smollm2-135m", "dinov2-s"
+"""Models that are used where none is named: on texts `benchmarks/default_fit` chose; questions,
+and answers without labels, need a language model."""
 INSTALL = (
     "run "
     + " ".join(

@@ -15,7 +15,7 @@ from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
-from bayeslora.posteriors.base import FitPlan, Posterior
+from bayeslora.posteriors.base import FEW_ROWS, FitPlan, Posterior
 from bayeslora.posteriors.feature_scores.options import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
@@ -197,7 +197,9 @@ def settled_settings(
         )
     by_rows = adapter.trains and adapter.episodes is None
     if cv is None:
-        cv = "auto" if posterior.scales_logits and not validated and by_rows else 0
+        # Few rows without an adapter choose the prior by cross-validation instead.
+        scales = by_rows or (not adapter.trains and len(data.rows) > FEW_ROWS)
+        cv = "auto" if posterior.scales_logits and not validated and scales else 0
     if "epochs" not in chosen:
         chooses = bool(cv) and by_rows and posterior.chooses_epoch
         chosen["choose_epochs"] = chooses

@@ -34,6 +34,7 @@ from bayeslora.experiments.checks import check_cell, check_effects
 from bayeslora.experiments.grid import Cell, Grid
 from bayeslora.files import read_json
 from bayeslora.option_checks import MAX_LENGTH
+from bayeslora.posteriors.base import FEW_ROWS
 
 _EFFICIENCY = 0.5
 _TOKENS_PER_WORD, _FRAME_TOKENS = 1.3, 8
@@ -390,7 +391,8 @@ def _num_folds(setup: Setup) -> int:
     fit, posterior = setup.fit, setup.posterior
     folds = fit.get("cv")
     if folds is None:
-        usual = posterior.scales_logits and not fit.get("hold_out") and setup.adapter.trains
+        scales = setup.adapter.trains or len(setup.train) > FEW_ROWS
+        usual = posterior.scales_logits and not fit.get("hold_out") and scales
         folds = "auto" if usual else 0
     if folds != "auto":
         return int(folds)

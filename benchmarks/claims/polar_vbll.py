@@ -23,7 +23,6 @@ from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
 from benchmarks.lib.verdicts import NOT_RUN, Claim, claims_of_one, num_not_run
 from benchmarks.posteriors.choices import KEY as POSTERIORS_KEY
-from benchmarks.soups import __main__ as soups
 from benchmarks.stable_rank import summary as stable_rank
 from benchmarks.unfamiliarity_weight.__main__ import KEY as DETECTION_KEY
 from benchmarks.unfamiliarity_weight.__main__ import TAKEN
@@ -51,6 +50,9 @@ LONG_RIVALS = {
     "lora-vbll, long": "LoRA-VBLL",
 }
 FEW, SOUP_SIZE = 32, 128
+# Of a study whose code is gone, on earlier fits.
+SOUPS_KEY = ("backbone", "task", "size", "method", "kind", "seed")
+ONE, AVERAGE, KEPT = "cv", "mean of folds and fit", "folds kept (5 passes)"
 FEW_RIVALS = {
     "lora-mle, cv": "LoRA with temperature by cross-validation",
     "lora-mle, 15 epochs, cv": "LoRA with 15 epochs and a temperature",
@@ -58,13 +60,13 @@ FEW_RIVALS = {
     "polar-mle, cv": "PoLAR with temperature by cross-validation",
     "lora-vbll, cv": "LoRA-VBLL",
 }
-AVERAGED = f"PoLAR-VBLL, {soups.BOTH}"
+AVERAGED = f"PoLAR-VBLL, {AVERAGE}"
 AVERAGED_RIVALS = {
-    f"PoLAR-VBLL, {soups.FIT}": "its network of all rows alone",
-    f"LoRA, {soups.FIT}": "LoRA with temperature by cross-validation",
-    f"LoRA, {soups.BOTH}": "the same, averaged",
-    f"LoRA-VBLL, {soups.BOTH}": "LoRA-VBLL, averaged",
-    f"PoLAR-VBLL, {soups.KEPT}": "the folds, kept, at five passes",
+    f"PoLAR-VBLL, {ONE}": "its network of all rows alone",
+    f"LoRA, {ONE}": "LoRA with temperature by cross-validation",
+    f"LoRA, {AVERAGE}": "the same, averaged",
+    f"LoRA-VBLL, {AVERAGE}": "LoRA-VBLL, averaged",
+    f"PoLAR-VBLL, {KEPT}": "the folds, kept, at five passes",
 }
 AVERAGED_ALONE = dict([*AVERAGED_RIVALS.items()][:1])
 LONG_LEAD = 0.1
@@ -126,7 +128,7 @@ def page(reports: Path) -> str:
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
             claims_of_one([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
             "The average of the networks that `cv` trains, which is what `fit` returns, with "
-            f"{SOUP_SIZE} rows ([soups](../reports/soups/summary.md)).",
+            f"{SOUP_SIZE} rows ([soups](../reports/archive/soups/summary.md)).",
             claims_of_one([*ahead(averages(reports, backbone, TASKS), AVERAGED_RIVALS, AVERAGED)]),
             "The same on sets that nothing was chosen on.",
             claims_of_one([*ahead(averages(reports, backbone, JUDGED), AVERAGED_ALONE, AVERAGED)]),
@@ -188,7 +190,7 @@ def label_budget(
 
 def averages(reports: Path, backbone: str, tasks: Collection[str]) -> dict[Key, Row]:
     """Return the cells of averages of networks on some sets."""
-    rows = Results(reports / "soups", soups.KEY).rows(backbone=backbone, size=SOUP_SIZE)
+    rows = Results(reports / "archive" / "soups", SOUPS_KEY).rows(backbone=backbone, size=SOUP_SIZE)
     return {
         (row["task"], row["size"], row["seed"], f"{row['method']}, {row['kind']}"): row
         for row in rows

@@ -38,9 +38,10 @@ import numpy as np
 from bayeslora import evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.training.linear_probe import LinearProbes
+from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.pools import Pools, drawn, new_classifier, pools_of
+from benchmarks.lib.pools import Pools, new_classifier, pools_of
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.tables import shown, shown_over_sets, table
 

@@ -42,4 +42,4 @@ def test_a_study_has_one_file_of_results():
             files[path.relative_to(REPORTS.parent).parts[0]].add(path.name)
     files.pop("demo", None)
     assert {name: several for name, several in files.items() if len(several) > 1} == {}
-    assert len(files) > 30
+    assert len(files) > 25

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from tiny import toy_questions
 from usage import new, toy_rows
 
+import bayeslora as bl
+from bayeslora import classifier
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine import fit as procedure
+from bayeslora.tasks.examples import Examples
 
 pytestmark = pytest.mark.usefixtures("beside_nothing", "default_epochs")
 
@@ -108,3 +112,41 @@ def test_calibrating_refits_means_unless_told_to_hold_what_training_left(llama, 
     head = clf._fitted.network.head
     assert torch.equal(head.mean, trained)
     assert torch.equal(head.mean_weight, trained.double()) == (means == "trained")
+
+
+@pytest.mark.parametrize(("rows", "cv"), [(256, 0), (257, "auto")])
+def test_without_an_adapter_few_rows_choose_the_prior_and_more_the_scale(llama, planned, rows, cv):
+    choices, settings = planned(new(llama, adapter="none", posterior="vbll"), toy_rows(rows))
+    assert settings.cv == cv
+    assert (choices.posterior.prior_scale == "cross-validation") == (cv == 0)
+    assert not settings.choose_epochs
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "name"),
+    [
+        (toy_rows(12), {}, "minilm"),
+        (toy_rows(12), {"verbaliser": "none"}, "minilm"),
+        (toy_rows(12), {"verbaliser": "names"}, "smollm2-135m"),
+        (toy_questions(12), {}, "smollm2-135m"),
+        (
+            Examples(("1", "2"), ("a.png", "b.png"), None, ("0", "1"), (1, 2), "x", images=True),
+            {},
+            "dinov2-s",
+        ),
+    ],
+)
+def test_without_a_preference_the_rows_decide_which_backbone_is_loaded(
+    monkeypatch, rows, options, name
+):
+    class LoadedError(Exception):
+        """Carries the name of a backbone."""
+
+    def load(backbone, **_):
+        raise LoadedError(backbone)
+
+    monkeypatch.setattr(classifier, "load_backbone", load)
+    with pytest.raises(LoadedError, match=name):
+        bl.BayesianClassifier(**options, progress=False).fit(rows)
+    with pytest.raises(LoadedError, match="smollm2-135m"):
+        bl.BayesianClassifier(progress=False).zero_shot(["good", "bad"])

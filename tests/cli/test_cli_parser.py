@@ -140,7 +140,7 @@ def test_defaults_in_the_help_are_those_of_python():
         if "(default: " in (action.help or "")
     }
     checked = [
-        *("backbone", "adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
+        *("adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
         *("patience", "text_column", "label_column"),
     ]
     for name in checked:

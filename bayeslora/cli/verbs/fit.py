@@ -114,9 +114,9 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser,
         {
-            "--backbone NAME": "smollm2-135m, minilm, dinov2-s (for images), a directory, a hub "
-            "id, or auto: the installed one on whose frozen features a last layer has the lowest "
-            "held-out NLL (default: smollm2-135m)",
+            "--backbone NAME": "minilm (used for texts if none is named), smollm2-135m (questions, "
+            "--zero-shot), dinov2-s (images), a directory, a hub id, or auto: the installed one on "
+            "whose frozen features a last layer has the lowest held-out NLL",
             "--adapter NAME[:KEY=VALUE,…]": "adapter and its options, such as polar:r=4,lr=2e-3; "
             "see `bayeslora methods` (default: polar)",
             "--posterior NAME[:KEY=VALUE,…]": "posterior and its options, such as "
