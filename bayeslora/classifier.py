@@ -60,7 +60,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import data_hash
+from bayeslora.tasks.examples import Examples, data_hash
 from bayeslora.tasks.readers import data_columns, renamed
 from bayeslora.tasks.union import is_union
 
@@ -156,7 +156,7 @@ class BayesianClassifier:
         self.seed = checked("seed", seed, Seed)
         self.max_length = checked("max_length", max_length, Count)
         self.progress = progress
-        self._backbone = backbone
+        self._requested = self._backbone = backbone
         self._dtype = backbone.dtype if isinstance(backbone, Backbone) else dtype
         self._device = device
         self._trust = trust_remote_code
@@ -318,10 +318,10 @@ class BayesianClassifier:
         columns = data_columns(text_column, label_column, pair_column, image_column)
         read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
         data = current().first_then_all(read)
-        if self._backbone is None:
-            reads_words = self.verbaliser not in (None, "none") or self.format is not None
-            is_question = data.rows.choices is not None or reads_words
-            self._backbone = IMAGES if data.rows.images else QUESTIONS if is_question else TEXTS
+        if self._requested in (None, AUTO):
+            name = self._requested or self._usual_backbone(data.rows)
+            if self._backbone_name() != name:
+                self._backbone = name
         choices = self._choices(scores)
         settings = settled_settings(
             choices,
@@ -910,7 +910,7 @@ class BayesianClassifier:
         rows = None if texts is None else read_rows(texts, columns)
         if rows is not None and rows.columns is not None:
             columns = DataColumns.of(rows.columns)
-        if self._backbone is None:
+        if self._requested is None and self._backbone_name() != QUESTIONS:
             self._backbone = QUESTIONS
         with quiet_transformers():
             self._fitted = zero_shot(self._choices(()), classes, rows, columns, self._load_backbone)
@@ -981,6 +981,10 @@ class BayesianClassifier:
                     trust_remote_code=self._trust,
                 )
         return self._backbone
+
+    def _usual_backbone(self, rows: Examples) -> str:
+        reads_words = self.verbaliser not in (None, "none") or rows.choices is not None
+        return IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
 
     def _backbone_name(self) -> str | None:
         return self._backbone.name if isinstance(self._backbone, Backbone) else self._backbone

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _ADVICE = {
     "linear_probe": (
         "a linear probe of the backbone",
-        "adapter 'none' (--quick) fits that in seconds",
+        "adapter 'none' (--quick) trains no more than that",
     ),
     "bag_of_words": (
         "a bag of words",
@@ -65,13 +65,14 @@ def baselines(
         ]
         if not known:
             continue
-        score = scores[name] = best_scale(known, num_samples=0)[2]
-        if score < own:
-            words, advice = _ADVICE[name]
-            logger.warning(
-                "on held-out rows, the NLL of the fit, %.3f, is above that of %s, %.3f; %s",
-                *(own, words, score, advice),
-            )
+        scores[name] = best_scale(known, num_samples=0)[2]
+    if better := {name: score for name, score in scores.items() if score < own}:
+        logger.warning(
+            "on held-out rows, the NLL of the fit, %.3f, is above that of %s; %s",
+            own,
+            " and ".join(f"{_ADVICE[name][0]}, {score:.3f}" for name, score in better.items()),
+            "; ".join(_ADVICE[name][1] for name in better),
+        )
     return scores
 
 

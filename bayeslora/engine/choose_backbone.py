@@ -11,7 +11,7 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.linear_probe import best_prior_scale
-from bayeslora.errors import MissingAssetError
+from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
@@ -40,22 +40,26 @@ def choose_backbone(
         MissingAssetError: No such backbone is installed.
     """
     kinds = {"vision"} if data.rows.images else {"decoder", "encoder"}
-    if data.rows.choices is not None:
+    if data.rows.choices is not None or choices.verbaliser not in (None, "none"):
         kinds = {"decoder"}
-    loaded = {
-        name: load(name)
-        for name, model in EMBEDDED_MODELS.items()
-        if model.kind in kinds and installed_file(name) is not None
-    }
-    if not loaded:
+    loaded, read_as = {}, {}
+    for name, model in EMBEDDED_MODELS.items():
+        if model.kind not in kinds or installed_file(name) is None:
+            continue
+        try:
+            loaded[name] = load(name)
+            read_as[name] = read(loaded[name])
+        except InputError as error:  # such as more tokens than it has positions
+            logger.warning("backbone %s is left out: %s", name, error)
+    if not read_as:
         raise MissingAssetError(
             "backbone 'auto' compares installed backbones, but none that reads these rows is "
             f"installed; {INSTALL}, or name a backbone"
         )
-    if len(loaded) == 1:
-        logger.info("backbone: %s, the only installed one that reads these rows", *loaded)
-        return next(iter(loaded.values()))
-    losses = {name: _loss(choices, data, read(backbone)) for name, backbone in loaded.items()}
+    if len(read_as) == 1:
+        logger.info("backbone: %s, the only installed one that reads these rows", *read_as)
+        return loaded[next(iter(read_as))]
+    losses = {name: _loss(choices, data, backbone) for name, backbone in read_as.items()}
     best = min(losses, key=losses.__getitem__)
     shown = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     logger.info("backbone: %s; held-out NLL of a last layer without an adapter: %s", best, shown)

@@ -28,11 +28,12 @@ from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
-from bayeslora.logits import AnyLogits
+from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.processes import current
+from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import grouped_folds, split_examples, stratified_folds
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class Folds:
         further: From what the fit to all rows goes on: the average of the networks if they can be
             averaged, else the first; None for a fresh start.
         num_averaged: Number of networks in the average; 0 for none.
-        epochs: Epochs that each network trained, in passes over all rows; empty if the folds chose
-            none.
+        epochs: NLL of the held-out rows at its best scale, in nats per row, by the number of epochs
+            after which it was measured; empty if they choose none.
         baselines: NLL of the same held-out rows under what a fit should beat; see `baselines`.
     """
 
@@ -82,7 +83,7 @@ class Folds:
     scale: ChosenScale
     further: Further | None = None
     num_averaged: int = 0
-    epochs: tuple[int, ...] = ()
+    epochs: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, float] = field(default_factory=dict)
 
     def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
@@ -137,6 +138,28 @@ def held_out_parts(
     return [part for part in parts if len(part)]
 
 
+def divided(
+    examples: Examples, labels: Tensor, settings: TrainingSettings
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Return the rows of each part to leave out of a fit, and those of them that it does not see.
+
+    A text that also occurs in the other parts is not unseen.
+    """
+    parts = held_out_parts(
+        examples.strata(labels.numpy()),
+        settings.cv,
+        settings.seed,
+        every=settings.keep_folds,
+        groups=examples.groups,
+    )
+    text = examples.input_numbers
+    unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
+    if settings.keep_folds:
+        return parts, unseen
+    unseen = [part for part in unseen if len(part)]
+    return unseen, unseen
+
+
 def cross_validate(
     fit: Callable[..., Any],
     choices: Choices,
@@ -153,41 +176,44 @@ def cross_validate(
         settings: Number of parts, seed, and whether the parts choose the number of epochs.
         probes: What `fit` shares between its networks.
     """
-    labels = train[1]
-    text = train[0].input_numbers
-    keep = settings.keep_folds
-    parts = held_out_parts(
-        train[0].strata(labels.numpy()),
-        settings.cv,
-        settings.seed,
-        every=keep,
-        groups=train[0].groups,
-    )
-    # A text that also occurs in the other parts is not unseen.
-    unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
-    if not keep:
-        parts = unseen = [part for part in unseen if len(part)]
-    elif not sum(map(len, unseen)):
+    labels, keep = train[1], settings.keep_folds
+    parts, unseen = divided(train[0], labels, settings)
+    if not sum(map(len, unseen)):
         return None
-    if parts:
-        logger.info(
-            "cross-validation: %s to part of the rows; the others choose epochs and scale%s",
-            counted(len(parts), "fit"),
-            ", and all networks are kept" if keep else "",
-        )
+    logger.info(
+        "cross-validation: %s to part of the rows; the others choose %sthe scale%s",
+        counted(len(parts), "fit"),
+        "epochs and " if settings.choose_epochs else "",
+        ", and all networks are kept" if keep else "",
+    )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
-    divided: list[Part] = []
-    states, results, epochs, average = [], [], [], Average()
+    divisions = [
+        Part(
+            np.setdiff1d(np.arange(len(labels)), rows),
+            f"without-{number}",
+            f"part {number + 1} of {len(parts)}",
+            left_out,
+        )
+        for number, (rows, left_out) in enumerate(zip(parts, unseen, strict=True))
+    ]
+    starts: list[Further | None] = [None] * len(parts)
+    epochs: dict[str, float] = {}
+    if settings.choose_epochs:
+        trained = [
+            fit(plain, part=part, say=number == 0, fit_last=False)
+            for number, part in enumerate(divisions)
+        ]
+        fits = [results for _, _, results in trained]
+        losses = _by_stage(fits, trained[0][0], train, divisions)
+        stage = current().told(int(np.argmin(losses)))
+        epochs = dict(zip(map(str, settings.stages), losses, strict=True))
+        starts = [Further([result.stages[stage] for result in results], 0.0) for results in fits]
+    states, results, average = [], [], Average()
     further: Further | None = None
-    for number, (part_rows, unseen_rows) in enumerate(zip(parts, unseen, strict=True)):
-        train_rows = np.setdiff1d(np.arange(len(labels)), part_rows)
-        part = Part(train_rows, f"without-{number}", f"part {number + 1} of {len(parts)}")
-        if settings.choose_epochs and len(unseen_rows):
-            part = replace(part, unseen=unseen_rows)
-        network, members, measured = fit(plain, part=part, say=number == 0)
-        share = len(train_rows) / len(labels)
-        epochs += [max(1, round(share * result.best_epoch)) for result in measured]
+    for number, (part, start) in enumerate(zip(divisions, starts, strict=True)):
+        is_first = number == 0 and start is None
+        network, members, measured = fit(plain, part=part, say=is_first, further=start)
         if keep:
             states += members
             results += measured
@@ -195,25 +221,57 @@ def cross_validate(
             further = further or Further(members, FINISHING_RATE)
             if len(members) == 1 and can_average(network):
                 average.add(network)
-        if not len(unseen_rows):
+        if not len(part.unseen):
             continue
-        divided.append(replace(part, unseen=unseen_rows))
         texts = prepare(network.encoder, train, progress=False, say=False).texts
-        pieces = answer(network, members, choices.posterior, texts.take(unseen_rows.tolist()))
-        left = labels[unseen_rows]
+        pieces = answer(network, members, choices.posterior, texts.take(part.unseen.tolist()))
+        left = labels[part.unseen]
         for piece in pieces:
             answers.append((piece.logits, left[: len(piece.logits.mean)]))
             left = left[len(piece.logits.mean) :]
-    if not answers:
-        return None
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
     further, num_averaged = _averaged(average, network, train, scale, further)
-    cheaper = baselines(train, divided, probes, scale.nll)
-    chosen = tuple(epochs) if settings.choose_epochs else ()
-    return Folds(network, states, results, scale, further, num_averaged, chosen, cheaper)
+    scored = [part for part in divisions if len(part.unseen)]
+    cheaper = baselines(train, scored, probes, scale.nll)
+    return Folds(network, states, results, scale, further, num_averaged, epochs, cheaper)
+
+
+def _by_stage(
+    fits: Sequence[Sequence[FitResult]],
+    network: Network,
+    train: LabelledExamples,
+    parts: Sequence[Part],
+) -> list[float]:
+    """Return the NLL of all held-out rows at its best scale, after each stage.
+
+    One stage is chosen for all parts: the best of each would look better than it is, on its few
+    rows, and the scale chosen on the same rows would be too large.
+
+    Args:
+        fits: Results of the members, for each part.
+        network: A network of these fits.
+        train: The training rows.
+        parts: The parts.
+    """
+    texts = prepare(network.encoder, train, progress=False, say=False)
+    network.eval()
+    losses = []
+    for stage in range(len(fits[0][0].stages)):
+        answers = []
+        for members, part in zip(fits, parts, strict=True):
+            if not len(part.unseen):
+                continue
+            for member in members:
+                network.expect(member.stages[stage])
+                network.load_trained_state(member.stages[stage])
+                rows = feature_rows(network, texts.take(part.unseen.tolist())).features.double()
+                logits = rows.logits(network.head.trained_mean.double())
+                answers.append((GaussianLogits.point(logits), rows.targets))
+        losses.append(best_scale(answers, num_samples=0)[2])
+    return losses
 
 
 def _averaged(

@@ -53,13 +53,13 @@ class Part:
         rows: Row numbers; None for all.
         name: Suffix of its checkpoint directory.
         title: Title of its progress bar.
-        unseen: Numbers of rows that choose the epoch; None for no choice.
+        unseen: Numbers of the rows that it does not see.
     """
 
     rows: NDArray[np.int64] | None
     name: str
     title: str
-    unseen: NDArray[np.int64] | None = None
+    unseen: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.arange(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,7 @@ def fit_members(
     restore: Restore = nothing_to_restore,
     further: Further | None = None,
     probes: LinearProbes | None = None,
+    fit_last: bool = True,
 ) -> Fitted:
     """Train the members of the posterior in turn.
 
@@ -118,6 +119,7 @@ def fit_members(
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
         further: Networks from which the last epochs begin; None for fresh networks.
         probes: What the networks of several calls share; None if there is one call.
+        fit_last: Whether to fit the posteriors; otherwise the last layers stay as trained.
     """
     probes = LinearProbes() if probes is None else probes
     data = _to_fit(data, choices.format, settings.seed)
@@ -140,12 +142,10 @@ def fit_members(
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
-        begin, unseen = _begin(probes, train, part, seed), None
+        begin: Callable[[Network], None] | None = _begin(probes, train, part, seed)
         if further is not None:
             begin = partial(_continue, state=further.starts[number])
             own_settings = own_settings.finishing(len(data.rows))
-        if part is not None and part.unseen is not None:
-            unseen = train.take(part.unseen.tolist())
         if part is not None and part.rows is not None:
             train = train.take(part.rows.tolist())
             own_settings = _in_as_many_steps(own_settings, len(data.rows), len(part.rows))
@@ -164,9 +164,8 @@ def fit_members(
             title=f"{title}{many}" if choices.progress else None,
             begin=begin,
             rate=1.0 if further is None else further.rate,
-            unseen=unseen,
         )
-        results.append(_fitted(training))
+        results.append(_fitted(training, fit_last=fit_last))
         states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
@@ -230,7 +229,7 @@ def _last(choices: Choices, seed: int) -> LastFit:
     )
 
 
-def _fitted(fit: Training) -> FitResult:
+def _fitted(fit: Training, *, fit_last: bool) -> FitResult:
     """Fit a network in place: its adapter, if it trains, and the last layer."""
     network, adapter = fit.network, fit.adapter
     if adapter.episodes is not None:
@@ -249,7 +248,7 @@ def _fitted(fit: Training) -> FitResult:
         return dataclasses.replace(result, adapter=summary(network.sites) | figures)
     if not adapter.trains:
         return fit_frozen(network, fit.last, fit.train, fit.validation, prior=fit.prior)
-    return train_network(fit)
+    return train_network(fit, fit_last=fit_last)
 
 
 def _fit_mixture(fit: Training, weights: Sequence[float]) -> FitResult:

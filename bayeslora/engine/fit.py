@@ -123,11 +123,18 @@ def fit_classifier(
         **planned | _settled_entries(planned, choices, backbone, reading),
         **_fitted_entries(network, all_data, final, settings),
         num_members=len(members),
-        results=dataclasses.asdict(results[0]) | learnt | mass,
+        results=_entries(results[0]) | learnt | mass,
     )
     fitted = FittedModel(record, network, members, choices.progress)
     rows = None if settings.refit else data.held_out
     return fitted if rows is None else fitted.measured(rows)
+
+
+def _entries(result: FitResult) -> dict[str, Any]:
+    """Return a result as entries of the record."""
+    entries = dataclasses.asdict(replace(result, stages=[]))
+    del entries["stages"]
+    return entries
 
 
 def _checked(
@@ -315,8 +322,9 @@ def _fitted(
         return fit(choices, data=final), {}
     learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
     if folds.epochs:
-        learnt["epochs"] = list(folds.epochs)
-        logger.info("epochs: %s of %d", ", ".join(map(str, folds.epochs)), settings.epochs)
+        learnt["epochs"] = dict(folds.epochs)
+        shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in folds.epochs.items())
+        logger.info("held-out NLL by epochs: %s", shown)
     if folds.baselines:
         learnt["baselines"] = dict(folds.baselines)
     if settings.keep_folds:

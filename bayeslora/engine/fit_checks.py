@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
-from bayeslora.engine.cross_validation import held_out_parts
+from bayeslora.engine.cross_validation import divided, held_out_parts
 from bayeslora.engine.data import check_hold_out
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.layer_sampling import check_sampling
@@ -200,16 +201,23 @@ def settled_settings(
         # Few rows without an adapter choose the prior by cross-validation instead.
         scales = by_rows or (not adapter.trains and len(data.rows) > FEW_ROWS)
         cv = "auto" if posterior.scales_logits and not validated and scales else 0
-    if "epochs" not in chosen:
-        chooses = bool(cv) and by_rows and posterior.chooses_epoch
-        chosen["choose_epochs"] = chooses
-        chosen["epochs"] = default_epochs(
-            posterior, len(data.rows), validated=validated, cross_validated=chooses
-        )
+    is_open = "epochs" not in chosen
+    if is_open:
+        chosen["epochs"] = default_epochs(posterior, len(data.rows), validated=validated)
     settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)
+    chooses = is_open and settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
+    if chooses and any(map(len, divided(*data.train, settings)[1])):
+        epochs = default_epochs(posterior, len(data.rows), validated=False, cross_validated=True)
+        settings = replace(settings, epochs=epochs, choose_epochs=True)
     if settings.patience != TrainingSettings.patience and not validated:
         logger.warning(
             "patience (--patience) has no effect without validation (--validation) or hold_out "
             "(--hold-out), because it monitors the validation NLL"
         )
     return settings
+
+
+def _chooses_epochs(posterior: Posterior, adapter: Adapter, settings: TrainingSettings) -> bool:
+    """Return whether a network may end at any stage; a layer may not have been drawn by then."""
+    samples = adapter.layer_sampling or settings.layer_sampling
+    return posterior.chooses_epoch and not (samples and posterior.not_idle)

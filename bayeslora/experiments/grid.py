@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.template import check_prompt
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
@@ -211,7 +212,9 @@ def as_grid(content: Any) -> Grid:
     for task in tasks.values():
         others = {**_SETS, **{name: f"corruption {name!r}" for name in shifted}}
         check_ood_names(task.name, task.ood or (), others)
-    backbones = _texts("backbones", source.get("backbones", "smollm2-135m"))
+    backbones = _texts("backbones", source.get("backbones", QUESTIONS))
+    if AUTO in backbones:
+        raise InputError("backbones: 'auto' is chosen by `fit` for its rows; name backbones here")
     cells = [
         Cell(task, backbone, method, rows, seed, chosen.name)
         for task, backbone, rows, method, seed in product(tasks, backbones, sizes, methods, seeds)

@@ -127,7 +127,7 @@ def page(reports: Path) -> str:
             "`cv` "
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
             claims_of_one([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
-            "The average of the networks that `cv` trains, which is what `fit` returns, with "
+            "The average of the networks that `cv` trains, and of a fit to all rows, with "
             f"{SOUP_SIZE} rows ([soups](../reports/archive/soups/summary.md)).",
             claims_of_one([*ahead(averages(reports, backbone, TASKS), AVERAGED_RIVALS, AVERAGED)]),
             "The same on sets that nothing was chosen on.",

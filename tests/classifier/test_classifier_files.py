@@ -354,12 +354,12 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
     expected = new(llama).fit(rows, validation, epochs=2, batch_size=8).predict(TEST)
     train = members.train_network
 
-    def die(fit):
+    def die(fit, **options):
         def hook(epoch, _):
             if epoch == 2:
                 raise KeyboardInterrupt
 
-        return train(replace(fit, on_epoch=hook))
+        return train(replace(fit, on_epoch=hook), **options)
 
     out = tmp_path / "model"
     with monkeypatch.context() as patch:
@@ -387,13 +387,13 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_pa
     train, epochs = members.train_network, []
 
     def interrupted_after(last):
-        def training(fit):
+        def training(fit, **options):
             def hook(epoch, _):
                 epochs.append(epoch)
                 if epoch == last:
                     raise KeyboardInterrupt
 
-            return train(replace(fit, on_epoch=hook))
+            return train(replace(fit, on_epoch=hook), **options)
 
         return training
 

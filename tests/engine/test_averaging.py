@@ -90,8 +90,8 @@ def test_one_network_goes_on_with_all_rows(backbone, adapter, monkeypatch):
     monkeypatch.setattr("bayeslora.engine.cross_validation._ENOUGH_ROWS", 1)
     trained, train = [], members.train_network
 
-    def watched(fit):
-        result = train(fit)
+    def watched(fit, **options):
+        result = train(fit, **options)
         trained.append((fit.num_train, fit.rate, fit.network.trained_state()))
         return result
 

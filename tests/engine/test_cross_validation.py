@@ -195,13 +195,13 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
     train, rows = members.train_network, []
 
     def interrupted_in(last):
-        def training(fit):
+        def training(fit, **options):
             def hook(epoch, _):
                 rows.append((fit.num_train, epoch))
                 if len(rows) == last:
                     raise KeyboardInterrupt
 
-            return train(replace(fit, on_epoch=hook))
+            return train(replace(fit, on_epoch=hook), **options)
 
         return training
 
@@ -229,13 +229,13 @@ def test_last_epochs_on_all_rows_go_on_where_they_were_interrupted(
     expected = fitted(backbone, "auto", adapter).predict(TEST).probs
     train, rows = members.train_network, []
 
-    def interrupted(fit):
+    def interrupted(fit, **options):
         def hook(epoch, _):
             rows.append((fit.num_train, epoch))
             if rows[-1] == (len(ROWS), 2):
                 raise KeyboardInterrupt
 
-        return train(replace(fit, on_epoch=hook))
+        return train(replace(fit, on_epoch=hook), **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(members, "train_network", interrupted)
@@ -328,9 +328,9 @@ def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, poster
 def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypatch):
     train, sizes = members.train_network, []
 
-    def watched(fit):
+    def watched(fit, **options):
         sizes.append(fit.num_train)
-        return train(fit)
+        return train(fit, **options)
 
     monkeypatch.setattr(members, "train_network", watched)
     plain = fitted(backbone, 3)

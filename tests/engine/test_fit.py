@@ -69,6 +69,23 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, r
     assert len(result.history) == 3
 
 
+def test_the_ends_of_stages_survive_an_interruption(encoder, tmp_path):
+    def begin():
+        return fresh(encoder, epochs=6, choose_epochs=True)
+
+    expected = begin().run(tmp_path / "whole", fit_last=False)
+    assert len(expected.stages) == len({1, 2, 6})
+    with pytest.raises(KilledError):
+        begin().run(tmp_path / "again", fit_last=False, on_epoch=die_after(4))
+    result = begin().run(tmp_path / "again", fit_last=False)
+    assert len(result.stages) == len(expected.stages)
+    for state, other in zip(result.stages, expected.stages, strict=True):
+        assert equal_states(state, other)
+    means = [state["head.mean"] for state in result.stages]
+    assert not torch.equal(means[0], means[1])
+    assert not torch.equal(means[1], means[2])
+
+
 def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, monkeypatch):
     whole = fresh(encoder, epochs=2)
     expected = whole.run(tmp_path / "whole", validates=True)

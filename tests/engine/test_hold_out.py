@@ -107,12 +107,12 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     """Its first epoch equals that of a fit to all rows with the maximum number of epochs."""
     train, seen = members.train_network, []
 
-    def watched(fit):
+    def watched(fit, **options):
         def hook(epoch, model):
             trained = [value.detach().clone() for value in model.trained_state().values()]
             seen.append((fit.num_train, epoch, trained))
 
-        return train(replace(fit, on_epoch=hook))
+        return train(replace(fit, on_epoch=hook), **options)
 
     monkeypatch.setattr(members, "train_network", watched)
     adapter, most = "lora:r=2,lr=1.0", 6
@@ -135,13 +135,13 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     train, rows = members.train_network, []
 
     def interrupted_at(last):
-        def training(fit):
+        def training(fit, **options):
             def hook(epoch, _):
                 rows.append((fit.num_train, epoch))
                 if rows.count((len(ROWS), 1)) == last:
                     raise KeyboardInterrupt
 
-            return train(replace(fit, on_epoch=hook))
+            return train(replace(fit, on_epoch=hook), **options)
 
         return training
 

@@ -18,8 +18,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import embedded
 from bayeslora.backbones.load import load_backbone
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import baselines, choose_backbone
-from bayeslora.engine import ensemble as members
+from bayeslora.engine import baselines, choose_backbone, cross_validation
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.training.linear_probe import (
     SCALES,
@@ -27,6 +26,7 @@ from bayeslora.engine.training.linear_probe import (
     LinearProbes,
     best_prior_scale,
 )
+from bayeslora.engine.training_options import STAGES
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.readers import load_examples
@@ -128,27 +128,41 @@ def test_features_are_computed_once_for_all_networks(world, monkeypatch):
     assert computed == [True, False, False]
 
 
-def test_the_folds_choose_among_stages_and_the_best_is_kept(world, monkeypatch):
-    trained, train = [], members.train_network
+def test_one_stage_is_chosen_on_the_rows_of_all_folds(world, monkeypatch):
+    """The oracle scores the stages in another way: factors on a grid, in numpy."""
+    chosen, by_stage = [], cross_validation._by_stage
+    rows = toy_rows(24)
 
-    def watched(fit):
-        result = train(fit)
-        trained.append((fit, result))
-        return result
+    def watched(fits, network, train, parts):
+        unseen = [train[0].take(part.unseen.tolist()) for part in parts]
+        factors = np.geomspace(1 / 8, 8, 200)
+        losses = []
+        for stage in range(3):
+            logits, labels = [], []
+            for (result,), part, examples in zip(fits, parts, unseen, strict=True):
+                network.load_trained_state(result.stages[stage])
+                texts = network.encoder.prepare(examples.texts)
+                features = network.scaled(network.encoder.features(texts)).values
+                logits.append((features @ result.stages[stage]["head.weight"].T).numpy())
+                labels.append(train[1][part.unseen].numpy())
+            scaled = factors[:, None, None] * np.concatenate(logits)
+            scaled -= logsumexp(scaled, axis=-1, keepdims=True)
+            nll = -scaled[:, np.arange(len(rows)), np.concatenate(labels)].sum(1)
+            at = (nll + 0.5 * (np.log(factors) / 0.7) ** 2).argmin()
+            losses.append(nll[at])
+        assert max(losses) > 1.01 * min(losses)
+        chosen.append(int(np.argmin(losses)))
+        return by_stage(fits, network, train, parts)
 
-    monkeypatch.setattr(members, "train_network", watched)
-    clf = fitted(world, "lora:r=2", toy_rows(24), cv=2)
-    stages = trained[0][0].settings.stages
-    for fit, result in trained[:2]:
-        by_epoch = {row["epoch"]: row["validation_nll"] for row in result.history if len(row) > 2}
-        assert tuple(by_epoch) == stages
-        assert result.best_epoch == min(by_epoch, key=by_epoch.__getitem__)
-        assert fit.unseen is not None
-    assert trained[2][0].unseen is None
-    assert len(clf.record.results["epochs"]) == 2
+    monkeypatch.setattr(cross_validation, "_by_stage", watched)
+    clf = fitted(world, "lora:r=2", rows, cv=2)
+    epochs = clf.record.results["epochs"]
+    assert [*map(int, epochs)] == [round(clf.record.training["epochs"] * s) for s in STAGES]
+    assert [*epochs.values()].index(min(epochs.values())) == chosen[0]
+    assert "stages" not in clf.record.results
 
 
-@pytest.mark.parametrize(("probe", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 2)])
+@pytest.mark.parametrize(("probe", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 1)])
 def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     monkeypatch, caplog, probe, words, warns
 ):
@@ -230,6 +244,38 @@ def test_auto_takes_the_backbone_whose_features_tell_classes_apart(world, monkey
     clf = BayesianClassifier("auto", "lora:r=2", "mle", dtype="float32", progress=False)
     clf.fit(toy_rows(30), epochs=1, cv=0)
     assert clf.record.backbone["name"] == "good"
+
+
+def test_auto_leaves_out_what_cannot_read_the_rows(world, monkeypatch, caplog):
+    """A package without a reader of its format, and an encoder where words are asked for."""
+    models = {
+        name: embedded.EmbeddedModel("none", "none", "file", "", name, kind)
+        for name, kind in (("good", "decoder"), ("unreadable", "decoder"), ("encoder", "encoder"))
+    }
+    monkeypatch.setattr(choose_backbone, "EMBEDDED_MODELS", models)
+    monkeypatch.setattr(choose_backbone, "installed_file", lambda name: name)
+
+    def load(self, name=None):
+        if name == "unreadable":
+            raise MissingAssetError("no reader")
+        assert name == "good"
+        return load_backbone(world, dtype="float32")
+
+    monkeypatch.setattr(BayesianClassifier, "_load_backbone", load)
+    clf = BayesianClassifier(
+        "auto", "none", "mle", verbaliser="names", dtype="float32", progress=False
+    )
+    clf.fit(toy_rows(30))
+    assert clf.record.backbone["name"] == world
+    assert any("unreadable" in record.getMessage() for record in caplog.records)
+
+
+def test_where_no_row_can_be_held_out_the_epochs_are_those_without_folds(world):
+    rows = [{"text": row["text"], "label": str(n)} for n, row in enumerate(toy_rows(8))]
+    clf = fitted(world, "lora:r=2", rows, cv="auto")
+    plain = fitted(world, "lora:r=2", rows)
+    assert clf.record.training["epochs"] == plain.record.training["epochs"]
+    assert not clf.record.training["choose_epochs"]
 
 
 def test_auto_needs_rows_and_something_installed(monkeypatch):

@@ -297,14 +297,9 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         return
     whose = ", first member" if record.num_members > 1 else ""
     rows = [("model", str(args.out))]
-    if chosen := results.get("epochs"):
-        rows.append(
-            (
-                "epochs, by the folds",
-                f"{', '.join(map(str, chosen))} of {record.training['epochs']}",
-            )
-        )
-    elif results["history"]:
+    if losses := results.get("epochs"):
+        rows.append(("epochs, by the folds", f"{min(losses, key=losses.get)} of {[*losses][-1]}"))
+    elif results["history"] and "logit_scale" not in results:
         epochs = f"{results['best_epoch']} of {len(results['history'])}"
         rows.append((f"best epoch{whose}", epochs))
     if scale := results.get("logit_scale"):
@@ -312,7 +307,7 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
     if cheaper := baseline_words(results):
-        rows.append(("NLL without an adapter", cheaper))
+        rows.append(("NLL of cheaper models", cheaper))
     if averaged := results.get("averaged"):
         rows.append(("networks averaged", str(averaged)))
     if held_out := results.get("held_out"):

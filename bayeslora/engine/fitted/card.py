@@ -178,7 +178,7 @@ def _measured(record: ModelRecord) -> str:
             f"without them, is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
         )
     if cheaper := baseline_words(record.results):
-        lines.append(f"- NLL of the same rows, without an adapter: {cheaper}")
+        lines.append(f"- NLL of the same rows under cheaper models: {cheaper}")
     lines += _folds(record)
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
@@ -187,9 +187,12 @@ def _folds(record: ModelRecord) -> list[str]:
     """Return lines on the networks of cross-validation."""
     lines = []
     averaged = record.results.get("averaged")
-    if epochs := record.results.get("epochs"):
-        then = "" if averaged else ", then the last ones on all rows"
-        lines.append(f"- epochs chosen on held-out rows: {', '.join(map(str, epochs))}{then}")
+    if losses := record.results.get("epochs"):
+        goes_on = not averaged and not record.training["keep_folds"]
+        then = ", then the last ones on all rows" if goes_on else ""
+        shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in losses.items())
+        best = min(losses, key=losses.get)
+        lines.append(f"- epochs: {best}, by the NLL of held-out rows ({shown}){then}")
     if averaged:
         lines.append(f"- average of {averaged} networks, each fitted to a part of the rows")
     return lines

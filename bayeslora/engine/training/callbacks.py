@@ -38,18 +38,6 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
-class AtStages(TrainerCallback):
-    """Evaluates at the end of stages only; see `TrainingSettings.stages`."""
-
-    def __init__(self, stages: Sequence[int]) -> None:
-        self._stages = stages
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Skip the evaluation after an epoch within a stage."""
-        if round(state.epoch) not in self._stages:
-            control.should_evaluate = False
-
-
 class StopAfter(TrainerCallback):
     """Stops training after a number of epochs, within a longer learning rate schedule."""
 

@@ -62,8 +62,18 @@ def layer_sampler(
     posterior: Posterior,
     settings: TrainingSettings,
     num_train: int,
+    *,
+    further: bool = False,
 ) -> LayerSampler | None:
-    """Return the sampling policy for a fresh network; None if all layers always train.
+    """Return the sampling policy for a network; None if all layers always train.
+
+    Args:
+        network: The network.
+        adapter: Options of the adapter.
+        posterior: Options of the posterior.
+        settings: Epochs, batch size, seed, and the policy.
+        num_train: Number of training rows.
+        further: Whether the network was trained before, so that all layers may have been drawn.
 
     Raises:
         InputError: There are fewer layers than `num_active`, or their number is not that of the
@@ -80,7 +90,7 @@ def layer_sampler(
         options, groups, options.interval_of(num_steps, num_layers), settings.seed
     )
     # Adapters that start from the weight itself have directions for the noise from the start.
-    if posterior.not_idle and not adapter.from_weight:
+    if posterior.not_idle and not adapter.from_weight and not further:
         _check_all_drawn(sampler, num_steps, posterior)
     return sampler
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
@@ -25,7 +26,6 @@ from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
 from bayeslora.engine.training.adapter_start import begin_adapter
 from bayeslora.engine.training.callbacks import (
     FIGURE,
-    AtStages,
     Figures,
     Patience,
     StopAfter,
@@ -62,10 +62,8 @@ from bayeslora.engine.training.trainer import (
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
-from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import TrainingRun, WeightTraining
 from bayeslora.processes import current
 from bayeslora.runtime import restored_random_state
@@ -88,6 +86,7 @@ class FitResult:
             gates on the training rows, if there are gates.
         layer_sampling: The draws of layer sampling, if used.
         prior_factor: c of the language model's rows in the prior mean; None if that is zero.
+        stages: Trained tensors at the end of each stage, if there are several; not in the record.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -96,6 +95,7 @@ class FitResult:
     adapter: dict[str, float] = field(default_factory=dict)
     layer_sampling: dict[str, Any] = field(default_factory=dict)
     prior_factor: float | None = None
+    stages: list[dict[str, Tensor]] = field(default_factory=list, compare=False)
 
 
 def validation_metrics(
@@ -126,20 +126,6 @@ def validation_metrics(
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 
-def scaled_metrics(network: Network, rows: LabelledTexts) -> dict[str, float]:
-    """Return the NLL (nats) at its best scale of the logits, and accuracy, with the mean weights.
-
-    Args:
-        network: The network as trained so far.
-        rows: The rows to score.
-    """
-    features = feature_rows(network, rows).features.double()
-    logits = features.logits(network.head.trained_mean.double())
-    answers = [(GaussianLogits.point(logits), features.targets)]
-    accuracy = (logits.argmax(1) == features.targets).double().mean()
-    return {"nll": best_scale(answers, num_samples=0)[2], "accuracy": accuracy.item()}
-
-
 @dataclass(frozen=True)
 class Training:
     """What a network is trained on, and how.
@@ -161,7 +147,6 @@ class Training:
         on_epoch: Called after each epoch with its number, from 1, and the network.
         begin: Gives the network its weights before the first step; None leaves the fresh ones.
         rate: Factor of all learning rates; 0 takes no step.
-        unseen: Held-out rows that choose nothing but the epoch; None for no choice.
     """
 
     network: Network
@@ -178,7 +163,6 @@ class Training:
     on_epoch: EpochHook | None = None
     begin: Callable[[Network], None] | None = None
     rate: float = 1.0
-    unseen: LabelledTexts | None = None
 
     @property
     def posterior(self) -> Posterior:
@@ -244,6 +228,7 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
         _adapted(network, fit.train),
         {} if trainer is None or sampler is None else sampler.record(trainer.state.global_step),
         factor,
+        [] if trainer is None else [trainer.stages[stage] for stage in sorted(trainer.stages)],
     )
 
 
@@ -289,7 +274,9 @@ def _trained(
     steps = settings.num_steps(fit.num_train)
     run = TrainingRun(network, fit.adapter, fit.num_train, steps, settings.batch_size)
     weights = fit.posterior.training(run)
-    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, fit.num_train)
+    sampler = layer_sampler(
+        network, fit.adapter, fit.posterior, settings, fit.num_train, further=fit.rate < 1
+    )
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         if network.encoder.backbone.device.type == "cuda":
             # The Trainer makes the network's GPU the current one.
@@ -353,8 +340,7 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
     held_out = fit.validation
     if held_out is None:
-        unseen = fit.unseen
-        return None if unseen is None else lambda network, _: scaled_metrics(network, unseen)
+        return None
     if not fit.posterior.chooses_epoch:
         logger.warning(
             "posterior %r trains for all epochs: validation rows do not choose one",
@@ -405,9 +391,7 @@ def _callbacks(fit: Training, validates: bool) -> list[TrainerCallback]:
     if fit.title is not None:
         callbacks.append(TrainingBar(fit.title))
     if validates:
-        stages = fit.settings.stages
-        chosen = AtStages(stages) if len(stages) > 1 else Patience(fit.settings.patience)
-        callbacks.append(chosen)
+        callbacks.append(Patience(fit.settings.patience))
     if fit.settings.stop_after is not None:
         callbacks.append(StopAfter(fit.settings.stop_after))
     if fit.on_epoch is not None:

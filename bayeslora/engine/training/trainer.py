@@ -55,7 +55,8 @@ from bayeslora.processes import current
 logger = logging.getLogger(__name__)
 
 _BESIDE = "training."
-"""Prefix of tensors that are in a checkpoint, but not in a model."""
+_STAGE = "stage."
+"""Prefixes of tensors that are in a checkpoint, but not in a model."""
 
 _LAUNCHER_VARIABLES = re.compile(
     r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
@@ -107,7 +108,7 @@ class AlternatingTrainer(Trainer):
         restore: Restore = nothing_to_restore,
         rate: float = 1.0,
     ) -> None:
-        """Set up the loop.
+        """Set up the loop; `stages` will hold the trained tensors at the end of each stage.
 
         Args:
             network: The network to train; its adapter and head parameters are in `optimizer`.
@@ -136,6 +137,8 @@ class AlternatingTrainer(Trainer):
         self._restore = restore
         self._directory = directory
         self._best: dict[str, Tensor] | None = None
+        self._ends = [epoch * len(sampler) for epoch in settings.stages]
+        self.stages: dict[int, dict[str, Tensor]] = {}
         super().__init__(
             model=network,
             args=training_arguments(
@@ -229,6 +232,8 @@ class AlternatingTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         extra = {f"{_BESIDE}{name}": item for name, item in self._update_head.state().items()}
+        for stage, state in self.stages.items():
+            extra |= {f"{_STAGE}{stage}.{name}": item for name, item in state.items()}
         save_file(self.network.trained_state() | extra, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -236,8 +241,9 @@ class AlternatingTrainer(Trainer):
         # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(_parameters(_unwrapped(self.optimizer)))
         if self.state.best_global_step == self._step:
-            state = self.network.trained_state()
-            self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
+            self._best = self.network.trained_state()
+        if len(self._ends) > 1 and self._step in self._ends:
+            self.stages[self._ends.index(self._step)] = self.network.trained_state()
         if self._directory is not None:
             directory = self._directory
             world.first(lambda: self._try_checkpoint(model, trial, directory))
@@ -286,6 +292,8 @@ class AlternatingTrainer(Trainer):
         state = checkpoint_state(resume_from_checkpoint)
         self.network.load_trained_state(state)
         self._update_head.load(under(_BESIDE, state))
+        stages = [under(f"{_STAGE}{stage}.", state) for stage in range(len(self._ends))]
+        self.stages = {stage: tensors for stage, tensors in enumerate(stages) if tensors}
         self._best = best_state(resume_from_checkpoint)
 
 
