@@ -401,8 +401,19 @@ def fitted_to(rows, backbone, **options):
     return clf.fit(rows, epochs=1, batch_size=8, **options)
 
 
+def test_last_epochs_need_not_draw_every_layer_again(backbone):
+    """TFB needs all layers trained, but not by the end of each stage, nor in the last epochs."""
+    clf = BayesianClassifier(
+        backbone, "lora:r=2", "tfb:num_samples=2", seed=3, dtype="float32", progress=False
+    )
+    clf.fit(ROWS, cv=2, batch_size=8, layer_sampling="num_active=1,interval=4")
+    assert not clf.record.training["choose_epochs"]
+    assert clf.record.results["layer_sampling"]["draws"].count(0) > 0
+
+
 def test_the_card_says_that_several_networks_answer(backbone, tmp_path):
     fitted(backbone, 3, keep_folds=True, out=tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "average 3 networks" in card
+    assert "last ones on all rows" not in card
     assert "point estimate" not in card

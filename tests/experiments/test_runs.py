@@ -259,6 +259,7 @@ def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
         ({"tasks": ["imdb"]}, ["'imdb'"]),
         ({"tasks": ["mmlu-college-physics"]}, ["mmlu-college-physics"]),
         ({"backbones": "no/such-model"}, ["no/such-model"]),
+        ({"backbones": ["auto"]}, ["'auto'"]),
         ({"protocol": "label-budget", "rows": [1000]}, ["1000"]),
         ({"predict": {"num_samples": -1}}, ["num_samples", "-1"]),
         ({"predict": {"num_samples": "ten"}}, ["num_samples", "'ten'"]),
