@@ -44,3 +44,18 @@ def test_fits_have_scores_and_what_they_should_beat(tmp_path):
             {"linear_probe"} if name == "last layer from zero" else set()
         )
     assert rows[DEFAULT]["nll"] != rows["last layer from zero"]["nll"]
+
+
+def test_backbones_are_compared_on_the_draws_of_both_and_the_ablation_at_one_size(tmp_path):
+    rows = [
+        row("tweets", 0, DEFAULT, 0.2),
+        row("tweets", 1, DEFAULT, 9.0),
+        row("tweets", 0, DEFAULT, 0.4, backbone="smollm2-135m"),
+        row("tweets", 0, "five epochs", 0.25),
+        row("tweets", 0, DEFAULT, 5.0, size=128),
+        row("tweets", 0, "five epochs", 7.0, size=128),
+    ]
+    write(tmp_path, rows)
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "| tweets | 640 | 1 | 0.200 / 0.900 | 0.400 / 0.900 |" in text
+    assert "tweets +0.050" in text
