@@ -10,13 +10,14 @@ STAMP := $(VENV)/.bayeslora-ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite unit slow check browser lint wording docs bench bench-speed faults clean
+.PHONY: help setup demo test suite unit slow check browser lint wording docs bench bench-speed faults mass clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
 	@echo "make test    set up, then run every check and test"
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
+	@echo "make mass    the package's weight, beside its limits (tests/test_mass.py)"
 	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
 	@echo "             campaign, in reports/reliability (17 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
@@ -57,6 +58,9 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -p tests.measure -n auto --maxprocesses 8 --dist worksteal
 
 check: lint unit
+
+mass: $(STAMP)
+	@$(BIN)/python -m tests.test_mass 2>/dev/null
 
 # Offline, apt-get would try for minutes.
 APT_PATIENCE := -o Acquire::Retries=1 -o Acquire::http::Timeout=20
