@@ -36,7 +36,7 @@ from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
-from bayeslora.reporting.page import PageTemplate, load_template, render_page
+from bayeslora.reporting.page import render_page
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv
@@ -106,7 +106,6 @@ def report(
     examples: bool = True,
     example_column: str | None = None,
     interactive: bool = False,
-    template: str | Path | None = None,
     figures: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
     spectrum: SpectrumLike | None = None,
@@ -147,8 +146,6 @@ def report(
             exists. Rows without a text are shown by their ids.
         interactive: Whether to also write `view.html`, a page to filter and sort every example in a
             browser; it holds all texts, unless `examples` is false.
-        template: A Jinja2 template of the page, or a directory with a `report.html.j2`, instead of
-            the built-in template, which it may extend; see docs/reports.md.
         figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
         per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
             the classes to draw.
@@ -175,15 +172,14 @@ def report(
         Path of `index.html`, which a notebook shows as the page.
 
     Raises:
-        InputError: `out` exists and may not be replaced, or an input or the template is invalid.
+        InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     arguments = locals()  # every option, for the call that repeats the report
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)
     read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
-    refuse_inputs(target, *read, *([] if template is None else [template]))
-    page_template = load_template(template)
+    refuse_inputs(target, *read)
     formats = check_formats(figures)
     options = Asked.of(arguments)
     column = (example_column or EXAMPLE_COLUMN) if examples else None
@@ -218,12 +214,12 @@ def report(
             facts,
             draw(facts, formats=formats, per_class=per_class),
             provenance={**_command(methods, worse, facts, resolved), **(provenance or {})},
-            settings=_settings(facts, options, column, page_template),
+            settings=_settings(facts, options, column),
             example_column=column,
             view=VIEW if interactive else "",
         )
         texts = {
-            PAGE: render_page(document, page_template),
+            PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
             "tables.tex": render_latex(document),
         }
@@ -283,9 +279,7 @@ def _command(
     return {"command": call} if call else {}
 
 
-def _settings(
-    facts: Facts, options: Asked, column: str | None, template: PageTemplate
-) -> dict[str, str]:
+def _settings(facts: Facts, options: Asked, column: str | None) -> dict[str, str]:
     method = facts.fits[0].scores.intervals.get("method", "bootstrap")
     settings = {
         "bins": f"{options.num_bins} of equal width, [low, high), the last one holds 1",
@@ -303,6 +297,4 @@ def _settings(
     if column is not None:
         texts = f"texts from column {clean(column)!r}, if present"
         settings["examples"] = f"at most {MOST} per method, {texts}"
-    if template.path is not None:
-        settings["template"] = f"{clean(str(template.path))} (SHA-256 {template.sha256})"
     return settings

@@ -32,7 +32,7 @@ from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.files import text_columns
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.page import OURS, asset, content_policy, render
+from bayeslora.reporting.page import asset, content_policy, render
 from bayeslora.reporting.wrong_answers import options_of, questions
 
 TITLE = "Predictions"
@@ -136,7 +136,7 @@ def viewer_page(
         "policy": content_policy(script),
         "version": __version__,
     }
-    return render(f"{OURS}viewer.html.j2", values).rstrip() + "\n"
+    return render("viewer.html.j2", values)
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options of `bayeslora report` for its page: examples and templates."""
+"""Options of `bayeslora report` for its examples."""
 
 import pytest
 from cli_files import fake
@@ -36,15 +36,3 @@ def test_texts_are_shown_chosen_and_left_out(run, refused, file):
     words = ("report", file, "--out", file.parent / "new", "--example-column", "notes")
     assert "did you mean 'note'?" in refused(*words)
     assert not (file.parent / "new").exists()
-
-
-def test_a_template_changes_the_page_and_its_errors_are_ours(run, refused, file, tmp_path):
-    path = tmp_path / "look.html.j2"
-    path.write_text('{% extends "bayeslora/report.html.j2" %}{% block footer %}ACME{% endblock %}')
-    html = page(run, file, "--template", path)
-    assert "ACME" in html
-    assert "Made by bayeslora" not in html
-    path.write_text("{{ page.nothing }}")
-    words = ("report", file, "--out", tmp_path / "new", "--template", path)
-    assert "look.html.j2, line 1:" in refused(*words)
-    assert not (tmp_path / "new").exists()

@@ -1,6 +1,5 @@
 """docs/reports.md lists every argument and every drawing."""
 
-import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from bayeslora.metrics.robustness import Robustness, RobustnessPoint
 from bayeslora.metrics.scores import Score
-from bayeslora.reporting.document import Document
 from bayeslora.reporting.report import report
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -57,10 +55,3 @@ def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
     page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", **options)
     folders = (made / "figures", page.parent / "figures")
     assert {stem(file.stem) for folder in folders for file in folder.iterdir()} == listed
-
-
-def test_every_section_and_table_of_a_template_is_listed(made):
-    page = (made / "index.html").read_text(encoding="utf-8")
-    listed = re.findall(r"`(\w+)`", TEXT.split("## Templates")[1])
-    assert set(re.findall(r'<section id="(\w+)"', page)) <= set(listed)
-    assert {field.name for field in dataclasses.fields(Document)} <= set(listed)

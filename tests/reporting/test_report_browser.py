@@ -435,19 +435,6 @@ def test_axe_finds_no_serious_fault_in_the_gallery(visit, name, scheme, width):
     assert serious_faults(page, FEW_RULES) == []
 
 
-def test_the_template_of_the_docs_has_no_serious_fault(make, visit, tmp_path):
-    text = (DOCS / "reports.md").read_text(encoding="utf-8")
-    path = tmp_path / "mine.html.j2"
-    path.write_text(re.search("```jinja\n(.+?)```", text, re.DOTALL)[1], encoding="utf-8")
-    page = visit(
-        report(make("m", rows=60), out=tmp_path / "out", template=path, num_resamples=5),
-        color_scheme="dark",
-    )
-    assert "ACME" in page.locator("header").text_content()
-    assert page.locator("#confidence").count() == 0
-    assert serious_faults(page, FEW_RULES) == []
-
-
 def test_a_keyboard_alone_sorts_on_a_phone(made, visit):
     page = visit(made / "index.html", viewport={"width": 390, "height": 800})
     page.locator(".scroll:has(#scores-caption)").focus()

@@ -221,11 +221,6 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         help="also plot the reliability of each class against the rest, for all classes or the "
         "listed ones",
     )
-    parser.add_argument(
-        "--template",
-        metavar="PATH",
-        help="Jinja2 template of the page, or a directory with a report.html.j2 (docs/reports.md)",
-    )
 
 
 def _add_card(parser: argparse.ArgumentParser) -> None:
@@ -261,7 +256,7 @@ def run(args: argparse.Namespace) -> None:
     provenance: Provenance = {"command": args.command}
     if spectra:
         provenance = {**provenance, "Adapters": spectra.fingerprints()}
-    look = given(args, "examples", "example_column", "template", "figures", "interactive")
+    look = given(args, "examples", "example_column", "figures", "interactive")
     options = (
         given(args, "title", "ood_score", "num_bins", "seed", "over_seeds", *PART_OPTIONS) | look
     )
