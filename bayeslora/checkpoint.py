@@ -274,7 +274,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping) or "format_version" not in content:
         raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
     stored = content["format_version"]
-    if not isinstance(stored, int) or stored > FORMAT_VERSION:
+    if type(stored) is not int or not 1 <= stored <= FORMAT_VERSION:
         raise InputError(
             f"{path} has format version {stored!r}; this bayeslora reads up to {FORMAT_VERSION}: "
             "upgrade bayeslora"

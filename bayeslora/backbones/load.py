@@ -208,7 +208,9 @@ def pick_device(name: str | None) -> torch.device:
     return number.device
 
 
-def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:
+def open_source(
+    part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool = False
+) -> Any:
     """Return the configuration or the tokenizer of a directory or hub id.
 
     Raises:

@@ -17,7 +17,7 @@ from bayeslora.cli.messages import say
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-_NOT_IN_FILES = ("help", "config", "json", "quiet", "verbose")
+_NOT_IN_FILES = ("help", "config", "json", "quiet", "verbose", "trust_remote_code")
 """Arguments that a configuration file cannot set."""
 
 _PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")

@@ -281,10 +281,9 @@ class Workshop:
 
         if name not in self._readers:
             source = source_of(name)
-            trusted = bool(self.grid.model.get("trust_remote_code"))
-            kind = model_kind(name, open_source("config", source, trusted))
+            kind = model_kind(name, open_source("config", source))
             # Images need no tokenizer.
-            tokenizer = None if kind == "vision" else open_source("tokenizer", source, trusted)
+            tokenizer = None if kind == "vision" else open_source("tokenizer", source)
             self._readers[name] = kind, tokenizer
         return self._readers[name]
 
@@ -300,12 +299,9 @@ class Workshop:
         from bayeslora.backbones.load import open_source, source_of
 
         if name not in self._skeletons:
-            trusted = bool(self.grid.model.get("trust_remote_code"))
-            config = open_source("config", source_of(name), trusted)
+            config = open_source("config", source_of(name))
             with torch.device("meta"):
-                self._skeletons[name] = AutoModel.from_config(  # type: ignore[no-untyped-call]
-                    config, trust_remote_code=trusted
-                )
+                self._skeletons[name] = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         return self._skeletons[name]
 
     def backbone(self, name: str) -> Backbone:
@@ -319,7 +315,7 @@ class Workshop:
 
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
-            names = ("dtype", "device", "trust_remote_code")
+            names = ("dtype", "device")
             options = {key: value for key, value in self.grid.model.items() if key in names}
             with quiet_transformers():
                 self._backbone = (name, load_backbone(name, **options))

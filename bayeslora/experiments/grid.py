@@ -227,7 +227,7 @@ def as_grid(content: Any) -> Grid:
         tasks=tasks,
         cells=tuple(cells),
         fit=_mapping("fit", source.get("fit") or {}, None),
-        model=_mapping("model", source.get("model") or {}, None),
+        model=_model(source.get("model") or {}),
         predict=_predict(source.get("predict") or {}),
         reference=str(reference),
         search=_search(source.get("search")),
@@ -283,6 +283,16 @@ def _mapping(label: str, value: Any, allowed: Sequence[str] | None) -> dict[str,
         if not isinstance(key, str) or (allowed is not None and key not in allowed):
             raise unknown_choice(f"key of {label}", str(key), allowed or ())
     return dict(value)
+
+
+def _model(value: Any) -> dict[str, Any]:
+    model = _mapping("model", value, None)
+    if "trust_remote_code" in model:
+        raise InputError(
+            "model: trust_remote_code cannot be set here; code of a model repository runs only "
+            "with `fit --trust-remote-code` or in Python"
+        )
+    return model
 
 
 def _list(label: str, value: Any) -> list[Any]:

@@ -50,7 +50,7 @@ class Store:
             )
         content = read_json(marker)
         version = content.get("format_version") if isinstance(content, Mapping) else None
-        if not isinstance(version, int) or version > VERSION:
+        if type(version) is not int or not 1 <= version <= VERSION:
             raise InputError(
                 f"{marker} is damaged, or was written by a newer bayeslora; choose another path",
                 code="damaged",

@@ -38,7 +38,6 @@ def test_a_file_holds_every_option(run, world, tmp_path, config):
             "batch-size": 8,
             "seed": 5,
             "max_length": 12,
-            "trust_remote_code": False,
             "text_pair_column": None,
         }
     )
@@ -88,7 +87,8 @@ def test_the_command_line_goes_before_the_file(run, world, tmp_path, config):
         ({"epochs": [3]}, ["epochs", "[3]"]),
         ({"backbone": {"name": "minilm"}}, ["backbone", "a string or a number"]),
         ({"dtype": "float17"}, ["dtype", "'float17'", "'float32'"]),
-        ({"trust_remote_code": "maybe"}, ["trust_remote_code", "true or false"]),
+        ({"trust_remote_code": True}, ["trust_remote_code"]),
+        ({"overwrite": "maybe"}, ["true or false"]),
         ({"adapter": {"r": 4}}, ["adapter"]),
         ({"adapter": {"name": "polar", "rank": 4}}, ["option of adapter polar", "'rank'"]),
         ("- epochs\n", ["must be a mapping"]),
@@ -119,9 +119,10 @@ def test_what_neither_names_is_missing(refused, config):
     assert "--out is missing" in refused("fit", "train.jsonl", "--config", config({}))
 
 
-def test_every_option_of_fit_but_those_of_the_output_may_be_in_a_file():
+def test_every_option_of_fit_but_those_of_the_output_and_remote_code_may_be_in_a_file():
     args = build_parser().parse_args(["fit", "t"])
     plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions", "option_names"}
+    plain |= {"trust_remote_code"}
     assert set(args.actions) == set(vars(args)) - plain
 
 

@@ -109,6 +109,8 @@ def test_an_id_depends_on_the_cell_alone():
         ({"predict": {"num_samples": -1}}, ["predict", "num_samples", "-1"]),
         ({"predict": {"link": "foo"}}, ["predict", "link", "'foo'", "'mc'"]),
         ({"fit": [1]}, ["fit"]),
+        ({"model": {"trust_remote_code": True}}, ["model", "trust_remote_code"]),
+        ({"model": {"trust_remote_code": "false"}}, ["model", "trust_remote_code"]),
         ({"search": {"trials": 0, "ranges": {"fit.epochs": [1, 2]}}}, ["trials"]),
         ({"search": {"trials": 2}}, ["ranges"]),
         ({"search": {"trials": 2, "ranges": {"lr": [1, 2]}}}, ["'lr'"]),
