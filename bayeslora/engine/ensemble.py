@@ -142,7 +142,9 @@ def fit_members(
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
-        begin: Callable[[Network], None] | None = _begin(probes, train, part, seed)
+        begin: Callable[[Network], None] | None = None
+        if prior is None or not prior.leads:
+            begin = _begin(probes, train, part, seed)
         if further is not None:
             begin = partial(_continue, state=further.starts[number])
             own_settings = own_settings.finishing(len(data.rows))

@@ -49,6 +49,15 @@ def fitted(model):
     }
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_cross_validation_learnt_is_in_the_network(model, tmp_path, format):
+    """The networks of the folds are averaged; a fresh one in their place would know nothing."""
+    clf = bl.BayesianClassifier(model, posterior="vbll:prior_scale=2", format=format, **OPTIONS)
+    clf.fit(toy_questions(48), epochs=2, cv=2, out=tmp_path / "model")
+    assert clf.record.results["averaged"] == 2
+    assert clf.record.results["adapter"]["delta_norm"] > 0
+
+
 PAIRS = [("options", name) for name in POSTERIORS]
 # With letters, last layers and draws are those for classes: one posterior of each kind.
 PAIRS += [("letters", name) for name in ("vbll", "gvbll", "laplace_lora", "ensemble", "blob")]

@@ -208,7 +208,7 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
     factor = None if prior is None or waits else prior.centre(network, fit.train)
-    if fit.begin is not None and not leads:
+    if fit.begin is not None:
         fit.begin(network)
     if fit.title is not None and fit.rate:
         _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
