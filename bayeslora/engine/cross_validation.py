@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def cross_validate(
         settings: Number of parts, seed, and whether the parts choose the number of epochs.
         probes: What `fit` shares between its networks.
     """
-    labels, keep = train[1], settings.keep_folds
+    labels = train[1]
     parts, unseen = divided(train[0], labels, settings)
     if not sum(map(len, unseen)):
         return None
@@ -184,10 +185,9 @@ def cross_validate(
         "cross-validation: %s to part of the rows; the others choose %sthe scale%s",
         counted(len(parts), "fit"),
         "epochs and " if settings.choose_epochs else "",
-        ", and all networks are kept" if keep else "",
+        ", and all networks are kept" if settings.keep_folds else "",
     )
-    plain = replace(choices, feature_scores=())
-    answers: list[tuple[AnyLogits, Tensor]] = []
+    fit = partial(fit, replace(choices, feature_scores=()))
     divisions = [
         Part(
             np.setdiff1d(np.arange(len(labels)), rows),
@@ -197,38 +197,25 @@ def cross_validate(
         )
         for number, (rows, left_out) in enumerate(zip(parts, unseen, strict=True))
     ]
-    starts: list[Further | None] = [None] * len(parts)
     epochs: dict[str, float] = {}
+    starts: list[Further | None] = [None] * len(parts)
     if settings.choose_epochs:
-        trained = [
-            fit(plain, part=part, say=number == 0, fit_last=False)
-            for number, part in enumerate(divisions)
-        ]
-        fits = [results for _, _, results in trained]
-        losses = _by_stage(fits, trained[0][0], train, divisions)
-        stage = current().told(int(np.argmin(losses)))
-        epochs = dict(zip(map(str, settings.stages), losses, strict=True))
-        starts = [Further([result.stages[stage] for result in results], 0.0) for results in fits]
+        epochs, starts = _choose_epochs(fit, train, divisions, settings.stages)
     states, results, average = [], [], Average()
+    answers: list[tuple[AnyLogits, Tensor]] = []
     further: Further | None = None
     for number, (part, start) in enumerate(zip(divisions, starts, strict=True)):
-        is_first = number == 0 and start is None
-        network, members, measured = fit(plain, part=part, say=is_first, further=start)
-        if keep:
+        network, members, measured = fit(
+            part=part, say=number == 0 and start is None, further=start
+        )
+        answers += _answers(network, members, choices.posterior, train, part)
+        if settings.keep_folds:
             states += members
             results += measured
         elif choices.posterior.chooses_epoch:
             further = further or Further(members, FINISHING_RATE)
             if len(members) == 1 and can_average(network):
                 average.add(network)
-        if not len(part.unseen):
-            continue
-        texts = prepare(network.encoder, train, progress=False, say=False).texts
-        pieces = answer(network, members, choices.posterior, texts.take(part.unseen.tolist()))
-        left = labels[part.unseen]
-        for piece in pieces:
-            answers.append((piece.logits, left[: len(piece.logits.mean)]))
-            left = left[len(piece.logits.mean) :]
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
@@ -237,6 +224,53 @@ def cross_validate(
     scored = [part for part in divisions if len(part.unseen)]
     cheaper = baselines(train, scored, probes, scale.nll)
     return Folds(network, states, results, scale, further, num_averaged, epochs, cheaper)
+
+
+def _choose_epochs(
+    fit: Callable[..., Any],
+    train: LabelledExamples,
+    parts: Sequence[Part],
+    stages: Sequence[int],
+) -> tuple[dict[str, float], list[Further | None]]:
+    """Train a network without each part, and choose the stage that is best for all of them.
+
+    Args:
+        fit: `fit_members` for the choices.
+        train: The training rows.
+        parts: The parts.
+        stages: Number of epochs at the end of each stage.
+
+    Returns:
+        NLL of all held-out rows by the number of epochs, and the networks at the end of the best
+        stage, whose last layers are not fitted yet.
+    """
+    trained = []
+    for number, part in enumerate(parts):
+        network, _, results = fit(part=part, say=number == 0, fit_last=False)
+        trained.append(results)
+    losses = _by_stage(trained, network, train, parts)
+    best = current().told(int(np.argmin(losses)))
+    starts: list[Further | None] = [
+        Further([member.stages[best] for member in members], 0.0) for members in trained
+    ]
+    return dict(zip(map(str, stages), losses, strict=True)), starts
+
+
+def _answers(
+    network: Network,
+    members: Sequence[Mapping[str, Tensor]],
+    posterior: Posterior,
+    train: LabelledExamples,
+    part: Part,
+) -> list[tuple[AnyLogits, Tensor]]:
+    """Return the logits of a part's unseen rows and their labels, in pieces."""
+    if not len(part.unseen):
+        return []
+    texts = prepare(network.encoder, train, progress=False, say=False).texts
+    pieces = answer(network, members, posterior, texts.take(part.unseen.tolist()))
+    logits = [piece.logits for piece in pieces]
+    labels = torch.split(train[1][part.unseen], [len(piece.mean) for piece in logits])
+    return list(zip(logits, labels, strict=True))
 
 
 def _by_stage(
