@@ -7,14 +7,14 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError, located
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
-from bayeslora.experiments.plan import Plan, check_backbones, made_plan
+from bayeslora.experiments.plan import Plan, made_plan, missing_backbones
 from bayeslora.experiments.store import RESULTS, SUMMARY, Store
 from bayeslora.experiments.summary import results_table, write_results
 from bayeslora.experiments.workers import Job, OneProcess, Outcome, Pool, Processes, RayCluster
@@ -96,7 +96,8 @@ def experiment(
     parsed, store = _read(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
     cells = [*_checked(grid, workshop, store, shard).settings]
-    check_backbones(parsed)
+    if missing := missing_backbones(parsed):
+        raise InputError(missing[0])
     waiting = [cell for cell in cells if store.record(cell) is None]
     failed: dict[str, str] = {}
     crashed: list[str] = []
@@ -126,10 +127,9 @@ def plan(
     data_dir: str | Path | None = None,
     shard: tuple[int, int] | None = None,
 ) -> Plan:
-    """Check a grid as `experiment` does, and estimate time and memory without computing cells.
+    """Check a grid as `experiment` does, without computing cells.
 
-    The plan names missing backbones and estimates their size from the name; the path of a missing
-    directory is an error.
+    The plan says which backbones are missing; the path of a missing directory is an error.
 
     Args:
         grid: As for `experiment`.
@@ -141,7 +141,9 @@ def plan(
         InputError: As for `experiment`, except that backbones and the device may be missing.
     """
     parsed = _read(grid)
-    return _checked(grid, Workshop(parsed, data_dir), None if out is None else Store(out), shard)
+    store = None if out is None else Store(out)
+    checked = _checked(grid, Workshop(parsed, data_dir), store, shard)
+    return replace(checked, missing=missing_backbones(parsed))
 
 
 def _read(grid: Any) -> Grid:
@@ -161,7 +163,7 @@ def _checked(
         store.check()
     cells = _shard(workshop.grid.cells, shard)
     with _in_file(grid):
-        plan = made_plan(workshop, cells)
+        plan = made_plan(workshop, cells, [] if store is None else store.records())
     if store is not None:
         for cell, settings in plan.settings.items():
             store.check_settings(cell, settings)

@@ -15,7 +15,12 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,82 +130,73 @@ class Processes:
     """
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, size: int) -> None:
-        import torch
-
         self.size = size
         self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
-        self._gpus = torch.cuda.device_count()
         self._workers = [self._begin(slot) for slot in range(size)]
-        self._jobs: dict[int, Job] = {}
+        self._running: dict[Future[Outcome], tuple[int, Job]] = {}
 
-    def _begin(self, slot: int) -> tuple[Any, Any]:
-        from multiprocessing import get_context
+    def _begin(self, slot: int) -> tuple[ProcessPoolExecutor, Connection]:
+        """Return an executor of one process, which ends when the connection closes."""
+        import torch
 
         context = get_context("spawn")
         local, remote = context.Pipe()
-        gpu = slot % self._gpus if self._gpus > 1 else None
-        threads = max(1, (os.cpu_count() or 1) // self.size)
-        process = context.Process(
-            target=_serve, args=(remote, *self._arguments, threads, gpu), daemon=True
+        gpus, threads = torch.cuda.device_count(), max(1, (os.cpu_count() or 1) // self.size)
+        gpu = slot % gpus if gpus > 1 else None
+        executor = ProcessPoolExecutor(
+            1,
+            mp_context=context,
+            initializer=_prepare,
+            initargs=(remote, *self._arguments, threads, gpu),
         )
-        process.start()
-        remote.close()
-        return process, local
+        return executor, local
 
     def submit(self, job: Job) -> None:
         """Send a job to an idle worker."""
-        slot = next(slot for slot in range(self.size) if slot not in self._jobs)
-        self._jobs[slot] = job
+        busy = {slot for slot, _ in self._running.values()}
+        slot = next(slot for slot in range(self.size) if slot not in busy)
         try:
-            self._workers[slot][1].send(job)
-        except OSError:  # the worker died while idle
+            future = self._workers[slot][0].submit(_compute_here, job)
+        except BrokenProcessPool:  # the worker died while idle
             self._workers[slot] = self._begin(slot)
-            self._workers[slot][1].send(job)
+            future = self._workers[slot][0].submit(_compute_here, job)
+        self._running[future] = slot, job
 
     def next(self) -> Outcome:
         """Wait for a job to finish, or for its worker to end."""
-        from multiprocessing.connection import wait
-
-        slots = {self._workers[slot][1]: slot for slot in self._jobs}
-        connection: Any = wait(list(slots))[0]
-        slot = slots[connection]
-        job = self._jobs.pop(slot)
+        future = next(as_completed(self._running))
+        slot, job = self._running.pop(future)
         try:
-            outcome: Outcome = connection.recv()
-        except (EOFError, OSError):
-            process = self._workers[slot][0]
-            process.join(5)
+            return future.result()
+        except BrokenProcessPool:
             self._workers[slot] = self._begin(slot)
-            code = process.exitcode
-            return Outcome(job.index, error=f"the worker ended with exit code {code}")
-        return outcome
+            return Outcome(job.index, error="the worker ended unexpectedly")
 
     def close(self) -> None:
-        """Stop all workers; idle ones end by themselves, so that they clean up."""
-        for slot, (process, connection) in enumerate(self._workers):
+        """Stop all workers."""
+        for executor, connection in self._workers:
             connection.close()
-            if slot in self._jobs:
-                process.terminate()
-        for process, _ in self._workers:
-            process.join(_PATIENCE)
-            process.terminate()
+            executor.shutdown(cancel_futures=True)
 
 
-def _serve(
-    connection: Any, source: Mapping[str, Any], data_dir: str | None, threads: int, gpu: int | None
+_of_this_process: list[Workshop] = []
+
+
+def _prepare(
+    connection: Connection,
+    source: Mapping[str, Any],
+    data_dir: str | None,
+    threads: int,
+    gpu: int | None,
 ) -> None:
-    """Compute jobs until the connection closes."""
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait
-
+    """Prepare a worker, which ends with its connection or its parent, in the middle of a job."""
     # Ctrl-C reaches the whole process group, but the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
 
     def follow() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
+        with suppress(EOFError, OSError):
+            connection.recv()
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
     # All processes would log the same notes on the same rows.
@@ -211,13 +207,11 @@ def _serve(
         import torch
 
         torch.set_num_threads(threads)
-    workshop = Workshop(as_grid(source), data_dir)
-    while True:
-        try:
-            job: Job = connection.recv()
-        except (EOFError, OSError):
-            return
-        connection.send(compute(workshop, job))
+    _of_this_process.append(Workshop(as_grid(source), data_dir))
+
+
+def _compute_here(job: Job) -> Outcome:
+    return compute(_of_this_process[0], job)
 
 
 class RayCluster:
@@ -232,8 +226,8 @@ class RayCluster:
             running one (`auto`, `host:port`, `ray://host:port`).
 
     Raises:
-        InputError: Ray is not installed or cannot be reached, the cluster has no GPU for the
-            grid's device, or a machine lacks a backbone or a data set.
+        InputError: Ray is not installed or cannot be reached, or the cluster has no GPU for the
+            grid's device.
     """
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
@@ -254,27 +248,10 @@ class RayCluster:
         self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
         self._task = ray.remote(**options, max_retries=3)(_compute_remotely)
         self._refs: dict[Any, Job] = {}
-        try:
-            _check_device(grid.model.get("device"), has_gpus=has_gpus)
-            self._check_machines()
-        except InputError:
+        device = grid.model.get("device")
+        if str(device).startswith("cuda") and not has_gpus:
             self.close()
-            raise
-
-    def _check_machines(self) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        check = self._ray.remote(num_cpus=0)(_missing_here)
-        machines = {
-            check.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(*self._arguments): node["NodeManagerAddress"]
-            for node in self._ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU")
-        }
-        for ref, machine in machines.items():
-            if problem := self._ray.get(ref):
-                raise InputError(f"worker {machine}: {problem}")
+            raise InputError(f"model: device {device!r}: the Ray cluster has no GPU")
 
     def submit(self, job: Job) -> None:
         """Submit a job to the cluster."""
@@ -295,11 +272,6 @@ class RayCluster:
         for ref in self._refs:
             self._ray.cancel(ref, force=True)
         self._ray.shutdown()
-
-
-def _check_device(device: object, *, has_gpus: bool) -> None:
-    if str(device).startswith("cuda") and not has_gpus:
-        raise InputError(f"model: device {device!r}: the Ray cluster has no GPU")
 
 
 def _check_answers(address: str) -> None:
@@ -348,17 +320,3 @@ def _compute_remotely(source: Mapping[str, Any], data_dir: str | None, job: Job)
         return compute(workshop, job)
     with tempfile.TemporaryDirectory(prefix="bayeslora-") as work:
         return compute(workshop, replace(job, work=work))
-
-
-def _missing_here(source: Mapping[str, Any], data_dir: str | None) -> str:
-    """Return what this machine lacks for a grid; empty if nothing."""
-    from bayeslora.experiments.plan import check_backbones
-
-    workshop = _workshop(source, data_dir)
-    try:
-        check_backbones(workshop.grid)
-        for task in workshop.grid.tasks:
-            workshop.rows(task)
-    except InputError as error:
-        return str(error)
-    return ""

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,20 +252,6 @@ def test_a_dry_run_finds_what_a_run_would_refuse(grid, change, named):
         run.plan({**grid, **change})
     for word in named:
         assert word in str(caught.value)
-
-
-def test_options_need_all_layers_of_a_decoder(grid, tmp_path):
-    files = {
-        name: write(tmp_path / f"{name}.jsonl", [question(f"{name} {k}", 3) for k in range(8)])
-        for name in ("train", "test")
-    }
-    content = {**grid, "tasks": [{"name": "quiz", **files}], "posteriors": ["mle"]}
-    layers = json.loads((Path(grid["backbones"]) / "config.json").read_text())["num_hidden_layers"]
-    for depth in (layers - 1, 0.4):
-        with refused("input", "depth"):
-            run.plan({**content, "model": {"depth": depth}})
-    for depth in (layers, 1.0):
-        assert run.plan({**content, "model": {"depth": depth}}).settings
 
 
 def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):

@@ -93,8 +93,6 @@ def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small):
     assert (settings["adapter"]["r"], settings["adapter"]["num_layers"]) == (8, None)
     assert settings["adapter"]["lr"] == 1e-4
     assert settings["model"] == {"max_length": 300, "depth": 1.0, "format": "letters"}
-    assert plan.estimates[cell].memory_bytes > 2 * 8e9
-    assert any("no config.json" in note for note in plan.notes)
 
 
 def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):

@@ -11,10 +11,8 @@ import psutil
 import pytest
 import torch
 from refusal import refused
-from tiny import tiny_llama
 
 import bayeslora as bl
-from bayeslora.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'bayeslora[ray]'")
@@ -81,24 +79,6 @@ def test_a_killed_worker_and_a_lost_machine_lose_nothing(cluster, finished, grid
     assert cluster.second is None
     assert result.failed == {}
     assert scores(result) == scores(finished[2])
-
-
-def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path, monkeypatch):
-    """The backbone exists when the command checks it and is gone when the worker does."""
-    from bayeslora.experiments import run
-
-    grid["backbones"] = str(tiny_llama(tmp_path / "here"))
-
-    def moved(_grid):
-        (tmp_path / "here").rename(tmp_path / "elsewhere")
-
-    monkeypatch.setattr(run, "check_backbones", moved)
-    with pytest.raises(InputError) as caught:
-        bl.experiment(grid, tmp_path / "out", ray="local")
-    ray.shutdown()
-    assert "worker " in str(caught.value)
-    assert "here" in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the cluster has GPUs")

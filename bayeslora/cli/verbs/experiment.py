@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything and show the plan with estimated time and memory, without computing",
+        help="check everything and show the plan, without computing",
     )
     group = parser.add_mutually_exclusive_group()
     add_options(
@@ -103,25 +103,24 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     total, unknown = 0.0, 0
     for cell in content["cells"]:
         seconds, memory = cell["seconds"], cell["memory_bytes"]
-        total += (seconds or 0.0) * cell["seeds"]
-        unknown += cell["seeds"] if seconds is None else 0
+        left = cell["seeds"] - cell["finished"]
+        total += left * (seconds or 0.0)
+        unknown += left if seconds is None else 0
         rows.append(
             (
                 *(cell["task"], cell["backbone"], cell["method"]),
                 "all" if cell["rows"] is None else str(cell["rows"]),
-                *(str(cell["seeds"]), "?" if cell["fits"] is None else str(cell["fits"])),
+                *(str(cell["seeds"]), str(cell["fits"])),
                 "?" if seconds is None else in_words(seconds),
                 "?" if memory is None else f"{memory / 1e9:.1f} GB",
             )
         )
     print_columns(rows)
-    without = f", excluding {counted(unknown, 'cell')} of unknown cost" if unknown else ""
-    cells = counted(content["num_cells"], "cell")
-    show(
-        f"\n{cells}, about {in_words(total)} on this machine in one process{without} "
-        f"({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
-        "docs/experiments.md"
-    )
+    finished = sum(cell["finished"] for cell in content["cells"])
+    cells = f"{counted(content['num_cells'], 'cell')}, {finished} finished"
+    time = f"about {in_words(total)} for the others in one process" if total else ""
+    open_ends = f"{counted(unknown, 'cell')} without a finished one to tell time" if unknown else ""
+    show("\n" + "; ".join(filter(None, (cells, time, open_ends))))
     show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")
     deviations = dict.fromkeys(
         deviation for cell in content["cells"] for deviation in cell["deviations"]
@@ -130,7 +129,7 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         show("deviations from the protocol:")
     for item in deviations:
         show(f"  {item}")
-    for item in plan.notes:
+    for item in plan.missing:
         note(item)
 
 
