@@ -13,16 +13,16 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 
 from bayeslora.cli import config_file
-from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, interruptible
 from bayeslora.cli.messages import (
-    Unfailing,
     drop,
     log_on_stderr,
     say,
@@ -36,7 +36,7 @@ from bayeslora.errors import FailedError, InputError
 from bayeslora.locks import writing_to
 from bayeslora.processes import current, is_repeated, launched, together
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # Errors of a wrong path; a full disk is not one.
 _WRONG_PATH = frozenset(
@@ -59,21 +59,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None uses those of the process.
     """
-    stderr = sys.stderr
     _prepare_streams()
     owns_process = argv is None
     if owns_process:
         gc.set_threshold(*_RARELY)
     try:
-        with interruptible(ending=owns_process) as interrupt:
-            code = _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
+        with _terminable():
+            code = _exit_code(list(sys.argv[1:] if argv is None else argv))
         if owns_process and os.environ.get("WORLD_SIZE", "1") != "1":
             _leave(code)
         return code
     finally:
-        sys.stderr = stderr
         if owns_process:
             gc.freeze()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which job schedulers send, end the command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(code: int) -> None:
@@ -88,16 +99,14 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
+def _exit_code(words: Sequence[str]) -> int:
     args = argparse.Namespace(verb=None, verbose=False)
-    initial: dict[Path, object] = {}
     try:
         _refuse_garbled(words)
         args = _parsed(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             config_file.fill(args)
-            initial = _states(args)
             with _processes(args), _alone(args), stdin_as_file(args):
                 args.run(args)
         sys.stdout.flush()
@@ -108,17 +117,13 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
+        say(f"interrupted{_kept(args)}")
     except Exception as error:
-        code = INTERRUPTED if interrupt.came else _code(error)
+        code = _code(error)
         if args.verbose:
             trace(error)
-        if code != INTERRUPTED and not is_repeated(error):
+        if not is_repeated(error):
             say(f"bayeslora: error: {_reason(error, args)}")
-    # Other code may have swallowed the interrupt just before the command ended.
-    code = INTERRUPTED if interrupt.came else code
-    interrupt.hear()
-    if code == INTERRUPTED:
-        say(f"interrupted; {_kept(args, initial)}")
     _finish_stdout()
     return code
 
@@ -205,7 +210,6 @@ def _prepare_streams() -> None:
         # An arrow in a table must not fail if the terminal's encoding lacks it.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.stderr = Unfailing(sys.stderr)
 
 
 def _finish_stdout() -> None:
@@ -253,38 +257,20 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def _states(args: argparse.Namespace) -> dict[Path, object]:
-    """Return device, inode and modification time of each existing output of a command."""
-    states: dict[Path, object] = {}
-    for path in _outputs(args):
-        with suppress(OSError, ValueError):
-            state = path.stat()
-            states[path] = (state.st_dev, state.st_ino, state.st_mtime_ns)
-    return states
-
-
 def _outputs(args: argparse.Namespace) -> list[Path]:
     paths = (getattr(args, name, None) for name in _WRITES_TO)
     return [Path(path) for path in paths if path is not None]
 
 
-def _kept(args: argparse.Namespace, initial: dict[Path, object]) -> str:
-    """Return a message on the outputs of an interrupted command."""
-    if args.verb == "fit" and args.out is not None:
-        from bayeslora.engine.training.checkpoints import is_interrupted
+_RESUMED = {
+    "fit": "finished epochs are saved",
+    "predict": "finished rows are saved",
+    "experiment": "finished cells are saved",
+}
+"""What is kept of an interrupted command, which goes on when it is repeated."""
 
-        if is_interrupted(args.out):
-            message = f"finished epochs are saved in {args.out}"
-            return f"{message}; rerun the same command to continue"
-    if args.verb == "predict":
-        from bayeslora.predictions.parts import PredictionParts
 
-        parts = PredictionParts(args.out)
-        if parts.num_finished():
-            message = f"finished rows are saved in {parts.folder}"
-            return f"{message}; rerun the same command to continue"
-    if args.verb == "experiment" and args.directory is not None:
-        return f"finished cells are saved in {args.directory}; rerun the same command to continue"
-    now = _states(args)
-    written = [str(path) for path, state in now.items() if state != initial.get(path)]
-    return f"already written: {', '.join(written)}" if written else "nothing was written"
+def _kept(args: argparse.Namespace) -> str:
+    if args.verb not in _RESUMED:
+        return ""
+    return f"; {_RESUMED[args.verb]}, and the same command continues"

@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 from bayeslora.plain_text import one_line, visible
 
@@ -63,38 +63,6 @@ def trace(error: BaseException) -> None:
     """Print a traceback to stderr."""
     lines = "".join(traceback.format_exception(error))
     print(visible(lines, keep="\n"), file=sys.stderr, end="")
-
-
-class Unfailing:
-    """A stream that discards writes after its reader has closed.
-
-    Progress and notes must not end a fit because the reader of `2>&1 | head` stopped.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._is_open = True
-
-    def write(self, text: str) -> int:
-        """Write, or do nothing if the reader has closed."""
-        self._attempt(self._stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush, or do nothing if the reader has closed."""
-        self._attempt(self._stream.flush)
-
-    def _attempt(self, action: Any, *arguments: str) -> None:
-        if not self._is_open:
-            return
-        try:
-            action(*arguments)
-        except (OSError, ValueError):  # a broken pipe, a full disk, a closed stream
-            self._is_open = False
-            drop(self._stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def drop(stream: TextIO) -> None:

@@ -87,8 +87,7 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     out = tmp_path / "m"
     code, stdout, stderr = stopped(words_of_fit(world, out), out, kind)
     assert (code, stdout) == (130, "")
-    assert str(out) in stderr
-    assert "rerun the same command to continue" in stderr
+    assert "the same command continues" in stderr
     assert "Traceback" not in stderr
     message = refused(*words_of_fit(world, out, seed=2))
     assert "interrupted fit with another seed" in message
@@ -135,7 +134,6 @@ def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, s
     assert run(*words, whole).code == 0
     code, stdout, stderr = stopped([*words, str(out)], out, kind)
     assert (code, stdout) == (130, ""), stderr
-    assert str(out) in stderr
     assert not (out / "bayeslora.json").exists()
     (checkpoint,) = out.glob("checkpoints/*/checkpoint-*")
     read = []

@@ -8,8 +8,8 @@ from tiny import toy_questions
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Workshop
-from bayeslora.experiments.plan import check_cell
 from bayeslora.experiments.grid import Task, as_grid
+from bayeslora.experiments.plan import check_cell
 from bayeslora.experiments.protocols import PROTOCOLS, protocol
 from bayeslora.experiments.rows import task_rows
 
