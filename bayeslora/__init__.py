@@ -43,24 +43,24 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Score as Score
     from bayeslora.metrics.scores import Scores as Scores
     from bayeslora.metrics.seeds import over_seeds as over_seeds
-    from bayeslora.posteriors.last_layer.estimates import MAP as MAP
-    from bayeslora.posteriors.last_layer.estimates import MLE as MLE
-    from bayeslora.posteriors.last_layer.estimates import TemperatureScaling as TemperatureScaling
-    from bayeslora.posteriors.last_layer.gvbll.options import GVBLL as GVBLL
-    from bayeslora.posteriors.last_layer.laplace.options import Laplace as Laplace
-    from bayeslora.posteriors.last_layer.nuts.options import NUTS as NUTS
-    from bayeslora.posteriors.last_layer.prototypes.options import Prototypes as Prototypes
-    from bayeslora.posteriors.last_layer.vbll.options import VBLL as VBLL
+    from bayeslora.posteriors.options import GVBLL as GVBLL
+    from bayeslora.posteriors.options import IVON as IVON
+    from bayeslora.posteriors.options import MAP as MAP
+    from bayeslora.posteriors.options import MLE as MLE
+    from bayeslora.posteriors.options import NUTS as NUTS
+    from bayeslora.posteriors.options import SWAG as SWAG
+    from bayeslora.posteriors.options import TFB as TFB
+    from bayeslora.posteriors.options import VBLL as VBLL
+    from bayeslora.posteriors.options import BLoB as BLoB
+    from bayeslora.posteriors.options import CLoRA as CLoRA
+    from bayeslora.posteriors.options import Ensemble as Ensemble
+    from bayeslora.posteriors.options import Laplace as Laplace
+    from bayeslora.posteriors.options import LaplaceLoRA as LaplaceLoRA
+    from bayeslora.posteriors.options import MCDropout as MCDropout
+    from bayeslora.posteriors.options import Prototypes as Prototypes
+    from bayeslora.posteriors.options import ScalaBL as ScalaBL
+    from bayeslora.posteriors.options import TemperatureScaling as TemperatureScaling
     from bayeslora.posteriors.registry import register_posterior as register_posterior
-    from bayeslora.posteriors.weights.blob.options import BLoB as BLoB
-    from bayeslora.posteriors.weights.clora.options import CLoRA as CLoRA
-    from bayeslora.posteriors.weights.ensemble import Ensemble as Ensemble
-    from bayeslora.posteriors.weights.ivon.options import IVON as IVON
-    from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA as LaplaceLoRA
-    from bayeslora.posteriors.weights.mc_dropout.options import MCDropout as MCDropout
-    from bayeslora.posteriors.weights.scalabl.options import ScalaBL as ScalaBL
-    from bayeslora.posteriors.weights.swag.options import SWAG as SWAG
-    from bayeslora.posteriors.weights.tfb.options import TFB as TFB
     from bayeslora.predictions.record import Predictions as Predictions
     from bayeslora.recalibration.beta import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning as HistogramBinning

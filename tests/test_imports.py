@@ -264,7 +264,7 @@ def method_checks(source):
 @pytest.mark.parametrize(
     "source",
     [
-        "from bayeslora.posteriors.last_layer.vbll.options import VBLL\nisinstance(x, VBLL | int)",
+        "from bayeslora.posteriors.options import VBLL\nisinstance(x, VBLL | int)",
         "from bayeslora import VBLL\nissubclass(x, (int, VBLL))",
         "from bayeslora import VBLL as Ours\ntype(x) is Ours",
         "import bayeslora.posteriors.last_layer.vbll.head as v\nisinstance(x, v.VBLLHead)",

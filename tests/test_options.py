@@ -14,7 +14,7 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.last_layer.vbll.options import BOUNDS
+from bayeslora.posteriors.options import BOUNDS
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.config import RECALIBRATORS
 

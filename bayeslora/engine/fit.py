@@ -41,9 +41,7 @@ from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.feature_scores.options import (
-    settled_scores,
-)
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 from bayeslora.tasks.examples import data_hash

@@ -15,8 +15,8 @@ from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import LastLayer
 
 CONDITIONING = "adapter.conditioning."

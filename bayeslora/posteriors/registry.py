@@ -15,21 +15,25 @@ from bayeslora.errors import FailedError, InputError
 from bayeslora.option_checks import Draws, Link, checked
 from bayeslora.plugins import Catalogue, check_options_class
 from bayeslora.posteriors.base import Posterior, completed
-from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
-from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
-from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.last_layer.nuts.options import NUTS
-from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
-from bayeslora.posteriors.weights.blob.options import BLoB
-from bayeslora.posteriors.weights.clora.options import CLoRA
-from bayeslora.posteriors.weights.ensemble import Ensemble
-from bayeslora.posteriors.weights.ivon.options import IVON
-from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
-from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
-from bayeslora.posteriors.weights.scalabl.options import ScalaBL
-from bayeslora.posteriors.weights.swag.options import SWAG
-from bayeslora.posteriors.weights.tfb.options import TFB
+from bayeslora.posteriors.options import (
+    GVBLL,
+    IVON,
+    MAP,
+    MLE,
+    NUTS,
+    SWAG,
+    TFB,
+    VBLL,
+    BLoB,
+    CLoRA,
+    Ensemble,
+    Laplace,
+    LaplaceLoRA,
+    MCDropout,
+    Prototypes,
+    ScalaBL,
+    TemperatureScaling,
+)
 
 if TYPE_CHECKING:
     from torch import nn

@@ -49,8 +49,8 @@ from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.posteriors.features import mean_logits
-from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.options import MLE
 from bayeslora.tasks.examples import (
     Examples,
     encode_labels,

@@ -308,7 +308,7 @@ def _peer_fit(
     import torch
     import vbll
 
-    from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+    from bayeslora.posteriors.last_layer.vbll.families import Dense
 
     size, num_classes = features.shape[1], int(labels.max()) + 1
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
-from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
+from bayeslora.posteriors.weights.mc_dropout import MCDropoutDraws
 from bayeslora.tasks.columns import DataColumns
 
 LORA = LoRA(r=2, num_layers=2)

@@ -23,7 +23,7 @@ from bayeslora.engine.training.episodes import (
     mix,
 )
 from bayeslora.errors import InputError
-from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.posteriors.options import MLE
 
 ADAPTER = AMT(
     r=2,

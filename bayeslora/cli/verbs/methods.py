@@ -126,7 +126,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.layer_sampling.options import LayerSampling
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.training_options import QualityRetaining
-    from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
+    from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
         [{**_described(method.config), "package": method.package} for method in kind.listed()]

@@ -32,7 +32,7 @@ from bayeslora.engine.training.class_prior import class_prior, says_something
 from bayeslora.engine.training.final_fit import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.options import settled_scores
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, data_hash

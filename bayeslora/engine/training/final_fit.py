@@ -22,8 +22,8 @@ from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features, centred_logits
+from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import FinalFit, LastLayer
 

@@ -16,8 +16,8 @@ from refusal import refused
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
 from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
-from bayeslora.posteriors.last_layer.laplace.shared import SharedCurvature, SharedDiagCurvature
-from bayeslora.posteriors.last_layer.nuts.shared import SharedTarget
+from bayeslora.posteriors.last_layer.laplace import SharedCurvature, SharedDiagCurvature
+from bayeslora.posteriors.last_layer.nuts import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 

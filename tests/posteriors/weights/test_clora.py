@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora import CLoRA
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights, PositionNoise
+from bayeslora.posteriors.weights.clora import CLoRAWeights, PositionNoise
 
 F64 = torch.float64
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

@@ -8,7 +8,7 @@ from refusal import refused
 from torch import nn
 
 from bayeslora.posteriors.weights.draws import sample_logits
-from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
+from bayeslora.posteriors.weights.mc_dropout import MCDropoutDraws
 
 
 class TinyAttention(nn.Module):

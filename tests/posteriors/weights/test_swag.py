@@ -8,7 +8,7 @@ from torch import nn
 
 from bayeslora import SWAG
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
+from bayeslora.posteriors.weights.swag import SWAGWeights
 
 
 def weights_of(*shapes):

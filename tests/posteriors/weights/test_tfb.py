@@ -11,7 +11,7 @@ from small_sites import drawn, lora_site, polar_site
 
 from bayeslora import TFB
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.tfb.posterior import TFBWeights, largest_accepted, turn
+from bayeslora.posteriors.weights.tfb import TFBWeights, largest_accepted, turn
 
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
 

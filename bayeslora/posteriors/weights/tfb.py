@@ -30,9 +30,9 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import nll
+from bayeslora.posteriors.options import TFB
 from bayeslora.posteriors.types import FinalFit, Network, WeightDefaults, WeightPosterior
 from bayeslora.posteriors.weights.draws import replaced, sampled_logits, standard_normal
-from bayeslora.posteriors.weights.tfb.options import TFB
 
 logger = logging.getLogger(__name__)
 

@@ -35,9 +35,9 @@ from transformers import TrainerCallback
 
 from bayeslora.adapters.optimizers import euclidean_parameters
 from bayeslora.adapters.site import Site
+from bayeslora.posteriors.options import IVON, require_ivon
 from bayeslora.posteriors.types import Network, TrainingRun, WeightDefaults, WeightTraining
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
-from bayeslora.posteriors.weights.ivon.options import IVON, require_ivon
 
 _STEPS = "steps"
 

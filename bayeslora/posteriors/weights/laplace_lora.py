@@ -13,6 +13,28 @@ layers and one backward pass per class, down to the lowest random layer.
 
 Source: Yang, Robeyns, Wang and Aitchison 2024, arXiv 2308.13111; Immer, Korzepa and Bauer 2021,
 arXiv 2008.08216, for the linearisation.
+
+*Curvature* of softmax cross-entropy in the weights of linear layers.
+
+    H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n = Σ_n Σ_k j_nk j_nkᵀ,   j_nk = J_nᵀ (R_n)_·k
+    R_n = diag(√p_n) − p_n √p_nᵀ,   R_n R_nᵀ = diag p_n − p_n p_nᵀ
+
+H is the generalised Gauss-Newton matrix, equal to the Fisher matrix, summed over all rows. Each
+structure stores eigenvalues e and rotates Jacobians to the eigenvectors, so that a prior of
+precision δ enters exactly: log|H + δI| = Σ log(e + δ), and V = J (H + δI)⁻¹ Jᵀ weighs directions by
+1 / (e + δ).
+
+Source of the Kronecker form: Martens and Grosse 2015, arXiv 1503.05671; with many tokens per row,
+the `expand` form of Eschenhagen et al. 2023, arXiv 2311.00636.
+
+*Gradients* of the logits for each row, with respect to the weights of linear layers.
+
+A linear layer `h = W a` that is called once per forward pass has, for a row with tokens t,
+
+    ∂(vᵀz) / ∂W = Σ_t g_t a_tᵀ,   g_t = ∂(vᵀz) / ∂h_t
+
+so inputs a and output gradients g, recorded by hooks, yield it for every row of a batch at once.
+Each vector v costs one backward pass, down to the lowest of the layers.
 """
 
 from __future__ import annotations
@@ -20,19 +42,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import Any, Self
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features, feature_gradient
+from bayeslora.posteriors.options import LaplaceLoRA
 from bayeslora.posteriors.prior_precision import (
     LOG10_GRID,
     best_on_grid,
@@ -40,16 +65,285 @@ from bayeslora.posteriors.prior_precision import (
     refine,
 )
 from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightDefaults
-from bayeslora.posteriors.weights.laplace_lora.curvature import (
-    LAYER_STRUCTURES,
-    AnyLayers,
-    covariances,
-    fisher_root,
-    log_determinant,
-)
-from bayeslora.posteriors.weights.laplace_lora.gradients import LayerGradients, backward, watched
-from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
-from bayeslora.posteriors.weights.random_layers import random_layers
+from bayeslora.posteriors.weights.draws import random_layers
+
+
+@dataclass
+class Seen:
+    """Record of a layer's last forward pass by a hook.
+
+    Attributes:
+        inputs: [..., in], detached.
+        outputs: [..., out], in the graph.
+        calls: Number of calls of the layer.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    calls: int
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """Inputs and output gradients of one linear layer for a batch; zero at padding.
+
+    Attributes:
+        inputs: [B, T, in].
+        gradients: [K, B, T, out], for each of K vectors v.
+        num_tokens: Number of real tokens in the batch.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    num_tokens: int
+
+    def matrices(self) -> Tensor:
+        """Return ∂(vᵀz)/∂W of each row, [B, K, out, in] float64."""
+        return torch.einsum("kbto,bti->bkoi", self.gradients.double(), self.inputs.double())
+
+
+@contextmanager
+def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
+    """Yield the records of each layer's last call in a forward pass, None before it."""
+    seen: list[Seen | None] = [None] * len(layers)
+
+    def recorder(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+            previous = seen[index]
+            calls = 1 if previous is None else previous.calls + 1
+            seen[index] = Seen(inputs[0].detach(), outputs, calls)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_hook(recorder(index)))
+        yield seen
+
+
+def backward(
+    features: Tensor,
+    seen: Sequence[Seen | None],
+    names: Sequence[str],
+    directions: Tensor,
+    mask: Tensor,
+) -> list[LayerGradients]:
+    """Return the gradients of `directions · features` for every layer, by K backward passes.
+
+    Args:
+        features: [B, ...], with their graph.
+        seen: Records of the hooks in the pass that computed `features`.
+        names: Names of the layers, for messages.
+        directions: [K, B, ...], multiplied with the features; Wᵀv for the gradient of vᵀWφ.
+        mask: [B, T], 1 at real tokens.
+
+    Raises:
+        InputError: A layer took no part in the pass or was called more than once, or its inputs
+            are neither per token nor per row.
+    """
+    records = [_called_once(record, name) for record, name in zip(seen, names, strict=True)]
+    outputs = [record.outputs for record in records]
+    by_direction = [
+        torch.autograd.grad(features, outputs, direction, retain_graph=True, materialize_grads=True)
+        for direction in directions.to(features.dtype)
+    ]
+    return [
+        _masked(record.inputs, torch.stack(gradients), mask, name)
+        for record, gradients, name in zip(
+            records, zip(*by_direction, strict=True), names, strict=True
+        )
+    ]
+
+
+def _called_once(record: Seen | None, name: str) -> Seen:
+    if record is None:
+        raise InputError(f"adapter layer {name} was not called in the network's forward pass")
+    if record.calls > 1:
+        raise InputError(
+            f"adapter layer {name} is called {record.calls} times per pass, because layers share "
+            "its weights; per-row gradients need layers that are called once",
+            code="shared-layers",
+        )
+    return record
+
+
+def _masked(inputs: Tensor, gradients: Tensor, mask: Tensor, name: str) -> LayerGradients:
+    """Return both as [..., B, T, ·] with zeros at padding; a layer may see one state per row."""
+    real = real_tokens(f"adapter layer {name}", inputs, mask)
+    # Filled, not multiplied: values at padding need not be finite.
+    a, g = (values.masked_fill(~real[..., None], 0) for values in (inputs, gradients))
+    rows = len(mask)
+    return LayerGradients(
+        a.reshape(rows, -1, a.shape[-1]), g.reshape(len(g), rows, -1, g.shape[-1]), int(real.sum())
+    )
+
+
+class KronLayers(nn.Module):
+    """B ⊗ A for each layer: A = mean over tokens of aaᵀ, B = sum over tokens and k of ggᵀ."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList(_Factor(size) for _, size in shapes)
+        self.outputs = nn.ModuleList(_Factor(size) for size, _ in shapes)
+        self._num_tokens = [0] * len(shapes)
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        for index, (layer, (a, b)) in enumerate(zip(layers, self._factors(), strict=True)):
+            inputs, gradients = layer.inputs.double(), layer.gradients.double()
+            a.basis += torch.einsum("bti,btj->ij", inputs, inputs)
+            b.basis += torch.einsum("kbto,kbtp->op", gradients, gradients)
+            self._num_tokens[index] += layer.num_tokens
+
+    def finish(self) -> None:
+        """Decompose the sums, once all rows are added."""
+        for (a, b), count in zip(self._factors(), self._num_tokens, strict=True):
+            a.decompose(max(count, 1))
+            b.decompose(1)
+
+    def sums(self) -> list[Tensor]:
+        """Return the diagonals of both factors of each layer, before `finish`."""
+        return [torch.cat([a.basis.diagonal(), b.basis.diagonal()]) for a, b in self._factors()]
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return the products of both factors' eigenvalues, [out · in] for each layer."""
+        return [torch.outer(b.values, a.values).flatten() for a, b in self._factors()]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield Q_Bᵀ G Q_A for each layer, as [B, C, out · in]."""
+        for layer, (a, b) in zip(layers, self._factors(), strict=True):
+            yield (b.basis.T @ (layer.matrices() @ a.basis)).flatten(-2)
+
+    def _factors(self) -> list[tuple[_Factor, _Factor]]:
+        """Return the factors A and B of each layer."""
+        pairs = zip(self.inputs, self.outputs, strict=True)
+        return [cast("tuple[_Factor, _Factor]", pair) for pair in pairs]
+
+
+class DiagLayers(nn.Module):
+    """The diagonal of H: h_i = Σ_n Σ_k (j_nk)_i²."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        for index, shape in enumerate(shapes):
+            self.register_buffer(f"h{index}", torch.zeros(shape, dtype=torch.float64))
+        self._names = [f"h{index}" for index in range(len(shapes))]
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        for name, layer in zip(self._names, layers, strict=True):
+            self.get_buffer(name).add_(layer.matrices().square().sum((0, 1)))
+
+    def finish(self) -> None:
+        """Do nothing: the sums are the eigenvalues."""
+
+    def sums(self) -> list[Tensor]:
+        """Return h of each layer."""
+        return [self.get_buffer(name) for name in self._names]
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return h, [out · in] for each layer."""
+        return [diagonal.flatten() for diagonal in self.sums()]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield the unchanged Jacobians, [B, C, out · in]."""
+        return (layer.matrices().flatten(-2) for layer in layers)
+
+
+class JointLayers(nn.Module):
+    """H over the weights of all layers together, [P, P]."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.hessian = _Factor(sum(out * size for out, size in shapes))
+        self._sizes = [out * size for out, size in shapes]
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        j = _joined(layers).flatten(0, 1)
+        self.hessian.basis += j.T @ j
+
+    def finish(self) -> None:
+        """Decompose the sum, once all rows are added."""
+        self.hessian.decompose(1)
+
+    def sums(self) -> list[Tensor]:
+        """Return the diagonal of each layer, before `finish`."""
+        return list(torch.split(self.hessian.basis.diagonal(), self._sizes))
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return the eigenvalues, [P]."""
+        return [self.hessian.values]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield J Q, [B, C, P]."""
+        yield _joined(layers) @ self.hessian.basis
+
+
+class _Factor(nn.Module):
+    """A symmetric matrix [n, n] while it is summed, then its eigenvectors and eigenvalues."""
+
+    basis: Tensor
+    values: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.zeros(size, size, dtype=torch.float64))
+        self.register_buffer("values", torch.zeros(size, dtype=torch.float64))
+
+    def decompose(self, count: int) -> None:
+        values, basis = torch.linalg.eigh(self.basis / count)
+        self.basis, self.values = basis.contiguous(), values.clamp_min(0)
+
+
+def _joined(layers: Sequence[LayerGradients]) -> Tensor:
+    """Return the Jacobians of all layers side by side, [B, K, P]."""
+    return torch.cat([layer.matrices().flatten(-2) for layer in layers], -1)
+
+
+AnyLayers = KronLayers | DiagLayers | JointLayers
+"""Structures of H over layers of shapes [(out, in), …], with float64 buffers.
+
+`add` adds rows with gradients j_nk for all k, and `finish` decomposes the sums.
+"""
+
+LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
+    "diag": DiagLayers,
+    "full": JointLayers,
+    "kron": KronLayers,
+}
+
+
+def fisher_root(probs: Tensor) -> Tensor:
+    """Return R [N, C, C] with R Rᵀ = diag p − p pᵀ for [N, C] probabilities."""
+    root = probs.sqrt()
+    return torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]
+
+
+def log_determinant(curvature: AnyLayers, precision: float) -> float:
+    """Return log|H + δI| over all weights."""
+    return float(
+        sum((eigenvalues + precision).log().sum() for eigenvalues in curvature.eigenvalues())
+    )
+
+
+def covariances(
+    curvature: AnyLayers, layers: Sequence[LayerGradients], precisions: Sequence[float]
+) -> Tensor:
+    """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C].
+
+    Args:
+        curvature: Curvature after `finish`.
+        layers: Gradients of the C logits, K = C.
+        precisions: D values of δ.
+    """
+    result = torch.zeros(())
+    for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
+        roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
+        # M Mᵀ is symmetric and positive semi-definite.
+        result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
+    return result
+
 
 logger = logging.getLogger(__name__)
 

@@ -32,11 +32,15 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.posteriors.options import BLoB
 from bayeslora.posteriors.types import Network
-from bayeslora.posteriors.weights.blob.options import BLoB
-from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.weights.draws import (
+    RandomLayer,
+    check_texts_apart,
+    replaced,
+    standard_normal,
+)
 from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl, initial_root, step_root
-from bayeslora.posteriors.weights.random_layers import RandomLayer, check_texts_apart
 
 
 class BLoBWeights(MovesToPrior):

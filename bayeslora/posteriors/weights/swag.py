@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.options import SWAG
 from bayeslora.posteriors.types import (
     FinalFit,
     Network,
@@ -30,7 +31,6 @@ from bayeslora.posteriors.types import (
     WeightTraining,
 )
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
-from bayeslora.posteriors.weights.swag.options import SWAG
 
 
 class SWAGWeights(WeightDefaults, nn.Module):

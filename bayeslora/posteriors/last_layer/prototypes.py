@@ -19,7 +19,7 @@ from torch import Tensor
 from bayeslora.adapters.site import Site
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
+from bayeslora.posteriors.options import Prototypes
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.recalibration.temperature import best_inverse

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.options import ScalaBL
+from bayeslora.posteriors.weights.draws import check_texts_apart, replaced, standard_normal
 from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl
-from bayeslora.posteriors.weights.random_layers import check_texts_apart
-from bayeslora.posteriors.weights.scalabl.options import ScalaBL
 
 
 class ScalaBLWeights(MovesToPrior):

@@ -39,6 +39,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.backbones.tokens import Batch
 from bayeslora.errors import InputError
+from bayeslora.posteriors.options import CLoRA
 from bayeslora.posteriors.types import (
     FinalFit,
     Network,
@@ -46,9 +47,8 @@ from bayeslora.posteriors.types import (
     WeightDefaults,
     WeightTraining,
 )
-from bayeslora.posteriors.weights.clora.options import CLoRA
+from bayeslora.posteriors.weights.draws import check_texts_apart
 from bayeslora.posteriors.weights.kl_steps import KLWeight, gaussian_kl, initial_root, kl_weight
-from bayeslora.posteriors.weights.random_layers import check_texts_apart
 
 StateNoise = Callable[[Tensor], Tensor]
 """Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""
