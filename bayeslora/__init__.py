@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.amt.options import AMT as AMT
-    from bayeslora.adapters.corda.options import CorDA as CorDA
-    from bayeslora.adapters.emtal.options import EMTAL as EMTAL
-    from bayeslora.adapters.frozen import Frozen as Frozen
-    from bayeslora.adapters.ilora.options import ILoRA as ILoRA
-    from bayeslora.adapters.layer_sampling.options import LayerSampling as LayerSampling
-    from bayeslora.adapters.lisa import LISA as LISA
-    from bayeslora.adapters.lora import LoRA as LoRA
-    from bayeslora.adapters.pissa import PiSSA as PiSSA
-    from bayeslora.adapters.polar.options import PoLAR as PoLAR
+    from bayeslora.adapters.base import LayerSampling as LayerSampling
+    from bayeslora.adapters.options import AMT as AMT
+    from bayeslora.adapters.options import EMTAL as EMTAL
+    from bayeslora.adapters.options import LISA as LISA
+    from bayeslora.adapters.options import S2FT as S2FT
+    from bayeslora.adapters.options import CorDA as CorDA
+    from bayeslora.adapters.options import Frozen as Frozen
+    from bayeslora.adapters.options import ILoRA as ILoRA
+    from bayeslora.adapters.options import LoRA as LoRA
+    from bayeslora.adapters.options import PiSSA as PiSSA
+    from bayeslora.adapters.options import PoLAR as PoLAR
     from bayeslora.adapters.registry import register_adapter as register_adapter
-    from bayeslora.adapters.s2ft.options import S2FT as S2FT
     from bayeslora.classifier import BayesianClassifier as BayesianClassifier
     from bayeslora.conformal.predictors import APS as APS
     from bayeslora.conformal.predictors import LAC as LAC
     from bayeslora.conformal.predictors import RAPS as RAPS
-    from bayeslora.conformal.sets import ConformalSets as ConformalSets
-    from bayeslora.conformal.sets import conformal_sets as conformal_sets
+    from bayeslora.conformal.predictors import ConformalSets as ConformalSets
+    from bayeslora.conformal.predictors import conformal_sets as conformal_sets
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
@@ -81,13 +81,13 @@ _HOMES = {
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
-    "ConformalSets": "bayeslora.conformal.sets",
+    "ConformalSets": "bayeslora.conformal.predictors",
     "Experiment": "bayeslora.experiments.run",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.predictors",
-    "LayerSampling": "bayeslora.adapters.layer_sampling.options",
+    "LayerSampling": "bayeslora.adapters.base",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",
     "QualityRetaining": "bayeslora.engine.training_options",
@@ -99,7 +99,7 @@ _HOMES = {
     "Temperature": "bayeslora.recalibration.temperature",
     "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
-    "conformal_sets": "bayeslora.conformal.sets",
+    "conformal_sets": "bayeslora.conformal.predictors",
     "evaluate": "bayeslora.metrics.evaluate",
     "experiment": "bayeslora.experiments.run",
     "load_task": "bayeslora.tasks.known",

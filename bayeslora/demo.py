@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier

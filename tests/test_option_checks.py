@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.engine.training_options import TrainingSettings

@@ -7,7 +7,7 @@ import pytest
 from refusal import refused
 
 from bayeslora import options
-from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.errors import InputError

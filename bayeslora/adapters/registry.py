@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bayeslora import options
-from bayeslora.adapters.amt.options import AMT
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.frozen import Frozen
-from bayeslora.adapters.ilora.options import ILoRA
-from bayeslora.adapters.layer_sampling.options import LayerSampling
-from bayeslora.adapters.lisa import LISA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.base import Adapter, LayerSampling
+from bayeslora.adapters.options import (
+    AMT,
+    EMTAL,
+    LISA,
+    S2FT,
+    CorDA,
+    Frozen,
+    ILoRA,
+    LoRA,
+    PiSSA,
+    PoLAR,
+)
 from bayeslora.errors import InputError
 from bayeslora.plugins import Catalogue, check_options_class
 

@@ -25,6 +25,8 @@ Romano, Sesia and Candes 2020, arXiv 2006.02544, with λ = 0 (APS); Angelopoulos
 Jordan 2021, arXiv 2009.14193, with λ > 0 (RAPS). Randomised sets may be empty, for rows whose first
 class alone exceeds the threshold; adding a class would make the coverage larger than requested.
 Classes with equal probabilities are in the order of their columns.
+
+Conformal predictors by name, and `conformal_sets`, which separates fit and evaluation rows.
 """
 
 from __future__ import annotations
@@ -33,18 +35,21 @@ import dataclasses
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora import options
 from bayeslora.conformal.config import CONFORMAL, APSOptions, LACOptions, RAPSOptions
 from bayeslora.errors import InputError
-from bayeslora.held_out import check_classes, fitting_rows, settled_order, with_gaps
+from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
+from bayeslora.predictions.collection import PredictionsLike
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -262,3 +267,95 @@ def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int
     scores: Array = np.empty_like(ranked)
     np.put_along_axis(scores, order, ranked, 1)
     return scores
+
+
+_METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
+
+
+@dataclass(frozen=True, eq=False)
+class ConformalSets:
+    """Prediction sets with guaranteed coverage, as `conformal_sets` returns them.
+
+    Attributes:
+        predictions: Predictions of the rows of `apply` with `sets`, which are also saved to files.
+        predictor: Fitted predictor, which can be applied to further rows.
+    """
+
+    predictions: Predictions
+    predictor: ConformalPredictor
+
+    @property
+    def sets(self) -> NDArray[np.bool_]:
+        """[N, C]: which classes are in each row's set."""
+        return np.asarray(self.predictions.sets, dtype=np.bool_)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """[N]: number of classes in each row's set."""
+        return np.asarray(self.sets.sum(1), dtype=np.int64)
+
+    @property
+    def alpha(self) -> float:
+        """The share of labels that may be missed."""
+        return self.predictor.alpha
+
+    @property
+    def method(self) -> str:
+        """The name of the predictor."""
+        return self.predictor.name
+
+
+def conformal_sets(
+    fit: PredictionsLike,
+    apply: PredictionsLike,
+    alpha: float | None = None,
+    method: str | Mapping[str, Any] | ConformalPredictor = "lac",
+    reading: PredictionsReading = AS_WRITTEN,
+) -> ConformalSets:
+    """Fit conformal thresholds to held-out predictions and return sets for other predictions.
+
+    If fit rows and rows to apply to are exchangeable, a set contains the label of a new row with a
+    probability of at least 1 − alpha over the choice of both; with `classwise` this holds within
+    every class. There is no guarantee for rows of another distribution.
+
+    Args:
+        fit: Labelled predictions of rows that the model was not trained on, their file, or a data
+            frame.
+        apply: Predictions of other rows by the same model, their file, or a data frame; further
+            columns are kept.
+        alpha: Share of labels that may be missed; None uses that of `method`, 0.1 by default.
+        method: A name of `CONFORMAL`, `name:key=value,…`, a mapping with `name`, or a predictor,
+            which is not modified.
+        reading: Options for reading files that were not written by this package.
+
+    Raises:
+        InputError: `method` or one of its options is not allowed; a file or a value in it is
+            invalid; no fit row has a label; the two predictions share rows, have different classes,
+            or were made by different models.
+    """
+    predictor = build(method, alpha)
+    fitted, applied = held_out(fit, apply, "a conformal threshold", reading)
+    predictor.fit(fitted)
+    return ConformalSets(predictor.apply(applied), predictor)
+
+
+def build(
+    method: str | Mapping[str, Any] | ConformalPredictor, alpha: float | None = None
+) -> ConformalPredictor:
+    """Return an unfitted predictor with the options given by `method`.
+
+    Args:
+        method: As in `conformal_sets`.
+        alpha: Overrides that of `method` if given.
+
+    Raises:
+        InputError: The name, an option or its value is not allowed.
+    """
+    chosen = options.resolve("method", method, CONFORMAL)
+    names = [field.name for field in dataclasses.fields(CONFORMAL[chosen.name])]
+    values = {name: getattr(chosen, name) for name in names}
+    if alpha is not None:
+        values["alpha"] = alpha
+    predictor_class = next(cls for cls in _METHODS if cls.name == chosen.name)
+    predictor: ConformalPredictor = predictor_class(**values)
+    return predictor

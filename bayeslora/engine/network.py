@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
-from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+from bayeslora.adapters.layer_sampling import FullLayers
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder

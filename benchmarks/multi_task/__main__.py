@@ -35,9 +35,8 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.emtal.gate import GatedUnits
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.emtal import GatedUnits
+from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network

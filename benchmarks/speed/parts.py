@@ -140,7 +140,7 @@ def _unsorted_batches() -> Iterator[None]:
 
 
 def _factor_by_factor() -> AbstractContextManager[Any]:
-    from bayeslora.adapters.polar import riemannian
+    from bayeslora.adapters import polar as riemannian
 
     together = riemannian._step
 

@@ -445,7 +445,7 @@ def manifold_steps() -> float:
     from torch import nn
 
     try:
-        from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+        from bayeslora.adapters.polar import RiemannianAdamW
     except ImportError:  # an older version
         from bayeslora.optim.riemannian import RiemannianAdamW
 

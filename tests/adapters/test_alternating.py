@@ -8,14 +8,13 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import (
     AlternatingOptimizer,
     build_optimizer,
     euclidean_parameters,
 )
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.polar import RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
 
 

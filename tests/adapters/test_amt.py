@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.amt.options import AMT
 from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
+from bayeslora.adapters.options import AMT
 from bayeslora.errors import InputError
 from bayeslora.prototypes import (
     cosine_logits,

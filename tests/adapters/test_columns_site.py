@@ -15,8 +15,8 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
     remove,
 )
-from bayeslora.adapters.s2ft.columns import Columns
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.options import S2FT
+from bayeslora.adapters.s2ft import Columns
 from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.testing.adapter import output, randomise, stack
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from refusal import refused
 from tiny_hosts import inject_with, moments_on, tiny_llama
 
-from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.corda.start import corda
+from bayeslora.adapters.corda import corda
+from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.stats import SecondMoment
 

@@ -12,8 +12,7 @@ from bayeslora.adapters.inject import (
     inject_at,
     load_adapter_state,
 )
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import randomise, stack
 

@@ -7,8 +7,7 @@ import torch
 from refusal import refused
 from torch import nn
 
-from bayeslora.adapters.polar.riemannian import RiemannianAdamW, directions
-from bayeslora.adapters.polar.stiefel import polar_retraction, tangent
+from bayeslora.adapters.polar import RiemannianAdamW, directions, polar_retraction, tangent
 
 
 def random(*shape, seed=0, dtype=torch.float64):

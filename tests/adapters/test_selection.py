@@ -11,8 +11,8 @@ from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.s2ft.options import S2FT
-from bayeslora.adapters.s2ft.selection import (
+from bayeslora.adapters.options import S2FT
+from bayeslora.adapters.s2ft import (
     ADAPTER_FILE,
     Units,
     begin_by_gradient,

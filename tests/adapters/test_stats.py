@@ -8,12 +8,7 @@ from refusal import refused
 from tiny_hosts import moments_on, tiny_llama
 from torch import nn
 
-from bayeslora.adapters.stats import (
-    SecondMoment,
-    load_moments,
-    save_moments,
-    second_moments,
-)
+from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.testing.adapter import stack
 
 F64 = torch.float64

@@ -8,7 +8,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.conformal.config import CONFORMAL
-from bayeslora.conformal.sets import conformal_sets
+from bayeslora.conformal.predictors import conformal_sets
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.prediction_sets import SET_KEYS
 from bayeslora.predictions.record import Predictions

@@ -8,8 +8,8 @@ from small_fits import GRADIENT, POLAR, equal_states, fresh
 from tiny import CLASSES
 
 from bayeslora import MAP, MLE, VBLL, Laplace
-from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
+from bayeslora.adapters.options import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, set_feature_scale

@@ -10,8 +10,7 @@ from refusal import refused
 from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.predict import answer, num_passes

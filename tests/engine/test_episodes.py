@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
 
-from bayeslora.adapters.amt.options import AMT
-from bayeslora.adapters.episodes import Adversary
+from bayeslora.adapters.base import Adversary
+from bayeslora.adapters.options import AMT
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network

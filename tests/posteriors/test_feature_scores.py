@@ -29,7 +29,7 @@ from bayeslora.posteriors.fitted_scores import (
 )
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 

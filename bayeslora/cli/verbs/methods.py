@@ -123,7 +123,7 @@ def _catalogues() -> list[Catalogue]:
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
-    from bayeslora.adapters.layer_sampling.options import LayerSampling
+    from bayeslora.adapters.base import LayerSampling
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.training_options import QualityRetaining
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.layer_sampling.policy import LayerSampler
+from bayeslora.adapters.layer_sampling import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.network import Network

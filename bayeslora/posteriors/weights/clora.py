@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.real_tokens import real_tokens
+from bayeslora.adapters.stats import real_tokens
 from bayeslora.backbones.tokens import Batch
 from bayeslora.errors import InputError
 from bayeslora.posteriors.options import CLoRA

@@ -50,8 +50,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.adapters.site import Site
+from bayeslora.adapters.stats import real_tokens
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll

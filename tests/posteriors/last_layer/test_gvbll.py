@@ -27,8 +27,7 @@ from bayeslora.posteriors.last_layer.gvbll import (
     log_shares,
 )
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.last_layer import LastLayerLaws
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import LastLayerLaws, toy
 
 F64 = torch.float64
 FIXED = GVBLL(shrinkage=0.3, inflation=1.5, prior_rows=2.0)

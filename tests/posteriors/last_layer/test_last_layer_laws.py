@@ -6,8 +6,7 @@ from refusal import refused
 from bayeslora import GVBLL, NUTS, VBLL, Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import POSTERIORS, build_head
-from bayeslora.testing.last_layer import LastLayerLaws
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import LastLayerLaws, toy
 
 
 def default_heads():

@@ -15,7 +15,7 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer import nuts
 from bayeslora.posteriors.last_layer.nuts import Chains, Target, run_chains
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 TAU = 2.0

@@ -20,7 +20,7 @@ from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
 from bayeslora.posteriors.options import MARGINAL_BOUNDS
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 

@@ -26,7 +26,7 @@ from bayeslora.posteriors.last_layer.vbll.families import (
 from bayeslora.posteriors.last_layer.vbll.polish import WIDE_PRIOR_SCALE, Polisher, Start, polish
 from bayeslora.posteriors.options import PRIOR_SCALE_GRID
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]

@@ -1,4 +1,20 @@
-"""A mixture of low-rank adapters on one linear layer.
+"""AMT: a pool of low-rank adapters, tuned on episodes against perturbations and then merged.
+
+    c_n = mean of φ over the support of class n ,   logit_n(q) = κ cos(φ(q), c_n)
+
+    1. δ ← argmax KL( p(Q) ‖ p(Q + δ) ) in a ball of radius ε, from a random start
+    2. Z ← Z + γ_w ‖Z‖ g_Z / ‖g_Z‖ for both factors Z of a member,  g = ∇ L
+    3. L = CE(p(Q), y) + λ KL( p(Q) ‖ p(Q + δ) ) at these weights, prototypes included
+    4. restore Z; SGD step with the gradient of 3, clipped at norm 1
+
+    W = W0 + Σ_p w_p (B_p A_p − B_0 A_0) ,   Σ w_p = 1
+
+All members start from the largest singular vectors of W0, and each has its own adversary.
+
+Source: Yang, Liu and Wei 2024, Mixture of Adversarial LoRAs, NeurIPS 2024. Their merge is tuned on
+tasks of each test domain; here nothing is tuned on test domains.
+
+*Pool*: the members on one linear layer.
 
     y = x Wᵀ + b + Σ_p w_p B_p(A_p(x)) − B_0(A_0(x)) ,   Σ w_p = 1
 
@@ -15,8 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.factors import Factors
-from bayeslora.adapters.layers import trained_layer
-from bayeslora.adapters.site import Site
+from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.errors import InputError
 
 COSINE_SCALE = 10.0
