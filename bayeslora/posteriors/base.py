@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import OnlyWith, Options, Positive
-from bayeslora.posteriors.cost import FREE, FitCost
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -251,11 +250,15 @@ class Posterior(Options):
         """Return the initial [C, d] weights when this replaces the posterior of `head`."""
         return head.mean_weight
 
-    def variants(
-        self, num_classes: int, num_features: int, num_rows: int
-    ) -> list[tuple[Any, FitCost]]:
-        """Return the candidate options with the cost of each, most expensive first."""
-        return [(self, FREE)]
+    def sized(self, num_classes: int, num_features: int, num_rows: int) -> Self:
+        """Return the options with the defaults that depend on the size of the final fit resolved.
+
+        Args:
+            num_classes: C.
+            num_features: d.
+            num_rows: N.
+        """
+        return self
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Self:
         """Return the options with the values that a fit chose on validation rows.

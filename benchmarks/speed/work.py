@@ -249,12 +249,12 @@ def head_fit(num_classes: int) -> Run:
         from bayeslora import VBLL
 
         config = VBLL(polish_mean="refit")
-        try:
+        if hasattr(config, "sized"):
+            config = config.sized(num_classes, FEATURES, ROWS)
+        else:  # an older version
             from bayeslora.posteriors.cost import affordable
 
             config = affordable(config, num_classes, FEATURES, ROWS)
-        except ImportError:  # an older version, all of whose heads are dense
-            pass
         features, labels = _head_rows(num_classes)
         head: Any = _head(config, FEATURES, num_classes)
         return clock(lambda: head.fit(*_rows(features, labels)))

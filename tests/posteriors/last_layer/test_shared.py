@@ -269,8 +269,7 @@ def test_families_that_options_lack_are_refused(family):
 @pytest.mark.parametrize("rows", [100, 10**5, 10**7])
 @pytest.mark.parametrize("name", ["vbll", "laplace"])
 def test_what_a_fit_may_be_simplified_to_is_there_for_options(name, rows):
-    for config, _ in resolve_posterior(name).variants(1, SIZE * 100, rows):
-        build_head(config, SIZE, 1, shared=True)
+    build_head(resolve_posterior(name).sized(1, SIZE * 100, rows), SIZE, 1, shared=True)
 
 
 def test_a_density_of_each_class_is_refused():

@@ -1,9 +1,4 @@
-"""Families of covariances by name, the cost of their closed-form fits, and memory limits.
-
-A round of coordinate ascent over a dense covariance forms C matrices Σ_n w_nc φ_n φ_nᵀ, factorises
-them and solves for N rows, see `Covariance.multiplications`. In addition, every family takes
-`MEAN_STEPS` products of N rows with C weights in the search for the means, and C N tilts. These are
-the leading terms of the current code, to be retuned with it.
+"""Families of covariances by name, and memory limits.
 
 *Independent* weights: entrywise, or along the eigenvectors of the features.
 
@@ -45,7 +40,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.posteriors.cost import ROUNDS, FitCost
 from bayeslora.posteriors.last_layer.algebra import (
     bounding_factor,
     precision_factor,
@@ -159,11 +153,6 @@ class Eigenbasis(Covariance):
         """Return the shapes of deviations and basis."""
         return {"scale": (num_classes, size), "basis": (size, size)}
 
-    @staticmethod
-    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return r (N r + 10 r²), once for all rounds, for the basis."""
-        return size * (num_rows * size + 10.0 * size * size) / ROUNDS
-
     @classmethod
     def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal variances along the eigenvectors of the features."""
@@ -225,12 +214,6 @@ class _Triangular(Trainable):
     scale: Tensor
     is_triangular: ClassVar[bool] = True
 
-    @classmethod
-    def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
-        """Return the number of entries on and below the diagonals."""
-        *counts, rows, _ = cls.shapes(num_classes, size, rank)["scale"]
-        return math.prod(counts) * rows * (rows + 1) // 2
-
     def to_free(self) -> dict[str, Tensor]:
         """Return the free parameters of the triangles."""
         return {"spread": raw_triangle(self.scale)}
@@ -259,11 +242,6 @@ class Dense(_Triangular):
     def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of the triangles."""
         return {"scale": (num_classes, size, size)}
-
-    @staticmethod
-    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return C r (2 N r + r²/3): C matrices are formed, factorised and solved for N rows."""
-        return num_classes * size * (2.0 * num_rows * size + size * size / 3)
 
     @classmethod
     def blocks(cls, problem: Problem) -> Blocks:
@@ -386,11 +364,6 @@ class Full(_Triangular):
     def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of the triangle."""
         return {"scale": (num_classes * size, num_classes * size)}
-
-    @staticmethod
-    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return the count of one dense matrix with C r rows."""
-        return Dense.multiplications(1, num_rows, num_classes * size)
 
     @classmethod
     def blocks(cls, problem: Problem) -> Blocks:
@@ -521,11 +494,6 @@ class DiagonalPlusLowRank(Trainable):
     def numbers_in_fit(cls, num_classes: int, size: int) -> int:
         """Return the number of entries of the precisions of all classes."""
         return num_classes * size**2
-
-    @staticmethod
-    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return the count of a dense covariance, whose precisions are formed here too."""
-        return Dense.multiplications(num_classes, num_rows, size)
 
     @classmethod
     def blocks(cls, problem: Problem) -> Blocks:
@@ -704,35 +672,12 @@ logger = logging.getLogger(__name__)
 # A fit holds a few copies of a covariance.
 _MOST_BYTES = 1 << 30
 
-MEAN_STEPS = 120
-"""Products of rows and weights per round in the search for the means."""
-
-TILT = 4e4
-"""Cost of a tilt of the bound per round, in multiplications of a matrix product: Newton's method
-over special functions. Measured 3e4 to 4e4; it matters for many classes and few features."""
-
 TRAINABLE: dict[str, type[Trainable]] = {
     family.name: family for family in (Dense, Diagonal, Full, DiagonalPlusLowRank)
 }
 """Families that gradient steps can move."""
 
 FAMILIES: dict[str, type[Covariance]] = {**TRAINABLE, Eigenbasis.name: Eigenbasis}
-
-
-def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -> FitCost:
-    """Return the cost of a fit with the covariance of `config`, dense for `auto`.
-
-    Args:
-        config: Covariance and, for `low_rank`, number of directions.
-        num_classes: C.
-        num_features: d.
-        num_rows: N.
-    """
-    family = FAMILIES[config.with_family("dense").covariance]
-    num_stored = family.numbers_stored(num_classes, num_features, min(config.rank, num_features))
-    work = float(num_classes * num_rows * (MEAN_STEPS * num_features + TILT))
-    work += family.multiplications(num_classes, num_rows, min(num_rows, num_features))
-    return FitCost(work, num_stored)
 
 
 def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> VBLL:
