@@ -17,7 +17,7 @@ from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import LastLayer, WeightPosterior
 
 CONDITIONING = "adapter.conditioning."
 """Prefix of the tensors that make an adapter depend on the example."""
@@ -52,7 +52,7 @@ class Network(nn.Module):
         self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
-        self.weights: nn.Module | None = None
+        self.weights: WeightPosterior | None = None
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         LastLayer,
         Network,
         TrainingRun,
-        WeightDefaults,
         WeightPosterior,
         WeightTraining,
     )
@@ -117,9 +116,9 @@ class Posterior(Options):
         per_class: Why the last layer needs classes, which the options of a row are not; empty where
             it does not.
         weights: Makes the posterior over the weights of a network, `module:object`, called as
-            `weights(config, network, seed=…, fitted=…)`. It then has the members of
-            `WeightDefaults`, which the hooks of these options call. Empty where only the last layer
-            is random, or `over_weights` is overridden.
+            `weights(config, network, seed=…, fitted=…)`: a `WeightPosterior`, whose hooks these
+            options call. Empty where only the last layer is random, or `over_weights` is
+            overridden.
         only_with: Options that have no effect without another.
         is_point: Whether it is one network with one softmax, and nothing is random.
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
@@ -217,10 +216,14 @@ class Posterior(Options):
         Raises:
             InputError: The posterior does not support options.
         """
-        if self.per_class:
+        cls = type(self)
+        reason = self.per_class
+        if cls.head is not Posterior.head and cls.shared_head is Posterior.shared_head:
+            reason = reason or "has no last layer for options, which share one weight vector"
+        if reason:
             raise InputError(
-                f"posterior {self.name!r} {self.per_class}, and the options of a question have no "
-                "class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+                f"posterior {self.name!r} {reason}, and the options of a question have no class; "
+                "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
                 code="not-on-options",
             )
         make: Callable[..., LastLayer] = resolve_name(self.shared_head)
@@ -278,11 +281,11 @@ class Posterior(Options):
 
     def over_weights(
         self, network: Network, *, seed: int, fitted: bool = False
-    ) -> nn.Module | None:
+    ) -> WeightPosterior | None:
         """Return the posterior over a network's weights; None if only the last layer is random.
 
-        Its tensors are saved, loaded and check-pointed with the adapter's. If `is_sampled`, it is
-        a `WeightPosterior`; if it has `report`, the result goes into the record.
+        Its tensors are saved, loaded and check-pointed with the adapter's, and its `report` goes
+        into the record.
 
         Args:
             network: Fresh or trained, complete except for this posterior.
@@ -294,14 +297,19 @@ class Posterior(Options):
         """
         if not self.weights:
             return None
-        make: Callable[..., nn.Module] = resolve_name(self.weights)
+        make: Callable[..., WeightPosterior] = resolve_name(self.weights)
         return make(self, network, seed=seed, fitted=fitted)
 
-    def own_weights(self, network: Network) -> WeightDefaults:
-        """Return the network's posterior over its weights if it is of these options."""
-        from bayeslora.posteriors.types import WeightDefaults
+    @classmethod
+    def is_over_weights(cls) -> bool:
+        """Return whether these are options of a posterior over the weights of a network."""
+        return bool(cls.weights) or cls.over_weights is not Posterior.over_weights
 
-        return cast("WeightDefaults", network.weights) if self.weights else WeightDefaults()
+    def own_weights(self, network: Network) -> WeightPosterior:
+        """Return the network's posterior over its weights if it is of these options."""
+        from bayeslora.posteriors.types import WeightPosterior
+
+        return (network.weights if self.is_over_weights() else None) or WeightPosterior()
 
     def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
         """Return the parameters that train beside each adapter site, and rest when it rests."""
@@ -395,15 +403,3 @@ class Posterior(Options):
         if self.num_draws(num_samples) <= 0:
             return None
         return self.own_weights(network).gaussian_logits(network, texts, rows, advance)
-
-
-def completed(config: type[T]) -> type[T]:
-    """Add the missing defaults to an options class that does not inherit from `Posterior`.
-
-    Args:
-        config: Class of another package, changed in place.
-    """
-    for key, value in vars(Posterior).items():
-        if not key.startswith("_") and not hasattr(config, key):
-            setattr(config, key, value)
-    return config

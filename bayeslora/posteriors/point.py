@@ -22,13 +22,13 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.types import LastLayerDefaults
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.recalibration.temperature import best_inverse
 
 _STEPS = 200
 
 
-class PointHead(LastLayerDefaults, nn.Module):
+class PointHead(LastLayer):
     """Softmax regression, with a Gaussian prior if `prior_scale` is set.
 
     Attributes:
@@ -191,7 +191,7 @@ class SharedPointHead(PointHead):
         self.weight.mul_(factor)
 
 
-class AroundPoint(LastLayerDefaults, nn.Module):
+class AroundPoint(LastLayer):
     """Base of last layers that train as a point estimate and are fitted around it at the end.
 
     Attributes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from bayeslora.option_checks import Count, NotNegative, Options, Positive
-from bayeslora.plugins import Catalogue, check_options_class
+from bayeslora.plugins import Catalogue
 
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
 
@@ -123,10 +123,5 @@ RECALIBRATORS: dict[str, type[Any]] = {
 """The options of every recalibrator by its name."""
 
 
-def _checked(options_class: Any, location: str) -> type[Any]:
-    texts = ("name", "summary", "source", "recalibrator")
-    return check_options_class(options_class, location, texts, frozen=False)
-
-
-CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, _checked)
+CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, Options)
 """These options, and those of recalibrators from installed packages."""

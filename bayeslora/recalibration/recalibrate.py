@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
-from bayeslora.errors import InputError
 from bayeslora.held_out import fitting_rows, held_out, settled_order
 from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike
@@ -151,31 +150,8 @@ def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
     chosen = options.resolve("method", method, CATALOGUE)
     config = CATALOGUE[chosen.name]
     names = [field.name for field in dataclasses.fields(config)]
-    recalibrator_class = _recalibrator_of(config)
-    recalibrator: Recalibrator = recalibrator_class(
-        **{name: getattr(chosen, name) for name in names}
-    )
-    return recalibrator
-
-
-def _recalibrator_of(config: type[Any]) -> type[Any]:
-    """Return the recalibrator class named by options.
-
-    Raises:
-        InputError: The class cannot be loaded, or is not a recalibrator with these options.
-    """
-    subject = f"the recalibrator of {config.name!r}, {config.recalibrator!r},"
-    try:
-        loaded = resolve_name(config.recalibrator)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{subject} cannot be loaded: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Recalibrator)):
-        raise InputError(
-            f"{subject} must be a class that derives from Recalibrator, got {loaded!r}"
-        )
-    if not issubclass(loaded, config):
-        raise InputError(f"{subject} must derive from its options, {config.__name__}")
-    return loaded
+    make: type[Recalibrator] = resolve_name(config.recalibrator)
+    return make(**{name: getattr(chosen, name) for name in names})
 
 
 def recalibrate(

@@ -99,8 +99,7 @@ def fit_last_layer(
             middle=rows.middle,
             seed=last.seed,
         )
-    weights: Any = network.weights
-    return chosen if weights is None else chosen | weights.report()
+    return chosen if network.weights is None else chosen | network.weights.report()
 
 
 def scale_by(head: LastLayer, held_out: Features) -> float:

@@ -44,7 +44,7 @@ from bayeslora.posteriors.types import (
     FinalFit,
     Network,
     TrainingRun,
-    WeightDefaults,
+    WeightPosterior,
     WeightTraining,
 )
 from bayeslora.posteriors.weights.draws import check_texts_apart
@@ -147,7 +147,7 @@ Seen = list[list[Tensor]]
 _LEAST_STD = 1e-8
 
 
-class CLoRAWeights(WeightDefaults, nn.Module):
+class CLoRAWeights(WeightPosterior):
     """The gates of all sites, which take part in every pass of the network.
 
     Attributes:

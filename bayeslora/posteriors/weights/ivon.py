@@ -36,13 +36,13 @@ from transformers import TrainerCallback
 from bayeslora.adapters.optimizers import euclidean_parameters
 from bayeslora.adapters.site import Site
 from bayeslora.posteriors.options import IVON, require_ivon
-from bayeslora.posteriors.types import Network, TrainingRun, WeightDefaults, WeightTraining
+from bayeslora.posteriors.types import Network, TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
 
 _STEPS = "steps"
 
 
-class IVONWeights(WeightDefaults, nn.Module):
+class IVONWeights(WeightPosterior):
     """The curvature that IVON estimated, around the trained weights.
 
     Attributes:

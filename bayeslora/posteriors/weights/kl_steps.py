@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors.types import TrainingRun, WeightDefaults, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 
 # N^(π/8), with the published digits of π.
 _CYCLE_EXPONENT = 3.14159 / 8
@@ -99,7 +99,7 @@ class KLSteps(TrainerCallback):
         self._weights.kl_step(self._lr * share * self._weight(state.global_step))
 
 
-class MovesToPrior(WeightDefaults, nn.Module):
+class MovesToPrior(WeightPosterior):
     """Base of posteriors that train under noise, with a step on the KL after each adapter step.
 
     Attributes:

@@ -64,7 +64,7 @@ from bayeslora.posteriors.prior_precision import (
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightDefaults
+from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightPosterior
 from bayeslora.posteriors.weights.draws import random_layers
 
 
@@ -360,7 +360,7 @@ _BATCH = 64
 _NUMBERS = 1 << 25
 
 
-class LaplaceLoRAWeights(WeightDefaults, nn.Module):
+class LaplaceLoRAWeights(WeightPosterior):
     """The posterior's covariance; the mean is in the adapters and the last layer.
 
     Attributes:

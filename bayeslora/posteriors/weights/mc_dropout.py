@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
-from bayeslora.posteriors.types import Network, WeightDefaults, WeightPosterior
+from bayeslora.posteriors.types import Network, WeightPosterior
 from bayeslora.runtime import restored_random_state
 
 _DROPOUTS = frozenset(
@@ -38,7 +38,7 @@ _DROPOUTS = frozenset(
 _ATTENTION = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
 
 
-class MCDropoutDraws(WeightDefaults, nn.Module):
+class MCDropoutDraws(WeightPosterior):
     """A weight posterior whose draws are dropout masks.
 
     Attributes:

@@ -27,13 +27,13 @@ from bayeslora.posteriors.types import (
     FinalFit,
     Network,
     TrainingRun,
-    WeightDefaults,
+    WeightPosterior,
     WeightTraining,
 )
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
 
 
-class SWAGWeights(WeightDefaults, nn.Module):
+class SWAGWeights(WeightPosterior):
     """Running moments of weights, and draws from the Gaussian that they describe.
 
     Attributes:

@@ -24,14 +24,14 @@ from contextlib import contextmanager
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import nll
 from bayeslora.posteriors.options import TFB
-from bayeslora.posteriors.types import FinalFit, Network, WeightDefaults, WeightPosterior
+from bayeslora.posteriors.types import FinalFit, Network, WeightPosterior
 from bayeslora.posteriors.weights.draws import replaced, sampled_logits, standard_normal
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _LEAST_RATIO = 1e-6
 
 
-class TFBWeights(WeightDefaults, nn.Module):
+class TFBWeights(WeightPosterior):
     """One standard deviation for the noise on all adapters.
 
     Attributes:

@@ -65,7 +65,7 @@ from bayeslora.posteriors.last_layer.vbll.families import (
 )
 from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
 from bayeslora.posteriors.options import SPREAD_PRIOR_SCALE, VBLL, check_classes
-from bayeslora.posteriors.types import LastLayerDefaults
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ _INITIAL_LOGIT_STD = 0.1
 _STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
-class VBLLHead(LastLayerDefaults, nn.Module):
+class VBLLHead(LastLayer):
     """The head; a `LastLayer`.
 
     Attributes:
