@@ -510,22 +510,12 @@ class Adapter(Options):
         return ()
 
     def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return optimisers, with named groups, of what is trained besides the sites.
-
-        Raises:
-            InputError: The network was built for another adapter.
-        """
+        """Return optimisers, with named groups, of what is trained besides the sites."""
         return ()
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
-        """Return the optimiser, with one group, of the parameters on a manifold.
-
-        Raises:
-            InputError: The adapter has none.
-        """
-        raise InputError(
-            f"the adapted layers have orthonormal factors, which adapter {self.name!r} cannot train"
-        )
+        """Return the optimiser, with one group, of the parameters on a manifold."""
+        raise NotImplementedError
 
 
 class LowRankAdapter(Adapter):

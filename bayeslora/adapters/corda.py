@@ -62,15 +62,10 @@ def corda(
             C̃ can be inverted safely.
 
     Raises:
-        InputError: The rank is not between 1 and min(out, in), or the second moment is zero or
-            has another size.
+        InputError: The rank is not between 1 and min(out, in), or the second moment is zero.
     """
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
-    if len(moment.matrix) != in_features:
-        raise InputError(
-            f"the second moment has {len(moment.matrix)} inputs, the layer has {in_features}"
-        )
     values, basis = _damped(moment.matrix.to(weight.device), damping)
     product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
     U, S, Vh = torch.linalg.svd(product, full_matrices=False)

@@ -170,12 +170,8 @@ def balanced_clusters(
         rows: [h, d]; only their directions matter.
         num_clusters: K, a divisor of h.
         seed: Seed for the initial centres.
-
-    Raises:
-        InputError: K does not divide h.
     """
     count, _ = rows.shape
-    check_divides(count, num_clusters, "a layer")
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     X = rows / np.maximum(norms, np.finfo(np.float64).tiny)
     size = count // num_clusters
@@ -206,6 +202,7 @@ class GatedUnits(LowRank):
         router: R [K, in], trained; without effect at `fade` 0.
         experts: [h] int64, the expert of each unit.
         temperature: τ.
+        fade: The router's influence f during training, from 1 to 0.
         largest: Largest |f (ω − 1)| of the last gated pass.
 
     Args:
@@ -234,27 +231,12 @@ class GatedUnits(LowRank):
         self.temperature = config.router_temperature
         self.register_buffer("experts", experts.to(host.weight.device))
         self.largest = torch.zeros(())
-        self._fade = 0.0
+        self.fade = 0.0
 
     @property
     def num_experts(self) -> int:
         """K."""
         return self.router.out_features
-
-    @property
-    def fade(self) -> float:
-        """The router's influence f during training."""
-        return self._fade
-
-    def set_fade(self, fade: float) -> None:
-        """Set the router's influence during training.
-
-        Raises:
-            InputError: It is not in [0, 1].
-        """
-        if not 0 <= fade <= 1:
-            raise InputError(f"fade must be from 0 to 1, got {fade!r}")
-        self._fade = fade
 
     def weights(self, x: Tensor) -> Tensor:
         """Return ω [..., K], with mean 1, for inputs [..., in]."""
@@ -265,10 +247,10 @@ class GatedUnits(LowRank):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., h] in the frozen layer's precision, gated only during training."""
         y = super().forward(x)
-        if not self.training or self._fade == 0:
+        if not self.training or self.fade == 0:
             return y
         # In this form the gate is exactly 1 if ω is 1.
-        excess = self._fade * (self.weights(x) - 1)
+        excess = self.fade * (self.weights(x) - 1)
         self.largest = excess.detach().abs().max()
         # A one-hot product is as exact as indexing and has a cheaper gradient.
         chosen = F.linear(excess, F.one_hot(self.experts, self.num_experts).to(excess))
@@ -353,7 +335,7 @@ class Fading(TrainerCallback):
         fade = self._config.fade(state.global_step / state.max_steps)
         previous = self._gated[0].fade
         for site in self._gated:
-            site.set_fade(fade)
+            site.fade = fade
         if previous > 0 and fade == 0:
             largest = max(float(site.largest) for site in self._gated)
             logger.info(
@@ -367,4 +349,4 @@ class Fading(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the gate off."""
         for site in self._gated:
-            site.set_fade(0.0)
+            site.fade = 0.0

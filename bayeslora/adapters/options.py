@@ -538,14 +538,9 @@ class LISA(LayerSampling, Adapter):
         return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
 
     def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return AdamW on all trainable parameters.
-
-        Raises:
-            InputError: The network was built for another adapter.
-        """
-        if network.full is None:
-            raise InputError("the network was not built for adapter 'lisa'")
-        return [network.full.optimizer(self.learning_rate, self.weight_decay)]
+        """Return AdamW on all trainable parameters."""
+        full = cast("FullLayers", network.full)
+        return [full.optimizer(self.learning_rate, self.weight_decay)]
 
 
 @dataclass(frozen=True)
@@ -725,16 +720,11 @@ class ILoRA(LoRA):
         return gate
 
     def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return the optimiser of the router.
-
-        Raises:
-            InputError: The network was built for another adapter.
-        """
+        """Return the optimiser of the router."""
         from torch.optim import AdamW
 
-        if network.conditioning is None:
-            raise InputError("the network was built for another adapter")
-        group = {"params": list(network.conditioning.parameters()), "name": "router"}
+        router = cast("Conditioning", network.conditioning)
+        group = {"params": list(router.parameters()), "name": "router"}
         rate = self.gate_lr_factor * self.learning_rate
         return [AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)]
 

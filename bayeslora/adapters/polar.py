@@ -41,7 +41,6 @@ from torch.optim import AdamW, Optimizer
 from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import closure_loss, manifold_parameters
-from bayeslora.errors import InputError
 
 _CONDITION_LIMIT = 1e-6
 """Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""
@@ -172,9 +171,6 @@ class RiemannianAdamW(Optimizer):
         betas: Decay rates β1 and β2 of the two moments.
         eps: Added to the root of the second moment.
         max_rotation: Longest step ‖ηD‖_F/√r, in radians.
-
-    Raises:
-        InputError: A parameter is no matrix or not in float32 or float64.
     """
 
     def __init__(
@@ -185,15 +181,8 @@ class RiemannianAdamW(Optimizer):
         eps: float = 1e-8,
         max_rotation: float = 0.3,
     ) -> None:
-        factors = list(params)
-        for factor in factors:
-            if factor.ndim != 2 or factor.dtype not in {torch.float32, torch.float64}:
-                raise InputError(
-                    "orthonormal factors must be matrices in float32 or float64, got "
-                    f"{list(factor.shape)} in {factor.dtype}"
-                )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "max_rotation": max_rotation}
-        super().__init__(factors, defaults)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

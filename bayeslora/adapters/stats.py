@@ -125,8 +125,6 @@ class _Sums:
         self._last = None
 
     def moment(self, name: str) -> SecondMoment:
-        if name not in self._totals:
-            raise InputError(f"layer {name} was not called on the context")
         matrix = (self._totals[name] / self._counts[name]).cpu()
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")

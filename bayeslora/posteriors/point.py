@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayer
@@ -76,12 +75,7 @@ class PointHead(LastLayer):
         return 0.0 if self.prior_scale is None else float(self.mean_sq_norm) / self.prior_scale**2
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return the mean cross-entropy, plus the prior's penalty / `num_train`.
-
-        Raises:
-            InputError: `num_train` is not a valid number of rows.
-        """
-        check_count("num_train", num_train, least=1, most=1e15)
+        """Return the mean cross-entropy, plus the prior's penalty / `num_train`."""
         deviation = self.weight if self.prior_mean is None else self.weight - self.prior_mean
         loss = cross_entropy(rows.logits(self.weight), rows.targets)
         if self.prior_scale is None:

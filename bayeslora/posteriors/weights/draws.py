@@ -19,7 +19,6 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.types import Network, WeightPosterior
 from bayeslora.processes import current
 
@@ -49,15 +48,9 @@ def sample_logits(
 
     Returns:
         [S, N, C] float64 logits (S = 1 for `num_samples=0`).
-
-    Raises:
-        InputError: `num_samples` is negative, or there is no batch.
     """
-    check_count("num_samples", num_samples, least=0)
     generator = torch.Generator().manual_seed(seed)
     batch_list = list(batches)
-    if not batch_list:
-        raise InputError("there are no rows to predict")
 
     def logits() -> Tensor:
         return torch.cat([forward(batch).double() for batch in batch_list])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 
 # N^(π/8), with the published digits of π.
@@ -72,12 +71,7 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
 
 
 def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
-    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`.
-
-    Raises:
-        InputError: `num_train` is not a valid number of rows.
-    """
-    check_count("num_train", num_train, least=1, most=1e15)
+    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`."""
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 

@@ -44,6 +44,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
@@ -75,12 +76,10 @@ class Seen:
     Attributes:
         inputs: [..., in], detached.
         outputs: [..., out], in the graph.
-        calls: Number of calls of the layer.
     """
 
     inputs: Tensor
     outputs: Tensor
-    calls: int
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,7 @@ def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
 
     def recorder(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-            previous = seen[index]
-            calls = 1 if previous is None else previous.calls + 1
-            seen[index] = Seen(inputs[0].detach(), outputs, calls)
+            seen[index] = Seen(inputs[0].detach(), outputs)
 
         return hook
 
@@ -138,10 +135,9 @@ def backward(
         mask: [B, T], 1 at real tokens.
 
     Raises:
-        InputError: A layer took no part in the pass or was called more than once, or its inputs
-            are neither per token nor per row.
+        InputError: The inputs of a layer are neither per token nor per row.
     """
-    records = [_called_once(record, name) for record, name in zip(seen, names, strict=True)]
+    records = [cast("Seen", record) for record in seen]
     outputs = [record.outputs for record in records]
     by_direction = [
         torch.autograd.grad(features, outputs, direction, retain_graph=True, materialize_grads=True)
@@ -153,18 +149,6 @@ def backward(
             records, zip(*by_direction, strict=True), names, strict=True
         )
     ]
-
-
-def _called_once(record: Seen | None, name: str) -> Seen:
-    if record is None:
-        raise InputError(f"adapter layer {name} was not called in the network's forward pass")
-    if record.calls > 1:
-        raise InputError(
-            f"adapter layer {name} is called {record.calls} times per pass, because layers share "
-            "its weights; per-row gradients need layers that are called once",
-            code="shared-layers",
-        )
-    return record
 
 
 def _masked(inputs: Tensor, gradients: Tensor, mask: Tensor, name: str) -> LayerGradients:
@@ -606,26 +590,18 @@ def fit_laplace_lora(
     weights.finish()
     mean = network_logits(network, texts)
     log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
-
-    def held_out(precisions: list[float]) -> list[float]:
-        if validation is None:
-            raise InputError("there are no validation rows", code="needs-validation")
-        return _nll_by_precision(network, weights, validation, precisions, advance)
-
-    weights.choose(
-        log_likelihood,
-        network.head.mean_weight,
-        len(labels),
-        None if validation is None else held_out,
-    )
+    held_out = None
+    if validation is not None:
+        held_out = partial(_nll_by_precision, network, weights, validation, advance)
+    weights.choose(log_likelihood, network.head.mean_weight, len(labels), held_out)
 
 
 def _nll_by_precision(
     network: Network,
     weights: LaplaceLoRAWeights,
     held_out: Rows,
-    precisions: list[float],
     advance: Advance,
+    precisions: list[float],
 ) -> list[float]:
     """Return the NLL (nats) of held-out rows under each prior precision."""
     texts, labels = held_out

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from bayeslora.errors import InputError
 from bayeslora.posteriors.options import SWAG
 from bayeslora.posteriors.types import (
     FinalFit,
@@ -102,28 +101,17 @@ class SWAGWeights(WeightPosterior):
     @property
     def variance(self) -> Tensor:
         """[P] float64: the entrywise variance of all snapshots."""
-        self._check()
         return self.squares / self.count
 
     @torch.no_grad()
     def put_mean(self) -> None:
-        """Set the network's weights to the mean of the snapshots.
-
-        Raises:
-            InputError: There are fewer than 2 snapshots.
-        """
-        self._check()
+        """Set the network's weights to the mean of the snapshots."""
         for parameter, value in zip(self._weights, self._split(self.mean), strict=True):
             parameter.copy_(value)
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Set the weights to one draw within the context, then restore the mean.
-
-        Raises:
-            InputError: There are fewer than 2 snapshots.
-        """
-        self._check()
+        """Set the weights to one draw within the context, then restore the mean."""
         deviations = self.deviations[-min(int(self.count), len(self.deviations)) :].double()
         diagonal = self.variance.sqrt() * standard_normal(self.mean, generator)
         low_rank = (
@@ -144,13 +132,6 @@ class SWAGWeights(WeightPosterior):
         return [
             part.view_as(parameter) for part, parameter in zip(parts, self._weights, strict=True)
         ]
-
-    def _check(self) -> None:
-        if self.count < 2:
-            raise InputError(
-                f"posterior 'swag' has {int(self.count)} snapshots of the weights, but needs at "
-                "least 2"
-            )
 
 
 class Snapshots(TrainerCallback):

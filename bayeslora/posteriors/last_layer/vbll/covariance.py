@@ -154,12 +154,8 @@ class Covariance(ABC):
         """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] features."""
 
     def to_free(self) -> dict[str, Tensor]:
-        """Return the free parameters, see `Trainable`.
-
-        Raises:
-            TypeError: The family does not train.
-        """
-        raise TypeError(f"a covariance of the family {self.name!r} does not train")
+        """Return the free parameters, see `Trainable`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

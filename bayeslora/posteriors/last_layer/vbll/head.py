@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import (
@@ -172,12 +171,7 @@ class VBLLHead(LastLayer):
         return self._trained_family.from_free(self.spread, self.factor)
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return −mean bound + KL / `num_train`, in nats per row.
-
-        Raises:
-            InputError: `num_train` is not a valid number of rows.
-        """
-        check_count("num_train", num_train, least=1, most=1e15)
+        """Return −mean bound + KL / `num_train`, in nats per row."""
         covariance = self.covariance
         likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
         centre = self.mean if self.learns_prior_mean else self.prior_mean
@@ -302,9 +296,7 @@ class VBLLHead(LastLayer):
     @torch.no_grad()
     def scale_mean(self, factor: float) -> None:
         """Scale the means of the last fit; the covariances do not change."""
-        if self.fitted_mean is None:
-            raise ValueError("the head is not fitted")
-        self.fitted_mean.mul_(factor)
+        self.get_buffer("fitted_mean").mul_(factor)
 
     @torch.no_grad()
     def prior_centre(self) -> Tensor | None:
