@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from bayeslora.adapters.options import PoLAR as PoLAR
     from bayeslora.adapters.registry import register_adapter as register_adapter
     from bayeslora.classifier import BayesianClassifier as BayesianClassifier
-    from bayeslora.conformal.predictors import APS as APS
-    from bayeslora.conformal.predictors import LAC as LAC
-    from bayeslora.conformal.predictors import RAPS as RAPS
-    from bayeslora.conformal.predictors import ConformalSets as ConformalSets
-    from bayeslora.conformal.predictors import conformal_sets as conformal_sets
+    from bayeslora.conformal import APS as APS
+    from bayeslora.conformal import LAC as LAC
+    from bayeslora.conformal import RAPS as RAPS
+    from bayeslora.conformal import ConformalSets as ConformalSets
+    from bayeslora.conformal import conformal_sets as conformal_sets
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
@@ -76,22 +76,22 @@ if TYPE_CHECKING:
     from bayeslora.tasks.known import load_task as load_task
 
 _HOMES = {
-    "APS": "bayeslora.conformal.predictors",
+    "APS": "bayeslora.conformal",
     "Attack": "bayeslora.metrics.robustness",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
-    "ConformalSets": "bayeslora.conformal.predictors",
+    "ConformalSets": "bayeslora.conformal",
     "Experiment": "bayeslora.experiments.run",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
-    "LAC": "bayeslora.conformal.predictors",
+    "LAC": "bayeslora.conformal",
     "LayerSampling": "bayeslora.adapters.base",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",
     "QualityRetaining": "bayeslora.engine.training_options",
-    "RAPS": "bayeslora.conformal.predictors",
+    "RAPS": "bayeslora.conformal",
     "Report": "bayeslora.reporting.report",
     "Robustness": "bayeslora.metrics.robustness",
     "Score": "bayeslora.metrics.scores",
@@ -99,7 +99,7 @@ _HOMES = {
     "Temperature": "bayeslora.recalibration.temperature",
     "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
-    "conformal_sets": "bayeslora.conformal.predictors",
+    "conformal_sets": "bayeslora.conformal",
     "evaluate": "bayeslora.metrics.evaluate",
     "experiment": "bayeslora.experiments.run",
     "load_task": "bayeslora.tasks.known",

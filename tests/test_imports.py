@@ -66,7 +66,7 @@ def test_scoring_a_file_needs_no_model_library():
         "bayeslora.predictions.record",
         "bayeslora.metrics.evaluate",
         "bayeslora.recalibration.recalibrate",
-        "bayeslora.conformal.predictors",
+        "bayeslora.conformal",
         "bayeslora.tasks.readers",
     )
     loaded = loaded_after(f"import {', '.join(modules)}")

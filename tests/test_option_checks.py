@@ -14,7 +14,7 @@ from refusal import refused
 
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
-from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal import CONFORMAL
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
@@ -29,7 +29,7 @@ from bayeslora.option_checks import (
 )
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 METHODS = [*ADAPTERS.values(), *POSTERIORS.values(), *RECALIBRATORS.values(), *CONFORMAL.values()]
 

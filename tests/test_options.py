@@ -15,7 +15,7 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.options import BOUNDS
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class Columns(Site):
             InputError: See `check_columns`.
         """
         idx = stored.get("idx", self.idx)
-        check_columns(self.name, idx, self.in_features)
+        check_columns(f"{self.name}.idx", idx, self.in_features)
         return {"sel": torch.Size((self.out_features, len(idx))), "idx": idx.shape}
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:

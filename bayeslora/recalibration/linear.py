@@ -21,14 +21,15 @@ few hundred rows make the probabilities worse. In both, classes may change their
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
 from bayeslora.held_out import settled_order
-from bayeslora.recalibration.config import MatrixOptions, VectorOptions
+from bayeslora.option_checks import Positive
 from bayeslora.recalibration.recalibrator import (
     EXACT,
     ROUGH,
@@ -127,7 +128,7 @@ def _unpacked(changes: Array) -> LinearMap:
 
 
 @dataclass(eq=False)
-class VectorScaling(VectorOptions, Recalibrator):
+class VectorScaling(Recalibrator):
     """A recalibrator with two parameters per class; it does not keep the ranking.
 
     Attributes:
@@ -135,10 +136,19 @@ class VectorScaling(VectorOptions, Recalibrator):
         intercept: [C] float64, nats.
     """
 
+    prior_scale: Annotated[
+        Positive,
+        "Prior standard deviation of each factor around 1 and of each intercept around 0 (nats).",
+    ] = 1.0
+
+    name: ClassVar[str] = "vector"
+    summary: ClassVar[str] = "a factor and an intercept for each class"
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+
     title = "vector scaling"
 
-    scale: Array | None = None
-    intercept: Array | None = None
+    scale: Array | None = field(default=None, init=False)
+    intercept: Array | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
@@ -175,7 +185,7 @@ GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(eq=False)
-class MatrixScaling(MatrixOptions, Recalibrator):
+class MatrixScaling(Recalibrator):
     """A recalibrator with C² + C parameters; it does not keep the ranking.
 
     Attributes:
@@ -184,11 +194,27 @@ class MatrixScaling(MatrixOptions, Recalibrator):
         chosen: The off-diagonal scale that was used.
     """
 
+    off_diagonal_scale: Annotated[
+        Positive | Literal["cross-validation"],
+        "Prior standard deviation of each weight of another class's log-probability; "
+        "`cross-validation` chooses the value with the lowest NLL in cross-validation on the fit "
+        "rows.",
+    ] = "cross-validation"
+    prior_scale: Annotated[
+        Positive,
+        "Prior standard deviation of each diagonal weight around 1 and of each intercept around 0 "
+        "(nats).",
+    ] = 1.0
+
+    name: ClassVar[str] = "matrix"
+    summary: ClassVar[str] = "a regularised linear map of log-probabilities (Dirichlet calibration)"
+    source: ClassVar[str] = "Kull et al. 2019, arXiv 1910.12656"
+
     title = "matrix scaling"
 
-    weights: Array | None = None
-    intercept: Array | None = None
-    chosen: float | None = None
+    weights: Array | None = field(default=None, init=False)
+    intercept: Array | None = field(default=None, init=False)
+    chosen: float | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""

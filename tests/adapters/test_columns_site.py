@@ -213,22 +213,6 @@ def test_the_spectrum_is_that_of_the_change():
     torch.testing.assert_close(values, expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("idx", "named"),
-    [
-        (torch.tensor([1, 3, 1]), ("here", "1")),
-        (torch.tensor([0, 7]), ("here", "6", "7")),
-        (torch.tensor([-1]), ("here", "6", "-1")),
-        (torch.tensor([[1]]), ("here", "[1, 1]")),
-        (torch.tensor([0.5]), ("here", "torch.float32")),
-        (torch.arange(7, 27), ("7", "8", "9", "10", "11", "12", "13", "14")),
-    ],
-)
-def test_columns_that_are_not_there_are_refused(idx, named):
-    with refused("input", *named):
-        Columns("here", nn.Linear(7, 5), idx)
-
-
 def test_saved_columns_are_those_of_the_model_that_loads_them():
     """Another seed trains other columns, and on one layer more of them."""
     sites = inject(tiny_llama(), LLAMA, seed=0)

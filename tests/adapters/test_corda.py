@@ -132,7 +132,6 @@ def test_a_singular_moment_is_damped_until_it_can_be_inverted():
     ("moments", "r", "named"),
     [
         (moment(6), 0, ("r", "6", "0")),
-        (moment(5), 2, ("5 inputs", "6")),
         (SecondMoment(torch.zeros(6, 6, dtype=F64), 4), 2, ("zero",)),
     ],
 )

@@ -335,7 +335,7 @@ def test_what_cannot_be_avoided_is_said(tmp_path):
         ),
         (
             {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])},
-            ("adapter.layers.1.mlp.down_proj", "float32"),
+            ("adapter.layers.1.mlp.down_proj", "0.5"),
         ),
     ):
         save_file(tensors, tmp_path / "lora" / ADAPTER)

@@ -79,7 +79,6 @@ def test_rows_without_tokens_and_flat_tokens_are_understood():
 @pytest.mark.parametrize(
     ("forward", "named"),
     [
-        (lambda layer: lambda b: None, ()),
         (lambda layer: lambda b: layer(b["x"][:, :1]), ("[2, 1, 3]",)),
         (lambda layer: lambda b: layer(b["x"] / 0), ("finite",)),
     ],

@@ -211,12 +211,6 @@ def test_a_refit_lowers_the_heads_own_loss(decoder):
     assert head.loss(rows, 30).item() < before - 0.1
 
 
-def test_a_head_without_a_closed_form_is_not_refitted(decoder):
-    fit = fresh(decoder, MLE())
-    with pytest.raises(TypeError, match="PointHead"):
-        Refits(fit.network.head, 1, TrainingFeatures(fit.train))
-
-
 def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
     """30 rows in batches of 5 are 6 steps per epoch; two refits per epoch are every third step."""
     posterior = VBLL(head_step="refit", refits_per_epoch=2)

@@ -7,7 +7,7 @@ from refusal import refused
 
 import bayeslora as bl
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
 @pytest.mark.parametrize("method", RECALIBRATORS)

@@ -389,5 +389,3 @@ def test_rows_that_allow_no_fit_are_refused():
     head = build_head(GVBLL(), 4, 2)
     with refused("input", "'gvbll'"):
         head.fit(Features(torch.full((10, 4), 0.1, dtype=F64), torch.arange(10) % 2))
-    with refused("input", "'gvbll'"):
-        head.fit(Features(*toy(1, 4, 1)))

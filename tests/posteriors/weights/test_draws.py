@@ -200,19 +200,6 @@ def test_zero_samples_is_one_quiet_pass():
     assert torch.equal(logits.samples, expected[None])
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "inputs", "refusal"),
-    [
-        (-1, batches(), ("option", "num_samples", "-1")),
-        (2, [], ("input", "no rows")),
-    ],
-)
-def test_refusals_of_the_loop(num_samples, inputs, refusal):
-    model = network(residual=0.5)
-    with refused(*refusal):
-        sample_logits(draws_of(model), model, inputs, num_samples)
-
-
 def test_every_draw_lasts_for_all_batches():
     entered = []
 

@@ -294,11 +294,3 @@ def test_a_layer_that_sees_neither_tokens_nor_rows_is_named():
     mask = torch.ones(2, 3)
     with refused("input", "some.site.A", "[4, 2]"):
         gradients_of(torch.randn(4, 2), mask, "some.site.A")
-
-
-def test_a_layer_that_is_never_called_is_named():
-    layer = torch.nn.Linear(2, 3)
-    with watched([layer]) as seen:
-        pass
-    with refused("input", "idle"):
-        backward(torch.ones(1, 2), seen, ["idle"], torch.ones(1, 1, 2), torch.ones(1, 1))

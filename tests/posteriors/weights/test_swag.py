@@ -131,13 +131,6 @@ def test_the_weights_come_back_after_a_draw_and_after_an_exception():
     )
 
 
-def test_one_snapshot_is_not_enough():
-    swag, _ = collected(torch.ones(1, 2))
-    for act in (swag.put_mean, swag.report, lambda: drawn(swag, swag._weights[0], 1)):
-        with refused("input", "1 snapshots", "2"):
-            act()
-
-
 @pytest.mark.parametrize(
     ("num_steps", "options", "expected"),
     [

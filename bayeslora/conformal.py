@@ -39,18 +39,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
-from bayeslora.conformal.config import CONFORMAL, APSOptions, LACOptions, RAPSOptions
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
+from bayeslora.option_checks import NotNegative, OnlyWith, Options, Range, Seed, Share
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
+
+ALPHA = 0.1
+"""Default share of labels that may be missed."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +120,7 @@ def say_infinite(thresholds: Array, classes: Sequence[str], alpha: float) -> Non
 
 
 @dataclass(eq=False)
-class ConformalPredictor(ABC):
+class ConformalPredictor(Options, ABC):
     """A map from probabilities to sets of classes, fitted to held-out labels.
 
     Subclasses implement `scores`, the nonconformity of each class of a row.
@@ -125,8 +129,6 @@ class ConformalPredictor(ABC):
         name: Name to choose it by.
         summary: Short description.
         source: Reference: authors, year, venue.
-        alpha: The share of labels that may be missed.
-        classwise: Whether every class has its own threshold.
         thresholds: [C] float64: the largest nonconformity score of a class in a set, infinite for
             too few rows; None before `fit`.
         classes: Class names of the fit rows.
@@ -137,11 +139,14 @@ class ConformalPredictor(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
 
-    alpha: float
-    classwise: bool
-    thresholds: Array | None = field(default=None, kw_only=True)
-    classes: tuple[str, ...] = field(default=(), kw_only=True)
-    num_rows: int = field(default=0, kw_only=True)
+    alpha: Annotated[Share, "Share of labels that may be outside their set."] = ALPHA
+    classwise: Annotated[
+        bool,
+        "Whether each class has its own threshold, so that the coverage holds within every class.",
+    ] = False
+    thresholds: Array | None = field(default=None, init=False)
+    classes: tuple[str, ...] = field(default=(), init=False)
+    num_rows: int = field(default=0, init=False)
 
     def fit(self, predictions: Predictions) -> Self:
         """Fit the thresholds to the labelled rows; unlabelled rows are skipped.
@@ -199,7 +204,7 @@ class ConformalPredictor(ABC):
         return np.full(num_classes, marginal_threshold(scores, self.alpha))
 
     def _notes(self) -> dict[str, str]:
-        chosen = dataclasses.fields(CONFORMAL[self.name])
+        chosen = [option for option in dataclasses.fields(self) if option.init]
         return {
             "conformal": self.name,
             **{
@@ -211,8 +216,12 @@ class ConformalPredictor(ABC):
 
 
 @dataclass(eq=False)
-class LAC(LACOptions, ConformalPredictor):
+class LAC(ConformalPredictor):
     """A conformal predictor by the probability of a class."""
+
+    name: ClassVar[str] = "lac"
+    summary: ClassVar[str] = "classes above a threshold on the probability; smallest sets"
+    source: ClassVar[str] = "Sadinle, Lei and Wasserman 2019, arXiv 1609.00451"
 
     def scores(self, probs: Array, *, fitting: bool) -> Array:
         """Return 1 − p, [N, C]; nothing in it is random."""
@@ -224,8 +233,21 @@ _FIT, _APPLY = 0, 1
 
 
 @dataclass(eq=False)
-class APS(APSOptions, ConformalPredictor):
+class APS(ConformalPredictor):
     """A conformal predictor by the total probability of a class and all more probable ones."""
+
+    randomised: Annotated[
+        bool,
+        "Whether to count only a random part of a class's own probability, which makes the "
+        "coverage exact and allows empty sets. Otherwise every set contains the most probable "
+        "class, and the coverage is at least the accuracy.",
+    ] = True
+    seed: Annotated[Seed, "Seed of the random parts."] = 0
+
+    name: ClassVar[str] = "aps"
+    only_with: ClassVar[OnlyWith] = {"seed": (("randomised", True),)}
+    summary: ClassVar[str] = "the most probable classes up to a total; larger sets for hard rows"
+    source: ClassVar[str] = "Romano, Sesia and Candes 2020, arXiv 2006.02544"
 
     def scores(self, probs: Array, *, fitting: bool) -> Array:
         """Return the total probabilities, [N, C]."""
@@ -233,15 +255,24 @@ class APS(APSOptions, ConformalPredictor):
 
 
 @dataclass(eq=False)
-class RAPS(RAPSOptions, ConformalPredictor):
+class RAPS(APS):
     """A conformal predictor like `APS` that also counts a class's place."""
+
+    penalty: Annotated[
+        NotNegative, "Penalty λ, added to the score of a class for each rank beyond `k_reg`."
+    ] = 0.01
+    k_reg: Annotated[int, Range(0), "Rank, from 1, up to which classes have no penalty."] = 1
+
+    name: ClassVar[str] = "raps"
+    summary: ClassVar[str] = "APS with a penalty on improbable classes; fewer very large sets"
+    source: ClassVar[str] = "Angelopoulos, Bates, Malik and Jordan 2021, arXiv 2009.14193"
 
     def scores(self, probs: Array, *, fitting: bool) -> Array:
         """Return the total probabilities with penalties, [N, C]."""
         return adaptive_scores(probs, _parts(self, probs, fitting), self.penalty, self.k_reg)
 
 
-def _parts(options: APSOptions, probs: Array, fitting: bool) -> Array:
+def _parts(options: APS, probs: Array, fitting: bool) -> Array:
     """Return u, [N, 1]."""
     parts = np.zeros((len(probs), 1))
     if options.randomised:
@@ -269,7 +300,8 @@ def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int
     return scores
 
 
-_METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
+CONFORMAL: dict[str, type[Any]] = {method.name: method for method in (LAC, APS, RAPS)}
+"""Every conformal predictor by its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,10 +384,7 @@ def build(
         InputError: The name, an option or its value is not allowed.
     """
     chosen = options.resolve("method", method, CONFORMAL)
-    names = [field.name for field in dataclasses.fields(CONFORMAL[chosen.name])]
-    values = {name: getattr(chosen, name) for name in names}
-    if alpha is not None:
-        values["alpha"] = alpha
-    predictor_class = next(cls for cls in _METHODS if cls.name == chosen.name)
-    predictor: ConformalPredictor = predictor_class(**values)
+    predictor: ConformalPredictor = dataclasses.replace(
+        chosen, alpha=chosen.alpha if alpha is None else alpha
+    )
     return predictor
