@@ -151,7 +151,8 @@ def test_what_becomes_of_the_other_columns():
         metadata={"link": "mc"},
         name="first",
     )
-    recalibrator = Temperature(2.0, classes=CLASSES, num_rows=9)
+    recalibrator = Temperature()
+    recalibrator.temperature, recalibrator.classes, recalibrator.num_rows = 2.0, CLASSES, 9
     scaled = recalibrator.apply(rows, name="first + temperature")
     np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
     assert scaled.aleatoric is None
@@ -172,6 +173,7 @@ def test_what_becomes_of_the_other_columns():
 
 def test_refusals():
     rows = predictions(rows=5)
+    two = Predictions(np.tile([0.9, 0.1], (4, 1)), ("a", "b"), np.array([0, 0, 0, 1]))
     with refused("input", "labels"):
         Temperature().fit(rows.replace(labels=None))
     with refused("input", "labels"):
@@ -179,4 +181,4 @@ def test_refusals():
     with refused("not-fitted"):
         Temperature().apply(rows)
     with refused("input", "['a', 'b']", "['a', 'b', 'c']"):
-        Temperature(1.0, classes=("a", "b")).apply(rows)
+        Temperature().fit(two).apply(rows)

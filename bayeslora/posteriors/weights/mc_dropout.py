@@ -70,14 +70,11 @@ class MCDropoutDraws(WeightPosterior):
         }
         live = {name: part for name, part in candidates.items() if rates[name] > 0}
         if not live:
-            idle = (
-                f" (dropout layers with probability 0: {', '.join(candidates)})"
-                if candidates
-                else ""
-            )
+            idle = f" (it is 0 in {', '.join(candidates)})" if candidates else ""
             raise InputError(
-                "no dropout is active in this network, so all MC dropout predictions would be "
-                f"equal; set a dropout probability > 0 on the adapter or the backbone{idle}",
+                "posterior 'mc_dropout' needs active dropout at prediction, and no layer that runs "
+                f"again in a prediction has a dropout probability > 0{idle}; choose 'lora', or a "
+                "backbone whose configuration has dropout (hidden_dropout_prob)",
                 code="no-dropout",
             )
         self.live = tuple(live)
@@ -93,21 +90,7 @@ class MCDropoutDraws(WeightPosterior):
         """
         del config
         encoder: Any = network.encoder
-        try:
-            return cls(encoder.model, encoder.run_probe, encoder.running())
-        except InputError:
-            first = encoder.first_running_layer
-            scope = (
-                f"from layer {first} on (lower layers are not run again)"
-                if first
-                else "of the backbone"
-            )
-            raise InputError(
-                "posterior 'mc_dropout' needs active dropout at prediction: the adapter has none, "
-                f"and no layer {scope} has a dropout probability > 0; choose 'lora', or a backbone "
-                "whose configuration has dropout (hidden_dropout_prob)",
-                code="no-dropout",
-            ) from None
+        return cls(encoder.model, encoder.run_probe, encoder.running())
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:

@@ -89,9 +89,9 @@ class TFBWeights(WeightPosterior):
         Raises:
             InputError: A site's `B·core` is rank deficient.
         """
-        turned = [_turned(site) for site in self._sites]
-        for site, factors in zip(self._sites, turned, strict=True):
-            _set_factors(site, factors)
+        rotated = [turned(site) for site in self._sites]
+        for site, factors in zip(self._sites, rotated, strict=True):
+            set_factors(site, factors)
 
         def accepts(sigma: float) -> bool:
             self.sigma.fill_(sigma)
@@ -126,20 +126,14 @@ class TFBWeights(WeightPosterior):
 
 
 @torch.no_grad()
-def turn(site: LowRank) -> None:
-    """Rotate a site's factors so that the columns of `B·core` are orthogonal; ΔW does not change.
+def turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """Return factors with the same ΔW: U [out, r], d [r] and the new first factor [r, in], float64.
 
     If a gate treats parts of the rank separately, each part is rotated by itself.
 
     Raises:
         InputError: `B·core` is rank deficient, so noise in some direction would be infinite.
     """
-    _set_factors(site, _turned(site))
-
-
-@torch.no_grad()
-def _turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U [out, r], d [r] and the new first factor [r, in], float64."""
     A, B = (factor.detach().double() for factor in site.factors())
     blocks = zip(A.chunk(site.num_blocks), B.chunk(site.num_blocks, 1), strict=True)
     parts = [_directions(site.name, *block) for block in blocks]
@@ -159,7 +153,8 @@ def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 @torch.no_grad()
-def _set_factors(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
+def set_factors(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Set the factors of a site to what `turned` returns."""
     U, d, A = factors
     site.A.weight.copy_(A)
     site.B.weight.copy_(U * d if site.core is None else U)
