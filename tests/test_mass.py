@@ -34,21 +34,20 @@ LIMITS = {
     "dependencies that nothing imports": 1,
 }
 ROOMS = {
-    ".": 3622,
-    "adapters": 3692,
+    ".": 3760,
+    "adapters": 3448,
     "backbones": 3222,
-    "cli": 3406,
-    "conformal": 210,
-    "engine": 6935,
+    "cli": 3410,
+    "engine": 6774,
     "experiments": 2497,
-    "metrics": 3475,
-    "posteriors": 6245,
+    "metrics": 3389,
+    "posteriors": 5759,
     "predictions": 2000,
-    "recalibration": 684,
+    "recalibration": 646,
     "reporting": 5254,
     "tables": 1083,
     "tasks": 2075,
-    "testing": 575,
+    "testing": 563,
 }
 """Code lines by folder; `.` for files outside of one."""
 

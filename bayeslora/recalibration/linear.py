@@ -26,7 +26,6 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
 
 from bayeslora.held_out import settled_order
 from bayeslora.option_checks import Positive
@@ -81,6 +80,8 @@ def fit_linear(
         start: Starting point; the identity if None.
         tolerance: See `minimise`.
     """
+    from scipy.special import softmax
+
     rows, num_classes = logs.shape
     targets = one_hot(labels, num_classes)
     blocks = 2 if off_diagonal_scale is None else 2 + num_classes
@@ -111,6 +112,8 @@ def mean_nll(linear_map: LinearMap, logs: Array, labels: NDArray[np.int64]) -> f
 
 
 def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
+    from scipy.special import logsumexp
+
     return (
         np.asarray(logsumexp(logits, axis=1)) - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     )
@@ -157,6 +160,8 @@ class VectorScaling(Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the scaled probabilities."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(self._map().logits(log_probs(probs)), axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
@@ -233,6 +238,8 @@ class MatrixScaling(Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the mapped probabilities."""
+        from scipy.special import softmax
+
         return np.asarray(
             softmax(log_probs(probs) @ np.asarray(self.weights).T + self.intercept, axis=1)
         )

@@ -17,7 +17,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from bayeslora.plain_text import counted
 from bayeslora.recalibration.recalibrator import (
@@ -61,6 +60,8 @@ class Temperature(Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the probabilities with their logarithms over T."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(_logits(probs) / float(self.temperature or 1.0), axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
@@ -123,6 +124,8 @@ def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
 
 def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
+    from scipy.special import softmax
+
     probs = softmax(inverse * logits, axis=1)
     logits = np.where(np.isfinite(logits), logits, 0.0)  # where the probability is 0
     average = (probs * logits).sum(1)
