@@ -309,7 +309,8 @@ class Posterior(Options):
         """Return the network's posterior over its weights if it is of these options."""
         from bayeslora.posteriors.types import WeightPosterior
 
-        return (network.weights if self.is_over_weights() else None) or WeightPosterior()
+        own = cast("WeightPosterior", network.weights)
+        return own if self.is_over_weights() else WeightPosterior()
 
     def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
         """Return the parameters that train beside each adapter site, and rest when it rests."""
