@@ -217,10 +217,9 @@ class Posterior(Options):
             InputError: The posterior does not support options.
         """
         cls = type(self)
-        reason = self.per_class
-        if cls.head is not Posterior.head and cls.shared_head is Posterior.shared_head:
-            reason = reason or "has no last layer for options, which share one weight vector"
-        if reason:
+        has_form = cls.head is Posterior.head or cls.shared_head is not Posterior.shared_head
+        if self.per_class or not has_form:
+            reason = self.per_class or "has a weight vector per class"
             raise InputError(
                 f"posterior {self.name!r} {reason}, and the options of a question have no class; "
                 "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
