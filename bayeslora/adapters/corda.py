@@ -1,7 +1,6 @@
 """CorDA: two free factors, initialised at context-weighted singular vectors of the weight.
 
     y = x W0ᵀ + b + s · x (B A − B_0 A_0)ᵀ ,   s = alpha / r
-
     W0 C̃ = U S Vᵀ ,   V̂ᵀ = Vᵀ C̃⁻¹   so that   U S V̂ᵀ = W0
     B_0 = U_r √(S_r / s) ,   A_0 = √(S_r / s) V̂_rᵀ
 

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRA(LowRankAdapter):
-    """Two free factors, the second starting at zero."""
+    """Two free factors of a low-rank change.
+
+        y = x Wᵀ + b + s · x (B A)ᵀ ,   s = alpha / r, or alpha / √r
+
+    The second factor, B, starts at zero.
+    """
 
     name: ClassVar[str] = "lora"
     has_dropout: ClassVar[bool] = True
@@ -476,7 +481,13 @@ class S2FT(Adapter):
 
 @dataclass(frozen=True)
 class LISA(LayerSampling, Adapter):
-    """Layer sampling over the backbone's own layers: a few whole layers train at a time."""
+    """Layer sampling over the backbone's own layers: a few whole layers train at a time.
+
+        every K steps:  draw γ of the last N layers
+        every step:     θ_l ← AdamW(θ_l) for the drawn layers l ;   the others rest
+
+    K is `interval`, γ is `num_active`, and N is `num_layers`.
+    """
 
     name: ClassVar[str] = "lisa"
     has_sites: ClassVar[bool] = False
@@ -946,7 +957,12 @@ class AMT(Adapter):
 
 @dataclass(frozen=True)
 class Frozen(Adapter):
-    """No adapter: only the last layer is fitted, in one pass over the data and seconds."""
+    """No adapter: only the last layer is fitted.
+
+        z = W φ(x)        φ is frozen, W is fitted
+
+    This takes one pass over the data, and seconds.
+    """
 
     name: ClassVar[str] = "none"
     has_sites: ClassVar[bool] = False

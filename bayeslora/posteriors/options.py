@@ -560,7 +560,13 @@ class Prototypes(Posterior):
 
 @dataclass(frozen=True)
 class Ensemble(Posterior):
-    """Several adapters and heads, trained from different seeds on one frozen backbone."""
+    """Several adapters and heads, trained from different seeds on one frozen backbone.
+
+        p(y | x) = (1/M) Σ_m p_m ,   p_m = softmax(z_m(x))
+        epistemic uncertainty = H[p] − (1/M) Σ_m H[p_m]
+
+    H is the entropy, and M is `num_members`.
+    """
 
     num_members: Annotated[int, Range(1, 1000), "Number of networks, each with its own fit."] = 3
 
@@ -576,7 +582,12 @@ class Ensemble(Posterior):
 
 @dataclass(frozen=True)
 class MCDropout(Posterior):
-    """Monte Carlo dropout: the network's own dropout stays on in prediction."""
+    """Monte Carlo dropout: the network's own dropout stays on in prediction.
+
+        p(y | x) = (1/S) Σ_s softmax(z(x; ε_s)) ,   ε_s the dropout mask of pass s
+
+    S is `num_samples`.
+    """
 
     p: Annotated[
         Share,
