@@ -157,9 +157,14 @@ class Columns(Site):
         return {"sel": torch.Size((self.out_features, len(idx))), "idx": idx.shape}
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:
-        """Reset to the stored columns if they differ from the current columns."""
+        """Reset to the stored columns if they differ from the current columns.
+
+        Raises:
+            InputError: See `check_columns`.
+        """
         idx = stored.get("idx")
         if idx is not None and idx.tolist() != self.idx.tolist():
+            check_columns(f"{self.name}.idx", idx, self.in_features)
             self.begin(idx)
 
     def linears(self) -> dict[str, nn.Linear]:
