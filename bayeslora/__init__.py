@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.amt.options import AMT as AMT
-    from bayeslora.adapters.corda.options import CorDA as CorDA
-    from bayeslora.adapters.emtal.options import EMTAL as EMTAL
-    from bayeslora.adapters.frozen import Frozen as Frozen
-    from bayeslora.adapters.ilora.options import ILoRA as ILoRA
-    from bayeslora.adapters.layer_sampling.options import LayerSampling as LayerSampling
-    from bayeslora.adapters.lisa import LISA as LISA
-    from bayeslora.adapters.lora import LoRA as LoRA
-    from bayeslora.adapters.pissa import PiSSA as PiSSA
-    from bayeslora.adapters.polar.options import PoLAR as PoLAR
+    from bayeslora.adapters.base import LayerSampling as LayerSampling
+    from bayeslora.adapters.options import AMT as AMT
+    from bayeslora.adapters.options import EMTAL as EMTAL
+    from bayeslora.adapters.options import LISA as LISA
+    from bayeslora.adapters.options import S2FT as S2FT
+    from bayeslora.adapters.options import CorDA as CorDA
+    from bayeslora.adapters.options import Frozen as Frozen
+    from bayeslora.adapters.options import ILoRA as ILoRA
+    from bayeslora.adapters.options import LoRA as LoRA
+    from bayeslora.adapters.options import PiSSA as PiSSA
+    from bayeslora.adapters.options import PoLAR as PoLAR
     from bayeslora.adapters.registry import register_adapter as register_adapter
-    from bayeslora.adapters.s2ft.options import S2FT as S2FT
     from bayeslora.classifier import BayesianClassifier as BayesianClassifier
-    from bayeslora.conformal.predictors import APS as APS
-    from bayeslora.conformal.predictors import LAC as LAC
-    from bayeslora.conformal.predictors import RAPS as RAPS
-    from bayeslora.conformal.sets import ConformalSets as ConformalSets
-    from bayeslora.conformal.sets import conformal_sets as conformal_sets
+    from bayeslora.conformal import APS as APS
+    from bayeslora.conformal import LAC as LAC
+    from bayeslora.conformal import RAPS as RAPS
+    from bayeslora.conformal import ConformalSets as ConformalSets
+    from bayeslora.conformal import conformal_sets as conformal_sets
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Score as Score
     from bayeslora.metrics.scores import Scores as Scores
     from bayeslora.metrics.seeds import over_seeds as over_seeds
-    from bayeslora.posteriors.last_layer.estimates import MAP as MAP
-    from bayeslora.posteriors.last_layer.estimates import MLE as MLE
-    from bayeslora.posteriors.last_layer.estimates import TemperatureScaling as TemperatureScaling
-    from bayeslora.posteriors.last_layer.gvbll.options import GVBLL as GVBLL
-    from bayeslora.posteriors.last_layer.laplace.options import Laplace as Laplace
-    from bayeslora.posteriors.last_layer.nuts.options import NUTS as NUTS
-    from bayeslora.posteriors.last_layer.prototypes.options import Prototypes as Prototypes
-    from bayeslora.posteriors.last_layer.vbll.options import VBLL as VBLL
+    from bayeslora.posteriors.options import GVBLL as GVBLL
+    from bayeslora.posteriors.options import IVON as IVON
+    from bayeslora.posteriors.options import MAP as MAP
+    from bayeslora.posteriors.options import MLE as MLE
+    from bayeslora.posteriors.options import NUTS as NUTS
+    from bayeslora.posteriors.options import SWAG as SWAG
+    from bayeslora.posteriors.options import TFB as TFB
+    from bayeslora.posteriors.options import VBLL as VBLL
+    from bayeslora.posteriors.options import BLoB as BLoB
+    from bayeslora.posteriors.options import CLoRA as CLoRA
+    from bayeslora.posteriors.options import Ensemble as Ensemble
+    from bayeslora.posteriors.options import Laplace as Laplace
+    from bayeslora.posteriors.options import LaplaceLoRA as LaplaceLoRA
+    from bayeslora.posteriors.options import MCDropout as MCDropout
+    from bayeslora.posteriors.options import Prototypes as Prototypes
+    from bayeslora.posteriors.options import ScalaBL as ScalaBL
+    from bayeslora.posteriors.options import TemperatureScaling as TemperatureScaling
     from bayeslora.posteriors.registry import register_posterior as register_posterior
-    from bayeslora.posteriors.weights.blob.options import BLoB as BLoB
-    from bayeslora.posteriors.weights.clora.options import CLoRA as CLoRA
-    from bayeslora.posteriors.weights.ensemble import Ensemble as Ensemble
-    from bayeslora.posteriors.weights.ivon.options import IVON as IVON
-    from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA as LaplaceLoRA
-    from bayeslora.posteriors.weights.mc_dropout.options import MCDropout as MCDropout
-    from bayeslora.posteriors.weights.scalabl.options import ScalaBL as ScalaBL
-    from bayeslora.posteriors.weights.swag.options import SWAG as SWAG
-    from bayeslora.posteriors.weights.tfb.options import TFB as TFB
     from bayeslora.predictions.record import Predictions as Predictions
     from bayeslora.recalibration.beta import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning as HistogramBinning
@@ -76,22 +76,22 @@ if TYPE_CHECKING:
     from bayeslora.tasks.known import load_task as load_task
 
 _HOMES = {
-    "APS": "bayeslora.conformal.predictors",
+    "APS": "bayeslora.conformal",
     "Attack": "bayeslora.metrics.robustness",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
-    "ConformalSets": "bayeslora.conformal.sets",
+    "ConformalSets": "bayeslora.conformal",
     "Experiment": "bayeslora.experiments.run",
     "HistogramBinning": "bayeslora.recalibration.histogram",
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
-    "LAC": "bayeslora.conformal.predictors",
-    "LayerSampling": "bayeslora.adapters.layer_sampling.options",
+    "LAC": "bayeslora.conformal",
+    "LayerSampling": "bayeslora.adapters.base",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",
     "QualityRetaining": "bayeslora.engine.training_options",
-    "RAPS": "bayeslora.conformal.predictors",
+    "RAPS": "bayeslora.conformal",
     "Report": "bayeslora.reporting.report",
     "Robustness": "bayeslora.metrics.robustness",
     "Score": "bayeslora.metrics.scores",
@@ -99,7 +99,7 @@ _HOMES = {
     "Temperature": "bayeslora.recalibration.temperature",
     "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
-    "conformal_sets": "bayeslora.conformal.sets",
+    "conformal_sets": "bayeslora.conformal",
     "evaluate": "bayeslora.metrics.evaluate",
     "experiment": "bayeslora.experiments.run",
     "load_task": "bayeslora.tasks.known",

@@ -53,7 +53,7 @@ from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.plain_text import table_html
-from bayeslora.posteriors.feature_scores import options as feature_options
+from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions

@@ -14,19 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
-from bayeslora.posteriors.last_layer.estimates import MLE
-from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
-from bayeslora.posteriors.weights.ensemble import Ensemble
-from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
+from bayeslora.posteriors.options import MLE, VBLL, Ensemble, Laplace, MCDropout
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
 

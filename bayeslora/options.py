@@ -36,11 +36,11 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         InputError: The name, an option or an option's value is not allowed.
 
     Example:
-        >>> from bayeslora.recalibration.config import RECALIBRATORS
-        >>> resolve("method", "isotonic:smoothing=2", RECALIBRATORS)
-        IsotonicOptions(smoothing=2)
-        >>> resolve("method", {"name": "isotonic"}, RECALIBRATORS)
-        IsotonicOptions(smoothing=1.0)
+        >>> from bayeslora.posteriors.registry import POSTERIORS
+        >>> resolve("posterior", "map:prior_scale=3", POSTERIORS)
+        MAP(prior_scale=3)
+        >>> resolve("posterior", {"name": "map"}, POSTERIORS)
+        MAP(prior_scale=2.0)
     """
     if _is_one_of(value, choices):
         return value
@@ -124,7 +124,9 @@ def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
 def as_mapping(config: Any) -> dict[str, Any]:
     """Return a configuration object as a JSON-ready mapping with its `name` first."""
     fields = {
-        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.init
     }
     return {"name": config.name, **fields}
 
@@ -192,7 +194,7 @@ def _number(key: object, value: Any) -> Any:
 
 
 def _build(owner: str, cls: type[Any], options: Mapping[str, Any]) -> Any:
-    fields = {field.name for field in dataclasses.fields(cls)}
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
     for key in options:
         if key not in fields:
             raise unknown_choice(f"option of {owner}", str(key), fields)

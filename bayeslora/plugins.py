@@ -5,17 +5,17 @@ A package declares in its `pyproject.toml`
     [project.entry-points."bayeslora.posteriors"]
     theirs = "their_package.config:Theirs"
 
-and `Theirs` is a frozen dataclass of options. Adapters have the group `bayeslora.adapters`,
-recalibrators `bayeslora.recalibrators`. See docs/extending.md. Free of torch; packages are searched
-only for a name that is neither built in nor registered, and imported only if they provide it.
+and `Theirs` is a frozen dataclass of options that derives from the base class of its kind. Adapters
+have the group `bayeslora.adapters`, recalibrators `bayeslora.recalibrators`. See docs/extending.md.
+Free of torch; packages are searched only for a name that is neither built in nor registered, and
+imported only if they provide it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -25,11 +25,6 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 
 T = TypeVar("T")
-Check = Callable[[Any, str], type[Any]]
-"""Returns its first argument if it is a valid class of options, raises InputError otherwise; the
-second argument is the class's origin for messages."""
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +36,12 @@ class Offer:
     Attributes:
         kind: `posterior`, `adapter` or `recalibrator`.
         entry: Its entry point.
-        check: Returns its class if it is valid.
+        base: Base of the classes of options.
     """
 
     kind: str
     entry: EntryPoint
-    check: Check
+    base: type[Any]
 
     @property
     def name(self) -> str:
@@ -63,7 +58,7 @@ class Offer:
         """Return the class of its options.
 
         Raises:
-            InputError: It cannot be imported, or is not a valid class of options.
+            InputError: It cannot be imported, does not derive from `base`, or has another name.
         """
         origin = f"{self.kind} {self.name!r} of package {self.package}"
         try:
@@ -73,14 +68,14 @@ class Offer:
             raise InputError(
                 f"{origin} cannot be loaded: {self.entry.value!r}: {reason}", code="package"
             ) from error
-        checked = self.check(loaded, origin)
-        if checked.name != self.name:
+        config = _derived(loaded, self.base, origin)
+        if config.name != self.name:
             raise InputError(
-                f"{origin}: class {self.entry.value!r} has the name {checked.name!r}; the two "
+                f"{origin}: class {self.entry.value!r} has the name {config.name!r}; the two "
                 "names must be equal",
                 code="package",
             )
-        return checked
+        return config
 
 
 @dataclass(frozen=True)
@@ -108,15 +103,15 @@ class Catalogue(Mapping[str, type[Any]]):
     Args:
         kind: Kind of the methods.
         built_in: The methods of this package.
-        check: Returns another package's class if it is valid.
+        base: Class that those of other packages derive from.
     """
 
-    def __init__(self, kind: str, built_in: Mapping[str, type[Any]], check: Check) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, type[Any]], base: type[Any]) -> None:
         self.kind = kind
         self.group = f"bayeslora.{kind}s"
         self.built_in = built_in
         self.registered: dict[str, type[Any]] = {}
-        self._check = check
+        self._base = base
 
     def __getitem__(self, name: str) -> type[Any]:
         """Return the class of a name, importing only the package that provides it.
@@ -154,16 +149,16 @@ class Catalogue(Mapping[str, type[Any]]):
         except Exception as error:  # a damaged file in any package is enough
             logger.warning("the entry points of the installed packages cannot be read: %s", error)
             return []
-        offers = (Offer(self.kind, entry, self._check) for entry in entries)
+        offers = (Offer(self.kind, entry, self._base) for entry in entries)
         return sorted(offers, key=lambda offer: (offer.name, offer.package))
 
     def register(self, config: type[T]) -> type[T]:
         """Register a class by its name for this process; the same class may be registered again.
 
         Raises:
-            InputError: It is not a class of options, or its name is taken.
+            InputError: It does not derive from the base class, or its name is taken.
         """
-        checked = self._check(config, f"{self.kind} {getattr(config, 'name', config)!r}")
+        checked = _derived(config, self._base, f"{self.kind} {getattr(config, 'name', config)!r}")
         name: str = checked.name
         if name in self.built_in:
             raise InputError(
@@ -256,55 +251,18 @@ class Catalogue(Mapping[str, type[Any]]):
         return [offer for offer in self.offers() if offer.name == name]
 
 
-def check_options_class(
-    cls: Any, origin: str, texts: tuple[str, ...], *, frozen: bool = True
-) -> type[Any]:
-    """Return the class if it is a dataclass of options with the required class variables.
-
-    Args:
-        cls: The class to check.
-        origin: Its kind and provider, for messages.
-        texts: Class variables that must be text, `name` among them.
-        frozen: Whether it must be frozen.
+def _derived(candidate: Any, base: type[Any], origin: str) -> type[Any]:
+    """Return a class of another package, which must derive from a base class of ours.
 
     Raises:
-        InputError: It is not such a class; the message says what is missing.
+        InputError: It does not.
     """
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
-        kind = "a frozen dataclass" if frozen else "a dataclass"
-        raise InputError(f"{origin} must be {kind} of options, got {cls!r}", code="package")
-    fields = {field.name for field in dataclasses.fields(cls)}
-    if frozen and not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InputError(f"{origin}: dataclass {cls.__name__} must be frozen", code="package")
-    missing = [
-        name for name in texts if name in fields or not isinstance(getattr(cls, name, None), str)
-    ]
-    if missing:
+    if not (isinstance(candidate, type) and issubclass(candidate, base)):
         raise InputError(
-            f"{origin}: {cls.__name__} lacks the class variables {', '.join(map(repr, missing))} "
-            "(each a ClassVar[str])",
+            f"{origin} must be a class that derives from {_place(base)}, got {candidate!r}",
             code="package",
         )
-    _check_use(cls, origin)
-    return cls
-
-
-def _check_use(cls: type[Any], origin: str) -> None:
-    """Check that the name is valid in `name:key=value`, and that all options have defaults."""
-    if not _NAME.fullmatch(cls.name):
-        raise InputError(
-            f"{origin}: name must consist of lower-case letters, digits and underscores, got "
-            f"{cls.name!r}",
-            code="package",
-        )
-    try:
-        cls()
-    except Exception as error:
-        raise InputError(
-            f"{origin}: every option needs a valid default, but {cls.__name__}() raises "
-            f"{type(error).__name__}: {error}",
-            code="package",
-        ) from error
+    return candidate
 
 
 def _place(config: type[Any]) -> str:

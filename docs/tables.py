@@ -157,28 +157,22 @@ def _config(kind: str, name: str) -> type[Any]:
     return next(item.config for item in registry.CATALOGUE.listed() if item.config.name == name)
 
 
-_FORMULA_FILES = ("gate.py", "head.py", "posterior.py", "start.py")
-"""Files of a method whose docstrings begin with a formula, beside that of its options."""
-
 _FORMULA = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
 
 
 def formula(config: type[Any]) -> str:
-    """Return the formulas of an adapter or posterior: indented lines of its docstrings.
+    """Return the formulas of an adapter or posterior: the first indented lines of a docstring.
 
-    Of the class, else the first ones of the file with its options and of `_FORMULA_FILES`.
+    Of the class, else of the file of the method, or of `head.py` in its folder.
     """
     if own := _FORMULA.search((inspect.getdoc(config) or "").partition("Attributes:")[0]):
         return inspect.cleandoc(own[0])
-    options = Path(inspect.getfile(config))
-    beside = [options.with_name(name) for name in _FORMULA_FILES if options.name == "options.py"]
-    docstrings = [
-        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        for path in (options, *beside)
-        if path.exists()
-    ]
-    blocks = [block[0] for text in docstrings if (block := _FORMULA.search(f"{text}\n"))]
-    return "\n".join(inspect.cleandoc(block) for block in blocks)
+    room = Path(inspect.getfile(config)).parent
+    files = (f"{config.name}.py", f"*/{config.name}.py", f"*/{config.name}/head.py")
+    path = next(path for pattern in files for path in room.glob(pattern))
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    block = _FORMULA.search(f"{text}\n")
+    return "" if block is None else inspect.cleandoc(block[0])
 
 
 def _example(kind: str, config: type[Any]) -> str:

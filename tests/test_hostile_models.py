@@ -16,7 +16,7 @@ from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
 from bayeslora import patterns
-from bayeslora.adapters.peft_files import read_peft
+from bayeslora.adapters.peft_bridge import read_peft
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier

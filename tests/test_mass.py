@@ -23,32 +23,31 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 44975,
-    "modules": 380,
-    "per cent of code that imports": 12,
+    "code lines": 43560,
+    "modules": 298,
+    "per cent of code that imports": 11,
     "parameters of a public function": 26,
     "options of the command line": 273,
     "options of fit": 43,
-    "modules that fit loads": 284,
-    "modules that predict loads": 250,
+    "modules that fit loads": 223,
+    "modules that predict loads": 194,
     "dependencies that nothing imports": 1,
 }
 ROOMS = {
-    ".": 3622,
-    "adapters": 3692,
-    "backbones": 3222,
-    "cli": 3406,
-    "conformal": 210,
-    "engine": 6935,
-    "experiments": 2497,
-    "metrics": 3475,
-    "posteriors": 6245,
+    ".": 3760,
+    "adapters": 3449,
+    "backbones": 3224,
+    "cli": 3310,
+    "engine": 6793,
+    "experiments": 2255,
+    "metrics": 3389,
+    "posteriors": 5759,
     "predictions": 2000,
-    "recalibration": 684,
+    "recalibration": 646,
     "reporting": 5254,
     "tables": 1083,
     "tasks": 2075,
-    "testing": 575,
+    "testing": 563,
 }
 """Code lines by folder; `.` for files outside of one."""
 

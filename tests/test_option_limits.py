@@ -7,13 +7,13 @@ import pytest
 from refusal import refused
 
 from bayeslora import options
-from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
-from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal import CONFORMAL
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LARGEST_COUNT
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 METHODS = {**ADAPTERS, **POSTERIORS, **RECALIBRATORS, **CONFORMAL, "layer_sampling": LayerSampling}
 OPTIONS = [

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from bayeslora import VBLL
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.last_layer.vbll.options import BOUNDS
+from bayeslora.posteriors.options import BOUNDS
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bayeslora.posteriors.last_layer.vbll import low_rank
+from bayeslora.posteriors.last_layer.vbll import families
 from bayeslora.recalibration.recalibrator import minimise
 from bayeslora.runtime import MOST_WORKERS, row_slices, threaded
 
@@ -45,15 +45,15 @@ def test_recalibrators(seen):
 
 
 def test_low_rank_covariances(seen, monkeypatch):
-    exact = low_rank.log_determinants
+    exact = families.log_determinants
 
     def watched(std, factor):
         seen.update(blas_threads())
         return exact(std, factor)
 
-    problem = low_rank._Problem(torch.eye(4, dtype=torch.float64).expand(2, 4, 4) * 3)
+    problem = families._Problem(torch.eye(4, dtype=torch.float64).expand(2, 4, 4) * 3)
     start = problem.start(1)
-    monkeypatch.setattr(low_rank, "log_determinants", watched)
+    monkeypatch.setattr(families, "log_determinants", watched)
     monkeypatch.setattr(type(problem), "better", lambda self, first, second: first)
     problem.minimise(start)
     assert seen == {1}

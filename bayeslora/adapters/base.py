@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from bayeslora import options
@@ -16,6 +16,7 @@ from bayeslora.option_checks import (
     Options,
     Pooling,
     Positive,
+    Range,
 )
 
 if TYPE_CHECKING:
@@ -23,13 +24,160 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import TrainerCallback
 
-    from bayeslora.adapters.episodes import Episodes
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.layer_sampling.options import LayerSampling
-    from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+    from bayeslora.adapters.layer_sampling import FullLayers
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
     from bayeslora.conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Perturbations that one member of a pool is tuned against.
+
+    Attributes:
+        inputs: ε of the input perturbation: for a token, a share of the mean norm of an embedding;
+            for a pixel, a share of its range. 0 for none.
+        weights: γ_w of the weight perturbation, a share of each factor's norm. 0 for none.
+    """
+
+    inputs: float
+    weights: float
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """How the members of a pool are tuned, one after the other.
+
+    Attributes:
+        ways: N, classes per episode; fewer if the data has fewer.
+        shots: K, support examples per class.
+        queries: M, maximal number of query examples per class.
+        count: Episodes per member.
+        lr: Initial learning rate of SGD, with cosine decay.
+        momentum: Momentum of SGD.
+        penalty: λ, weight of the divergence between clean and perturbed predictions.
+        steps: Steps of the input perturbation.
+        texts: An adversary per member for texts.
+        images: An adversary per member for images.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    count: int
+    lr: float
+    momentum: float
+    penalty: float
+    steps: int
+    texts: tuple[Adversary, ...]
+    images: tuple[Adversary, ...]
+
+
+class PooledSite(Protocol):
+    """An adapted layer that applies a mixture of several members."""
+
+    name: str
+
+    @property
+    def num_members(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def cosine_scales(self) -> Tensor:
+        """[P]: κ of each member."""
+        ...
+
+    def select(self, weights: Sequence[float]) -> None:
+        """Set the mixture weights, P numbers that sum to 1."""
+        ...
+
+    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
+        """Return the parameters of a member: tensor, slice, and axis of the slice."""
+        ...
+
+
+_LONGEST_INTERVAL = 20
+_DRAWS_A_LAYER = 4
+
+
+@dataclass(frozen=True)
+class LayerSampling(Options):
+    """Train a few layers at a time; they are drawn anew every `interval` steps."""
+
+    name: ClassVar[str] = "layer_sampling"
+    summary: ClassVar[str] = "train the adapters of a few randomly drawn layers at a time"
+    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919, for whole layers; ours for adapters"
+    parameters: ClassVar[str] = "none"
+
+    num_active: Annotated[Count, "Number of layers that train at a time."] = 2
+    interval: Annotated[
+        Count | None,
+        "Optimiser steps between draws; None means as many as give each layer about four draws, "
+        "1 to 20.",
+    ] = None
+    mode: Annotated[
+        Literal["cycle", "fixed", "uniform", "weighted"],
+        "How layers are drawn: `uniform` (as published), `cycle` (each layer once before any "
+        "repeats), `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole "
+        "fit, as a control).",
+    ] = "uniform"
+    weights: Annotated[
+        tuple[NotNegative, ...] | None,
+        "For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in "
+        "proportion to its number, at most in every draw.",
+    ] = None
+    state: Annotated[
+        Literal["drop", "keep", "offload"],
+        "Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, "
+        "and `offload` moves it to CPU memory.",
+    ] = "drop"
+    ramp: Annotated[
+        int,
+        Range(0),
+        "Steps after each draw in which the learning rate of the drawn layers rises; 0 for none.",
+    ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.weights is None) == (self.mode == "weighted"):
+            raise InputError(
+                "weights must be given for mode 'weighted', one number >= 0 per layer, and for "
+                f"no other mode; got mode {self.mode!r} and weights {self.weights!r}"
+            )
+        if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
+            raise InputError(
+                f"at least num_active = {self.num_active} of the weights must be > 0, got "
+                f"{list(self.weights)}"
+            )
+
+    def check_layers(self, num_layers: int) -> None:
+        """Raise InputError if the options do not fit `num_layers` layers.
+
+        Raises:
+            InputError: `num_active` exceeds `num_layers`, or `weights` has another length.
+        """
+        self._check_active(num_layers)
+        if self.weights is not None and len(self.weights) != num_layers:
+            raise InputError(
+                f"weights must have one number for each of the {num_layers} layers to draw from, "
+                f"got {len(self.weights)}"
+            )
+
+    def _check_active(self, num_layers: int) -> None:
+        if self.num_active > num_layers:
+            raise InputError(
+                f"num_active must be from 1 to {num_layers}, the number of layers to draw from, "
+                f"got {self.num_active}"
+            )
+
+    def interval_of(self, num_steps: int, num_layers: int) -> int:
+        """Return the steps between draws in a fit of `num_steps` over `num_layers` layers."""
+        if self.interval is not None:
+            return self.interval
+        interval = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
+        return max(1, min(_LONGEST_INTERVAL, interval))
 
 
 USUAL_LAYERS = 6
@@ -362,22 +510,12 @@ class Adapter(Options):
         return ()
 
     def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return optimisers, with named groups, of what is trained besides the sites.
-
-        Raises:
-            InputError: The network was built for another adapter.
-        """
+        """Return optimisers, with named groups, of what is trained besides the sites."""
         return ()
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
-        """Return the optimiser, with one group, of the parameters on a manifold.
-
-        Raises:
-            InputError: The adapter has none.
-        """
-        raise InputError(
-            f"the adapted layers have orthonormal factors, which adapter {self.name!r} cannot train"
-        )
+        """Return the optimiser, with one group, of the parameters on a manifold."""
+        raise NotImplementedError
 
 
 class LowRankAdapter(Adapter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from bayeslora.errors import InputError
 
@@ -73,3 +73,22 @@ def check_rank(out_features: int, in_features: int, r: int) -> None:
             f"r must be between 1 and {limit} for a layer with {out_features} outputs and "
             f"{in_features} inputs, got {r}"
         )
+
+
+def kaiming_zero(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
+    """Return LoRA's initial factors: `A` uniform on ±1/√in, `B` zero.
+
+    Source: Hu et al. 2021, arXiv:2106.09685.
+
+    Args:
+        out_features: Number of outputs of the adapted layer.
+        in_features: Number of its inputs.
+        r: Rank, at most min(out, in).
+        generator: Source of randomness, on the CPU.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in).
+    """
+    check_rank(out_features, in_features, r)
+    A = (2 * torch.rand(r, in_features, generator=generator) - 1) / in_features**0.5
+    return Factors(A, torch.zeros(out_features, r), None, orthonormal=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -55,7 +56,7 @@ def inject_at(
     Raises:
         InputError: The rank exceeds a layer's size, or heads cannot be separated.
     """
-    hosts = {name: linear_at(model, name) for name in names}
+    hosts = {name: cast("nn.Linear", model.get_submodule(name)) for name in names}
     generator = Generator().manual_seed(seed)
     blank = blank or config.starts_from_rows
     return put(model, config.make_sites(model, hosts, generator, blank=blank))
@@ -154,21 +155,6 @@ def _of_site(site: Site, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of one site by their names in the site."""
     keys = site.tensors().keys()
     return {key: tensors[name] for key in keys if (name := f"{site.name}.{key}") in tensors}
-
-
-def linear_at(model: nn.Module, name: str) -> nn.Linear:
-    """Return a layer by its dotted path.
-
-    Raises:
-        InputError: There is no such layer, or it is not a plain linear layer.
-    """
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        raise InputError(f"the model has no layer {name}") from None
-    if type(module) is not nn.Linear:
-        raise InputError(f"{name} is a {type(module).__name__}; only nn.Linear can be adapted")
-    return module
 
 
 def _freeze_hosts(model: nn.Module) -> None:

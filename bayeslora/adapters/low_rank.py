@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.factors import Factors
-from bayeslora.adapters.layers import trained_layer
-from bayeslora.adapters.site import Site
+from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.errors import InputError
 
 Gate = Callable[[Tensor], Tensor]

@@ -15,7 +15,6 @@ from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
-from bayeslora.errors import InputError
 
 Euclidean = Callable[[list[nn.Parameter]], Optimizer]
 """From parameters to their optimiser, with one group."""
@@ -39,20 +38,13 @@ class AlternatingOptimizer(Optimizer):
     Args:
         adapter: Optimisers that `step()` runs, in this order.
         head: Optimisers that `head_step()` runs.
-
-    Raises:
-        InputError: Nothing is trainable.
     """
 
     def __init__(self, adapter: Sequence[Optimizer], head: Sequence[Optimizer] = ()) -> None:
         self._adapter = list(adapter)
         self._head = list(head)
-        self._is_complete = False
         groups = [group for inner in self._inner() for group in inner.param_groups]
-        if not groups:
-            raise InputError("nothing to optimise: there are no adapted layers and no head")
         super().__init__(groups, defaults={})
-        self._is_complete = True
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -76,16 +68,6 @@ class AlternatingOptimizer(Optimizer):
             group.update(loaded)
         self.param_groups = groups
         self._share()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Reject a new group, since no inner optimiser would update it.
-
-        Raises:
-            InputError: Always, once the optimiser is built.
-        """
-        if self._is_complete:
-            raise InputError("parameters cannot be added; build a new optimiser with all of them")
-        super().add_param_group(param_group)
 
     def _inner(self) -> list[Optimizer]:
         return [*self._adapter, *self._head]

@@ -14,52 +14,14 @@ Martinsson and Tropp 2011, arXiv 0909.4061.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import torch
+from torch import Generator, Tensor
 
-from bayeslora.adapters.base import LowRankAdapter
-from bayeslora.option_checks import Count, NotNegative, Positive, Range
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from bayeslora.adapters.factors import Factors
+from bayeslora.adapters.factors import Factors, balanced, check_rank
+from bayeslora.runtime import restored_random_state
 
 # Directions beyond the requested r, so that a few iterations separate the r well.
 _OVERSAMPLING = 8
-
-
-@dataclass(frozen=True)
-class PiSSA(LowRankAdapter):
-    """Two free factors that start at the principal singular vectors of the weight."""
-
-    name: ClassVar[str] = "pissa"
-    from_weight: ClassVar[bool] = True
-    summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
-    use: ClassVar[str] = "Few training steps, in which LoRA stays close to its zero start."
-    source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
-    parameters: ClassVar[str] = "r (in + out) per layer"
-    default_lr: ClassVar[float] = 1e-3
-
-    r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: float | None = None
-    niter: Annotated[
-        Annotated[int, Range(0, 1000)] | None,
-        "Power iterations of a randomised singular value decomposition; a few are enough. None "
-        "means the exact decomposition, which takes under a second for a layer of a small model.",
-    ] = None
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None means {default_lr}."
-    ] = None
-    weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of both factors towards their initial values."
-    ] = 0.0
-
-    def start(self, weight: Tensor, generator: Generator) -> Factors:
-        """Return the factors of the principal part of the weight."""
-        return pissa(weight, self.r, self.scale, generator, self.niter)
 
 
 def pissa(
@@ -77,10 +39,6 @@ def pissa(
     Raises:
         InputError: The rank is not between 1 and min(out, in).
     """
-    import torch
-
-    from bayeslora.adapters.factors import balanced, check_rank
-
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
     matrix = weight.detach().double()
@@ -95,10 +53,6 @@ def _randomised_svd(
     matrix: Tensor, r: int, niter: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return approximate U, S and Vᵀ of the r largest singular values and a few more."""
-    import torch
-
-    from bayeslora.runtime import restored_random_state
-
     seed = int(torch.randint(2**62, (), generator=generator))
     width = min(r + _OVERSAMPLING, *matrix.shape)
     # On the CPU, where a seed is reproducible on every machine; the products are thin.

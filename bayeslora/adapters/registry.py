@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bayeslora import options
-from bayeslora.adapters.amt.options import AMT
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.frozen import Frozen
-from bayeslora.adapters.ilora.options import ILoRA
-from bayeslora.adapters.layer_sampling.options import LayerSampling
-from bayeslora.adapters.lisa import LISA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.base import Adapter, LayerSampling
+from bayeslora.adapters.options import (
+    AMT,
+    EMTAL,
+    LISA,
+    S2FT,
+    CorDA,
+    Frozen,
+    ILoRA,
+    LoRA,
+    PiSSA,
+    PoLAR,
+)
 from bayeslora.errors import InputError
-from bayeslora.plugins import Catalogue, check_options_class
+from bayeslora.plugins import Catalogue
 
 T = TypeVar("T")
 
@@ -31,31 +32,7 @@ ADAPTERS: Mapping[str, type[Adapter]] = {
 NO_ADAPTER = Frozen(pooling="last")
 """No training; the feature of a text is its last token, as for the language model itself."""
 
-_TEXTS = ("name", "summary", "source", "parameters")
-
-
-def check_adapter(candidate: Any, where: str) -> type[Any]:
-    """Return a class of another package if it is a valid adapter.
-
-    Args:
-        candidate: Should be a frozen dataclass that derives from `Adapter`, with the class
-            variables `name`, `summary`, `source` and `parameters` (text).
-        where: Origin of the class, for messages.
-
-    Raises:
-        InputError: It is no valid adapter; the message says what is missing.
-    """
-    checked = check_options_class(candidate, where, _TEXTS)
-    if not issubclass(checked, Adapter):
-        raise InputError(
-            f"{where}: {checked.__name__} must derive from bayeslora.adapters.base.Adapter"
-        )
-    if checked.trains and not checked.default_lr > 0:
-        raise InputError(f"{where}: {checked.__name__} needs a default_lr > 0")
-    return checked
-
-
-CATALOGUE = Catalogue("adapter", ADAPTERS, check_adapter)
+CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 """Every adapter by name, including those of other packages."""
 
 resolve_adapter = CATALOGUE.resolve

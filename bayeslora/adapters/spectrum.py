@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+from bayeslora.adapters.layer_sampling import FullLayers
 from bayeslora.adapters.site import Site
 
 

@@ -17,9 +17,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.real_tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.tensor_files import read_sealed, write_sealed
+
+
+def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
+    """Return a boolean mask [...] of the states of a batch that belong to real tokens.
+
+    If a layer sees one state per row, all of them are real.
+
+    Args:
+        name: Name of the layer in the error message.
+        states: [B, T, d], [B·T, d], or [B, d].
+        mask: [B, T], 1 at real tokens.
+
+    Raises:
+        InputError: The states have another shape.
+    """
+    rows, tokens = mask.shape
+    leading = states.shape[:-1]
+    if leading == (rows,):
+        return torch.ones(rows, dtype=torch.bool, device=states.device)
+    if leading not in {(rows, tokens), (rows * tokens,)}:
+        raise InputError(
+            f"{name} has inputs of shape {list(states.shape)}, expected {rows} rows of {tokens} "
+            f"tokens, or {rows} rows; choose other target_modules"
+        )
+    return mask.bool().reshape(leading).to(states.device)
+
 
 _PLACES = "places"
 
@@ -100,8 +125,6 @@ class _Sums:
         self._last = None
 
     def moment(self, name: str) -> SecondMoment:
-        if name not in self._totals:
-            raise InputError(f"layer {name} was not called on the context")
         matrix = (self._totals[name] / self._counts[name]).cpu()
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")

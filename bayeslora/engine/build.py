@@ -30,7 +30,6 @@ from bayeslora.posteriors.registry import (
     build_head,
     build_weights,
     check_factors,
-    is_over_weights,
     names_where,
 )
 from bayeslora.posteriors.types import LastLayer
@@ -207,7 +206,7 @@ def reason_against_layers(posterior: Posterior) -> str:
     if posterior.over_factors:
         return "is over the factors of an adapter, and whole layers have none"
     reason = posterior.not_on_layers
-    if reason is None and is_over_weights(type(posterior)):
+    if reason is None and posterior.is_over_weights():
         return "is over the weights of an adapter, and whole layers have none"
     return reason or ""
 

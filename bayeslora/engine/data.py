@@ -18,7 +18,7 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
-from bayeslora.posteriors.feature_scores import options as feature_options
+from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined

@@ -32,7 +32,7 @@ from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.options import check_middle
+from bayeslora.posteriors.feature_scores import check_middle
 from bayeslora.runtime import restored_random_state
 from bayeslora.tasks.examples import encode_labels
 

@@ -35,15 +35,12 @@ from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse, restored
 from bayeslora.engine.training.class_prior import ClassPrior, class_prior
-from bayeslora.engine.training.final_fit import TrainingSizes, settle_posterior
 from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.feature_scores.options import (
-    settled_scores,
-)
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 from bayeslora.tasks.examples import data_hash
@@ -246,13 +243,12 @@ def _settled(choices: Choices, data: TrainingData, backbone: Backbone, num_rows:
     """
     shared = choices.format == "options"  # options share one weight vector
     classes = 1 if shared else len(data.classes)
-    sizes = TrainingSizes(classes, backbone.num_features + shared, num_rows)
     # A language model that answers is adapted in more layers.
     answers = shared and backbone.kind == "decoder"
     num_adapted = layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
     return replace(
         choices,
-        posterior=settle_posterior(choices.posterior, sizes),
+        posterior=choices.posterior.sized(classes, backbone.num_features + shared, num_rows),
         adapter=choices.adapter.with_layers(num_adapted),
     )
 

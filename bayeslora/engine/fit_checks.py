@@ -17,7 +17,7 @@ from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import FEW_ROWS, FitPlan, Posterior
-from bayeslora.posteriors.feature_scores.options import MAHALANOBIS, check_feature_scores
+from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
-from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+from bayeslora.adapters.layer_sampling import FullLayers
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.fitted_scores import FeatureScores
+from bayeslora.posteriors.types import LastLayer, WeightPosterior
 
 CONDITIONING = "adapter.conditioning."
 """Prefix of the tensors that make an adapter depend on the example."""
@@ -52,7 +52,7 @@ class Network(nn.Module):
         self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
-        self.weights: nn.Module | None = None
+        self.weights: WeightPosterior | None = None
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 

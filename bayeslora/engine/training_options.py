@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora import options
-from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
 from bayeslora.option_checks import BelowOne, Count, OnlyWith, Options, Positive, Range, Seed
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import OnlyWith, Options, Positive
-from bayeslora.posteriors.cost import FREE, FitCost
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
         LastLayer,
         Network,
         TrainingRun,
-        WeightDefaults,
         WeightPosterior,
         WeightTraining,
     )
@@ -118,9 +116,9 @@ class Posterior(Options):
         per_class: Why the last layer needs classes, which the options of a row are not; empty where
             it does not.
         weights: Makes the posterior over the weights of a network, `module:object`, called as
-            `weights(config, network, seed=…, fitted=…)`. It then has the members of
-            `WeightDefaults`, which the hooks of these options call. Empty where only the last layer
-            is random, or `over_weights` is overridden.
+            `weights(config, network, seed=…, fitted=…)`: a `WeightPosterior`, whose hooks these
+            options call. Empty where only the last layer is random, or `over_weights` is
+            overridden.
         only_with: Options that have no effect without another.
         is_point: Whether it is one network with one softmax, and nothing is random.
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
@@ -218,10 +216,13 @@ class Posterior(Options):
         Raises:
             InputError: The posterior does not support options.
         """
-        if self.per_class:
+        cls = type(self)
+        has_form = cls.head is Posterior.head or cls.shared_head is not Posterior.shared_head
+        if self.per_class or not has_form:
+            reason = self.per_class or "has a weight vector per class"
             raise InputError(
-                f"posterior {self.name!r} {self.per_class}, and the options of a question have no "
-                "class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+                f"posterior {self.name!r} {reason}, and the options of a question have no class; "
+                "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
                 code="not-on-options",
             )
         make: Callable[..., LastLayer] = resolve_name(self.shared_head)
@@ -251,11 +252,15 @@ class Posterior(Options):
         """Return the initial [C, d] weights when this replaces the posterior of `head`."""
         return head.mean_weight
 
-    def variants(
-        self, num_classes: int, num_features: int, num_rows: int
-    ) -> list[tuple[Any, FitCost]]:
-        """Return the candidate options with the cost of each, most expensive first."""
-        return [(self, FREE)]
+    def sized(self, num_classes: int, num_features: int, num_rows: int) -> Self:
+        """Return the options with the defaults that depend on the size of the final fit resolved.
+
+        Args:
+            num_classes: C.
+            num_features: d.
+            num_rows: N.
+        """
+        return self
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Self:
         """Return the options with the values that a fit chose on validation rows.
@@ -275,11 +280,11 @@ class Posterior(Options):
 
     def over_weights(
         self, network: Network, *, seed: int, fitted: bool = False
-    ) -> nn.Module | None:
+    ) -> WeightPosterior | None:
         """Return the posterior over a network's weights; None if only the last layer is random.
 
-        Its tensors are saved, loaded and check-pointed with the adapter's. If `is_sampled`, it is
-        a `WeightPosterior`; if it has `report`, the result goes into the record.
+        Its tensors are saved, loaded and check-pointed with the adapter's, and its `report` goes
+        into the record.
 
         Args:
             network: Fresh or trained, complete except for this posterior.
@@ -291,14 +296,20 @@ class Posterior(Options):
         """
         if not self.weights:
             return None
-        make: Callable[..., nn.Module] = resolve_name(self.weights)
+        make: Callable[..., WeightPosterior] = resolve_name(self.weights)
         return make(self, network, seed=seed, fitted=fitted)
 
-    def own_weights(self, network: Network) -> WeightDefaults:
-        """Return the network's posterior over its weights if it is of these options."""
-        from bayeslora.posteriors.types import WeightDefaults
+    @classmethod
+    def is_over_weights(cls) -> bool:
+        """Return whether these are options of a posterior over the weights of a network."""
+        return bool(cls.weights) or cls.over_weights is not Posterior.over_weights
 
-        return cast("WeightDefaults", network.weights) if self.weights else WeightDefaults()
+    def own_weights(self, network: Network) -> WeightPosterior:
+        """Return the network's posterior over its weights if it is of these options."""
+        from bayeslora.posteriors.types import WeightPosterior
+
+        own = cast("WeightPosterior", network.weights)
+        return own if self.is_over_weights() else WeightPosterior()
 
     def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
         """Return the parameters that train beside each adapter site, and rest when it rests."""
@@ -392,15 +403,3 @@ class Posterior(Options):
         if self.num_draws(num_samples) <= 0:
             return None
         return self.own_weights(network).gaussian_logits(network, texts, rows, advance)
-
-
-def completed(config: type[T]) -> type[T]:
-    """Add the missing defaults to an options class that does not inherit from `Posterior`.
-
-    Args:
-        config: Class of another package, changed in place.
-    """
-    for key, value in vars(Posterior).items():
-        if not key.startswith("_") and not hasattr(config, key):
-            setattr(config, key, value)
-    return config

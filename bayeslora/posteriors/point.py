@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.types import LastLayerDefaults
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.recalibration.temperature import best_inverse
 
 _STEPS = 200
 
 
-class PointHead(LastLayerDefaults, nn.Module):
+class PointHead(LastLayer):
     """Softmax regression, with a Gaussian prior if `prior_scale` is set.
 
     Attributes:
@@ -76,12 +75,7 @@ class PointHead(LastLayerDefaults, nn.Module):
         return 0.0 if self.prior_scale is None else float(self.mean_sq_norm) / self.prior_scale**2
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return the mean cross-entropy, plus the prior's penalty / `num_train`.
-
-        Raises:
-            InputError: `num_train` is not a valid number of rows.
-        """
-        check_count("num_train", num_train, least=1, most=1e15)
+        """Return the mean cross-entropy, plus the prior's penalty / `num_train`."""
         deviation = self.weight if self.prior_mean is None else self.weight - self.prior_mean
         loss = cross_entropy(rows.logits(self.weight), rows.targets)
         if self.prior_scale is None:
@@ -191,7 +185,7 @@ class SharedPointHead(PointHead):
         self.weight.mul_(factor)
 
 
-class AroundPoint(LastLayerDefaults, nn.Module):
+class AroundPoint(LastLayer):
     """Base of last layers that train as a point estimate and are fitted around it at the end.
 
     Attributes:

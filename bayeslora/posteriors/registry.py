@@ -1,40 +1,40 @@
 """All posteriors by name: built in, registered, or from an installed package.
 
-`build_head` and `build_weights` build the modules that the options describe, and check those of
-other packages. Free of torch until they are called.
+`build_head` and `build_weights` build the modules that the options describe. Free of torch until
+they are called.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bayeslora.errors import FailedError, InputError
+from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, checked
-from bayeslora.plugins import Catalogue, check_options_class
-from bayeslora.posteriors.base import Posterior, completed
-from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
-from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
-from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.last_layer.nuts.options import NUTS
-from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
-from bayeslora.posteriors.weights.blob.options import BLoB
-from bayeslora.posteriors.weights.clora.options import CLoRA
-from bayeslora.posteriors.weights.ensemble import Ensemble
-from bayeslora.posteriors.weights.ivon.options import IVON
-from bayeslora.posteriors.weights.laplace_lora.options import LaplaceLoRA
-from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
-from bayeslora.posteriors.weights.scalabl.options import ScalaBL
-from bayeslora.posteriors.weights.swag.options import SWAG
-from bayeslora.posteriors.weights.tfb.options import TFB
+from bayeslora.plugins import Catalogue
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.options import (
+    GVBLL,
+    IVON,
+    MAP,
+    MLE,
+    NUTS,
+    SWAG,
+    TFB,
+    VBLL,
+    BLoB,
+    CLoRA,
+    Ensemble,
+    Laplace,
+    LaplaceLoRA,
+    MCDropout,
+    Prototypes,
+    ScalaBL,
+    TemperatureScaling,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import LastLayer, Network
+    from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
 
 T = TypeVar("T")
 
@@ -60,60 +60,13 @@ CLOSED_FORM = VBLL(covariance="eigenbasis")
 # Keeps the seeds apart from those of the adapters' initial weights.
 _SEED_STEP = 1 << 32
 
-_TEXTS = ("name", "summary", "source", "passes", "parameters")
-
-
-def check_posterior(candidate: Any, description: str) -> type[Any]:
-    """Check that a class of another package defines a posterior, and add missing defaults.
-
-    Args:
-        candidate: A frozen dataclass with the class variables `name`, `summary`, `source`,
-            `passes`, `parameters` (text) and `head` (`module:object`, or the object). A subclass
-            of `Posterior` that defines `make_head`, or is over weights, needs no `head`.
-        description: Description and owner of the class, for messages.
-
-    Raises:
-        InputError: The class is not valid; the message says what is missing.
-    """
-    config = check_options_class(candidate, description, _TEXTS)
-    head = getattr(config, "head", None)
-    has_head = callable(head) or (isinstance(head, str) and ":" in head and head != Posterior.head)
-    is_option = "head" in {field.name for field in dataclasses.fields(config)}
-    if is_option or not (has_head or _defines(config, "make_head") or is_over_weights(config)):
-        raise InputError(
-            f"{description}: {config.__name__} lacks the class variable 'head': 'module:object', "
-            "or a callable that makes the last layer",
-            code="package",
-        )
-    has_moment = getattr(config, "over_trained", False) or getattr(config, "from_start", "")
-    if is_over_weights(config) and not has_moment:
-        raise InputError(
-            f"{description}: {config.__name__} is over the weights of a network, so it must set "
-            "over_trained = True if it is fitted to trained adapters, or from_start to the "
-            "reason why it cannot be",
-            code="package",
-        )
-    return completed(config)
-
-
-def is_over_weights(config: type[Any]) -> bool:
-    """Return whether options are of a posterior over the weights of a network."""
-    return _defines(config, "weights") or _defines(config, "over_weights")
-
-
-def _defines(config: type[Any], member: str) -> bool:
-    """Return whether a class derives from `Posterior` and overrides a member."""
-    return issubclass(config, Posterior) and getattr(config, member) is not getattr(
-        Posterior, member
-    )
-
 
 def names_where(condition: Callable[[type[Posterior]], bool]) -> str:
     """Return the names of the built-in posteriors that satisfy a condition, for messages."""
     return ", ".join(repr(name) for name, config in POSTERIORS.items() if condition(config))
 
 
-CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
+CATALOGUE = Catalogue("posterior", POSTERIORS, Posterior)
 """All posteriors by name, including those of other packages."""
 
 BEST = "best"
@@ -129,16 +82,14 @@ def register_posterior(config: type[T]) -> type[T]:
     A package registers with an entry point instead, which needs no call: see docs/extending.md.
 
     Args:
-        config: A frozen dataclass of options with the class variables `name`, `summary`, `source`,
-            `passes`, `parameters` and `head`, or a subclass of `Posterior`; see
-            `check_posterior`. A class registered earlier under the same module and class name is
-            replaced.
+        config: A frozen dataclass that derives from `Posterior`. A class registered earlier under
+            the same module and class name is replaced.
 
     Returns:
         The class itself.
 
     Raises:
-        InputError: The class is not valid, or its name is taken.
+        InputError: The class does not derive from `Posterior`, or its name is taken.
     """
     return CATALOGUE.register(config)
 
@@ -235,12 +186,6 @@ def draws_to_predict(config: Any, num_samples: int | None) -> bool:
     return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 
-def described(config: Any) -> str:
-    """Return the name of a posterior, with its package if it is not built in, for messages."""
-    packages = ", ".join(f"{name} {version}" for name, version in provider(config).items())
-    return f"posterior {config.name!r}" + (packages and f" of package {packages}")
-
-
 def build_head(
     config: Posterior,
     num_features: int,
@@ -251,7 +196,7 @@ def build_head(
     seed: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> LastLayer:
-    """Build the head of a posterior: an `nn.Module` that satisfies `LastLayer`.
+    """Build the last layer of a posterior.
 
     Args:
         config: Options of the posterior.
@@ -263,17 +208,13 @@ def build_head(
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: `extra` is not an `extra_config()` of such a head, a bound does not support
-            this number of classes, or a third party's head cannot be loaded or is no `LastLayer`.
+        InputError: `extra` is not an `extra_config()` of such a head, or the posterior supports
+            neither options nor this number of classes.
     """
-    completed(type(config))  # a class of another package that was never registered
     if shared:
-        _check_shared(config)
         head = config.make_shared_head(num_features, mean_sq_norm=mean_sq_norm, seed=seed)
     else:
-        _check_loads(config)
         head = config.make_head(num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-    _check_head(config, head)
     try:
         head.prepare(extra or {})
     except (KeyError, TypeError, ValueError) as error:
@@ -283,53 +224,9 @@ def build_head(
     return head
 
 
-def _check_loads(config: Posterior) -> None:
-    head = type(config).head
-    try:
-        if isinstance(head, str):
-            resolve_name(head)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"the head of {described(config)}, {head!r}, cannot be loaded: {error}",
-            code="package",
-        ) from error
-
-
-def _check_shared(config: Posterior) -> None:
-    home = next(kind for kind in type(config).__mro__ if "head" in vars(kind))
-    usual = Posterior.shared_head
-    # A head has no form for options unless the class that names it names that form too.
-    if home is Posterior or vars(home).get("shared_head", usual) != usual or config.per_class:
-        return
-    raise InputError(
-        f"{described(config)} does not support the format 'options', whose options share one "
-        "weight vector; choose the format 'letters'",
-        code="not-on-options",
-    )
-
-
-def _check_head(config: Posterior, head: object) -> None:
-    from torch import nn
-
-    from bayeslora.posteriors.types import completed_head
-
-    if not isinstance(head, nn.Module):
-        raise InputError(
-            f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}",
-            code="package",
-        )
-    missing = ", ".join(map(repr, completed_head(head)))
-    if missing:
-        raise InputError(
-            f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; see "
-            "bayeslora.posteriors.types.LastLayer for what a last layer needs",
-            code="package",
-        )
-
-
 def build_weights(
     config: Posterior, network: Network, seed: int = 0, *, fitted: bool = False
-) -> nn.Module | None:
+) -> WeightPosterior | None:
     """Build the posterior over the weights of a network; None if only its last layer is random.
 
     Args:
@@ -339,43 +236,8 @@ def build_weights(
         fitted: Whether tensors of a fitted posterior will be loaded into it.
 
     Raises:
-        InputError: There are too many weights for the requested structure, the posterior needs
-            low-rank factors and the sites have none, or a third party's posterior lacks a
-            required member.
-        FailedError: A third party's method fails; the message names its package.
+        InputError: There are too many weights for the requested structure, or the posterior needs
+            low-rank factors and the sites have none.
     """
-    from torch import nn
-
-    from bayeslora.posteriors.types import complete_weights
-
-    if config.over_factors:
-        check_factors(config, low_rank=all(site.has_factors for site in network.sites))
-    try:
-        weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
-    except InputError:
-        raise
-    except Exception as error:  # a method of another package may raise anything
-        if config.name in POSTERIORS:
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FailedError(
-            f"the weights of {described(config)} cannot be created: {reason}"
-        ) from error
-    if weights is None:
-        return None
-    draws = hasattr(weights, "draw")
-    if not isinstance(weights, nn.Module) or (config.is_sampled and not draws):
-        raise InputError(
-            f"the weights of {described(config)} must be a torch.nn.Module"
-            + (" with a method draw" if config.is_sampled else "")
-            + f", got {type(weights).__name__}",
-            code="package",
-        )
-    if draws and not config.is_sampled:
-        raise InputError(
-            f"the weights of {described(config)} have a method draw, which predictions call only "
-            f"if {type(config).__name__} sets is_sampled = True",
-            code="package",
-        )
-    complete_weights(weights)
-    return weights
+    check_factors(config, low_rank=all(site.has_factors for site in network.sites))
+    return config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)

@@ -1,11 +1,11 @@
-"""Protocols of last-layer posteriors, weight posteriors and their network, and of their fits."""
+"""Base classes of last layers and of posteriors over weights, their network, and their fits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,16 @@ def _count(_: int) -> None:
     """Show no progress."""
 
 
-class LastLayerDefaults:
-    """Optional members of a last layer; added to the head of another package that lacks them."""
+class LastLayer(nn.Module):
+    """A distribution over the weights of a linear head; it sees features, never tokens.
+
+    The base class of every last layer. Its state is made of tensors only. Subclasses implement the
+    methods that raise `NotImplementedError` here, and set `uses_training_features`.
+    """
+
+    uses_training_features: bool
+    """Whether epochs are compared after a fit to training features, rather than with the head as
+    trained. False for a `fit` to held-out rows only, such as that of a temperature."""
 
     advance: Callable[[int], object] = staticmethod(_count)
     """Called by `fit` with the number of steps done; set while a progress bar is shown."""
@@ -36,36 +44,90 @@ class LastLayerDefaults:
     """Options that hold `link` and `num_samples`, if the logits have variance."""
 
     @property
-    def scales_mean(self) -> bool:
-        """Whether `scale_mean` is overridden."""
-        return type(self).scale_mean is not LastLayerDefaults.scale_mean
-
-    @property
     def fit_steps(self) -> int:
         """Steps of a long fit, for its progress bar; 0 for no bar."""
         return 0
 
     @property
-    def trained_mean(self: Any) -> Tensor:
+    def scales_mean(self) -> bool:
+        """Whether `scale_mean` is overridden."""
+        return type(self).scale_mean is not LastLayer.scale_mean
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """[C, d]: the posterior's mean, detached."""
+        raise NotImplementedError
+
+    @property
+    def trained_mean(self) -> Tensor:
         """[C, d]: the mean as training left it, if a fit moves it; detached."""
-        weight: Tensor = self.mean_weight
-        return weight
+        return self.mean_weight
 
-    def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return further results of a fit to these training rows, beside `report`, JSON-ready."""
-        return {}
+    def loss(self, rows: Features, num_train: int) -> Tensor:
+        """Return the head's own objective: mean nats per row, KL / `num_train` included.
 
-    def prior_centre(self) -> Tensor | None:
-        """Return the prior's mean [C, d]; None for zero or no prior."""
-        return None
+        Args:
+            rows: Labelled; gradients reach their values.
+            num_train: Number of training rows.
+        """
+        raise NotImplementedError
 
-    def set_prior_mean(self: Any, weight: Tensor, *, start: bool = True) -> None:
+    def data_loss(self, rows: Features) -> Tensor:
+        """Return the adapter's objective: mean nats per row, without the KL.
+
+        Gradients reach the features only; the head's parameters are constants.
+        """
+        raise NotImplementedError
+
+    def fit(
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
+    ) -> None:
+        """Fit the posterior that `predict` uses to cached features, in float64.
+
+        The training state does not change, so training can continue afterwards.
+
+        Args:
+            train: The whole training set in evaluation mode, labelled.
+            validation: Held-out rows, labelled, for choosing the prior and other settings.
+            choose_prior: Whether to choose a prior that is not a fixed number; False keeps the
+                training prior, which is quicker and good enough for comparing epochs.
+
+        Raises:
+            InputError: Features are not finite; `bayeslora.posteriors.features` has the check.
+        """
+        raise NotImplementedError
+
+    def predict(self, rows: Features) -> Logits:
+        """Return the distribution of the rows' logits, in float64; labels are not read.
+
+        Raises:
+            InputError: Features are not finite.
+        """
+        raise NotImplementedError
+
+    def refit(self, rows: Features) -> None:
+        """Move the training state near its optimum for labelled rows, for `HeadTraining.step`."""
+        raise NotImplementedError
+
+    def solve(self, rows: Features) -> None:
+        """Minimise `loss` over the weights for fixed features, if that is quick."""
+
+    def set_mean(self, weight: Tensor) -> None:
+        """Set the [C, d] weights to start from, instead of zero."""
+        raise NotImplementedError
+
+    def set_mean_sq_norm(self, value: float) -> None:
+        """Set the training features' mean ‖φ‖², which converts prior scales to variances."""
+        raise NotImplementedError
+
+    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
         """Centre the prior, if any, at [C, d] weights; with `start`, also start there."""
         if start:
             self.set_mean(weight)
 
-    def solve(self, rows: Features) -> None:
-        """Minimise `loss` over the weights for fixed features, if that is quick."""
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero or no prior."""
+        return None
 
     def scale_mean(self, factor: float) -> None:
         """Scale the means of the logits alone.
@@ -74,13 +136,31 @@ class LastLayerDefaults:
         """
         raise NotImplementedError
 
+    def extra_config(self) -> dict[str, Any]:
+        """Return the arguments by which `prepare` allocates the same shapes, JSON-ready."""
+        return {}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the tensors that `extra` describes, for `load_state_dict`."""
+
+    def report(self) -> dict[str, float | str]:
+        """Return the choices and results of the fit, JSON-ready, such as prior scale and ELBO."""
+        return {}
+
+    def fit_report(self, rows: Features) -> dict[str, float]:
+        """Return further results of a fit to these training rows, beside `report`, JSON-ready."""
+        return {}
+
     def scores_of(self, rows: Features) -> dict[str, Tensor]:
         """Return additional scores [N] by name, higher = more uncertain."""
         return {}
 
 
-class WeightDefaults:
-    """Optional members of a posterior over weights, like `LastLayerDefaults` of a last layer."""
+class WeightPosterior(nn.Module):
+    """A distribution over the weights of a whole network.
+
+    The base class of what `Posterior.over_weights` returns. By default it does nothing.
+    """
 
     @classmethod
     def of(cls, config: Any, network: Network, **options: Any) -> Self:
@@ -88,6 +168,10 @@ class WeightDefaults:
         make: Any = cls
         weights: Self = make(config, network.sites, options["seed"])
         return weights
+
+    def draw(self, generator: torch.Generator) -> AbstractContextManager[None]:
+        """Set the weights to one draw within the context, then restore them."""
+        raise NotImplementedError
 
     def report(self) -> dict[str, float | str]:
         """Return the choices and results of the fit, JSON-ready."""
@@ -119,200 +203,6 @@ class WeightDefaults:
         return None
 
 
-class LastLayer(Protocol):
-    """A distribution over the weights of a linear head; it sees features, never tokens.
-
-    Every implementation is also an `nn.Module`, with state made of tensors only. Optional members
-    are in `LastLayerDefaults`.
-    """
-
-    uses_training_features: bool
-    """Whether epochs are compared after a fit to training features, rather than with the head as
-    trained. False for a `fit` to held-out rows only, such as that of a temperature."""
-
-    advance: Callable[[int], object]
-    """See `LastLayerDefaults`, also for the other members defined there."""
-
-    config: Any
-
-    @property
-    def fit_steps(self) -> int:
-        """Steps of a fit for a progress bar."""
-        ...
-
-    @property
-    def scales_mean(self) -> bool:
-        """Whether `scale_mean` scales the means of the logits alone."""
-        ...
-
-    @property
-    def trained_mean(self) -> Tensor:
-        """[C, d]: the mean as training left it, detached."""
-        ...
-
-    @property
-    def mean_weight(self) -> Tensor:
-        """[C, d]: the posterior's mean, detached."""
-        ...
-
-    def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return the head's own objective: mean nats per row, KL / `num_train` included.
-
-        Args:
-            rows: Labelled; gradients reach their values.
-            num_train: Number of training rows.
-        """
-        ...
-
-    def data_loss(self, rows: Features) -> Tensor:
-        """Return the adapter's objective: mean nats per row, without the KL.
-
-        Gradients reach the features only; the head's parameters are constants.
-        """
-        ...
-
-    def fit(
-        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
-    ) -> None:
-        """Fit the posterior that `predict` uses to cached features, in float64.
-
-        The training state does not change, so training can continue afterwards.
-
-        Args:
-            train: The whole training set in evaluation mode, labelled.
-            validation: Held-out rows, labelled, for choosing the prior and other settings.
-            choose_prior: Whether to choose a prior that is not a fixed number; False keeps the
-                training prior, which is quicker and good enough for comparing epochs.
-
-        Raises:
-            InputError: Features are not finite; `bayeslora.posteriors.features` has the check.
-        """
-        ...
-
-    def predict(self, rows: Features) -> Logits:
-        """Return the distribution of the rows' logits, in float64; labels are not read.
-
-        Raises:
-            InputError: Features are not finite.
-        """
-        ...
-
-    def set_mean(self, weight: Tensor) -> None:
-        """Set the [C, d] weights to start from, instead of zero."""
-        ...
-
-    def set_mean_sq_norm(self, value: float) -> None:
-        """Set the training features' mean ‖φ‖², which converts prior scales to variances."""
-        ...
-
-    def extra_config(self) -> dict[str, Any]:
-        """Return the arguments by which `prepare` allocates the same shapes, JSON-ready."""
-        ...
-
-    def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate the tensors that `extra` describes, for `load_state_dict`."""
-        ...
-
-    def report(self) -> dict[str, float | str]:
-        """Return the choices and results of the fit, JSON-ready, such as prior scale and ELBO."""
-        ...
-
-    def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return further results of a fit to these training rows, beside `report`."""
-        ...
-
-    def prior_centre(self) -> Tensor | None:
-        """Return the prior's mean [C, d]; None for zero."""
-        ...
-
-    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior at [C, d] weights; with `start`, also start there."""
-        ...
-
-    def solve(self, rows: Features) -> None:
-        """Minimise `loss` over the weights for fixed features."""
-        ...
-
-    def scale_mean(self, factor: float) -> None:
-        """Scale the means of the logits alone."""
-        ...
-
-    def scores_of(self, rows: Features) -> dict[str, Tensor]:
-        """Return scores [N] by name."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the tensors by name, as every `nn.Module` does."""
-        ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Load tensors, as every `nn.Module` does; all names must match."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that gradient steps train."""
-        ...
-
-    def zero_grad(self) -> None:
-        """Reset the gradients."""
-        ...
-
-    def to(self, device: torch.device, /) -> Any:
-        """Move all tensors, as every `nn.Module` does."""
-        ...
-
-
-_DEFAULTS = {name: member for name, member in vars(LastLayerDefaults).items() if name[0] != "_"}
-_WEIGHT_DEFAULTS = {name: member for name, member in vars(WeightDefaults).items() if name[0] != "_"}
-_REQUIRED = sorted(
-    name
-    for name in {*vars(LastLayer), *LastLayer.__annotations__} - {*_DEFAULTS}
-    if not name.startswith("_")
-)
-
-
-def completed_head(head: nn.Module) -> list[str]:
-    """Add missing optional members to the head of another package; return missing required ones.
-
-    Args:
-        head: Head, whose class is changed in place.
-    """
-    _complete(head, _DEFAULTS)
-    return [name for name in _REQUIRED if not hasattr(head, name)]
-
-
-def complete_weights(weights: nn.Module) -> None:
-    """Add missing optional members to the weight posterior of another package.
-
-    Args:
-        weights: Posterior, whose class is changed in place.
-    """
-    _complete(weights, _WEIGHT_DEFAULTS)
-
-
-def _complete(module: nn.Module, defaults: Mapping[str, Any]) -> None:
-    for name, member in defaults.items():
-        if not hasattr(module, name):
-            setattr(type(module), name, member)
-
-
-@runtime_checkable
-class Refittable(Protocol):
-    """A last layer that can be refitted in closed form while training, for `HeadTraining.step`."""
-
-    def refit(self, rows: Features) -> None:
-        """Move the training state near its optimum for labelled rows."""
-        ...
-
-
-class WeightPosterior(Protocol):
-    """A distribution over the weights of a whole network, represented by draws."""
-
-    def draw(self, generator: torch.Generator) -> AbstractContextManager[None]:
-        """Set the weights to one draw within the context, then restore them."""
-        ...
-
-
 class Network(Protocol):
     """An adapted backbone with its last layer, as a posterior over its weights sees it."""
 
@@ -332,7 +222,7 @@ class Network(Protocol):
         ...
 
     @property
-    def weights(self) -> nn.Module | None:
+    def weights(self) -> WeightPosterior | None:
         """The posterior over its weights, if any."""
         ...
 

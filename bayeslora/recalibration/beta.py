@@ -12,12 +12,13 @@ renormalised, so classes may change their order within a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.recalibration.config import BetaOptions
+from bayeslora.option_checks import Positive
 from bayeslora.recalibration.recalibrator import (
     FLOOR,
     Array,
@@ -29,16 +30,24 @@ from bayeslora.recalibration.recalibrator import (
 
 
 @dataclass(eq=False)
-class BetaCalibration(BetaOptions, Recalibrator):
+class BetaCalibration(Recalibrator):
     """A recalibrator with three parameters per class; it does not keep the ranking.
 
     Attributes:
         parameters: [3, C] float64: a, b, c; None before `fit`.
     """
 
+    prior_scale: Annotated[
+        Positive, "Prior standard deviation of a and b around 1 and of c around 0."
+    ] = 1.0
+
+    name: ClassVar[str] = "beta"
+    summary: ClassVar[str] = "a three-parameter curve for each class against the rest"
+    source: ClassVar[str] = "Kull, Silva Filho and Flach 2017, PMLR 54"
+
     title = "beta calibration"
 
-    parameters: Array | None = None
+    parameters: Array | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""

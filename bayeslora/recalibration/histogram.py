@@ -14,12 +14,13 @@ the transform, its equal-mass bins cannot be applied, and rows of zeros become N
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.recalibration.config import HistogramOptions
+from bayeslora.option_checks import Count, NotNegative
 from bayeslora.recalibration.recalibrator import (
     Array,
     Recalibrator,
@@ -30,7 +31,7 @@ from bayeslora.recalibration.recalibrator import (
 
 
 @dataclass(eq=False)
-class HistogramBinning(HistogramOptions, Recalibrator):
+class HistogramBinning(Recalibrator):
     """A recalibrator with a value per bin and class; it does not keep the ranking.
 
     Attributes:
@@ -39,10 +40,23 @@ class HistogramBinning(HistogramOptions, Recalibrator):
             where `smoothing` is 0.
     """
 
+    num_bins: Annotated[Count, "Number B of left-closed bins of each class's probability."] = 15
+    bins: Annotated[
+        Literal["equal-mass", "equal-width"],
+        "`equal-mass` (edges at quantiles of the class's probability) or `equal-width`.",
+    ] = "equal-mass"
+    smoothing: Annotated[
+        NotNegative, "Weight m, in rows, of the class's overall share in each bin."
+    ] = 1.0
+
+    name: ClassVar[str] = "histogram"
+    summary: ClassVar[str] = "the share of each class in bins of its probability"
+    source: ClassVar[str] = "Zadrozny and Elkan 2001, ICML"
+
     title = "histogram binning"
 
-    edges: Array | None = None
-    values: Array | None = None
+    edges: Array | None = field(default=None, init=False)
+    values: Array | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""

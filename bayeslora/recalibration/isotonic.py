@@ -12,12 +12,13 @@ are renormalised: probabilities within a block become equal, and classes may cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.recalibration.config import IsotonicOptions
+from bayeslora.option_checks import NotNegative
 from bayeslora.recalibration.recalibrator import (
     Array,
     Recalibrator,
@@ -34,7 +35,7 @@ _STEPS = 10
 
 
 @dataclass(eq=False)
-class IsotonicRegression(IsotonicOptions, Recalibrator):
+class IsotonicRegression(Recalibrator):
     """A recalibrator with a rising curve for each class; it does not keep the ranking.
 
     Attributes:
@@ -42,9 +43,17 @@ class IsotonicRegression(IsotonicOptions, Recalibrator):
             number of knots differs from class to class. Empty before `fit`.
     """
 
+    smoothing: Annotated[
+        NotNegative, "Weight m, in rows, of the class's overall share in each block."
+    ] = 1.0
+
+    name: ClassVar[str] = "isotonic"
+    summary: ClassVar[str] = "a rising curve for each class against the rest"
+    source: ClassVar[str] = "Zadrozny and Elkan 2002, KDD"
+
     title = "isotonic regression"
 
-    knots: tuple[Knots, ...] = ()
+    knots: tuple[Knots, ...] = field(default=(), init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""

@@ -21,14 +21,14 @@ few hundred rows make the probabilities worse. In both, classes may change their
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
 
 from bayeslora.held_out import settled_order
-from bayeslora.recalibration.config import MatrixOptions, VectorOptions
+from bayeslora.option_checks import Positive
 from bayeslora.recalibration.recalibrator import (
     EXACT,
     ROUGH,
@@ -80,6 +80,8 @@ def fit_linear(
         start: Starting point; the identity if None.
         tolerance: See `minimise`.
     """
+    from scipy.special import softmax
+
     rows, num_classes = logs.shape
     targets = one_hot(labels, num_classes)
     blocks = 2 if off_diagonal_scale is None else 2 + num_classes
@@ -110,6 +112,8 @@ def mean_nll(linear_map: LinearMap, logs: Array, labels: NDArray[np.int64]) -> f
 
 
 def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
+    from scipy.special import logsumexp
+
     return (
         np.asarray(logsumexp(logits, axis=1)) - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     )
@@ -127,7 +131,7 @@ def _unpacked(changes: Array) -> LinearMap:
 
 
 @dataclass(eq=False)
-class VectorScaling(VectorOptions, Recalibrator):
+class VectorScaling(Recalibrator):
     """A recalibrator with two parameters per class; it does not keep the ranking.
 
     Attributes:
@@ -135,10 +139,19 @@ class VectorScaling(VectorOptions, Recalibrator):
         intercept: [C] float64, nats.
     """
 
+    prior_scale: Annotated[
+        Positive,
+        "Prior standard deviation of each factor around 1 and of each intercept around 0 (nats).",
+    ] = 1.0
+
+    name: ClassVar[str] = "vector"
+    summary: ClassVar[str] = "a factor and an intercept for each class"
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+
     title = "vector scaling"
 
-    scale: Array | None = None
-    intercept: Array | None = None
+    scale: Array | None = field(default=None, init=False)
+    intercept: Array | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
@@ -147,6 +160,8 @@ class VectorScaling(VectorOptions, Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the scaled probabilities."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(self._map().logits(log_probs(probs)), axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
@@ -175,7 +190,7 @@ GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(eq=False)
-class MatrixScaling(MatrixOptions, Recalibrator):
+class MatrixScaling(Recalibrator):
     """A recalibrator with C² + C parameters; it does not keep the ranking.
 
     Attributes:
@@ -184,11 +199,27 @@ class MatrixScaling(MatrixOptions, Recalibrator):
         chosen: The off-diagonal scale that was used.
     """
 
+    off_diagonal_scale: Annotated[
+        Positive | Literal["cross-validation"],
+        "Prior standard deviation of each weight of another class's log-probability; "
+        "`cross-validation` chooses the value with the lowest NLL in cross-validation on the fit "
+        "rows.",
+    ] = "cross-validation"
+    prior_scale: Annotated[
+        Positive,
+        "Prior standard deviation of each diagonal weight around 1 and of each intercept around 0 "
+        "(nats).",
+    ] = 1.0
+
+    name: ClassVar[str] = "matrix"
+    summary: ClassVar[str] = "a regularised linear map of log-probabilities (Dirichlet calibration)"
+    source: ClassVar[str] = "Kull et al. 2019, arXiv 1910.12656"
+
     title = "matrix scaling"
 
-    weights: Array | None = None
-    intercept: Array | None = None
-    chosen: float | None = None
+    weights: Array | None = field(default=None, init=False)
+    intercept: Array | None = field(default=None, init=False)
+    chosen: float | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
@@ -207,6 +238,8 @@ class MatrixScaling(MatrixOptions, Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the mapped probabilities."""
+        from scipy.special import softmax
+
         return np.asarray(
             softmax(log_probs(probs) @ np.asarray(self.weights).T + self.intercept, axis=1)
         )

@@ -10,24 +10,43 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pkgutil import resolve_name
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
-from bayeslora.errors import InputError
 from bayeslora.held_out import fitting_rows, held_out, settled_order
 from bayeslora.plain_text import counted
+from bayeslora.plugins import Catalogue
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import CATALOGUE
+from bayeslora.recalibration.beta import BetaCalibration
+from bayeslora.recalibration.histogram import HistogramBinning
+from bayeslora.recalibration.isotonic import IsotonicRegression
+from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
 from bayeslora.recalibration.recalibrator import Recalibrator
+from bayeslora.recalibration.temperature import Temperature
 
 logger = logging.getLogger(__name__)
+
+RECALIBRATORS: dict[str, type[Any]] = {
+    method.name: method
+    for method in (
+        Temperature,
+        VectorScaling,
+        MatrixScaling,
+        BetaCalibration,
+        HistogramBinning,
+        IsotonicRegression,
+    )
+}
+"""The built-in recalibrators by name."""
+
+CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, Recalibrator)
+"""Every recalibrator by name, including those of other packages."""
 
 LEAST_ROWS = 30
 ROWS_PER_PARAMETER = 10
@@ -101,18 +120,12 @@ def _cross_validated(
     folds = min(FOLDS, len(labels))
     fold = np.arange(len(labels)) % folds
     new = probs.copy()
-    options = _options(fitted)
     for left_out in range(folds):
         out = fold == left_out
-        fresh = type(fitted)(**options)
+        fresh = dataclasses.replace(fitted)
         fresh.learn(probs[~out], labels[~out])
         new[out] = fresh.mapped(probs[out])
     return CrossValidated(_nll(probs, labels), _nll(new, labels), folds)
-
-
-def _options(fitted: Recalibrator) -> dict[str, Any]:
-    """Return the options of a recalibrator, without fitted parameters."""
-    return {field.name: getattr(fitted, field.name) for field in fields(CATALOGUE[fitted.name])}
 
 
 def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -148,34 +161,8 @@ def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
     Raises:
         InputError: The name, an option or its value is not allowed.
     """
-    chosen = options.resolve("method", method, CATALOGUE)
-    config = CATALOGUE[chosen.name]
-    names = [field.name for field in dataclasses.fields(config)]
-    recalibrator_class = _recalibrator_of(config)
-    recalibrator: Recalibrator = recalibrator_class(
-        **{name: getattr(chosen, name) for name in names}
-    )
-    return recalibrator
-
-
-def _recalibrator_of(config: type[Any]) -> type[Any]:
-    """Return the recalibrator class named by options.
-
-    Raises:
-        InputError: The class cannot be loaded, or is not a recalibrator with these options.
-    """
-    subject = f"the recalibrator of {config.name!r}, {config.recalibrator!r},"
-    try:
-        loaded = resolve_name(config.recalibrator)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{subject} cannot be loaded: {error}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Recalibrator)):
-        raise InputError(
-            f"{subject} must be a class that derives from Recalibrator, got {loaded!r}"
-        )
-    if not issubclass(loaded, config):
-        raise InputError(f"{subject} must derive from its options, {config.__name__}")
-    return loaded
+    chosen: Recalibrator = options.resolve("method", method, CATALOGUE)
+    return dataclasses.replace(chosen)
 
 
 def recalibrate(

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import STEPS, check_classes, fitting_rows, recalibrations, with_gaps
+from bayeslora.option_checks import Options
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import CATALOGUE
 from bayeslora.runtime import one_blas_thread
 
 FLOOR = float(np.finfo(np.float64).eps)
@@ -104,7 +104,7 @@ def minimise(
 
 
 @dataclass(eq=False)
-class Recalibrator(ABC):
+class Recalibrator(Options, ABC):
     """A map from probabilities to probabilities, fitted to held-out labels.
 
     Subclasses implement `learn` for the fit, `mapped` for the map, and `report` for a summary.
@@ -127,8 +127,8 @@ class Recalibrator(ABC):
     takes_gaps: ClassVar[bool] = False
     """Whether rows may lack classes, whose probability is NaN, and 0 after the map."""
 
-    classes: tuple[str, ...] = field(default=(), kw_only=True)
-    num_rows: int = field(default=0, kw_only=True)
+    classes: tuple[str, ...] = field(default=(), init=False)
+    num_rows: int = field(default=0, init=False)
 
     def fit(self, predictions: Predictions) -> Self:
         """Fit to the labelled rows; unlabelled ones are skipped.
@@ -207,7 +207,7 @@ class Recalibrator(ABC):
         """Return a few numbers that summarise the fit."""
 
     def _notes(self) -> dict[str, str]:
-        chosen = dataclasses.fields(CATALOGUE[self.name])
+        chosen = [option for option in dataclasses.fields(self) if option.init]
         values = {f"recalibration_{option.name}": getattr(self, option.name) for option in chosen}
         numbers = {
             key: value if isinstance(value, str) else repr(value)

@@ -12,14 +12,13 @@ Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from bayeslora.plain_text import counted
-from bayeslora.recalibration.config import TemperatureOptions
 from bayeslora.recalibration.recalibrator import (
     Array,
     Recalibrator,
@@ -38,18 +37,22 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(eq=False)
-class Temperature(TemperatureOptions, Recalibrator):
+class Temperature(Recalibrator):
     """A recalibrator with one parameter; it never changes which class is the most probable.
 
     Attributes:
         temperature: T, the number that logits are divided by: above 1 softens. None before `fit`.
     """
 
+    name: ClassVar[str] = "temperature"
+    summary: ClassVar[str] = "one temperature for all logits; keeps the ranking"
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+
     title = "temperature scaling"
     by_class = False
     takes_gaps = True
 
-    temperature: float | None = None
+    temperature: float | None = field(default=None, init=False)
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
@@ -57,6 +60,8 @@ class Temperature(TemperatureOptions, Recalibrator):
 
     def mapped(self, probs: Array) -> Array:
         """Return the probabilities with their logarithms over T."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(_logits(probs) / float(self.temperature or 1.0), axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
@@ -119,6 +124,8 @@ def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
 
 def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
+    from scipy.special import softmax
+
     probs = softmax(inverse * logits, axis=1)
     logits = np.where(np.isfinite(logits), logits, 0.0)  # where the probability is 0
     average = (probs * logits).sum(1)

@@ -15,12 +15,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bayeslora._version import __version__
-from bayeslora.conformal.config import CONFORMAL
+from bayeslora.conformal import CONFORMAL
 from bayeslora.files import STDIN, shown_path
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.blocks import Record
 from bayeslora.reporting.text import brief, classes_of, listed

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.corda.start import corda
+from bayeslora.adapters.corda import corda
 from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.backbones.embedded import embedded_directory

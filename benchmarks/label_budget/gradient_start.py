@@ -20,7 +20,7 @@ from torch import Tensor
 from bayeslora.adapters.base import TrainingRows
 from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 

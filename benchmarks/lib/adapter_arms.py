@@ -20,16 +20,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
-from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
-from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
-from bayeslora.adapters.lisa import LISA
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.options import LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets

@@ -24,9 +24,8 @@ from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.options import Ensemble, MCDropout
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.posteriors.weights.ensemble import Ensemble
-from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples, encode_labels
 from benchmarks.lib.experiment_data import ExperimentData

@@ -35,9 +35,8 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.emtal.gate import GatedUnits
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.emtal import GatedUnits
+from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
@@ -49,8 +48,8 @@ from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.posteriors.features import mean_logits
-from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.options import MLE
 from bayeslora.tasks.examples import (
     Examples,
     encode_labels,

@@ -21,10 +21,9 @@ from torch.nn import functional as F
 
 from bayeslora import MLE
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.ilora.items import NUM_COORDINATES, ItemVectors
-from bayeslora.adapters.ilora.options import ILoRA
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.ilora import NUM_COORDINATES, ItemVectors
 from bayeslora.adapters.optimizers import build_optimizer
+from bayeslora.adapters.options import ILoRA, LoRA
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network

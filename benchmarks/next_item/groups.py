@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.options import ILoRA, LoRA
 
 WIDTH, GROUPS, RANK, CONTEXT = 16, 4, 2, 8
 ROWS, STEPS, LR, NOISE = 2000, 1500, 5e-3, 0.3

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayeslora.metrics.differences import DISTANCES
-from bayeslora.posteriors.last_layer.nuts.chains import RHAT_LIMIT
+from bayeslora.posteriors.last_layer.nuts import RHAT_LIMIT
 from benchmarks.lib.detection import FEATURE_DISTANCES
 from benchmarks.lib.tables import Rows, shown, table
 from benchmarks.posteriors.distances import EXACT, PRIOR_SCALE

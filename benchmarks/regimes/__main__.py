@@ -21,8 +21,7 @@ from pathlib import Path
 
 from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate

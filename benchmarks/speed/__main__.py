@@ -141,13 +141,13 @@ def unfinished_peer(results: Results) -> list[str]:
 def stored() -> str:
     """Return the file sizes of the heads' covariances, computed from the sizes of their tensors."""
     from bayeslora import VBLL
-    from bayeslora.posteriors.cost import affordable
-    from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
     sizes = []
     for count in HEADS:
-        config = affordable(VBLL(), count, FEATURES, ROWS)
-        size = fit_cost(config, count, FEATURES, ROWS).megabytes
+        config = VBLL().sized(count, FEATURES, ROWS)
+        triangles = count * FEATURES * (FEATURES + 1) // 2
+        basis = (count + FEATURES) * FEATURES
+        size = 4e-6 * (triangles if config.covariance == "dense" else basis)
         sizes.append(f"{count} classes {size:.1f} MB ({config.covariance})")
     return f"Stored covariances of heads of {FEATURES} features: " + ", ".join(sizes) + "."
 

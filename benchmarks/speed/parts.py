@@ -140,7 +140,7 @@ def _unsorted_batches() -> Iterator[None]:
 
 
 def _factor_by_factor() -> AbstractContextManager[Any]:
-    from bayeslora.adapters.polar import riemannian
+    from bayeslora.adapters import polar as riemannian
 
     together = riemannian._step
 
@@ -170,15 +170,15 @@ def _scale_of_all() -> AbstractContextManager[Any]:
 
 
 def _one_stage() -> AbstractContextManager[Any]:
-    from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+    from bayeslora.posteriors.last_layer.vbll.families import Dense
 
     return patch.object(Dense, "approach", ())
 
 
 def _short_steps() -> AbstractContextManager[Any]:
-    from bayeslora.posteriors.last_layer.vbll import ascent
+    from bayeslora.posteriors.last_layer.vbll import polish
 
-    return patch.object(ascent, "_secant", lambda _, short, __: short)
+    return patch.object(polish, "_secant", lambda _, short, __: short)
 
 
 _FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"

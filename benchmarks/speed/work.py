@@ -249,12 +249,12 @@ def head_fit(num_classes: int) -> Run:
         from bayeslora import VBLL
 
         config = VBLL(polish_mean="refit")
-        try:
+        if hasattr(config, "sized"):
+            config = config.sized(num_classes, FEATURES, ROWS)
+        else:  # an older version
             from bayeslora.posteriors.cost import affordable
 
             config = affordable(config, num_classes, FEATURES, ROWS)
-        except ImportError:  # an older version, all of whose heads are dense
-            pass
         features, labels = _head_rows(num_classes)
         head: Any = _head(config, FEATURES, num_classes)
         return clock(lambda: head.fit(*_rows(features, labels)))
@@ -308,7 +308,7 @@ def _peer_fit(
     import torch
     import vbll
 
-    from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+    from bayeslora.posteriors.last_layer.vbll.families import Dense
 
     size, num_classes = features.shape[1], int(labels.max()) + 1
     torch.manual_seed(0)
@@ -445,7 +445,7 @@ def manifold_steps() -> float:
     from torch import nn
 
     try:
-        from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+        from bayeslora.adapters.polar import RiemannianAdamW
     except ImportError:  # an older version
         from bayeslora.optim.riemannian import RiemannianAdamW
 

@@ -8,8 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm

@@ -7,17 +7,19 @@ import sys
 import pytest
 from refusal import refused
 
-from bayeslora.adapters.amt.options import AMT
-from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.frozen import Frozen
-from bayeslora.adapters.ilora.options import ILoRA
-from bayeslora.adapters.lisa import LISA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import (
+    AMT,
+    EMTAL,
+    LISA,
+    S2FT,
+    CorDA,
+    Frozen,
+    ILoRA,
+    LoRA,
+    PiSSA,
+    PoLAR,
+)
 from bayeslora.adapters.registry import ADAPTERS, table_name
-from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 

@@ -15,8 +15,8 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
     remove,
 )
-from bayeslora.adapters.s2ft.columns import Columns
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.options import S2FT
+from bayeslora.adapters.s2ft import Columns
 from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.testing.adapter import output, randomise, stack
 
@@ -211,22 +211,6 @@ def test_the_spectrum_is_that_of_the_change():
     expected = torch.linalg.svdvals(site.delta().detach().double())
     values = torch.tensor(spectrum(site).singular_values, dtype=torch.float64)
     torch.testing.assert_close(values, expected, atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("idx", "named"),
-    [
-        (torch.tensor([1, 3, 1]), ("here", "1")),
-        (torch.tensor([0, 7]), ("here", "6", "7")),
-        (torch.tensor([-1]), ("here", "6", "-1")),
-        (torch.tensor([[1]]), ("here", "[1, 1]")),
-        (torch.tensor([0.5]), ("here", "torch.float32")),
-        (torch.arange(7, 27), ("7", "8", "9", "10", "11", "12", "13", "14")),
-    ],
-)
-def test_columns_that_are_not_there_are_refused(idx, named):
-    with refused("input", *named):
-        Columns("here", nn.Linear(7, 5), idx)
 
 
 def test_saved_columns_are_those_of_the_model_that_loads_them():

@@ -6,8 +6,8 @@ from refusal import refused
 from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
-from bayeslora.adapters.lisa import LISA
+from bayeslora.adapters.layer_sampling import ALWAYS
+from bayeslora.adapters.options import LISA
 from bayeslora.adapters.spectrum import full_spectrum
 from bayeslora.layer_list import find_layers
 from bayeslora.testing.adapter import output

@@ -9,11 +9,9 @@ import torch
 from tiny_hosts import tiny_llama, tokens
 from torch.utils.checkpoint import checkpoint
 
-from bayeslora.adapters.ilora.gate import InstanceGate
-from bayeslora.adapters.ilora.items import NUM_COORDINATES, ItemVectors, item_vectors
-from bayeslora.adapters.ilora.options import ILoRA
+from bayeslora.adapters.ilora import NUM_COORDINATES, InstanceGate, ItemVectors, item_vectors
 from bayeslora.adapters.inject import export, inject
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.options import ILoRA, LoRA
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.errors import InputError
 
@@ -335,7 +333,7 @@ def test_many_items_are_decomposed_alike(monkeypatch):
     histories = [[str(item) for item in rng.choice(90, 8)] for _ in range(200)]
     names = sorted({item for history in histories for item in history})
     whole = item_vectors(histories, names)
-    monkeypatch.setattr("bayeslora.adapters.ilora.items._DENSE", 10)
+    monkeypatch.setattr("bayeslora.adapters.ilora._DENSE", 10)
     np.testing.assert_allclose(np.abs(item_vectors(histories, names)), np.abs(whole), atol=1e-6)
 
 

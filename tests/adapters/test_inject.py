@@ -9,11 +9,9 @@ from bayeslora.adapters.inject import (
     adapter_state,
     find_sites,
     inject,
-    inject_at,
     load_adapter_state,
 )
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import randomise, stack
 
@@ -62,12 +60,6 @@ def test_a_refused_injection_changes_nothing():
         inject(model, PoLAR(r=5, target_modules=("layers.0", "head")), seed=0)
     assert {name: type(module) for name, module in model.named_modules()} == before
     assert all(value.requires_grad for value in model.parameters())
-
-
-def test_inject_at_wants_linear_layers():
-    model, _ = adapted()
-    with refused("input", "layers.0", "LowRank"):
-        inject_at(model, ["layers.0"], LoRA(r=1), seed=0)
 
 
 def test_grouped_query_layers_have_fewer_outputs_than_inputs():

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.polar.landing import LandingAdamW
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.polar.stiefel import landing_field
+from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.polar import LandingAdamW, landing_field
 from bayeslora.adapters.spectrum import drift
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from refusal import refused
 from torch import nn
 
-from bayeslora.adapters.layer_sampling.options import LayerSampling
-from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler, draw, inclusion
+from bayeslora.adapters.base import LayerSampling
+from bayeslora.adapters.layer_sampling import Group, LayerSampler, draw, inclusion
 
 STATES = ("drop", "keep", "offload")
 
@@ -140,7 +140,7 @@ def test_kept_moments_grow_to_all_layers_ever_drawn(state):
 
 def test_offloaded_moments_leave_the_device_and_come_back(monkeypatch):
     """The device of the parameters is mocked: the test checks where moments are sent."""
-    from bayeslora.adapters.layer_sampling import policy as module
+    from bayeslora.adapters import layer_sampling as module
 
     sent = []
     monkeypatch.setattr(module, "_move", lambda _, p, device: sent.append((id(p), device.type)))

@@ -7,11 +7,8 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.options import S2FT, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT reads an attribute of transformers by a deprecated name.

@@ -8,9 +8,8 @@ from refusal import refused
 from safetensors.torch import load_file, save_file
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.peft_bridge import export_peft
-from bayeslora.adapters.peft_files import read_peft
+from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.peft_bridge import export_peft, read_peft
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import randomise, stack
 

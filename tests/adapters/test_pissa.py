@@ -11,7 +11,8 @@ from torch import nn
 from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.pissa import PiSSA, pissa
+from bayeslora.adapters.options import PiSSA
+from bayeslora.adapters.pissa import pissa
 from bayeslora.testing.adapter import output, stack
 
 

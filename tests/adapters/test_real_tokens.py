@@ -4,7 +4,7 @@ import pytest
 import torch
 from refusal import refused
 
-from bayeslora.adapters.real_tokens import real_tokens
+from bayeslora.adapters.stats import real_tokens
 
 MASK = torch.tensor([[1, 1, 0], [0, 1, 1]])
 

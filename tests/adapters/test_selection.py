@@ -11,8 +11,8 @@ from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.s2ft.options import S2FT
-from bayeslora.adapters.s2ft.selection import (
+from bayeslora.adapters.options import S2FT
+from bayeslora.adapters.s2ft import (
     ADAPTER_FILE,
     Units,
     begin_by_gradient,
@@ -335,7 +335,7 @@ def test_what_cannot_be_avoided_is_said(tmp_path):
         ),
         (
             {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])},
-            ("adapter.layers.1.mlp.down_proj", "float32"),
+            ("adapter.layers.1.mlp.down_proj", "0.5"),
         ),
     ):
         save_file(tensors, tmp_path / "lora" / ADAPTER)

@@ -8,12 +8,7 @@ from refusal import refused
 from tiny_hosts import moments_on, tiny_llama
 from torch import nn
 
-from bayeslora.adapters.stats import (
-    SecondMoment,
-    load_moments,
-    save_moments,
-    second_moments,
-)
+from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
@@ -84,7 +79,6 @@ def test_rows_without_tokens_and_flat_tokens_are_understood():
 @pytest.mark.parametrize(
     ("forward", "named"),
     [
-        (lambda layer: lambda b: None, ()),
         (lambda layer: lambda b: layer(b["x"][:, :1]), ("[2, 1, 3]",)),
         (lambda layer: lambda b: layer(b["x"] / 0), ("finite",)),
     ],

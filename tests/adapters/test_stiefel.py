@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import euclidean_parameters, manifold_parameters
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.polar.stiefel import (
+from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.polar import (
     absorb,
     landing_field,
     penalty,

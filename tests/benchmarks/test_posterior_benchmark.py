@@ -15,7 +15,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 from bayeslora.tasks.readers import load_examples
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.adapter_grid import __main__ as adapter_grid
 from benchmarks.adapter_grid import summary as adapter_grid_summary

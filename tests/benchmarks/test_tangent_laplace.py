@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from bayeslora.adapters.polar.stiefel import polar_retraction
+from bayeslora.adapters.polar import polar_retraction
 from benchmarks.tangent_laplace import __main__ as study
 
 ROWS = 16

@@ -14,7 +14,7 @@ from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
+from bayeslora.posteriors.options import PRIOR_SCALE_GRID
 from benchmarks.lib import trajectories
 from benchmarks.lib.evaluation import (
     TEST,

@@ -7,8 +7,7 @@ from usage import new, toy_rows
 
 import bayeslora as bl
 from bayeslora import classifier
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine import fit as procedure
 from bayeslora.tasks.examples import Examples
 

@@ -90,13 +90,11 @@ def test_every_posterior_answers_or_says_why_not(model, tmp_path, format, name):
     )
 
 
-def test_candidates_that_take_long_are_left_out_of_a_comparison(model, monkeypatch):
-    """They are not fitted with a covariance that options do not have."""
-    monkeypatch.setattr("bayeslora.engine.fitted.side_by_side.FIRST_LIMIT", 0)
+def test_candidates_are_compared_on_options(model):
     clf = bl.BayesianClassifier(model, "none", "mle", format="options", **OPTIONS)
     clf.fit(toy_questions(24)).calibrate(toy_questions(48, 1), posterior="best")
     names = {row.name for row in clf.side_by_side.comparison.rows}
-    assert "vbll" in names | {*clf.side_by_side.left_out}
+    assert names == {"mle", "temperature", "laplace", "vbll"}
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -11,7 +11,7 @@ from tiny import tiny_albert, toy_rows, without_hashes
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
-from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
+from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 

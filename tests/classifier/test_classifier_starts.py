@@ -7,7 +7,7 @@ import torch
 from refusal import refused
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
-from bayeslora.adapters.corda.options import CorDA
+from bayeslora.adapters.options import CorDA
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
 

@@ -74,7 +74,7 @@ def test_an_interrupted_search_leaves_the_classifier_as_it_was(bert, monkeypatch
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bayeslora.posteriors.weights.tfb.posterior.largest_accepted", stop)
+    monkeypatch.setattr("bayeslora.posteriors.weights.tfb.largest_accepted", stop)
     with pytest.raises(KeyboardInterrupt):
         clf.calibrate(FRESH, posterior=QUICK)
     assert same(clf.predict(TEST), before)

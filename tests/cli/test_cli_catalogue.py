@@ -6,10 +6,10 @@ import torch
 
 from bayeslora import __version__
 from bayeslora.adapters.registry import ADAPTERS
-from bayeslora.conformal.config import CONFORMAL
-from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
+from bayeslora.conformal import CONFORMAL
+from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.tasks.known import KNOWN_TASKS
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from cli_files import fake
 
-from bayeslora.conformal.config import CONFORMAL
-from bayeslora.conformal.sets import conformal_sets
+from bayeslora.conformal import CONFORMAL, conformal_sets
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.prediction_sets import SET_KEYS
 from bayeslora.predictions.record import Predictions

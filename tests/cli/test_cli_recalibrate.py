@@ -7,8 +7,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.recalibration.recalibrate import build
+from bayeslora.recalibration.recalibrate import RECALIBRATORS, build
 from bayeslora.recalibration.temperature import Temperature
 
 

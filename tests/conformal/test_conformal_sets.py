@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.conformal.config import CONFORMAL
-from bayeslora.conformal.predictors import adaptive_scores
-from bayeslora.conformal.sets import build
+from bayeslora.conformal import CONFORMAL, adaptive_scores, build
 
 METHODS = [*CONFORMAL, "aps:randomised=false", "raps:randomised=false,penalty=0.1"]
 METHODS += [f"{name}{',' if ':' in name else ':'}classwise=true" for name in METHODS]

@@ -11,7 +11,7 @@ import pytest
 from drawn_rows import covered, drawn
 from scipy.stats import betabinom, chisquare
 
-from bayeslora.conformal.sets import build
+from bayeslora.conformal import build
 
 SPLITS, FIT, TEST, ALPHA = 1000, 40, 20, 0.1
 

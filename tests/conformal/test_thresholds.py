@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.conformal.predictors import (
+from bayeslora.conformal import (
     classwise_thresholds,
     marginal_threshold,
     quantile_rank,

@@ -9,7 +9,7 @@ from refusal import refused
 from small_fits import equal_states, fresh
 from transformers import TrainerCallback
 
-from bayeslora.adapters.layer_sampling.policy import draw
+from bayeslora.adapters.layer_sampling import draw
 from bayeslora.engine.training import loop as fit_module
 
 

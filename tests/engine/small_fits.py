@@ -7,7 +7,7 @@ import torch
 from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.rows import prepare

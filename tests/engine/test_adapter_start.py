@@ -12,8 +12,8 @@ from test_fit import KilledError, die_after
 from tiny import toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.corda.start import corda
+from bayeslora.adapters.corda import corda
+from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter, read_texts

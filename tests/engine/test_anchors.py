@@ -5,10 +5,10 @@ import torch
 from small_fits import fresh
 
 from bayeslora import TFB
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.options import LoRA
 from bayeslora.engine.predict import answer
 from bayeslora.engine.training.final_fit import LastFit, final_fit
-from bayeslora.posteriors.weights.tfb.posterior import degradation_on_anchors
+from bayeslora.posteriors.weights.tfb import degradation_on_anchors
 
 
 @pytest.fixture(scope="module")

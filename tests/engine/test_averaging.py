@@ -6,7 +6,7 @@ from refusal import refused
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.polar.stiefel import random_factors
+from bayeslora.adapters.polar import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import ensemble as members

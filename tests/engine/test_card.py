@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from bayeslora import MLE, VBLL
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import PoLAR
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.engine.fitted.card import method_notes, model_card
 
@@ -138,7 +138,7 @@ def test_scores_before_and_after_calibration():
     card = model_card(record(results={"validation": {"nll": score, "ece": score}}), "abc123")
     assert "0.713 before calibration, 0.425 after (chosen on these rows)" in card
     race = {"examples": "validation", "chosen": "vbll", "folds": 2, "n": 40, "rows": []}
-    race |= {"left_out": {}, "notes": []}
+    race |= {"notes": []}
     card = model_card(record(results={"validation": {"nll": score}, "comparison": race}), "abc123")
     assert "before calibration" not in card
 

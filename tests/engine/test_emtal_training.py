@@ -6,9 +6,8 @@ from refusal import refused
 from small_fits import equal_states, fresh
 
 from bayeslora import MLE
-from bayeslora.adapters.emtal.gate import GatedUnits
-from bayeslora.adapters.emtal.options import EMTAL
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.emtal import GatedUnits
+from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.engine.build import adapter_for
 from bayeslora.engine.training import trainer
 from bayeslora.posteriors.registry import resolve_posterior

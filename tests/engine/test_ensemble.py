@@ -10,8 +10,7 @@ from refusal import refused
 from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.predict import answer, num_passes
@@ -20,7 +19,7 @@ from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
-from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
+from bayeslora.posteriors.weights.mc_dropout import MCDropoutDraws
 from bayeslora.tasks.columns import DataColumns
 
 LORA = LoRA(r=2, num_layers=2)

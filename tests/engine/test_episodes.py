@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
 
-from bayeslora.adapters.amt.options import AMT
-from bayeslora.adapters.episodes import Adversary
+from bayeslora.adapters.base import Adversary
+from bayeslora.adapters.options import AMT
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network
@@ -23,7 +23,7 @@ from bayeslora.engine.training.episodes import (
     mix,
 )
 from bayeslora.errors import InputError
-from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.posteriors.options import MLE
 
 ADAPTER = AMT(
     r=2,

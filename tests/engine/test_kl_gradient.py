@@ -9,10 +9,9 @@ from refusal import refused
 from small_fits import fresh
 
 from bayeslora import CLoRA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import build_network
-from bayeslora.posteriors.weights.clora.posterior import KLGradient
+from bayeslora.posteriors.weights.clora import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)
 
@@ -64,7 +63,7 @@ def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatc
         assert (name, num_train, batch_size) == ("cyclic", 30, 8)
         return lambda step: steps.append(step) or 1 / 30
 
-    monkeypatch.setattr("bayeslora.posteriors.weights.clora.posterior.kl_weight", weight)
+    monkeypatch.setattr("bayeslora.posteriors.weights.clora.kl_weight", weight)
     fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
     assert steps == list(range(8))
 

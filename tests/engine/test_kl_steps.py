@@ -11,7 +11,7 @@ from refusal import refused
 from small_fits import fresh
 
 from bayeslora import BLoB
-from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.options import LoRA
 from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
 
 

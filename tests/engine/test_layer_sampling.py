@@ -13,14 +13,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
-from bayeslora.adapters.layer_sampling.options import LayerSampling
-from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
-from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
-from bayeslora.adapters.lisa import LISA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.pissa import PiSSA
-from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.base import LayerSampling
+from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
+from bayeslora.adapters.options import LISA, S2FT, LoRA, PiSSA, PoLAR
 from bayeslora.engine.training.layer_sampling import LayerSwitches, check_sampling, layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)

@@ -10,14 +10,13 @@ from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.final_fit import LastFit, fit_posterior
 from bayeslora.posteriors.types import WeightTraining
-from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
+from bayeslora.posteriors.weights import laplace_lora
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
@@ -199,13 +198,11 @@ def test_batches_of_one_row_give_the_same(fitted, monkeypatch, adapter):
     """Batches change the order of float32 sums."""
     fit, _ = fitted("decoder", adapter)
     expected = logits(fit).covariance
-    monkeypatch.setattr(linearised, "_NUMBERS", 1)
+    monkeypatch.setattr(laplace_lora, "_NUMBERS", 1)
     torch.testing.assert_close(logits(fit).covariance, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, monkeypatch):
-    from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
-
     monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
     posterior = LaplaceLoRA(structure="full")
     with refused("input", "100 random"):

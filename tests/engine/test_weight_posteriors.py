@@ -23,16 +23,15 @@ from bayeslora import (
     MCDropout,
     ScalaBL,
 )
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.posteriors.types import WeightTraining
-from bayeslora.posteriors.weights.swag import posterior as swag_module
-from bayeslora.posteriors.weights.swag.posterior import Snapshots
+from bayeslora.posteriors.weights import swag
+from bayeslora.posteriors.weights.swag import Snapshots
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
@@ -233,7 +232,7 @@ def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
             rates.append(group["lr"] / group["initial_lr"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swag_module, "Snapshots", Rates)
+        patch.setattr(swag, "Snapshots", Rates)
         fit.run(tmp_path)
     assert len(rates) == 8
     assert rates[0] == 1

@@ -1,20 +1,14 @@
 """Broken packages: each is named in the error, and built-in methods are unaffected."""
 
-import dataclasses
-
 import pytest
 from packages import install
 from refusal import refused
 
 from bayeslora import VBLL, plugins
 from bayeslora.cli import main
-from bayeslora.errors import FailedError
-from bayeslora.posteriors.base import completed
 from bayeslora.posteriors.registry import (
     CATALOGUE,
     POSTERIORS,
-    build_head,
-    build_weights,
     resolve_posterior,
     stored_posterior,
 )
@@ -22,8 +16,9 @@ from bayeslora.posteriors.registry import (
 GOOD = """
 from dataclasses import dataclass
 from typing import ClassVar
+from bayeslora.posteriors.base import Posterior
 @dataclass(frozen=True)
-class Config:
+class Config(Posterior):
     size: float = 1.0
     name: ClassVar[str] = "theirs"
     summary: ClassVar[str] = "s"
@@ -46,21 +41,7 @@ def changed(old, new):
     return GOOD.replace(old, new)
 
 
-OVER_WEIGHTS = (
-    changed("class Config:", "class Config(Posterior):").rsplit("    head", 1)[0]
-    + """
-    is_sampled: ClassVar[bool] = True
-    def over_weights(self, network, *, seed, fitted=False):
-        return object()
-"""
-)
-OVER_WEIGHTS = "from bayeslora.posteriors.base import Posterior" + OVER_WEIGHTS
-
 MISTAKES = {
-    "over weights, and fitted who knows when": (
-        {"content": OVER_WEIGHTS},
-        ("over_trained = True", "from_start"),
-    ),
     "no such module": (
         {"value": "acme_nowhere:Config"},
         ("'acme_nowhere:Config'", "ModuleNotFoundError"),
@@ -68,32 +49,10 @@ MISTAKES = {
     "no such class": ({"value": "acme_broken_module:Other"}, ("AttributeError", "'Other'")),
     "error on import": ({"content": "1 / 0"}, ("ZeroDivisionError",)),
     "no class": ({"content": "Config = 3"}, ("3",)),
-    "no dataclass": ({"content": "class Config: pass"}, ("acme_broken_module.Config",)),
-    "not frozen": ({"content": changed("(frozen=True)", "")}, ("dataclass Config",)),
-    "no summary": (
-        {"content": changed('    summary: ClassVar[str] = "s"\n', "")},
-        ("Config", "'summary'"),
-    ),
-    "an option for a class variable": (
-        {"content": changed("passes: ClassVar[str]", "passes: str")},
-        ("Config", "'passes'"),
-    ),
-    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, ("Config", "'head'")),
-    "head without a module": (
-        {"content": changed("bayeslora.posteriors.point:PointHead", "mle")},
-        ("Config", "'head'"),
-    ),
+    "another base": ({"content": "class Config: pass"}, ("acme_broken_module.Config", "Posterior")),
     "another name": (
         {"content": changed('"theirs"', '"other"')},
         ("'acme_broken_module:Config'", "'other'"),
-    ),
-    "a name that cannot be typed": (
-        {"content": changed('"theirs"', '"The:irs"'), "name": "The.irs"},
-        ("name", "'The:irs'"),
-    ),
-    "an option without a default": (
-        {"content": changed("size: float = 1.0", "size: float")},
-        ("Config()", "TypeError"),
     ),
 }
 
@@ -172,67 +131,3 @@ def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
         "vbll",
         "nuts",
     ]
-
-
-@pytest.mark.parametrize(
-    ("head", "named"),
-    [
-        ("acme_nowhere:Head", ("'theirs', 'acme_nowhere:Head'",)),
-        ("bayeslora.posteriors.point:no", ("'no'",)),
-        ("not a module:Head", ("'not a module:Head'",)),
-        (lambda *_, **__: {}, ("dict",)),
-        ("acme_heads:linear", ("Linear", "'data_loss', 'extra_config', 'fit', 'loss'")),
-    ],
-)
-def test_a_head_that_is_none_is_refused(site, head, named):
-    (site / "acme_heads.py").write_text(
-        "from torch.nn import Linear\n"
-        "def linear(config, num_features, num_classes, *, mean_sq_norm, seed):\n"
-        "    return Linear(num_features, num_classes)\n"
-    )
-    config = dataclasses.make_dataclass("Config", [], frozen=True)
-    config.name, config.head = "theirs", head
-    with refused("package", *named):
-        build_head(completed(config)(), 4, 3)
-
-
-def test_a_head_of_a_package_is_refused_with_its_package(site):
-    offer(site, changed("bayeslora.posteriors.point:PointHead", "acme_nowhere:Head"))
-    with refused("package", "'theirs'", "acme-broken 0.3"):
-        build_head(resolve_posterior("theirs"), 4, 3)
-
-
-def test_weights_that_cannot_draw_are_named(site):
-    trained = OVER_WEIGHTS.replace(
-        "    is_sampled", "    over_trained: ClassVar[bool] = True\n    is_sampled"
-    )
-    offer(site, trained)
-    with refused("package", "'theirs'", "acme-broken 0.3", "draw", "object"):
-        build_weights(resolve_posterior("theirs"), None)
-
-
-def test_draws_that_no_prediction_would_take_are_refused(site):
-    unsaid = OVER_WEIGHTS.replace("is_sampled: ClassVar[bool] = True", "over_trained = True")
-    content = (
-        unsaid.replace("return object()", "return Weights()")
-        + """
-from torch import nn
-class Weights(nn.Module):
-    def draw(self, generator):
-        raise AssertionError
-"""
-    )
-    offer(site, content)
-    with refused("package", "is_sampled"):
-        build_weights(resolve_posterior("theirs"), None)
-
-
-def test_a_failure_over_weights_names_the_package(site):
-    content = OVER_WEIGHTS.replace(
-        "        return object()",
-        '        return {}["layers.0"]\n    from_start: ClassVar[str] = "is trained with it"',
-    )
-    offer(site, content)
-    with pytest.raises(FailedError, match="KeyError") as caught:
-        build_weights(resolve_posterior("theirs"), None)
-    assert "'theirs' of package acme-broken 0.3" in str(caught.value)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import check_features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.testing.last_layer import LastLayerLaws
@@ -38,7 +39,7 @@ class Sound(PointHead):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Posterior):
     num_samples: int = 100
     extra: object = None
     name: ClassVar[str] = "sound"

@@ -259,7 +259,7 @@ def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):
     assert bl.register_adapter(Wide) is Wide
     lone = bl.BayesianClassifier(llama, "wide_lora:alpha=8", "mle", **OPTIONS)
     assert lone.fit(toy_rows(24), epochs=1).record.adapter["alpha"] == 8.0
-    with refused("input", "Adapter"):
+    with refused("package", "Adapter"):
         bl.register_adapter(dataclass(frozen=True)(type("Odd", (), vars_of("odd"))))
 
 

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-import torch
 from packages import install_guide
 from refusal import refused
 from tiny import toy_rows
-from torch import nn
 
 import bayeslora as bl
 from bayeslora.options import as_mapping
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.registry import (
     CATALOGUE,
@@ -35,7 +33,7 @@ class WideHead(PointHead):
 
 
 @dataclass(frozen=True)
-class Wide:
+class Wide(Posterior):
     width: float = 2.0
     name: ClassVar[str] = "wide"
     summary: ClassVar[str] = "a point estimate"
@@ -56,63 +54,20 @@ class TestTwoClasses(LastLayerLaws):
     training_prior_scale = 3.0
 
 
-class BareHead(nn.Module):
-    """A module with only the required members of a head, borrowed from a point estimate."""
-
-    uses_training_features = False
-    prior_precision, prior_mean = 0.0, None
-
-    def __init__(self, config, num_features, num_classes, *, mean_sq_norm, seed):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
-        self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm))
-
-    loss, data_loss, fit = PointHead.loss, PointHead.data_loss, PointHead.fit
-    predict, mean_weight = PointHead.predict, PointHead.mean_weight
-    set_mean, set_mean_sq_norm = PointHead.set_mean, PointHead.set_mean_sq_norm
-    extra_config, prepare = PointHead.extra_config, PointHead.prepare
-
-    def report(self):
-        return {}
-
-
-def test_a_class_that_is_not_registered_has_a_head():
-    """A plain dataclass gets the defaults of `Posterior` from the first function that sees it."""
-
-    @dataclass(frozen=True)
-    class Plain:
-        width: float = 2.0
-        name: ClassVar[str] = "plain"
-        head: ClassVar[type] = WideHead
-
-    assert isinstance(build_head(Plain(), 4, 3), WideHead)
-
-
-def test_a_head_is_given_the_verbs_that_it_need_not_have():
-    assert not hasattr(BareHead, "fit_report")
-    theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
-    theirs.head = BareHead
-    head = build_head(theirs(), 4, 3)
-    assert head.fit_report(Features(torch.zeros(2, 4), torch.zeros(2))) == {}
-    assert head.fit_steps == 0
-    head.advance(1)
-    assert head.scores_of(Features(torch.zeros(2, 4))) == {}
-    assert (head.prior_centre(), head.config) == (None, None)
-    weight = torch.randn(3, 4)
-    head.set_prior_mean(weight)
-    head.set_prior_mean(torch.zeros(3, 4), start=False)
-    assert torch.equal(head.mean_weight, weight)
-
-
 def test_a_factor_is_of_the_means_alone_where_a_head_can_scale_them():
-    class Scaling(BareHead):
+    class Scaling(WideHead):
         def scale_mean(self, factor):
             self.weight.data *= factor
 
-    for head_class in (BareHead, Scaling):
+    for head_class in (WideHead, Scaling):
         theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
         theirs.head = head_class
         assert build_head(theirs(), 4, 3).scales_mean == (head_class is Scaling)
+
+
+def test_a_head_that_names_no_form_for_options_has_none():
+    with refused("not-on-options", "'wide'"):
+        build_head(Wide(), 4, 1, shared=True)
 
 
 def test_it_is_known_by_its_name_from_then_on():

@@ -13,18 +13,23 @@ from sklearn.neighbors import NearestNeighbors
 
 from bayeslora import VBLL, Ensemble, MCDropout
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.feature_scores import fitted as nearest
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores, NearestRows
-from bayeslora.posteriors.feature_scores.options import (
+from bayeslora.posteriors import fitted_scores
+from bayeslora.posteriors.feature_scores import (
     FEATURE_SCORES,
     check_feature_scores,
     feature_scores,
 )
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
+from bayeslora.posteriors.fitted_scores import (
+    FeatureScores,
+    Mahalanobis,
+    NearestRows,
+    TiedGaussian,
+    ledoit_wolf,
+)
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 
@@ -138,7 +143,7 @@ def test_rows_that_do_not_differ_within_a_class_are_refused():
 def test_knn_is_that_of_scikit_learn(rows):
     features, _ = toy(rows=rows, size=6)
     other = toy(rows=25, size=6, seed=3)[0]
-    k = min(nearest.NEIGHBOUR, rows)
+    k = min(fitted_scores.NEIGHBOUR, rows)
     unit = [part / part.norm(dim=1, keepdim=True) for part in (features, other)]
     model = NearestNeighbors(n_neighbors=k).fit(unit[0].numpy())
     expected = model.kneighbors(unit[1].numpy())[0][:, -1]
@@ -158,7 +163,7 @@ def test_knn_is_blind_to_length(factor):
 
 
 def test_knn_keeps_a_seeded_choice_of_many_rows(monkeypatch):
-    monkeypatch.setattr(nearest, "MAX_ROWS", 20)
+    monkeypatch.setattr(fitted_scores, "MAX_ROWS", 20)
     features, _ = toy(rows=50, size=6)
     first, again, other = (NearestRows.fitted(features, seed=seed) for seed in (1, 1, 2))
     assert first.rows.shape == (20, 6)
@@ -173,7 +178,7 @@ def test_knn_in_parts_makes_no_difference(monkeypatch):
     score = NearestRows.fitted(features, seed=0)
     whole = score(features)
     monkeypatch.setattr(
-        "bayeslora.posteriors.feature_scores.fitted.row_slices", partial(row_slices, most=90)
+        "bayeslora.posteriors.fitted_scores.row_slices", partial(row_slices, most=90)
     )
     torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
 

@@ -8,8 +8,8 @@ import torch
 from bayeslora import VBLL
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores, Unfamiliarity
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.fitted_scores import FeatureScores, Unfamiliarity
 from bayeslora.posteriors.registry import build_head
 
 F64 = torch.float64

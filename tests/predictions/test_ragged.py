@@ -14,7 +14,7 @@ from bayeslora import compare, conformal_sets, evaluate, recalibrate
 from bayeslora.metrics.classwise import brier_parts, classwise_bins
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.config import RECALIBRATORS
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -8,8 +8,7 @@ from faulty_rows import rows
 
 import bayeslora as bl
 from bayeslora.cli import main
-from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.recalibration.recalibrate import LEAST_ROWS, ROWS_PER_PARAMETER, build
+from bayeslora.recalibration.recalibrate import LEAST_ROWS, RECALIBRATORS, ROWS_PER_PARAMETER, build
 
 CLASSES = len(rows(3).classes)
 

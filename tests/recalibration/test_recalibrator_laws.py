@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from bayeslora.options import as_mapping
-from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.recalibration.recalibrate import build
+from bayeslora.recalibration.recalibrate import RECALIBRATORS, build
 
 METHODS = [*RECALIBRATORS, "histogram:bins=equal-width,smoothing=0", "isotonic:smoothing=0"]
 

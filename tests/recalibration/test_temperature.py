@@ -1,5 +1,6 @@
 """Temperature scaling against a search, netcal, and its own laws."""
 
+import copy
 import logging
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_the_temperature_minimises_the_nll(temperature):
     fitted = Temperature().fit(rows)
     best = nll(fitted.apply(rows))
     for factor in (0.97, 1.03):
-        other = Temperature(fitted.temperature * factor, classes=CLASSES)
+        other = copy.copy(fitted)
+        other.temperature = fitted.temperature * factor
         assert nll(other.apply(rows)) > best
 
 
@@ -149,7 +151,8 @@ def test_what_becomes_of_the_other_columns():
         metadata={"link": "mc"},
         name="first",
     )
-    recalibrator = Temperature(2.0, classes=CLASSES, num_rows=9)
+    recalibrator = Temperature()
+    recalibrator.temperature, recalibrator.classes, recalibrator.num_rows = 2.0, CLASSES, 9
     scaled = recalibrator.apply(rows, name="first + temperature")
     np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
     assert scaled.aleatoric is None
@@ -170,6 +173,7 @@ def test_what_becomes_of_the_other_columns():
 
 def test_refusals():
     rows = predictions(rows=5)
+    two = Predictions(np.tile([0.9, 0.1], (4, 1)), ("a", "b"), np.array([0, 0, 0, 1]))
     with refused("input", "labels"):
         Temperature().fit(rows.replace(labels=None))
     with refused("input", "labels"):
@@ -177,4 +181,4 @@ def test_refusals():
     with refused("not-fitted"):
         Temperature().apply(rows)
     with refused("input", "['a', 'b']", "['a', 'b', 'c']"):
-        Temperature(1.0, classes=("a", "b")).apply(rows)
+        Temperature().fit(two).apply(rows)

@@ -291,6 +291,5 @@ def _show_side_by_side(race: SideBySide) -> None:
         is_chosen = row.name == race.chosen
         difference = "chosen" if is_chosen else shown(row.differences["nll"])
         rows.append((row.name, *(shown(row.scores[key]) for key in keys), difference))
-    rows += [(name, f"left out: {why}", "", "", "") for name, why in race.left_out.items()]
     show(f"\n{how_compared(race.to_json())}. 95 % intervals in brackets:\n")
     print_columns(rows)

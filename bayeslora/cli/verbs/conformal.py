@@ -19,7 +19,7 @@ from bayeslora.cli.outputs import check_new_file, print_columns, print_json, ter
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
-    from bayeslora.conformal.sets import ConformalSets
+    from bayeslora.conformal import ConformalSets
     from bayeslora.metrics.scores import Scores
 
 SUMMARY = "predict sets of classes that contain the label with a chosen coverage"
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check that the rows differ, fit, apply, save, and print coverage and sizes."""
-    from bayeslora.conformal.sets import conformal_sets
+    from bayeslora.conformal import conformal_sets
     from bayeslora.metrics.evaluate import evaluate
 
     if args.alpha is not None and "alpha=" in args.method:

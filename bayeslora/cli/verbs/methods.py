@@ -116,17 +116,17 @@ def _print_options(methods: dict[str, list[dict[str, Any]]]) -> None:
 def _catalogues() -> list[Catalogue]:
     from bayeslora.adapters import registry as adapters
     from bayeslora.posteriors import registry as posteriors
-    from bayeslora.recalibration import config as recalibrators
+    from bayeslora.recalibration import recalibrate as recalibrators
 
     return [adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE]
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
-    from bayeslora.adapters.layer_sampling.options import LayerSampling
-    from bayeslora.conformal.config import CONFORMAL
+    from bayeslora.adapters.base import LayerSampling
+    from bayeslora.conformal import CONFORMAL
     from bayeslora.engine.training_options import QualityRetaining
-    from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
+    from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
         [{**_described(method.config), "package": method.package} for method in kind.listed()]

@@ -29,10 +29,9 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.settings import Choices
 from bayeslora.engine.training.class_prior import class_prior, says_something
-from bayeslora.engine.training.final_fit import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.options import settled_scores
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, data_hash
@@ -78,10 +77,7 @@ def calibrate(
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows.features, rows)
     classes, size = fitted.network.head.mean_weight.shape
-    sizes = TrainingSizes(classes, size, len(train))
-    posterior = settle_posterior(posterior, sizes)
-    if fitted.progress:
-        announce_final_fit(posterior, sizes)
+    posterior = posterior.sized(classes, size, len(train))
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:

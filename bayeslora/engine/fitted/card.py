@@ -223,7 +223,6 @@ def _compared(record: ModelRecord) -> str:
         scores = [_with_interval(row["scores"][key]) for key in ("nll", "ece", "accuracy")]
         difference = "chosen" if is_chosen else _with_interval(row["nll_difference"])
         lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {difference} |")
-    lines += [f"| {name} | left out: {why} | | | |" for name, why in race["left_out"].items()]
     notes = [f"- {note}." for note in race["notes"]]
     return "\n".join(
         ["## Comparison with other posteriors", "", *lines, *([""] if notes else []), *notes]
@@ -236,12 +235,10 @@ def how_compared(race: Mapping[str, Any]) -> str:
     Args:
         race: `comparison` in a record's results.
     """
-    chosen, n, number = repr(race["chosen"]), f"{race['n']:,}", race.get("divisions", 1)
+    chosen, n = repr(race["chosen"]), f"{race['n']:,}"
     description = f"{race['folds']}-fold cross-validation over {n} calibration examples"
     if race["examples"] != "train":
         description = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
-    if number > 1:
-        description += f", mean of up to {number} random divisions"
     if race.get("is_best"):
         description += (
             f". {chosen} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "

@@ -41,7 +41,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.fitted import FORMER, FeatureScores
+from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
 
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))

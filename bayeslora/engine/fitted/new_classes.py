@@ -23,7 +23,7 @@ from bayeslora.engine.training.episodes import choose_mixtures, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.options import settled_scores
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import build_head, provider
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import (

@@ -1,36 +1,31 @@
-"""Posteriors of the last layer side by side on the same examples.
+"""Posteriors of the last layer side by side on the same examples: each is fitted, then scored.
 
     with validation examples   fitted to all training examples; one half of the validation examples
                                chooses and the other is scored, and the other way round
     without, or for `best`     cross-validated over the training examples
 
-Differences of NLL are paired. Their intervals and p-values allow for fits that share examples
-(`metrics/refits.py`, after Nadeau and Bengio 2003), and the p-values for the number of candidates
-(Holm 1979).
+Differences are paired, with intervals and p-values of `metrics/compare.py`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora import options
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import drawing_of, fit_head
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.metrics.refits import mean_nll, refit_comparison
+from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
@@ -43,7 +38,10 @@ if TYPE_CHECKING:
 FEWEST_EXAMPLES = 20
 """Examples below which no difference is worth a table."""
 
-TOO_LONG = "too slow to fit here"
+FOLDS, HALVES = 5, 2
+
+MOST_DRAWS = 200
+"""Draws of a candidate's link: enough to rank by NLL, and a fifth of the time."""
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
@@ -54,13 +52,9 @@ class SideBySide:
 
     Attributes:
         examples: The scored examples: `validation` or `train`.
-        folds: Number of parts of a division of the examples.
+        folds: Number of parts of the scored examples.
         chosen: Name of the posterior that was fitted in the end.
-        comparison: Scores of each, means over divisions, best NLL first. The paired differences
-            from the chosen posterior have the interval and p-value of `refit_difference` for NLL.
-        options: Options of each candidate fitted for the comparison, by name.
-        left_out: Why a candidate is missing, by name.
-        divisions: Largest number of divisions of the examples.
+        comparison: Scores of each, best NLL first, and paired differences from the chosen one.
         is_best: Whether the posterior was chosen for its NLL here.
         as_fitted: Whether the chosen posterior is scored as fitted, on the examples that chose its
             options.
@@ -71,9 +65,6 @@ class SideBySide:
     folds: int
     chosen: str
     comparison: Comparison
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    divisions: int = 1
     is_best: bool = False
     as_fitted: bool = False
     notes: tuple[str, ...] = ()
@@ -84,10 +75,9 @@ class SideBySide:
         rows = [
             {
                 "posterior": row["name"],
-                "scores": {key: row["scores"][key] for key in _KEYS},
+                "scores": row["scores"],
                 "nll_difference": row["differences"]["nll"],
                 "p": row["p_holm"].get("nll"),
-                "options": dict(self.options.get(row["name"], {})),
             }
             for row in content["rows"]
         ]
@@ -95,12 +85,10 @@ class SideBySide:
             "examples": self.examples,
             "n": content["n"],
             "folds": self.folds,
-            "divisions": self.divisions,
             "chosen": self.chosen,
             "is_best": self.is_best,
             "as_fitted": self.as_fitted,
             "rows": rows,
-            "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }
 
@@ -123,14 +111,13 @@ def best_posterior(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
             f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
-    race = Race(fitted, train, held_out, FOLDS)
-    entries = race.candidates(COMPARED)
-    predictions = race.predictions(entries)
-    lowest = min(predictions, key=lambda name: mean_nll(predictions[name]))
-    config = entries[lowest]
-    if config is None:
-        raise ValueError(f"{lowest!r} was not fitted")
-    return config, _compared(predictions, config, entries, race, is_best=True)
+    configs = {name: _candidate(fitted, name, train) for name in COMPARED}
+    predictions = _cross_fitted(
+        fitted, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
+    )
+    best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
+    race = SideBySide("train", FOLDS, best, _compared(predictions, best), is_best=True)
+    return configs[best], _with_notes(race, configs[best])
 
 
 def beside_others(
@@ -147,64 +134,108 @@ def beside_others(
         config: The chosen posterior.
         train: Examples that it was fitted to.
         held_out: Held-out examples; None compares with the network's own softmax only.
-        answer: Returns its predictions of the held-out examples; called if refits would take too
-            long. Its options were then chosen on these examples.
+        answer: Returns its predictions of the held-out examples, which are scored if it is no
+            candidate: its fits take longer. Its options were then chosen on these examples.
     """
-    race = Race(fitted, train, held_out, HALVES, scores_held_out=held_out is not None)
     is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
-    is_short = is_own or config.compared is not None
-    entry = race.affordable(config, OWN_LIMIT, OWN_LIMIT) if is_short else None
-    if (held_out is None and (entry is None or is_own)) or len(race.scored) < FEWEST_EXAMPLES:
+    refits = is_own or config.compared is not None
+    scored = train if held_out is None else held_out
+    if (held_out is None and (is_own or not refits)) or len(scored) < FEWEST_EXAMPLES:
         return None
+
+    def split(rows: Tensor) -> tuple[Features, Features | None]:
+        return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
+
     names = (OWN_SOFTMAX.name,) if held_out is None else COMPARED
-    entries = race.candidates(names) | {config.name: entry}
-    predictions = race.predictions(entries)
-    if entry is None:
-        once = answer().replace(name=config.name)
-        predictions[config.name] = [
-            once.replace(metadata={"fit_seed": f"{k}"}) for k in range(REPEATS)
-        ]
-    return _compared(predictions, config, entries, race, as_fitted=entry is None)
-
-
-def _compared(
-    predictions: PredictionsByName,
-    config: Posterior,
-    entries: Entries,
-    race: Race,
-    *,
-    is_best: bool = False,
-    as_fitted: bool = False,
-) -> SideBySide:
-    """Return scores, paired differences from the chosen posterior, and notes."""
-    both = SideBySide(
-        examples="validation" if race.scores_held_out else "train",
-        folds=race.num_folds,
-        chosen=config.name,
-        comparison=refit_comparison(predictions, config.name, race.folds, _KEYS),
-        options={
-            name: options.as_mapping(entry) for name, entry in entries.items() if entry is not None
-        },
-        left_out={name: TOO_LONG for name in entries if name not in predictions},
-        divisions=max(map(len, predictions.values())),
-        is_best=is_best,
-        as_fitted=as_fitted,
+    configs = {name: _candidate(fitted, name, train) for name in names}
+    configs.pop(config.name, None)
+    if refits:
+        configs[config.name] = config
+    predictions = _cross_fitted(fitted, configs, scored, HALVES, split)
+    if not refits:
+        predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
+    race = SideBySide(
+        "train" if held_out is None else "validation",
+        HALVES,
+        config.name,
+        _compared(predictions, config.name),
+        as_fitted=not refits,
     )
-    return replace(both, notes=tuple(_notes(both, config)))
+    return _with_notes(race, config)
 
 
-def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
+def _candidate(fitted: FittedModel, name: str, train: Features) -> Posterior:
+    """Return the default options of a posterior for these examples."""
+    classes, size = fitted.network.head.mean_weight.shape
+    config: Posterior = resolve_posterior(name)
+    return config.sized(classes, size, len(train))
+
+
+def _cross_fitted(
+    fitted: FittedModel,
+    configs: Mapping[str, Posterior],
+    scored: Features,
+    num_folds: int,
+    split: Callable[[Tensor], tuple[Features, Features | None]],
+) -> dict[str, Predictions]:
+    """Return each candidate's predictions, by fits that an example neither entered nor chose for.
+
+    Args:
+        fitted: The classifier.
+        configs: Options by name.
+        scored: Examples to predict.
+        num_folds: Number of parts that they are divided into.
+        split: From a mask of the part to predict, [M] bool, to the examples to fit to and those
+            that choose options.
+    """
+    labels, classes = scored.targets.cpu().numpy(), tuple(fitted.record.classes)
+    fold = torch.from_numpy(stratified_folds(labels, num_folds, fitted.record.seed))
+    fold = fold.to(scored.values.device)
+    predictions = {}
+    total = num_folds * len(configs)
+    bar = progress_bar("compare", total, shown=fitted.progress, unit="fit")
+    with _without_notes(), bar as advance:
+        for name, config in configs.items():
+            few_draws = _with_few_draws(config)
+            probs = np.empty((len(scored), len(classes)))
+            for part in range(num_folds):
+                rows = fold == part
+                network = fitted.with_posterior(few_draws).network
+                fit_head(network, *split(rows))
+                logits = network.head.predict(scored.take(rows))
+                drawn = link_probabilities(logits, **drawing_of(few_draws)).probs
+                probs[rows.cpu().numpy()] = drawn.cpu().numpy()
+                advance(1)
+            predictions[name] = Predictions(probs, classes, labels, name=name)
+    return predictions
+
+
+def _with_few_draws(config: Any) -> Any:
+    if config.link is None or config.num_samples is None:
+        return config
+    return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
+
+
+def _compared(predictions: Mapping[str, Predictions], chosen: str) -> Comparison:
+    return compare(list(predictions.values()), reference=chosen, scores=_KEYS)
+
+
+def _with_notes(race: SideBySide, config: Posterior) -> SideBySide:
+    return replace(race, notes=tuple(_notes(race, config)))
+
+
+def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
     """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
-    rows = {row.name: row for row in both.comparison.rows}
-    chosen, softmax = rows[both.chosen], rows.get(OWN_SOFTMAX.name)
-    examples = f"{both.comparison.n} {both.examples} examples"
+    rows = {row.name: row for row in race.comparison.rows}
+    chosen, softmax = rows[race.chosen], rows.get(OWN_SOFTMAX.name)
+    examples = f"{race.comparison.n} {race.examples} examples"
     better = [
         row
-        for row in both.comparison.rows
+        for row in race.comparison.rows
         if row.is_clear("nll") and row.differences["nll"].value < 0
     ]
     # Memorised examples say nothing about a posterior.
-    if both.examples == "train" and softmax is not None and softmax.scores["accuracy"].value == 1:
+    if race.examples == "train" and softmax is not None and softmax.scores["accuracy"].value == 1:
         return
     if better:
         yield _better(better[0], chosen, examples, len(rows) - 1)
@@ -213,7 +244,7 @@ def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
         sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
-            f"points below its accuracy on {examples}. {both.chosen!r} can only lower confidence; "
+            f"points below its accuracy on {examples}. {race.chosen!r} can only lower confidence; "
             f"{' or '.join(map(repr, sharpen))} can also raise it"
         )
 
@@ -229,163 +260,6 @@ def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: in
     if looks > 1:
         words += f"; it is the best of {looks} compared here, so confirm it on other examples"
     return words
-
-
-FOLDS, HALVES = 5, 2
-
-MOST_DRAWS = 200
-"""Draws of a candidate's link: enough to rank by NLL, and a fifth of the time."""
-
-REPEATS, LONG_REPEATS = 10, 3
-"""Largest number of divisions of the examples, and that of a candidate with long fits."""
-
-MOST_ROWS = 20_000
-"""Scored examples in all divisions of a candidate, so that its bootstrap intervals take seconds.
-With many examples the result hardly depends on the division."""
-
-MOST_LOGITS = 1e7
-"""Limit on the logits drawn for the predictions of a candidate's divisions; a prior search draws
-them some thirty times. A few seconds on one core."""
-
-FIRST_LIMIT, LAST_LIMIT = 1e9, 2.5e9
-"""Limits on the multiplications per round (`posteriors/cost.py`) of a long fit for `FOLDS` parts:
-the first for a variant with a cheaper alternative, the second for the cheapest variant. A few
-seconds on one core."""
-
-OWN_LIMIT = 1e10
-"""The same for the chosen posterior, whose own fit took about as long."""
-
-Entries = dict[str, Posterior | None]
-"""Options of candidates by name; None if the fits would take too long."""
-
-Split = tuple[Features, Features | None, Tensor]
-"""Training examples, examples for choosing options, and a mask of scored examples [M] bool."""
-
-PredictionsByName = dict[str, list[Predictions]]
-"""Predictions by candidate: one `Predictions` of all scored examples per division."""
-
-
-@dataclass(frozen=True)
-class Race:
-    """A network and its examples, divided in the same way for every candidate.
-
-    Attributes:
-        fitted: The classifier.
-        train: Training examples.
-        held_out: Held-out examples, or None.
-        num_folds: Parts of a division.
-        scores_held_out: Whether the held-out examples are divided: each part is scored by a fit to
-            all training examples whose options the other parts choose. Otherwise each part of the
-            training examples is scored by a fit to the others, and all held-out examples choose.
-    """
-
-    fitted: FittedModel
-    train: Features
-    held_out: Features | None
-    num_folds: int
-    scores_held_out: bool = False
-
-    @property
-    def scored(self) -> Features:
-        """The examples that are divided and scored."""
-        return self.held_out if self.scores_held_out and self.held_out is not None else self.train
-
-    @cached_property
-    def folds(self) -> NDArray[np.int64]:
-        """Part of each scored example in each division, [REPEATS, M]."""
-        labels = self.scored.targets.cpu().numpy()
-        seeds = np.random.SeedSequence(self.fitted.record.seed).generate_state(REPEATS)
-        return np.stack([stratified_folds(labels, self.num_folds, int(seed)) for seed in seeds])
-
-    def candidates(self, names: Sequence[str]) -> Entries:
-        """Return the options of each candidate; None if it would take too long."""
-        return {name: self.affordable(resolve_posterior(name)) for name in names}
-
-    def affordable(
-        self,
-        config: Posterior,
-        first_limit: float | None = None,
-        last_limit: float | None = None,
-    ) -> Posterior | None:
-        """Return the first variant within the limits; None if all take too long."""
-        *others, last = self._costs(config)
-        first_limit = FIRST_LIMIT if first_limit is None else first_limit
-        last_limit = LAST_LIMIT if last_limit is None else last_limit
-        for simpler, work in others:
-            if work <= first_limit:
-                return simpler
-        return last[0] if last[1] <= last_limit else None
-
-    def _costs(self, config: Posterior) -> list[tuple[Posterior, float]]:
-        """Return the variants of the options and their multiplications for `FOLDS` parts."""
-        classes, size = self.fitted.network.head.mean_weight.shape
-        rows = len(self.train)
-        variants = config.variants(classes, size, rows)
-        return [
-            (variant, cost.multiplications * self.num_folds / FOLDS) for variant, cost in variants
-        ]
-
-    def _repeats(self, config: Posterior) -> int:
-        """Return the number of affordable divisions, at least one."""
-        draws = config.num_samples or 1
-        rows = len(self.scored)
-        logits = self.num_folds * rows * len(self.fitted.record.classes) * draws
-        work = self._costs(config)[0][1]
-        most = min(LONG_REPEATS, FIRST_LIMIT / work) if work else REPEATS
-        return max(1, int(min(most, MOST_ROWS / rows, MOST_LOGITS / logits)))
-
-    def predictions(self, entries: Entries) -> PredictionsByName:
-        """Return each candidate's predictions of all scored examples, division by division.
-
-        Each example is predicted by a fit that it neither entered nor chose for.
-
-        Args:
-            entries: Options by name; candidates with None are left out.
-        """
-        configs = {
-            name: _with_few_draws(config) for name, config in entries.items() if config is not None
-        }
-        repeats = {name: self._repeats(config) for name, config in configs.items()}
-        total = self.num_folds * sum(repeats.values())
-        shown = self.fitted.progress
-        with _without_notes(), progress_bar("compare", total, shown=shown, unit="fit") as advance:
-            return {
-                name: [self._division(name, config, r, advance) for r in range(repeats[name])]
-                for name, config in configs.items()
-            }
-
-    def _division(self, name: str, config: Posterior, number: int, advance: Any) -> Predictions:
-        classes, scored = tuple(self.fitted.record.classes), self.scored
-        probs = np.empty((len(scored), len(classes)))
-        for train, choosing, rows in self._splits(number):
-            part = self._part_probs(config, train, choosing, scored.take(rows))
-            probs[rows.cpu().numpy()] = part.cpu().numpy()
-            advance(1)
-        labels = scored.targets.cpu().numpy()
-        return Predictions(probs, classes, labels, name=name, metadata={"fit_seed": f"{number}"})
-
-    def _splits(self, number: int) -> Iterator[Split]:
-        scored = self.scored
-        fold = torch.from_numpy(self.folds[number]).to(scored.values.device)
-        for part in range(self.num_folds):
-            rows = fold == part
-            if self.scores_held_out:
-                yield self.train, scored.take(~rows), rows
-            else:
-                yield scored.take(~rows), self.held_out, rows
-
-    def _part_probs(
-        self, config: Posterior, train: Features, choosing: Features | None, rows: Features
-    ) -> Tensor:
-        network = self.fitted.with_posterior(config).network
-        fit_head(network, train, choosing)
-        return link_probabilities(network.head.predict(rows), **drawing_of(config)).probs
-
-
-def _with_few_draws(config: Any) -> Any:
-    if config.link is None or config.num_samples is None:
-        return config
-    return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
 
 
 @contextmanager

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.episodes import Adversary, Episodes, PooledSite
+from bayeslora.adapters.base import Adapter, Adversary, Episodes, PooledSite
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch

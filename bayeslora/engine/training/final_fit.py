@@ -18,12 +18,10 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
-from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features, centred_logits
+from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import FinalFit, LastLayer
 
@@ -101,8 +99,7 @@ def fit_last_layer(
             middle=rows.middle,
             seed=last.seed,
         )
-    weights: Any = network.weights
-    return chosen if weights is None else chosen | weights.report()
+    return chosen if network.weights is None else chosen | network.weights.report()
 
 
 def scale_by(head: LastLayer, held_out: Features) -> float:
@@ -209,111 +206,31 @@ BACKWARD = 3.0
 STEP_SECONDS = 0.01
 """Overhead of a step: the Trainer's loop, the optimiser, the head."""
 
-WORTH_SAYING = 5.0
-"""Seconds of a final fit from which it is announced."""
-
-
-@dataclass(frozen=True)
-class TrainingSizes:
-    """Sizes of a problem.
-
-    Attributes:
-        num_classes: C.
-        num_features: d.
-        num_rows: Training rows N.
-        num_validation: Validation rows that score each epoch; 0 for none.
-    """
-
-    num_classes: int
-    num_features: int
-    num_rows: int
-    num_validation: int = 0
-
-
-def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
-    """Return the posterior with affordable options; warn if they replace more expensive ones.
-
-    Args:
-        posterior: The requested posterior; only its unset options are chosen.
-        sizes: Sizes of the problem.
-    """
-    classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
-    settled: Posterior = affordable(posterior, classes, features, rows)
-    dearest, cost = posterior.variants(classes, features, rows)[0]
-    taken, refused = as_mapping(settled), as_mapping(dearest)
-    differing = [name for name in refused if taken[name] != refused[name]]
-    if differing:
-        dear, cheap = (
-            ",".join(f"{name}={config[name]}" for name in differing) for config in (refused, taken)
-        )
-        logger.warning(
-            "%s with %d classes and %d features, fitted to %d rows, would take about %s and %.0f "
-            "MB; using %s instead (to override: %s:%s)",
-            dear,
-            classes,
-            features,
-            rows,
-            duration(cost.seconds(multiplication_rate())),
-            cost.megabytes,
-            cheap,
-            posterior.name,
-            dear,
-        )
-    return settled
-
-
-def announce_final_fit(posterior: Posterior, sizes: TrainingSizes) -> None:
-    """Log the estimated time of a long final fit."""
-    cost = _dearest(posterior, sizes)
-    if not cost.multiplications:
-        return
-    seconds = cost.seconds(multiplication_rate())
-    if seconds >= WORTH_SAYING:
-        logger.info(
-            "final fit: %s with %d classes, about %s, %.0f MB",
-            posterior.name,
-            sizes.num_classes,
-            duration(seconds),
-            cost.megabytes,
-        )
-
 
 def announce_training(
-    settings: TrainingSettings,
-    posterior: Posterior,
-    sizes: TrainingSizes,
-    *,
-    pass_seconds: float,
+    settings: TrainingSettings, num_rows: int, num_validation: int, *, pass_seconds: float
 ) -> None:
     """Log the maximal number of training steps and the estimated time.
 
     Args:
         settings: Epochs and batch size.
-        posterior: Refitted after each epoch if validation rows score it.
-        sizes: Sizes of the problem.
+        num_rows: Training rows.
+        num_validation: Validation rows that score each epoch; 0 for none.
         pass_seconds: Time of one pass of all training rows without gradients.
     """
-    rows, epochs = sizes.num_rows, settings.epochs
-    steps = math.ceil(rows / settings.batch_size)
+    epochs = settings.epochs
+    steps = math.ceil(num_rows / settings.batch_size)
     epoch_seconds = BACKWARD * pass_seconds + STEP_SECONDS * steps
-    if sizes.num_validation:
-        epoch_seconds += pass_seconds * sizes.num_validation / rows
-        if (cost := _dearest(posterior, sizes)).multiplications:
-            epoch_seconds += cost.seconds(multiplication_rate())
+    epoch_seconds += pass_seconds * num_validation / num_rows
     logger.info(
         "%s, %s%s of %s: %s, about %s",
-        counted(rows, "row"),
+        counted(num_rows, "row"),
         counted(epochs, "epoch"),
-        " at most" if sizes.num_validation else "",
+        " at most" if num_validation else "",
         counted(steps, "step"),
-        counted(settings.num_steps(rows), "step"),
+        counted(settings.num_steps(num_rows), "step"),
         duration(epochs * epoch_seconds),
     )
-
-
-def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
-    """Return the cost of a final fit, of the most expensive variant if options are open."""
-    return posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import LastLayer, Refittable
+from bayeslora.posteriors.types import LastLayer
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,7 @@ class Refits(HeadUpdate):
     """Periodic closed-form refits of the head to the features of all training rows."""
 
     def __init__(self, head: LastLayer, every: int, rows: TrainingFeatures) -> None:
-        """Refit `head` to these rows before every `every`-th adapter step.
-
-        Raises:
-            TypeError: The head has no closed-form refit from its present state.
-        """
-        if not isinstance(head, Refittable):
-            raise TypeError(
-                "only a head with a refit method can be refitted in training, got "
-                f"{type(head).__name__}"
-            )
+        """Refit `head` to these rows before every `every`-th adapter step."""
         self._head = head
         self._every = every
         self._rows = rows

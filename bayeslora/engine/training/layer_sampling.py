@@ -8,10 +8,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.layer_sampling.options import LayerSampling
-from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
-from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
+from bayeslora.adapters.base import Adapter, LayerSampling
+from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
 from bayeslora.adapters.targets import layer_index
 from bayeslora.engine.build import reason_against_layers
 from bayeslora.engine.network import Network

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.layer_sampling.policy import LayerSampler
+from bayeslora.adapters.layer_sampling import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.network import Network
@@ -36,8 +36,6 @@ from bayeslora.engine.training.checkpoints import last_checkpoint
 from bayeslora.engine.training.class_prior import ClassPrior
 from bayeslora.engine.training.final_fit import (
     LastFit,
-    TrainingSizes,
-    announce_final_fit,
     announce_training,
     drawing_of,
     final_fit,
@@ -211,7 +209,7 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     if fit.begin is not None:
         fit.begin(network)
     if fit.title is not None and fit.rate:
-        _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
+        _announce(fit, pass_seconds=pass_seconds)
     trainer, sampler = _trained(fit, checkpoint) if fit.rate else (None, None)
     if not all(item.isfinite().all() for item in network.parameters() if item.requires_grad):
         raise DivergedError(
@@ -242,14 +240,10 @@ def _fit_posterior(fit: Training, *, centres: bool) -> tuple[dict[str, float | s
     return fit_posterior(network, fit.last, fit.train, fit.validation), factor
 
 
-def _announce(fit: Training, *, pass_seconds: float, fit_last: bool) -> None:
-    """Log the estimated time of the training and the final fit."""
-    classes, features = fit.network.head.mean_weight.shape
+def _announce(fit: Training, *, pass_seconds: float) -> None:
+    """Log the estimated time of the training."""
     num_validation = 0 if fit.validation is None else len(fit.validation.labels)
-    sizes = TrainingSizes(classes, features, fit.num_train, num_validation)
-    announce_training(fit.settings, fit.posterior, sizes, pass_seconds=pass_seconds)
-    if fit_last:
-        announce_final_fit(fit.posterior, sizes)
+    announce_training(fit.settings, fit.num_train, num_validation, pass_seconds=pass_seconds)
 
 
 def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:

@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback
 
-from bayeslora.option_checks import check_count
-from bayeslora.posteriors.types import TrainingRun, WeightDefaults, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 
 # N^(π/8), with the published digits of π.
 _CYCLE_EXPONENT = 3.14159 / 8
@@ -72,12 +71,7 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
 
 
 def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
-    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`.
-
-    Raises:
-        InputError: `num_train` is not a valid number of rows.
-    """
-    check_count("num_train", num_train, least=1, most=1e15)
+    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`."""
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 
@@ -99,7 +93,7 @@ class KLSteps(TrainerCallback):
         self._weights.kl_step(self._lr * share * self._weight(state.global_step))
 
 
-class MovesToPrior(WeightDefaults, nn.Module):
+class MovesToPrior(WeightPosterior):
     """Base of posteriors that train under noise, with a step on the KL after each adapter step.
 
     Attributes:

@@ -3,9 +3,12 @@
 import torch
 
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasis
-from bayeslora.posteriors.last_layer.vbll.low_rank import DiagonalPlusLowRank
-from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+from bayeslora.posteriors.last_layer.vbll.families import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    Eigenbasis,
+)
 
 F64 = torch.float64
 FAMILIES = ["dense", "diagonal", "eigenbasis", "full", "low_rank"]

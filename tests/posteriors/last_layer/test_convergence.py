@@ -8,11 +8,7 @@ import torch
 from refusal import refused
 from scipy.stats import norm, rankdata
 
-from bayeslora.posteriors.last_layer.nuts.chains import (
-    convergence,
-    normal_scores,
-    split_chains,
-)
+from bayeslora.posteriors.last_layer.nuts import convergence, normal_scores, split_chains
 
 
 def noise(chains, length, quantities=1, seed=0):
@@ -131,7 +127,7 @@ def test_halves_leave_out_the_middle():
 def test_many_quantities_in_parts_make_no_difference(monkeypatch):
     draws = noise(2, 40, quantities=7)
     whole = convergence(draws)
-    monkeypatch.setattr("bayeslora.posteriors.last_layer.nuts.chains._CHUNK", 200)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.nuts._CHUNK", 200)
     parts = convergence(draws)
     # Transforms of different shapes round differently.
     assert parts.max_rhat == pytest.approx(whole.max_rhat, abs=1e-12)

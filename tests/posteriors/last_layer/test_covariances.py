@@ -8,8 +8,7 @@ from gaussian_oracles import F64, FAMILIES, TRAINABLE, matrix
 
 from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
 from bayeslora.posteriors.last_layer.vbll import families
-from bayeslora.posteriors.last_layer.vbll.independent import Eigenbasis
-from bayeslora.posteriors.last_layer.vbll.triangular import lower_triangle, raw_triangle
+from bayeslora.posteriors.last_layer.vbll.families import Eigenbasis, lower_triangle, raw_triangle
 from bayeslora.runtime import row_slices
 
 CLASSES, SIZE, RANK = 3, 5, 2
@@ -44,7 +43,7 @@ def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     weights = matrix(cov).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
     monkeypatch.setattr(
-        "bayeslora.posteriors.last_layer.vbll.triangular.row_slices",
+        "bayeslora.posteriors.last_layer.vbll.families.row_slices",
         partial(row_slices, most=3 * CLASSES * CLASSES * SIZE),
     )
     logit_covariance = cov.of_logits(features)
@@ -66,8 +65,6 @@ def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family
     torch.testing.assert_close(matrix(families.FAMILIES[family].of_tensors(tensors)), matrix(cov))
     torch.testing.assert_close(matrix(cov.double()), matrix(cov))
     if family not in TRAINABLE:
-        with pytest.raises(TypeError, match=family):
-            cov.to_free()
         return
     again = cov.to_free()
     back = from_free(family, again)

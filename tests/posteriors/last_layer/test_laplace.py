@@ -13,9 +13,9 @@ from refusal import refused
 from bayeslora import Laplace
 from bayeslora.option_checks import Structure
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.last_layer import laplace
 from bayeslora.posteriors.last_layer.algebra import class_contrasts
-from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
-from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature
+from bayeslora.posteriors.last_layer.laplace import FullCurvature
 from bayeslora.posteriors.prior_precision import (
     best_on_grid,
     log_marginal_likelihood,
@@ -23,7 +23,7 @@ from bayeslora.posteriors.prior_precision import (
 )
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 NAMES = sorted(get_args(Structure))
@@ -127,7 +127,7 @@ def test_chunks_of_rows_make_no_difference(monkeypatch):
     head, features, _ = fitted("full")
     whole = head.predict(Features(features)).covariance
     monkeypatch.setattr(
-        "bayeslora.posteriors.last_layer.laplace.curvature.row_slices", partial(row_slices, most=64)
+        "bayeslora.posteriors.last_layer.laplace.row_slices", partial(row_slices, most=64)
     )
     chunked, _, _ = fitted("full")
     torch.testing.assert_close(
@@ -272,7 +272,7 @@ def test_predicting_before_fitting_is_refused():
 
 
 def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):
-    monkeypatch.setattr(laplace_full, "_LARGEST", 100)
+    monkeypatch.setattr(laplace, "_LARGEST", 100)
     with refused("input", "125 rows", "'kron'"):
         FullCurvature(5, 26, 5)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayeslora import Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 

@@ -1,13 +1,8 @@
 """The laws of last-layer posteriors, checked for each posterior of the package."""
 
-import pytest
-from refusal import refused
-
 from bayeslora import GVBLL, NUTS, VBLL, Laplace
-from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import POSTERIORS, build_head
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.testing.last_layer import LastLayerLaws
-from bayeslora.testing.toy import toy
 
 
 def default_heads():
@@ -62,13 +57,3 @@ class TestKronLaplace(LastLayerLaws):
 
 class TestDiagLaplace(LastLayerLaws):
     config = Laplace(structure="diag", prior_precision="validation", num_samples=200)
-
-
-@pytest.mark.parametrize("num_train", [0, -3, None])
-@pytest.mark.parametrize("posterior", POSTERIORS)
-def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
-    """The number of rows divides the prior term of the loss."""
-    features, labels = toy()
-    head = build_head(POSTERIORS[posterior](), 4, 3)
-    with refused("option", "num_train", num_train):
-        head.loss(Features(features.float(), labels), num_train)

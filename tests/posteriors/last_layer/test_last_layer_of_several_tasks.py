@@ -13,12 +13,8 @@ import torch
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.estimates import MAP
-from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
-from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.polish import polish
+from bayeslora.posteriors.options import GVBLL, MAP, VBLL, Laplace, Prototypes
 from bayeslora.posteriors.registry import build_head
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40

@@ -11,7 +11,7 @@ from bayeslora.links import entropy, link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 TAU = 2.0

@@ -12,11 +12,10 @@ from bayeslora import NUTS, VBLL, Laplace
 from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.nuts import head as nuts
-from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
-from bayeslora.posteriors.last_layer.nuts.target import Target
+from bayeslora.posteriors.last_layer import nuts
+from bayeslora.posteriors.last_layer.nuts import Chains, Target, run_chains
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 TAU = 2.0

@@ -6,7 +6,7 @@ import torch
 from bayeslora import MAP, MLE
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 
 def test_map_is_mle_plus_the_negative_log_prior_a_row():

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
-from bayeslora.posteriors.last_layer.nuts.target import Target
+from bayeslora.posteriors.last_layer.nuts import Target
 from bayeslora.posteriors.last_layer.vbll.bounds import CLOSED_FORM
 from bayeslora.posteriors.last_layer.vbll.polish import polish
 from bayeslora.posteriors.registry import build_head

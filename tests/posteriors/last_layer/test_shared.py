@@ -16,8 +16,8 @@ from refusal import refused
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
 from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
-from bayeslora.posteriors.last_layer.laplace.shared import SharedCurvature, SharedDiagCurvature
-from bayeslora.posteriors.last_layer.nuts.shared import SharedTarget
+from bayeslora.posteriors.last_layer.laplace import SharedCurvature, SharedDiagCurvature
+from bayeslora.posteriors.last_layer.nuts import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 
@@ -269,8 +269,7 @@ def test_families_that_options_lack_are_refused(family):
 @pytest.mark.parametrize("rows", [100, 10**5, 10**7])
 @pytest.mark.parametrize("name", ["vbll", "laplace"])
 def test_what_a_fit_may_be_simplified_to_is_there_for_options(name, rows):
-    for config, _ in resolve_posterior(name).variants(1, SIZE * 100, rows):
-        build_head(config, SIZE, 1, shared=True)
+    build_head(resolve_posterior(name).sized(1, SIZE * 100, rows), SIZE, 1, shared=True)
 
 
 def test_a_density_of_each_class_is_refused():

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.polish import polish
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 CLASSES, SIZE, PRIOR_VARIANCE = 3, 4, 4.0

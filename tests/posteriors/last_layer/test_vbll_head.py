@@ -17,10 +17,10 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
-from bayeslora.posteriors.last_layer.vbll.options import MARGINAL_BOUNDS
+from bayeslora.posteriors.options import MARGINAL_BOUNDS
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 

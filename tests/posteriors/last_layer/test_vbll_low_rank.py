@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayeslora.posteriors.last_layer.vbll.low_rank import LowRankBlocks
+from bayeslora.posteriors.last_layer.vbll.families import LowRankBlocks
 
 F64 = torch.float64
 

@@ -14,14 +14,19 @@ from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll import polish as polishing
 from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS
 from bayeslora.posteriors.last_layer.vbll.covariance import weighted_gram
-from bayeslora.posteriors.last_layer.vbll.families import TRAINABLE
-from bayeslora.posteriors.last_layer.vbll.independent import EigenbasisBlocks
-from bayeslora.posteriors.last_layer.vbll.low_rank import DiagonalPlusLowRank
-from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID
+from bayeslora.posteriors.last_layer.vbll.families import (
+    TRAINABLE,
+    Dense,
+    DenseBlocks,
+    DiagonalPlusLowRank,
+    EigenbasisBlocks,
+    Full,
+    lower_triangle,
+)
 from bayeslora.posteriors.last_layer.vbll.polish import WIDE_PRIOR_SCALE, Polisher, Start, polish
-from bayeslora.posteriors.last_layer.vbll.triangular import Dense, DenseBlocks, Full, lower_triangle
+from bayeslora.posteriors.options import PRIOR_SCALE_GRID
 from bayeslora.runtime import row_slices
-from bayeslora.testing.toy import toy
+from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]

@@ -12,7 +12,7 @@ from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.weights.laplace_lora.posterior import (
+from bayeslora.posteriors.weights.laplace_lora import (
     LaplaceLoRAWeights,
     fit_laplace_lora,
     linearised_logits,

@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora import CLoRA
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights, PositionNoise
+from bayeslora.posteriors.weights.clora import CLoRAWeights, PositionNoise
 
 F64 = torch.float64
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
@@ -317,10 +317,6 @@ def test_a_spread_of_zero_gives_a_finite_kl_and_gradient():
 
 def test_what_is_neither_tokens_nor_rows_is_refused():
     (site,), weights = made()
-    with weights.watching() as seen:
-        pass
-    with refused("input", "layer.0.query"):
-        weights.kl(seen, torch.ones(2, 3))
     with weights.watching() as seen:
         site(states(5, 3))
     with refused("input", "[5, 3, 2]", "2 texts"):

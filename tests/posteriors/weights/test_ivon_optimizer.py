@@ -6,7 +6,7 @@ from refusal import refused
 from torch import nn
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.posteriors.weights.ivon.posterior import build_ivon, require_ivon, sampled
+from bayeslora.posteriors.weights.ivon import build_ivon, require_ivon, sampled
 
 OPTIONS = {
     "lr": 0.1,
@@ -145,9 +145,9 @@ def test_a_parameter_without_a_gradient_counts_as_flat():
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    from bayeslora.posteriors.weights.ivon import options as ivon
+    from bayeslora.posteriors import options as posterior_options
 
-    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
+    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
     for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):
         with refused("missing", "ivon-opt", "bayeslora[ivon]"):
             act()

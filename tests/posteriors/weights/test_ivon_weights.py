@@ -6,7 +6,7 @@ from small_sites import drawn, lora_site, polar_site
 
 from bayeslora import IVON
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
+from bayeslora.posteriors.weights.ivon import IVONWeights
 
 
 def test_draws_have_the_curvatures_width():

@@ -22,10 +22,14 @@ from small_network import (
     small_texts,
 )
 
-from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
-from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
-from bayeslora.posteriors.weights.laplace_lora.curvature import LAYER_STRUCTURES, fisher_root
-from bayeslora.posteriors.weights.laplace_lora.gradients import LayerGradients, backward, watched
+from bayeslora.posteriors.weights import laplace_lora
+from bayeslora.posteriors.weights.laplace_lora import (
+    LAYER_STRUCTURES,
+    LayerGradients,
+    backward,
+    fisher_root,
+    watched,
+)
 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
 ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar", "columns"])
@@ -164,7 +168,7 @@ def test_neither_padding_nor_the_batch_size_matters(structure, batch, extra, fil
     network = SmallNetwork()
     expected = fitted(network, small_texts(), structure=structure)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linearised, "_BATCH", batch)
+        patch.setattr(laplace_lora, "_BATCH", batch)
         texts = small_texts(fill=fill, extra=extra)
         actual = fitted(network, texts, structure=structure)
         others = SmallTexts(OTHERS.rows, fill, extra)
@@ -290,11 +294,3 @@ def test_a_layer_that_sees_neither_tokens_nor_rows_is_named():
     mask = torch.ones(2, 3)
     with refused("input", "some.site.A", "[4, 2]"):
         gradients_of(torch.randn(4, 2), mask, "some.site.A")
-
-
-def test_a_layer_that_is_never_called_is_named():
-    layer = torch.nn.Linear(2, 3)
-    with watched([layer]) as seen:
-        pass
-    with refused("input", "idle"):
-        backward(torch.ones(1, 2), seen, ["idle"], torch.ones(1, 1, 2), torch.ones(1, 1))

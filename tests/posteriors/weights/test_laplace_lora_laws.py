@@ -7,7 +7,7 @@ import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
-from bayeslora.posteriors.weights.laplace_lora.posterior import linearised_logits, network_logits
+from bayeslora.posteriors.weights.laplace_lora import linearised_logits, network_logits
 from bayeslora.testing.last_layer import PredictionLaws
 
 

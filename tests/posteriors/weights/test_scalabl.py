@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora import ScalaBL
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
+from bayeslora.posteriors.weights.scalabl import ScalaBLWeights
 
 
 def made(count=1, **options):

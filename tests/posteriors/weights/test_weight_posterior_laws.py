@@ -12,8 +12,8 @@ from torch import nn
 from bayeslora import TFB, LoRA, MCDropout, PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
-from bayeslora.posteriors.weights.tfb.posterior import turn
+from bayeslora.posteriors.weights.mc_dropout import MCDropoutDraws
+from bayeslora.posteriors.weights.tfb import set_factors, turned
 from bayeslora.testing.weight_posterior import WeightPosteriorLaws
 
 
@@ -35,7 +35,7 @@ def collect(site, weights):
 
 def search(site, weights):
     """Set the noise scale, as a search does."""
-    turn(site)
+    set_factors(site, turned(site))
     weights.sigma.fill_(0.2)
 
 

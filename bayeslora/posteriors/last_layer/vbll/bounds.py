@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits
 
 NUM_NODES = 64
@@ -147,15 +146,7 @@ def gauss_hermite(
 def difference_points(
     mean: Tensor, covariance: Tensor, num_nodes: int = NUM_NODES
 ) -> tuple[Tensor, Tensor]:
-    """Return points [B, K] of z_1 − z_0 and their weights [K], by Gauss-Hermite quadrature.
-
-    Raises:
-        InputError: There are not two classes.
-    """
-    if mean.shape[-1] != 2:
-        raise InputError(
-            f"bound 'gauss_hermite' needs two classes, got {mean.shape[-1]}", code="option"
-        )
+    """Return points [B, K] of z_1 − z_0 and their weights [K], by Gauss-Hermite quadrature."""
     if covariance.ndim == 2:
         variance = covariance.sum(-1)
     else:

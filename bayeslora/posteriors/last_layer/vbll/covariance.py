@@ -20,7 +20,6 @@ and trace for the KL, and a preconditioner for the means.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -121,25 +120,9 @@ class Covariance(ABC):
         """Return the shapes of `tensors()` for C classes, d features and k directions."""
 
     @classmethod
-    def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
-        """Return the number of numbers of `tensors()` in a file."""
-        return sum(map(math.prod, cls.shapes(num_classes, size, rank).values()))
-
-    @classmethod
     def numbers_in_fit(cls, num_classes: int, size: int) -> int:
         """Return the number of numbers that a closed-form fit holds beside those stored."""
         return 0
-
-    @staticmethod
-    def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return the leading term of the multiplications of a fit's round, without the means.
-
-        Args:
-            num_classes: C.
-            num_rows: N.
-            size: r = min(N, d).
-        """
-        return 0.0
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -171,12 +154,8 @@ class Covariance(ABC):
         """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] features."""
 
     def to_free(self) -> dict[str, Tensor]:
-        """Return the free parameters, see `Trainable`.
-
-        Raises:
-            TypeError: The family does not train.
-        """
-        raise TypeError(f"a covariance of the family {self.name!r} does not train")
+        """Return the free parameters, see `Trainable`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

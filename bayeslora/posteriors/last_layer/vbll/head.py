@@ -9,34 +9,62 @@ at the trained means or over the means too (`polish.py`), and stores it separate
 parameters.
 
 Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
+
+Covariances of one weight vector shared by all options of a row.
+
+    z_nc = wᵀφ_nc + o_nc,   w ~ N(m0, σ0² I),   q(w) = N(μ, S),   V_n = Φ_n S Φ_nᵀ
+
+The logits of a row are always correlated, so V is [N, C, C] in every family:
+
+    dense      S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n
+    diagonal   the diagonal of that precision
+
+Only differences between options affect the softmax: features are centred within their row, and
+Jensen's bound then equals the tilted bound at a uniform tilt.
+
+Source: the conditional logit of McFadden 1974 with the bounds of `bounds.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
+from bayeslora.posteriors.last_layer.algebra import (
+    bounding_factor,
+    precision_factor,
+    precision_to_lower,
+)
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Blocks,
+    Covariance,
+    Problem,
+    Trainable,
+)
 from bayeslora.posteriors.last_layer.vbll.families import (
     FAMILIES,
     TRAINABLE,
+    Dense,
+    Diagonal,
     affordable_covariance,
+    packed,
+    unpacked,
 )
-from bayeslora.posteriors.last_layer.vbll.options import SPREAD_PRIOR_SCALE, VBLL, check_classes
 from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
-from bayeslora.posteriors.last_layer.vbll.triangular import packed, unpacked
-from bayeslora.posteriors.types import LastLayerDefaults
+from bayeslora.posteriors.options import SPREAD_PRIOR_SCALE, VBLL, check_classes
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
@@ -47,7 +75,7 @@ _INITIAL_LOGIT_STD = 0.1
 _STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
-class VBLLHead(LastLayerDefaults, nn.Module):
+class VBLLHead(LastLayer):
     """The head; a `LastLayer`.
 
     Attributes:
@@ -143,12 +171,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return self._trained_family.from_free(self.spread, self.factor)
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return −mean bound + KL / `num_train`, in nats per row.
-
-        Raises:
-            InputError: `num_train` is not a valid number of rows.
-        """
-        check_count("num_train", num_train, least=1, most=1e15)
+        """Return −mean bound + KL / `num_train`, in nats per row."""
         covariance = self.covariance
         likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
         centre = self.mean if self.learns_prior_mean else self.prior_mean
@@ -273,9 +296,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     @torch.no_grad()
     def scale_mean(self, factor: float) -> None:
         """Scale the means of the last fit; the covariances do not change."""
-        if self.fitted_mean is None:
-            raise ValueError("the head is not fitted")
-        self.fitted_mean.mul_(factor)
+        self.get_buffer("fitted_mean").mul_(factor)
 
     @torch.no_grad()
     def prior_centre(self) -> Tensor | None:
@@ -431,3 +452,132 @@ def negative_elbo(
     with pyro.validation_enabled(False):
         loss: Tensor = elbo().differentiable_loss(model, guide)
     return loss
+
+
+@dataclass(frozen=True)
+class SharedDense(Dense):
+    """One full covariance.
+
+    Attributes:
+        scale: [1, d, d] lower triangle with a positive diagonal.
+    """
+
+    turns: ClassVar[bool] = False
+    couples_classes: ClassVar[bool] = True
+    simpler: ClassVar[type[Covariance] | None] = None
+    simpler_in_training: ClassVar[type[Trainable] | None] = None
+    approach: ClassVar[tuple[tuple[type[Covariance], torch.dtype], ...]] = ()
+
+    @classmethod
+    def blocks(cls, problem: Problem) -> Blocks:
+        """Return the optimal covariance for [N, C, d] features and [N, C, C] weights."""
+        features, weights, prior = problem.features, problem.weights, problem.prior_precision
+        precision = shared_gram(features, weights)
+        precision.diagonal().add_(prior)
+        lower, factor = precision_to_lower(precision), precision_factor(precision)
+        return SharedBlocks(cls(lower[None]), features, weights, prior, factor)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
+        return _gram_of_options(features, lambda part: part @ self.scale[0])
+
+    @classmethod
+    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> SharedDense:
+        """Return the covariance of `blocks` alone."""
+        precision = shared_gram(features, weights)
+        precision.diagonal().add_(prior_precision)
+        return cls(precision_to_lower(precision)[None])
+
+
+@dataclass(frozen=True)
+class SharedDiagonal(Diagonal):
+    """Independent weights.
+
+    Attributes:
+        scale: [1, d] standard deviations.
+    """
+
+    couples_classes: ClassVar[bool] = True
+
+    @classmethod
+    def blocks(cls, problem: Problem) -> Blocks:
+        """Return the optimal variances for [N, C, d] features and [N, C, C] weights."""
+        features, weights, prior = problem.features, problem.weights, problem.prior_precision
+        precision = ((weights @ features) * features).sum((0, 1)) + prior
+        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
+        factor = bounding_factor(features.flatten(0, 1), prior)
+        return SharedBlocks(cls(precision.rsqrt()[None]), features, weights, prior, factor)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
+        return _gram_of_options(features, lambda part: part * self.scale[0])
+
+
+class SharedBlocks(Blocks):
+    """The optimum of either family, with a Cholesky factor that preconditions the means."""
+
+    def __init__(
+        self,
+        covariance: SharedDense | SharedDiagonal,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        factor: Tensor,
+    ) -> None:
+        """Store the covariance and compute its statistics.
+
+        Args:
+            covariance: Covariance of the weights, float64.
+            features: [N, C, d] float64.
+            weights: [N, C, C].
+            prior_precision: 1/σ0².
+            factor: [d, d], Cholesky factor of the precision of the means, or of a bound on it.
+        """
+        super().__init__(prior_precision)
+        self._covariance = covariance
+        self._factor = factor
+        self.train_covariance = covariance.of_logits(features)
+        scale = covariance.scale[0]
+        deviations = scale.diagonal() if scale.ndim == 2 else scale
+        self.log_determinant = 2 * float(deviations.log().sum())
+        self.trace = self._trace(len(deviations), weights)
+
+
+def shared_gram(features: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ_n Φ_nᵀ W_n Φ_n, [d, d], for [N, C, d] features and [N, C, C] weights."""
+    return features.flatten(0, 1).T @ (weights @ features).flatten(0, 1)
+
+
+def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
+    parts = []
+    for rows in row_slices(len(features), features[0].numel()):
+        projected = root(features[rows])
+        parts.append(projected @ projected.mT)
+    return torch.cat(parts)
+
+
+class SharedVBLLHead(VBLLHead):
+    """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
+
+    trainable: ClassVar[Mapping[str, type[Trainable]]] = {
+        "dense": SharedDense,
+        "diagonal": SharedDiagonal,
+    }
+    families: ClassVar[Mapping[str, type[Covariance]]] = trainable
+
+    @classmethod
+    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return a head for options.
+
+        Raises:
+            InputError: A covariance is neither `dense` nor `diagonal`.
+        """
+        for field in ("covariance", "training_covariance"):
+            if getattr(config, field) not in ("auto", *cls.families):
+                raise InputError(
+                    f"{field} {getattr(config, field)!r} is not supported for the format "
+                    "'options', whose options share one weight vector; choose 'dense' or "
+                    "'diagonal'",
+                    code="not-on-options",
+                )
+        return cls(config, num_features, num_classes, **options)

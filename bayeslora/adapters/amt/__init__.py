@@ -1,1 +1,0 @@
-"""AMT: a pool of adapters, each tuned on few-shot episodes against one adversary."""

@@ -1,1 +1,0 @@
-"""CorDA: context-oriented initialisation of the factors from the weight."""

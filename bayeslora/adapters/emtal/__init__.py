@@ -1,1 +1,0 @@
-"""EMTAL: LoRA with feed-forward units that experts gate during training."""

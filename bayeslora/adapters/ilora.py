@@ -1,0 +1,352 @@
+"""iLoRA: LoRA whose rank is split among experts, weighted by a gate for each example.
+
+    z = encoding of the history, or the frozen backbone's feature of the text        [B, k]
+    p = softmax(R LayerNorm(z) + c) ,   g = K p                                       [B, K]
+    y = x Wᵀ + b + s · (x Aᵀ ∘ rep(g)) Bᵀ ,   s = alpha / r
+
+`rep` repeats each of the K gates over the r / K directions of its expert. All tokens of a text and
+all layers share one gate vector. R and c are initially zero: g = 1, which is LoRA.
+
+Source: Kong et al. 2024, arXiv 2408.10159. Its router is a convolution over the coordinates of z
+with batch normalisation, which makes the gate depend on the batch; ours is a linear map.
+
+*Item vectors* from co-occurrence in histories.
+
+    S_ij = C_ij / √((n_i + 5)(n_j + 5)) ,   S_ii = 0 ,   S ≈ U diag(λ) Uᵀ ,   v_i = u_i ∘ √|λ|
+
+n_i is the number of training histories that contain item i, and C_ij the number that contain both
+i and j; U holds the 64 eigenvectors of largest |λ|. A history is encoded as the mean of its items'
+vectors, with zeros for unseen items. Labels are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.site import Site
+from bayeslora.conditioning import Conditioning
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+NUM_COORDINATES = 64
+# Shrinkage in histories, since a rare item has an unreliable co-occurrence.
+_SHRINK = 5.0
+# Up to this many items, all eigenvectors take only seconds.
+_DENSE = 2000
+
+
+class ItemVectors(nn.Module):
+    """A vector for each item that occurs in the histories of the training rows.
+
+    Attributes:
+        keys: [M] int64, sorted: hashes of the items' names, so that a file need not hold the names.
+        vectors: [M, 64] float32.
+    """
+
+    keys: Tensor
+    vectors: Tensor
+
+    def __init__(self) -> None:
+        """Initialise without items."""
+        super().__init__()
+        self.resize(0)
+
+    def resize(self, count: int) -> None:
+        """Allocate zeros for `count` items."""
+        self.register_buffer("keys", torch.zeros(count, dtype=torch.int64))
+        self.register_buffer("vectors", torch.zeros(count, NUM_COORDINATES))
+
+    def learn(self, histories: Sequence[Sequence[str]]) -> None:
+        """Encode the items of histories."""
+        names = sorted(set(chain.from_iterable(histories)), key=item_key)
+        device = self.vectors.device
+        self.keys = torch.tensor([item_key(name) for name in names], dtype=torch.int64).to(device)
+        self.vectors = torch.from_numpy(item_vectors(histories, names)).float().to(device)
+
+    def encode(self, histories: Sequence[Sequence[str]]) -> Tensor:
+        """Return the mean vectors [N, 64] float32 of N histories, on the CPU."""
+        indices = {key: index for index, key in enumerate(self.keys.tolist())}
+        vectors = self.vectors.double().cpu()
+        result = torch.zeros(len(histories), NUM_COORDINATES)
+        for row, history in enumerate(histories):
+            known = [indices[key] for key in map(item_key, history) if key in indices]
+            if known:
+                result[row] = vectors[known].sum(0) / len(history)
+        return result
+
+
+def item_key(name: str) -> int:
+    """Return a 64-bit hash of an item's name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def item_vectors(histories: Sequence[Sequence[str]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the vectors [M, 64] of M items; columns beyond M are zero.
+
+    The largest entry of each column is positive, so that the result does not depend on the
+    arbitrary signs of a decomposition.
+
+    Args:
+        histories: Lists of items.
+        names: All distinct items in the histories.
+    """
+    from scipy import sparse
+
+    indices = {name: index for index, name in enumerate(names)}
+    encoded = [sorted({indices[name] for name in history}) for history in histories]
+    columns = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
+    rows = np.repeat(np.arange(len(encoded)), [len(items) for items in encoded])
+    incidence = sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(len(encoded), len(names))
+    )
+    root = sparse.diags_array(1 / np.sqrt(np.asarray(incidence.sum(0)).ravel() + _SHRINK))
+    similarity = root @ (incidence.T @ incidence) @ root
+    similarity = sparse.csr_matrix(similarity - sparse.diags_array(similarity.diagonal()))
+    values, vectors = _largest(similarity, min(NUM_COORDINATES, len(names)))
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
+    scaled = vectors * np.sqrt(np.abs(values)) * np.where(largest < 0, -1.0, 1.0)
+    result = np.zeros((len(names), NUM_COORDINATES))
+    result[:, : scaled.shape[1]] = scaled
+    return result
+
+
+def _largest(matrix: csr_matrix, count: int) -> tuple[NDArray[np.float64], ...]:
+    """Return the eigenvalues of largest magnitude of a symmetric matrix, and the eigenvectors."""
+    from scipy.sparse.linalg import eigsh
+
+    size = matrix.shape[0]
+    if size <= _DENSE:
+        values, vectors = np.linalg.eigh(matrix.toarray())
+    else:
+        # The default start vector is random.
+        values, vectors = eigsh(matrix, k=count, which="LM", v0=np.ones(size))
+    order = np.argsort(-np.abs(values), kind="stable")[:count]
+    return values[order], vectors[:, order]
+
+
+# Mutual information of example and expert in nats, and the mean weight of one expert.
+_IGNORES, _COLLAPSED = 0.02, 0.9
+
+
+class InstanceGate(Conditioning):
+    """Weights the experts of all sites by the context of each example.
+
+    Attributes:
+        router: From normalised contexts to expert logits; initially zero.
+        mean: [k], subtracted from the contexts: the mean over the training rows for features of
+            texts, which have a large common part, and zero for histories.
+        items: Encodes histories; empty if the gate sees texts.
+    """
+
+    mean: Tensor
+
+    def __init__(self, num_experts: int, num_features: int, context: str = "auto") -> None:
+        """Initialise with equal weights.
+
+        Args:
+            num_experts: K.
+            num_features: d, width of the backbone.
+            context: `history`, `text`, or `auto`: the history if the training rows have one.
+        """
+        super().__init__()
+        self.num_experts = num_experts
+        self._context = context
+        # A plain attribute, since the backward pass may run in other threads.
+        self._gates: Tensor | None = None
+        self.items = ItemVectors()
+        self._begin(num_features)
+
+    def _begin(self, width: int) -> None:
+        # Without nn.Linear's initialisation, which would advance the global generator.
+        router = nn.Linear(width, self.num_experts, device="meta").to_empty(device="cpu")
+        for parameter in router.parameters():
+            nn.init.zeros_(parameter)
+        self.router = router
+        self.register_buffer("mean", torch.zeros(width))
+
+    @property
+    def sees_history(self) -> bool:
+        """Whether contexts encode histories instead of texts."""
+        return len(self.items.keys) > 0
+
+    def attach(self, sites: Sequence[Site]) -> None:
+        """Attach the gate between the factors of low-rank sites."""
+        for site in cast("Sequence[LowRank]", sites):
+            site.attach(self.gated, num_blocks=self.num_experts, constant=self.constant)
+
+    def learn(self, rows: Any) -> None:
+        """Encode the items of the training histories if the gate sees histories."""
+        history = getattr(rows, "history", None)
+        if self._context == "text" or history is None:
+            return
+        self.items.learn(history)
+        self._begin(NUM_COORDINATES)
+        self.to(self.items.vectors.device)
+
+    def contexts(self, rows: Any, count: int, features: Callable[[], Tensor]) -> Tensor:
+        """Return the encoded histories or the frozen features; zeros for unknown items.
+
+        Raises:
+            InputError: The gate sees histories, and the rows have none.
+        """
+        if not self.sees_history:
+            return features().float().cpu()
+        history = getattr(rows, "history", None)
+        if history is None:
+            if self.num_experts == 1:
+                return torch.zeros(count, NUM_COORDINATES)
+            raise InputError(
+                "the gate of adapter 'ilora' was fitted to histories, and these rows have none; "
+                "give them a column 'history' (a list of items)"
+            )
+        return self.items.encode(history)
+
+    @torch.no_grad()
+    def begin(self, contexts: Tensor) -> None:
+        """Set the mean of text features; histories without a known item stay at zero."""
+        if not self.sees_history:
+            self.mean.copy_(contexts.double().mean(0))
+
+    def weights(self, contexts: Tensor) -> Tensor:
+        """Return p [B, K] for contexts [B, k]; each row sums to 1."""
+        weight = self.router.weight
+        z = contexts.to(weight) - self.mean.to(weight)
+        logits: Tensor = self.router(F.layer_norm(z, z.shape[-1:]))
+        return logits.softmax(-1)
+
+    def gated(self, h: Tensor) -> Tensor:
+        """Return the outputs [B, …, r] of first factors, multiplied by each expert's gate.
+
+        Raises:
+            InputError: No context is set, or it does not match these examples.
+        """
+        gates = self._gates
+        if gates is None:
+            raise InputError("adapter 'ilora' was called without the contexts of its examples")
+        if len(gates) not in {1, len(h)}:
+            raise InputError(
+                "adapter 'ilora' has one gate per example, but the inputs of one of its layers "
+                f"have shape {list(h.shape)}, which does not start with the {len(gates)} examples "
+                "of the batch; choose other target_modules"
+            )
+        expanded = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
+        return h * expanded.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
+
+    def constant(self) -> Tensor | None:
+        """Return the gates [K] if they are the same for every example, else None."""
+        if self._gates is not None and len(self._gates) == 1:
+            return self._gates[0].detach()
+        if self.num_experts > 1 and bool(self.router.weight.any()):
+            return None
+        return self.num_experts * self.router.bias.detach().softmax(-1)
+
+    @contextmanager
+    def applied(self, contexts: Tensor | None) -> Iterator[None]:
+        """Gate a pass by contexts [B, k].
+
+        Without contexts, the pass uses the held gates, or the gates common to all examples.
+
+        Raises:
+            InputError: There are no contexts, and the gates differ between examples.
+        """
+        gates = self._gates if contexts is None else self._gates_of(contexts)
+        if gates is None and (same := self.constant()) is not None:
+            gates = same[None]
+        if gates is None:
+            raise InputError("adapter 'ilora' needs a context for every example")
+        with self._with_gates(gates):
+            yield
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Set all gates to zero, so that no weight changes."""
+        with self._with_gates(self.router.bias.new_zeros(1, self.num_experts)):
+            yield
+
+    @contextmanager
+    def held(self, context: Tensor) -> Iterator[None]:
+        """Hold the gates of one context [k], so that every site has a fixed change."""
+        with torch.no_grad():
+            gates = self._gates_of(context[None])
+        with self._with_gates(gates):
+            yield
+
+    def _gates_of(self, contexts: Tensor) -> Tensor:
+        return self.num_experts * self.weights(contexts.to(self.mean.device))
+
+    @contextmanager
+    def _with_gates(self, gates: Tensor) -> Iterator[None]:
+        previous = self._gates
+        self._gates = gates
+        try:
+            yield
+        finally:
+            self._gates = previous
+
+    @torch.no_grad()
+    def figures(self, contexts: Tensor) -> dict[str, float]:
+        """Return entropies of the gate over training rows in nats, and its largest mean weight.
+
+        `gate_information` is the entropy of the mean weights minus the mean entropy per row: the
+        mutual information of example and expert, at most log K, and 0 if the gate ignores the
+        example.
+        """
+        p = self.weights(contexts).double()
+        mean = p.mean(0)
+        entropy, marginal = _entropy(p).mean(), _entropy(mean)
+        return {
+            "gate_entropy": float(entropy),
+            "gate_mean_entropy": float(marginal),
+            "gate_information": max(0.0, float(marginal - entropy)),
+            "gate_largest": float(mean.max()),
+        }
+
+    def advice(self, figures: Mapping[str, float]) -> str:
+        """Return a warning if the gate ignores the example or collapses to one expert."""
+        largest, information = figures["gate_largest"], figures["gate_information"]
+        if self.num_experts == 1:
+            return ""
+        if largest > _COLLAPSED:
+            return (
+                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, so the others "
+                "hardly learn; choose fewer experts, or a smaller gate_lr_factor"
+            )
+        if information < _IGNORES:
+            return (
+                "adapter 'ilora': the gate ignores the example (mutual information "
+                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so the "
+                "adapter is close to LoRA of the same rank"
+            )
+        return ""
+
+    def resize(self, tensors: Mapping[str, Tensor]) -> None:
+        """Resize to the items and the context width of stored tensors."""
+        router = tensors.get("router.weight")
+        if router is not None and router.ndim == 2 and router.shape[1] != self.mean.shape[0]:
+            device = self.mean.device
+            self._begin(router.shape[1])
+            self.to(device)
+        keys = tensors.get("items.keys")
+        if keys is not None and keys.ndim == 1:
+            self.items.resize(len(keys))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    entropy: Tensor = torch.special.entr(p).sum(-1)
+    return entropy

@@ -1,1 +1,0 @@
-"""iLoRA: LoRA whose experts are gated by the example."""

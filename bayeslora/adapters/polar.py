@@ -1,0 +1,309 @@
+"""PoLAR: two orthonormal direction factors around a free core.
+
+    y = x Wᵀ + b + s · x (X Θ Yᵀ)ᵀ ,   XᵀX = YᵀY = I ,   s = alpha / r
+
+Source: Lion, Zhang, Li and He 2025, arXiv 2506.03133.
+
+*Stiefel manifold*: operations on the manifold of matrices with orthonormal columns, O(n r²) each.
+
+`Z` is always tall, [n, r] with n ≥ r. A PoLAR site has two such factors: `B.weight` is the left
+factor, `A.weight` the transpose of the right factor.
+
+*Retraction*: AdamW for orthonormal factors, with steps along the manifold.
+
+    R = tangent part of the gradient at Z
+    m = β1 · (tangent part of m) + (1 − β1) R          v = β2 v + (1 − β2) mean(R²)
+    D = m̂ / (√v̂ + ε), shortened to `max_rotation`       Z ← polar factor of (Z − η D)
+
+The second moment is one number per factor (as in Bécigneul & Ganea 2019, arXiv:1810.00760):
+dividing entry by entry would leave the tangent space and depend on the choice of basis. The root
+mean square entry of a step is about η, as in Adam, so that learning rates carry over.
+
+*Landing*: AdamW with a field that attracts to the manifold, and absorption of the remaining drift.
+
+The field replaces the gradient: `landing` keeps its descent part orthogonal to the
+attraction, `euclidean-penalty` adds the attraction to the plain gradient (both in Lion, Zhang,
+Li & He 2025, arXiv:2506.03133). Adam rescales the field entry by entry and so leaves the
+manifold: with gradients dominated by noise of root mean square entry g, ‖ZᵀZ − I‖_F settles near
+η n g √r / (2λ). Absorption every k steps removes that drift without changing the function;
+k = 0 keeps it, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from bayeslora.adapters.factors import Factors, check_rank
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.optimizers import closure_loss, manifold_parameters
+
+_CONDITION_LIMIT = 1e-6
+"""Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""
+
+
+def random_factors(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
+    """Return PoLAR's initial factors: random orthonormal factors around a zero core.
+
+    The factors follow the uniform distribution on the Stiefel manifold
+    (Lion, Zhang, Li & He 2025, arXiv:2506.03133).
+
+    Args:
+        out_features: Number of outputs of the adapted layer.
+        in_features: Number of its inputs.
+        r: Rank, at most min(out, in).
+        generator: Source of randomness, on the CPU.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in).
+    """
+    check_rank(out_features, in_features, r)
+    X = random_orthonormal(out_features, r, generator)
+    Y = random_orthonormal(in_features, r, generator)
+    return Factors(Y.mT.contiguous(), X, torch.zeros(r, r), orthonormal=True)
+
+
+def random_orthonormal(rows: int, columns: int, generator: Generator) -> Tensor:
+    """Return a matrix [rows, columns] float32 with orthonormal columns.
+
+    Fixing the signs of R's diagonal makes Q uniform and independent of the QR kernel's conventions.
+    The factorisation is in float64, so that rounding to float32 is the only error.
+    """
+    gaussian = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    Q, R = torch.linalg.qr(gaussian)
+    signs = torch.where(torch.diagonal(R) < 0, -1.0, 1.0)
+    oriented: Tensor = Q * signs
+    return oriented.float()
+
+
+def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `(Q [..., n, r], P [..., r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
+
+    Q is the orthonormal matrix nearest to Z. It comes from the eigenvectors of ZᵀZ, or from a
+    thin singular value decomposition if a Z is nearly rank deficient; both in float64, so that
+    rounding the result to Z's precision is the only error.
+    """
+    wide = Z.double()
+    values, V = torch.linalg.eigh(wide.mT @ wide)
+    smallest, largest = values[..., :1], values[..., -1:]
+    if bool(((smallest < _CONDITION_LIMIT * largest) | (largest <= 0)).any()):
+        U, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+        Q, P = U @ Vh, (Vh.mT * S[..., None, :]) @ Vh
+    else:
+        roots = values.sqrt()[..., None, :]
+        Q, P = wide @ ((V / roots) @ V.mT), (V * roots) @ V.mT
+    return Q.to(Z.dtype), P.to(Z.dtype)
+
+
+def polar_retraction(Z: Tensor) -> Tensor:
+    """Return the orthonormal matrix nearest to Z, [..., n, r]."""
+    return polar_decomposition(Z)[0]
+
+
+def tangent(Z: Tensor, G: Tensor) -> Tensor:
+    """Return the projection `G − Z sym(ZᵀG)` of G onto the tangent space at Z, [..., n, r].
+
+    The metric is the Euclidean one (Edelman, Arias & Smith 1998, arXiv:physics/9806030).
+    """
+    K = Z.mT @ G
+    return G - Z @ ((K + K.mT) / 2)
+
+
+def landing_field(Z: Tensor, G: Tensor, landing_lambda: float) -> Tensor:
+    """Return `(GZᵀ − ZGᵀ) Z + λ Z (ZᵀZ − I)`, [n, r], without forming an n × n matrix.
+
+    The first part preserves ZᵀZ on and off the manifold; the second, orthogonal to it, attracts to
+    the manifold (Ablin & Peyré 2022, arXiv:2102.07432; the scale is that of Lion,
+    Zhang, Li & He 2025, arXiv:2506.03133, in their code).
+    """
+    gram = Z.mT @ Z
+    return G @ gram - Z @ (G.mT @ Z) + landing_lambda * penalty(Z)
+
+
+def penalty(Z: Tensor) -> Tensor:
+    """Return `Z (ZᵀZ − I)`, [n, r], a quarter of the gradient of ‖ZᵀZ − I‖²_F."""
+    return Z @ (Z.mT @ Z) - Z
+
+
+@torch.no_grad()
+def absorb(sites: Sequence[LowRank]) -> None:
+    """Orthonormalise the factors of PoLAR sites in place without changing their function.
+
+    With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores absorb P_x and
+    P_y. Frozen sites and sites without a core are skipped.
+    """
+    for site in sites:
+        if site.core is None or not site.manifold():
+            continue
+        if not all(value.requires_grad for value in site.trainable().values()):
+            continue
+        Qx, Px = polar_decomposition(site.B.weight)
+        Qy, Py = polar_decomposition(site.A.weight.mT)
+        site.core.weight.copy_(Px @ site.core.weight @ Py)
+        site.B.weight.copy_(Qx)
+        site.A.weight.copy_(Qy.mT)
+
+
+def tall(matrix: Tensor) -> Tensor:
+    """Return `matrix` or its transpose, whichever has at least as many rows as columns.
+
+    For a square orthogonal matrix both describe the same tangent space and the same retraction,
+    so the choice does not matter.
+    """
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+
+
+class RiemannianAdamW(Optimizer):
+    """Adam on the Stiefel manifold; factors stay orthonormal up to rounding.
+
+    Factors are matrices [n, r] or their transposes; the longer side is n. There is no weight
+    decay, since orthonormal columns keep their length. The state of a parameter holds `step`,
+    `exp_avg` (m), `exp_avg_sq` (v, one number) and `rotation`, its last step's root mean square
+    angle in radians before the cap.
+
+    Args:
+        params: Orthonormal matrices in float32 or float64.
+        lr: Learning rate η.
+        betas: Decay rates β1 and β2 of the two moments.
+        eps: Added to the root of the second moment.
+        max_rotation: Longest step ‖ηD‖_F/√r, in radians.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 4e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_rotation: float = 0.3,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "max_rotation": max_rotation}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every factor that has a gradient; return the closure's loss if there is one."""
+        loss = closure_loss(closure)
+        for group in self.param_groups:
+            by_shape: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+            for factor in group["params"]:
+                if factor.grad is not None:
+                    key = (tall(factor).shape, factor.dtype, factor.device)
+                    by_shape.setdefault(key, []).append(factor)
+            for factors in by_shape.values():
+                _step(factors, [self.state[factor] for factor in factors], group)
+        return loss
+
+
+def _step(factors: list[nn.Parameter], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    """Update factors of one shape in place; see the module's docstring.
+
+    The factors are batched because kernel launches dominate the time.
+    """
+    Z = torch.stack([tall(factor) for factor in factors])
+    G = torch.stack([tall(factor.grad) for factor in factors if factor.grad is not None])
+    D = directions(Z, G, states, group)
+    rotations = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[-1] ** 0.5
+    shrink = (group["max_rotation"] / rotations).clamp(max=1.0)
+    moved = polar_retraction(Z - group["lr"] * shrink[:, None, None] * D)
+    for factor, state, rotation, new in zip(factors, states, rotations, moved, strict=True):
+        state["rotation"] = rotation
+        tall(factor).copy_(new)
+
+
+def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[str, Any]) -> Tensor:
+    """Return the descent steps D [K, n, r], tangent at Z, and advance the moments in `states`.
+
+    Args:
+        Z: [K, n, r] with orthonormal columns.
+        G: [K, n, r], the Euclidean gradients.
+        states: Each factor's moments, empty before its first step.
+        group: `betas` and `eps`.
+    """
+    for state, factor in zip(states, Z, strict=True):
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(factor)
+            state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
+        state["step"] += 1
+    beta1, beta2 = group["betas"]
+    first, second = (
+        torch.stack([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")
+    )
+    R = tangent(Z, G)
+    first = beta1 * tangent(Z, first) + (1 - beta1) * R
+    second = beta2 * second + (1 - beta2) * R.square().mean((-2, -1))
+    for state, mean, square in zip(states, first, second, strict=True):
+        state["exp_avg"], state["exp_avg_sq"] = mean, square
+    # Factors that rested have made fewer steps. Filled on the device: a copy from the CPU would
+    # synchronise.
+    first_bias, second_bias = (
+        torch.stack([Z.new_full((), 1 - beta ** state["step"]) for state in states])
+        for beta in (beta1, beta2)
+    )
+    root = (second / second_bias).sqrt() + group["eps"]
+    D: Tensor = first / first_bias[:, None, None] / root[:, None, None]
+    return D
+
+
+class LandingAdamW(AdamW):
+    """AdamW on the factors of PoLAR sites, with a soft orthonormality constraint.
+
+    Args:
+        sites: The adapters; absorption also changes their cores.
+        lr: Learning rate.
+        landing_lambda: Weight λ of the attraction.
+        absorb_every: Steps between absorptions; 0 for never.
+        project: Whether the descent part follows the level sets of ZᵀZ (the landing field)
+            instead of the plain gradient (a Euclidean penalty).
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[LowRank],
+        lr: float,
+        landing_lambda: float,
+        absorb_every: int = 1,
+        project: bool = True,
+    ) -> None:
+        self._sites = list(sites)
+        group = {
+            "params": manifold_parameters(sites),
+            "landing_lambda": landing_lambda,
+            "absorb_every": absorb_every,
+            "project": project,
+            "num_steps": 0,
+        }
+        super().__init__([group], lr=lr, weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Replace each gradient by its field, step, and absorb if due."""
+        loss = closure_loss(closure)
+        (group,) = self.param_groups
+        for factor in group["params"]:
+            if factor.grad is not None:
+                Z, G = tall(factor), tall(factor.grad)
+                attraction = group["landing_lambda"]
+                if group["project"]:
+                    field = landing_field(Z, G, attraction)
+                else:
+                    field = G + attraction * penalty(Z)
+                G.copy_(field)
+        super().step()
+        group["num_steps"] += 1
+        if group["absorb_every"] and group["num_steps"] % group["absorb_every"] == 0:
+            absorb(self._sites)
+            self._project_momentum()
+        return loss
+
+    def _project_momentum(self) -> None:
+        """Remove the part of the momentum that leaves the manifold."""
+        for factor in self.param_groups[0]["params"]:
+            if "exp_avg" in self.state.get(factor, {}):
+                momentum = tall(self.state[factor]["exp_avg"])
+                momentum.copy_(tangent(tall(factor), momentum))

@@ -1,1 +1,0 @@
-"""PoLAR: orthonormal factors around a free core."""

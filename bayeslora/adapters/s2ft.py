@@ -1,0 +1,468 @@
+"""S²FT: training of weight columns, those of a few heads and channels.
+
+    y = x Wᵀ + b + x[…, idx] Dᵀ
+
+Source: Yang et al. 2024, arXiv 2412.06289.
+
+*Layer*: W and b are frozen, and D [out, k] is zero at the start. D is the change of the columns
+`W[:, idx]`, so its gradient, dYᵀ x[…, idx], equals these columns of the gradient of full
+fine-tuning. PyTorch saves no input for a linear layer whose weight needs no gradient: only the k
+selected inputs of x are saved for the backward pass, as a copy, since a view would keep all of x.
+
+The published S²FT permutes the selected units to the front and trains them in place. The
+permutation must respect the groups of grouped-query attention, and the columns of W are no longer
+the host's. Here nothing is permuted, and W stays the host's tensor: shared with other adapters,
+with the same fingerprint, and not rounded if W is bfloat16 and D float32.
+
+*Selection* of columns: heads and channels, with one budget over all adapted layers.
+
+    random       a uniform draw without replacement
+    weight       ‖W[:, u]‖_F
+    activation   (Σ_{c∈u} E x_c²)^½
+    product      (Σ_{c∈u} E x_c² ‖W[:, c]‖²)^½
+    gradient     ‖∂L/∂W[:, u]‖_F
+
+u are the columns of one unit: the columns of a head in the attention's output projection, or the
+column of a feed-forward channel. Queries, keys and values stay unchanged, so with grouped queries a
+head is trained independently of its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.site import Site, frozen_layer, trained_layer
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
+from bayeslora.errors import InputError
+from bayeslora.tensor_files import open_tensors
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.options import S2FT
+
+
+_MOST_NAMED = 8
+
+
+class Columns(Site):
+    """A frozen linear layer plus a change of some columns of its weight.
+
+    Without columns it equals the frozen layer and has no parameters.
+
+    Attributes:
+        idx: [k] int64 buffer, the columns, ascending.
+        sel: Linear layer from the k chosen inputs to the outputs; its weight is the change.
+
+    Args:
+        name: Dotted path of the replaced layer in its host.
+        host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
+        idx: [k] integers, the columns to change, in any order; may be empty.
+
+    Raises:
+        InputError: See `check_columns`.
+    """
+
+    idx: Tensor
+
+    def __init__(self, name: str, host: nn.Linear, idx: Tensor) -> None:
+        super().__init__(name, host)
+        device = host.weight.device
+        self.register_buffer("idx", torch.zeros(0, dtype=torch.int64, device=device))
+        # One column until `begin`: torch warns about a layer without inputs.
+        self.sel = trained_layer(torch.zeros(len(host.weight), 1), device)
+        self.begin(idx)
+        self.train(host.training)
+
+    @property
+    def k(self) -> int:
+        """Number of trained columns."""
+        return len(self.idx)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
+        base = F.linear(x, self.weight, self.bias)
+        if not self.k:
+            return base
+        selected = x.index_select(-1, self.idx).to(self.sel.weight.dtype)
+        product: Tensor = self.sel(selected)
+        return base + product.to(base.dtype)
+
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [k, in], B [out, k])` for the change `B·A`; A selects the columns.
+
+        Args:
+            dtype: Dtype of the result; None means the adapter's.
+        """
+        B = self.sel.weight.to(dtype or self.sel.weight.dtype)
+        A = torch.zeros(self.k, self.in_features, dtype=B.dtype, device=B.device)
+        A[torch.arange(self.k, device=B.device), self.idx] = 1
+        return A, B
+
+    def delta(self) -> Tensor:
+        """Return the change of the weight, [out, in], zero outside the columns."""
+        B = self.sel.get_parameter("weight")
+        zero = torch.zeros(self.out_features, self.in_features, dtype=B.dtype, device=B.device)
+        return zero.index_copy(1, self.idx, B)
+
+    @torch.no_grad()
+    def begin(self, idx: Tensor) -> None:
+        """Reset, in place, to a zero change of these columns.
+
+        The parameter stays the same object, but objects that hold its gradient or size must be
+        recreated.
+
+        Args:
+            idx: [k] int64, in any order.
+        """
+        chosen = idx.sort().values.to(self.weight.device)
+        self.idx = chosen
+        weight = self.sel.weight
+        weight.grad = None
+        weight.data = weight.new_zeros(self.out_features, len(chosen))
+        weight.requires_grad_(bool(len(chosen)))
+        self.sel.in_features = len(chosen)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return a frozen linear layer with the change merged in, in the host's precision.
+
+        All other columns are bitwise equal to the host's.
+        """
+        weight = self.weight.detach().clone()
+        columns = weight.index_select(1, self.idx)
+        # The sum has the higher of the two precisions.
+        weight.index_copy_(1, self.idx, (columns + self.sel.weight).to(weight.dtype))
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return frozen_layer(weight, bias, self.training)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to save: `sel` [out, k] and `idx` [k]."""
+        return {"sel": self.sel.weight, "idx": self.idx}
+
+    def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        """Return the shapes of `sel` and `idx` for the stored columns.
+
+        Raises:
+            InputError: See `check_columns`.
+        """
+        idx = stored.get("idx", self.idx)
+        check_columns(f"{self.name}.idx", idx, self.in_features)
+        return {"sel": torch.Size((self.out_features, len(idx))), "idx": idx.shape}
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Reset to the stored columns if they differ from the current columns.
+
+        Raises:
+            InputError: See `check_columns`.
+        """
+        idx = stored.get("idx")
+        if idx is not None and idx.tolist() != self.idx.tolist():
+            check_columns(f"{self.name}.idx", idx, self.in_features)
+            self.begin(idx)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Return the layer `sel`, or nothing without columns."""
+        return {"sel": self.sel} if self.k else {}
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows beside the change."""
+        return f"in={self.in_features}, out={self.out_features}, k={self.k}"
+
+
+def check_columns(name: str, idx: Tensor, in_features: int) -> None:
+    """Raise InputError unless a file's columns are ascending indices of a weight's columns.
+
+    Args:
+        name: Name of the layer, for messages.
+        idx: [k].
+        in_features: Number of columns of the weight.
+
+    Raises:
+        InputError: They are not.
+    """
+    is_vector = idx.ndim == 1 and idx.dtype == torch.int64
+    if not is_vector or not _ascend(idx) or (len(idx) and not 0 <= idx[0] <= idx[-1] < in_features):
+        raise InputError(
+            f"{name}: columns must be a vector of integers from 0 to {in_features - 1} in "
+            f"ascending order, got {named(idx.flatten())}"
+        )
+
+
+def _ascend(idx: Tensor) -> bool:
+    return bool((idx.diff() > 0).all())
+
+
+def named(columns: Tensor) -> str:
+    """Return the indices of columns for a message, at most the first few."""
+    first = ", ".join(str(column) for column in columns[:_MOST_NAMED].tolist())
+    more = len(columns) - _MOST_NAMED
+    return f"{first} and {more} more" if more > 0 else first
+
+
+Choice = dict[str, Tensor]
+"""Columns, [k] int64, by name of the layer."""
+
+ADAPTER_FILE = "adapter.safetensors"
+"""Name of the file with the tensors of the sites in a model directory."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the columns of one layer are grouped.
+
+    Attributes:
+        name: Name of the layer.
+        count: Number of heads or channels.
+        width: Columns per unit, which are contiguous.
+        ratio: Share of all such units to train.
+    """
+
+    name: str
+    count: int
+    width: int
+    ratio: float
+
+    def __len__(self) -> int:
+        """Number of columns."""
+        return self.count * self.width
+
+
+def column_targets(model: nn.Module, config: S2FT) -> list[str]:
+    """Return the names of the layers to select columns from, in module order.
+
+    Raises:
+        InputError: See `find_targets`; or all named layers have a ratio of 0.
+    """
+    patterns = config.target_modules
+    if patterns is None:
+        ratios = (config.o_ratio, config.d_ratio)
+        pairs = zip(coupled_targets(model), ratios, strict=True)
+        patterns = tuple(pattern for pattern, ratio in pairs if ratio)
+    names = find_targets(model, patterns, config.top_layers)
+    targets = [name for name in names if _ratio(name, config)]
+    if not targets:
+        kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
+        raise InputError(f"{kind} is 0, and target_modules match no other layers: {names}")
+    return targets
+
+
+def units_at(model: nn.Module, names: Sequence[str], config: S2FT) -> list[Units]:
+    """Return the units of linear layers, or of sites, with these names.
+
+    Raises:
+        InputError: The heads of an attention's output projection cannot be separated.
+    """
+    return [_units(model, name, config) for name in names]
+
+
+def choose_columns(
+    units: Sequence[Units],
+    hosts: Mapping[str, Tensor],
+    config: S2FT,
+    generator: Generator,
+    moments: Mapping[str, SecondMoment] | None = None,
+) -> Choice:
+    """Return the columns to train of each layer, possibly none.
+
+    Args:
+        units: Units of each layer.
+        hosts: Weights [out, in] by name of the layer.
+        config: Options; any selection but `gradient`, which is of `begin_by_gradient`.
+        generator: Source of randomness, on the CPU.
+        moments: Second moments of the layers' inputs by name, for the selections `activation` and
+            `product`.
+
+    Raises:
+        InputError: See `free_units`.
+    """
+    free = free_units(units, config)
+    if config.selection == "random":
+        draws = {unit.name: torch.rand(unit.count, generator=generator) for unit in units}
+        return largest_units(units, draws, free=free)
+    squares = {
+        unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments or {})
+        for unit in units
+    }
+    return largest_units(units, _scores(units, squares), largest=config.largest, free=free)
+
+
+def begin_by_gradient(
+    sites: Sequence[Columns],
+    units: Sequence[Units],
+    backward: Callable[[], object],
+    *,
+    largest: bool = True,
+    free: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Select the units whose columns have the largest loss gradient, and reset the sites to them.
+
+    While `backward` runs, every column of the sites is trainable, which takes the memory of full
+    fine-tuning of these layers.
+
+    Args:
+        sites: Sites to reset.
+        units: Units of each site, in the same order.
+        backward: Accumulates the gradient of the loss, in any number of `backward()` calls.
+        largest: Whether to take the largest scores instead of the smallest.
+        free: See `largest_units`.
+
+    Raises:
+        InputError: No gradient reaches a site, or it is not finite.
+    """
+    for site in sites:
+        site.begin(torch.arange(site.in_features))
+    backward()
+    squares = {}
+    for site in sites:
+        gradient = site.sel.weight.grad
+        if gradient is None:
+            raise InputError(f"no gradient of the loss reaches the columns of {site.name}")
+        squares[site.name] = gradient.double().square().sum(0).cpu()
+    chosen = largest_units(units, _scores(units, squares), largest=largest, free=free)
+    for site in sites:
+        site.begin(chosen[site.name])
+
+
+def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None:
+    """Return a mask [count] bool per layer of the units not in the models to avoid; None for all.
+
+    Raises:
+        InputError: A directory has no adapter of columns, or one for other or wider layers, or too
+            few units are left.
+    """
+    if config.avoid is None:
+        return None
+    free = {unit.name: torch.ones(unit.count, dtype=torch.bool) for unit in units}
+    for directory in config.avoid:
+        is_known = False
+        for name, idx in _columns_in(directory).items():
+            for unit in units:
+                if name == unit.name or name.endswith(f".{unit.name}"):
+                    check_columns(f"avoid={directory!r}: {name}", idx, len(unit))
+                    free[unit.name][idx // unit.width] = False
+                    is_known = True
+        if not is_known:
+            raise InputError(
+                f"avoid={directory!r} changes none of the layers to select columns from, such as "
+                f"{units[0].name}; was it fitted on another backbone?"
+            )
+    for ratio, kind in _kinds(units):
+        num_free = sum(int(free[unit.name].sum()) for unit in kind)
+        if num_free < (budget := _budget(ratio, kind)):
+            heads = is_attention_output(kind[0].name)
+            raise InputError(
+                f"avoid={list(config.avoid)} leaves {num_free} of "
+                f"{sum(unit.count for unit in kind)} {'heads' if heads else 'channels'}, but "
+                f"{'o' if heads else 'd'}_ratio={ratio:g} needs {budget}"
+            )
+    return free
+
+
+def _columns_in(directory: str) -> Choice:
+    """Return the columns that a saved model changes, by full name of the layer."""
+    path = Path(directory) / ADAPTER_FILE
+    try:
+        with open_tensors(path) as file:
+            names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
+            columns = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
+    except InputError as error:
+        raise error.within(f"avoid={directory!r} is not a model directory") from None
+    if not columns:
+        raise InputError(
+            f"avoid={directory!r} contains no adapter 's2ft', so there are no columns to avoid"
+        )
+    return columns
+
+
+def largest_units(
+    units: Sequence[Units],
+    scores: Mapping[str, Tensor],
+    *,
+    largest: bool = True,
+    free: Mapping[str, Tensor] | None = None,
+) -> Choice:
+    """Return the columns of the units with the largest scores, with a budget per kind.
+
+    A budget is a share of the units of all layers together, at least one. Ties go to the earlier
+    unit.
+
+    Args:
+        units: Units of each layer.
+        scores: [count] per layer.
+        largest: Whether to take the largest scores instead of the smallest.
+        free: Mask of the selectable units, [count] bool per layer; None for all.
+    """
+    chosen: Choice = {}
+    for ratio, kind in _kinds(units):
+        merged = torch.cat([scores[unit.name].double() for unit in kind])
+        order = merged.argsort(descending=largest, stable=True)
+        if free is not None:
+            order = order[torch.cat([free[unit.name] for unit in kind])[order]]
+        taken = torch.zeros(len(merged), dtype=torch.bool)
+        taken[order[: _budget(ratio, kind)]] = True
+        parts = torch.split(taken, [unit.count for unit in kind])
+        for unit, part in zip(kind, parts, strict=True):
+            chosen[unit.name] = part.repeat_interleave(unit.width).nonzero()[:, 0]
+    return {unit.name: chosen[unit.name] for unit in units}
+
+
+def _budget(ratio: float, kind: Sequence[Units]) -> int:
+    """Return the number of units of one kind to train."""
+    return max(1, round(ratio * sum(unit.count for unit in kind)))
+
+
+def _kinds(units: Sequence[Units]) -> list[tuple[float, list[Units]]]:
+    """Return heads and channels separately, each with its ratio."""
+    heads = [unit for unit in units if is_attention_output(unit.name)]
+    channels = [unit for unit in units if not is_attention_output(unit.name)]
+    return [(kind[0].ratio, kind) for kind in (heads, channels) if kind]
+
+
+def _scores(units: Sequence[Units], squares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the root of the sum over each unit's columns."""
+    return {
+        unit.name: squares[unit.name].view(unit.count, unit.width).sum(1).sqrt() for unit in units
+    }
+
+
+def _squares(
+    name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment]
+) -> Tensor:
+    """Return the squared score of each column, [in] float64."""
+    norms = weight.detach().double().square().sum(0).cpu()
+    if selection == "weight":
+        return norms
+    inputs = moments[name].matrix.diagonal()
+    return inputs if selection == "activation" else inputs * norms
+
+
+def _ratio(name: str, config: S2FT) -> float:
+    return config.o_ratio if is_attention_output(name) else config.d_ratio
+
+
+def _units(model: nn.Module, name: str, config: S2FT) -> Units:
+    width = model.get_submodule(name).get_parameter("weight").shape[1]
+    if not is_attention_output(name):
+        return Units(name, width, 1, config.d_ratio)
+    heads = _num_heads(model)
+    if not heads or width % heads:
+        raise InputError(
+            f"{name}: its {width} inputs cannot be split into heads: the model's configuration "
+            f"has num_attention_heads={heads}; choose other target_modules, or o_ratio=0"
+        )
+    return Units(name, heads, width // heads, config.o_ratio)
+
+
+def _num_heads(model: nn.Module) -> int | None:
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    count = getattr(config, "num_attention_heads", None)
+    return count if isinstance(count, int) else None

@@ -1,1 +1,0 @@
-"""S²FT: some columns of the weights themselves."""

@@ -1,1 +1,0 @@
-"""Out-of-distribution scores of features, fitted beside a posterior."""

@@ -1,0 +1,484 @@
+"""Laplace approximation of a softmax last layer around its trained weights.
+
+    q(Θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J_n = I ⊗ φ_nᵀ
+
+For a last layer H is the exact Hessian, and the logits are exactly linear in the weights. θ̂ is
+trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂.
+
+Sources: MacKay 1992; Kristiadi, Hein and Hennig 2020, arXiv 2002.10118; Daxberger et al. 2021,
+arXiv 2106.14806.
+
+Curvature of a softmax last layer: exact, Kronecker-factored or diagonal.
+
+    exact    H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
+    kron     H ≈ B ⊗ A
+    diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
+
+with probabilities p_n [C] and features φ_n [d] of the rows, and prior precision δ.
+
+Sources: Ritter, Botev and Barber 2018 (ICLR), Daxberger et al. 2021, arXiv 2106.14806.
+
+The same for one weight vector that all options of a row share.
+
+    H = Σ_n Φ_nᵀ (diag p_n − p_n p_nᵀ) Φ_n,   V(Φ) = Φ (H + δI)⁻¹ Φᵀ
+
+H is the exact Hessian, [d, d] for any number of options. `kron` and `full` are the same here, and
+`diag` keeps its diagonal.
+
+Source: the conditional logit of McFadden 1974; Daxberger et al. 2021, arXiv 2106.14806.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities, nll
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import Features, check_features, check_fit
+from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
+from bayeslora.posteriors.options import Laplace
+from bayeslora.posteriors.point import AroundPoint
+from bayeslora.posteriors.prior_precision import (
+    best_on_grid,
+    log_marginal_likelihood,
+    refine,
+)
+from bayeslora.runtime import row_slices
+
+# A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
+_LARGEST = 16384
+
+
+class DiagCurvature(nn.Module):
+    """The diagonal of the Hessian, float64, with V(φ) = diag_c( Σ_i φ_i² / (h_ci + δ) ).
+
+    Attributes:
+        diagonal: [C, d], h ≥ 0.
+    """
+
+    diagonal: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        del rank
+        shape = (num_classes, num_features)
+        self.register_buffer("diagonal", torch.zeros(shape, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
+        self.diagonal = (probs * (1 - probs)).T @ features.square()
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI| over all C d weights."""
+        return float((self.diagonal + precision).log().sum())
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' variances [N, C] for [N, d] float64 features."""
+        return features.square() @ (1 / (self.diagonal + precision)).T
+
+
+class KronCurvature(nn.Module):
+    """Eigenpairs of the two Kronecker factors, float64.
+
+        A = (1/N) Σ_n φ_n φ_nᵀ  [d, d],   B = Σ_n (diag p_n − p_n p_nᵀ)  [C, C]
+
+    so that B ⊗ A has the scale of a sum over rows. With A = Q_A diag(α) Q_Aᵀ, B = Q_B diag(β) Q_Bᵀ
+    and u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
+
+        V(φ) = Q_B diag_j( Σ_i u_i / (α_i β_j + δ) ) Q_Bᵀ
+
+    Attributes:
+        basis: [d, r], eigenvectors that span (numerically) the range of A; r = min(N, d).
+        feature_eigenvalues: [r], α ≥ 0.
+        class_basis: [C, C], eigenvectors of B.
+        class_eigenvalues: [C], β ≥ 0.
+    """
+
+    basis: Tensor
+    feature_eigenvalues: Tensor
+    class_basis: Tensor
+    class_eigenvalues: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        shapes = {
+            "basis": (num_features, rank),
+            "feature_eigenvalues": (rank,),
+            "class_basis": (num_classes, num_classes),
+            "class_eigenvalues": (num_classes,),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
+        space = RowSpace.of(features)
+        inside = space.coordinates(features)
+        alpha, rotation = torch.linalg.eigh(inside.T @ inside / len(features))
+        beta, class_basis = torch.linalg.eigh(probs.sum(0).diag() - probs.T @ probs)
+        self.basis = space.expand(rotation.T).T.contiguous()
+        self.feature_eigenvalues = alpha.clamp_min(0)
+        self.class_basis = class_basis
+        self.class_eigenvalues = beta.clamp_min(0)
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI| over all C d weights."""
+        size, rank = self.basis.shape
+        inside = self._eigenvalues(precision).log().sum()
+        missing = torch.tensor(precision, dtype=torch.float64).log()
+        return float(inside + len(self.class_eigenvalues) * (size - rank) * missing)
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
+        coordinates = features @ self.basis
+        outside = (features - coordinates @ self.basis.T).square().sum(-1, keepdim=True)
+        variances = coordinates.square() @ (1 / self._eigenvalues(precision)) + outside / precision
+        return torch.einsum("aj,nj,bj->nab", self.class_basis, variances, self.class_basis)
+
+    def _eigenvalues(self, precision: float) -> Tensor:
+        """Return α_i β_j + δ, [r, C]."""
+        return torch.outer(self.feature_eigenvalues, self.class_eigenvalues) + precision
+
+
+class FullCurvature(nn.Module):
+    """The Hessian between class contrasts in row-space coordinates, float64.
+
+    Two kinds of directions have no curvature, so the posterior equals the prior there, and neither
+    is stored:
+
+    - a shift common to all classes, because (diag p − ppᵀ) 1 = 0. In an orthonormal basis U of the
+      contrasts between classes, [C, C−1], H is a matrix of size (C−1) d.
+    - features outside the row space of the training features.
+
+    V keeps the prior variance ‖φ‖²/δ along the common shift, which does not affect the softmax.
+
+    Attributes:
+        hessian: [(C−1) r, (C−1) r], contrasts outermost.
+        basis: [d, r] of the row space; None if r = d.
+    """
+
+    hessian: Tensor
+    basis: Tensor | None
+    _inverse: Tensor | None
+    _spectrum: Tensor | None
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        size = (num_classes - 1) * rank
+        if size > _LARGEST:
+            raise InputError(
+                f"a full Laplace covariance of {num_classes} classes and {rank} features has "
+                f"{size} rows, more than {_LARGEST}; choose structure 'kron'"
+            )
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.register_buffer("hessian", torch.zeros(size, size, dtype=torch.float64))
+        rotated = rank < num_features
+        basis = torch.zeros(num_features, rank, dtype=torch.float64) if rotated else None
+        self.register_buffer("basis", basis)
+        self.register_buffer("_inverse", None, persistent=False)
+        self.register_buffer("_spectrum", None, persistent=False)
+        self._inverted_at = 0.0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._inverse = self._spectrum = None
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
+        space = RowSpace.of(features)
+        inside = space.coordinates(features)
+        contrasts = class_contrasts(self.num_classes).to(features)
+        centred = contrasts - (probs @ contrasts)[:, None, :]
+        # The rows of this root are √p_c (e_c − p)ᵀU; its Gram matrix is Uᵀ(diag p − ppᵀ)U.
+        roots = probs.sqrt()[..., None] * centred
+        size = self.hessian.shape[0]
+        self.hessian = features.new_zeros(size, size)
+        for rows in row_slices(len(inside), self.num_classes * size):
+            jacobian = torch.einsum("nck,ni->ncki", roots[rows], inside[rows]).reshape(-1, size)
+            self.hessian.addmm_(jacobian.T, jacobian)
+        self.basis = space.basis
+        self._inverse = self._spectrum = None
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI| over all C d weights."""
+        if self._spectrum is None:
+            self._spectrum = torch.linalg.eigvalsh(self.hessian).clamp_min(0)
+        missing = self.num_classes * self.num_features - len(self._spectrum)
+        return float((self._spectrum + precision).log().sum()) + missing * math.log(precision)
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
+        space = RowSpace(self.basis)
+        inside = space.coordinates(features)
+        contrasts = class_contrasts(self.num_classes).to(features)
+        num_contrasts, rank = contrasts.shape[1], inside.shape[1]
+        inverse = self._inverted(precision).view(num_contrasts, rank, num_contrasts, rank)
+        parts = [
+            torch.einsum("kilj,ni,nj->nkl", inverse, inside[rows], inside[rows])
+            for rows in row_slices(len(inside), num_contrasts * num_contrasts * rank)
+        ]
+        reduced = torch.cat(parts)
+        outside = space.outside(features) / precision
+        reduced.diagonal(dim1=-2, dim2=-1).add_(outside)
+        shift = features.square().sum(-1) / precision / self.num_classes
+        return contrasts @ reduced @ contrasts.T + shift[:, None, None]
+
+    def _inverted(self, precision: float) -> Tensor:
+        """Return (H + δI)⁻¹, cached for the last δ."""
+        if self._inverse is None or self._inverted_at != precision:
+            matrix = self.hessian.clone()
+            matrix.diagonal().add_(precision)
+            self._inverse = torch.cholesky_inverse(precision_factor(matrix))
+            self._inverted_at = precision
+        return self._inverse
+
+
+logger = logging.getLogger(__name__)
+
+
+class AnyCurvature(Protocol):
+    """The Hessian of a last layer's weights; an `nn.Module`."""
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from features and probabilities [N, C], both float64."""
+        ...
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        ...
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' variances [N, C], or covariances [N, C, C]."""
+        ...
+
+
+CURVATURES: dict[str, Callable[[int, int, int], Any]] = {
+    "diag": DiagCurvature,
+    "full": FullCurvature,
+    "kron": KronCurvature,
+}
+
+
+class LaplaceHead(AroundPoint):
+    """The head; a `LastLayer`.
+
+    Attributes:
+        point: The MAP head that holds the mean weights.
+        curvature: The Hessian, None before `fit`.
+        prior_precision: δ, a float64 scalar; NaN before `fit`. If it is chosen by validation, a
+            fit without validation rows takes that of the MAP training.
+        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
+    """
+
+    uses_training_features = True
+    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = CURVATURES
+    prior_precision: Tensor
+    log_evidence: Tensor
+
+    def __init__(
+        self, config: Laplace, num_features: int, num_classes: int, **options: Any
+    ) -> None:
+        super().__init__(config, num_features, num_classes, **options)
+        self.curvature: AnyCurvature | None = None
+        self.rank = 0
+        for name in ("prior_precision", "log_evidence"):
+            self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
+
+    @torch.no_grad()
+    def fit(
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
+    ) -> None:
+        """Fit curvature and prior precision; the mean weights do not change."""
+        check_fit(train, validation)
+        train = train.double()
+        logits = self.point.predict(train).mean
+        self._allocate(min(len(train), train.values.shape[-1]))
+        self._fitted().fit(train.values, logits.softmax(-1))
+        log_likelihood = -float(cross_entropy(logits, train.targets, reduction="sum"))
+        precision = self.config.prior_precision
+        if isinstance(precision, str):
+            precision = self.point.prior_precision
+            if choose_prior:
+                precision = self._choose_precision(log_likelihood, validation)
+        self.prior_precision.fill_(precision)
+        self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(train))
+
+    @torch.no_grad()
+    def predict(self, rows: Features) -> GaussianLogits:
+        """Return the logits' distribution.
+
+        Raises:
+            InputError: The head has not been fitted.
+        """
+        return self._logits(rows, float(self.prior_precision))
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return whether there is a fit, and the rank of its features."""
+        point = self.point.extra_config()
+        if self.curvature is None:
+            return point | {"fitted": False}
+        return point | {"fitted": True, "rank": self.rank}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Allocate the curvature that `extra` describes."""
+        self.point.prepare(extra)
+        if not extra.get("fitted"):
+            return
+        self._allocate(int(extra["rank"]))
+
+    def _allocate(self, rank: int) -> None:
+        classes, size = self.point.weight.shape
+        self.rank = rank
+        curvature = self.curvatures[self.config.structure](size, classes, self.rank)
+        self.curvature = curvature.to(self.point.weight.device)
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior precision, the equivalent prior scale, and the log evidence."""
+        if self.curvature is None:
+            return {"fitted": "no"}
+        precision = float(self.prior_precision)
+        return {
+            "prior_precision": precision,
+            "prior_scale": math.sqrt(float(self.point.mean_sq_norm) / precision),
+            "log_evidence": float(self.log_evidence),
+        }
+
+    def _choose_precision(self, log_likelihood: float, validation: Features | None) -> float:
+        unit = float(self.point.mean_sq_norm)
+        if self.config.prior_precision == "marglik":
+
+            def evidence(precision: float) -> float:
+                return self._evidence(log_likelihood, precision)
+
+            return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+        if validation is None:
+            logger.debug("no validation data: keeping prior scale %g", self.config.prior_scale)
+            return self.point.prior_precision
+
+        def score(precision: float) -> float:
+            logits = self._logits(validation, precision)
+            probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
+            return -nll(probs, validation.targets)
+
+        return best_on_grid(score, unit, "validation NLL")
+
+    def _evidence(self, log_likelihood: float, precision: float) -> float:
+        weight = self.point.weight.double()
+        if self.point.prior_mean is not None:
+            weight = weight - self.point.prior_mean.double()
+        return log_marginal_likelihood(
+            log_likelihood,
+            float(weight.square().sum()),
+            self._fitted().log_determinant(precision),
+            weight.numel(),
+            precision,
+        )
+
+    def _logits(self, rows: Features, precision: float) -> GaussianLogits:
+        check_features(rows)
+        rows = rows.double()
+        covariance = self._fitted().covariance(rows.values, precision)
+        return GaussianLogits(self.point.predict(rows).mean, covariance)
+
+    def _fitted(self) -> AnyCurvature:
+        if self.curvature is None:
+            raise InputError(
+                "posterior 'laplace' has no covariance yet; call fit first, or calibrate for a "
+                "finished classifier",
+                code="not-fitted",
+            )
+        return self.curvature
+
+
+class SharedCurvature(nn.Module):
+    """The Hessian of the shared weights, float64.
+
+    Attributes:
+        hessian: [d, d].
+    """
+
+    hessian: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        del num_classes, rank
+        shape = (num_features, num_features)
+        self.register_buffer("hessian", torch.zeros(shape, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
+        self.hessian = torch.zeros_like(self.hessian)
+        for rows in row_slices(len(features), features[0].numel()):
+            part, p = features[rows], probs[rows]
+            mean = (p[:, None] @ part)[:, 0]
+            self.hessian.addmm_((p[..., None] * part).flatten(0, 1).T, part.flatten(0, 1))
+            self.hessian.addmm_(mean.T, mean, alpha=-1)
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        return 2 * float(self._factor(precision).diagonal().log().sum())
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
+        factor = self._factor(precision)
+        parts = []
+        for rows in row_slices(len(features), features[0].numel()):
+            part = features[rows]
+            solved = torch.linalg.solve_triangular(factor, part.flatten(0, 1).T, upper=False)
+            root = solved.T.view_as(part)
+            parts.append(root @ root.mT)
+        return torch.cat(parts)
+
+    def _factor(self, precision: float) -> Tensor:
+        matrix = self.hessian.clone()
+        matrix.diagonal().add_(precision)
+        return precision_factor(matrix)
+
+
+class SharedDiagCurvature(nn.Module):
+    """The diagonal of the Hessian, float64.
+
+    Attributes:
+        diagonal: [d], at least zero.
+    """
+
+    diagonal: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        del num_classes, rank
+        self.register_buffer("diagonal", torch.zeros(num_features, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
+        mean = (probs[:, None] @ features)[:, 0]
+        square = torch.einsum("nc,ncd->d", probs, features.square())
+        self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        return float((self.diagonal + precision).log().sum())
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
+        root = features * (self.diagonal + precision).rsqrt()
+        return root @ root.mT
+
+
+class SharedLaplaceHead(LaplaceHead):
+    """The Laplace approximation for options: features are [N, C, d]."""
+
+    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = {
+        "diag": SharedDiagCurvature,
+        "full": SharedCurvature,
+        "kron": SharedCurvature,
+    }

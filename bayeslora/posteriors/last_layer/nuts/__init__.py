@@ -1,1 +1,0 @@
-"""The exact posterior of the last layer, by Markov chains."""

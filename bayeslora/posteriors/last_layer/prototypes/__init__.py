@@ -1,1 +1,0 @@
-"""Prototypes: logits are cosines with the mean feature of each class."""

@@ -1,0 +1,1015 @@
+"""Options of every posterior: what a user may set, and what the method needs; free of torch.
+
+The method itself is in the file of its name, in `last_layer/` or `weights/`; point estimates are in
+`point.py`, and an ensemble is nothing but several networks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.option_checks import (
+    BelowOne,
+    Count,
+    Draws,
+    Link,
+    NotNegative,
+    OnlyWith,
+    Positive,
+    Range,
+    Share,
+    Structure,
+)
+from bayeslora.posteriors.base import (
+    DEFAULT_PRIOR_SCALE,
+    FEW_ROWS,
+    FitPlan,
+    HeadTraining,
+    KLRate,
+    KLWeights,
+    Posterior,
+    PriorScale,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bayeslora.backbones.encoder import PreparedTexts
+    from bayeslora.posteriors.last_layer.prototypes import PrototypeHead
+    from bayeslora.posteriors.types import FinalFit, LastLayer, Network, WeightPosterior
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MLE(Posterior):
+    """Maximum likelihood: softmax regression on the features.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n]
+
+    There is no prior.
+    """
+
+    name: ClassVar[str] = "mle"
+    compared: ClassVar[int | None] = 0
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate, plain cross-entropy"
+    use: ClassVar[str] = "The baseline without uncertainty about the weights."
+    source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class MAP(Posterior):
+    """Maximum a posteriori under a Gaussian prior on the head weights.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n] + ‖W‖² / (2 σ0² N) ,   σ0² = τ² / mean ‖φ‖²
+
+    τ is the prior scale.
+    """
+
+    prior_scale: PriorScale = DEFAULT_PRIOR_SCALE
+
+    name: ClassVar[str] = "map"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
+    use: ClassVar[str] = (
+        "A point estimate for few or separable examples, where `mle` would be overconfident."
+    )
+    source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+
+@dataclass(frozen=True)
+class TemperatureScaling(Posterior):
+    """A point estimate whose logits are divided by a temperature.
+
+        p(y | x) = softmax(z(x) / T) ,   T = argmin −Σ_n log softmax(z(x_n) / T)[y_n]
+
+    The sum is over held-out rows.
+    """
+
+    name: ClassVar[str] = "temperature"
+    compared: ClassVar[int | None] = 1
+    is_point: ClassVar[bool] = True
+    head: ClassVar[str] = "bayeslora.posteriors.point:TemperedHead.of"
+    shared_head: ClassVar[str] = head
+    learns_from: ClassVar[str] = "validation"
+    summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
+    use: ClassVar[str] = "Held-out labels, and no need for epistemic uncertainty."
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "one"
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that there are validation rows."""
+        if not plan.is_validated:
+            raise InputError(
+                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+                "that the network was trained on is too low",
+                code="needs-validation",
+            )
+
+
+SPREAD_PRIOR_SCALE = 0.5
+"""Prior standard deviation of a logit around the trained mean, in gradient steps."""
+PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
+
+ClosedFormBound = Literal["gauss_hermite", "jensen", "knowles_minka", "tilted"]
+Bound = Literal["gauss_hermite", "jensen", "knowles_minka", "mc", "tilted"]
+Covariance = Literal["auto", "dense", "diagonal", "eigenbasis", "full", "low_rank"]
+# The basis of `eigenbasis` is that of the final features.
+TrainingCovariance = Literal["dense", "diagonal", "full", "low_rank"]
+HeadStep = Literal["gradient", "joint", "refit"]
+
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+CLOSED_FORM_BOUNDS: tuple[ClosedFormBound, ...] = get_args(ClosedFormBound)
+# They depend on the variances of logits only, and would drive covariances between classes to zero.
+MARGINAL_BOUNDS = ("jensen", "knowles_minka")
+COUPLED = ("full",)  # covariances between classes
+AUTO: Literal["auto"] = "auto"
+
+LARGEST_ROUND = 5e10
+"""Largest number of multiplications per round of a fit for which `auto` is dense: at most three
+minutes per fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 of 2,000 rows
+3e11."""
+LARGEST_MEGABYTES = 100.0
+"""Largest stored size for which `auto` is dense: 77 classes with 576 features take 51."""
+MEAN_STEPS, TILT = 120, 4e4
+"""Steps of a round in the search for the means, and multiplications that a tilt is worth."""
+
+
+@dataclass(frozen=True)
+class VBLL(Posterior):
+    """Variational Bayesian last layer: a Gaussian over the weights of each class."""
+
+    prior_scale: Annotated[
+        Positive | Literal["auto", "cross-validation", "empirical-bayes", "validation"],
+        "Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` "
+        "maximises the ELBO (0.5 if the means are fixed), `validation` takes the power of 2 from "
+        "0.25 to 16 with the lowest validation NLL, or is `empirical-bayes` if there are no "
+        "validation rows, and `cross-validation` takes 8 or the maximum of the ELBO, by the NLL "
+        "of five-fold cross-validation on the training rows. `auto` is `cross-validation` in a "
+        "fit to at most 256 rows without an adapter and validation rows, else `empirical-bayes`.",
+    ] = AUTO
+    training_prior_scale: Annotated[
+        Positive | None,
+        "Prior standard deviation of a logit while the adapter trains; None means `prior_scale` "
+        "if that is a number. Otherwise gradient steps use a prior around the means, so that only "
+        f"deviations are penalised, with scale {SPREAD_PRIOR_SCALE:g}; refits of the means use "
+        f"scale {DEFAULT_PRIOR_SCALE:g}.",
+    ] = None
+    bound: Annotated[
+        Bound,
+        "Bound on the expected log-likelihood that the adapter trains against: `jensen`, "
+        "`knowles_minka`, `tilted` (the only closed form that uses covariances between classes; "
+        "equal to `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` "
+        "(sampled, unbiased).",
+    ] = "jensen"
+    polish_bound: Annotated[
+        ClosedFormBound, "Bound of the final fit: any of these except `mc`."
+    ] = "knowles_minka"
+    polish_mean: Annotated[
+        Literal["validation", "refit", "trained"],
+        "Means of the final fit. `refit`: fitted in closed form, with the covariances. "
+        "`trained`: those of the last training step; only the covariances are refitted. "
+        "`validation`: whichever of the two has the lower validation NLL. Without validation "
+        "rows, `validation` means `refit` in `calibrate`, without an adapter and with "
+        "`head_step=refit`; otherwise it means `trained`.",
+    ] = "validation"
+    covariance: Annotated[
+        Covariance,
+        "Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`, "
+        "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
+        "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
+        "classes. `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would "
+        "take most of a minute or more than 100 MB.",
+    ] = AUTO
+    rank: Annotated[Count, "Number of directions of a `low_rank` covariance."] = 16
+    head_step: Annotated[
+        HeadStep,
+        "How the head trains with the adapter: `gradient` steps before each step of the adapter, "
+        "one `joint` gradient for both, or a closed-form `refit` under `bound` (under "
+        "`polish_bound` if `bound` is sampled).",
+    ] = "gradient"
+    training_covariance: Annotated[
+        TrainingCovariance, "Covariance of the weights while the adapter trains."
+    ] = "diagonal"
+    head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 2e-2
+    head_steps: Annotated[
+        int, Range(1, 1000), "Gradient steps of the head per step of the adapter."
+    ] = 1
+    refits_per_epoch: Annotated[
+        Count, "Closed-form refits per epoch if `head_step` is `refit`."
+    ] = 2
+    num_bound_samples: Annotated[int, Range(1, 1000), "Number of draws of the `mc` bound."] = 16
+    laplace_refinement: Annotated[
+        bool,
+        "Whether to replace the refit's covariance by the Laplace covariance at the same mean.",
+    ] = False
+    link: Annotated[Link, "Link from logits to probabilities."] = "mc"
+    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
+
+    name: ClassVar[str] = "vbll"
+    compared: ClassVar[int | None] = 3
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead.of"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:SharedVBLLHead.of"
+    scales_logits: ClassVar[bool] = True
+    summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"
+    use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
+    source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "one covariance per class"
+    moves_mean: ClassVar[bool] = True
+    settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
+    only_with: ClassVar[OnlyWith] = {
+        "rank": (("covariance", "low_rank"), ("training_covariance", "low_rank")),
+        "num_bound_samples": (("bound", "mc"),),
+        "refits_per_epoch": (("head_step", "refit"),),
+        "head_steps": (("head_step", "gradient"),),
+        "head_lr": (("head_step", "gradient"), ("head_step", "joint")),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_seen("polish_bound", self.polish_bound, "covariance", self.covariance)
+        _check_seen("bound", self.bound, "training_covariance", self.training_covariance)
+        if self.head_step == "refit" and self.bound == "mc":
+            _check_seen(
+                "polish_bound", self.polish_bound, "training_covariance", self.training_covariance
+            )
+
+    def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
+        """Return the options with `auto` resolved: `dense`, unless that is too large.
+
+        Multiplications and bytes are counted, not seconds, so every machine decides alike.
+        """
+        if self.covariance != AUTO:
+            return self
+        rank = min(num_rows, num_features)
+        # C matrices are formed, factorised and solved for N rows; then steps of means and tilts.
+        work = num_classes * rank * (2.0 * num_rows * rank + rank**2 / 3)
+        work += num_classes * num_rows * (MEAN_STEPS * num_features + TILT)
+        megabytes = 4e-6 * (num_classes * num_features * (num_features + 1) // 2)
+        # Options share one weight vector, so no classes share a basis.
+        if num_classes == 1 or (work <= LARGEST_ROUND and megabytes <= LARGEST_MEGABYTES):
+            return self.with_family("dense")
+        logger.warning(
+            "covariance=dense with %d classes and %d features, fitted to %d rows, would take "
+            "minutes or %.0f MB; using covariance=eigenbasis instead (to override: "
+            "vbll:covariance=dense)",
+            num_classes,
+            num_features,
+            num_rows,
+            megabytes,
+        )
+        return self.with_family("eigenbasis")
+
+    def with_family(self, family: Covariance) -> VBLL:
+        """Return the options with `auto` replaced by a family of covariances."""
+        return replace(self, covariance=family) if self.covariance == AUTO else self
+
+    def head_training(self) -> HeadTraining:
+        """Return the configured step, with its count and learning rate."""
+        count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
+        return HeadTraining(self.head_step, count, self.head_lr)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that the bounds support the number of classes."""
+        check_classes(self, plan.num_classes)
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return whether the means are refitted, as they always are without an adapter."""
+        return not adapter_trains or self.polish_mean != "trained"
+
+    def start_from(self, head: LastLayer) -> Tensor:
+        """Return the mean weights of `head`.
+
+        For another VBLL these are the trained means, so that they can be kept here too.
+        """
+        return head.trained_mean
+
+    def settled(self, plan: FitPlan) -> VBLL:
+        """Return the options with means chosen without validation rows.
+
+        For a last layer on frozen features of few rows, the prior is chosen too.
+
+        Means that were trained are kept: those of a closed-form fit are too large once the adapter
+        has separated the training rows (rule 15 of `benchmarks/label_budget`).
+        """
+        if plan.is_validated:
+            return self
+        config, few = self, plan.num_rows <= FEW_ROWS
+        if not plan.adapter_trains and few and self.prior_scale == AUTO:
+            config = replace(config, prior_scale=CROSS_VALIDATION)
+        if self.polish_mean != "validation":
+            return config
+        keeps = plan.head_trains and self.head_step != "refit"
+        return replace(config, polish_mean="trained" if keeps else "refit")
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
+        """Return the options with the means and prior that a fit chose on validation rows.
+
+        Args:
+            chosen: Report of the fitted last layer.
+        """
+        means, scale = self.polish_mean, self.prior_scale
+        training = self.training_prior_scale
+        if means == "validation":
+            means = chosen.get("polish_mean", means)
+        if scale == "validation":
+            # The training prior does not change.
+            training = DEFAULT_PRIOR_SCALE if training is None else training
+            scale = chosen.get("prior_scale", scale)
+        return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
+
+
+def check_classes(config: VBLL, num_classes: int) -> None:
+    """Raise InputError for a bound that does not support the number of classes.
+
+    Raises:
+        InputError: The bound is for two classes, and there are more.
+    """
+    for field, allowed in (("bound", BOUNDS), ("polish_bound", CLOSED_FORM_BOUNDS)):
+        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
+            alternatives = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
+            raise InputError(
+                f"{field} 'gauss_hermite' needs two classes, got {num_classes}: it integrates "
+                f"over the difference of two logits; choose from {alternatives}",
+                code="option",
+            )
+
+
+def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
+    if covariance in COUPLED and bound in MARGINAL_BOUNDS:
+        choices = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
+        allowed = ", ".join(sorted(set(choices) - set(MARGINAL_BOUNDS)))
+        raise InputError(
+            f"{covariance_field} {covariance!r} cannot be combined with {bound_field} {bound!r}, "
+            "which ignores covariances between classes and would drive them to zero; choose "
+            f"{bound_field} from {allowed}",
+            code="option",
+        )
+
+
+@dataclass(frozen=True)
+class GVBLL(Posterior):
+    """Generative last layer: Gaussian features of each class, with a random mean."""
+
+    shrinkage: Annotated[
+        Annotated[float, Range(above=0, high=1)] | Literal["ledoit-wolf", "validation"],
+        "Weight ρ with which the covariance of the features is shrunk towards a multiple of the "
+        "identity. `validation` minimises the validation NLL, or the five-fold cross-validated "
+        "NLL if there are no validation rows; `ledoit-wolf` minimises the expected squared error "
+        "of the covariance.",
+    ] = "validation"
+    inflation: Annotated[
+        Positive | Literal["validation"],
+        "Factor on that covariance: the likelihood of a row's features is raised to the power 1 "
+        "/ `inflation`. `validation` as above; 1 leaves the Gaussian as it is.",
+    ] = "validation"
+    prior_rows: Annotated[
+        Positive,
+        "Strength of the prior on a class mean, in rows: its covariance is that of the features "
+        "divided by this number.",
+    ] = 1.0
+    num_samples: Annotated[
+        Count,
+        "Draws of the means, which split the uncertainty into its parts; probabilities are in "
+        "closed form.",
+    ] = 200
+
+    name: ClassVar[str] = "gvbll"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.gvbll:GVBLLHead"
+    per_class: ClassVar[str] = "models the features of each class"
+    summary: ClassVar[str] = "generative last layer: Gaussian features per class, random means"
+    use: ClassVar[str] = (
+        "Detecting inputs far from the training data, with held-out examples to choose its options."
+    )
+    source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "a covariance of the features"
+    moves_mean: ClassVar[bool] = True
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> GVBLL:
+        """Return the options with the shrinkage and inflation that a fit chose on validation rows.
+
+        Args:
+            chosen: Report of the fitted last layer.
+        """
+        options = {"shrinkage": self.shrinkage, "inflation": self.inflation}
+        open_options = [name for name, value in options.items() if value == "validation"]
+        return replace(self, **{name: chosen[name] for name in open_options})
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether an option is chosen on rows that the network was not trained on."""
+        return "validation" in (self.shrinkage, self.inflation)
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that there are validation rows if needed, and no cross-validation."""
+        if plan.cross_validates:
+            raise InputError(
+                "cv has no effect on posterior 'gvbll', whose logits do not grow with its "
+                "features; inflation sets its confidence. Leave cv out",
+                code="no-effect",
+            )
+        if self.needs_held_out and plan.adapter_trains and not plan.is_validated:
+            raise InputError(
+                "posterior 'gvbll' needs validation data: the features of training rows are too "
+                "well separated to choose shrinkage and inflation; give validation data, or set "
+                "both to numbers",
+                code="needs-validation",
+            )
+
+
+@dataclass(frozen=True)
+class Laplace(Posterior):
+    """Laplace approximation of the last layer around its trained weights."""
+
+    structure: Annotated[
+        Structure, "Structure of the covariance of all head weights: `full`, `kron` or `diag`."
+    ] = "kron"
+    prior_precision: Annotated[
+        Positive | Literal["marglik", "validation"],
+        "Precision δ of the Gaussian prior on a weight. `validation` minimises the validation "
+        "NLL, or means the precision of `prior_scale` if there are no validation rows; `marglik` "
+        "maximises the marginal likelihood, which assumes that the mean weights are its optimum.",
+    ] = "validation"
+    prior_scale: Annotated[
+        PriorScale, "Prior standard deviation of a logit while the mean weights are trained."
+    ] = DEFAULT_PRIOR_SCALE
+    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
+    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
+
+    name: ClassVar[str] = "laplace"
+    compared: ClassVar[int | None] = 2
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:LaplaceHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:SharedLaplaceHead"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
+    use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
+    source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "the covariance of the last layer"
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
+        """Return the options with the precision that a fit chose on validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
+
+
+@dataclass(frozen=True)
+class NUTS(Posterior):
+    """The exact posterior of the last layer, sampled by Hamiltonian Monte Carlo: the reference."""
+
+    prior_scale: PriorScale = 2.0
+    kernel: Annotated[
+        Literal["hmc", "nuts"],
+        "`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with "
+        "random lengths: faster, with fewer effective draws per step.",
+    ] = "nuts"
+    num_chains: Annotated[
+        int, Range(1, 1000), "Number of independent chains, run one after the other."
+    ] = 4
+    num_warmup: Annotated[Count, "Warm-up steps of each chain, which are discarded."] = 300
+    # Each chain is split in two, and a variance takes two draws.
+    num_samples: Annotated[int, Range(4), "Draws of each chain after the warm-up."] = 1000
+    max_draws: Annotated[
+        Count,
+        "Maximum number of draws kept for prediction, evenly spaced over all chains; files and "
+        "predictions grow with it.",
+    ] = 1000
+    # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
+    max_tree_depth: Annotated[
+        int,
+        Range(1, 20),
+        "Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps.",
+    ] = 10
+    target_accept: Annotated[Share, "Target acceptance probability for adapting the step size."] = (
+        0.8
+    )
+
+    name: ClassVar[str] = "nuts"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:NUTSHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:SharedNUTSHead"
+    summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
+    use: ClassVar[str] = "A reference for measuring approximations of the last layer."
+    source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "max_draws last layers"
+    moves_mean: ClassVar[bool] = True
+    only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True: the chains depend on the features and the prior only."""
+        return True
+
+
+@dataclass(frozen=True)
+class Prototypes(Posterior):
+    """A point estimate for classes with few rows: logits are cosines with the mean of each class.
+
+    G-VBLL is its Bayesian counterpart: means are random there, and distances are those of a
+    Gaussian.
+    """
+
+    scale: Annotated[
+        Positive | None,
+        "Factor on the cosines. None means the factor that the adapter was tuned with (as with "
+        "`amt`), else one chosen on validation rows, or by leave-one-out if there are none.",
+    ] = None
+
+    name: ClassVar[str] = "prototypes"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.prototypes:PrototypeHead"
+    per_class: ClassVar[str] = "uses the mean feature of each class"
+    summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
+    use: ClassVar[str] = "Few examples per class, or classes not seen in training."
+    source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+    moves_mean: ClassVar[bool] = True
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Take over the scale of an adapter that was tuned with one."""
+        if self.scale is None:
+            cast("PrototypeHead", fit.network.head).take_scale(fit.network.sites)
+        return False
+
+
+@dataclass(frozen=True)
+class Ensemble(Posterior):
+    """Several adapters and heads, trained from different seeds on one frozen backbone.
+
+        p(y | x) = (1/M) Σ_m p_m ,   p_m = softmax(z_m(x))
+        epistemic uncertainty = H[p] − (1/M) Σ_m H[p_m]
+
+    H is the entropy, and M is `num_members`.
+    """
+
+    num_members: Annotated[int, Range(1, 1000), "Number of networks, each with its own fit."] = 3
+
+    name: ClassVar[str] = "ensemble"
+    summary: ClassVar[str] = "independently trained adapters, averaged"
+    use: ClassVar[str] = "The best probabilities, if several fits and passes are affordable."
+    source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
+    passes: ClassVar[str] = "num_members"
+    parameters: ClassVar[str] = "an adapter and a last layer per member"
+    from_start: ClassVar[str] = "consists of several trained networks"
+    has_members: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class MCDropout(Posterior):
+    """Monte Carlo dropout: the network's own dropout stays on in prediction.
+
+        p(y | x) = (1/S) Σ_s softmax(z(x; ε_s)) ,   ε_s the dropout mask of pass s
+
+    S is `num_samples`.
+    """
+
+    p: Annotated[
+        Share,
+        "Dropout probability on the input of LoRA; other adapters have no dropout, and the "
+        "backbone's dropout keeps its own probability.",
+    ] = 0.1
+    num_samples: Annotated[Draws, "Number of passes through the network."] = 10
+
+    name: ClassVar[str] = "mc_dropout"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.mc_dropout:MCDropoutDraws.of"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "dropout kept active at prediction, several passes"
+    use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
+    source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "none"
+    from_start: ClassVar[str] = (
+        "runs a network that was trained with dropout, and is not fitted to rows"
+    )
+    not_on_layers: ClassVar[str] = ""
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter with dropout, if it supports one.
+
+        Raises:
+            InputError: A probability is set for an adapter without dropout, or with another one.
+        """
+        if adapter.has_dropout:
+            options: Any = adapter
+            if options.dropout not in (0.0, self.p):
+                raise InputError(
+                    f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
+                    f"posterior {self.name!r} set the same probability; leave dropout out, or set "
+                    "both to the same value",
+                    code="clash",
+                )
+            with_dropout: Adapter = replace(options, dropout=self.p)
+            return with_dropout
+        if self.p != type(self).p:
+            raise InputError(
+                f"p={self.p:g} of posterior {self.name!r} sets the dropout of adapter 'lora', but "
+                f"adapter {adapter.name!r} has no dropout; leave p out to sample the backbone's "
+                "dropout, or choose 'lora'",
+                code="no-dropout",
+            )
+        return adapter
+
+    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
+        """Return draws of masks, also for a network that was trained for another posterior."""
+        from bayeslora.posteriors.weights.mc_dropout import dropout_draws
+
+        return dropout_draws(network, texts)
+
+
+@dataclass(frozen=True)
+class LaplaceLoRA(Posterior):
+    """Laplace approximation over the adapter's weights, linearised for prediction.
+
+    Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
+    network is trained by maximum likelihood and stays as it is.
+    """
+
+    structure: Annotated[
+        Structure,
+        "Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over "
+        "all random weights, if there are few.",
+    ] = "kron"
+    prior_precision: Annotated[
+        Positive | Literal["marglik", "validation"],
+        "Precision δ of the Gaussian prior on every random weight. `validation` minimises the "
+        "validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises "
+        "the marginal likelihood, which assumes that the mean weights are its optimum.",
+    ] = "validation"
+    last_layer: Annotated[bool, "Whether the last layer is random too."] = True
+    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
+    num_samples: Annotated[
+        Draws, "Number of draws of the `mc` link; 0 predicts with the mean weights."
+    ] = 1000
+
+    name: ClassVar[str] = "laplace_lora"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
+    calls_once: ClassVar[bool] = True
+    over_trained: ClassVar[bool] = True
+    not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
+    use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
+    passes: ClassVar[str] = "2, and one backward pass per class"
+    parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
+        """Return the options with the precision that a fit chose on validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
+
+    def num_passes(self, num_samples: int | None = None) -> int:
+        """Return 2 forward passes: the mean has its own, to be bitwise identical."""
+        return 2 if self.num_draws(num_samples) > 0 else 1
+
+
+@dataclass(frozen=True)
+class SWAG(Posterior):
+    """A Gaussian with the mean and covariance of weights along the end of training.
+
+    Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
+    """
+
+    num_snapshots: Annotated[int, Range(2), "Number of snapshots, evenly spaced."] = 20
+    start: Annotated[
+        BelowOne, "Share of the training after which the first snapshot may be taken."
+    ] = 0.5
+    rank: Annotated[
+        int,
+        Range(2),
+        "Number of most recent deviations from the running mean kept for the covariance.",
+    ] = 5
+    scale: Annotated[
+        Positive,
+        "Factor on the covariance; with 0.5, the diagonal and the low-rank part count half each.",
+    ] = 0.5
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        "Learning rate after the warm-up: `constant`, so that late snapshots spread as widely as "
+        "early ones, or `cosine`.",
+    ] = "constant"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "swag"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.swag:SWAGWeights.of"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
+    use: ClassVar[str] = "Long training without choosing an epoch on validation data."
+    source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "2 + rank numbers per trained weight"
+    from_start: ClassVar[str] = "averages the weights during training"
+    not_on_layers: ClassVar[str] = (
+        "would estimate the spread of weights that are paused most of the time, which reflects "
+        "when a layer was drawn and not how uncertain it is"
+    )
+    chooses_epoch: ClassVar[bool] = False
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Raise InputError if the training has room for fewer than two snapshots."""
+        self.snapshot_steps(plan.num_steps)
+
+    def snapshot_steps(self, num_steps: int) -> list[int]:
+        """Return the steps, counted from 1, after which snapshots are taken in `num_steps` steps.
+
+        They are evenly spaced and end with the last step.
+
+        Raises:
+            InputError: There is room for fewer than 2 snapshots.
+        """
+        first = int(self.start * num_steps)
+        every = max(1, (num_steps - first) // self.num_snapshots)
+        steps = list(range(num_steps, first, -every))[: self.num_snapshots][::-1]
+        if len(steps) < 2:
+            raise InputError(
+                f"posterior 'swag' needs at least 2 snapshots for its covariance, but {num_steps} "
+                f"training steps allow only {len(steps)} after the share start={self.start:g}; "
+                "train for more epochs, use smaller batches, or lower start",
+                code="too-short",
+            )
+        return steps
+
+
+@dataclass(frozen=True)
+class TFB(Posterior):
+    """Training-free: the widest isotropic noise on a trained adapter that a tolerance allows."""
+
+    tolerance: Annotated[
+        Positive,
+        "Allowed degradation of `metric` on the anchor rows, relative to its value for the mean "
+        "weights.",
+    ] = 0.003
+    metric: Annotated[Literal["accuracy", "nll"], "Metric compared on the anchor rows."] = "nll"
+    labels: Annotated[
+        Literal["mean", "true"],
+        "Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights.",
+    ] = "true"
+    num_anchors: Annotated[Count, "Maximum number of training rows in the search."] = 500
+    sigma_min: Annotated[Positive, "Smallest standard deviation of the search."] = 1e-3
+    sigma_max: Annotated[
+        Positive,
+        "Largest standard deviation of the search. Both are of the change ΔW itself, including "
+        "the factor alpha / r, along each of its r output directions.",
+    ] = 0.5
+    num_steps: Annotated[
+        Count, "Bisections of the interval between the two, on a logarithmic scale."
+    ] = 6
+    num_search_samples: Annotated[
+        Count, "Draws for each σ of the search, with the same noise for all σ."
+    ] = 10
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "tfb"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.tfb:TFBWeights.of"
+    over_trained: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "Gaussian noise on a trained adapter, within a limit on the training loss"
+    )
+    use: ClassVar[str] = "Uncertainty for a finished adapter, without training or gradients."
+    source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one"
+    over_factors: ClassVar[bool] = True
+    not_idle: ClassVar[str] = "adds noise along the directions that adapters learned"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_min >= self.sigma_max:
+            raise InputError(
+                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
+                code="option",
+            )
+
+
+@dataclass(frozen=True)
+class BLoB(Posterior):
+    """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
+
+    With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
+    """
+
+    prior_std: Annotated[Positive, "Prior standard deviation of an entry."] = 0.2
+    initial_std: Annotated[
+        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
+    ] = 2.5e-3
+    kl_lr: KLRate = 0.01
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "blob"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.blob:BLoBWeights.of"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
+    use: ClassVar[str] = "A posterior over adapter weights that is trained with them."
+    source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one per entry of A, or of PoLAR's core"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+
+
+@dataclass(frozen=True)
+class IVON(Posterior):
+    """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains."""
+
+    ess: Annotated[
+        Positive,
+        "Effective number of rows: larger values give a narrower posterior. The number of "
+        "training rows would be exact; the published recipe uses 1e6 to 1e8.",
+    ] = 1e7
+    hess_init: Annotated[Positive, "Initial curvature h of the loss."] = 1e-3
+    lr: Annotated[
+        Positive | None,
+        "Learning rate; None means the adapter's, divided by `clip_radius`, so that no entry "
+        "moves further in a step than the adapter's learning rate.",
+    ] = None
+    clip_radius: Annotated[
+        Positive, "Limit on each entry of the Newton step, before the learning rate is applied."
+    ] = 1e-3
+    beta1: Annotated[BelowOne, "Decay rate of the running mean of the gradient."] = 0.9
+    beta2: Annotated[BelowOne, "Decay rate of the running mean of the curvature."] = 0.99999
+    weight_decay: Annotated[
+        NotNegative, "δ, a prior around 0 that adds `ess` · δ to the precision of every weight."
+    ] = 0.0
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "ivon"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.ivon:IVONWeights.of"
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian with the curvature estimated by the optimiser IVON"
+    use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
+    source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one per adapter weight"
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "moves all weights at every step by a running mean, so no layer could be paused"
+    )
+    not_on_layers: ClassVar[str] = no_resting
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that the optimiser is installed."""
+        require_ivon()
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: The adapter has its own weight decay beside the optimiser's, or weight decay
+                would shrink a part of the pretrained weight.
+        """
+        if adapter.weight_decay:
+            raise InputError(
+                "posterior 'ivon' has its own weight decay "
+                f"(ivon:weight_decay={adapter.weight_decay:g}); leave weight_decay of adapter "
+                f"{adapter.name!r} out, got {adapter.weight_decay:g}",
+                code="clash",
+            )
+        if self.weight_decay and adapter.from_weight:
+            raise InputError(
+                "weight_decay of posterior 'ivon' is a prior around 0, which would shrink the "
+                f"part of the pretrained weight in the factors of adapter {adapter.name!r}; leave "
+                f"it at 0, or choose 'lora', got {self.weight_decay!r}",
+                code="factors-hold-weight",
+            )
+        return adapter
+
+
+def require_ivon() -> None:
+    """Check that the optimiser is installed.
+
+    Raises:
+        MissingAssetError: The package is not installed.
+    """
+    if find_spec("ivon") is None:
+        raise MissingAssetError(
+            "posterior 'ivon' needs the package ivon-opt, which is not installed: pip install "
+            "bayeslora[ivon]"
+        )
+
+
+@dataclass(frozen=True)
+class ScalaBL(Posterior):
+    """Gaussian over the r scales of each LoRA adapter: a few random numbers per layer."""
+
+    prior_std: Annotated[Positive, "Prior standard deviation of a scale."] = 1.0
+    initial_std: Annotated[
+        Positive,
+        "Largest initial standard deviation of a scale; the smallest is 1 / √2 of it.",
+    ] = 0.05
+    kl_lr: KLRate = 0.2
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "scalabl"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.scalabl:ScalaBLWeights.of"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
+    use: ClassVar[str] = "A posterior over LoRA with very few additional parameters."
+    source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "3 r per layer"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    no_resting: ClassVar[str] = (
+        "keeps the scales of all adapters in one parameter, which cannot be paused in part"
+    )
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: The adapter has no first factor that may be scaled.
+        """
+        if not adapter.is_free:
+            reason = "contains part of the pretrained weight, which a prior around 0 would shrink"
+            raise InputError(
+                "posterior 'scalabl' scales the free first factor of adapter 'lora'; that of "
+                f"adapter {adapter.name!r} {reason if adapter.from_weight else 'is not free'}",
+                code="no-free-factor",
+            )
+        return adapter
+
+
+@dataclass(frozen=True)
+class CLoRA(Posterior):
+    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token."""
+
+    prior_std: Annotated[
+        Positive, "Prior standard deviation of an entry; the prior mean is the identity."
+    ] = 0.2
+    initial_std: Annotated[
+        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
+    ] = 0.05
+    num_hidden: Annotated[
+        Count, "Hidden units of the small network that predicts mean and standard deviation."
+    ] = 64
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "clora"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.clora:CLoRAWeights.of"
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
+    use: ClassVar[str] = "Uncertainty that depends on the input, for models that need no export."
+    source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "a network with sizes r, num_hidden, 2 r² per layer"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+    not_shared: ClassVar[str] = (
+        "averages its KL over all tokens of a batch, of which each process has only some"
+    )
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Noise between its factors would act on a part of the pretrained weight, or
+                its training changes the states between them.
+        """
+        if adapter.from_weight:
+            raise InputError(
+                "posterior 'clora' adds noise between the factors, and those of adapter "
+                f"{adapter.name!r} contain part of the pretrained weight, which would be noisy "
+                "from the start; choose 'lora' or 'polar'",
+                code="factors-hold-weight",
+            )
+        if adapter.no_gate:
+            raise InputError(
+                "posterior 'clora' needs a gate between the factors, which adapter "
+                f"{adapter.name!r} does not allow: {adapter.no_gate}",
+                code="second-gate",
+            )
+        return adapter

@@ -1,0 +1,141 @@
+"""BLoB: a mean-field Gaussian over one factor of every adapter, trained by back-propagation.
+
+    Z_ij ~ N(M_ij, Ω_ij²),  Ω = G²          Z = A for LoRA, Z = Θ for PoLAR
+    KL = Σ_ij [ log(σp / Ω_ij) + (Ω_ij² + (M_ij − Z_0)²) / (2 σp²) − ½ ]
+
+The prior's mean Z_0 is zero, or the initial value for an adapter that starts from a part of the
+weight (PiSSA, CorDA): a prior around zero would shrink the pretrained layer.
+
+For LoRA, `B` is a point estimate, and a Gaussian prior on ΔW of low rank reduces the KL to one on
+`A`. PoLAR-BLoB is named in comparisons, but we found no definition of it. Here the Gaussian is over
+the core Θ, and the orthonormal factors are point estimates: N(0, σp² I) on Θ is invariant to the
+rotations that preserve X Θ Yᵀ, and noise on X or Y would leave the manifold.
+
+A training pass takes one draw per text by flipout, Z_n = M + (Ω ∘ E) ∘ t_n r_nᵀ with one E for the
+batch and random signs r_n, t_n: each is a draw from the posterior, and texts are uncorrelated. (The
+published code draws signs per token, so a text is processed with many weights at once.) The
+likelihood updates M, G and B by AdamW; the KL then updates M and G by a separate gradient step.
+AdamW rescales gradients and the plain step does not, so the point where they balance depends on
+both learning rates and is not exactly the optimum of the ELBO.
+
+Source: Wang, Shi, Han, Metaxas and Wang 2024, arXiv 2406.11675; flipout: Wen et al. 2018,
+arXiv 1803.04386.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.posteriors.options import BLoB
+from bayeslora.posteriors.types import Network
+from bayeslora.posteriors.weights.draws import (
+    RandomLayer,
+    check_texts_apart,
+    replaced,
+    standard_normal,
+)
+from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl, initial_root, step_root
+
+
+class BLoBWeights(MovesToPrior):
+    """Standard deviations of the random factors, whose means are those of the adapters.
+
+    Attributes:
+        roots: G of each site, trained; standard deviations are G².
+    """
+
+    def __init__(self, config: BLoB, sites: Sequence[LowRank], seed: int = 0) -> None:
+        """Start with small standard deviations around the factors of `sites`, which keep them."""
+        super().__init__(config)
+        self._random = tuple(
+            RandomLayer(site, "A" if site.core is None else "core") for site in sites
+        )
+        self._layers = tuple(random_layer.layer for random_layer in self._random)
+        generator = torch.Generator().manual_seed(seed)
+        self.roots = nn.ParameterList(
+            initial_root(layer.weight.shape, config.initial_std, generator)
+            for layer in self._layers
+        )
+
+    def kl(self) -> Tensor:
+        """Return the KL to the prior in nats, over all sites."""
+        parts = [
+            gaussian_kl(
+                random_layer.layer.weight - random_layer.origin, root.square(), self.prior_std
+            )
+            for random_layer, root in zip(self._random, self.roots, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def kl_step(self, rate: float) -> None:
+        """Take a gradient step of length `rate` on the KL, in means and deviations that train."""
+        for random_layer, root in zip(self._random, self.roots, strict=True):
+            if not root.requires_grad:
+                continue
+            origin = random_layer.origin
+            random_layer.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
+            step_root(root, rate, self.prior_std)
+
+    @contextmanager
+    def noise(self, num_texts: int | None = None) -> Iterator[None]:
+        """Draw weights for each text of a pass; gradients reach the standard deviations.
+
+        Args:
+            num_texts: Number of texts of the pass, compared with the inputs of each site.
+
+        Raises:
+            InputError: A site does not see one input per text.
+        """
+        with ExitStack() as hooks:
+            for random_layer, root in zip(self._random, self.roots, strict=True):
+                hook = _flipout(random_layer.site.name, root, num_texts)
+                hooks.enter_context(random_layer.layer.register_forward_hook(hook))
+            yield
+
+    @contextmanager
+    def draw(self, generator: torch.Generator) -> Iterator[None]:
+        """Set the random factors to one draw within the context, then restore the means."""
+        weights = [layer.get_parameter("weight") for layer in self._layers]
+        values = [
+            mean.detach() + root.detach().square() * standard_normal(mean, generator)
+            for mean, root in zip(weights, self.roots, strict=True)
+        ]
+        with replaced(weights, values):
+            yield
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the root of each site's standard deviations."""
+        return [[root] for root in self.roots]
+
+    @torch.no_grad()
+    def report(self) -> dict[str, float | str]:
+        """Return the KL in nats and the root mean square standard deviation of an entry."""
+        stds = torch.cat([root.square().flatten() for root in self.roots])
+        return {"kl": float(self.kl()), "weight_std": float(stds.square().mean().sqrt())}
+
+
+def _flipout(
+    name: str, root: Tensor, num_texts: int | None
+) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        x = inputs[0]
+        check_texts_apart(name, x, num_texts)
+        shared = root.square() * torch.randn_like(root)
+        flipped: Tensor = _signs(x) * x
+        return output + _signs(output) * (flipped @ shared.T)
+
+    return hook
+
+
+def _signs(like: Tensor) -> Tensor:
+    """Return random signs for each row of a batch, [B, 1, …, 1, features]."""
+    shape = (like.shape[0], *[1] * (like.ndim - 2), like.shape[-1])
+    signs: Tensor = 2 * torch.randint(2, shape, device=like.device) - 1
+    return signs.to(like.dtype)

@@ -1,1 +1,0 @@
-"""BLoB: a Gaussian over one factor, trained with the adapter."""

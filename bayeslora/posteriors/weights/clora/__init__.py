@@ -1,1 +1,0 @@
-"""C-LoRA: a Gaussian inside each adapter that follows the input."""

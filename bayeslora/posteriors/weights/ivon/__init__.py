@@ -1,1 +1,0 @@
-"""IVON: the curvature that the optimiser estimates."""

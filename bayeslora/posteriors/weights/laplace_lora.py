@@ -1,0 +1,717 @@
+"""Laplace-LoRA: a Laplace approximation over the adapter's weights, linearised for prediction.
+
+    q(θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J = ∂z/∂θ [C, P]
+    z(x) ~ N( f(x; θ̂), J(x) (H + δI)⁻¹ J(x)ᵀ )
+
+θ are the free weights of the adapters (A and B of LoRA, the columns of S²FT, and the core Θ of
+PoLAR, whose X and Y are point estimates) and those of the last layer. The mean is the trained
+network itself; predicting with draws of the weights instead would leave the region where the
+quadratic approximation is valid. The prior is N(θ₀, δ⁻¹I), with θ₀ where the adapter has no effect.
+
+The frozen prefix is shared with all other passes; a batch takes one forward pass of the adapted
+layers and one backward pass per class, down to the lowest random layer.
+
+Source: Yang, Robeyns, Wang and Aitchison 2024, arXiv 2308.13111; Immer, Korzepa and Bauer 2021,
+arXiv 2008.08216, for the linearisation.
+
+*Curvature* of softmax cross-entropy in the weights of linear layers.
+
+    H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n = Σ_n Σ_k j_nk j_nkᵀ,   j_nk = J_nᵀ (R_n)_·k
+    R_n = diag(√p_n) − p_n √p_nᵀ,   R_n R_nᵀ = diag p_n − p_n p_nᵀ
+
+H is the generalised Gauss-Newton matrix, equal to the Fisher matrix, summed over all rows. Each
+structure stores eigenvalues e and rotates Jacobians to the eigenvectors, so that a prior of
+precision δ enters exactly: log|H + δI| = Σ log(e + δ), and V = J (H + δI)⁻¹ Jᵀ weighs directions by
+1 / (e + δ).
+
+Source of the Kronecker form: Martens and Grosse 2015, arXiv 1503.05671; with many tokens per row,
+the `expand` form of Eschenhagen et al. 2023, arXiv 2311.00636.
+
+*Gradients* of the logits for each row, with respect to the weights of linear layers.
+
+A linear layer `h = W a` that is called once per forward pass has, for a row with tokens t,
+
+    ∂(vᵀz) / ∂W = Σ_t g_t a_tᵀ,   g_t = ∂(vᵀz) / ∂h_t
+
+so inputs a and output gradients g, recorded by hooks, yield it for every row of a batch at once.
+Each vector v costs one backward pass, down to the lowest of the layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bayeslora.adapters.site import Site
+from bayeslora.adapters.stats import real_tokens
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities, nll
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import Features, feature_gradient
+from bayeslora.posteriors.options import LaplaceLoRA
+from bayeslora.posteriors.prior_precision import (
+    LOG10_GRID,
+    best_on_grid,
+    log_marginal_likelihood,
+    refine,
+)
+from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightPosterior
+from bayeslora.posteriors.weights.draws import random_layers
+
+
+@dataclass
+class Seen:
+    """Record of a layer's last forward pass by a hook.
+
+    Attributes:
+        inputs: [..., in], detached.
+        outputs: [..., out], in the graph.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """Inputs and output gradients of one linear layer for a batch; zero at padding.
+
+    Attributes:
+        inputs: [B, T, in].
+        gradients: [K, B, T, out], for each of K vectors v.
+        num_tokens: Number of real tokens in the batch.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    num_tokens: int
+
+    def matrices(self) -> Tensor:
+        """Return ∂(vᵀz)/∂W of each row, [B, K, out, in] float64."""
+        return torch.einsum("kbto,bti->bkoi", self.gradients.double(), self.inputs.double())
+
+
+@contextmanager
+def watched(layers: Sequence[nn.Linear]) -> Iterator[list[Seen | None]]:
+    """Yield the records of each layer's last call in a forward pass, None before it."""
+    seen: list[Seen | None] = [None] * len(layers)
+
+    def recorder(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+            seen[index] = Seen(inputs[0].detach(), outputs)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_hook(recorder(index)))
+        yield seen
+
+
+def backward(
+    features: Tensor,
+    seen: Sequence[Seen | None],
+    names: Sequence[str],
+    directions: Tensor,
+    mask: Tensor,
+) -> list[LayerGradients]:
+    """Return the gradients of `directions · features` for every layer, by K backward passes.
+
+    Args:
+        features: [B, ...], with their graph.
+        seen: Records of the hooks in the pass that computed `features`.
+        names: Names of the layers, for messages.
+        directions: [K, B, ...], multiplied with the features; Wᵀv for the gradient of vᵀWφ.
+        mask: [B, T], 1 at real tokens.
+
+    Raises:
+        InputError: The inputs of a layer are neither per token nor per row.
+    """
+    records = [cast("Seen", record) for record in seen]
+    outputs = [record.outputs for record in records]
+    by_direction = [
+        torch.autograd.grad(features, outputs, direction, retain_graph=True, materialize_grads=True)
+        for direction in directions.to(features.dtype)
+    ]
+    return [
+        _masked(record.inputs, torch.stack(gradients), mask, name)
+        for record, gradients, name in zip(
+            records, zip(*by_direction, strict=True), names, strict=True
+        )
+    ]
+
+
+def _masked(inputs: Tensor, gradients: Tensor, mask: Tensor, name: str) -> LayerGradients:
+    """Return both as [..., B, T, ·] with zeros at padding; a layer may see one state per row."""
+    real = real_tokens(f"adapter layer {name}", inputs, mask)
+    # Filled, not multiplied: values at padding need not be finite.
+    a, g = (values.masked_fill(~real[..., None], 0) for values in (inputs, gradients))
+    rows = len(mask)
+    return LayerGradients(
+        a.reshape(rows, -1, a.shape[-1]), g.reshape(len(g), rows, -1, g.shape[-1]), int(real.sum())
+    )
+
+
+class KronLayers(nn.Module):
+    """B ⊗ A for each layer: A = mean over tokens of aaᵀ, B = sum over tokens and k of ggᵀ."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList(_Factor(size) for _, size in shapes)
+        self.outputs = nn.ModuleList(_Factor(size) for size, _ in shapes)
+        self._num_tokens = [0] * len(shapes)
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        for index, (layer, (a, b)) in enumerate(zip(layers, self._factors(), strict=True)):
+            inputs, gradients = layer.inputs.double(), layer.gradients.double()
+            a.basis += torch.einsum("bti,btj->ij", inputs, inputs)
+            b.basis += torch.einsum("kbto,kbtp->op", gradients, gradients)
+            self._num_tokens[index] += layer.num_tokens
+
+    def finish(self) -> None:
+        """Decompose the sums, once all rows are added."""
+        for (a, b), count in zip(self._factors(), self._num_tokens, strict=True):
+            a.decompose(max(count, 1))
+            b.decompose(1)
+
+    def sums(self) -> list[Tensor]:
+        """Return the diagonals of both factors of each layer, before `finish`."""
+        return [torch.cat([a.basis.diagonal(), b.basis.diagonal()]) for a, b in self._factors()]
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return the products of both factors' eigenvalues, [out · in] for each layer."""
+        return [torch.outer(b.values, a.values).flatten() for a, b in self._factors()]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield Q_Bᵀ G Q_A for each layer, as [B, C, out · in]."""
+        for layer, (a, b) in zip(layers, self._factors(), strict=True):
+            yield (b.basis.T @ (layer.matrices() @ a.basis)).flatten(-2)
+
+    def _factors(self) -> list[tuple[_Factor, _Factor]]:
+        """Return the factors A and B of each layer."""
+        pairs = zip(self.inputs, self.outputs, strict=True)
+        return [cast("tuple[_Factor, _Factor]", pair) for pair in pairs]
+
+
+class DiagLayers(nn.Module):
+    """The diagonal of H: h_i = Σ_n Σ_k (j_nk)_i²."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        for index, shape in enumerate(shapes):
+            self.register_buffer(f"h{index}", torch.zeros(shape, dtype=torch.float64))
+        self._names = [f"h{index}" for index in range(len(shapes))]
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        for name, layer in zip(self._names, layers, strict=True):
+            self.get_buffer(name).add_(layer.matrices().square().sum((0, 1)))
+
+    def finish(self) -> None:
+        """Do nothing: the sums are the eigenvalues."""
+
+    def sums(self) -> list[Tensor]:
+        """Return h of each layer."""
+        return [self.get_buffer(name) for name in self._names]
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return h, [out · in] for each layer."""
+        return [diagonal.flatten() for diagonal in self.sums()]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield the unchanged Jacobians, [B, C, out · in]."""
+        return (layer.matrices().flatten(-2) for layer in layers)
+
+
+class JointLayers(nn.Module):
+    """H over the weights of all layers together, [P, P]."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.hessian = _Factor(sum(out * size for out, size in shapes))
+        self._sizes = [out * size for out, size in shapes]
+
+    def add(self, layers: Sequence[LayerGradients]) -> None:
+        """Add rows, whose gradients are j_nk for all k."""
+        j = _joined(layers).flatten(0, 1)
+        self.hessian.basis += j.T @ j
+
+    def finish(self) -> None:
+        """Decompose the sum, once all rows are added."""
+        self.hessian.decompose(1)
+
+    def sums(self) -> list[Tensor]:
+        """Return the diagonal of each layer, before `finish`."""
+        return list(torch.split(self.hessian.basis.diagonal(), self._sizes))
+
+    def eigenvalues(self) -> list[Tensor]:
+        """Return the eigenvalues, [P]."""
+        return [self.hessian.values]
+
+    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
+        """Yield J Q, [B, C, P]."""
+        yield _joined(layers) @ self.hessian.basis
+
+
+class _Factor(nn.Module):
+    """A symmetric matrix [n, n] while it is summed, then its eigenvectors and eigenvalues."""
+
+    basis: Tensor
+    values: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.zeros(size, size, dtype=torch.float64))
+        self.register_buffer("values", torch.zeros(size, dtype=torch.float64))
+
+    def decompose(self, count: int) -> None:
+        values, basis = torch.linalg.eigh(self.basis / count)
+        self.basis, self.values = basis.contiguous(), values.clamp_min(0)
+
+
+def _joined(layers: Sequence[LayerGradients]) -> Tensor:
+    """Return the Jacobians of all layers side by side, [B, K, P]."""
+    return torch.cat([layer.matrices().flatten(-2) for layer in layers], -1)
+
+
+AnyLayers = KronLayers | DiagLayers | JointLayers
+"""Structures of H over layers of shapes [(out, in), …], with float64 buffers.
+
+`add` adds rows with gradients j_nk for all k, and `finish` decomposes the sums.
+"""
+
+LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
+    "diag": DiagLayers,
+    "full": JointLayers,
+    "kron": KronLayers,
+}
+
+
+def fisher_root(probs: Tensor) -> Tensor:
+    """Return R [N, C, C] with R Rᵀ = diag p − p pᵀ for [N, C] probabilities."""
+    root = probs.sqrt()
+    return torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]
+
+
+def log_determinant(curvature: AnyLayers, precision: float) -> float:
+    """Return log|H + δI| over all weights."""
+    return float(
+        sum((eigenvalues + precision).log().sum() for eigenvalues in curvature.eigenvalues())
+    )
+
+
+def covariances(
+    curvature: AnyLayers, layers: Sequence[LayerGradients], precisions: Sequence[float]
+) -> Tensor:
+    """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C].
+
+    Args:
+        curvature: Curvature after `finish`.
+        layers: Gradients of the C logits, K = C.
+        precisions: D values of δ.
+    """
+    result = torch.zeros(())
+    for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
+        roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
+        # M Mᵀ is symmetric and positive semi-definite.
+        result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
+    return result
+
+
+logger = logging.getLogger(__name__)
+
+LAST_LAYER = "the last layer"
+
+MOST_FULL = 3000
+"""Largest number of random weights of a `full` curvature: 72 MB, and half a minute to decompose."""
+
+# The same limit as for the covariances of VBLL.
+_MOST_BYTES = 1 << 30
+
+_BATCH = 64
+# Numbers of gradients or Jacobians in memory at a time: 256 MB in float64.
+_NUMBERS = 1 << 25
+
+
+class LaplaceLoRAWeights(WeightPosterior):
+    """The posterior's covariance; the mean is in the adapters and the last layer.
+
+    Attributes:
+        layers: The random layers of the adapters.
+        curvature: H, None before the fit.
+        structure: Structure of the curvature; `diag` if `kron` would take too much memory.
+        prior_precision: δ, float64; NaN before the fit.
+        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
+    """
+
+    prior_precision: Tensor
+    log_evidence: Tensor
+
+    def __init__(
+        self, config: LaplaceLoRA, sites: Sequence[Site], last_shape: tuple[int, int]
+    ) -> None:
+        """Start without a covariance.
+
+        Args:
+            config: Options.
+            sites: The adapters, which are not registered as submodules.
+            last_shape: (C, d) of the last layer.
+
+        Raises:
+            InputError: The structure is `full`, with too many random weights.
+        """
+        super().__init__()
+        self.config = config
+        # A tuple: the layers belong to the adapters, not to this module.
+        self.layers = tuple(layer for site in sites for layer in random_layers(site))
+        self._shapes = [
+            (random_layer.layer.out_features, random_layer.layer.in_features)
+            for random_layer in self.layers
+        ]
+        if config.last_layer:
+            self._shapes.append(last_shape)
+        self.structure = affordable_structure(config.structure, self._shapes)
+        self.curvature: AnyLayers | None = None
+        for name in ("prior_precision", "log_evidence"):
+            self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, config: LaplaceLoRA, network: Network, **options: Any) -> Self:
+        """Return an empty curvature of the adapter's weights and the last layer's."""
+        classes, width = network.head.mean_weight.shape
+        weights = cls(config, network.sites, (classes, width))
+        if options["fitted"]:
+            weights.prepare()
+        return weights
+
+    def after_last_layer(self, fit: FinalFit) -> None:
+        """Fit the curvature around the trained weights, and choose the prior precision."""
+        total = len(fit.train[0])
+        if fit.held_out is not None and self.config.prior_precision == "validation":
+            total += len(fit.held_out[0])
+        with fit.open_bar("curvature", total) as advance:
+            fit_laplace_lora(fit.network, self, fit.train, fit.held_out, advance)
+
+    def gaussian_logits(
+        self, network: Network, texts: PreparedTexts, rows: Features, advance: Advance
+    ) -> GaussianLogits:
+        """Return the logits linearised in the random weights."""
+        mean: Tensor = network.head.predict(rows).mean
+        return linearised_logits(network, self, texts, mean, advance)
+
+    @property
+    def num_weights(self) -> int:
+        """P, the number of random weights."""
+        return sum(out * size for out, size in self._shapes)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the random layers, including the last one if it is random."""
+        return [random_layer.name for random_layer in self.layers] + [
+            LAST_LAYER
+        ] * self.config.last_layer
+
+    def prepare(self) -> AnyLayers:
+        """Allocate an empty curvature, for a fit or to load tensors into."""
+        curvature = LAYER_STRUCTURES[self.structure](self._shapes)
+        self.curvature = curvature.to(self.prior_precision.device)
+        return self.curvature
+
+    def finish(self) -> None:
+        """Decompose the curvature, once all rows are added.
+
+        Raises:
+            InputError: The curvature is not finite; the message names the site.
+        """
+        curvature = self._fitted()
+        for name, diagonal in zip(self.names, curvature.sums(), strict=True):
+            if not bool(diagonal.isfinite().all()):
+                raise InputError(
+                    f"the Hessian of {name} is not finite: gradients of the logits overflow; "
+                    "lower the adapter's learning rate (lr), or choose dtype 'float32'"
+                )
+        curvature.finish()
+
+    def covariances(self, layers: Sequence[LayerGradients], precisions: Sequence[float]) -> Tensor:
+        """Return the logits' covariance under each prior precision, [D, B, C, C] float64."""
+        return covariances(self._fitted(), layers, precisions)
+
+    def log_marginal_likelihood(
+        self, log_likelihood: float, last_weight: Tensor, precision: float
+    ) -> float:
+        """Return the Laplace estimate of log p(D | δ) in nats.
+
+        Args:
+            log_likelihood: log p(D | θ̂), summed over rows.
+            last_weight: [C, d] of the last layer.
+            precision: δ.
+        """
+        return log_marginal_likelihood(
+            log_likelihood,
+            self.sq_distance(last_weight),
+            log_determinant(self._fitted(), precision),
+            self.num_weights,
+            precision,
+        )
+
+    def choose(
+        self,
+        log_likelihood: float,
+        last_weight: Tensor,
+        num_rows: int,
+        validation: Callable[[list[float]], list[float]] | None,
+    ) -> None:
+        """Choose the prior precision.
+
+        Args:
+            log_likelihood: log p(D | θ̂), summed over rows.
+            last_weight: [C, d] of the last layer.
+            num_rows: N.
+            validation: Maps D precisions to the NLL (nats) of validation rows under each; None
+                without validation rows.
+        """
+
+        def evidence(precision: float) -> float:
+            return self.log_marginal_likelihood(log_likelihood, last_weight, precision)
+
+        precision = self.config.prior_precision
+        if isinstance(precision, str):
+            # The precision of the prior if the entries of θ̂ are seen as its draws.
+            distance = self.sq_distance(last_weight)
+            unit = self.num_weights / distance if distance else 1.0
+            if precision == "validation" and validation is not None:
+                precision = self._by_validation(unit, validation)
+            else:
+                if precision == "validation":
+                    logger.debug("no validation data: choosing the prior by marginal likelihood")
+                precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+        self.prior_precision.fill_(precision)
+        self.log_evidence.fill_(evidence(precision) / num_rows)
+
+    def sq_distance(self, last_weight: Tensor) -> float:
+        """Return ‖θ̂ − θ₀‖²."""
+        changes = [
+            random_layer.layer.weight.detach() - random_layer.origin for random_layer in self.layers
+        ]
+        if self.config.last_layer:
+            changes.append(last_weight.detach())
+        return float(sum(change.double().square().sum() for change in changes))
+
+    def report(self) -> dict[str, float | str]:
+        """Return the prior precision, the structure, the random weights and the log evidence."""
+        if self.curvature is None:
+            return {"fitted": "no"}
+        return {
+            "prior_precision": float(self.prior_precision),
+            "structure": self.structure,
+            "num_random_weights": float(self.num_weights),
+            "log_evidence": float(self.log_evidence),
+        }
+
+    def _by_validation(
+        self,
+        unit: float,
+        validation: Callable[[list[float]], list[float]],
+    ) -> float:
+        # The gradients of a row are the same for every precision, and far too many to store.
+        grid = [unit * 10**power for power in LOG10_GRID]
+        losses = dict(zip(grid, validation(grid), strict=True))
+        return best_on_grid(lambda precision: -losses[precision], unit, "validation NLL")
+
+    def _fitted(self) -> AnyLayers:
+        if self.curvature is None:
+            raise InputError(
+                "posterior 'laplace_lora' has no covariance yet; call fit first, or calibrate",
+                code="not-fitted",
+            )
+        return self.curvature
+
+
+def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
+    """Return the structure, or `diag` if Kronecker factors would take too much memory.
+
+    Raises:
+        InputError: The structure is `full`, with too many weights.
+    """
+    total = sum(out * size for out, size in shapes)
+    if structure == "full" and total > MOST_FULL:
+        raise InputError(
+            f"structure 'full' of posterior 'laplace_lora' supports at most {MOST_FULL} random "
+            f"weights, got {total}; choose 'kron' or 'diag', or adapter 'polar', whose core alone "
+            "is random"
+        )
+    num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
+    if structure == "kron" and num_bytes > _MOST_BYTES:
+        logger.warning(
+            "Kronecker factors of these adapters would take %.1f GiB; using a diagonal curvature "
+            "instead",
+            num_bytes / 2**30,
+        )
+        return "diag"
+    return structure
+
+
+@torch.no_grad()
+def fit_laplace_lora(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    train: Rows,
+    validation: Rows | None,
+    advance: Advance = lambda _: None,
+) -> None:
+    """Fit the curvature to training rows and choose the prior precision.
+
+    Args:
+        network: Trained; its weights do not change.
+        weights: The network's posterior.
+        train: Texts and labels [N] int64.
+        validation: Held-out texts and labels, for choosing the prior if configured.
+        advance: Called with the number of texts after each batch of gradients.
+
+    Raises:
+        InputError: The curvature is not finite.
+    """
+    network.eval()
+    texts, labels = train
+    curvature = weights.prepare()
+    for _, layers in _batches(network, weights, texts, _fisher_columns, advance):
+        curvature.add(layers)
+    weights.finish()
+    mean = network_logits(network, texts)
+    log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
+    held_out = None
+    if validation is not None:
+        held_out = partial(_nll_by_precision, network, weights, validation, advance)
+    weights.choose(log_likelihood, network.head.mean_weight, len(labels), held_out)
+
+
+def _nll_by_precision(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    held_out: Rows,
+    advance: Advance,
+    precisions: list[float],
+) -> list[float]:
+    """Return the NLL (nats) of held-out rows under each prior precision."""
+    texts, labels = held_out
+    mean = network_logits(network, texts)
+    config, total = weights.config, torch.zeros(len(precisions), dtype=torch.float64)
+    for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
+        truth = labels[rows].to(mean.device)
+        for index, covariance in enumerate(weights.covariances(layers, precisions)):
+            logits = GaussianLogits(mean[rows], covariance.to(mean.device))
+            probs = link_probabilities(logits, config.link, config.num_samples).probs
+            total[index] += len(rows) * nll(probs, truth)
+    return [float(value) / len(labels) for value in total]
+
+
+@torch.no_grad()
+def network_logits(network: Network, texts: PreparedTexts) -> Tensor:
+    """Return the logits [N, C] float64 of the mean network."""
+    features = network.encoder.features(texts, batch_size=_BATCH)
+    mean: Tensor = network.head.predict(network.scaled(features)).mean
+    return mean
+
+
+def linearised_logits(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    texts: PreparedTexts,
+    mean: Tensor,
+    advance: Advance = lambda _: None,
+) -> GaussianLogits:
+    """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
+    precision = float(weights.prior_precision)
+    covariances = logit_covariances(network, weights, texts, [precision], advance)
+    return GaussianLogits(mean, covariances[0].to(mean.device))
+
+
+def logit_covariances(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    texts: PreparedTexts,
+    precisions: list[float],
+    advance: Advance = lambda _: None,
+) -> Tensor:
+    """Return the covariance of each text's logits under each prior precision, [D, N, C, C]."""
+    network.eval()
+    classes = _num_logits(network, texts)
+    result = torch.empty(len(precisions), len(texts), classes, classes, dtype=torch.float64)
+    for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
+        result[:, rows] = weights.covariances(layers, precisions).cpu()
+    return result
+
+
+def _fisher_columns(logits: Tensor) -> Tensor:
+    """Return the columns of R for each row, [C, B, C]."""
+    return fisher_root(logits.softmax(-1)).permute(2, 0, 1)
+
+
+def _unit_vectors(logits: Tensor) -> Tensor:
+    """Return the unit vector of each class for each row, [C, B, C]."""
+    rows, classes = logits.shape
+    return torch.eye(classes, dtype=logits.dtype, device=logits.device)[:, None].expand(
+        classes, rows, classes
+    )
+
+
+def _batches(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    texts: PreparedTexts,
+    vectors: Callable[[Tensor], Tensor],
+    advance: Advance,
+) -> Iterator[tuple[list[int], list[LayerGradients]]]:
+    """Yield row indices and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
+    size = _rows_a_batch(weights, texts, _num_logits(network, texts))
+    for rows in network.encoder.batches(texts.tokens.lengths, size):
+        yield rows, _gradients(network, weights, texts.collate(rows), vectors)
+        advance(len(rows))
+
+
+def _num_logits(network: Network, texts: PreparedTexts) -> int:
+    """Return C, the number of classes or options."""
+    return texts.tokens.num_options or len(network.head.mean_weight)
+
+
+def _rows_a_batch(weights: LaplaceLoRAWeights, texts: PreparedTexts, num_classes: int) -> int:
+    outputs = sum(random_layer.layer.out_features for random_layer in weights.layers)
+    longest = int(texts.tokens.lengths.max(initial=1))
+    numbers = num_classes * max(outputs * longest, weights.num_weights)
+    return min(_BATCH, max(1, _NUMBERS // numbers))
+
+
+def _gradients(
+    network: Network,
+    weights: LaplaceLoRAWeights,
+    batch: dict[str, Tensor],
+    vectors: Callable[[Tensor], Tensor],
+) -> list[LayerGradients]:
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        seen = stack.enter_context(watched([random_layer.layer for random_layer in weights.layers]))
+        rows: Features = network(batch)
+    detached = rows.detach().double()
+    states = detached.values
+    weight = network.head.mean_weight.double()
+    seeds = vectors(detached.logits(weight))
+    names = [random_layer.name for random_layer in weights.layers]
+    mask = batch["attention_mask"]
+    layers = backward(rows.values, seen, names, feature_gradient(states, weight, seeds), mask)
+    if LAST_LAYER in weights.names:
+        if states.ndim == 3:  # the options of a row share the weights, as its tokens do elsewhere
+            layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
+        else:
+            layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
+    return layers

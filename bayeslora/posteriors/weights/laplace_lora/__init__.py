@@ -1,1 +1,0 @@
-"""Laplace-LoRA: a linearised Laplace approximation over adapter weights."""

@@ -1,1 +1,0 @@
-"""Monte Carlo dropout: the network's own dropout, active in prediction."""

@@ -1,1 +1,0 @@
-"""ScalaBL: a Gaussian over the scales of each adapter."""

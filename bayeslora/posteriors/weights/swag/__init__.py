@@ -1,1 +1,0 @@
-"""SWAG: a Gaussian with the moments of late training."""

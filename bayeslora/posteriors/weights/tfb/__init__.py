@@ -1,1 +1,0 @@
-"""TFB: noise on a trained adapter."""
