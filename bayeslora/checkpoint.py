@@ -43,9 +43,11 @@ POSTERIOR = "posterior.safetensors"
 CARD = "README.md"
 INTERRUPTED = "interrupted-fit.json"
 
-_CHECKPOINT_FILES = (
+CHECKPOINT = "checkpoint.safetensors"
+# Directories of earlier versions, which `--overwrite` may replace.
+_EARLIER_CHECKPOINT_FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
-    *("trainer_state.json", "files.json", ".tmp*"),  # safetensors renames a `.tmp…`
+    *("trainer_state.json", "files.json", ".tmp*"),
 )
 LAYOUTS = (
     Layout(
@@ -59,7 +61,10 @@ LAYOUTS = (
         "an interrupted fit",
         INTERRUPTED,
         FORMAT_VERSION,
-        files=tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
+        files=(
+            f"checkpoints/member-*/{CHECKPOINT}",
+            *(f"checkpoints/member-*/checkpoint-*/{name}" for name in _EARLIER_CHECKPOINT_FILES),
+        ),
         fragile=True,
     ),
 )

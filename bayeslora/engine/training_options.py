@@ -76,6 +76,11 @@ class TrainingSettings(Options):
         QualityRetaining | None,
         "A loss that penalises logits far from recent logits of the same class, if any.",
     ] = None
+    report_to: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None,
+        "Experiment tracker that receives the figures of each epoch; TensorBoard's files are "
+        "written to runs/.",
+    ] = None
     cv: Annotated[
         Annotated[int, Range(0)] | Literal["auto"],
         "Number of cross-validation folds, each held out of one fit; the held-out rows choose the "

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from bayeslora.adapters.base import Adapted, LowRankAdapter
+from bayeslora.adapters.base import Adapted, LowRankAdapter, StepHook
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, UpToOne
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
-    from transformers import TrainerCallback
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.site import Site
@@ -133,8 +132,8 @@ class EMTAL(LowRankAdapter):
             check_divides(hosts[block.up].out_features, self.num_experts, block.up)
         return expert_sites(self, hosts, blocks, generator, blank=blank)
 
-    def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
-        """Return the callback that sets the router's influence before each step."""
+    def callbacks(self, network: Adapted) -> Sequence[StepHook]:
+        """Return the hook that sets the router's influence before each step."""
         from bayeslora.adapters.emtal.gate import Fading
 
         return [Fading(self, network.sites)]

@@ -16,12 +16,10 @@ from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
-from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
 from bayeslora.options import as_mapping
-from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
+from bayeslora.posteriors.cost import affordable, multiplication_rate
 from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.logit_scale import best_scale
@@ -203,12 +201,6 @@ def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
         head.advance = ignore
 
 
-BACKWARD = 3.0
-"""Cost of a training step in forward passes: one forward, and two for the backward pass."""
-
-STEP_SECONDS = 0.01
-"""Overhead of a step: the Trainer's loop, the optimiser, the head."""
-
 WORTH_SAYING = 5.0
 """Seconds of a final fit from which it is announced."""
 
@@ -221,13 +213,11 @@ class TrainingSizes:
         num_classes: C.
         num_features: d.
         num_rows: Training rows N.
-        num_validation: Validation rows that score each epoch; 0 for none.
     """
 
     num_classes: int
     num_features: int
     num_rows: int
-    num_validation: int = 0
 
 
 def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
@@ -263,11 +253,9 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
 
 
 def announce_final_fit(posterior: Posterior, sizes: TrainingSizes) -> None:
-    """Log the estimated time of a long final fit."""
-    cost = _dearest(posterior, sizes)
-    if not cost.multiplications:
-        return
-    seconds = cost.seconds(multiplication_rate())
+    """Log the estimated time of a long final fit, of the most expensive variant still open."""
+    cost = posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
+    seconds = cost.seconds(multiplication_rate()) if cost.multiplications else 0.0
     if seconds >= WORTH_SAYING:
         logger.info(
             "final fit: %s with %d classes, about %s, %.0f MB",
@@ -276,44 +264,6 @@ def announce_final_fit(posterior: Posterior, sizes: TrainingSizes) -> None:
             duration(seconds),
             cost.megabytes,
         )
-
-
-def announce_training(
-    settings: TrainingSettings,
-    posterior: Posterior,
-    sizes: TrainingSizes,
-    *,
-    pass_seconds: float,
-) -> None:
-    """Log the maximal number of training steps and the estimated time.
-
-    Args:
-        settings: Epochs and batch size.
-        posterior: Refitted after each epoch if validation rows score it.
-        sizes: Sizes of the problem.
-        pass_seconds: Time of one pass of all training rows without gradients.
-    """
-    rows, epochs = sizes.num_rows, settings.epochs
-    steps = math.ceil(rows / settings.batch_size)
-    epoch_seconds = BACKWARD * pass_seconds + STEP_SECONDS * steps
-    if sizes.num_validation:
-        epoch_seconds += pass_seconds * sizes.num_validation / rows
-        if (cost := _dearest(posterior, sizes)).multiplications:
-            epoch_seconds += cost.seconds(multiplication_rate())
-    logger.info(
-        "%s, %s%s of %s: %s, about %s",
-        counted(rows, "row"),
-        counted(epochs, "epoch"),
-        " at most" if sizes.num_validation else "",
-        counted(steps, "step"),
-        counted(settings.num_steps(rows), "step"),
-        duration(epochs * epoch_seconds),
-    )
-
-
-def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
-    """Return the cost of a final fit, of the most expensive variant if options are open."""
-    return posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 
 
 def duration(seconds: float) -> str:
