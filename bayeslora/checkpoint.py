@@ -44,11 +44,12 @@ CARD = "README.md"
 INTERRUPTED = "interrupted-fit.json"
 
 CHECKPOINT = "checkpoint.safetensors"
-# Directories of earlier versions, which `--overwrite` may replace.
-_EARLIER_CHECKPOINT_FILES = (
+_EARLIER_FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
     *("trainer_state.json", "files.json", ".tmp*"),
 )
+# Those of earlier versions are only overwritten.
+_CHECKPOINT_FILES = (CHECKPOINT, *(f"checkpoint-*/{name}" for name in _EARLIER_FILES))
 LAYOUTS = (
     Layout(
         "a model",
@@ -61,10 +62,7 @@ LAYOUTS = (
         "an interrupted fit",
         INTERRUPTED,
         FORMAT_VERSION,
-        files=(
-            f"checkpoints/member-*/{CHECKPOINT}",
-            *(f"checkpoints/member-*/checkpoint-*/{name}" for name in _EARLIER_CHECKPOINT_FILES),
-        ),
+        files=tuple(f"checkpoints/member-*/{name}" for name in _CHECKPOINT_FILES),
         fragile=True,
     ),
 )

@@ -176,7 +176,7 @@ def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         "max_length": choices.max_length,
         "seed": choices.seed,
         "num_train": len(data.rows),
-        "training": dataclasses.asdict(settings),
+        "training": settings.recorded(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora import options
@@ -130,6 +130,10 @@ class TrainingSettings(Options):
         """Epochs at which the learning rate has decayed to zero, after which it starts again."""
         shares = STAGES if self.choose_epochs else (1.0,)
         return tuple(sorted({max(1, round(share * self.epochs)) for share in shares}))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options that determine the result."""
+        return {name: value for name, value in asdict(self).items() if name != "report_to"}
 
     def finishing(self, num_rows: int) -> Self:
         """Return the settings of the last epochs of cross-validated networks, on all rows."""
