@@ -33,12 +33,12 @@ LIMITS = {
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 3624,
+    ".": 3625,
     "adapters": 3678,
     "backbones": 3222,
     "cli": 3412,
     "conformal": 210,
-    "engine": 6580,
+    "engine": 6582,
     "experiments": 2497,
     "metrics": 3475,
     "posteriors": 6245,
