@@ -43,10 +43,13 @@ POSTERIOR = "posterior.safetensors"
 CARD = "README.md"
 INTERRUPTED = "interrupted-fit.json"
 
-_CHECKPOINT_FILES = (
+CHECKPOINT = "checkpoint.safetensors"
+_EARLIER_FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
-    *("trainer_state.json", "files.json", ".tmp*"),  # safetensors renames a `.tmp…`
+    *("trainer_state.json", "files.json", ".tmp*"),
 )
+# Those of earlier versions are only overwritten.
+_CHECKPOINT_FILES = (CHECKPOINT, *(f"checkpoint-*/{name}" for name in _EARLIER_FILES))
 LAYOUTS = (
     Layout(
         "a model",
@@ -59,7 +62,7 @@ LAYOUTS = (
         "an interrupted fit",
         INTERRUPTED,
         FORMAT_VERSION,
-        files=tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
+        files=tuple(f"checkpoints/member-*/{name}" for name in _CHECKPOINT_FILES),
         fragile=True,
     ),
 )

@@ -236,6 +236,7 @@ class BayesianClassifier:
         feature_scores: str | Sequence[str] | None = None,
         layer_sampling: Any = None,
         quality_retaining: Any = None,
+        report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None,
         across_tasks: bool = False,
         out: str | Path | None = None,
         overwrite: bool = False,
@@ -287,6 +288,8 @@ class BayesianClassifier:
             quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
                 `momentum=0.8`, or `True` for its defaults: a loss that keeps rows near recent
                 logits of their class, weighted more as the task's loss falls. None disables it.
+            report_to: Experiment tracker that receives the loss and the validation metrics of each
+                epoch, one run per network. TensorBoard's files are written to `runs/`.
             across_tasks: Whether to classify rows among the classes of all tasks, so that
                 predictions need no task; otherwise among those of the row's own task.
             out: Directory to save the model in. The same call resumes an interrupted fit from its
@@ -313,6 +316,7 @@ class BayesianClassifier:
             "patience": patience,
             "layer_sampling": resolve_sampling(layer_sampling),
             "quality_retaining": resolve_retaining(quality_retaining),
+            "report_to": report_to,
         }
         refuse_training_options(self.adapter, trained)
         columns = data_columns(text_column, label_column, pair_column, image_column)

@@ -43,8 +43,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
     """
     from threadpoolctl import threadpool_limits
 
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
+    return threadpool_limits(limits=1, user_api="blas")  # type: ignore[no-any-return]
 
 
 def row_slices(rows: int, elements_per_row: int, most: int = 1 << 23) -> Iterator[slice]:

@@ -90,10 +90,10 @@ def test_evaluate_loads_no_library_of_models_or_of_data_frames(tmp_path, has_ood
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_prediction_needs_no_training_loop():
-    code = (
-        "import sys, bayeslora.classifier; print({'peft', 'transformers.trainer'} & {*sys.modules})"
-    )
+@pytest.mark.parametrize("module", ["classifier", "engine.fit"])
+def test_neither_predictions_nor_fits_need_the_trainer_of_transformers(module):
+    libraries = {"peft", "transformers.trainer"}
+    code = f"import sys, bayeslora.{module}; print({libraries} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

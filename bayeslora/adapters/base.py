@@ -22,7 +22,6 @@ from bayeslora.option_checks import (
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
-    from transformers import TrainerCallback
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.layer_sampling import FullLayers
@@ -190,6 +189,29 @@ def layers_that_answer(layers: int) -> int:
     Half of them: `benchmarks/question_layers` compared this with 6 and with all layers.
     """
     return max(USUAL_LAYERS, layers // 2)
+
+
+class StepHook:
+    """Takes part in the steps of a training; by default it does nothing.
+
+    A resumed training creates new hooks: their state must follow from the step, or be among the
+    tensors of the network.
+    """
+
+    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
+        """Prepare a step, before its pass; its learning rates are set.
+
+        Args:
+            step: Number of steps taken so far.
+            num_steps: Steps of the whole training.
+            optimizer: Optimiser of adapter and head.
+        """
+
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
+        """Follow the optimiser's step; arguments are those of `before_step`."""
+
+    def finish(self) -> None:
+        """Clean up after the last step, or after an exception."""
 
 
 class Adapted(Protocol):
@@ -501,12 +523,8 @@ class Adapter(Options):
         """
         return None
 
-    def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
-        """Return callbacks for the training steps, such as a schedule of the adapter.
-
-        Their state must follow from the step or be among the tensors of the sites, since a resumed
-        training creates new callbacks.
-        """
+    def callbacks(self, network: Adapted) -> Sequence[StepHook]:
+        """Return hooks of the training steps, such as a schedule of the adapter."""
         return ()
 
     def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:

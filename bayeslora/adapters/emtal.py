@@ -32,7 +32,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,8 +40,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from torch.optim import Optimizer
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site, trained_layer
@@ -322,7 +323,7 @@ def gaussian(out_features: int, in_features: int, r: int, generator: Generator) 
     return Factors(A, B, None, orthonormal=False)
 
 
-class Fading(TrainerCallback):
+class Fading(StepHook):
     """Sets the router's influence before each step, as a function of the step alone."""
 
     def __init__(self, config: EMTAL, sites: Sequence[Site]) -> None:
@@ -330,9 +331,9 @@ class Fading(TrainerCallback):
         self._config = config
         self._gated = [site for site in sites if isinstance(site, GatedUnits)]
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
         """Set the influence of this step; log when the router has faded."""
-        fade = self._config.fade(state.global_step / state.max_steps)
+        fade = self._config.fade(step / num_steps)
         previous = self._gated[0].fade
         for site in self._gated:
             site.fade = fade
@@ -341,12 +342,12 @@ class Fading(TrainerCallback):
             logger.info(
                 "the router has faded out after %d of %d steps; in its last step it changed "
                 "hidden units by at most %.2g of their value",
-                state.global_step,
-                state.max_steps,
+                step,
+                num_steps,
                 largest,
             )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def finish(self) -> None:
         """Turn the gate off."""
         for site in self._gated:
             site.fade = 0.0

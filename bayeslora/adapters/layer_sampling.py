@@ -137,30 +137,6 @@ class LayerSampler:
         self._flags = []
         self._active = None
 
-    def state_dict(self, step: int) -> dict[str, Any]:
-        """Return the JSON-ready state that a run resumed after `step` steps must match."""
-        last = (step - 1) // self.interval
-        return {
-            "seed": self.seed,
-            "interval": self.interval,
-            "step": step,
-            "active": list(self.names(last)) if step else [],
-        }
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Check a stored state.
-
-        Raises:
-            InputError: It has other layers or another order of layers.
-        """
-        expected = self.state_dict(int(state["step"]))
-        for key in ("interval", "seed", "active"):
-            if expected[key] != state[key]:
-                raise InputError(
-                    f"the interrupted training drew its layers with {key} {state[key]!r}, this "
-                    f"one has {expected[key]!r}; resume it with its own options"
-                )
-
     def record(self, num_steps: int) -> dict[str, Any]:
         """Return the draws of `num_steps` steps, and the peak memory of gradients and moments.
 

@@ -20,6 +20,7 @@ from bayeslora.adapters.base import (
     Episodes,
     LayerSampling,
     LowRankAdapter,
+    StepHook,
     TrainingRows,
 )
 from bayeslora.errors import InputError, located
@@ -29,7 +30,6 @@ from bayeslora.plain_text import counted
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
-    from transformers import TrainerCallback
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.layer_sampling import FullLayers
@@ -665,7 +665,7 @@ class EMTAL(LowRankAdapter):
             check_divides(hosts[block.up].out_features, self.num_experts, block.up)
         return expert_sites(self, hosts, blocks, generator, blank=blank)
 
-    def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
+    def callbacks(self, network: Adapted) -> Sequence[StepHook]:
         """Return the callback that sets the router's influence before each step."""
         from bayeslora.adapters.emtal import Fading
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.training.linear_probe import LinearProbes
+from bayeslora.engine.training.starts import LinearProbes
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.logit_scale import best_scale
 

@@ -10,7 +10,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.training.linear_probe import best_prior_scale
+from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.tasks.splits import stratified_sample
 

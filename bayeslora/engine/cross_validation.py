@@ -22,10 +22,9 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.training.averaging import Average, can_average
 from bayeslora.engine.training.final_fit import drawing_of, scale_logits
-from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult
+from bayeslora.engine.training.starts import Average, LinearProbes, can_average
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll

@@ -22,13 +22,11 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.training.class_prior import ClassPrior
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.training.layer_sampling import layer_sampler
-from bayeslora.engine.training.linear_probe import LinearProbes
 from bayeslora.engine.training.loop import FitResult, Training, train_network
-from bayeslora.engine.training.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training.starts import ClassPrior, LinearProbes
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
@@ -96,7 +94,6 @@ def fit_members(
     stops: Sequence[int] | None = None,
     say: bool = True,
     prior: ClassPrior | None = None,
-    restore: Restore = nothing_to_restore,
     further: Further | None = None,
     probes: LinearProbes | None = None,
     fit_last: bool = True,
@@ -116,7 +113,6 @@ def fit_members(
         stops: Number of epochs after which each member stops; None for all epochs.
         say: Whether to log notes on data and backbone, if no earlier call did.
         prior: The language model's rows for the classes; None for a prior mean of zero.
-        restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
         further: Networks from which the last epochs begin; None for fresh networks.
         probes: What the networks of several calls share; None if there is one call.
         fit_last: Whether to fit the posteriors; otherwise the last layers stay as trained.
@@ -162,7 +158,6 @@ def fit_members(
             directory=None if work is None else work / f"member-{number}{suffix}",
             prior=prior,
             tasks=data.tasks,
-            restore=restore,
             title=f"{title}{many}" if choices.progress else None,
             begin=begin,
             rate=1.0 if further is None else further.rate,
@@ -242,7 +237,6 @@ def _fitted(fit: Training, *, fit_last: bool) -> FitResult:
             seed=fit.settings.seed,
             max_grad_norm=fit.settings.max_grad_norm,
             directory=fit.directory,
-            restore=fit.restore,
             description=fit.title,
         )
         result = _fit_mixture(fit, choose_mixtures(network, adapter, fit.train)[0])

@@ -33,11 +33,9 @@ from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.adapter_start import read_texts
-from bayeslora.engine.training.checkpoints import abandon, claim, refuse, restored
-from bayeslora.engine.training.class_prior import ClassPrior, class_prior
-from bayeslora.engine.training.linear_probe import LinearProbes
+from bayeslora.engine.training.checkpoints import abandon, claim, refuse
 from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training.starts import ClassPrior, LinearProbes, class_prior
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores import settled_scores
@@ -98,15 +96,19 @@ def fit_classifier(
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
-    claims, restore = _claims(out, identity, overwrite=overwrite)
+
+    def claimed() -> Path | None:
+        if out is None:
+            return None
+        return current().first(partial(claim, out, identity, overwrite=overwrite))
+
     fit = partial(
         fit_members,
         data=data,
         settings=settings,
         backbone=backbone,
-        claim=claims,
+        claim=claimed,
         prior=_prior(choices, data, whole),
-        restore=restore,
     )
     try:
         (network, members, results), learnt = _fitted(fit, choices, data, final, settings)
@@ -171,7 +173,7 @@ def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         "max_length": choices.max_length,
         "seed": choices.seed,
         "num_train": len(data.rows),
-        "training": dataclasses.asdict(settings),
+        "training": settings.recorded(),
     }
 
 
@@ -209,18 +211,6 @@ def _fitted_entries(
         "data": hashes,
         "dropped": all_data.dropped(),
     }
-
-
-def _claims(
-    out: str | Path | None, identity: Mapping[str, Any], *, overwrite: bool
-) -> tuple[Callable[[], Path | None], Restore]:
-    """Return functions that claim `out` before the fit, and again if it was deleted."""
-    if out is None:
-        return lambda: None, nothing_to_restore
-    return (
-        lambda: current().first(partial(claim, out, identity, overwrite=overwrite)),
-        lambda: restored(out, identity, overwrite=overwrite),
-    )
 
 
 def _say_advice(network: Network, results: Sequence[FitResult]) -> None:

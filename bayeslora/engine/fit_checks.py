@@ -12,6 +12,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import divided, held_out_parts
 from bayeslora.engine.data import check_hold_out
+from bayeslora.engine.progress import require_tracker
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
@@ -43,6 +44,7 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
 def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
     """Raise InputError if the options do not fit together, before anything is loaded."""
     posterior = choices.posterior
+    require_tracker(settings.report_to)
     if current().size > 1:
         _check_shared(choices.adapter, posterior)
     if settings.cv and data.validation is not None:

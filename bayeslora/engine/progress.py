@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from bayeslora.errors import MissingAssetError
 from bayeslora.plain_text import visible
+from bayeslora.processes import current
 
 STEPS = 10
 """Most lines per bar, unless it takes long."""
@@ -20,11 +23,11 @@ LEAST_SECONDS, MOST_SECONDS = 10.0, 300.0
 """Seconds between two lines; shorter work shows none."""
 
 
-def open_bar(description: str, total: int, *, unit: str = "", done: int = 0) -> Any:
+def open_bar(description: str | None, total: int, *, unit: str = "", done: int = 0) -> Any:
     """Return an open tqdm bar, or `Lines` if stderr is not a terminal.
 
     Args:
-        description: Title; any text.
+        description: Title; any text. None for a bar that shows nothing.
         total: Total number of steps.
         unit: Unit of a step.
         done: Steps done before, which do not count for the speed.
@@ -32,6 +35,8 @@ def open_bar(description: str, total: int, *, unit: str = "", done: int = 0) -> 
     import tqdm.auto
     import tqdm.std
 
+    if description is None:
+        return tqdm.std.tqdm(disable=True)
     title = visible(description)
     is_notebook = tqdm.auto.notebook_tqdm is not tqdm.std.tqdm
     if not (sys.stderr.isatty() or is_notebook):
@@ -90,6 +95,7 @@ class Lines:
 
 
 Advance = Callable[[int], object]
+Report = Callable[[Mapping[str, float], int], object]
 
 
 @contextmanager
@@ -105,6 +111,50 @@ def progress_bar(
         return
     with open_bar(description, total, unit=unit, done=done) as bar:
         yield bar.update
+
+
+def require_tracker(name: str | None) -> None:
+    """Raise MissingAssetError if a tracker's package is not installed.
+
+    Raises:
+        MissingAssetError: See above.
+    """
+    if name is not None and find_spec(name) is None:
+        raise MissingAssetError(
+            f"report_to={name!r} (--report-to) needs the package {name}: pip install {name}"
+        )
+
+
+@contextmanager
+def tracker(
+    name: str | None, project: str, run: str, options: Mapping[str, str | int]
+) -> Iterator[Report]:
+    """Yield a function that sends figures at a step to an experiment tracker.
+
+    Args:
+        name: `tensorboard`, whose files are written to `runs/PROJECT/RUN`; `wandb` or `mlflow`;
+            None for a function that does nothing.
+        project: Project of Weights & Biases, or experiment of MLflow.
+        run: Name of the run in it.
+        options: What distinguishes the run from others.
+    """
+    if name is None or not current().is_first:
+        yield lambda *_: None
+        return
+    from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
+
+    makers: dict[str, Callable[[], Any]] = {
+        "tensorboard": lambda: TensorBoardTracker(f"{project}/{run}", "runs"),
+        "wandb": lambda: WandBTracker(project, name=run),
+        "mlflow": lambda: MLflowTracker(project, run_name=run),
+    }
+    made = makers[name]()
+    made.start()
+    made.store_init_configuration(dict(options))
+    try:
+        yield lambda figures, step: made.log(dict(figures), step=step)
+    finally:
+        made.finish()
 
 
 @contextmanager

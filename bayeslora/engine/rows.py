@@ -1,20 +1,29 @@
-"""Labelled texts prepared for a network, and their features for its last layer."""
+"""Labelled texts prepared for a network: their batches, and their features for its last layer."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.data import LabelledExamples, say_truncation
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.posteriors.features import Features
+from bayeslora.processes import current
 from bayeslora.tasks.examples import Examples
+
+_POOL_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -81,19 +90,15 @@ within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all texts, without a cos
 (`benchmarks/scale_rows`)."""
 
 
-def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
+def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
     """Set the feature scale to their root mean square norm, so that prior scales are in logits.
 
     It is computed from at most `SCALE_ROWS` evenly spaced texts.
-
-    Returns:
-        The number of these texts.
     """
     network.eval()
     rows = np.unique(np.linspace(0, len(texts) - 1, SCALE_ROWS).round().astype(int))
     features = network.encoder.features(texts, rows=rows.tolist())
     network.feature_scale.fill_(network.encoder.root_mean_square(features))
-    return len(rows)
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,56 @@ def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
     """Return rows with their features from the network in evaluation mode."""
     network.eval()
     return FeatureRows(rows, network.features_of(rows.texts, rows.labels))
+
+
+class LengthBatchSampler(Sampler[list[int]]):
+    """Random batches of similar length, determined by seed and epoch.
+
+    Rows are shuffled, sorted by length within pools of a few batches, and cut into batches, which
+    are shuffled. Padding stays low and every epoch sees every row once.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.lengths = lengths
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, counted from 0, which determines the order."""
+        self._epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(len(self.lengths))
+        pool = self.batch_size * _POOL_BATCHES
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            rows = order[start : start + pool]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            batches += [
+                rows[first : first + self.batch_size].tolist()
+                for first in range(0, len(rows), self.batch_size)
+            ]
+        for index in rng.permutation(len(batches)):
+            yield batches[index]
+
+
+class Collator:
+    """Turns row numbers into a padded batch with labels."""
+
+    def __init__(self, rows: LabelledTexts) -> None:
+        """Store the rows."""
+        self._rows = rows
+
+    def __call__(self, rows: list[int]) -> Batch:
+        """Return the batch of `rows`, with `labels` [B] int64.
+
+        Each of several processes gets its share of the texts, at least one, and all labels.
+        """
+        part = rows[current().share(len(rows))] or rows[:1]
+        labels = self._rows.labels[torch.tensor(rows)]
+        return {**self._rows.texts.collate(part), "labels": labels}

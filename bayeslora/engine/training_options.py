@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora import options
@@ -76,6 +76,11 @@ class TrainingSettings(Options):
         QualityRetaining | None,
         "A loss that penalises logits far from recent logits of the same class, if any.",
     ] = None
+    report_to: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None,
+        "Experiment tracker that receives the figures of each epoch; TensorBoard's files are "
+        "written to runs/.",
+    ] = None
     cv: Annotated[
         Annotated[int, Range(0)] | Literal["auto"],
         "Number of cross-validation folds, each held out of one fit; the held-out rows choose the "
@@ -125,6 +130,10 @@ class TrainingSettings(Options):
         """Epochs at which the learning rate has decayed to zero, after which it starts again."""
         shares = STAGES if self.choose_epochs else (1.0,)
         return tuple(sorted({max(1, round(share * self.epochs)) for share in shares}))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options that determine the result."""
+        return {name: value for name, value in asdict(self).items() if name != "report_to"}
 
     def finishing(self, num_rows: int) -> Self:
         """Return the settings of the last epochs of cross-validated networks, on all rows."""

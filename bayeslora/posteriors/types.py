@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.base import Adapter, StepHook
 from bayeslora.adapters.optimizers import Euclidean
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.posteriors.features import Features
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
 
 
 def _count(_: int) -> None:
@@ -255,14 +252,14 @@ class WeightTraining:
 
     Attributes:
         noise: Context of each training pass.
-        callbacks: Callbacks of the steps.
+        callbacks: Hooks of the steps.
         parameters: Parameters trained with the adapter, at the learning rate of the adapter.
         optimizer: Optimiser of the adapter's parameters that are on no manifold; None is AdamW.
         schedule: Learning-rate schedule after the warm-up: `cosine` or `constant`.
     """
 
     noise: PassNoise = nullcontext
-    callbacks: tuple[TrainerCallback, ...] = ()
+    callbacks: tuple[StepHook, ...] = ()
     parameters: tuple[nn.Parameter, ...] = ()
     optimizer: Euclidean | None = None
     schedule: str = "cosine"

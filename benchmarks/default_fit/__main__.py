@@ -39,7 +39,7 @@ import numpy as np
 
 from bayeslora import evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.training.linear_probe import LinearProbes
+from bayeslora.engine.training.starts import LinearProbes
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from benchmarks.lib.arguments import study_parser

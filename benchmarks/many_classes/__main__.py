@@ -28,7 +28,7 @@ from bayeslora import VBLL
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.training.linear_probe import LinearProbe
+from bayeslora.engine.training.starts import LinearProbe
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.features import Features

@@ -28,7 +28,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
-from bayeslora.engine.training.trainer import LengthBatchSampler
+from bayeslora.engine.rows import LengthBatchSampler
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import LETTERS, Examples
 from benchmarks.next_item.rows import Items, truth

@@ -119,9 +119,9 @@ def _patched(run: Run, without: Without) -> Callable[[], Callable[[bool], float]
 
 
 def _random_batches() -> AbstractContextManager[Any]:
-    from bayeslora.engine.training import trainer
+    from bayeslora.engine import rows
 
-    return patch.object(trainer, "_POOL_BATCHES", 1)
+    return patch.object(rows, "_POOL_BATCHES", 1)
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def padding(words: int) -> float:
     from transformers import AutoTokenizer
 
     from bayeslora.backbones.embedded import embedded_directory
-    from bayeslora.engine.training.trainer import LengthBatchSampler
+    from bayeslora.engine.rows import LengthBatchSampler
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
     lengths = np.array(

@@ -196,22 +196,6 @@ def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
         assert equal(again, whole), stop
 
 
-def test_a_resumed_run_of_other_layers_is_refused():
-    lisa = policy(tower())
-    state = lisa.state_dict(7)
-    assert state["active"] == list(lisa.names(2))
-    policy(tower()).check_state(state)
-    renamed = [Group(f"other.{n}", g.params, g.always) for n, g in enumerate(groups(tower()))]
-    other = LayerSampler(lisa.options, renamed, 3, 1)
-    with refused("input", "['layers", "['other"):
-        other.check_state(state)
-    with refused("input", "seed 1", "2"):
-        policy(tower(), seed=2).check_state(state)
-    with refused("input", "interval 3", "4"):
-        policy(tower(), interval=4).check_state(state)
-    assert lisa.state_dict(0)["active"] == []
-
-
 @pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted", "fixed"])
 def test_draws_follow_from_seed_and_block_alone(mode):
     weights = (3.0, 1.0, 1.0, 2.0, 1.0) if mode == "weighted" else None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayeslora.engine.training.linear_probe import LinearProbe
+from bayeslora.engine.training.starts import LinearProbe
 from bayeslora.posteriors.features import Features
 from benchmarks.many_classes.__main__ import ARMS, arms, scores, write
 

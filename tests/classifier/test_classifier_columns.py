@@ -127,9 +127,9 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
     """A second choice, by then of other columns, would change nothing."""
     more, posterior = f",selection={selection}", "swag:num_samples=3,start=0.0"
     whole = fitted(backbone, posterior, more)
-    from bayeslora.engine.training.trainer import AlternatingTrainer
+    from bayeslora.engine.training.loop import Loop
 
-    real, seen = AlternatingTrainer.training_step, []
+    real, seen = Loop.backward, []
 
     def stop(self, *args, **options):
         seen.append(1)
@@ -137,10 +137,10 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
             raise KeyboardInterrupt
         return real(self, *args, **options)
 
-    monkeypatch.setattr(AlternatingTrainer, "training_step", stop)
+    monkeypatch.setattr(Loop, "backward", stop)
     with pytest.raises(KeyboardInterrupt):
         fitted(backbone, posterior, more, out=tmp_path / "model")
-    monkeypatch.setattr(AlternatingTrainer, "training_step", real)
+    monkeypatch.setattr(Loop, "backward", real)
 
     def never(*_, **__):
         raise AssertionError("a fit that goes on chooses again")

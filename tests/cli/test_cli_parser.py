@@ -153,7 +153,7 @@ def test_training_options_are_described_once():
     actions = build_parser().parse_args(["fit", "train.jsonl"]).actions
     options = options_of(TrainingSettings).values()
     described = [option for option in options if option.name in actions]
-    assert len(described) == 11
+    assert len(described) == 12
     for option in described:
         meaning = option.meaning.removesuffix(".").removeprefix("Whether to ")
         assert actions[option.name].help.startswith(meaning[:1].lower() + meaning[1:])

@@ -1,33 +1,24 @@
 """Laws of fits with resting layers; a test class inherits them and defines a recipe."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from refusal import refused
-from small_fits import equal_states, fresh
-from transformers import TrainerCallback
+from small_fits import equal_states, fresh, watch
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.layer_sampling import draw
-from bayeslora.engine.training import loop as fit_module
 
 
 class StoppedError(Exception):
     """Stands in for the end of the process."""
 
 
-class StopAt(TrainerCallback):
-    """Saves after every step up to a given one, and dies after it."""
+class Stop(StepHook):
+    """Dies after the fourth step, which is the last of the first epoch."""
 
-    def __init__(self, step):
-        self._step = step
-
-    def on_step_end(self, args, state, control, **_):
-        control.should_save = state.global_step <= self._step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self._step:
+    def before_step(self, step, num_steps, optimizer):
+        if step == 4:
             raise StoppedError
 
 
@@ -35,15 +26,13 @@ class SamplingLaws:
     """Inherit and define `adapter`, and also `sampling` if the adapter does not sample layers.
 
     `kind` names the backbone's fixture; `posterior` trains with it. A fit has 8 steps in 2 epochs,
-    in blocks of 3 steps. An epoch therefore ends inside a block, and the fit is stopped there;
-    `stops` can name other steps.
+    in blocks of 3 steps. An epoch therefore ends inside a block, and the fit is stopped there.
     """
 
     adapter = None
     sampling = None
     posterior = None
     kind = "encoder"
-    stops = (4,)
 
     @pytest.fixture
     def backbone(self, request):
@@ -122,11 +111,10 @@ class SamplingLaws:
         def values():
             return [[p.detach().clone() for p in layer.params] for layer in sampler.layers]
 
-        class Look(TrainerCallback):
-            def on_train_begin(self, args, state, control, **_):
-                self.before = values()
+        class Look(StepHook):
+            before = values()
 
-            def on_step_end(self, args, state, control, optimizer=None, **_):
+            def after_step(self, step, optimizer):
                 now = values()
                 moved = [
                     any(not torch.equal(a, b) for a, b in zip(old, new, strict=True))
@@ -135,37 +123,39 @@ class SamplingLaws:
                 has_state = [
                     any(p in optimizer.state for p in item.params) for item in sampler.layers
                 ]
-                step = state.global_step - 1
                 seen.append((moved, has_state, sampler.draw(step // sampler.interval)))
                 self.before = now
 
-        self._watched(fit, tmp_path, monkeypatch, Look())
+        watch(monkeypatch, Look())
+        fit.run(tmp_path)
         assert len(seen) == 8
         for moved, has_state, active in seen:
             expected = [number in active for number in range(len(has_state))]
             assert has_state == expected
             assert moved == expected
 
-    def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
+    def test_stopped_inside_a_block_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
         whole = self.begin(backbone, ramp=2)
         expected = whole.run(tmp_path / "whole")
-        for stop in self.stops:
-            path = tmp_path / f"stopped-{stop}"
-            with pytest.raises(StoppedError), monkeypatch.context() as patch:
-                self._watched(self.begin(backbone, ramp=2), path, patch, StopAt(stop))
-            assert (path / f"checkpoint-{stop}").is_dir()
-            resumed = self.begin(backbone, ramp=2)
-            torch.manual_seed(4321)
-            result = resumed.run(path)
-            assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-            assert result.layer_sampling == expected.layer_sampling
+        path = tmp_path / "stopped"
+        with monkeypatch.context() as patch:
+            watch(patch, Stop())
+            with pytest.raises(StoppedError):
+                self.begin(backbone, ramp=2).run(path)
+        assert (path / "checkpoint.safetensors").is_file()
+        resumed = self.begin(backbone, ramp=2)
+        torch.manual_seed(4321)
+        result = resumed.run(path)
+        assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
+        assert result.layer_sampling == expected.layer_sampling
 
     def test_an_exception_leaves_every_flag_as_it_was(self, backbone, tmp_path, monkeypatch):
         fit = self.begin(backbone)
         flags = {name: p.requires_grad for name, p in fit.network.named_parameters()}
         assert any(flags.values())
+        watch(monkeypatch, Stop())
         with pytest.raises(StoppedError):
-            self._watched(fit, tmp_path, monkeypatch, StopAt(4))
+            fit.run(tmp_path)
         assert {name: p.requires_grad for name, p in fit.network.named_parameters()} == flags
 
     def test_a_fit_leaves_every_flag_as_it_was_and_says_what_it_drew(self, backbone, tmp_path):
@@ -192,16 +182,3 @@ class SamplingLaws:
         other.network.eval()
         with torch.no_grad():
             assert torch.equal(fit.network(batch).values, other.network(batch).values)
-
-    def test_stored_checkpoints_of_other_draws_are_refused(self, backbone, tmp_path, monkeypatch):
-        with pytest.raises(StoppedError), monkeypatch.context() as patch:
-            self._watched(self.begin(backbone), tmp_path, patch, StopAt(4))
-        with refused("input", "interval 3"):
-            self.begin(backbone, interval=2).run(tmp_path)
-
-    @staticmethod
-    def _watched(fit, directory, patch, callback):
-        """Train with one more callback, after all others."""
-        known = fit_module._callbacks
-        patch.setattr(fit_module, "_callbacks", lambda *a: [*known(*a), callback])
-        fit.run(Path(directory))

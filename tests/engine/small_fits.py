@@ -12,7 +12,7 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.final_fit import LastFit
-from bayeslora.engine.training.loop import Training, train_network
+from bayeslora.engine.training.loop import Loop, Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
 from bayeslora.tasks.columns import DataColumns
@@ -78,6 +78,17 @@ def training_run(fit):
     num_train = len(fit.train.labels)
     steps = fit.settings.num_steps(num_train)
     return TrainingRun(fit.network, fit.adapter, num_train, steps, fit.settings.batch_size)
+
+
+def watch(patch, hook):
+    """Add a hook to the steps of all trainings, after all others."""
+    begin = Loop.__init__
+
+    def with_hook(self, *args):
+        begin(self, *args)
+        self.hooks.append(hook)
+
+    patch.setattr(Loop, "__init__", with_hook)
 
 
 def equal_states(first, second):

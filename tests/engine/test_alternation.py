@@ -13,6 +13,8 @@ from bayeslora.adapters.options import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, set_feature_scale
+from bayeslora.engine.training import loop as loops
+from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.head_updates import (
     GradientSteps,
     JointSteps,
@@ -20,7 +22,7 @@ from bayeslora.engine.training.head_updates import (
     Refits,
     TrainingFeatures,
 )
-from bayeslora.engine.training.trainer import AlternatingTrainer
+from bayeslora.engine.training.loop import Loop, Training
 from bayeslora.posteriors.features import Features
 
 POSTERIORS = [
@@ -34,33 +36,28 @@ POSTERIORS = [
 ]
 
 
-def trainer_of(fit, directory, update_head=None):
+def loop_of(fit, monkeypatch, update_head=None):
+    """Return the loop of a fit, with the head's updates of the published alternation."""
     set_feature_scale(fit.network, fit.train.texts)
-    optimizer = build_optimizer(
-        fit.network.sites, list(fit.network.head.parameters()), fit.adapter, head_lr=0.05
+    update_head = update_head or GradientSteps(1, len(fit.train.labels))
+    monkeypatch.setattr(loops, "_head_update", lambda *_: update_head)
+    training = Training(
+        *(fit.network, fit.train, None, fit.adapter, LastFit(fit.posterior)),
+        replace(fit.settings, head_lr=0.05),
     )
-    trainer = AlternatingTrainer(
-        fit.network,
-        optimizer,
-        train=fit.train,
-        update_head=update_head or GradientSteps(1, len(fit.train.labels)),
-        settings=fit.settings,
-        directory=directory,
-    )
-    # Normally set by `train`.
-    trainer.current_gradient_accumulation_steps = 1
-    return trainer
+    loop = Loop(training)
+    fit.network.train()
+    return loop
 
 
 @pytest.mark.parametrize("most", [3, 1000])
 def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, encoder, most):
     monkeypatch.setattr(rows, "SCALE_ROWS", most)
     fit = fresh(encoder)
-    count = set_feature_scale(fit.network, fit.train.texts)
+    set_feature_scale(fit.network, fit.train.texts)
     last = len(fit.train.labels) - 1
     chosen = [0, round(last / 2), last] if most == 3 else range(last + 1)
     features = fit.network.encoder.features(fit.train.texts)[list(chosen)]
-    assert count == len(chosen)
     assert float(fit.network.feature_scale) == pytest.approx(
         features.square().sum(1).mean().sqrt().item()
     )
@@ -80,11 +77,11 @@ def adapter_gradients(network):
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS, ids=repr)
-def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, tmp_path, posterior):
+def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, monkeypatch, posterior):
     fit = fresh(encoder, posterior)
-    trainer = trainer_of(fit, tmp_path)
+    loop = loop_of(fit, monkeypatch)
     before = fit.network.trained_state()
-    trainer.training_step(fit.network, batch_of(fit))
+    loop.backward(batch_of(fit))
     after = fit.network.trained_state()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
@@ -95,12 +92,12 @@ def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, tmp_pat
     assert all(float(item.norm()) > 0 for item in cores)
 
 
-def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder, tmp_path):
+def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder, monkeypatch):
     """A decoder has no dropout, so the same pass can be repeated."""
     fit = fresh(decoder, GRADIENT)
-    trainer = trainer_of(fit, tmp_path)
+    loop = loop_of(fit, monkeypatch)
     batch = batch_of(fit)
-    trainer.training_step(fit.network, dict(batch))
+    loop.backward(dict(batch))
     gradients = adapter_gradients(fit.network)
     fit.network.zero_grad()
     labels = batch.pop("labels")
@@ -114,13 +111,13 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
         torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
 
 
-def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
+def test_a_joint_step_takes_one_gradient_for_both(decoder, monkeypatch):
     """The adapter's gradient is the ELBO's at the old head; the head moves by its own gradient."""
-    fit = fresh(decoder, GRADIENT)
-    trainer = trainer_of(fit, tmp_path, JointSteps(30))
+    fit = fresh(decoder, replace(GRADIENT, head_lr=0.05))
+    loop = loop_of(fit, monkeypatch, JointSteps(30))
     batch = batch_of(fit)
     before = fit.network.trained_state()
-    trainer.training_step(fit.network, dict(batch))
+    loop.backward(dict(batch))
     gradients = adapter_gradients(fit.network)
     after = fit.network.trained_state()
     assert all(item.grad is None for item in fit.network.head.parameters())

@@ -10,8 +10,8 @@ from bayeslora.adapters.polar import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import ensemble as members
-from bayeslora.engine.training import loop
-from bayeslora.engine.training.averaging import Average
+from bayeslora.engine.training.loop import Loop
+from bayeslora.engine.training.starts import Average
 
 ROWS = toy_rows(24)
 
@@ -167,21 +167,19 @@ def test_neither_centred_factors_nor_other_parameters_have_a_nearest_change():
 
 @pytest.mark.parametrize("broken", ["adapter", "head"])
 def test_a_diverged_network_is_an_error_and_leaves_nothing(backbone, broken, tmp_path, monkeypatch):
-    train, fits = loop._trained, []
+    train, loops = Loop.train, []
 
-    def diverging(fit, checkpoint):
-        trained = train(fit, checkpoint)
-        fits.append(fit)
-        if len(fits) == 2:
-            parameters = {
-                "adapter": fit.network.sites[0].trainable().values(),
-                "head": fit.network.head.parameters(),
-            }
+    def diverging(self):
+        result = train(self)
+        loops.append(self)
+        if len(loops) == 2:
+            group = {"adapter": 0, "head": -1}[broken]
+            parameters = self.optimizer.param_groups[group]["params"]
             with torch.no_grad():
-                next(iter(parameters[broken])).fill_(float("nan"))
-        return trained
+                parameters[0].fill_(float("nan"))
+        return result
 
-    monkeypatch.setattr(loop, "_trained", diverging)
+    monkeypatch.setattr(Loop, "train", diverging)
     with refused("diverged"):
         fitted(backbone, "polar:r=2", "mle", cv=2, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()

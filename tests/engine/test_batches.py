@@ -1,15 +1,13 @@
 """The order of training rows: complete, repeatable, different each epoch."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Tokens
-from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.training.trainer import Collator, LengthBatchSampler, RowNumbers
+from bayeslora.engine.rows import Collator, LabelledTexts, LengthBatchSampler
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 200)
 
@@ -64,13 +62,6 @@ def test_long_and_short_batches_are_mixed():
     means = [LENGTHS[rows].mean() for rows in batches]
     assert means != sorted(means)
     assert means != sorted(means, reverse=True)
-
-
-@pytest.mark.parametrize("size", [1, 5])
-def test_row_numbers_are_themselves(size):
-    rows = RowNumbers(size)
-    assert len(rows) == size
-    assert [rows[row] for row in range(size)] == list(range(size))
 
 
 def test_a_batch_has_padded_texts_and_their_labels():

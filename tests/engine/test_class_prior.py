@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.training.class_prior import best_factor, lens, varied
+from bayeslora.engine.training.starts import best_factor, lens, varied
 from bayeslora.tasks.readers import load_examples
 
 F64 = torch.float64

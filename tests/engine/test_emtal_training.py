@@ -9,7 +9,7 @@ from bayeslora import MLE
 from bayeslora.adapters.emtal import GatedUnits
 from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.engine.build import adapter_for
-from bayeslora.engine.training import trainer
+from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.registry import resolve_posterior
 
 OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}
@@ -45,15 +45,15 @@ def test_the_router_fades_with_the_steps_and_is_off_in_evaluation(encoder, tmp_p
     fit = fresh(encoder, MLE(), EMTAL(**OPTIONS), epochs=4)  # 16 steps
     site = next(site for site in fit.network.sites if isinstance(site, GatedUnits))
     seen = []
-    step = trainer.AlternatingTrainer.training_step
+    backward = Loop.backward
 
-    def watched(self, model, inputs, *rest):
-        loss = step(self, model, inputs, *rest)
+    def watched(self, batch):
+        loss = backward(self, batch)
         grad = site.router.weight.grad
         seen.append((site.fade, grad is not None and bool(grad.any())))
         return loss
 
-    monkeypatch.setattr(trainer.AlternatingTrainer, "training_step", watched)
+    monkeypatch.setattr(Loop, "backward", watched)
     fit.run(tmp_path / "fit", validates=True)
     expected = [min(1.0, max(0.0, (0.75 - n / 16) / 0.5)) for n in range(16)]
     assert [fade for fade, _ in seen] == pytest.approx(expected, abs=1e-12)

@@ -41,10 +41,10 @@ def fit(llama, posterior="vbll", **options):
 
 
 def test_a_fit_says_its_steps_before_it_starts(llama, caplog):
-    caplog.set_level("INFO", "bayeslora.engine.training.final_fit")
+    caplog.set_level("INFO", "bayeslora.engine.training.loop")
     fit(llama, "mle")
     steps = TrainingSettings(2, batch_size=4).num_steps(12)
-    assert f"12 rows, 2 epochs at most of 3 steps: {steps} steps, about" in caplog.text
+    assert f"12 rows, 2 epochs at most of 3 steps: {steps} steps" in caplog.text
 
 
 def test_auto_is_settled_before_the_fit_and_kept_with_the_model(

@@ -16,7 +16,6 @@ from bayeslora.engine.training.checkpoints import (
     claim,
     is_interrupted,
     refuse,
-    restored,
 )
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
@@ -39,13 +38,13 @@ def test_a_new_directory_is_marked(tmp_path):
     work = claim(out, IDENTITY)
     assert work.parent == out
     assert is_interrupted(out)
-    assert contents(out) == ["interrupted-fit.json"]
+    assert contents(out) == ["checkpoints", "interrupted-fit.json"]
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_the_same_fit_goes_on(tmp_path, overwrite):
     work = claim(tmp_path / "model", IDENTITY)
-    (work / "member-0").mkdir(parents=True)
+    (work / "member-0").mkdir()
     again = claim(tmp_path / "model", dict(IDENTITY), overwrite=overwrite)
     assert again == work
     assert (work / "member-0").is_dir()
@@ -56,9 +55,9 @@ def test_another_fit_is_refused_and_the_difference_named(tmp_path):
     with refused("another-fit", "seed"):
         claim(tmp_path / "model", OTHER)
     # With permission it starts from scratch.
-    (tmp_path / "model" / "checkpoints").mkdir()
+    (tmp_path / "model" / "checkpoints" / "member-0").mkdir()
     claim(tmp_path / "model", OTHER, overwrite=True)
-    assert contents(tmp_path / "model") == ["interrupted-fit.json"]
+    assert contents(tmp_path / "model") == ["checkpoints", "interrupted-fit.json"]
     assert json.loads((tmp_path / "model" / "interrupted-fit.json").read_text())["seed"] == 1
 
 
@@ -71,6 +70,22 @@ def test_what_is_known_late_is_compared_late(tmp_path):
         claim(out, {**IDENTITY, "weights": "two"})
 
 
+def test_a_fit_interrupted_in_an_earlier_version_is_refused(tmp_path):
+    """Its checkpoints, a directory per epoch, cannot be resumed."""
+    out = tmp_path / "model"
+    claim(out, IDENTITY)
+    mark = json.loads((out / "interrupted-fit.json").read_text())
+    del mark["format of checkpoints"]
+    (out / "interrupted-fit.json").write_text(json.dumps(mark))
+    earlier = out / "checkpoints" / "member-0" / "checkpoint-4"
+    earlier.mkdir(parents=True)
+    (earlier / "trainer_state.json").touch()
+    with refused("another-fit", "format of checkpoints"):
+        claim(out, IDENTITY)
+    claim(out, IDENTITY, overwrite=True)
+    assert contents(out) == ["checkpoints", "interrupted-fit.json"]
+
+
 def test_a_finished_model_needs_permission(tmp_path):
     out = tmp_path / "model"
     out.mkdir()
@@ -80,12 +95,12 @@ def test_a_finished_model_needs_permission(tmp_path):
     assert contents(out) == ["bayeslora.json"]
     # The old model stays until the new one is written.
     work = claim(out, IDENTITY, overwrite=True)
-    assert contents(out) == ["bayeslora.json", "interrupted-fit.json"]
-    (work / "member-0").mkdir(parents=True)
+    assert contents(out) == ["bayeslora.json", "checkpoints", "interrupted-fit.json"]
+    (work / "member-0").mkdir()
     assert claim(out, IDENTITY) == work
     assert (work / "member-0").is_dir()
     claim(out, OTHER, overwrite=True)
-    assert contents(out) == ["bayeslora.json", "interrupted-fit.json"]
+    assert contents(out) == ["bayeslora.json", "checkpoints", "interrupted-fit.json"]
     assert json.loads((out / "interrupted-fit.json").read_text())["seed"] == 1
 
 
@@ -171,12 +186,12 @@ def test_the_hash_of_texts_stays_what_it_was():
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"seed": ', b"\xff"])
 def test_a_damaged_mark_starts_the_fit_over(tmp_path, caplog, content):
     out = tmp_path / "model"
-    checkpoint = claim(out, IDENTITY) / "member-0" / "checkpoint-4"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "optimizer.pt").touch()
+    folder = claim(out, IDENTITY) / "member-0"
+    folder.mkdir()
+    (folder / "checkpoint.safetensors").touch()
     (out / "interrupted-fit.json").write_bytes(content)
     claim(out, IDENTITY)
-    assert contents(out) == ["interrupted-fit.json"]
+    assert contents(out) == ["checkpoints", "interrupted-fit.json"]
     assert "interrupted-fit.json is damaged" in caplog.text
     claim(out, IDENTITY)
     # Never next to somebody's work, and never in place of a finished model.
@@ -208,7 +223,7 @@ def test_a_claim_killed_at_any_point(tmp_path, monkeypatch, before):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     out = tmp_path / "model"
     if before is not None:
-        (claim(out, before) / "member-0" / "checkpoint-4").mkdir(parents=True)
+        (claim(out, before) / "member-0").mkdir()
     overwrite = before is not None
     died = 0
     for _ in survivors(lambda: claim(out, IDENTITY, overwrite=overwrite)):
@@ -217,26 +232,12 @@ def test_a_claim_killed_at_any_point(tmp_path, monkeypatch, before):
         claim(out, IDENTITY, overwrite=overwrite)
         # A leftover lock is deleted with the directory.
         left = set(contents(out)) - {".interrupted-fit.json.lock"}
-        assert left == {"interrupted-fit.json"}
+        assert left == {"checkpoints", "interrupted-fit.json"}
         assert json.loads((out / "interrupted-fit.json").read_text())["seed"] == 0
         remove(out)
         if before is not None:
-            (claim(out, before) / "member-0" / "checkpoint-4").mkdir(parents=True)
+            (claim(out, before) / "member-0").mkdir()
     assert died
-
-
-def test_a_deleted_directory_is_claimed_again(tmp_path):
-    out = tmp_path / "model"
-    claim(out, IDENTITY)
-    assert not restored(out, IDENTITY, overwrite=False)
-    remove(out)
-    assert restored(out, IDENTITY, overwrite=False)
-    assert is_interrupted(out)
-    remove(out)
-    out.mkdir()
-    (out / "thesis.tex").touch()
-    with refused("exists"):
-        restored(out, IDENTITY, overwrite=False)
 
 
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):

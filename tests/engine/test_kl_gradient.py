@@ -24,7 +24,7 @@ def one_pass(fit, weight, step=0):
     """Return the gradients of the gates after one batch with a summed loss."""
     network = fit.network.eval()
     gradient = KLGradient(network.weights, weight)
-    gradient.on_step_begin(None, SimpleNamespace(global_step=step), None)
+    gradient.before_step(step, 8, None)
     batch = fit.train.texts.collate([0, 3, 5])
     network.weights.zero_grad()
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_the_gradient_is_that_of_the_loss_plus_the_weighted_kl(encoder):
 
 
 def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatch):
-    """Steps after the first epoch ask too, with the Trainer's own step count."""
+    """Steps after the first epoch ask too, counted over the whole training."""
     steps = []
 
     def weight(name, num_train, batch_size):

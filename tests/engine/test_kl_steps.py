@@ -54,7 +54,7 @@ def test_a_step_follows_the_adapters_schedule():
     weights = SimpleNamespace(kl_step=taken.append)
     steps = KLSteps(weights, 0.01, lambda step: 1 / (step + 2))
     optimizer = SimpleNamespace(param_groups=[{"lr": 2e-4, "initial_lr": 1e-3}, {"lr": 1}])
-    steps.on_optimizer_step(None, SimpleNamespace(global_step=3), None, optimizer=optimizer)
+    steps.after_step(3, optimizer)
     assert taken == [pytest.approx(0.01 * 0.2 / 5)]
 
 

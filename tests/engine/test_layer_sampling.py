@@ -1,6 +1,5 @@
 """Fits with resting layers: the laws for whole layers and adapters, and what is refused."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -8,13 +7,10 @@ import torch
 from lisa_laws import SamplingLaws
 from refusal import refused
 from small_fits import QUICK, equal_states, fresh
-from torch import nn
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
 from bayeslora.adapters.base import LayerSampling
-from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
+from bayeslora.adapters.layer_sampling import ALWAYS
 from bayeslora.adapters.options import LISA, S2FT, LoRA, PiSSA, PoLAR
 from bayeslora.engine.training.layer_sampling import LayerSwitches, check_sampling, layer_sampler
 
@@ -44,7 +40,6 @@ class TestLoRA(SamplingLaws):
     adapter = LoRA(r=2, num_layers=2, weight_decay=0.1)
     sampling = ONE_OF_TWO
     posterior = QUICK
-    stops = (3, 4, 7)  # at a block's end, at an epoch's end inside a block, before the last step
 
 
 class TestPoLAR(SamplingLaws):
@@ -148,14 +143,14 @@ def test_the_step_on_the_kl_rises_with_the_rate_of_the_layers(encoder, tmp_path,
     posterior = BLoB(kl_lr=1e-3, kl_weights="uniform")
     sampling = replace(ONE_OF_TWO, interval=4, ramp=4)
     fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
-    step = LayerSwitches.on_pre_optimizer_step
+    before = LayerSwitches.before_step
 
-    def watched(self, args, state, control, **kwargs):
-        step(self, args, state, control, **kwargs)
-        group = kwargs["optimizer"].param_groups[0]
+    def watched(self, step, num_steps, optimizer):
+        before(self, step, num_steps, optimizer)
+        group = optimizer.param_groups[0]
         rates.append(group["lr"] / group["initial_lr"])
 
-    monkeypatch.setattr(LayerSwitches, "on_pre_optimizer_step", watched)
+    monkeypatch.setattr(LayerSwitches, "before_step", watched)
     monkeypatch.setattr(fit.network.weights, "kl_step", shares.append)
     fit.run(tmp_path, fit_last=False)
     assert len({round(rate, 6) for rate in rates}) > 4
@@ -174,19 +169,15 @@ def test_the_head_trains_at_every_step(encoder, tmp_path):
 def test_the_rate_of_the_layers_rises_and_no_other(encoder, tmp_path):
     fit = fresh(encoder, MLE(), replace(WHOLE, interval=4, ramp=4), epochs=1)
     sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
-    switches = LayerSwitches(sampler, fit.network)
+    switches = LayerSwitches(sampler, fit.network.full)
     groups = [{"name": name, "lr": 0.8} for name in ("adapter", "outside", "head")]
-
-    class State:
-        global_step = 1
 
     class Optimizer:
         param_groups = groups
+        state = {}  # noqa: RUF012
 
-    switches.on_pre_optimizer_step(None, State, None, optimizer=Optimizer)
+    switches.before_step(1, 8, Optimizer)
     assert [group["lr"] for group in groups] == [0.4, 0.8, 0.8]
-    switches.on_optimizer_step(None, State, None)
-    assert [group["lr"] for group in groups] == [0.8] * 3
 
 
 def test_a_ramp_makes_shorter_steps(encoder, tmp_path):
@@ -293,140 +284,6 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
         sampler = layer_sampler(fit.network, layer_adapter, fit.posterior, fit.settings, 30)
         sizes.append(saved_bytes(fit, sampler, 0))
     assert sizes[0] > sizes[1] > sizes[2] > 0
-
-
-class Chain(nn.Module):
-    def __init__(self, biases=(True, True)):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(3, 3, bias=biases[0]) for _ in range(4))
-        self.head = nn.Linear(3, 1, bias=biases[1])
-
-    def forward(self, x, labels=None):
-        for layer in self.layers:
-            x = torch.tanh(layer(x))
-        return {"loss": (self.head(x)[:, 0] - labels).square().mean()}
-
-
-def chain_rows():
-    generator = torch.Generator().manual_seed(0)
-    return [
-        {"x": torch.randn(3, generator=generator), "labels": torch.randn((), generator=generator)}
-        for _ in range(14)
-    ]
-
-
-def chain_trainer(model, folder, sampler, kind=Trainer, **options):
-    """Return a plain `Trainer` of transformers, silent and on one processor."""
-    trainer = kind(
-        model,
-        TrainingArguments(
-            str(folder),
-            num_train_epochs=2,
-            per_device_train_batch_size=2,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            dataloader_pin_memory=False,
-            **options.pop("arguments", {}),
-        ),
-        train_dataset=chain_rows(),
-        callbacks=[LayerSwitches(sampler)],
-        **options,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def chain_groups(model):
-    return [Group(f"{n}", tuple(layer.parameters())) for n, layer in enumerate(model.layers)]
-
-
-def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path, caplog):
-    """Seven batches per epoch in windows of three: the last window of an epoch is short."""
-    caplog.set_level(logging.ERROR)
-    torch.manual_seed(0)
-    model = Chain()
-    groups = chain_groups(model)
-    sampler = LayerSampler(LayerSampling(num_active=1, interval=1), groups, 1, seed=0)
-    seen = []
-
-    class Watched(Trainer):
-        def training_step(self, *args, **kwargs):
-            active = [n for n, g in enumerate(groups) if g.params[0].requires_grad]
-            seen.append((self.state.global_step, active))
-            return super().training_step(*args, **kwargs)
-
-    windows = {"gradient_accumulation_steps": 3}
-    chain_trainer(model, tmp_path, sampler, Watched, arguments=windows).train()
-    assert [step for step, _ in seen] == [0] * 3 + [1] * 3 + [2] + [3] * 3 + [4] * 3 + [5]
-    for step, active in seen:
-        assert tuple(active) == sampler.draw(step)
-    assert len({sampler.draw(step) for step in range(6)}) > 1
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    moved = []
-    for ramp in (0, 20):
-        torch.manual_seed(0)
-        model = Chain()
-        before = {name: item.clone() for name, item in model.state_dict().items()}
-        sampler = LayerSampler(
-            LayerSampling(num_active=1, ramp=ramp), chain_groups(model), 20, seed=0
-        )
-        parts = [model.layers.parameters(), model.head.parameters()]
-        optimizer = torch.optim.SGD([{"params": list(part)} for part in parts], lr=0.01)
-        trainer = chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None))
-        trainer.train()
-        sizes = {name: (item - before[name]).norm() for name, item in model.state_dict().items()}
-        drawn = f"layers.{sampler.draw(0)[0]}.weight"
-        moved.append((float(sizes[drawn]), float(sizes["head.weight"])))
-    (layer, head), (ramped, ramped_head) = moved
-    assert 0 < ramped < 0.6 * layer
-    assert ramped_head == pytest.approx(head, rel=0.1)
-
-
-@pytest.mark.parametrize("biases", [(True, True), (False, False), (True, False)])
-def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog, biases):
-    """By default the groups follow weight decay, so one may be empty or hold only biases."""
-    caplog.set_level(logging.ERROR)
-    model = Chain(biases)
-    sampler = LayerSampler(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
-    with refused("input", "ramp=5"):
-        chain_trainer(model, tmp_path, sampler).train()
-
-
-def test_in_any_trainer_names_of_groups_say_nothing(tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    model = Chain()
-    sampler = LayerSampler(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
-    parts = {"layers": model.layers.parameters(), "adapter": model.head.parameters()}
-    groups = [{"params": list(part), "name": name} for name, part in parts.items()]
-    optimizer = torch.optim.SGD(groups, lr=0.01)
-    switches = LayerSwitches(sampler)
-
-    class State:
-        global_step = 0
-
-    switches.on_pre_optimizer_step(None, State, None, optimizer=optimizer)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 5, 0.01]
-    switches.on_optimizer_step(None, State, None)
-    chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None)).train()
-
-
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_sharded_parameters_are_refused(kind):
-    class Args:
-        class distributed_state:  # noqa: N801
-            distributed_type = f"DistributedType.{kind}"
-
-    model = Chain()
-    groups = [Group("0", tuple(model.parameters()))]
-    switches = LayerSwitches(LayerSampler(LayerSampling(num_active=1), groups, 1, 0))
-    with refused("input", kind):
-        switches.on_train_begin(Args, None, None)
 
 
 def test_whole_layers_are_for_a_posterior_over_weights_that_says_so():

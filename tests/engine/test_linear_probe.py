@@ -20,7 +20,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import baselines, choose_backbone, cross_validation
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.training.linear_probe import (
+from bayeslora.engine.training.starts import (
     SCALES,
     LinearProbe,
     LinearProbes,

@@ -4,15 +4,14 @@ import traceback
 from pathlib import Path
 
 import pytest
-from small_fits import GRADIENT, POLAR, QUICK, fresh
+from small_fits import GRADIENT, POLAR, QUICK, fresh, watch
 from tiny import lettered_llama, toy_questions
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback
 
 import bayeslora
 from bayeslora import IVON, MAP, MLE, SWAG, BayesianClassifier, BLoB, LoRA
-from bayeslora.engine.training import loop
+from bayeslora.adapters.base import StepHook
 
 LORA = LoRA(r=2, num_layers=2)
 # Operations for which the CPU must wait for the result or its shape.
@@ -56,19 +55,19 @@ class _Methods(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Watch(TrainerCallback):
+class _Watch(StepHook):
     """Watches each step from its beginning until the optimiser has moved."""
 
     def __init__(self):
         self.reads = set()
         self.steps = 0
 
-    def on_step_begin(self, *_, **__):
+    def before_step(self, *_):
         self._modes = [_Calls(self._note), _Methods(self._note)]
         for mode in self._modes:
             mode.__enter__()
 
-    def on_step_end(self, *_, **__):
+    def after_step(self, *_):
         for mode in reversed(self._modes):
             mode.__exit__(None, None, None)
         self.steps += 1
@@ -104,20 +103,20 @@ class _Watch(TrainerCallback):
 def test_a_step_waits_for_nothing(decoder, tmp_path, monkeypatch, posterior, adapter):
     if posterior.name == "ivon":
         pytest.importorskip("ivon")
-    watch, callbacks = _Watch(), loop._callbacks
-    monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
+    seen = _Watch()
+    watch(monkeypatch, seen)
     fresh(decoder, posterior, adapter).run(tmp_path, fit_last=False)
-    assert watch.steps == 8
-    assert not watch.unexpected
+    assert seen.steps == 8
+    assert not seen.unexpected
 
 
 @pytest.mark.parametrize(("posterior", "adapter"), [(GRADIENT, POLAR), (MLE(), LORA)])
 @pytest.mark.parametrize("form", ["options", "letters"])
 def test_a_step_on_questions_waits_for_nothing(tmp_path, monkeypatch, posterior, adapter, form):
-    watch, callbacks = _Watch(), loop._callbacks
-    monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
+    seen = _Watch()
+    watch(monkeypatch, seen)
     backbone = str(lettered_llama(tmp_path / "llama"))
     clf = BayesianClassifier(backbone, adapter, posterior, format=form, progress=False)
     clf.fit(toy_questions(24), epochs=2, batch_size=8, cv=0)
-    assert watch.steps == 6
-    assert not watch.unexpected
+    assert seen.steps == 6
+    assert not seen.unexpected

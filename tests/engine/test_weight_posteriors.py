@@ -227,9 +227,10 @@ def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
     rates = []
 
     class Rates(Snapshots):
-        def on_optimizer_step(self, args, state, control, **kwargs):
-            group = kwargs["optimizer"].param_groups[0]
+        def after_step(self, step, optimizer):
+            group = optimizer.param_groups[0]
             rates.append(group["lr"] / group["initial_lr"])
+            super().after_step(step, optimizer)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(swag, "Snapshots", Rates)

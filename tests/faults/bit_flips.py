@@ -249,7 +249,7 @@ def _interrupted(source: Path, rooms: Rooms) -> list[Read]:
         rooms.run(partial(_interrupt, made, last, interrupted))
     argv = fit.argv
     return [
-        Read("an interrupted fit", (fit.target,), argv, _tree, True, flips=8, source=interrupted)
+        Read("an interrupted fit", (fit.target,), argv, _tree, False, flips=8, source=interrupted)
     ]
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from . import world
 from .cases import Case, Finding, Rooms
-from .crash import plan, writes
-from .crash_points import Recorder
 from .process import run
 from .rules import broken
 from .trees import changes
@@ -265,7 +263,7 @@ _SUFFIXES = {
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each attack and each command that meets it."""
-    pool = [*_on_directories(source), *_on_files(source), *_on_checkpoints(source, rooms)]
+    pool = [*_on_directories(source), *_on_files(source)]
     yield from random.Random(6).sample(pool, 10) if sample else pool
 
 
@@ -289,23 +287,6 @@ def _on_files(source: Path) -> Iterator[Case]:
                     name = f"{what}: {' '.join(words)}"
                     run_it = partial(_read, source, f"odd{suffix}", make, words)
                     yield Case(SCENARIO, f"{kind} file", name, run_it)
-
-
-def _on_checkpoints(source: Path, rooms: Rooms) -> Iterator[Case]:
-    """Return cases that resume a fit whose checkpoints have a payload in each pickle."""
-    fit = next(write for write in writes() if write.name == "fit")
-    made = plan(fit, source, rooms)
-    last = next(n for n, point in enumerate(made.points, 1) if "bayeslora.json" in point)
-
-    def resumed(room: Path) -> Finding:
-        made.room(room)
-        fit.run(room, Recorder(room, last).install)
-        for path in (room / fit.target).rglob("*"):
-            if path.suffix in {".pt", ".pth", ".bin"}:
-                path.write_bytes(pickle.dumps(_Payload(room / _MARKER)))
-        return _judged(room, fit.argv)
-
-    yield Case(SCENARIO, "interrupted fit", "pickles in its checkpoints", resumed)
 
 
 def _opened(

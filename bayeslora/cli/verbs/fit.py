@@ -59,6 +59,7 @@ _DESCRIBED = {
     "--refit": " of --hold-out",
     "--layer-sampling KEY=VALUE,…": ". Options such as num_active=2,interval=5: see `bayeslora "
     "methods`",
+    "--report-to NAME": ": tensorboard, wandb or mlflow",
     "--quality-retaining on|KEY=VALUE,…": ". Options such as momentum=0.8: see `bayeslora methods`",
 }
 """Options of `TrainingSettings`, with what the command adds to their descriptions."""

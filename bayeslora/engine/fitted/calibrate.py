@@ -28,7 +28,7 @@ from bayeslora.engine.fitted.side_by_side import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.settings import Choices
-from bayeslora.engine.training.class_prior import class_prior, says_something
+from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores

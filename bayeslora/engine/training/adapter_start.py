@@ -26,7 +26,6 @@ from bayeslora.engine.data import read_rows
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.training.checkpoints import checkpoint_state
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
@@ -65,7 +64,7 @@ def begin_adapter(
     train: LabelledTexts,
     *,
     seed: int,
-    last: str | None = None,
+    trained: Mapping[str, Tensor] | None = None,
     shown: bool = False,
 ) -> None:
     """Initialise the adapters of a fresh network if their start depends on texts.
@@ -78,7 +77,7 @@ def begin_adapter(
         posterior: Rebuilt in the network if the sites' parameters change shape.
         train: Training rows.
         seed: Seed of the posterior's initialisation.
-        last: Directory of the checkpoint to resume from.
+        trained: Tensors of a training to resume; None starts anew.
         shown: Whether to show progress bars on stderr.
 
     Raises:
@@ -87,10 +86,10 @@ def begin_adapter(
     if not adapter.starts_from_rows:
         return
     shapes = _shapes(network)
-    if last is None:
+    if trained is None:
         read_texts(adapter, DataColumns()).begin(_Rows(network, train, shown))
     else:
-        network.expect(checkpoint_state(last))
+        network.expect(trained)
     if _shapes(network) == shapes:
         return
     weights = build_weights(posterior, network, seed)

@@ -4,131 +4,104 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
-from bayeslora.durable import remove, sync, sync_tree
+from bayeslora.checkpoint import CHECKPOINT, FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
+from bayeslora.durable import naming_full_disk, remove, replace_file, temporary_file
 from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, write_json
-from bayeslora.manifest import FILES, file_list, file_states
 from bayeslora.output import atomic_directory, refuse_target
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
-STATE = "trainer_state.json"
-SEAL = "files.json"
-
-_FORMAT_VERSION = 1
-_NAME = re.compile(r"checkpoint-([0-9]+)")
+_CHECKPOINT_FORMAT = 2
+"""1 was a directory per epoch."""
 
 
-def seal(checkpoint: Path) -> None:
-    """Write the list of a checkpoint's files after syncing them to disk."""
-    sync_tree(checkpoint)
-    files = file_list(checkpoint, without=(SEAL,))
-    write_json(checkpoint / SEAL, {"format_version": _FORMAT_VERSION, FILES: files})
-    sync(checkpoint.parent)
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a training resumes from.
+
+    Attributes:
+        tensors: Tensors by name.
+        state: Everything else, JSON-ready.
+    """
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
 
 
-def write_best(directory: Path, step: int, state: Mapping[str, Tensor]) -> None:
-    """Write the checkpoint of the best epoch, which needs only its tensors.
+def read_checkpoint(directory: Path | None) -> Checkpoint | None:
+    """Return the checkpoint of a network's directory; None if there is none that can be read."""
+    path = None if directory is None else directory / CHECKPOINT
+    if path is None or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Checkpoint(tensors, json.loads(file.metadata()["state"]))
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s is damaged (%s); training starts over", path, error)
+        return None
+
+
+def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a network; after a kill, the old or the new one is in place.
+
+    If the output directory was deleted in the meantime, a warning says so and nothing is written.
+    """
+    if not directory.parent.is_dir():
+        logger.warning("%s was deleted; the fit continues without checkpoints", directory.parent)
+        return
+    directory.mkdir(exist_ok=True)
+    target = directory / CHECKPOINT
+    tensors = {name: item.contiguous() for name, item in checkpoint.tensors.items()}
+    with naming_full_disk(target):
+        temporary = temporary_file(target)
+        try:
+            # Not `save_file`, which leaves a temporary file of its own after a kill.
+            temporary.write_bytes(save(tensors, {"state": json.dumps(checkpoint.state)}))
+            replace_file(temporary, target)
+        finally:
+            remove(temporary)
+
+
+def apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a nested value, JSON-ready, with its tensors moved to `tensors`.
 
     Args:
-        directory: Directory of the checkpoints.
-        step: Number of training steps.
-        state: The trained tensors.
+        value: Numbers, texts, tensors, lists, tuples and dictionaries.
+        name: Prefix of the names of its tensors.
+        tensors: Receives them.
     """
-    folder = directory / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    save_file(dict(state), folder / WEIGHTS)
-    seal(folder)
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        # Pairs, since keys may be numbers.
+        pairs = [[key, apart(item, f"{name}.{key}", tensors)] for key, item in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, list | tuple):
+        return [apart(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
+    return value
 
 
-def checkpoint_state(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Return the `trained_state()` stored in a checkpoint."""
-    state: dict[str, Tensor] = load_file(Path(checkpoint) / WEIGHTS)
-    return state
-
-
-def best_state(checkpoint: str | Path) -> dict[str, Tensor] | None:
-    """Return the tensors of the best epoch up to a checkpoint; None if none was chosen."""
-    best = _best(Path(checkpoint))
-    return None if best is None else checkpoint_state(best)
-
-
-def last_checkpoint(directory: Path | None) -> str | None:
-    """Return the newest usable checkpoint of a directory, which need not exist; None without one.
-
-    Damaged or incomplete checkpoints are deleted with a warning.
-    """
-    folders = [] if directory is None else _checkpoints(directory)
-    whole = {folder for folder in folders if _is_whole(folder)}
-    usable = [folder for folder in folders if folder in whole and _is_usable(folder, whole)]
-    last = usable[-1] if usable else None
-    needed = set() if last is None else {last, _best(last)}
-    lost = [folder for folder in folders if folder not in usable and folder not in needed]
-    for folder in lost:
-        remove(folder)
-    if lost:
-        start = "starts over" if last is None else f"resumes from {last.name}"
-        names = ", ".join(folder.name for folder in lost)
-        logger.warning("%s in %s: damaged or incomplete; training %s", names, directory, start)
-    return None if last is None else str(last)
-
-
-def forget_old(directory: Path) -> None:
-    """Delete all checkpoints but the newest two and the best epoch of each.
-
-    The second newest replaces the newest if that is damaged.
-    """
-    folders = _checkpoints(directory)
-    needed = {*folders[-2:], *(_best(folder) for folder in folders[-2:])}
-    for folder in folders:
-        if folder not in needed:
-            remove(folder)
-
-
-def _checkpoints(directory: Path) -> list[Path]:
-    """Return the directories of checkpoints, oldest first."""
-    if not directory.is_dir():
-        return []
-    steps = {path: _NAME.fullmatch(path.name) for path in directory.iterdir() if path.is_dir()}
-    numbered = {path: int(match[1]) for path, match in steps.items() if match}
-    return sorted(numbered, key=numbered.__getitem__)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        content = read_json(checkpoint / SEAL)
-        states = file_states(checkpoint, content[FILES], without=(SEAL,))
-        known = content["format_version"] == _FORMAT_VERSION
-    except (InputError, OSError, KeyError, TypeError, AttributeError):
-        return False
-    return known and bool(states) and all(item.state in ("ok", "not listed") for item in states)
-
-
-def _is_usable(checkpoint: Path, whole: set[Path]) -> bool:
-    """Return whether a fit can resume from a complete checkpoint, its best epoch included."""
-    if not (checkpoint / STATE).is_file():
-        return False
-    best = _best(checkpoint)
-    return best is None or best in whole
-
-
-def _best(checkpoint: Path) -> Path | None:
-    """Return the checkpoint of the best epoch up to a complete checkpoint."""
-    if not (checkpoint / STATE).is_file():
-        return None
-    state: Mapping[str, Any] = read_json(checkpoint / STATE)
-    step = state.get("best_global_step")
-    return None if step is None else checkpoint.parent / f"checkpoint-{step}"
+def together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the value that `apart` divided; tuples become lists."""
+    if isinstance(value, list):
+        return [together(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: together(item, tensors) for key, item in value["dict"]}
 
 
 _MARK = INTERRUPTED
@@ -162,6 +135,7 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         # Before the new mark, under which checkpoints of another fit would count as ours.
         remove(folder / _WORK)
         write_json(folder / _MARK, expected)
+    (folder / _WORK).mkdir(exist_ok=True)
     return folder / _WORK
 
 
@@ -188,24 +162,6 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
         )
 
 
-def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Claim `out` again if it was deleted during the fit; return whether it was.
-
-    Args:
-        out: As for `claim`.
-        identity: As for `claim`.
-        overwrite: As for `claim`.
-
-    Raises:
-        InputError: `out` now holds something else.
-        OSError: The directory cannot be created.
-    """
-    if is_interrupted(out):
-        return False
-    claim(out, identity, overwrite=overwrite)
-    return True
-
-
 def abandon(out: str | Path) -> None:
     """Delete the checkpoints of a failed fit, and `out` if it holds nothing else.
 
@@ -226,7 +182,8 @@ def is_interrupted(out: str | Path) -> bool:
 
 def _plain(identity: Mapping[str, Any]) -> Any:
     """Return the identity as it reads back from the mark."""
-    return json.loads(json.dumps({"format_version": FORMAT_VERSION, **identity}))
+    formats = {"format_version": FORMAT_VERSION, "format of checkpoints": _CHECKPOINT_FORMAT}
+    return json.loads(json.dumps({**formats, **identity}))
 
 
 def _same(mark: Path, expected: Mapping[str, Any]) -> bool:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
@@ -30,16 +29,11 @@ from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training.checkpoints import (
-    STATE,
-    WEIGHTS,
-    checkpoint_state,
-    forget_old,
-    last_checkpoint,
-    seal,
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
 )
-from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.files import write_json
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 
 if TYPE_CHECKING:
@@ -277,7 +271,6 @@ def meta_tune(
     seed: int,
     max_grad_norm: float,
     directory: Path | None,
-    restore: Restore = nothing_to_restore,
     description: str | None = None,
 ) -> list[float]:
     """Tune every member of a pool, resuming from the last checkpoint in `directory`, if any.
@@ -289,7 +282,6 @@ def meta_tune(
         seed: Seed of the episodes and perturbations; members see the same episodes.
         max_grad_norm: Limit on the norm of a step's gradient.
         directory: Directory for checkpoints; None writes none.
-        restore: Recreates the directory if it was deleted.
         description: Title of the progress bar; None for none.
 
     Returns:
@@ -297,14 +289,13 @@ def meta_tune(
     """
     network.eval()
     members = adversaries(plan, network)
-    last = last_checkpoint(directory)
-    state = None if last is None else checkpoint_state(last)
-    done = 0 if last is None else int(last.rpartition("-")[2])
-    if state is not None:
-        network.load_trained_state(under("network.", state))
+    checkpoint = read_checkpoint(directory)
+    done = 0
     losses = torch.full((len(members), plan.count), math.nan, dtype=torch.float64)
-    if state is not None:
-        losses = state["losses"]
+    if checkpoint is not None:
+        done = checkpoint.state["episodes"]
+        losses = checkpoint.tensors["losses"]
+        network.load_trained_state(under("network.", checkpoint.tensors))
     total = len(members) * plan.count
     with progress_bar(
         description or "episodes", total, shown=description is not None, unit="episode", done=done
@@ -314,8 +305,8 @@ def meta_tune(
             if first >= plan.count:
                 continue
             tuning = MetaTuning(network, plan, member, adversary, max_grad_norm)
-            if first and state is not None:
-                tuning.load(under("tuning.", state))
+            if first and checkpoint is not None:
+                tuning.load(under("tuning.", checkpoint.tensors))
             for number in range(first, plan.count):
                 rate = plan.lr * 0.5 * (1 + math.cos(math.pi * number / plan.count))
                 tuning.optimizer.param_groups[0]["lr"] = rate
@@ -328,20 +319,11 @@ def meta_tune(
                     tuning.finish()
                 is_due = step % _EVERY == 0 or number + 1 == plan.count
                 if directory is not None and is_due:
-                    restore()
-                    _write(network, tuning, losses, directory / f"checkpoint-{step}")
+                    tensors = {f"network.{key}": t for key, t in network.trained_state().items()}
+                    tensors |= {f"tuning.{key}": t for key, t in tuning.state().items()}
+                    state = Checkpoint(tensors | {"losses": losses}, {"episodes": step})
+                    write_checkpoint(directory, state)
     return losses[:, -_EVERY:].mean(1).tolist()
-
-
-def _write(network: Network, tuning: MetaTuning, losses: Tensor, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"best_global_step": None}
-    state = {f"network.{name}": item for name, item in network.trained_state().items()}
-    state |= {f"tuning.{name}": item.cpu().clone() for name, item in tuning.state().items()}
-    save_file(state | {"losses": losses}, folder / WEIGHTS)
-    write_json(folder / STATE, content)
-    seal(folder)
-    forget_old(folder.parent)
 
 
 def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> list[list[float]]:

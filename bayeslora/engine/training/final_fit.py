@@ -16,9 +16,7 @@ from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
-from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
-from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.fitted_scores import FeatureScores
@@ -198,39 +196,6 @@ def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
             yield
     finally:
         head.advance = ignore
-
-
-BACKWARD = 3.0
-"""Cost of a training step in forward passes: one forward, and two for the backward pass."""
-
-STEP_SECONDS = 0.01
-"""Overhead of a step: the Trainer's loop, the optimiser, the head."""
-
-
-def announce_training(
-    settings: TrainingSettings, num_rows: int, num_validation: int, *, pass_seconds: float
-) -> None:
-    """Log the maximal number of training steps and the estimated time.
-
-    Args:
-        settings: Epochs and batch size.
-        num_rows: Training rows.
-        num_validation: Validation rows that score each epoch; 0 for none.
-        pass_seconds: Time of one pass of all training rows without gradients.
-    """
-    epochs = settings.epochs
-    steps = math.ceil(num_rows / settings.batch_size)
-    epoch_seconds = BACKWARD * pass_seconds + STEP_SECONDS * steps
-    epoch_seconds += pass_seconds * num_validation / num_rows
-    logger.info(
-        "%s, %s%s of %s: %s, about %s",
-        counted(num_rows, "row"),
-        counted(epochs, "epoch"),
-        " at most" if num_validation else "",
-        counted(steps, "step"),
-        counted(settings.num_steps(num_rows), "step"),
-        duration(epochs * epoch_seconds),
-    )
 
 
 def duration(seconds: float) -> str:

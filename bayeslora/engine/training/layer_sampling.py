@@ -1,15 +1,12 @@
-"""Layer sampling in a fit: parameter groups, Trainer callback and checks."""
+"""Layer sampling in a fit: parameter groups, hook of the steps, and checks."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from torch.optim import Optimizer
 
-from bayeslora.adapters.base import Adapter, LayerSampling
-from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
+from bayeslora.adapters.base import Adapter, LayerSampling, StepHook
+from bayeslora.adapters.layer_sampling import ALWAYS, FullLayers, Group, LayerSampler
 from bayeslora.adapters.targets import layer_index
 from bayeslora.engine.build import reason_against_layers
 from bayeslora.engine.network import Network
@@ -107,89 +104,30 @@ def _check_all_drawn(sampler: LayerSampler, num_steps: int, posterior: Posterior
         )
 
 
-class LayerSwitches(TrainerCallback, ExportableState):
-    """Applies the sampling policy before every optimiser step.
+class LayerSwitches(StepHook):
+    """Applies the sampling policy before every step.
 
     The optimiser must hold all groups, as it does if it was built before training began.
     """
 
-    def __init__(self, sampler: LayerSampler, network: Network | None = None) -> None:
-        """Switch the groups of `sampler`; a bayeslora network records which layers trained."""
+    def __init__(self, sampler: LayerSampler, full: FullLayers | None) -> None:
+        """Switch the groups of `sampler`; `full` records which layers trained."""
         self._sampler = sampler
-        self._is_ours = network is not None
-        self._full = None if network is None else network.full
-        self._step = 0
-        self._rates: list[tuple[dict[str, Any], float]] = []
+        self._full = full
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that parameters are whole, rates can rise, and a resumed run draws the same layers.
-
-        Raises:
-            InputError: Parameters are sharded; with a ramp, an optimiser group mixes layers with
-                other parameters; or the layers drawn differ from those of the checkpoint.
-        """
-        kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
-        if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
-            raise InputError(
-                f"layer sampling needs unsharded parameters, but {kind} shards them; train on one "
-                "device or with data parallelism"
-            )
-        if self._sampler.options.ramp:
-            self._check_rising(kwargs["optimizer"])
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
-        if state.global_step and isinstance(stored, dict) and "attributes" in stored:
-            self._sampler.check_state(stored["attributes"])
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Switch layers to train or rest, before the first pass of an accumulation window."""
-        active = self._sampler.before_step(state.global_step, kwargs["optimizer"])
+    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
+        """Switch layers to train or rest; lower the learning rates that rise after a draw."""
+        active = self._sampler.before_step(step, optimizer)
         if active is not None and self._full is not None:
             self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
+        factor = self._sampler.lr_factor(step)
+        for group in optimizer.param_groups:
+            if group.get("name") in _RISING:
+                group["lr"] *= factor
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Lower the layers' learning rates while they rise after a draw."""
-        factor = self._sampler.lr_factor(state.global_step)
-        self._rates = [(group, group["lr"]) for group in self._rising(kwargs["optimizer"])]
-        for group, rate in self._rates:
-            group["lr"] = rate * factor
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Restore the schedule's learning rates."""
-        for group, rate in self._rates:
-            group["lr"] = rate
-        self._step = state.global_step + 1
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def finish(self) -> None:
         """Make every layer train again, as before the first step."""
         self._sampler.finish()
-
-    def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
-        """Return the layers' groups: by name in our own fits, else groups of layers alone."""
-        groups: list[dict[str, Any]] = optimizer.param_groups
-        if self._is_ours:
-            return [group for group in groups if group.get("name") in _RISING]
-        layers = self._layers()
-        return [group for group in groups if layers.issuperset(map(id, group["params"]))]
-
-    def _layers(self) -> set[int]:
-        return {id(item) for group in self._sampler.layers for item in group.params}
-
-    def _check_rising(self, optimizer: Any) -> None:
-        """Raise InputError if an optimiser group mixes layers with other parameters."""
-        if self._is_ours:
-            return
-        rising = {id(item) for group in self._rising(optimizer) for item in group["params"]}
-        parameters = {id(item) for group in optimizer.param_groups for item in group["params"]}
-        if (self._layers() & parameters) - rising:
-            raise InputError(
-                f"ramp={self._sampler.options.ramp} raises the learning rate of the drawn layers, "
-                "but groups of this optimiser mix layers with other parameters; give the Trainer "
-                "an optimiser with separate groups for layers, or leave ramp out"
-            )
-
-    def state(self) -> dict[str, Any]:
-        """Return the state for checkpoints, which is compared when training resumes."""
-        return {"args": {}, "attributes": self._sampler.state_dict(self._step)}
 
 
 def _groups(network: Network, posterior: Posterior) -> list[Group]:

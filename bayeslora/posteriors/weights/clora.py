@@ -29,12 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch.optim import Optimizer
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.stats import real_tokens
 from bayeslora.backbones.tokens import Batch
@@ -278,20 +278,17 @@ class CLoRAWeights(WeightPosterior):
         ]
 
 
-class KLGradient(TrainerCallback):
-    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step.
-
-    The step count is the Trainer's, which is in the checkpoints.
-    """
+class KLGradient(StepHook):
+    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step."""
 
     def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
         self._weights = weights
         self._weight = weight
         self._step = 0
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
         """Read the number of steps taken."""
-        self._step = state.global_step
+        self._step = step
 
     @contextmanager
     def noise(self, batch: Batch) -> Iterator[None]:

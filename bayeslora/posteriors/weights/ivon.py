@@ -31,8 +31,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import TrainerCallback
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import euclidean_parameters
 from bayeslora.adapters.site import Site
 from bayeslora.posteriors.options import IVON, require_ivon
@@ -159,14 +159,14 @@ def sampled(optimizer: Any) -> Iterator[None]:
         raise
 
 
-class Curvature(TrainerCallback):
+class Curvature(StepHook):
     """Keeps the posterior's curvature equal to the optimiser's."""
 
     def __init__(self, weights: IVONWeights, optimizers: list[Optimizer]) -> None:
         self._weights = weights
         self._optimizers = optimizers
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Copy the curvature of the last step."""
         self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from torch.optim import Optimizer
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 
 # N^(π/8), with the published digits of π.
@@ -75,22 +76,19 @@ def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 
-class KLSteps(TrainerCallback):
-    """Takes a step on the KL after each step of the adapter, with its schedule.
-
-    The step count is the Trainer's, which is in the checkpoints.
-    """
+class KLSteps(StepHook):
+    """Takes a step on the KL after each step of the adapter, with its schedule."""
 
     def __init__(self, weights: MovesToPrior, lr: float, weight: KLWeight) -> None:
         self._weights = weights
         self._lr = lr
         self._weight = weight
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Move the posterior towards its prior."""
-        group = kwargs["optimizer"].param_groups[0]
+        group = optimizer.param_groups[0]
         share = group["lr"] / group["initial_lr"]
-        self._weights.kl_step(self._lr * share * self._weight(state.global_step))
+        self._weights.kl_step(self._lr * share * self._weight(step))
 
 
 class MovesToPrior(WeightPosterior):

@@ -19,8 +19,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch.optim import Optimizer
 
+from bayeslora.adapters.base import StepHook
 from bayeslora.posteriors.options import SWAG
 from bayeslora.posteriors.types import (
     FinalFit,
@@ -134,14 +135,14 @@ class SWAGWeights(WeightPosterior):
         ]
 
 
-class Snapshots(TrainerCallback):
+class Snapshots(StepHook):
     """Collects a snapshot after each of the given steps."""
 
     def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
         self._weights = weights
         self._steps = frozenset(steps)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Collect a snapshot if the step is one of `steps`."""
-        if state.global_step in self._steps:
+        if step + 1 in self._steps:
             self._weights.collect()
