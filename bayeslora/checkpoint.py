@@ -14,22 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, write_json
-from bayeslora.layouts import Layout
-from bayeslora.locks import recover
-from bayeslora.manifest import (
+from bayeslora.io.directories import (
     FILES,
-    TOKENIZER_FILES,
     FileState,
+    Layout,
+    atomic_directory,
     check_files,
     check_record,
     file_list,
     file_states,
     sealed,
 )
+from bayeslora.io.files import read_json, read_tensors, write_json
 from bayeslora.option_checks import DTYPES
-from bayeslora.output import atomic_directory
-from bayeslora.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,16 +48,12 @@ LAYOUTS = (
     Layout(
         "a model",
         RECORD,
-        FORMAT_VERSION,
-        frozenset({"backbone", "posterior", "classes"}),
-        (ADAPTER, POSTERIOR, CARD, *TOKENIZER_FILES),
+        (ADAPTER, POSTERIOR, CARD),  # the first two for models without a list
     ),
     Layout(
         "an interrupted fit",
         INTERRUPTED,
-        FORMAT_VERSION,
-        files=tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
-        fragile=True,
+        tuple(f"checkpoints/member-*/checkpoint-*/{name}" for name in _CHECKPOINT_FILES),
     ),
 )
 """Layouts of a model directory: a model, an interrupted fit, or both."""
@@ -218,7 +211,6 @@ def read_record(directory: str | Path) -> ModelRecord:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
-    recover(folder)
     if not (folder / RECORD).is_file():
         foreign = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
         advice = (
@@ -264,7 +256,6 @@ def verify_model(directory: str | Path) -> list[FileState]:
 
 def is_model(directory: str | Path) -> bool:
     """Return whether a directory holds a finished bayeslora model."""
-    recover(directory)
     return (Path(directory) / RECORD).is_file()
 
 
@@ -274,7 +265,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping) or "format_version" not in content:
         raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
     stored = content["format_version"]
-    if not isinstance(stored, int) or stored > FORMAT_VERSION:
+    if type(stored) is not int or not 1 <= stored <= FORMAT_VERSION:
         raise InputError(
             f"{path} has format version {stored!r}; this bayeslora reads up to {FORMAT_VERSION}: "
             "upgrade bayeslora"

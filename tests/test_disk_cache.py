@@ -6,7 +6,7 @@ import pytest
 from refusal import refused
 
 from bayeslora import disk_cache
-from bayeslora.disk_cache import (
+from bayeslora.io.cache import (
     BACKBONES,
     FROZEN_STATES,
     KINDS,

@@ -9,9 +9,8 @@ import pytest
 from crashes import survivors
 
 from bayeslora import durable
-from bayeslora.files import atomic_file
-from bayeslora.layouts import Layout
-from bayeslora.output import atomic_directory
+from bayeslora.io.directories import Layout, atomic_directory
+from bayeslora.io.files import atomic_file
 
 LAYOUT = Layout("a thing", "a.json", 1, files=("b", "c/d"))
 EXCHANGES = [True, False]

@@ -9,7 +9,7 @@ import pytest
 from refusal import refused
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, read_json, real_path, write_json
+from bayeslora.io.files import atomic_file, read_json, real_path, write_json
 
 
 def names(folder):

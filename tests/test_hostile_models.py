@@ -22,7 +22,7 @@ from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
-from bayeslora.patterns import check_patterns
+from bayeslora.peft_layout import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
 REFUSED = [

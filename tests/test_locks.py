@@ -13,9 +13,8 @@ from refusal import refused
 
 from bayeslora import locks
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
-from bayeslora.locks import recover, writing_to
-from bayeslora.output import atomic_directory
+from bayeslora.io.directories import atomic_directory
+from bayeslora.io.files import atomic_file, lock, recover
 
 
 def names(folder):
@@ -26,8 +25,8 @@ def names(folder):
 def another_process(target):
     """Start another process that writes to `target`; kill it at the end."""
     program = (
-        "from bayeslora.locks import writing_to\n"
-        f"with writing_to({str(target)!r}): print('begun', flush=True); input()"
+        "from bayeslora.locks import lock\n"
+        f"with lock({str(target)!r}): print('begun', flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -47,12 +46,12 @@ def test_the_second_writer_is_refused_until_the_first_is_killed(tmp_path):
         live.touch()
         before = names(tmp_path)
         with refused("busy"):  # noqa: SIM117
-            with writing_to(out):
+            with lock(out):
                 pytest.fail("the block ran")
         with refused("busy"), atomic_directory(out):
             pytest.fail("the block ran")
         assert names(tmp_path) == before
-    with writing_to(out):
+    with lock(out):
         assert not live.exists(), "what the dead process left is cleaned up"
     assert names(tmp_path) == []
 
@@ -68,12 +67,12 @@ def test_a_waiting_writer_goes_on_when_the_first_ends(tmp_path):
 
 def test_contexts_of_one_process_are_nested(tmp_path):
     out = tmp_path / "new" / "deep" / "out"
-    with writing_to(out):
-        with writing_to(tmp_path / "new" / "." / "deep" / "out"):
+    with lock(out):
+        with lock(tmp_path / "new" / "." / "deep" / "out"):
             assert names(out.parent) == [".out.lock"]
         assert names(out.parent) == [".out.lock"]
     assert names(tmp_path) == [], "parents that were made are removed"
-    with writing_to(out):
+    with lock(out):
         out.touch()
     assert names(out.parent) == ["out"]
 
@@ -90,7 +89,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_none(tmp_path, monkeypatch)
         return lock(handle)
 
     monkeypatch.setattr(locks, "_lock", removed_first)
-    with writing_to(out, wait=5):
+    with lock(out, wait=5):
         assert names(tmp_path) == [".out.lock"]
 
 
@@ -116,18 +115,18 @@ def test_a_directory_that_is_not_ours(tmp_path, monkeypatch):
         return opened(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", denied)
-    with writing_to(tmp_path / "out") as alone:
+    with lock(tmp_path / "out") as alone:
         assert not alone
         assert names(tmp_path) == []
     (tmp_path / ".out.lock").write_text("")
-    with writing_to(tmp_path / "out") as alone:
+    with lock(tmp_path / "out") as alone:
         assert alone, "the lock file of another user is enough"
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_lock", lambda handle: False)
     (tmp_path / ".out.abcd_123.part").touch()
-    with writing_to(tmp_path / "out"), writing_to(tmp_path / "out"):
+    with lock(tmp_path / "out"), lock(tmp_path / "out"):
         assert names(tmp_path) == [".out.abcd_123.part"], "it may be a living process's"
 
 
@@ -142,12 +141,12 @@ def test_names_as_long_as_the_file_system_allows(tmp_path, name):
 
 def test_what_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"), writing_to(tmp_path / "file" / "x"):
+    with pytest.raises(InputError, match="cannot be written"), lock(tmp_path / "file" / "x"):
         pytest.fail("the block ran")
     assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
 def test_a_directory_that_takes_no_files_is_a_clear_error():
-    with pytest.raises(InputError, match="cannot be written"), writing_to("/proc/self/card"):
+    with pytest.raises(InputError, match="cannot be written"), lock("/proc/self/card"):
         pytest.fail("the block ran")

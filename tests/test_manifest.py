@@ -27,7 +27,7 @@ from bayeslora.checkpoint import (
 )
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.manifest import record_hash, sealed
+from bayeslora.io.directories import record_hash, sealed
 
 LISTED = ["adapter.safetensors", "posterior.safetensors", "tokenizer.json", "tokenizer_config.json"]
 

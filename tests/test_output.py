@@ -16,9 +16,8 @@ from refusal import refused
 
 from bayeslora import durable
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
-from bayeslora.layouts import Layout, refuse_foreign
-from bayeslora.output import atomic_directory, refuse_target
+from bayeslora.io.directories import Layout, atomic_directory, refuse_foreign, refuse_target
+from bayeslora.io.files import atomic_file
 
 THING = Layout("a thing", "thing.json", 2, frozenset({"name"}), ("data-*.bin", "figures/*.svg"))
 DRAFT = Layout("a draft", "draft.json", 1, files=("work/step-*/state",))

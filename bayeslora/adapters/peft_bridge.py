@@ -26,7 +26,7 @@ from bayeslora.adapters.peft_targets import missing_layers
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, write_json
+from bayeslora.io.files import atomic_file, write_json
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,

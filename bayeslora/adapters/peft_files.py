@@ -18,19 +18,19 @@ from torch import Tensor
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_targets import Targets, read_targets
 from bayeslora.errors import InputError, located
-from bayeslora.files import read_json
-from bayeslora.patterns import check_patterns, pattern_options
+from bayeslora.io.files import read_json, read_tensors
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
     EXACT_PISSA,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    check_patterns,
     embedded_base,
     is_finite,
     is_plain,
+    pattern_options,
 )
-from bayeslora.tensor_files import read_tensors
 
 _PICKLE_FILE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")

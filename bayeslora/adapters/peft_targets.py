@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.patterns import check_patterns
-from bayeslora.peft_layout import CONFIG_FILE
+from bayeslora.peft_layout import CONFIG_FILE, check_patterns
 
 _LIST = re.compile(r"(?:.*?\.)??(?=\d+(?:\.|$))")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")

@@ -32,7 +32,7 @@ from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.checks import check_cell, check_effects
 from bayeslora.experiments.grid import Cell, Grid
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.option_checks import MAX_LENGTH
 from bayeslora.posteriors.base import FEW_ROWS
 

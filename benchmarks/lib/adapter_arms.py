@@ -33,7 +33,7 @@ from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.causal_lm import BLOCK, GENERIC, TARGET, Texts, next_token_loss, open_model
 
 RANK = 16

@@ -11,7 +11,7 @@ from typing import Any
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm
 from benchmarks.lib.adapter_training import (
     Record,

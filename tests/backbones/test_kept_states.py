@@ -9,7 +9,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
-from bayeslora.disk_cache import FROZEN_STATES, SECOND_MOMENTS, kept
+from bayeslora.io.cache import FROZEN_STATES, SECOND_MOMENTS, kept
 
 TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 

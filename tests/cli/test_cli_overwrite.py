@@ -138,8 +138,8 @@ def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_pa
     folder, commands = outputs
     out = tmp_path / "out.parquet"
     program = (
-        "from bayeslora.locks import writing_to\n"
-        f"with writing_to({str(out)!r}): print('begun', flush=True); input()"
+        "from bayeslora.locks import lock\n"
+        f"with lock({str(out)!r}): print('begun', flush=True); input()"
     )
     file = folder / "file.parquet"
     apart = ("--fit", file, "--apply", file)
@@ -194,7 +194,7 @@ def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, ki
 
 
 def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
-    from bayeslora.files import refuse_existing
+    from bayeslora.io.files import refuse_existing
     from bayeslora.predictions.record import Predictions
 
     os.mkfifo(tmp_path / "p.csv")

@@ -10,7 +10,6 @@ from crashes import survivors
 from refusal import refused
 from tiny import toy_rows
 
-from bayeslora.durable import remove
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.training.checkpoints import (
     claim,
@@ -19,6 +18,7 @@ from bayeslora.engine.training.checkpoints import (
     restored,
 )
 from bayeslora.errors import InputError
+from bayeslora.io.files import remove
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import data_hash
 from bayeslora.tasks.readers import load_examples

@@ -27,7 +27,7 @@ from bayeslora.adapters.s2ft.columns import Columns, check_columns
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
-from bayeslora.tensor_files import open_tensors
+from bayeslora.io.files import open_tensors
 
 if TYPE_CHECKING:
     from bayeslora.adapters.s2ft.options import S2FT

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from bayeslora.conditioning import Conditioning
 from bayeslora.engine.progress import open_bar
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 
 logger = logging.getLogger(__name__)
 

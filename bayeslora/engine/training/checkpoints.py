@@ -13,11 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
-from bayeslora.durable import remove, sync, sync_tree
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, real_path, write_json
-from bayeslora.manifest import FILES, file_list, file_states
-from bayeslora.output import atomic_directory, refuse_target
+from bayeslora.io.directories import FILES, atomic_directory, file_list, file_states, refuse_target
+from bayeslora.io.files import read_json, real_path, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +28,9 @@ _NAME = re.compile(r"checkpoint-([0-9]+)")
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the list of a checkpoint's files after syncing them to disk."""
-    sync_tree(checkpoint)
+    """Write the list of a checkpoint's files, which makes it complete."""
     files = file_list(checkpoint, without=(SEAL,))
     write_json(checkpoint / SEAL, {"format_version": _FORMAT_VERSION, FILES: files})
-    sync(checkpoint.parent)
 
 
 def write_best(directory: Path, step: int, state: Mapping[str, Tensor]) -> None:
@@ -138,7 +134,7 @@ _WORK = "checkpoints"
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted fit.
 
-    The caller locks `out` against other processes with `locks.writing_to`. A finished model that
+    The caller locks `out` against other processes with `locks.lock`. A finished model that
     may be replaced stays unchanged beside the checkpoints until the new model replaces both.
 
     Args:

@@ -40,7 +40,7 @@ from bayeslora.engine.training.checkpoints import (
 )
 from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.files import write_json
+from bayeslora.io.files import write_json
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.backbones.tokens import Batch
-from bayeslora.durable import naming_full_disk
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training.checkpoints import (
@@ -264,9 +263,8 @@ class AlternatingTrainer(Trainer):
             self._write_checkpoint(model, trial, directory)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, directory: Path) -> None:
-        with naming_full_disk(directory):
-            super()._save_checkpoint(model, trial)
-            seal(directory / f"checkpoint-{self._step}")
+        super()._save_checkpoint(model, trial)
+        seal(directory / f"checkpoint-{self._step}")
         forget_old(directory)
 
     def _recreate(self, directory: Path) -> bool:
