@@ -27,6 +27,7 @@ LABEL_COLUMNS = 28
 _SUSPECT = re.compile(r"[^ -~]+")
 _WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_NO_TEXT = "\ufffe\uffff"  # not allowed in XML
 # Persian, Indic scripts and emoji need them.
 _JOINERS = "\u200c\u200d"
 
@@ -66,7 +67,8 @@ def _middle_out(text: str, most: int) -> str:
 def _escaped(run: str, keep: str) -> str:
     return "".join(
         char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in _HIDDEN and char not in keep + _JOINERS
+        if char in _NO_TEXT
+        or (unicodedata.category(char) in _HIDDEN and char not in keep + _JOINERS)
         else char
         for char in run
     )

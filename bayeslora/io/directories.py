@@ -89,6 +89,8 @@ def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False
             # Checked again, since a file may have been added in the meantime.
             refuse_target(path, *layouts, overwrite=overwrite)
             if target.exists():
+                if target.is_dir():
+                    temporary.chmod(target.stat().st_mode)
                 target.rename(old)
             temporary.rename(target)
             remove(old)
@@ -123,18 +125,26 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
     folder = real_path(path)
     if not folder.exists() or is_empty_directory(folder):
         return
-    advice = f"{path} is not overwritten: it is not {layouts[0].kind} of bayeslora, or not only"
+    refusal = f"{path} is not {layouts[0].kind} and is not overwritten"
     if not folder.is_dir():
-        raise InputError(f"{advice}: it is a file; choose another path", code="exists")
+        raise InputError(f"{refusal}: it is a file; choose another path", code="exists")
     patterns: list[str] = []
     for layout in layouts:
         listed = _listed(folder / layout.marker)
         if listed is not None:
             patterns += [layout.marker, *layout.files, *map(glob.escape, listed)]
+    if not patterns:
+        marker = layouts[0].marker
+        raise InputError(
+            f"{refusal}: its {marker} is missing, damaged or of another program; choose another "
+            "path",
+            code="exists",
+        )
     for name in listed_files(folder):
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             raise InputError(
-                f"{advice}: it contains {name!r}; choose another path, or move its contents",
+                f"{path} is not overwritten: it contains {name!r}, which bayeslora did not write; "
+                "choose another path, or move its contents",
                 code="exists",
             )
 
@@ -145,7 +155,7 @@ def _listed(marker: Path) -> list[str] | None:
         content = read_json(marker)
     except InputError:
         return None
-    if not isinstance(content, dict) or "format_version" not in content:
+    if not isinstance(content, dict) or type(content.get("format_version")) is not int:
         return None
     files = content.get(FILES)
     return [str(name) for name in files] if isinstance(files, list | dict) else []
@@ -227,7 +237,11 @@ def check_record(path: Path, content: Mapping[str, Any]) -> None:
 
 def _is_list(files: Any) -> bool:
     return isinstance(files, dict) and all(
-        isinstance(item, dict) and item.keys() >= {"size", "sha256"} and ".." not in name.split("/")
+        isinstance(item, dict)
+        and isinstance(item.get("size"), int)
+        and isinstance(item.get("sha256"), str)
+        and not name.startswith("/")
+        and ".." not in name.split("/")
         for name, item in files.items()
     )
 
@@ -245,7 +259,9 @@ def file_states(
     states = [_state(directory, name, item) for name, item in files.items()]
     for name in listed_files(directory):
         if name not in files and name not in without:
-            is_read = any(fnmatchcase(name, pattern) for pattern in _READ_BY_TOKENIZERS)
+            is_read = "/" not in name and any(
+                fnmatchcase(name, pattern) for pattern in _READ_BY_TOKENIZERS
+            )
             problem = "was not saved with the model and would change its tokenizer"
             size = (directory / name).stat().st_size if (directory / name).is_file() else None
             states.append(FileState(name, size, "not listed", problem if is_read else ""))

@@ -223,7 +223,7 @@ def read_text(path: str | Path) -> str:
     if not file.is_file():
         raise InputError(f"{path} is not a regular file")
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", code="damaged") from None
 
@@ -286,8 +286,7 @@ def load_yaml(text: str) -> Any:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError("cannot be read as YAML: aliases are not supported")
-        content = yaml.safe_load(text)
-        str(content).encode("utf-8")  # an escaped surrogate could be neither printed nor written
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -297,7 +296,6 @@ def load_yaml(text: str) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot be read as YAML: {error}") from None
-    return content
 
 
 @contextmanager

@@ -155,6 +155,8 @@ class PredictionParts:
             piece.unlink()
         refuse_special(self.out)
         with lock(self.out):
+            if self.out.exists():
+                self._joined.chmod(self.out.stat().st_mode)
             self._joined.replace(self.out)
         self.remove()
 

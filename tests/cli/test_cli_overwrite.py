@@ -100,7 +100,7 @@ def test_a_marker_of_another_program_protects_a_directory(
     (out / marker).write_text("{}")
     if beside is not None:
         (out / beside).write_text("years of work")
-    assert (beside or "json") in refused(*commands[verb], "--out", out, "--overwrite")
+    assert "json" in refused(*commands[verb], "--out", out, "--overwrite")
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "peft", "merged", "report"])
@@ -138,7 +138,7 @@ def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_pa
     folder, commands = outputs
     out = tmp_path / "out.parquet"
     program = (
-        "from bayeslora.locks import lock\n"
+        "from bayeslora.io.files import lock\n"
         f"with lock({str(out)!r}): print('begun', flush=True); input()"
     )
     file = folder / "file.parquet"
@@ -201,5 +201,5 @@ def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
     with refusal.refused("input", "p.csv"):
         Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
     # Only the check: a wrong writer would replace the device of this machine.
-    with refusal.refused("input", "device"):
+    with refusal.refused("input", "/dev/zero"):
         refuse_existing("/dev/zero", overwrite=True)

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
+from bayeslora.checkpoint import FORMAT_VERSION, INTERRUPTED, LAYOUTS
 from bayeslora.errors import InputError
 from bayeslora.io.directories import FILES, atomic_directory, file_list, file_states, refuse_target
 from bayeslora.io.files import read_json, real_path, remove, write_json
@@ -153,8 +153,6 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         with atomic_directory(folder) as temporary:
             write_json(temporary / _MARK, expected)
     elif not _same(folder / _MARK, expected):
-        if (folder / _MARK).is_file() and _content(folder / _MARK) is None:
-            logger.warning("%s is damaged: the fit starts over", folder / _MARK)
         # Before the new mark, under which checkpoints of another fit would count as ours.
         remove(folder / _WORK)
         write_json(folder / _MARK, expected)
@@ -164,18 +162,15 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Raise InputError if a fit may not write to `out`; arguments as for `claim`.
 
-    Nothing is written, but leftovers of a killed replacement are removed.
-
     Raises:
         InputError: `out` holds something else and `overwrite` is false, or it holds a file of
             neither a model nor an interrupted fit, which is never deleted.
     """
     folder = Path(out)
     mark = folder / _MARK
-    is_readable = _content(mark) is not None
-    goes_on = mark.is_file() and (is_readable or not is_model(folder))
-    refuse_target(folder, *LAYOUTS, overwrite=overwrite or goes_on)
-    if not overwrite and is_readable and not _same(mark, _plain(identity)):
+    is_fit = _content(mark) is not None
+    refuse_target(folder, *LAYOUTS, overwrite=overwrite or is_fit)
+    if not overwrite and is_fit and not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} contains an interrupted fit with another "
             f"{', '.join(_differences(mark, _plain(identity)))}; repeat its options, choose "
