@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import bit_flips, crash, full_disk, hostile, malformed, summary
+from . import bit_flips, crash, hostile, malformed, summary
 from .cases import Case, Rooms, run_all, store_line
 from .world import build
 
-_MODULES = (crash, full_disk, malformed, bit_flips, hostile)
+_MODULES = (crash, malformed, bit_flips, hostile)
 SCENARIOS = {module.SCENARIO: module for module in _MODULES}
 _ROOT = Path(__file__).parents[2]
 _REPORTS = _ROOT / "reports" / "reliability"

@@ -253,7 +253,6 @@ _FILE_VERBS: dict[str, tuple[tuple[object, ...], ...]] = {
     ),
     "text": (
         ("fit", "--config", "{}"),
-        ("report", "test.parquet", *_OUT, "--template", "{}"),
         ("report", "test.parquet", *_OUT, "--model-card", "{}"),
     ),
 }

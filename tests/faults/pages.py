@@ -1,4 +1,4 @@
-"""Malformed YAML files, report templates and model cards."""
+"""Malformed YAML files and model cards."""
 
 from __future__ import annotations
 
@@ -80,40 +80,6 @@ _YAMLS = (
     "[]",
     "5",
 )
-_TEMPLATES = (
-    "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3,
-    "{% for a in range(10**12) %}x{% endfor %}",
-    "{{ 'a' * 10**11 }}",
-    "{{ 10 ** 10 ** 9 }}",
-    "{{ 'a'.ljust(10**11) }}",
-    "{{ '%01000000000d' % 1 }}",
-    "{{ '{:>10000000000}'.format(1) }}",
-    "{% macro m(n) %}{{ m(n + 1) }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
-    "{% set x = [1] %}{% for i in range(99999) %}{% set x = x + x %}{{ x }}{% endfor %}",
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ cycler.__init__.__globals__.os.system('touch marker') }}",
-    "{{ self._TemplateReference__context }}",
-    "{{ lipsum.__globals__['os'].popen('touch marker').read() }}",
-    "{% include '/etc/passwd' %}",
-    "{% include '../../world/train.jsonl' %}",
-    "{% extends 'report.html.j2' %}",
-    "{% import 'nothing' as n %}",
-    "{{ nothing }}",
-    "{{ nothing.at.all }}",
-    "{{ 1 / 0 }}",
-    "{{ [][5] }}",
-    "{{ 'a' + 1 }}",
-    "{% for %}",
-    "{{ unclosed",
-    "{% raw %}",
-    "{{ lipsum(n=1000000) }}",
-    "{{ range(99999) | list }}" * 50,
-    "{{ title | replace('', 'x' * 99999) | replace('x', 'x' * 99999) }}",
-    "{{ dict(a=1).update(b=2) }}",
-    "\ufeff{{ title }}",
-    "",
-    "plain",
-)
 _CARD = b"""---
 license: apache-2.0
 model-index:
@@ -128,20 +94,17 @@ Text.
 
 
 def cases(source: Path, scenario: str) -> Iterator[Case]:
-    """Return a case for each YAML file, template and model card."""
+    """Return a case for each YAML file and model card."""
     fit = ("fit", "--config", "bad.yaml", "--epochs", 1)
     report = ("report", "test.parquet", "--out", "out")
-    paged = (*report, "--template", "bad.j2")
     card = (*report, "--model-card", "card.md")
     chance = random.Random(4)
     changed = [mutate.bytes_of(_YAML, chance) for _ in range(60)]
     cards = [mutate.bytes_of(_CARD, chance) for _ in range(30)]
     alone = [("alone", _YAML + text.encode()) for text in _YAMLS]
     whole = [("whole", text.encode()) for text in _YAMLS]
-    templates = [("template", text.encode()) for text in _TEMPLATES]
     kinds = (
         ("YAML", "bad.yaml", fit, [*alone, *whole, *changed]),
-        ("template", "bad.j2", paged, templates),
         ("model card", "card.md", card, cards),
     )
     for group, file, argv, contents in kinds:

@@ -15,15 +15,10 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 _NOTES = {
     "crash points": (
-        "The process ends before one of a command's file operations, with what the kernel holds "
-        "kept (`killed`) or with every file cut or emptied that was not flushed to disk (`torn`, "
-        "`empty`: a power cut), or is killed at a random time (`SIGKILL`). The target must be old, "
-        "new, or for `fit` and `predict` begun; the same command must then finish with the same "
-        "bytes as an undisturbed run, and leave nothing else behind."
-    ),
-    "full disk": (
-        "A file system with so many free pages, or a limit on the size of any file. The command "
-        "must say so, keep the old state, leave nothing behind, and succeed when there is room."
+        "The process ends before one of a command's file operations, or is killed at a random time "
+        "(`SIGKILL`). The target must be old, new, or for `fit` and `predict` begun; the same "
+        "command must then finish with the same bytes as an undisturbed run, and leave nothing "
+        "else behind."
     ),
     "malformed input": (
         "Refused with exit code 2, a sentence and nothing written, or read as an independent "
