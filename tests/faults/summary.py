@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -71,22 +70,6 @@ def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "scenarios": scenarios,
         "broken": broken,
     }
-
-
-def quote(summary: dict[str, Any], page: Path) -> None:
-    """Write the figures of a whole run into the table of promises."""
-    text = page.read_text(encoding="utf-8")
-    for scenario, groups in summary["scenarios"].items():
-        counts: Counter[str] = Counter()
-        for row in groups.values():
-            counts.update(row["outcomes"])
-        broken = sum(case["scenario"] == scenario for case in summary["broken"])
-        figures = f"{sum(counts.values()):,} cases, {broken} broken"
-        if counts["unseen"]:
-            figures += f"; {counts['unseen']} changed values in formats without a checksum unseen"
-        pattern = f"(<!-- {re.escape(scenario)} -->).*?(<!-- end -->)"
-        text = re.sub(pattern, rf"\g<1>{figures}\g<2>", text)
-    page.write_text(text, encoding="utf-8")
 
 
 def write(summary: dict[str, Any], folder: Path) -> None:
