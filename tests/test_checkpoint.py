@@ -184,7 +184,7 @@ def test_a_directory_of_something_else_is_named(tmp_path):
         ("{}", "is not a bayeslora model record: it has no format_version"),
         ('{"format_version": 99}', "has format version 99; this bayeslora reads up to"),
         ('{"format_version": "1"}', "has format version '1'"),
-        ('{"format_version": 1}', "is damaged: 'backbone' is missing"),
+        ('{"format_version": 1}', "is damaged: 'backbone'"),
     ],
 )
 def test_a_damaged_record_is_named(model, content, message):
