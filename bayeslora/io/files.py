@@ -32,6 +32,7 @@ SPOOL = "bayeslora-stdin-"
 
 _LEFTOVER = re.compile(rf"\..+({PART}|{OLD}|{LOCK})")
 _PATIENCE = 60.0  # seconds
+_DEEPEST_YAML = 100
 _LONGEST_YAML = 200_000  # characters; options fill a page, and PyYAML takes seconds for more
 
 
@@ -284,18 +285,29 @@ def load_yaml(text: str) -> Any:
     if len(text) > _LONGEST_YAML:
         raise InputError(f"has {len(text):,} characters; at most {_LONGEST_YAML:,} are allowed")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise InputError("cannot be read as YAML: aliases are not supported")
+        _check_structure(text)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InputError("cannot be read as YAML: it is nested too deeply") from None
+    except InputError:
+        raise
     # PyYAML converts tagged text, such as `!!int x`, without a check.
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot be read as YAML: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise InputError("cannot be read as YAML: a value is not of the type of its tag") from None
+
+
+def _check_structure(text: str) -> None:
+    """Raise InputError for aliases and deep nesting, which PyYAML takes minutes to read."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError("cannot be read as YAML: aliases are not supported")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML:
+            raise InputError("cannot be read as YAML: it is nested too deeply")
 
 
 @contextmanager
