@@ -133,14 +133,14 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
         listed = _listed(folder / layout.marker)
         if listed is not None:
             patterns += [layout.marker, *layout.files, *map(glob.escape, listed)]
+    names = listed_files(folder)
     if not patterns:
-        marker = layouts[0].marker
         raise InputError(
-            f"{refusal}: its {marker} is missing, damaged or of another program; choose another "
-            "path",
+            f"{refusal}: it contains {(names or ['directories'])[0]!r} and no readable "
+            f"{layouts[0].marker} of bayeslora; choose another path",
             code="exists",
         )
-    for name in listed_files(folder):
+    for name in names:
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             raise InputError(
                 f"{path} is not overwritten: it contains {name!r}, which bayeslora did not write; "
