@@ -11,25 +11,31 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, write_json
-from bayeslora.layouts import Layout
-from bayeslora.locks import recover
-from bayeslora.manifest import (
+from bayeslora.io.directories import (
     FILES,
-    TOKENIZER_FILES,
     FileState,
+    Layout,
+    atomic_directory,
     check_files,
     check_record,
     file_list,
     file_states,
     sealed,
 )
-from bayeslora.option_checks import DTYPES
-from bayeslora.output import atomic_directory
-from bayeslora.tensor_files import read_tensors
+from bayeslora.io.files import read_json, read_tensors, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,16 +60,12 @@ LAYOUTS = (
     Layout(
         "a model",
         RECORD,
-        FORMAT_VERSION,
-        frozenset({"backbone", "posterior", "classes"}),
-        (ADAPTER, POSTERIOR, CARD, *TOKENIZER_FILES),
+        (ADAPTER, POSTERIOR, CARD),  # the first two for models without a list
     ),
     Layout(
         "an interrupted fit",
         INTERRUPTED,
-        FORMAT_VERSION,
-        files=tuple(f"checkpoints/member-*/{name}" for name in _CHECKPOINT_FILES),
-        fragile=True,
+        tuple(f"checkpoints/member-*/{name}" for name in _CHECKPOINT_FILES),
     ),
 )
 """Layouts of a model directory: a model, an interrupted fit, or both."""
@@ -133,6 +135,75 @@ class ModelRecord:
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=library_versions)
     format_version: int = FORMAT_VERSION
+
+
+_Count = Annotated[int, Field(ge=1, le=1 << 40)]
+_Number = Annotated[int, Field(ge=0, le=1 << 40)]
+_Options = dict[str, Any]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Named(_Checked):
+    name: str
+
+
+class _Backbone(_Named):
+    fingerprint: str
+    dtype: Literal["auto", "float32", "bfloat16"]
+    kind: Literal["adapted", "sequence-classifier", "module"]
+    settings: _Options = {}
+    layer: str | None = None
+    template: str | None = None
+    depth: _Count | None = None
+    verbaliser: str | dict[str, str] | None = None
+
+
+class _Columns(_Checked):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str]
+    text: str
+    label: str
+    pair: str | None
+    choices: str | list[str] | None = None
+
+
+def _distinct(classes: list[str]) -> list[str]:
+    if len(set(classes)) < len(classes):
+        raise ValueError("the names must be different")
+    return classes
+
+
+class _Record(_Checked):
+    """What a record may hold; see `ModelRecord`."""
+
+    backbone: _Backbone
+    posterior: _Named
+    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
+    columns: _Columns
+    max_length: _Count
+    seed: _Number
+    num_train: _Number
+    adapter: _Options | None = None
+    head: _Options = {}
+    feature_scores: _Options = {}
+    num_members: _Count = 1
+    tasks: dict[str, int] = {}
+    across_tasks: bool = False
+    data: _Options = {}
+    dropped: _Options = {}
+    training: _Options = {}
+    results: _Options = {}
+    versions: _Options = {}
+
+    @field_validator("tasks")
+    @classmethod
+    def _cover_the_classes(cls, tasks: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        if tasks and sum(tasks.values()) != len(info.data.get("classes", ())):
+            raise ValueError("the numbers of classes must sum to the number of all")
+        return tasks
 
 
 @dataclass(frozen=True)
@@ -221,7 +292,6 @@ def read_record(directory: str | Path) -> ModelRecord:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
-    recover(folder)
     if not (folder / RECORD).is_file():
         foreign = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
         advice = (
@@ -267,7 +337,6 @@ def verify_model(directory: str | Path) -> list[FileState]:
 
 def is_model(directory: str | Path) -> bool:
     """Return whether a directory holds a finished bayeslora model."""
-    recover(directory)
     return (Path(directory) / RECORD).is_file()
 
 
@@ -288,119 +357,20 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 def _record(path: Path) -> ModelRecord:
     content = _content(path)
-    fields = {item.name: item for item in dataclasses.fields(ModelRecord)}
-    required = {
-        name
-        for name, item in fields.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    }
-    for name in sorted(required - content.keys()):
-        raise InputError(f"{path} is damaged: {name!r} is missing", code="damaged")
-    record = ModelRecord(**{name: content[name] for name in fields if name in content})
-    wrong = problem(record, (ADAPTED, FOREIGN, MODULE))
-    if wrong:
-        raise InputError(f"{path} is damaged: {wrong}", code="damaged")
-    return record
+    try:
+        _Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"][1:]))
+        raise InputError(
+            f"{path} is damaged: {first['loc'][0]!r}{place and f', {place}'}: {first['msg']}",
+            code="damaged",
+        ) from None
+    names = [item.name for item in dataclasses.fields(ModelRecord)]
+    return ModelRecord(**{name: content[name] for name in names if name in content})
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path.parent} is damaged: {path.name} is missing", code="damaged")
     return read_tensors(path)
-
-
-# Required keys of a record's mappings, by field.
-_MAPPINGS: dict[str, set[str]] = {
-    "backbone": {"name", "fingerprint", "dtype", "kind"},
-    "columns": {"text", "label", "pair"},
-    "posterior": {"name"},
-    "feature_scores": set(),
-    "tasks": set(),
-    "head": set(),
-    "data": set(),
-    "dropped": set(),
-    "training": set(),
-    "results": set(),
-    "versions": set(),
-}
-# Optional data columns.
-_ABSENT = ("pair", "choices")
-# Minimum values of a record's numbers.
-_NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
-_LARGEST = 1 << 40
-
-
-def problem(record: Any, kinds: tuple[str, ...]) -> str:
-    """Return the first problem in a record; empty if it is valid.
-
-    Args:
-        record: A `ModelRecord`.
-        kinds: The known kinds of backbone.
-    """
-    for name, keys in _MAPPINGS.items():
-        value = getattr(record, name)
-        if not isinstance(value, Mapping) or not value.keys() >= keys:
-            return f"{name!r} must contain {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
-    for name, least in _NUMBERS.items():
-        value = getattr(record, name)
-        if not _is_whole(value) or not least <= value <= _LARGEST:
-            return f"{name!r} must be an integer >= {least}, got {str(value)[:40]}"
-    if not isinstance(record.adapter, Mapping | None):
-        return "'adapter' must be a mapping or null"
-    for name, column in record.columns.items():
-        several = (
-            name == "choices"
-            and isinstance(column, list)
-            and all(isinstance(choice, str) for choice in column)
-        )
-        if not (isinstance(column, str) or several or (name in _ABSENT and column is None)):
-            return f"'columns' must contain names, got {column!r} as {name!r}"
-    return _classes_problem(record) or _backbone_problem(record.backbone, kinds)
-
-
-def _classes_problem(record: Any) -> str:
-    if not _are_names(record.classes):
-        return "'classes' must list two or more different names"
-    sizes = [*record.tasks.values()]
-    if sizes and not (all(map(_is_whole, sizes)) and sum(sizes) == len(record.classes)):
-        return f"'tasks' must map names to numbers of classes that sum to {len(record.classes)}"
-    if not isinstance(record.across_tasks, bool):
-        return f"'across_tasks' must be true or false, got {str(record.across_tasks)[:40]}"
-    return ""
-
-
-def _backbone_problem(backbone: Mapping[str, Any], kinds: tuple[str, ...]) -> str:
-    for name in ("name", "fingerprint"):
-        if not isinstance(backbone[name], str):
-            return f"'backbone' must have a string as {name!r}, got {str(backbone[name])[:40]}"
-    for name, allowed in (("dtype", DTYPES), ("kind", kinds)):
-        if backbone[name] not in allowed:
-            return (
-                f"'backbone' must have one of {', '.join(map(repr, allowed))} as {name!r}, got "
-                f"{str(backbone[name])[:40]!r}"
-            )
-    if not isinstance(backbone.get("settings", {}), Mapping):
-        return "'backbone' must have a mapping as 'settings'"
-    for name in ("layer", "template"):
-        if not isinstance(backbone.get(name), str | None):
-            return f"'backbone' must have a string or null as {name!r}"
-    depth = backbone.get("depth")
-    if depth is not None and not (_is_whole(depth) and depth >= 1):
-        return f"'backbone' must have an integer >= 1 or null as 'depth', got {str(depth)[:40]}"
-    return _verbaliser_problem(backbone.get("verbaliser"))
-
-
-def _verbaliser_problem(verbaliser: Any) -> str:
-    words = verbaliser.values() if isinstance(verbaliser, Mapping) else [verbaliser or ""]
-    if all(isinstance(word, str) for word in words):
-        return ""
-    return "'backbone' must have a string, a mapping from classes to words, or null as 'verbaliser'"
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_names(classes: Any) -> bool:
-    strings = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return strings and len(classes) == len(set(classes)) >= 2

@@ -46,9 +46,8 @@ from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
 from bayeslora.errors import InputError
-from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
-from bayeslora.layouts import refuse_foreign
-from bayeslora.locks import writing_to
+from bayeslora.io.directories import refuse_foreign
+from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
@@ -338,7 +337,7 @@ class BayesianClassifier:
         )
         with (
             together() as world,
-            world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
+            world.first_holds(lambda: nullcontext() if out is None else lock(out)),
             quiet_transformers(),
         ):
             self._fitted = fit_classifier(

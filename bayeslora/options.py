@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.io.files import load_yaml
 from bayeslora.plain_text import quoted
-from bayeslora.safe_yaml import load_yaml
 
 T = TypeVar("T")
 

@@ -6,11 +6,14 @@ only the trained factors, so that part must be recomputed from the base model.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.tensor_files import open_tensors
+from bayeslora.io.files import open_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,53 @@ CONVERSION = (
     "save it with PEFT's path_initial_model_for_weight_conversion, which converts it to plain LoRA"
 )
 """Advice for all other values."""
+
+
+_PATTERNS = (
+    *("target_modules", "exclude_modules", "feedforward_modules", "target_parameters"),
+    *("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"),
+)
+_REPETITION = re.compile(r"[*+{]|(?<!\()\?")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_MOST_WAYS = 1_000_000
+
+
+def pattern_options(options: Mapping[str, Any]) -> list[str]:
+    """Return every pattern in PEFT's options, ignoring options of a wrong type."""
+    values = [options.get(key) for key in _PATTERNS]
+    lists = [[value] if isinstance(value, str) else value for value in values]
+    return [
+        item
+        for value in lists
+        if isinstance(value, list | tuple | dict)
+        for item in value
+        if isinstance(item, str)
+    ]
+
+
+def check_patterns(prefix: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Raise InputError if a file's regular expressions may take exponential time to match.
+
+    Python's `re` tries all ways to divide a name among repetitions and alternatives. Without
+    repeated groups, a name of n characters and r repetitions have at most (n + r choose r).
+
+    Args:
+        prefix: Beginning of the message.
+        patterns: Regular expressions.
+        names: Names to match.
+    """
+    longest = max(map(len, names), default=0)
+    ways = 0.0
+    for pattern in set(patterns):
+        repetitions = len(_REPETITION.findall(pattern))
+        groups = 1 + pattern.count("(")
+        alternatives = (1 + pattern.count("|") / groups) ** groups
+        ways += math.comb(longest + repetitions, repetitions) * alternatives
+        if _REPEATED_GROUP.search(pattern) or ways > _MOST_WAYS:
+            raise InputError(
+                f"{prefix}: the pattern {pattern!r:.80} may take too long to match; use fewer "
+                "repetitions, none of a group, or names of layers"
+            )
 
 
 def embedded_base(directory: str | Path) -> str | None:

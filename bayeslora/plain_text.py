@@ -24,27 +24,19 @@ LONGEST_WORD = 300
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
 
-MOST_MARKS = 4
-"""Shown combining marks per letter; no living language stacks more."""
-
 _SUSPECT = re.compile(r"[^ -~]+")
 _WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_MARKS = frozenset({"Mn", "Me"})
-# Default_Ignorable_Code_Point of Unicode, beyond the categories above.
-_IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
-)
-# Persian, Indic scripts and emoji need them between two signs; after others they only hide.
-_JOINERS = re.compile("[\u200c\u200d\ufe0e\ufe0f]")
-_JOINED = frozenset({"Lo", "Mn", "Mc", "So", "Sk"})
+_NO_TEXT = "\ufffe\uffff"  # not allowed in XML
+# Persian, Indic scripts and emoji need them.
+_JOINERS = "\u200c\u200d"
 
 
 def visible(text: str, keep: str = "") -> str:
     r"""Return `text` with invisible characters replaced by escapes.
 
-    These are control characters, direction marks, zero-width characters, line separators,
-    surrogates, and combining marks beyond `MOST_MARKS` on one letter.
+    These are control and format characters (such as direction marks), line separators and
+    surrogates.
 
     Args:
         text: Any text.
@@ -73,34 +65,13 @@ def _middle_out(text: str, most: int) -> str:
 
 
 def _escaped(run: str, keep: str) -> str:
-    previous, marks, shown = "", 0, []
-    for char in run:
-        kind = unicodedata.category(char)
-        marks = marks + 1 if kind in _MARKS else 0
-        if char in keep or not _is_hidden(char, kind, previous, marks):
-            shown.append(char)
-        else:
-            shown.append(char.encode("unicode_escape").decode("ascii"))
-        previous = kind
-    return "".join(shown)
-
-
-def _is_hidden(char: str, kind: str, previous: str, marks: int) -> bool:
-    if _JOINERS.match(char):
-        return previous not in _JOINED
-    if kind in _HIDDEN or marks > MOST_MARKS:
-        return True
-    return is_noncharacter(char) or _IGNORABLE.match(char) is not None
-
-
-def is_hidden(char: str) -> bool:
-    """Return whether a single character is invisible: control, zero-width or noncharacter."""
-    return _is_hidden(char, unicodedata.category(char), "", 0)
-
-
-def is_noncharacter(char: str) -> bool:
-    """Return whether this code point is excluded from text by Unicode and from XML documents."""
-    return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if char in _NO_TEXT
+        or (unicodedata.category(char) in _HIDDEN and char not in keep + _JOINERS)
+        else char
+        for char in run
+    )
 
 
 def quoted(name: str) -> str:

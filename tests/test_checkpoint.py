@@ -187,7 +187,7 @@ def test_a_directory_of_something_else_is_named(tmp_path):
         ('{"format_version": 0}', "has format version 0"),
         ('{"format_version": -1}', "has format version -1"),
         ('{"format_version": true}', "has format version True"),
-        ('{"format_version": 1}', "is damaged: 'backbone' is missing"),
+        ('{"format_version": 1}', "is damaged: 'backbone'"),
     ],
 )
 def test_a_damaged_record_is_named(model, content, message):

@@ -15,14 +15,13 @@ from hostile_models import EVIL, HARMLESS
 from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
-from bayeslora import patterns
 from bayeslora.adapters.peft_bridge import read_peft
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
-from bayeslora.patterns import check_patterns
+from bayeslora.peft_layout import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
 REFUSED = [
@@ -37,7 +36,7 @@ REFUSED = [
     *("model.safetensors: fifo", "model.safetensors: huge header", "model.safetensors: dtype"),
     *("model.safetensors: header deep", "model.safetensors: header not UTF-8"),
     *("model.safetensors: NaN", "model.safetensors: one lost", "model.safetensors: directory"),
-    *("pickled", "torch.save", "index: outside", "index: missing", "index: list"),
+    *("pickled", "torch.save", "index: missing", "index: list"),
 ]
 
 
@@ -86,14 +85,6 @@ def test_a_model_that_cannot_run_is_refused(copied, name, load):
     hostile_models.odd("config.json", "num_attention_heads", "negative")(path)
     with refused("input", "RuntimeError"):
         load(str(path), device="cpu")
-
-
-@pytest.mark.parametrize("value", ["negative", "true"])
-def test_architectures_that_are_no_list_are_refused(copied, value):
-    path = copied("classifier")
-    hostile_models.odd("config.json", "architectures", value)(path)
-    with refused("input", "architectures"):
-        load_sequence_classifier(str(path))
 
 
 def test_infinite_settings_are_text_in_a_record(copied):
@@ -167,32 +158,23 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
     assert not (path.parent / "ran").exists()
 
 
-def test_a_pattern_that_never_ends_is_stopped(monkeypatch):
-    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
-    with refused("input", "patterns", "0.5 s"):
-        check_patterns("config", [EVIL], ["model.layers.0.self_attn.q_proj"])
-
-
-@pytest.mark.parametrize("pattern", ["(", "(" * 5000, "a{5,2}", "(?P<x>a)(?P<x>b)"])
-def test_a_pattern_that_is_none_is_refused(pattern):
+@pytest.mark.parametrize("pattern", [EVIL, "(.|.)" * 30, ".*" * 8 + "x", "(?:a{1,9}){9}"])
+def test_a_pattern_that_may_never_end_is_refused(pattern):
     with refused("input", "config"):
-        check_patterns("config", [pattern], ["a"])
+        check_patterns("config", [pattern], ["model.layers.0.self_attn.q_proj"])
 
 
-def test_patterns_that_people_write_pass_and_names_start_no_process(monkeypatch):
+def test_patterns_that_people_write_pass():
     names = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(40) for part in "qkvo"]
-    check_patterns("config", HARMLESS, names)
-    monkeypatch.setattr(patterns.subprocess, "run", None)
-    check_patterns("config", ["q_proj", r"self_attn\.k_proj", "classifier"], names)
+    check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"], names)
 
 
 @pytest.mark.parametrize("key", ["target_modules", "rank_pattern", "exclude_modules"])
-def test_slow_patterns_of_a_checkpoint_are_refused(copied, monkeypatch, key):
-    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+def test_slow_patterns_of_a_checkpoint_are_refused(copied, key):
     path = copied("adapted/peft")
     hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
     for load in (read_peft, merged_classifier):
-        with refused("input", "patterns", "0.5 s"):
+        with refused("input", "adapter_config.json"):
             load(str(path))
 
 
@@ -218,14 +200,6 @@ def test_a_tokenizer_that_panics_is_an_input_error(copied):
     backbone = load_sequence_classifier(str(path)).backbone
     with refused("input", "tokenizer"):
         tokenise(backbone, ["a" * 60 + "b"], max_length=64)
-
-
-def test_chunked_layers_are_refused(copied):
-    path = copied("classifier")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": 2}))
-    with refused("input", "chunk_size_feed_forward"):
-        load_sequence_classifier(str(path))
 
 
 def test_a_backbone_that_cannot_be_built_leaves_the_default_dtype_alone(copied):

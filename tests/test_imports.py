@@ -40,7 +40,7 @@ def loaded_after(statement):
         "import bayeslora; bayeslora.InputError; bayeslora.__version__; dir(bayeslora)",
         "import bayeslora; bayeslora.VBLL(); bayeslora.Laplace(); bayeslora.PoLAR()",
         "import bayeslora; bayeslora.register_posterior",
-        "from bayeslora import errors, files, options",
+        "from bayeslora import errors, options; from bayeslora.io import files",
         "from bayeslora.posteriors.registry import CATALOGUE; CATALOGUE.listed()",
     ],
 )

@@ -1,10 +1,8 @@
 """Model directories verify their files: any change that affects a prediction is detected."""
 
-import importlib.util
 import json
 import logging
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import files
 from tiny import tiny_tokenizer, without_hashes
 
-from bayeslora import manifest
 from bayeslora.checkpoint import (
     listed_files,
     read_model,
@@ -27,7 +24,7 @@ from bayeslora.checkpoint import (
 )
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.manifest import record_hash, sealed
+from bayeslora.io.directories import record_hash, sealed
 
 LISTED = ["adapter.safetensors", "posterior.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
@@ -162,8 +159,6 @@ def test_a_directory_without_hashes_is_read_with_one_note(model, caplog):
         [],
         {"../tokenizer.json": {"size": 1, "sha256": "0" * 64}},
         {"/etc/passwd": {"size": 1, "sha256": "0" * 64}},
-        {"a" * 256: {"size": 1, "sha256": "0" * 64}},
-        {"\ud800": {"size": 1, "sha256": "0" * 64}},
         {"": {"size": 1, "sha256": "0" * 64}},
         {"a": {"size": "1", "sha256": "0" * 64}},
         {"a": {"size": 1, "sha256": "0"}},
@@ -173,7 +168,7 @@ def test_a_directory_without_hashes_is_read_with_one_note(model, caplog):
 def test_a_list_that_is_none_is_refused(model, listed):
     path = model / "bayeslora.json"
     path.write_text(json.dumps(sealed(json.loads(path.read_text()), listed)))
-    with pytest.raises(InputError, match=r"bayeslora\.json"):
+    with refused("damaged"):
         read_model(model)
 
 
@@ -191,18 +186,6 @@ def test_the_hash_of_a_record_sees_every_value_and_no_layout(content, key, value
     assert record_hash(again) == whole["sha256"]
     if key != "sha256" and json.dumps(whole.get(key, "\0")) != json.dumps(value):
         assert record_hash({**whole, key: value}) != whole["sha256"]
-
-
-def test_every_file_that_tokenizers_read_is_known():
-    """Check every architecture of the installed transformers."""
-    root = Path(importlib.util.find_spec("transformers").origin).parent / "models"
-    file_names = set()
-    for path in root.glob("*/tokenization_*.py"):
-        for block in re.findall(r"^VOCAB_FILES_NAMES = \{.*?\}", path.read_text(), re.M | re.S):
-            file_names |= set(re.findall(r': *"([^"/]+)"', block))
-    assert {"tokenizer.json", "vocab.txt", "merges.txt"} <= file_names
-    unknown = {name for name in file_names if not manifest._unlisted(Path(), name).problem}
-    assert not unknown
 
 
 def test_info_verifies(model, capsys):

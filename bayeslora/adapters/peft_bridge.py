@@ -32,8 +32,7 @@ from bayeslora.adapters.options import LoRA
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError, located
-from bayeslora.files import atomic_file, read_json, write_json
-from bayeslora.patterns import check_patterns, pattern_options
+from bayeslora.io.files import atomic_file, read_json, read_tensors, write_json
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
@@ -41,12 +40,13 @@ from bayeslora.peft_layout import (
     EXACT_PISSA,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    check_patterns,
     embedded_base,
     is_finite,
     is_plain,
+    pattern_options,
 )
 from bayeslora.plain_text import counted
-from bayeslora.tensor_files import read_tensors
 
 _LIST = re.compile(r"(?:.*?\.)??(?=\d+(?:\.|$))")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")

@@ -42,7 +42,7 @@ from bayeslora.adapters.site import Site, frozen_layer, trained_layer
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
-from bayeslora.tensor_files import open_tensors
+from bayeslora.io.files import open_tensors
 
 if TYPE_CHECKING:
     from bayeslora.adapters.options import S2FT

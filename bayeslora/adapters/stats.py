@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.tensor_files import read_sealed, write_sealed
+from bayeslora.io.files import open_tensors, write_tensors
 
 
 def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class _Sums:
 
 
 def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
-    """Write second moments to a safetensors file with a checksum, equal matrices once."""
+    """Write second moments to a safetensors file, equal matrices once."""
     matrices: list[Tensor] = []
     entries: dict[str, tuple[int, int]] = {}
     for name, moment in moments.items():
@@ -145,7 +145,7 @@ def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
             matrices.append(moment.matrix.contiguous())
         entries[name] = (index, moment.count)
     tensors = {str(index): matrix for index, matrix in enumerate(matrices)}
-    write_sealed(path, tensors, **{_PLACES: json.dumps(entries)})
+    write_tensors(path, tensors, **{_PLACES: json.dumps(entries)})
 
 
 def load_moments(path: str | Path) -> dict[str, SecondMoment]:
@@ -155,12 +155,12 @@ def load_moments(path: str | Path) -> dict[str, SecondMoment]:
         InputError: The file is missing, damaged, or of another kind.
     """
     try:
-        matrices, metadata = read_sealed(path)
-        entries = json.loads(metadata[_PLACES])
-        return {
-            name: SecondMoment(matrices[str(index)], int(count))
-            for name, (index, count) in entries.items()
-        }
+        with open_tensors(path) as file:
+            entries = json.loads(file.metadata()[_PLACES])
+            return {
+                name: SecondMoment(file.get_tensor(str(index)), int(count))
+                for name, (index, count) in entries.items()
+            }
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} contains no second moments, or is damaged: {error}", code="damaged"

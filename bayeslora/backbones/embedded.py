@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bayeslora.backbones.onnx_weights import write_dinov2
-from bayeslora.disk_cache import WEIGHTS_CHECKSUM, cache_directory
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.locks import writing_to
-from bayeslora.output import atomic_directory
+from bayeslora.io.cache import WEIGHTS_CHECKSUM, cache_directory
+from bayeslora.io.directories import atomic_directory
+from bayeslora.io.files import lock
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _fill_cache(path: Path, target: Path) -> None:
         raise MissingAssetError(
             f"reading {path.name} requires the gguf package; run `pip install bayeslora[embedded]`"
         )
-    with writing_to(target, wait=_PATIENCE):
+    with lock(target, wait=_PATIENCE):
         if target.is_dir() and not _damage(target):
             return  # another process has filled it in the meantime
         with atomic_directory(target, overwrite=True) as temporary:

@@ -39,8 +39,8 @@ from bayeslora.backbones.tokens import (
     usable_length,
 )
 from bayeslora.conditioning import Conditioning
-from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.errors import InputError
+from bayeslora.io.cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
 from bayeslora.processes import current

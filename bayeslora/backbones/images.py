@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.tables.images import read_image
 
 READER_FILE = "preprocessor_config.json"

@@ -25,20 +25,20 @@ from bayeslora.backbones.untrusted import (
     reading,
 )
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.files import read_json
-from bayeslora.patterns import check_patterns, pattern_options
+from bayeslora.io.files import read_json, read_tensors
 from bayeslora.peft_layout import (
     CONFIG_FILE,
     CONVERSION,
     REPEATED_STARTS,
     TENSOR_ROOT,
     WEIGHTS_FILE,
+    check_patterns,
     embedded_base,
     is_finite,
     is_plain,
+    pattern_options,
 )
 from bayeslora.plain_text import counted
-from bayeslora.tensor_files import read_tensors
 
 _HEADS = (
     ".score.weight",

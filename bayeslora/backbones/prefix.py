@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.middle import MiddleLayer, mean_state
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
-from bayeslora.disk_cache import make_room, mark_used
 from bayeslora.errors import InputError
+from bayeslora.io.cache import make_room, mark_used
+from bayeslora.io.files import read_tensors, write_tensors
 from bayeslora.processes import current
-from bayeslora.tensor_files import read_sealed, write_sealed
 
 _IN_MEMORY_BYTES = 2 << 30
 _VALUES, _MIDDLE = "values", "middle"
@@ -232,14 +232,14 @@ class PrefixStates:
 
 
 def save_states(path: Path, states: PrefixStates) -> None:
-    """Write states with a checksum.
+    """Write states to the cache.
 
     Raises:
         OSError: The file cannot be written.
     """
     make_room(path)
     middle = {} if states.middle is None else {_MIDDLE: states.middle}
-    write_sealed(path, {_VALUES: states.values, **middle})
+    write_tensors(path, {_VALUES: states.values, **middle})
     mark_used(path)
 
 
@@ -258,7 +258,7 @@ def load_states(
     Raises:
         InputError: The file is damaged or has other content.
     """
-    tensors, _ = read_sealed(path)
+    tensors = read_tensors(path)
     if {*tensors} != {_VALUES, *([_MIDDLE] if with_middle else [])}:
         raise InputError(f"{path} does not contain states of frozen layers")
     values, middle = tensors[_VALUES], tensors.get(_MIDDLE)

@@ -2,7 +2,7 @@
 
 transformers, tokenizers, safetensors and PEFT trust their input. A damaged or malicious directory
 can make them raise any exception, wait for a pipe, build a trillion layers, or silently skip
-weights.
+weights. Pickles are refused by `use_safetensors=True`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import torch
 from torch import nn
 
 from bayeslora.errors import InputError
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.peft_layout import CONFIG_FILE, TENSOR_ROOT
 from bayeslora.plain_text import counted
 
-_CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_CONFIG = "config.json"
 _MOST_LAYERS = 1000
 _MOST_LABELS = 100_000
 _LONGEST_REASON = 200
@@ -80,54 +79,47 @@ def check_name(name: str) -> None:
 
 
 def check_directory(source: str) -> None:
-    """Raise InputError if a directory is unsafe for libraries to read.
+    """Raise InputError if libraries might hang on a directory.
 
-    It is if it has an entry that is no regular file, such as a pipe, or an implausible
-    configuration. Anything else than a directory passes, since it may be a hub id.
+    They wait for a pipe, and build any number of layers. Anything else than a directory passes,
+    since it may be a hub id.
     """
     if not Path(source).is_dir():
         return
-    folder = Path(source)
-    for path in folder.iterdir():
+    for path in Path(source).iterdir():
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is not a regular file")
-    for name in (_CONFIG, "tokenizer_config.json"):
-        path = folder / name
-        if path.is_dir():
-            raise InputError(f"{path} is a directory, not a file")
-        if path.is_file() and not isinstance(content := read_json(path), dict):
-            raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    if (folder / _CONFIG).is_file():
-        _check_size(folder / _CONFIG, read_json(folder / _CONFIG))
+    path = Path(source) / _CONFIG
+    if path.is_file():
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            _check_counts(path, part)
+
+
+def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if key.endswith(("layer", "layers", "num_labels")) and isinstance(value, int):
+            most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS
+            if value > most:
+                raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
 
 
 def check_weights_files(source: str) -> None:
-    """Raise InputError if the weights of a model directory cannot or must not be read.
+    """Raise InputError if a model directory holds an adapter or quantised weights.
 
-    This is so if there are only pickles, if the index refers to missing files or out of the
-    directory, or if there is also an adapter, which transformers would load into another model.
+    transformers would load an adapter into another model, and integers without their scales.
     """
     check_directory(source)
-    if not Path(source).is_dir():
-        return
     folder = Path(source)
     if (folder / CONFIG_FILE).is_file():
         raise InputError(
             f"{folder} is a PEFT adapter ({CONFIG_FILE}), not a plain model; merge it into its "
             "base model first"
         )
-    names = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
-        raise InputError(
-            f"{folder / pickles[0]} is a pickle, which can run any code when loaded; save the "
-            "model as safetensors (save_pretrained in a recent transformers)"
-        )
-    if (folder / _INDEX).is_file() and not (folder / "model.safetensors").is_file():
-        _check_index(folder)
-    for name in names:
-        if name.endswith(".safetensors"):
-            _check_dtypes(folder / name)
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_dtypes(path)
 
 
 def _check_dtypes(path: Path) -> None:
@@ -197,30 +189,3 @@ def _deepest(model: nn.Module, name: str) -> nn.Module:
             break
         module = inner
     return module
-
-
-def _check_size(path: Path, config: Any) -> None:
-    """Raise InputError for implausibly large counts or invalid settings in a configuration."""
-    if not isinstance(config.get("architectures"), list | None):
-        raise InputError(f"{path}: architectures must be a list of names or null")
-    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
-    for key, value in (item for part in parts for item in part.items()):
-        limit = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
-        limit = _MOST_LABELS if key == "num_labels" else limit
-        if key == "chunk_size_feed_forward" and value not in (0, None):
-            raise InputError(
-                f"{path}: {key} must be 0, got {str(value)[:20]}; it only saves memory"
-            )
-        if limit and isinstance(value, int) and value > limit:
-            raise InputError(f"{path}: {key} must be at most {limit:,}, got {str(value)[:20]}")
-
-
-def _check_index(folder: Path) -> None:
-    path = folder / _INDEX
-    content = read_json(path)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{path}: weight_map must map tensor names to files")
-    for name in dict.fromkeys(map(str, weight_map.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{path} names {name[:80]!r}, which is not a file in {folder}")

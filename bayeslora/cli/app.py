@@ -31,9 +31,8 @@ from bayeslora.cli.messages import (
 )
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
-from bayeslora.durable import FULL
 from bayeslora.errors import FailedError, InputError
-from bayeslora.locks import writing_to
+from bayeslora.io.files import lock
 from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -147,11 +146,6 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
         return _with_option_first(with_options_alone(str(error)), args)
     if isinstance(error, PermissionError):
         return f"permission denied: {error.filename or error}"
-    if isinstance(error, OSError) and error.errno in FULL:
-        suffix = f" for {error.filename}" if error.filename else ""
-        if error.errno == errno.EFBIG:
-            return f"the file size limit is too low{suffix}"
-        return f"no space left on the disk{suffix}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())
@@ -196,16 +190,7 @@ def _refuse_garbled(words: Sequence[str]) -> None:
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr safe to write to, even if closed or with a limited encoding."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed, as by >&-; the next opened file would take its number
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    """Make stdout and stderr safe to write to, even with a limited encoding."""
     for stream in (sys.stdout, sys.stderr):
         # An arrow in a table must not fail if the terminal's encoding lacks it.
         if isinstance(stream, io.TextIOWrapper):
@@ -253,7 +238,7 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
     """Lock the outputs against other processes while the command runs."""
     with ExitStack() as stack:
         for path in _outputs(args):
-            stack.enter_context(current().first_holds(partial(writing_to, path)))
+            stack.enter_context(current().first_holds(partial(lock, path)))
         yield
 
 

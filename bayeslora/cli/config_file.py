@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.safe_yaml import read_yaml
+from bayeslora.io.files import read_yaml
 
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "quality_retaining", "verbaliser")
 _BY_TASK = ("multi_task", "validation")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.messages import next_step, show
 from bayeslora.errors import InputError
-from bayeslora.files import STDIN, check_writable, refuse_existing, refuse_inputs, shown_path
+from bayeslora.io.files import STDIN, check_writable, refuse_existing, refuse_inputs, shown_path
 from bayeslora.plain_text import counted, one_line
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def check_new_directory(
         InputError: It exists and may not be replaced, is not a model, or contains one of `inputs`.
     """
     from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.output import refuse_target
+    from bayeslora.io.directories import refuse_target
 
     target = Path(path)
     refuse_target(target, *LAYOUTS, overwrite=overwrite)

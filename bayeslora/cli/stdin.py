@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.files import SPOOL, shown_path
+from bayeslora.io.files import SPOOL, shown_path
 from bayeslora.processes import current
 
 _STDIN = "-"

@@ -19,8 +19,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.grid import Cell, settings_digest
-from bayeslora.files import atomic_file, is_empty_directory, read_json, write_json
-from bayeslora.locks import writing_to
+from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
 
 MARKER, VERSION = "experiment.json", 1
 _PATIENCE = 60.0  # seconds
@@ -130,7 +129,7 @@ class Store:
         Raises:
             InputError: Another process is computing it.
         """
-        with writing_to(self._cells / cell.id):
+        with lock(self._cells / cell.id):
             yield
 
     @contextmanager
@@ -140,7 +139,7 @@ class Store:
         Raises:
             InputError: Cells of several processes have different weights of a backbone.
         """
-        with writing_to(self.out / RESULTS, wait=_PATIENCE):
+        with lock(self.out / RESULTS, wait=_PATIENCE):
             records = self.records()
             weights: dict[str, Mapping[str, Any]] = {}
             for record in records:

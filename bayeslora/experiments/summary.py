@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.experiments.protocols import PROTOCOLS
 from bayeslora.experiments.records import REPORTED, SCORES
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from bayeslora import options
 from bayeslora.errors import InputError
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.metrics.scores import Score, without_nan
 from bayeslora.option_checks import Count, Options, Range, Seed, is_number
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import shown_path
+from bayeslora.io.files import shown_path
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.files import further_columns, read_notes
 from bayeslora.predictions.in_memory import is_frame

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import STDIN
+from bayeslora.io.files import STDIN
 from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.columns import (
     AS_WRITTEN,

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import shown_path
+from bayeslora.io.files import shown_path
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, as_text, softmax
 from bayeslora.tables.json_records import Record, json_records

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from bayeslora.files import shown_path
+from bayeslora.io.files import shown_path
 from bayeslora.plain_text import LABEL_COLUMNS, as_label, clean, display_columns, shorten
 from bayeslora.predictions.record import Predictions
 

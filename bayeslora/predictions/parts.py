@@ -19,10 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.durable import hidden_name, replace_file
 from bayeslora.errors import InputError
-from bayeslora.files import file_mode, read_json, real_path, refuse_special, write_json
-from bayeslora.locks import writing_to
+from bayeslora.io.files import hidden, lock, read_json, real_path, refuse_special, write_json
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import write_tables
@@ -85,13 +83,13 @@ class PredictionParts:
     def __init__(self, out: str | Path) -> None:
         """Set the path of the predictions file; nothing is read or written."""
         self.out = real_path(out)
-        self.folder = self.out.with_name(hidden_name(self.out, ".parts"))
+        self.folder = hidden(self.out, ".parts")
         self._joined = self.folder / f"joined{self.out.suffix}"
 
     def sweep(self) -> None:
         """Delete leftovers of a run killed after it had moved the predictions file to its place."""
-        with suppress(InputError), writing_to(self.out) as alone:
-            if alone and not self.num_finished():
+        with suppress(InputError), lock(self.out):
+            if not self.num_finished():
                 self._check_ours()
                 self.remove()
 
@@ -156,9 +154,10 @@ class PredictionParts:
         for piece in pieces:
             piece.unlink()
         refuse_special(self.out)
-        with writing_to(self.out):
-            self._joined.chmod(file_mode(self.out))
-            replace_file(self._joined, self.out)
+        with lock(self.out):
+            if self.out.exists():
+                self._joined.chmod(self.out.stat().st_mode)
+            self._joined.replace(self.out)
         self.remove()
 
     def remove(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.predictions.files import FORMAT_VERSION, UNCERTAINTIES
 from bayeslora.tables.parquet import PREFIX, write_sealed
 

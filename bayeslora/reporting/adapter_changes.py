@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.figures import style

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_writable, refuse_existing
-from bayeslora.layouts import Layout
+from bayeslora.io.directories import Layout, atomic_directory, refuse_target
+from bayeslora.io.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.output import atomic_directory, refuse_target
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
@@ -184,8 +183,6 @@ FORMAT_VERSION = 1
 LAYOUT = Layout(
     "a comparison",
     f"{STEM}.json",
-    FORMAT_VERSION,
-    frozenset({"bayeslora", "reference", "rows"}),
     tuple(f"{STEM}{suffix}" for suffix in (".md", ".tex", ".csv")),
 )
 """Contents of a comparison's directory."""

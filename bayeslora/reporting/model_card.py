@@ -15,7 +15,7 @@ from typing import Any
 
 from bayeslora._version import __version__
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_readable, read_json
+from bayeslora.io.files import atomic_file, load_yaml, read_json, read_text
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
@@ -24,7 +24,6 @@ from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.score_tables import OOD_COLUMNS, score_cell, value_and_interval
 from bayeslora.reporting.tables import Cell, Column, Row, Table, escape_markdown, to_markdown
 from bayeslora.reporting.text import brief, classes_of, interval, number, p_text, shown_points
-from bayeslora.safe_yaml import load_yaml
 
 START = "<!-- bayeslora reliability: start -->"
 """Start marker of the section; an update replaces everything up to `END`."""
@@ -199,27 +198,27 @@ def merged_front_matter(text: str, index: Index, newline: str) -> str:
     """Return a card's text with an index merged into its metadata.
 
     For the same task and data set, metrics of the same type and name are replaced, and other
-    metrics are kept. Other results, models and keys are unchanged.
+    metrics are kept. Other results, models and keys keep their values; the metadata is written
+    anew, without its comments.
 
     Raises:
         InputError: The front matter is not valid YAML for a card.
     """
     match = _FRONT.match(text)
     if match is None:
-        return f"---{newline}{_dumped(index, newline)}---{newline}{text}"
-    front = match[2]
-    start, end, present = _locate(front)
+        return f"---{newline}{_dumped({KEY: index}, newline)}---{newline}{text}"
+    front = _metadata(match[2])
+    present = _present(front)
     merged = _merged(present, index)
     if merged == present:
         return text
-    front = front[:start] + _dumped(merged, newline) + front[end:]
-    return match[1] + front + text[match.end(2) :]
+    return match[1] + _dumped({**front, KEY: merged}, newline) + text[match.end(2) :]
 
 
 def index_name(text: str) -> str | None:
     """Return the name of the first model in a card's metadata, or None."""
     match = _FRONT.match(text)
-    present = _locate(match[2])[2] if match else []
+    present = _present(_metadata(match[2])) if match else []
     return str(present[0]["name"]) if present and present[0].get("name") else None
 
 
@@ -233,38 +232,19 @@ def _metrics(scores: Scores) -> Iterator[tuple[str, str, float, dict[str, Any] |
         yield "roc_auc", f"AUROC, {by}", round(result.auroc.value, 6), None
 
 
-def _locate(front: str) -> tuple[int, int, Index]:
-    """Return start and end of the key's lines, and its value; the end of `front` if missing."""
-    import yaml
-
+def _metadata(front: str) -> dict[str, Any]:
     try:
-        load_yaml(front)  # rejects input on which composing might not terminate
+        content = load_yaml(front)
     except InputError as error:
         raise InputError(f"the card's metadata {error!s:.200}") from None
-    root = yaml.compose(front, Loader=yaml.SafeLoader)
-    if root is None:
-        return len(front), len(front), []
-    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+    if not isinstance(content, dict | None):
         raise InputError("the card's metadata must be lines of `key: value`")
-    for key, value in root.value:
-        if key.value == KEY:
-            start, end = key.start_mark.index, value.end_mark.index
-            if not front[start:end].endswith("\n"):  # a value that ends within a line
-                end = front.find("\n", end) + 1 or len(front)
-            stored = load_yaml(front)[KEY]
-            # a block ends where the next key starts: comments in between do not belong to it
-            block = front[:start] + front[start:end].rstrip()
-            while block.rpartition("\n")[2].lstrip().startswith("#"):
-                block = block.rpartition("\n")[0].rstrip()
-            if load_yaml(block)[KEY] == stored:
-                end = front.find("\n", len(block)) + 1 or len(front)
-            return start, end, _checked(stored)
-    return len(front), len(front), []
+    return content or {}
 
 
-def _checked(index: object) -> Index:
-    if index is None:
-        return []
+def _present(front: Mapping[str, Any]) -> Index:
+    """Return the index in a card's metadata; empty if there is none."""
+    index = front.get(KEY) or []
     if isinstance(index, list) and all(
         isinstance(model, dict) and isinstance(model.get("results", []), list) for model in index
     ):
@@ -303,10 +283,10 @@ def _about(result: Mapping[str, Any]) -> tuple[Any, ...]:
     return task, *(data.get(key) for key in ("type", "config", "split", "revision"))
 
 
-def _dumped(index: Index, newline: str) -> str:
+def _dumped(front: Mapping[str, Any], newline: str) -> str:
     import yaml
 
-    text = yaml.safe_dump({KEY: index}, sort_keys=False, allow_unicode=True, width=math.inf)
+    text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=math.inf)
     return str(text).replace("\n", newline)
 
 
@@ -364,13 +344,7 @@ def read_card(path: str | Path) -> str:
     Raises:
         InputError: As `update_model_card`.
     """
-    check_readable(path)
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise InputError(f"model card {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"model card {path} cannot be read: {error}") from None
+    text = read_text(path)
     if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)} or (
         START in text and text.index(START) > text.index(END)
     ):

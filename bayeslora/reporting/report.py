@@ -9,11 +9,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import check_writable, refuse_inputs, write_json
-from bayeslora.layouts import Layout
+from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.intervals import IntervalMethod
-from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
@@ -39,7 +38,7 @@ from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import render_page
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, python_call
-from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv
+from bayeslora.reporting.score_files import scores_json, write_csv
 from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
 from bayeslora.reporting.wrong_answers import MOST
@@ -76,22 +75,7 @@ PAGE = "index.html"
 VIEW = "view.html"
 SCORES = "scores.json"
 
-_FIGURES = (
-    *("reliability", "confidence", "brier", "risk-coverage", "roc", "shift", "spectrum"),
-    "robustness",
-    *("total", "aleatoric", "epistemic", "score"),
-)
-LAYOUT = Layout(
-    "a report",
-    SCORES,
-    FORMAT_VERSION,
-    frozenset({"bayeslora", "title", "methods"}),
-    (
-        *(PAGE, VIEW, "report.md", "tables.tex", "scores.csv"),
-        *(f"figures/{name}-[0-9]*.{suffix}" for name in _FIGURES for suffix in FORMATS),
-    ),
-    complete=True,
-)
+LAYOUT = Layout("a report", SCORES)
 """Contents of a report's directory."""
 
 

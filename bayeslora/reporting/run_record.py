@@ -16,7 +16,7 @@ from typing import Any
 
 from bayeslora._version import __version__
 from bayeslora.conformal import CONFORMAL
-from bayeslora.files import STDIN, shown_path
+from bayeslora.io.files import STDIN, shown_path
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions

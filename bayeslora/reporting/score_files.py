@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bayeslora._version import __version__
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS

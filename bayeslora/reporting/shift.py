@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.files import shown_path
+from bayeslora.io.files import shown_path
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, SPACES, Robustness, check_curves
 from bayeslora.metrics.scores import Score

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora._version import __version__
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import as_label, clean

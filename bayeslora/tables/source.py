@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from bayeslora.errors import InputError
-from bayeslora.files import shown_path, special_kind
+from bayeslora.io.files import shown_path
 from bayeslora.tables.reading import PACKED, ROW_LIMIT, SUFFIXES, Kind, Reading, kind_of
 
 _GZIP = b"\x1f\x8b"
@@ -157,10 +157,9 @@ def too_long() -> str:
 def _problem(status: os.stat_result) -> str:
     if stat.S_ISDIR(status.st_mode):
         return f"is a directory; pass a file ({', '.join(SUFFIXES)})"
-    kind = special_kind(status.st_mode)
-    return (
-        kind and f"is {kind}; pass a regular file, or pipe the rows to standard input and pass '-'"
-    )
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file; pass one, or pipe the rows to standard input and pass '-'"
+    return ""
 
 
 class _Unpacked(io.RawIOBase):

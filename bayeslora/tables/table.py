@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.plain_text import is_hidden, shown
+from bayeslora.plain_text import shown, visible
 from bayeslora.tables.parquet import python_values
 
 PIECE = 4096
@@ -174,7 +174,7 @@ def check_spelling(table: Table, name: str, advice: str) -> None:
 def _plain(name: str) -> str:
     """Normalise a name: case, plural, surrounding spaces and invisible characters."""
     composed = unicodedata.normalize("NFKC", name)
-    seen = "".join(char for char in composed if not is_hidden(char))
+    seen = "".join(char for char in composed if visible(char) == char)
     return seen.strip(" _-\t").casefold().removesuffix("s")
 
 

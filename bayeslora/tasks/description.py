@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.io.files import read_yaml
 from bayeslora.plain_text import shown
-from bayeslora.safe_yaml import read_yaml
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.questions import QUESTIONS
 

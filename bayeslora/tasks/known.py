@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.plain_text import counted
 from bayeslora.tables.images import DIGITS, digits
 from bayeslora.tables.opening import open_table

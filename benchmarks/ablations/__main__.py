@@ -27,7 +27,7 @@ import torch
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.fits import (
     MAX_LENGTH,

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.fits import EPOCHS, MAX_LENGTH, SCORES
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import Rows, difference, is_blind, shown, table

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.adapter_arms import LISA_ARM, LOWEST, MEMORY_ARMS, PUBLISHED, RANK
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table

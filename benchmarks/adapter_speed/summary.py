@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.adapter_arms import ARMS
 from benchmarks.lib.adapter_training import (
     MARKS,

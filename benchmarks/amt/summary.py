@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim, claims_table

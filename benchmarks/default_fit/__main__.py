@@ -41,7 +41,7 @@ from bayeslora import evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.training.starts import LinearProbes
 from bayeslora.experiments.rows import drawn
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import Pools, new_classifier, pools_of
 from benchmarks.lib.results import Results, Row

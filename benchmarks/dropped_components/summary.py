@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from statistics import fmean
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim, claims_table

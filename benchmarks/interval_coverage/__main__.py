@@ -24,7 +24,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_places, bin_sums
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.memory import peak, write_predictions
 from benchmarks.lib.results import Results

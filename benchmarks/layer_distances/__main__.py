@@ -32,7 +32,7 @@ from bayeslora.backbones.encoder import pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.tokens import model_inputs, tokenise
 from bayeslora.experiments.rows import drawn
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.posteriors.fitted_scores import TiedGaussian
 from benchmarks.label_budget.methods import BACKBONES
 from benchmarks.lib.arguments import study_parser

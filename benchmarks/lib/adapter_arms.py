@@ -27,7 +27,7 @@ from bayeslora.adapters.options import LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.causal_lm import BLOCK, GENERIC, TARGET, Texts, next_token_loss, open_model
 
 RANK = 16

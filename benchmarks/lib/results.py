@@ -15,8 +15,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.store import sort_key
-from bayeslora.files import atomic_file, read_json
-from bayeslora.locks import writing_to
+from bayeslora.io.files import atomic_file, lock, read_json
 
 FILE = "results.jsonl"
 _PATIENCE = 60.0  # seconds
@@ -70,11 +69,11 @@ class Results:
         """
         line = (_dumped(self._ordered(row)) + "\n").encode("utf-8")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with writing_to(self.path, wait=_PATIENCE) as is_locked:
+        with lock(self.path, wait=_PATIENCE):
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 # With the lock, an incomplete last line must come from a killed process.
-                end = _end(self.path.read_bytes()) if is_locked else os.fstat(handle).st_size
+                end = _end(self.path.read_bytes())
                 os.ftruncate(handle, end)
                 if os.write(handle, line) < len(line):
                     os.ftruncate(handle, end)
@@ -86,7 +85,7 @@ class Results:
         """Rewrite the file, sorted by key, without replaced rows."""
         if not self.path.is_file():
             return
-        with writing_to(self.path, wait=_PATIENCE), atomic_file(self.path) as temporary:
+        with lock(self.path, wait=_PATIENCE), atomic_file(self.path) as temporary:
             lines = (_dumped(self._ordered(row)) + "\n" for row in self.rows())
             temporary.write_text("".join(lines), encoding="utf-8")
 

@@ -21,9 +21,9 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.files import read_json, write_json
+from bayeslora.io.directories import atomic_directory
+from bayeslora.io.files import read_json, write_json
 from bayeslora.logits import Logits
-from bayeslora.output import atomic_directory
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.examples import data_hash

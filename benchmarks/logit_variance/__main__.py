@@ -19,7 +19,7 @@ from bayeslora import VBLL
 from bayeslora.adapters.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.rows import set_feature_scale
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.posteriors.features import Features
 from benchmarks.lib.arguments import study_parser

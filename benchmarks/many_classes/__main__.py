@@ -30,7 +30,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.starts import LinearProbe
 from bayeslora.experiments.rows import drawn
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
 from bayeslora.posteriors.logit_scale import best_scale

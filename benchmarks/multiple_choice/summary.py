@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from bayeslora.errors import InputError
 from bayeslora.experiments.records import SCORES
 from bayeslora.experiments.summary import markdown_table, shown
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 
 FILE = "cells.parquet"
 REPLACED = "replaced"

@@ -27,7 +27,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
 from bayeslora.engine.build import last_layer
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import Mahalanobis, NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.fits import EPOCHS, SCORES
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import Rows, difference, is_blind, shown, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim

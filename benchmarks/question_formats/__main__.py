@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import bayeslora as bl
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.option_checks import FORMATS, Format
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results

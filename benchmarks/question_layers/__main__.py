@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import bayeslora as bl
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 import bayeslora as bl
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.results import Results

@@ -29,7 +29,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.engine.build import SHARES, best_depth
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.tasks.examples import class_names, encode_labels
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens

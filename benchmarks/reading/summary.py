@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, mark, shown
 

@@ -18,7 +18,7 @@ from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
 from bayeslora.engine import rows
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.results import Results

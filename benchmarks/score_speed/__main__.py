@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows

@@ -23,7 +23,7 @@ from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.cases import CASES, HEADS

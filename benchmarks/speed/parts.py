@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table

@@ -10,7 +10,7 @@ from typing import Any
 
 from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm
 from benchmarks.lib.adapter_training import (
     Record,

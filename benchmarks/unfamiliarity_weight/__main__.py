@@ -27,7 +27,7 @@ from bayeslora import BayesianClassifier, Predictions
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.experiments.rows import drawn
-from bayeslora.files import atomic_file
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, frame_tokens, pools_of

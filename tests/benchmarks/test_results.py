@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusal import refused
 
-from bayeslora.files import write_json
+from bayeslora.io.files import write_json
 from benchmarks.lib.results import Results, import_cells
 
 ROOT = Path(__file__).parents[2]

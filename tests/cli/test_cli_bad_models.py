@@ -92,11 +92,11 @@ DAMAGE = {
     ),
     "field": (
         lambda m: change_record(m, lambda record: record.pop("classes")),
-        ["damaged", "'classes' is missing"],
+        ["damaged", "'classes'"],
     ),
     "part of a field": (
         lambda m: change_record(m, lambda record: record["backbone"].pop("kind")),
-        ["damaged", "'backbone'", "'kind'"],
+        ["damaged", "'backbone'", "kind"],
     ),
     "kind of a field": (
         lambda m: change_record(m, lambda record: record.update(columns="text")),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bayeslora.cli.app import main
-from bayeslora.disk_cache import FROZEN_STATES, KINDS, kept_file, make_room
+from bayeslora.io.cache import FROZEN_STATES, KINDS, kept_file, make_room
 
 
 @pytest.fixture(autouse=True)

@@ -439,7 +439,7 @@ def test_what_may_not_be_looked_at_is_said(run, world, tmp_path, monkeypatch):
     def stat(self):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr("bayeslora.files.real_path", stat)
+    monkeypatch.setattr("bayeslora.io.files.real_path", stat)
     result = run("predict", world.model, world.test, "--out", tmp_path / "p.csv")
     assert result.code == 2
     assert result.err == f"bayeslora: error: permission denied: {tmp_path / 'p.csv'}\n"

@@ -100,7 +100,7 @@ def test_a_marker_of_another_program_protects_a_directory(
     (out / marker).write_text("{}")
     if beside is not None:
         (out / beside).write_text("years of work")
-    assert (beside or "json") in refused(*commands[verb], "--out", out, "--overwrite")
+    assert "json" in refused(*commands[verb], "--out", out, "--overwrite")
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "peft", "merged", "report"])
@@ -138,8 +138,8 @@ def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_pa
     folder, commands = outputs
     out = tmp_path / "out.parquet"
     program = (
-        "from bayeslora.locks import writing_to\n"
-        f"with writing_to({str(out)!r}): print('begun', flush=True); input()"
+        "from bayeslora.io.files import lock\n"
+        f"with lock({str(out)!r}): print('begun', flush=True); input()"
     )
     file = folder / "file.parquet"
     apart = ("--fit", file, "--apply", file)
@@ -194,12 +194,12 @@ def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, ki
 
 
 def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
-    from bayeslora.files import refuse_existing
+    from bayeslora.io.files import refuse_existing
     from bayeslora.predictions.record import Predictions
 
     os.mkfifo(tmp_path / "p.csv")
     with refusal.refused("input", "p.csv"):
         Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
     # Only the check: a wrong writer would replace the device of this machine.
-    with refusal.refused("input", "device"):
+    with refusal.refused("input", "/dev/zero"):
         refuse_existing("/dev/zero", overwrite=True)

@@ -133,8 +133,8 @@ def test_the_results_are_written_by_one_process_at_a_time(finished, tmp_path, mo
     out = tmp_path / "out"
     shutil.copytree(source, out)
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
-    code = "import sys; from bayeslora.locks import writing_to\n"
-    code += "with writing_to(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    code = "import sys; from bayeslora.io.files import lock\n"
+    code += "with lock(sys.argv[1]): print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, out / "results.parquet"],
         stdin=subprocess.PIPE,

@@ -227,8 +227,8 @@ def test_shards_are_the_whole_grid(grid, tmp_path, scores, finished):
 
 def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
     script = (
-        "import sys, time; from bayeslora.locks import writing_to\n"
-        "with writing_to(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from bayeslora.io.files import lock\n"
+        "with lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
     content = run.as_grid({**grid, "posteriors": ["mle"]})
     name = tmp_path / "out" / "cells" / content.cells[0].id

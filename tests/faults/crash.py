@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bayeslora.io.files import OLD, hidden
+
 from . import world
-from .cases import Case, Finding, Rooms, mount
+from .cases import Case, Finding, Rooms
 from .crash_points import Recorder
 from .process import CRASHED, Outcome, die_with_parent, run
 from .trees import LITTER, Tree, changes, holds, tree, without
@@ -145,8 +147,6 @@ class Plan:
         rest: Everything else in the room.
         points: Its file operations, in order.
         seconds: Its duration.
-        largest: Size in bytes of the largest file that it leaves.
-        pages: Peak use of 4 KiB pages; 0 if it cannot be measured.
     """
 
     write: Write
@@ -156,8 +156,6 @@ class Plan:
     rest: Tree
     points: list[str]
     seconds: float
-    largest: int = 0
-    pages: int = 0
 
     def room(self, room: Path) -> Path:
         """Create the state before the command in an empty directory."""
@@ -170,14 +168,12 @@ class Plan:
 def plan(write: Write, source: Path, rooms: Rooms) -> Plan:
     """Run a command once without a fault, and count its file operations."""
     if write.name not in rooms.plans:
-        rooms.plans[write.name] = rooms.run(partial(_planned, write, source, rooms.isolated))
+        rooms.plans[write.name] = rooms.run(partial(_planned, write, source))
     made: Plan = rooms.plans[write.name]
     return made
 
 
-def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
-    if isolated:
-        mount("tmpfs", room, "tmpfs", options="size=64M")
+def _planned(write: Write, source: Path, room: Path) -> Plan:
     Plan(write, source, {}, {}, {}, [], 0.0).room(room)
     old, rest = tree(room / write.target), without(tree(room), write.target)
     counted = Path(tempfile.mkdtemp()) / "points.json"
@@ -188,7 +184,7 @@ def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
         leave = os._exit
 
         def left(code: int) -> None:
-            counted.write_text(json.dumps([recorder.seen, recorder.pages]), encoding="utf-8")
+            counted.write_text(json.dumps(recorder.seen), encoding="utf-8")
             leave(code)
 
         os._exit = left  # type: ignore[assignment]
@@ -198,12 +194,9 @@ def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
     seconds = time.monotonic() - begin
     if result.code:
         raise RuntimeError(f"{write.argv}: {result.err}")
-    points, pages = json.loads(counted.read_text(encoding="utf-8"))
+    points = json.loads(counted.read_text(encoding="utf-8"))
     shutil.rmtree(counted.parent)
-    target = room / write.target
-    sizes = [path.stat().st_size for path in (target, *target.rglob("*")) if path.is_file()]
-    measured = pages if isolated else 0
-    return Plan(write, source, old, tree(target), rest, points, seconds, max(sizes), measured)
+    return Plan(write, source, old, tree(room / write.target), rest, points, seconds)
 
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
@@ -211,25 +204,21 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     chance = random.Random(0)
     for write in sampled_writes() if sample else writes():
         made = plan(write, source, rooms)
-        points: list[tuple[int, str]] = [
-            (point, power)
-            for point in range(1, len(made.points) + 1)
-            for power in ("", *([] if point % 2 else ["torn" if point % 4 else "empty"]))
-        ]
+        points = list(range(1, len(made.points) + 1))
         moments = [chance.random() for _ in range(10)]
         if sample:
             points, moments = chance.sample(points, min(2, len(points))), moments[:1]
-        for point, power in points:
-            name = f"{point:03d} {power or 'killed'} before {made.points[point - 1]}"
-            yield Case(SCENARIO, write.name, name, _crashed(made, point, power))
+        for point in points:
+            name = f"{point:03d} killed before {made.points[point - 1]}"
+            yield Case(SCENARIO, write.name, name, _crashed(made, point))
         for moment in moments:
             yield Case(SCENARIO, write.name, f"SIGKILL at {moment:.3f}", _killed(made, moment))
 
 
-def _crashed(made: Plan, point: int, power: str) -> Callable[[Path], Finding]:
+def _crashed(made: Plan, point: int) -> Callable[[Path], Finding]:
     def case(room: Path) -> Finding:
         made.room(room)
-        first = made.write.run(room, Recorder(room, point, power).install)
+        first = made.write.run(room, Recorder(room, point).install)
         if first.code not in {CRASHED, 0}:
             return Finding([("failed", f"exit {first.code}: {first.err[-300:]}")])
         return _judge(made, room, first)
@@ -257,7 +246,9 @@ def _killed(made: Plan, moment: float) -> Callable[[Path], Finding]:
 def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
     """Return the problems after a crash, and after repeating the command."""
     write, problems = made.write, []
-    state = state_of(made, tree(room / write.target))
+    place = room / write.target
+    aside = hidden(place, OLD)  # between two renames; the next writer restores it
+    state = state_of(made, tree(place if place.exists() or not aside.exists() else aside))
     if state == "lost":
         missing = changes(made.old, tree(room / write.target))
         problems.append(("lost state", f"{write.target}: {missing[:6]}"))

@@ -1,7 +1,7 @@
 """Count file operations, and end the process at a chosen one.
 
-Python's audit events name every operation that changes a file system except `write` and `fsync`;
-`os.write`, `os.fsync` and `os.fdatasync` are wrapped. Native code (safetensors, pyarrow) writes
+Python's audit events name every operation that changes a file system except `write`, which is
+wrapped. Native code (safetensors, pyarrow) writes
 between two such points; `crash.kills` covers it by SIGKILL at any time.
 """
 
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .process import CRASHED
 
@@ -32,40 +32,26 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 class Recorder:
     """Counts operations below a directory, and ends the process before a chosen one.
 
-    `power="torn"` or `"empty"` also simulates a power cut: every file that was written since the
-    start and not flushed by `fsync` since its last change loses its second half or all of it.
-
     Attributes:
         seen: The operations so far.
-        pages: Peak number of file-system pages taken since the start.
     """
 
-    def __init__(self, root: Path, stop: int = 0, power: str = "") -> None:
+    def __init__(self, root: Path, stop: int = 0) -> None:
         self.root = os.path.realpath(root)
         self.stop = stop
-        self.power = power
         self.seen: list[str] = []
-        self.pages = 0
-        self._flushed: dict[int, tuple[int, int]] = {}
-        self._before: dict[int, tuple[int, int]] = {}
         self._busy = False
 
     def install(self) -> None:
         """Count operations in this process from now until its end."""
-        self._before = self._files()
-        self._free = os.statvfs(self.root).f_bfree
         sys.addaudithook(self._hook)
-        for name in ("fsync", "fdatasync", "write", "posix_fallocate", "ftruncate"):
+        for name in ("write", "posix_fallocate", "ftruncate"):
             setattr(os, name, self._wrapped(getattr(os, name), name))
 
     def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def wrapper(handle: int, *args: Any) -> Any:
-            path = _of_handle(handle)
-            self._meet(name, path)
-            result = call(handle, *args)
-            if name in {"fsync", "fdatasync"} and os.path.isfile(path):
-                self._flushed[os.fstat(handle).st_ino] = _stamp(os.fstat(handle))
-            return result
+            self._meet(name, _of_handle(handle))
+            return call(handle, *args)
 
         return wrapper
 
@@ -101,35 +87,9 @@ class Recorder:
         self._busy = True
         name = os.path.relpath(self._absolute(path, args), self.root)
         self.seen.append(f"{event} {name}")
-        self.pages = max(self.pages, self._free - os.statvfs(self.root).f_bfree)
         if len(self.seen) == self.stop:
-            self._end()
+            os._exit(CRASHED)
         self._busy = False
-
-    def _end(self) -> NoReturn:
-        if self.power:
-            flushed = {**self._before, **self._flushed}
-            for inode, stamp in self._files().items():
-                if flushed.get(inode) != stamp:
-                    os.truncate(self._paths[inode], stamp[0] // 2 if self.power == "torn" else 0)
-        os._exit(CRASHED)
-
-    def _files(self) -> dict[int, tuple[int, int]]:
-        """Return size and modification time of every file, by inode."""
-        self._paths = {}
-        stamps = {}
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                path = os.path.join(folder, name)
-                if os.path.isfile(path) and not os.path.islink(path):
-                    entry = os.stat(path)
-                    self._paths[entry.st_ino] = path
-                    stamps[entry.st_ino] = _stamp(entry)
-        return stamps
-
-
-def _stamp(entry: os.stat_result) -> tuple[int, int]:
-    return entry.st_size, entry.st_mtime_ns
 
 
 def _of_handle(handle: int) -> str:

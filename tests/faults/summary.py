@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -15,15 +14,10 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 _NOTES = {
     "crash points": (
-        "The process ends before one of a command's file operations, with what the kernel holds "
-        "kept (`killed`) or with every file cut or emptied that was not flushed to disk (`torn`, "
-        "`empty`: a power cut), or is killed at a random time (`SIGKILL`). The target must be old, "
-        "new, or for `fit` and `predict` begun; the same command must then finish with the same "
-        "bytes as an undisturbed run, and leave nothing else behind."
-    ),
-    "full disk": (
-        "A file system with so many free pages, or a limit on the size of any file. The command "
-        "must say so, keep the old state, leave nothing behind, and succeed when there is room."
+        "The process ends before one of a command's file operations, or is killed at a random time "
+        "(`SIGKILL`). The target must be old, new, or for `fit` and `predict` begun; the same "
+        "command must then finish with the same bytes as an undisturbed run, and leave nothing "
+        "else behind."
     ),
     "malformed input": (
         "Refused with exit code 2, a sentence and nothing written, or read as an independent "
@@ -76,22 +70,6 @@ def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "scenarios": scenarios,
         "broken": broken,
     }
-
-
-def quote(summary: dict[str, Any], page: Path) -> None:
-    """Write the figures of a whole run into the table of promises."""
-    text = page.read_text(encoding="utf-8")
-    for scenario, groups in summary["scenarios"].items():
-        counts: Counter[str] = Counter()
-        for row in groups.values():
-            counts.update(row["outcomes"])
-        broken = sum(case["scenario"] == scenario for case in summary["broken"])
-        figures = f"{sum(counts.values()):,} cases, {broken} broken"
-        if counts["unseen"]:
-            figures += f"; {counts['unseen']} changed values in formats without a checksum unseen"
-        pattern = f"(<!-- {re.escape(scenario)} -->).*?(<!-- end -->)"
-        text = re.sub(pattern, rf"\g<1>{figures}\g<2>", text)
-    page.write_text(text, encoding="utf-8")
 
 
 def write(summary: dict[str, Any], folder: Path) -> None:

@@ -7,7 +7,7 @@ import argparse
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_columns, print_json
-from bayeslora.disk_cache import (
+from bayeslora.io.cache import (
     DIRECTORY_VARIABLE,
     KINDS,
     SIZE_VARIABLE,

@@ -38,7 +38,7 @@ from bayeslora.cli.outputs import (
     print_json,
 )
 from bayeslora.errors import InputError
-from bayeslora.files import real_path
+from bayeslora.io.files import real_path
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord

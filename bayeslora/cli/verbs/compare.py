@@ -20,7 +20,7 @@ from bayeslora.cli.messages import next_step, show, show_last
 from bayeslora.cli.outputs import print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
-from bayeslora.files import STDIN, refuse_inputs, shown_path
+from bayeslora.io.files import STDIN, refuse_inputs, shown_path
 from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:

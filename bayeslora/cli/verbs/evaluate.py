@@ -118,7 +118,7 @@ _OF_FILES = ("ood_score", "num_bins", "closed", *PART_OPTIONS, "scores", "interv
 
 def _attack(args: argparse.Namespace) -> None:
     """Score a classifier on perturbed inputs."""
-    from bayeslora.files import atomic_file
+    from bayeslora.io.files import atomic_file
     from bayeslora.metrics.robustness import Attack
 
     model, data = _model_and_data(args)

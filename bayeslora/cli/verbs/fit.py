@@ -270,7 +270,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
 
 def _check_out(args: argparse.Namespace) -> None:
     """Check the output against the input files, which `fit` does not know."""
-    from bayeslora.files import refuse_inputs
+    from bayeslora.io.files import refuse_inputs
 
     refuse_inputs(args.out, *files_of(args.train, args.multi_task, args.validation, args.config))
 

@@ -99,7 +99,7 @@ def _verify(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--verify requires a model; pass its directory")
     from bayeslora.checkpoint import verify_model
-    from bayeslora.manifest import damage
+    from bayeslora.io.directories import damage
 
     states = verify_model(args.model)
     if args.json:
@@ -181,7 +181,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from bayeslora.backbones.embedded import EMBEDDED_MODELS
-    from bayeslora.disk_cache import cache_directory
+    from bayeslora.io.cache import cache_directory
 
     devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
     for index in range(torch.cuda.device_count()):

@@ -30,7 +30,7 @@ from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_json
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import read_json, refuse_inputs
+from bayeslora.io.files import read_json, refuse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,13 +33,17 @@ from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_writable, refuse_existing, refuse_inputs, write_json
-from bayeslora.layouts import Layout
-from bayeslora.manifest import TOKENIZER_FILES
+from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io.files import (
+    atomic_file,
+    check_writable,
+    open_tensors,
+    refuse_existing,
+    refuse_inputs,
+    write_json,
+)
 from bayeslora.option_checks import Pooling
-from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.posteriors.features import Features
-from bayeslora.tensor_files import open_tensors
 
 LOADERS: dict[Kind, str] = {
     "decoder": "AutoModelForSequenceClassification",
@@ -400,27 +404,9 @@ MANIFEST = "bayeslora-export.json"
 NOTE = "bayeslora"
 """Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
 
-_KEYS = frozenset({"bayeslora", "format", "files"})
 EXPORTS = {
-    "peft": Layout(
-        "a PEFT checkpoint exported by bayeslora",
-        MANIFEST,
-        FORMAT_VERSION,
-        _KEYS,
-        ("adapter_config.json", "adapter_model.safetensors", "README.md"),
-    ),
-    "merged": Layout(
-        "a transformers model exported by bayeslora",
-        MANIFEST,
-        FORMAT_VERSION,
-        _KEYS,
-        (
-            *("config.json", "generation_config.json", "head.json", "head.safetensors"),
-            "README.md",
-            *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-            *TOKENIZER_FILES,
-        ),
-    ),
+    "peft": Layout("a PEFT checkpoint", MANIFEST),
+    "merged": Layout("a transformers model", MANIFEST),
 }
 """Directories of exports, by format."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,13 +38,14 @@ from bayeslora.engine.build import build_network, check_last_layer, last_layer
 from bayeslora.engine.data import format_of
 from bayeslora.engine.fitted.card import model_card
 from bayeslora.engine.fitted.model import FittedModel, Members, member_prefix
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, under
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
 
+_PLAIN_NAME = re.compile(r"[\w.]+")
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
 
 
@@ -86,7 +88,7 @@ def saved_model(
         )
     with quiet_transformers():
         if record.backbone["kind"] == ADAPTED:
-            network = _adapted(files, backbone, members[0], loading)
+            network, record = _adapted(files, backbone, members[0], loading)
         else:
             encoder = (
                 _module_encoder(files, module, encode, loading["device"])
@@ -112,8 +114,12 @@ def _adapted(
     backbone: str | Backbone,
     tensors: Mapping[str, Tensor],
     loading: Mapping[str, Any],
-) -> Network:
-    """Return the network of a model that was fitted here, before its tensors are loaded."""
+) -> tuple[Network, ModelRecord]:
+    """Return the network of a model that was fitted here, before its tensors are loaded.
+
+    In the returned record, the adapter has no regular expressions: one from a file could match
+    forever.
+    """
     record = files.record
     if isinstance(backbone, str):
         backbone = _load_base(backbone, files, loading)
@@ -121,7 +127,8 @@ def _adapted(
     template = None if template is None else Template(template)
     base = read_at(backbone, record.backbone.get("depth"), template)
     check_backbone(record, base)
-    return build_network(
+    record = _without_patterns(record, base.model, tensors)
+    network = build_network(
         with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"]),
         stored_adapter(record.adapter),
         stored_posterior(record.posterior),
@@ -132,6 +139,27 @@ def _adapted(
         extra=record.head,
         trained=tensors,
     )
+    return network, record
+
+
+def _without_patterns(
+    record: ModelRecord, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> ModelRecord:
+    """Return a record that names the adapted layers if its adapter has regular expressions.
+
+    The stored tensors show which layers these matched when the model was fitted.
+    """
+    if record.adapter is None:
+        return record
+    targets = getattr(stored_adapter(record.adapter), "target_modules", None) or ()
+    if all(_PLAIN_NAME.fullmatch(target) for target in targets):
+        return record
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and under(f"adapter.{name}.", tensors)
+    ]
+    return replace(record, adapter={**record.adapter, "target_modules": names})
 
 
 def _check_results(files: ModelFiles) -> None:

@@ -18,7 +18,7 @@ from bayeslora.engine.fitted import export as merged
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
-from bayeslora.files import read_json
+from bayeslora.io.files import read_json
 from bayeslora.plain_text import visible
 
 NOTE = "README.md"

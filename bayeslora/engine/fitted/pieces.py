@@ -29,7 +29,7 @@ from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
-from bayeslora.locks import writing_to
+from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
@@ -216,7 +216,7 @@ def predict_to_file(
         parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
         return parts.missing(rows.num_pieces)
 
-    with world.first_holds(lambda: writing_to(out)):
+    with world.first_holds(lambda: lock(out)):
         missing = world.first(claimed)
         remaining = frozenset(missing)
         todo = (piece for number, piece in enumerate(rows.pieces()) if number in remaining)

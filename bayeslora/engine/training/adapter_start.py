@@ -21,12 +21,12 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
-from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.engine.data import read_rows
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
+from bayeslora.io.cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights

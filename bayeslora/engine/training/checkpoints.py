@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bayeslora.checkpoint import CHECKPOINT, FORMAT_VERSION, INTERRUPTED, LAYOUTS, is_model
-from bayeslora.durable import naming_full_disk, remove, replace_file, temporary_file
+from bayeslora.checkpoint import CHECKPOINT, FORMAT_VERSION, INTERRUPTED, LAYOUTS
 from bayeslora.errors import InputError
-from bayeslora.files import read_json, real_path, write_json
-from bayeslora.output import atomic_directory, refuse_target
+from bayeslora.io.directories import atomic_directory, refuse_target
+from bayeslora.io.files import atomic_file, read_json, real_path, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +62,9 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     directory.mkdir(exist_ok=True)
     target = directory / CHECKPOINT
     tensors = {name: item.contiguous() for name, item in checkpoint.tensors.items()}
-    with naming_full_disk(target):
-        temporary = temporary_file(target)
-        try:
-            # Not `save_file`, which leaves a temporary file of its own after a kill.
-            temporary.write_bytes(save(tensors, {"state": json.dumps(checkpoint.state)}))
-            replace_file(temporary, target)
-        finally:
-            remove(temporary)
+    with atomic_file(target) as temporary:
+        # Not `save_file`, which leaves a temporary file of its own after a kill.
+        temporary.write_bytes(save(tensors, {"state": json.dumps(checkpoint.state)}))
 
 
 def apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -111,7 +105,7 @@ _WORK = "checkpoints"
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted fit.
 
-    The caller locks `out` against other processes with `locks.writing_to`. A finished model that
+    The caller locks `out` against other processes with `locks.lock`. A finished model that
     may be replaced stays unchanged beside the checkpoints until the new model replaces both.
 
     Args:
@@ -130,8 +124,6 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         with atomic_directory(folder) as temporary:
             write_json(temporary / _MARK, expected)
     elif not _same(folder / _MARK, expected):
-        if (folder / _MARK).is_file() and _content(folder / _MARK) is None:
-            logger.warning("%s is damaged: the fit starts over", folder / _MARK)
         # Before the new mark, under which checkpoints of another fit would count as ours.
         remove(folder / _WORK)
         write_json(folder / _MARK, expected)
@@ -142,18 +134,15 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Raise InputError if a fit may not write to `out`; arguments as for `claim`.
 
-    Nothing is written, but leftovers of a killed replacement are removed.
-
     Raises:
         InputError: `out` holds something else and `overwrite` is false, or it holds a file of
             neither a model nor an interrupted fit, which is never deleted.
     """
     folder = Path(out)
     mark = folder / _MARK
-    is_readable = _content(mark) is not None
-    goes_on = mark.is_file() and (is_readable or not is_model(folder))
-    refuse_target(folder, *LAYOUTS, overwrite=overwrite or goes_on)
-    if not overwrite and is_readable and not _same(mark, _plain(identity)):
+    is_fit = _content(mark) is not None
+    refuse_target(folder, *LAYOUTS, overwrite=overwrite or is_fit)
+    if not overwrite and is_fit and not _same(mark, _plain(identity)):
         raise InputError(
             f"{folder} contains an interrupted fit with another "
             f"{', '.join(_differences(mark, _plain(identity)))}; repeat its options, choose "

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bayeslora.errors import InputError
+from bayeslora.io.files import PART, remove
 
 DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
 SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
@@ -34,8 +33,6 @@ WEIGHTS_CHECKSUM = "model.safetensors.sha256"
 """File beside de-quantised weights that identifies their directory as part of the cache."""
 
 _SUFFIX = ".safetensors"
-# A temporary file unchanged for longer was left by a killed writer.
-_WRITING_SECONDS = 3600.0
 # Short name and hash prefix, as `embedded_directory` names a directory.
 _BACKBONE = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
 
@@ -111,20 +108,12 @@ def mark_used(path: Path) -> None:
     """
     with suppress(OSError):  # another user's cache is read-only; another process may delete it
         os.utime(path)
-    files = {}
-    for other in _files(path.parent):
-        try:
-            status = other.stat()
-        except OSError:
-            continue
-        files[other] = (status.st_mtime, status.st_size)
-    excess = sum(size for _, size in files.values()) - most_bytes()
-    for other in sorted(files.keys() - {path}, key=lambda other: files[other]):
-        if excess <= 0:
-            return
-        excess -= files[other][1]
-        with suppress(OSError):
-            other.unlink()
+        files = sorted(_files(path.parent), key=lambda file: file.stat().st_mtime)
+        excess = sum(map(_size, files)) - most_bytes()
+        for file in files:
+            if excess > 0 and file != path:
+                excess -= _size(file)
+                file.unlink()
 
 
 def kept() -> list[Kept]:
@@ -151,17 +140,8 @@ def clear(kinds: Collection[str]) -> list[Kept]:
     deleted = [entry for entry in kept() if entry.kind in kinds]
     for entry in deleted:
         for path in entry.paths:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, onerror=_unless_gone)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
     return deleted
-
-
-def _unless_gone(_: object, __: str, problem: tuple[object, BaseException, object]) -> None:
-    """Re-raise a deletion error, unless another process has already deleted the path."""
-    if not isinstance(problem[1], FileNotFoundError):
-        raise problem[1]
 
 
 def _is_backbone(path: Path) -> bool:
@@ -171,15 +151,7 @@ def _is_backbone(path: Path) -> bool:
 
 def _files(directory: Path) -> list[Path]:
     """Return the files of a kind, including temporary files left by killed writers."""
-    files = []
-    for path in _inside(directory):
-        if path.name.endswith(_SUFFIX):
-            files.append(path)
-        elif path.name.startswith(".") and path.name.endswith(".part"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _WRITING_SECONDS:
-                    files.append(path)
-    return files
+    return [path for path in _inside(directory) if path.suffix in (_SUFFIX, PART)]
 
 
 def _inside(directory: Path) -> list[Path]:
@@ -191,8 +163,4 @@ def _inside(directory: Path) -> list[Path]:
 
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
-    total = 0
-    for file in files:
-        with suppress(FileNotFoundError):  # another process deletes it
-            total += file.lstat().st_size if file.is_file() else 0
-    return total
+    return sum(file.lstat().st_size for file in files if file.is_file())
