@@ -42,8 +42,8 @@ from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import Drawing, predict_to_file
 from bayeslora.engine.fitted.side_by_side import SideBySide
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
@@ -305,7 +305,7 @@ class BayesianClassifier:
             current().first(partial(check_writable, out))
         # Imported here: transformers' training loop takes a second that predictions need not spend.
         from bayeslora.engine.fit import fit_classifier
-        from bayeslora.engine.fit_checks import refuse_training_options, settled_settings
+        from bayeslora.engine.fit_checks import refuse_training_options, with_training
 
         scores = feature_options.feature_scores(feature_scores)
         trained: dict[str, Any] = {
@@ -325,9 +325,8 @@ class BayesianClassifier:
             name = self._requested or self._usual_backbone(data.rows)
             if self._backbone_name() != name:
                 self._backbone = name
-        choices = self._choices(scores)
-        settings = settled_settings(
-            choices,
+        plan = with_training(
+            self._plan(scores),
             data,
             trained,
             cv=cv,
@@ -341,7 +340,7 @@ class BayesianClassifier:
             quiet_transformers(),
         ):
             self._fitted = fit_classifier(
-                choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
+                plan, data, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:
                 world.first(partial(self._save_fit, out))
@@ -916,7 +915,7 @@ class BayesianClassifier:
         if self._requested is None and self._backbone_name() != QUESTIONS:
             self._backbone = QUESTIONS
         with quiet_transformers():
-            self._fitted = zero_shot(self._choices(()), classes, rows, columns, self._load_backbone)
+            self._fitted = zero_shot(self._plan(()), classes, rows, columns, self._load_backbone)
         if out is not None:
             self.save_pretrained(out, overwrite=overwrite)
         return self
@@ -992,8 +991,8 @@ class BayesianClassifier:
     def _backbone_name(self) -> str | None:
         return self._backbone.name if isinstance(self._backbone, Backbone) else self._backbone
 
-    def _choices(self, feature_scores: tuple[str, ...] | None) -> Choices:
-        return Choices(
+    def _plan(self, feature_scores: tuple[str, ...] | None) -> Plan:
+        return Plan(
             lasting_name(self._backbone_name() or TEXTS),
             self._dtype,
             self.adapter,

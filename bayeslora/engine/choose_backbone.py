@@ -8,8 +8,8 @@ from collections.abc import Callable
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, INSTALL, installed_file
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.tasks.splits import stratified_sample
@@ -20,7 +20,7 @@ _ENOUGH_ROWS, _FOLDS = 640, 5
 
 
 def choose_backbone(
-    choices: Choices,
+    plan: Plan,
     data: TrainingData,
     load: Callable[[str], Backbone],
     read: Callable[[Backbone], Backbone],
@@ -31,7 +31,7 @@ def choose_backbone(
     and only decoders score the options of questions.
 
     Args:
-        choices: Choices for the classifier.
+        plan: What was chosen.
         data: Training data.
         load: Returns an embedded backbone by its name.
         read: Returns a loaded backbone at the depth and with the template of the fit.
@@ -40,7 +40,7 @@ def choose_backbone(
         MissingAssetError: No such backbone is installed.
     """
     kinds = {"vision"} if data.rows.images else {"decoder", "encoder"}
-    if data.rows.choices is not None or choices.verbaliser not in (None, "none"):
+    if data.rows.choices is not None or plan.verbaliser not in (None, "none"):
         kinds = {"decoder"}
     loaded, read_as = {}, {}
     for name, model in EMBEDDED_MODELS.items():
@@ -59,30 +59,30 @@ def choose_backbone(
     if len(read_as) == 1:
         logger.info("backbone: %s, the only installed one that reads these rows", *read_as)
         return loaded[next(iter(read_as))]
-    losses = {name: _loss(choices, data, backbone) for name, backbone in read_as.items()}
+    losses = {name: _loss(plan, data, backbone) for name, backbone in read_as.items()}
     best = min(losses, key=losses.__getitem__)
     shown = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     logger.info("backbone: %s; held-out NLL of a last layer without an adapter: %s", best, shown)
     return loaded[best]
 
 
-def _loss(choices: Choices, data: TrainingData, backbone: Backbone) -> float:
+def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     """Return the held-out NLL of a last layer on a backbone, in nats per row."""
     examples, labels = data.train
     enough = max(_ENOUGH_ROWS, len(data.classes))
     if len(examples) > enough:
-        chosen = stratified_sample(labels.numpy(), enough, choices.seed)
+        chosen = stratified_sample(labels.numpy(), enough, plan.seed)
         examples, labels = examples.take(chosen), labels[chosen]
     network = build_network(
         backbone,
-        choices.adapter,
-        choices.posterior,
+        plan.adapter,
+        plan.posterior,
         num_classes=len(data.classes),
-        seed=choices.seed,
-        max_length=choices.max_length,
-        format=choices.format,
+        seed=plan.seed,
+        max_length=plan.max_length,
+        format=plan.format,
     )
-    texts = prepare(network.encoder, (examples, labels), progress=choices.progress, say=False)
+    texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
     set_feature_scale(network, texts.texts)
     rows = feature_rows(network, texts).features.double()
-    return best_prior_scale(rows, len(data.classes), choices.seed, folds=_FOLDS)[1]
+    return best_prior_scale(rows, len(data.classes), plan.seed, folds=_FOLDS)[1]

@@ -19,9 +19,9 @@ from bayeslora.engine.baselines import baselines
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Further, Part
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.final_fit import drawing_of, scale_logits
 from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training.starts import Average, LinearProbes, can_average
@@ -162,21 +162,19 @@ def divided(
 
 def cross_validate(
     fit: Callable[..., Any],
-    choices: Choices,
+    plan: Plan,
     train: LabelledExamples,
-    settings: TrainingSettings,
     probes: LinearProbes,
 ) -> Folds | None:
     """Fit to all rows except one part, for each part; return None if no row is held out.
 
     Args:
-        fit: `fit_members` without choices, part and say.
-        choices: Choices for the classifier.
+        fit: `fit_members` without plan, part and say.
+        plan: What was chosen.
         train: The training rows to divide.
-        settings: Number of parts, seed, and whether the parts choose the number of epochs.
         probes: What `fit` shares between its networks.
     """
-    labels = train[1]
+    labels, settings = train[1], plan.training
     parts, unseen = divided(train[0], labels, settings)
     if not sum(map(len, unseen)):
         return None
@@ -186,7 +184,7 @@ def cross_validate(
         "epochs and " if settings.choose_epochs else "",
         ", and all networks are kept" if settings.keep_folds else "",
     )
-    fit = partial(fit, replace(choices, feature_scores=()))
+    fit = partial(fit, replace(plan, feature_scores=()))
     divisions = [
         Part(
             np.setdiff1d(np.arange(len(labels)), rows),
@@ -207,15 +205,15 @@ def cross_validate(
         network, members, measured = fit(
             part=part, say=number == 0 and start is None, further=start
         )
-        answers += _answers(network, members, choices.posterior, train, part)
+        answers += _answers(network, members, plan.posterior, train, part)
         if settings.keep_folds:
             states += members
             results += measured
-        elif choices.posterior.chooses_epoch:
+        elif plan.posterior.chooses_epoch:
             further = further or Further(members, FINISHING_RATE)
             if len(members) == 1 and can_average(network):
                 average.add(network)
-    drawing = drawing_of(choices.posterior)
+    drawing = drawing_of(plan.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
@@ -234,7 +232,7 @@ def _choose_epochs(
     """Train a network without each part, and choose the stage that is best for all of them.
 
     Args:
-        fit: `fit_members` for the choices.
+        fit: `fit_members` for the plan.
         train: The training rows.
         parts: The parts.
         stages: Number of epochs at the end of each stage.

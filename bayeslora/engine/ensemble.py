@@ -19,9 +19,9 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.training.layer_sampling import layer_sampler
@@ -84,9 +84,8 @@ def member_seeds(posterior: Posterior, seed: int) -> list[int]:
 
 
 def fit_members(
-    choices: Choices,
+    plan: Plan,
     data: TrainingData,
-    settings: TrainingSettings,
     backbone: Backbone,
     claim: Callable[[], Path | None],
     *,
@@ -103,9 +102,8 @@ def fit_members(
     Returns the first network, the trained tensors and the results of each member.
 
     Args:
-        choices: Choices for the classifier.
+        plan: What was chosen.
         data: Training and validation data.
-        settings: Training options.
         backbone: Loaded backbone without adapters.
         claim: Called once the first network is known to be valid; returns the checkpoint directory,
             from which an interrupted fit resumes, or None for none.
@@ -118,23 +116,24 @@ def fit_members(
         fit_last: Whether to fit the posteriors; otherwise the last layers stay as trained.
     """
     probes = LinearProbes() if probes is None else probes
-    data = _to_fit(data, choices.format, settings.seed)
+    settings = plan.training
+    data = _to_fit(data, plan.format, settings.seed)
     work: Path | None = None
     states: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
-    seeds = member_seeds(choices.posterior, settings.seed)
+    seeds = member_seeds(plan.posterior, settings.seed)
     title = "fit" if part is None else part.title
     suffix = "" if part is None else f"-{part.name}"
     if say:
-        _say_alike(choices.adapter, len(seeds))
-        _say_layers(choices.adapter, backbone)
+        _say_alike(plan.adapter, len(seeds))
+        _say_layers(plan.adapter, backbone)
     for number, seed in enumerate(seeds):
-        network = _fresh(choices, data, backbone, seed)
+        network = _fresh(plan, data, backbone, seed)
         # Later members reuse the frozen layers' states, and the notes are logged once.
         if number == 0:
-            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.rows))
+            layer_sampler(network, plan.adapter, plan.posterior, settings, len(data.rows))
             work = claim()
-        train, validation = _prepared(network, data, shown=choices.progress, say=say)
+        train, validation = _prepared(network, data, shown=plan.progress, say=say)
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
@@ -152,13 +151,13 @@ def fit_members(
             network,
             train,
             validation,
-            choices.adapter,
-            _last(choices, seed),
+            plan.adapter,
+            _last(plan, seed),
             own_settings,
             directory=None if work is None else work / f"member-{number}{suffix}",
             prior=prior,
             tasks=data.tasks,
-            title=f"{title}{many}" if choices.progress else None,
+            title=f"{title}{many}" if plan.progress else None,
             begin=begin,
             rate=1.0 if further is None else further.rate,
         )
@@ -193,18 +192,18 @@ def _to_fit(data: TrainingData, format: Format | None, seed: int) -> TrainingDat
     return dataclasses.replace(data, train=(rows, labels))
 
 
-def _fresh(choices: Choices, data: TrainingData, backbone: Backbone, seed: int) -> Network:
+def _fresh(plan: Plan, data: TrainingData, backbone: Backbone, seed: int) -> Network:
     """Return an untrained network."""
     network = build_network(
         backbone,
-        choices.adapter,
-        choices.posterior,
+        plan.adapter,
+        plan.posterior,
         num_classes=len(data.classes),
         seed=seed,
-        max_length=choices.max_length,
-        format=choices.format,
+        max_length=plan.max_length,
+        format=plan.format,
     )
-    check_middle(choices.feature_scores, has_middle=network.encoder.middle is not None)
+    check_middle(plan.feature_scores, has_middle=network.encoder.middle is not None)
     if network.conditioning is not None:
         network.conditioning.learn(data.rows)
     return network
@@ -220,10 +219,8 @@ def _prepared(
     return train, prepare(network.encoder, data.validation, progress=shown and say, say=say)
 
 
-def _last(choices: Choices, seed: int) -> LastFit:
-    return LastFit(
-        choices.posterior, choices.feature_scores, choices.logit_scale, seed, choices.progress
-    )
+def _last(plan: Plan, seed: int) -> LastFit:
+    return LastFit(plan.posterior, plan.feature_scores, plan.logit_scale, seed, plan.progress)
 
 
 def _fitted(fit: Training, *, fit_last: bool) -> FitResult:

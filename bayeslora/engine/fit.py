@@ -28,10 +28,10 @@ from bayeslora.engine.cross_validation import (
 )
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
-from bayeslora.engine.fit_checks import check_division, check_fit, fit_plan
+from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.network import Network
-from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse
 from bayeslora.engine.training.loop import FitResult
@@ -47,9 +47,8 @@ logger = logging.getLogger(__name__)
 
 
 def fit_classifier(
-    choices: Choices,
+    plan: Plan,
     data: TrainingData,
-    settings: TrainingSettings,
     load: Callable[[str | None], Backbone],
     *,
     out: str | Path | None = None,
@@ -60,9 +59,8 @@ def fit_classifier(
     Several processes fit it together inside `processes.together`; only the first accesses `out`.
 
     Args:
-        choices: Choices for the classifier.
+        plan: What was chosen.
         data: Training and validation data.
-        settings: Training options.
         load: Returns the backbone of a name, or the chosen one for None; called after all checks
             that do not need it.
         out: Directory for the model, and for checkpoints until it is saved; None for none.
@@ -74,25 +72,23 @@ def fit_classifier(
         MissingAssetError: The posterior needs a package that is not installed.
     """
     all_data = data
-    choices, data = _checked(choices, data, settings)
-    final = all_data if settings.refit else data
-    planned = _planned(choices, final, settings)
+    plan, data = _checked(plan, data)
+    final = all_data if plan.training.refit else data
+    planned = _planned(plan, final)
     # The record keeps the requested options, so that a later `calibrate` chooses on its own rows.
-    choices = replace(
-        choices, posterior=choices.posterior.settled(fit_plan(choices, data, settings))
-    )
+    plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
     identity: dict[str, Any] = {**planned, **final.hashes()}
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    if choices.backbone == AUTO:
-        loaded = choose_backbone(choices, data, load, lambda each: _read(choices, data, each)[1])
-        choices = replace(choices, backbone=loaded.name)
+    if plan.backbone == AUTO:
+        loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
+        plan = replace(plan, backbone=loaded.name)
     else:
         loaded = load(None)
-    whole, backbone = _read(choices, data, loaded)
-    choices = _settled(choices, data, backbone, len(final.rows))
-    read = formats.rows_to_fit(final.rows, choices.format, settings.seed)
-    reading = formats.recorded_reading(choices, backbone, read)
+    whole, backbone = _read(plan, data, loaded)
+    plan = _settled(plan, data, backbone, len(final.rows))
+    read = formats.rows_to_fit(final.rows, plan.format, plan.training.seed)
+    reading = formats.recorded_reading(plan, backbone, read)
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
@@ -105,27 +101,26 @@ def fit_classifier(
     fit = partial(
         fit_members,
         data=data,
-        settings=settings,
         backbone=backbone,
         claim=claimed,
-        prior=_prior(choices, data, whole),
+        prior=_prior(plan, data, whole),
     )
     try:
-        (network, members, results), learnt = _fitted(fit, choices, data, final, settings)
+        (network, members, results), learnt = _fitted(fit, plan, data, final)
     except DivergedError:
         if out is not None and current().is_first:
             abandon(out)
         raise
     _say_advice(network, results)
-    mass = formats.letter_mass(choices, network, whole, data.held_out or read)
+    mass = formats.letter_mass(plan, network, whole, data.held_out or read)
     record = ModelRecord(
-        **planned | _settled_entries(planned, choices, backbone, reading),
-        **_fitted_entries(network, all_data, final, settings),
+        **planned | _settled_entries(planned, plan, backbone, reading),
+        **_fitted_entries(network, all_data, final, plan.training),
         num_members=len(members),
         results=_entries(results[0]) | learnt | mass,
     )
-    fitted = FittedModel(record, network, members, choices.progress)
-    rows = None if settings.refit else data.held_out
+    fitted = FittedModel(record, network, members, plan.progress)
+    rows = None if plan.training.refit else data.held_out
     return fitted if rows is None else fitted.measured(rows)
 
 
@@ -136,52 +131,50 @@ def _entries(result: FitResult) -> dict[str, Any]:
     return entries
 
 
-def _checked(
-    choices: Choices, data: TrainingData, settings: TrainingSettings
-) -> tuple[Choices, TrainingData]:
-    """Return the choices with defaults, and the data divided into training and validation rows.
+def _checked(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
+    """Return the plan with defaults, and the data divided into training and validation rows.
 
     Raises:
         InputError: An option is not allowed.
     """
-    choices = formats.settled(choices, data.rows)
-    if settings.hold_out:
-        check_division(choices, data, settings)
-        data = split_off(data, settings.hold_out, settings.seed)
-    check_fit(choices, data, settings)
-    scores = settled_scores(choices.feature_scores, choices.posterior)
-    adapter = adapter_for(choices.adapter.with_rate(), choices.posterior)
+    plan = formats.settled(plan, data.rows)
+    if plan.training.hold_out:
+        check_division(plan, data)
+        data = split_off(data, plan.training.hold_out, plan.training.seed)
+    check_fit(plan, data)
+    scores = settled_scores(plan.feature_scores, plan.posterior)
+    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior)
     # Class names of several tasks are `task: class`, not words.
-    no_words = bool(data.tasks) and choices.verbaliser is None
-    choices = replace(
-        choices,
-        feature_scores=() if settings.keep_folds or choices.adapter.has_members else scores,
+    no_words = bool(data.tasks) and plan.verbaliser is None
+    plan = replace(
+        plan,
+        feature_scores=() if plan.training.keep_folds or plan.adapter.has_members else scores,
         adapter=read_texts(adapter, data.columns, data.held_out),
-        verbaliser="none" if no_words else choices.verbaliser,
+        verbaliser="none" if no_words else plan.verbaliser,
     )
-    return choices, data
+    return plan, data
 
 
-def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:
+def _planned(plan: Plan, data: TrainingData) -> dict[str, Any]:
     """Return the part of the record that is known before the fit, with the requested options."""
     return {
-        "backbone": {"name": choices.backbone, "dtype": choices.dtype},
-        "adapter": choices.adapter.recorded(),
-        "posterior": options.as_mapping(choices.posterior),
+        "backbone": {"name": plan.backbone, "dtype": plan.dtype},
+        "adapter": plan.adapter.recorded(),
+        "posterior": options.as_mapping(plan.posterior),
         "classes": list(data.classes),
         "columns": data.columns.recorded(),
-        "max_length": choices.max_length,
-        "seed": choices.seed,
+        "max_length": plan.max_length,
+        "seed": plan.seed,
         "num_train": len(data.rows),
-        "training": settings.recorded(),
+        "training": plan.training.recorded(),
     }
 
 
 def _settled_entries(
-    planned: Mapping[str, Any], choices: Choices, backbone: Backbone, reading: Mapping[str, Any]
+    planned: Mapping[str, Any], plan: Plan, backbone: Backbone, reading: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the entries of the record that depend on the backbone, with the options used."""
-    posterior = choices.posterior
+    posterior = plan.posterior
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
     loaded = {
         "fingerprint": backbone.fingerprint,
@@ -189,10 +182,10 @@ def _settled_entries(
         "kind": ADAPTED,
     }
     return {
-        "backbone": planned["backbone"] | {"name": choices.backbone} | reading | loaded,
-        "adapter": choices.adapter.recorded(),
+        "backbone": planned["backbone"] | {"name": plan.backbone} | reading | loaded,
+        "adapter": plan.adapter.recorded(),
         "posterior": planned["posterior"] | settled,
-        "versions": library_versions() | adapter_provider(choices.adapter) | provider(posterior),
+        "versions": library_versions() | adapter_provider(plan.adapter) | provider(posterior),
     }
 
 
@@ -222,57 +215,55 @@ def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
             logger.warning("%s", advice)
 
 
-def _settled(choices: Choices, data: TrainingData, backbone: Backbone, num_rows: int) -> Choices:
-    """Return the choices with options that depend on the backbone: covariance and adapted layers.
+def _settled(plan: Plan, data: TrainingData, backbone: Backbone, num_rows: int) -> Plan:
+    """Return the plan with options that depend on the backbone: covariance and adapted layers.
 
     Args:
-        choices: The requested choices.
+        plan: The requested plan.
         data: Training data.
         backbone: Backbone at its depth.
         num_rows: Training rows of the last fit.
     """
-    shared = choices.format == "options"  # options share one weight vector
+    shared = plan.format == "options"  # options share one weight vector
     classes = 1 if shared else len(data.classes)
     # A language model that answers is adapted in more layers.
     answers = shared and backbone.kind == "decoder"
     num_adapted = layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
     return replace(
-        choices,
-        posterior=choices.posterior.sized(classes, backbone.num_features + shared, num_rows),
-        adapter=choices.adapter.with_layers(num_adapted),
+        plan,
+        posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
+        adapter=plan.adapter.with_layers(num_adapted),
     )
 
 
-def _prior(choices: Choices, data: TrainingData, whole: Backbone) -> ClassPrior | None:
+def _prior(plan: Plan, data: TrainingData, whole: Backbone) -> ClassPrior | None:
     """Return the language model's rows for the classes; None for a prior mean of zero."""
-    adapter = choices.adapter
+    adapter = plan.adapter
     return class_prior(
         whole,
         data.classes,
-        choices.verbaliser,
+        plan.verbaliser,
         data.rows,
-        at_once=choices.posterior.starts_over(
+        at_once=plan.posterior.starts_over(
             adapter_trains=adapter.trains and adapter.episodes is None
         ),
-        leads=choices.format == "letters",
+        leads=plan.format == "letters",
     )
 
 
 def _fitted(
     fit: Callable[..., Fitted],
-    choices: Choices,
+    plan: Plan,
     data: TrainingData,
     final: TrainingData,
-    settings: TrainingSettings,
 ) -> tuple[Fitted, dict[str, Any]]:
     """Fit to all rows, after fits to parts of them if held-out rows choose options.
 
     Args:
         fit: `fit_members` without choices and part.
-        choices: Choices for the classifier.
+        plan: What was chosen.
         data: Training and validation data.
         final: Data of the last fit.
-        settings: Which rows are held out of which fit.
 
     Returns:
         The fitted networks, and entries for the record.
@@ -280,32 +271,32 @@ def _fitted(
     Raises:
         InputError: The folds are to be kept, but no row can be held out.
     """
-    if data.validation is not None and choices.posterior.scales_logits:
-        choices = replace(choices, logit_scale=None)
-    if settings.refit and data.validation is not None:
-        plain = replace(choices, feature_scores=())
+    if data.validation is not None and plan.posterior.scales_logits:
+        plan = replace(plan, logit_scale=None)
+    if plan.training.refit and data.validation is not None:
+        plain = replace(plan, feature_scores=())
         partly = fit(plain, part=Part(None, "without-held-out", "fit without held-out rows"))
-        chosen = what_was_chosen(partly, choices.posterior, data.validation)
-        posterior = choices.posterior.as_chosen(partly[2][0].posterior)
-        choices = replace(choices, posterior=posterior, logit_scale=chosen.logit_scale)
-        whole = fit(choices, data=final, stops=chosen.epochs, say=False)
+        chosen = what_was_chosen(partly, plan.posterior, data.validation)
+        posterior = plan.posterior.as_chosen(partly[2][0].posterior)
+        plan = replace(plan, posterior=posterior, logit_scale=chosen.logit_scale)
+        whole = fit(plan, data=final, stops=chosen.epochs, say=False)
         return whole, {"held_out": dataclasses.asdict(chosen)}
     probes = LinearProbes()
     fit = partial(fit, probes=probes)
-    folds = cross_validate(fit, choices, data.train, settings, probes)
-    if folds is None and settings.keep_folds:
+    folds = cross_validate(fit, plan, data.train, probes)
+    if folds is None and plan.training.keep_folds:
         raise InputError(
             "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
             "only one of its class; leave keep_folds out"
         )
     if folds is None:
-        if settings.cv not in (0, "auto"):
+        if plan.training.cv not in (0, "auto"):
             logger.warning(
                 "cv=%s has no effect: every text occurs in several rows or is the only one of its "
                 "class, so no row can be held out",
-                settings.cv,
+                plan.training.cv,
             )
-        return fit(choices, data=final), {}
+        return fit(plan, data=final), {}
     learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
     if folds.epochs:
         learnt["epochs"] = dict(folds.epochs)
@@ -313,37 +304,37 @@ def _fitted(
         logger.info("held-out NLL by epochs: %s", shown)
     if folds.baselines:
         learnt["baselines"] = dict(folds.baselines)
-    if settings.keep_folds:
+    if plan.training.keep_folds:
         return folds.kept(), learnt
-    scaled = replace(choices, logit_scale=folds.scale.factor)
+    scaled = replace(plan, logit_scale=folds.scale.factor)
     whole = fit(scaled, data=final, say=False, further=folds.further)
     if folds.num_averaged:
         learnt["averaged"] = folds.num_averaged
     return whole, learnt
 
 
-def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
+def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     check_images(data.rows, images=loaded.kind == "vision")
-    depth = choices.depth
+    depth = plan.depth
     whole, backbone = read_as_asked(
         loaded,
         1.0 if depth == "auto" else depth,
-        formats.default_template(choices, loaded, data.rows, data.held_out),
+        formats.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
-        adapted=choices.adapter.trains,
-        max_length=choices.max_length,
+        adapted=plan.adapter.trains,
+        max_length=plan.max_length,
     )
-    check_max_length(whole, choices.max_length)
-    formats.check_backbone(choices.format, whole, backbone, len(data.classes))
+    check_max_length(whole, plan.max_length)
+    formats.check_backbone(plan.format, whole, backbone, len(data.classes))
     if depth == "auto":
         depth = best_depth(
             whole,
             data.train,
-            pooling=pooling_of(whole, choices.adapter),
-            max_length=choices.max_length,
-            usual=usual_depth(whole, adapted=choices.adapter.trains),
-            progress=choices.progress,
+            pooling=pooling_of(whole, plan.adapter),
+            max_length=plan.max_length,
+            usual=usual_depth(whole, adapted=plan.adapter.trains),
+            progress=plan.progress,
         )
         backbone = cut(whole, depth)
     return whole, backbone

@@ -12,12 +12,12 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import divided, held_out_parts
 from bayeslora.engine.data import check_hold_out
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.progress import require_tracker
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
-from bayeslora.posteriors.base import FEW_ROWS, FitPlan, Posterior
+from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
@@ -27,61 +27,61 @@ logger = logging.getLogger(__name__)
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
-def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
+def fit_facts(plan: Plan, data: TrainingData) -> FitFacts:
     """Return the facts about the fit that the posterior may use."""
-    return FitPlan(
+    return FitFacts(
         num_classes=len(data.classes),
         num_rows=len(data.rows),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        adapter_trains=choices.adapter.trains,
-        head_trains=choices.adapter.trains and choices.adapter.episodes is None,
+        epochs=plan.training.epochs,
+        batch_size=plan.training.batch_size,
+        adapter_trains=plan.adapter.trains,
+        head_trains=plan.adapter.trains and plan.adapter.episodes is None,
         is_validated=data.validation is not None,
-        cross_validates=bool(settings.cv),
+        cross_validates=bool(plan.training.cv),
     )
 
 
-def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+def check_fit(plan: Plan, data: TrainingData) -> None:
     """Raise InputError if the options do not fit together, before anything is loaded."""
-    posterior = choices.posterior
-    require_tracker(settings.report_to)
+    posterior = plan.posterior
+    require_tracker(plan.training.report_to)
     if current().size > 1:
-        _check_shared(choices.adapter, posterior)
-    if settings.cv and data.validation is not None:
+        _check_shared(plan.adapter, posterior)
+    if plan.training.cv and data.validation is not None:
         raise InputError(
             "cv and validation data both provide held-out rows; use only one of them",
             code="clash",
         )
     # Refuses fewer rows or groups than parts.
     strata = data.rows.strata(data.train[1].numpy())
-    held_out_parts(strata, settings.cv, settings.seed, groups=data.rows.groups)
-    plan = fit_plan(choices, data, settings)
-    if settings.quality_retaining is not None and data.rows.choices is not None:
+    held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
+    facts = fit_facts(plan, data)
+    if plan.training.quality_retaining is not None and data.rows.choices is not None:
         raise InputError(
             "quality_retaining keeps rows near others of their class, but the options of a "
             "question are not classes; leave it out"
         )
-    if settings.keep_folds:
-        _check_keep_folds(choices)
-    check_feature_scores(choices.feature_scores, posterior)
-    if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
+    if plan.training.keep_folds:
+        _check_keep_folds(plan)
+    check_feature_scores(plan.feature_scores, posterior)
+    if MAHALANOBIS & {*(plan.feature_scores or ())} and not _differ(data):
         raise InputError(
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
         )
-    choices.adapter.check_rows(data.rows)
-    if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
+    plan.adapter.check_rows(data.rows)
+    if plan.adapter.episodes is not None and (plan.training.cv or plan.training.keep_folds):
         raise InputError(
-            f"cv and keep_folds fit to parts of the rows, but adapter {choices.adapter.name!r} "
+            f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
             "trains on episodes; leave them out, or give validation data",
             code="not-in-episodes",
         )
-    if choices.format == "options":
+    if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
-    check_sampling(choices.adapter, posterior, settings.layer_sampling)
-    posterior.check_fit(plan)
-    if isinstance(choices.verbaliser, Mapping):
-        class_words(data.classes, choices.verbaliser)
+    check_sampling(plan.adapter, posterior, plan.training.layer_sampling)
+    posterior.check_fit(facts)
+    if isinstance(plan.verbaliser, Mapping):
+        class_words(data.classes, plan.verbaliser)
     if (precision := os.environ.get(_PRECISION, "no")) not in ("no", ""):
         logger.warning(
             "%s=%s has no effect: dtype (--dtype) sets the precision", _PRECISION, precision
@@ -101,35 +101,35 @@ def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
         )
 
 
-def check_division(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+def check_division(plan: Plan, data: TrainingData) -> None:
     """Raise InputError if `hold_out` or `refit` cannot be used in this fit."""
-    check_hold_out(settings.hold_out, validated=data.validation is not None)
-    if settings.cv:
+    check_hold_out(plan.training.hold_out, validated=data.validation is not None)
+    if plan.training.cv:
         raise InputError(
             "hold_out and cv both provide held-out rows; use only one of them", code="clash"
         )
-    if settings.refit and choices.posterior.learns_from == "validation":
+    if plan.training.refit and plan.posterior.learns_from == "validation":
         raise InputError(
-            f"refit leaves no rows to fit posterior {choices.posterior.name!r} to; leave refit "
+            f"refit leaves no rows to fit posterior {plan.posterior.name!r} to; leave refit "
             "out, or use cv with posterior 'mle', whose logit scale is an inverse temperature",
             code="clash",
         )
 
 
-def _check_keep_folds(choices: Choices) -> None:
+def _check_keep_folds(plan: Plan) -> None:
     """Raise InputError if the fits of `cv` cannot be averaged."""
-    posterior = choices.posterior
+    posterior = plan.posterior
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
             f"keep_folds does not support posterior {posterior.name!r}, only "
             f"{names_where(lambda config: config.is_point or config.scales_logits)}; leave it out",
             code="clash",
         )
-    if not choices.adapter.trains:
+    if not plan.adapter.trains:
         raise InputError(
             "keep_folds has no effect without an adapter; leave it out", code="no-effect"
         )
-    if choices.feature_scores:
+    if plan.feature_scores:
         raise InputError(
             "feature scores need one set of features, but keep_folds has several; leave one of "
             "the two out",
@@ -166,19 +166,19 @@ def refuse_training_options(adapter: Adapter, trained: Mapping[str, Any]) -> Non
             )
 
 
-def settled_settings(
-    choices: Choices,
+def with_training(
+    plan: Plan,
     data: TrainingData,
     trained: Mapping[str, Any],
     *,
     cv: int | Literal["auto"] | None,
     hold_out: float,
     **others: Any,
-) -> TrainingSettings:
-    """Return the training options, with defaults that depend on the method and the rows.
+) -> Plan:
+    """Return the plan with training options, whose defaults depend on the method and the rows.
 
     Args:
-        choices: Choices for the classifier.
+        plan: What was chosen.
         data: Training and validation data.
         trained: As for `refuse_training_options`.
         cv: As for `BayesianClassifier.fit`.
@@ -188,7 +188,7 @@ def settled_settings(
     Raises:
         InputError: An option is not allowed, or has no effect.
     """
-    posterior, adapter = choices.posterior, choices.adapter
+    posterior, adapter = plan.posterior, plan.adapter
     validated = data.validation is not None or bool(hold_out)
     chosen = {name: value for name, value in trained.items() if value is not None}
     if "head_lr" in chosen and posterior.head_training().lr is not None:
@@ -206,7 +206,7 @@ def settled_settings(
     is_open = "epochs" not in chosen
     if is_open:
         chosen["epochs"] = default_epochs(posterior, len(data.rows), validated=validated)
-    settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)
+    settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=plan.seed, **others)
     chooses = is_open and settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
     if chooses and any(map(len, divided(*data.train, settings)[1])):
         epochs = default_epochs(posterior, len(data.rows), validated=False, cross_validated=True)
@@ -216,7 +216,7 @@ def settled_settings(
             "patience (--patience) has no effect without validation (--validation) or hold_out "
             "(--hold-out), because it monitors the validation NLL"
         )
-    return settings
+    return replace(plan, training=settings)
 
 
 def _chooses_epochs(posterior: Posterior, adapter: Adapter, settings: TrainingSettings) -> bool:

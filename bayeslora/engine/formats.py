@@ -23,8 +23,8 @@ from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.backbones.verbaliser import head_weight, tokens_after
 from bayeslora.engine.network import Network, unscaled
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import inputs
-from bayeslora.engine.settings import Choices
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.runtime import row_slices
@@ -45,33 +45,31 @@ _HASHED = 100
 _ENOUGH_ROWS = 256
 
 
-def settled(choices: Choices, rows: Examples) -> Choices:
+def settled(plan: Plan, rows: Examples) -> Plan:
     """Return the choices with defaults for questions, if the rows are questions.
 
     Raises:
         InputError: An option has no effect on such rows.
     """
-    template = choices.template
-    alone = rows.choices is None or choices.format == "letters"
+    template = plan.template
+    alone = rows.choices is None or plan.format == "letters"
     if template is not None and template.fills and alone:
         raise InputError(
             f"template {template.frame!r} has {FILLED}, which needs questions with options and "
             "the format 'options'; use {text} instead"
         )
     if rows.choices is None:
-        if choices.format is not None:
+        if plan.format is not None:
             raise InputError(
-                f"format {choices.format!r} is for questions with options, but {rows.source} has "
+                f"format {plan.format!r} is for questions with options, but {rows.source} has "
                 "texts; leave format (--format) out"
             )
-        return choices
-    format: Format = choices.format or "options"
-    layers = 1.0 if choices.depth is None else choices.depth
+        return plan
+    format: Format = plan.format or "options"
+    layers = 1.0 if plan.depth is None else plan.depth
     if format == "letters":
-        return replace(
-            choices, format=format, depth=layers, verbaliser=choices.verbaliser or "names"
-        )
-    if choices.verbaliser not in (None, "none"):
+        return replace(plan, format=format, depth=layers, verbaliser=plan.verbaliser or "names")
+    if plan.verbaliser not in (None, "none"):
         raise InputError(
             "verbaliser has no effect on the format 'options', in which the language model "
             "scores the options themselves; leave it out",
@@ -82,8 +80,8 @@ def settled(choices: Choices, rows: Examples) -> Choices:
             "depth 'auto' needs one feature per row, but the format 'options' has one per "
             "option; leave depth out"
         )
-    scores = feature_scores(format, choices.feature_scores)
-    return replace(choices, format=format, depth=layers, feature_scores=scores, verbaliser="none")
+    scores = feature_scores(format, plan.feature_scores)
+    return replace(plan, format=format, depth=layers, feature_scores=scores, verbaliser="none")
 
 
 def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequence[str] | None:
@@ -123,22 +121,22 @@ def rows_to_fit(rows: Examples, format: Format | None, seed: int) -> Examples:
 
 
 def default_template(
-    choices: Choices, backbone: Backbone, train: Examples, held_out: Examples | None = None
+    plan: Plan, backbone: Backbone, train: Examples, held_out: Examples | None = None
 ) -> Template | None:
     """Return the template of a fit, by default that of its format.
 
     Args:
-        choices: Settled choices.
+        plan: The settled plan.
         backbone: Loaded backbone.
         train: Questions, whose options fill their blanks if all questions have one.
         held_out: Held-out questions, or None.
     """
     pairs = train.pairs is not None
-    if choices.format is None or choices.template is not None or backbone.template is not None:
-        return choices.template
+    if plan.format is None or plan.template is not None or backbone.template is not None:
+        return plan.template
     if backbone.kind != "decoder":
         return None
-    if choices.format == "letters":
+    if plan.format == "letters":
         return letters_template(pairs=pairs)
     if all(at_blank(text) for rows in (train, held_out) if rows is not None for text in rows.texts):
         plain, paired = option_reading.FILLING_FRAME, option_reading.PAIR_FILLING_FRAME
@@ -212,9 +210,7 @@ def check_letters(
 
 
 @torch.no_grad()
-def letter_mass(
-    choices: Choices, network: Network, whole: Backbone, rows: Examples
-) -> dict[str, float]:
+def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -> dict[str, float]:
     """Return an entry for the record: how far the language model answers with a letter at all.
 
     It is the mean over rows of Σ_c p(letter c), the probability of the letters of a row's options
@@ -223,13 +219,13 @@ def letter_mass(
     format or the words for the letters are others.
 
     Args:
-        choices: Settled choices.
+        plan: The settled plan.
         network: Trained network; its adapters act.
         whole: Backbone with all its layers and its template.
         rows: Questions; if there are more than 256, that many of them, evenly spaced.
     """
     encoder = network.encoder
-    if choices.format != "letters" or choices.verbaliser != "names":
+    if plan.format != "letters" or plan.verbaliser != "names":
         return {}
     if not isinstance(encoder, Encoder) or encoder.backbone.depth or encoder.pooling != "last":
         return {}
@@ -253,22 +249,22 @@ def letter_mass(
 
 
 def recorded_reading(
-    choices: Choices, backbone: Backbone, rows: Examples | None = None
+    plan: Plan, backbone: Backbone, rows: Examples | None = None
 ) -> dict[str, Any]:
     """Return a record's entries on how a backbone reads rows, without those that are not set.
 
     Args:
-        choices: Settled choices.
+        plan: The settled plan.
         backbone: Backbone at its depth.
         rows: Rows whose prompts are hashed, if they are questions.
     """
     reading = depth.recorded_reading(backbone)
-    if choices.verbaliser is not None:
-        reading["verbaliser"] = choices.verbaliser
-    if choices.format is not None:
-        reading["format"] = choices.format
+    if plan.verbaliser is not None:
+        reading["verbaliser"] = plan.verbaliser
+    if plan.format is not None:
+        reading["format"] = plan.format
         if rows is not None:
-            reading["prompt_sha256"] = prompt_hash(choices.format, backbone.template, rows)
+            reading["prompt_sha256"] = prompt_hash(plan.format, backbone.template, rows)
     return reading
 
 

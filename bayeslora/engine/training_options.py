@@ -53,7 +53,7 @@ class QualityRetaining(Options):
 class TrainingSettings(Options):
     """Options of one fit that belong to neither the adapter nor the posterior."""
 
-    epochs: Annotated[Count, "Maximum number of epochs."]
+    epochs: Annotated[Count, "Maximum number of epochs."] = 5
     batch_size: Annotated[Count, "Rows per step."] = 16
     head_lr: Annotated[
         Positive,

@@ -51,7 +51,7 @@ FEW_ROWS = 256
 
 
 @dataclass(frozen=True)
-class FitPlan:
+class FitFacts:
     """Properties of a fit that are known before anything is loaded.
 
     Attributes:
@@ -232,7 +232,7 @@ class Posterior(Options):
         """Return how the last layer is updated while the adapter trains."""
         return HeadTraining()
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Check a fit before anything is loaded.
 
         Raises:
@@ -240,7 +240,7 @@ class Posterior(Options):
             MissingAssetError: A required package is not installed.
         """
 
-    def settled(self, plan: FitPlan) -> Self:
+    def settled(self, facts: FitFacts) -> Self:
         """Return the options with the defaults that depend on the fit resolved."""
         return self
 

@@ -29,7 +29,7 @@ from bayeslora.option_checks import (
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
     FEW_ROWS,
-    FitPlan,
+    FitFacts,
     HeadTraining,
     KLRate,
     KLWeights,
@@ -116,9 +116,9 @@ class TemperatureScaling(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Check that there are validation rows."""
-        if not plan.is_validated:
+        if not facts.is_validated:
             raise InputError(
                 "posterior 'temperature' needs validation data: a temperature fitted to the rows "
                 "that the network was trained on is too low",
@@ -290,9 +290,9 @@ class VBLL(Posterior):
         count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
         return HeadTraining(self.head_step, count, self.head_lr)
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Check that the bounds support the number of classes."""
-        check_classes(self, plan.num_classes)
+        check_classes(self, facts.num_classes)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return whether the means are refitted, as they always are without an adapter."""
@@ -305,7 +305,7 @@ class VBLL(Posterior):
         """
         return head.trained_mean
 
-    def settled(self, plan: FitPlan) -> VBLL:
+    def settled(self, facts: FitFacts) -> VBLL:
         """Return the options with means chosen without validation rows.
 
         For a last layer on frozen features of few rows, the prior is chosen too.
@@ -313,14 +313,14 @@ class VBLL(Posterior):
         Means that were trained are kept: those of a closed-form fit are too large once the adapter
         has separated the training rows (rule 15 of `benchmarks/label_budget`).
         """
-        if plan.is_validated:
+        if facts.is_validated:
             return self
-        config, few = self, plan.num_rows <= FEW_ROWS
-        if not plan.adapter_trains and few and self.prior_scale == AUTO:
+        config, few = self, facts.num_rows <= FEW_ROWS
+        if not facts.adapter_trains and few and self.prior_scale == AUTO:
             config = replace(config, prior_scale=CROSS_VALIDATION)
         if self.polish_mean != "validation":
             return config
-        keeps = plan.head_trains and self.head_step != "refit"
+        keeps = facts.head_trains and self.head_step != "refit"
         return replace(config, polish_mean="trained" if keeps else "refit")
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
@@ -422,15 +422,15 @@ class GVBLL(Posterior):
         """Whether an option is chosen on rows that the network was not trained on."""
         return "validation" in (self.shrinkage, self.inflation)
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Check that there are validation rows if needed, and no cross-validation."""
-        if plan.cross_validates:
+        if facts.cross_validates:
             raise InputError(
                 "cv has no effect on posterior 'gvbll', whose logits do not grow with its "
                 "features; inflation sets its confidence. Leave cv out",
                 code="no-effect",
             )
-        if self.needs_held_out and plan.adapter_trains and not plan.is_validated:
+        if self.needs_held_out and facts.adapter_trains and not facts.is_validated:
             raise InputError(
                 "posterior 'gvbll' needs validation data: the features of training rows are too "
                 "well separated to choose shrinkage and inflation; give validation data, or set "
@@ -732,9 +732,9 @@ class SWAG(Posterior):
     )
     chooses_epoch: ClassVar[bool] = False
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""
-        self.snapshot_steps(plan.num_steps)
+        self.snapshot_steps(facts.num_steps)
 
     def snapshot_steps(self, num_steps: int) -> list[int]:
         """Return the steps, counted from 1, after which snapshots are taken in `num_steps` steps.
@@ -876,7 +876,7 @@ class IVON(Posterior):
     )
     not_on_layers: ClassVar[str] = no_resting
 
-    def check_fit(self, plan: FitPlan) -> None:
+    def check_fit(self, facts: FitFacts) -> None:
         """Check that the optimiser is installed."""
         require_ivon()
 

@@ -13,7 +13,7 @@ from usage import TEST, fitted, from_transformers, load, same
 import bayeslora as bl
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.fitted.card import fit_options
-from bayeslora.engine.settings import TrainingData
+from bayeslora.engine.plan import TrainingData
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.columns import DataColumns
 

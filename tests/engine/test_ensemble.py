@@ -13,9 +13,9 @@ from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
@@ -27,10 +27,10 @@ POLAR = PoLAR(r=2, num_layers=2)
 
 
 def fitted(backbone, posterior, seed=3, adapter=LORA):
-    choices = Choices("tiny", "float32", adapter, posterior, seed, max_length=32, progress=False)
+    training = TrainingSettings(2, 8, seed=seed)
+    plan = Plan("tiny", "float32", adapter, posterior, seed, 32, progress=False, training=training)
     data = TrainingData(DataColumns(), tuple(CLASSES), rows(30, 0), None)
-    settings = TrainingSettings(2, 8, seed=seed)
-    return fit_members(choices, data, settings, backbone, lambda: None)
+    return fit_members(plan, data, backbone, lambda: None)
 
 
 def logits(backbone, posterior, fit, **options):

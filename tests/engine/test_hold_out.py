@@ -11,7 +11,7 @@ from tiny import tiny_llama
 from bayeslora import VBLL, BayesianClassifier, Laplace, LaplaceLoRA
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import split_off
-from bayeslora.engine.settings import TrainingData
+from bayeslora.engine.plan import TrainingData
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import data_hash

@@ -11,9 +11,9 @@ from bayeslora import MLE, LoRA
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.engine import progress as bars
 from bayeslora.engine.data import encode_for, read_labelled, read_rows
-from bayeslora.engine.fit_checks import settled_settings
+from bayeslora.engine.fit_checks import with_training
+from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
@@ -49,8 +49,8 @@ def test_options_out_of_range_are_refused(options, message):
 )
 def test_patience_without_validation_rows_is_said(caplog, patience, rows, hold_out, is_said):
     data = TrainingData.read(toy_rows(24), rows and toy_rows(rows, 1), DataColumns())
-    choices = Choices("x", "auto", LoRA(), MLE(), 0, 8, False)
-    settled_settings(choices, data, {"patience": patience}, cv=None, hold_out=hold_out)
+    plan = Plan("x", "auto", LoRA(), MLE(), 0, 8, False)
+    with_training(plan, data, {"patience": patience}, cv=None, hold_out=hold_out)
     assert ("patience" in caplog.text) is is_said
 
 

@@ -26,8 +26,8 @@ from bayeslora.engine.fitted.side_by_side import (
     best_posterior,
 )
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare, set_feature_scale
-from bayeslora.engine.settings import Choices
 from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
@@ -138,7 +138,7 @@ _FEWEST_TEXTS = 8
 
 
 def zero_shot(
-    choices: Choices,
+    plan: Plan,
     classes: Sequence[str] | None,
     texts: Examples | None,
     columns: DataColumns,
@@ -150,7 +150,7 @@ def zero_shot(
     or the logits of the letters.
 
     Args:
-        choices: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
+        plan: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
         classes: C names in index order; None for those of the verbaliser and of labels, and for
             questions.
         texts: N texts, whose mean answer is subtracted and, at a lower depth, whose states are
@@ -166,19 +166,19 @@ def zero_shot(
     if texts is not None and texts.images:
         raise InputError("zero-shot needs a language model, which cannot read images")
     if texts is not None and texts.choices is not None:
-        return _of_questions(formats.settled(choices, texts), load, texts, columns)
+        return _of_questions(formats.settled(plan, texts), load, texts, columns)
     if classes is None:
-        classes = _named_classes(choices, texts)
+        classes = _named_classes(plan, texts)
     classes = [classes] if isinstance(classes, str) else list(classes)
-    words = _words(classes, choices)
+    words = _words(classes, plan)
     if texts is not None and len(texts) < _FEWEST_TEXTS:
         raise InputError(
             f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
             "or none"
         )
-    whole, cut = _read(choices, load(), texts)
+    whole, cut = _read(plan, load(), texts)
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    verbaliser = "names" if choices.verbaliser is None else choices.verbaliser
+    verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
     prior = class_prior(whole, classes, verbaliser, texts)
     if prior is None:
         raise InputError(
@@ -189,8 +189,8 @@ def zero_shot(
         adapter,
         posterior,
         num_classes=len(classes),
-        seed=choices.seed,
-        max_length=choices.max_length,
+        seed=plan.seed,
+        max_length=plan.max_length,
     )
     weight = prior.rows.double().cpu()
     if texts is None:
@@ -199,39 +199,39 @@ def zero_shot(
         read = network.encoder.prepare(words, pairs)
     else:
         unknown = torch.full((len(texts),), -1)
-        read = prepare(network.encoder, (texts, unknown), progress=choices.progress).texts
+        read = prepare(network.encoder, (texts, unknown), progress=plan.progress).texts
     states = network.encoder.features(read)
     network.feature_scale.fill_(network.encoder.root_mean_square(states))
     if texts is not None:
         weight, _, _ = prior.weight(network, read, states)
     mean = float(network.feature_scale) * weight
     network.head.set_mean(mean.to(network.head.mean_weight))
-    return _answering(network, choices, cut, classes, columns)
+    return _answering(network, plan, cut, classes, columns)
 
 
 def _of_questions(
-    choices: Choices, load: Callable[[], Backbone], rows: Examples, columns: DataColumns
+    plan: Plan, load: Callable[[], Backbone], rows: Examples, columns: DataColumns
 ) -> FittedModel:
     """Return a classifier of questions that answers like the language model."""
     classes = class_names(rows)
-    words = class_words(classes, _mapping(choices))
+    words = class_words(classes, _mapping(plan))
     backbone = load()
-    templated = replace(choices, template=formats.default_template(choices, backbone, rows))
+    templated = replace(plan, template=formats.default_template(plan, backbone, rows))
     whole, cut = _read(templated, backbone, rows)
-    formats.check_backbone(choices.format, whole, cut, len(classes))
+    formats.check_backbone(plan.format, whole, cut, len(classes))
     network = build_network(
         cut,
         NO_ADAPTER,
         OWN_SOFTMAX,
         num_classes=len(classes),
-        seed=choices.seed,
-        max_length=choices.max_length,
-        format=choices.format,
+        seed=plan.seed,
+        max_length=plan.max_length,
+        format=plan.format,
     )
     unknown = torch.full((len(rows),), -1)
-    prepared = prepare(network.encoder, (rows, unknown), progress=choices.progress)
+    prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
     set_feature_scale(network, prepared.texts)
-    if choices.format == "letters":
+    if plan.format == "letters":
         weight = float(network.feature_scale) * class_rows(whole, words)
         network.head.set_mean(weight.to(network.head.mean_weight))
     elif not network.head.mean_weight.any():
@@ -239,15 +239,15 @@ def _of_questions(
             f"{whole.name} is an encoder, which cannot choose between options without labels; "
             "choose a decoder"
         )
-    fitted = _answering(network, choices, cut, classes, columns)
-    mass = formats.letter_mass(choices, network, whole, rows)
+    fitted = _answering(network, plan, cut, classes, columns)
+    mass = formats.letter_mass(plan, network, whole, rows)
     record = replace(fitted.record, results=fitted.record.results | mass)
     return replace(fitted, record=record)
 
 
 def _answering(
     network: Network,
-    choices: Choices,
+    plan: Plan,
     cut: Backbone,
     classes: Sequence[str],
     columns: DataColumns,
@@ -256,28 +256,28 @@ def _answering(
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     record = ModelRecord(
         backbone={
-            "name": lasting_name(choices.backbone),
-            "dtype": choices.dtype,
+            "name": lasting_name(plan.backbone),
+            "dtype": plan.dtype,
             "fingerprint": cut.fingerprint,
             "settings": cut.settings,
             "kind": ADAPTED,
-            **formats.recorded_reading(choices, cut),
+            **formats.recorded_reading(plan, cut),
         },
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
         columns=columns.recorded(),
-        max_length=choices.max_length,
-        seed=choices.seed,
+        max_length=plan.max_length,
+        seed=plan.seed,
         num_train=0,
         head=network.head.extra_config(),
         results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
         versions=library_versions(),
     )
-    return FittedModel(record, network.eval(), [network.trained_state()], choices.progress)
+    return FittedModel(record, network.eval(), [network.trained_state()], plan.progress)
 
 
-def _named_classes(choices: Choices, texts: Examples | None) -> Sequence[str]:
+def _named_classes(plan: Plan, texts: Examples | None) -> Sequence[str]:
     """Return the classes named by labels and by the verbaliser, in the order of a fit.
 
     Raises:
@@ -287,7 +287,7 @@ def _named_classes(choices: Choices, texts: Examples | None) -> Sequence[str]:
     if texts is not None and len(labels) > 1:
         return class_names(texts)
     # Labels of a single class cannot be complete.
-    classes = sorted({*_mapping(choices), *map(str, labels)})
+    classes = sorted({*_mapping(plan), *map(str, labels)})
     if not classes:
         raise InputError(
             "zero-shot needs classes: set a verbaliser (--verbaliser CLASS=WORDS) for each class, "
@@ -296,12 +296,12 @@ def _named_classes(choices: Choices, texts: Examples | None) -> Sequence[str]:
     return classes
 
 
-def _mapping(choices: Choices) -> Mapping[str, str]:
+def _mapping(plan: Plan) -> Mapping[str, str]:
     """Return the words by class name; empty without any."""
-    return choices.verbaliser if isinstance(choices.verbaliser, Mapping) else {}
+    return plan.verbaliser if isinstance(plan.verbaliser, Mapping) else {}
 
 
-def _words(classes: list[str], choices: Choices) -> list[str]:
+def _words(classes: list[str], plan: Plan) -> list[str]:
     """Return the words for each class in the language model's answer.
 
     Raises:
@@ -310,7 +310,7 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
     names = all(isinstance(name, str) for name in classes)
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different class names, got {classes}")
-    words = class_words(classes, _mapping(choices))
+    words = class_words(classes, _mapping(plan))
     mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
     if mute:
         logger.warning(
@@ -323,28 +323,26 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
     return words
 
 
-def _read(
-    choices: Choices, backbone: Backbone, texts: Examples | None
-) -> tuple[Backbone, Backbone]:
+def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at the requested depth.
 
     Raises:
         InputError: The depth needs labels, or needs texts and there are none, or `max_length` is
             too large.
     """
-    if choices.depth == "auto":
+    if plan.depth == "auto":
         raise InputError("depth 'auto' needs labels, and zero-shot has none")
     whole, cut = read_as_asked(
         backbone,
-        1.0 if choices.depth is None else choices.depth,
-        choices.template,
+        1.0 if plan.depth is None else plan.depth,
+        plan.template,
         pairs=texts is not None and texts.pairs is not None,
-        max_length=choices.max_length,
+        max_length=plan.max_length,
     )
     if cut.depth is not None and texts is None:
         raise InputError(
             f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
             "model's answer; give texts, or leave depth out"
         )
-    check_max_length(cut, choices.max_length)
+    check_max_length(cut, plan.max_length)
     return whole, cut

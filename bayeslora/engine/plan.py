@@ -1,4 +1,4 @@
-"""What a fit is given: choices for the classifier, and checked data."""
+"""What a fit is given: what was chosen, and checked data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.engine.data import LabelledExamples, check_images, read_labelled, read_validation
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.posteriors.base import Posterior
@@ -29,8 +30,8 @@ from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_cl
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Choices for a classifier before it sees data.
+class Plan:
+    """What was chosen for a classifier; None stands for a default that depends on the data.
 
     Attributes:
         backbone: Its name.
@@ -40,13 +41,14 @@ class Choices:
         seed: Seed of initialisation, order and draws.
         max_length: Tokens per text; longer texts are truncated.
         progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior; None for the default ones.
-        depth: Number or share of backbone layers to use, or `auto`; None for the default.
-        template: Template around each text; None for the default.
-        verbaliser: How to get a prior mean from the language model; None for the default.
+        feature_scores: Names of scores to fit beside the posterior.
+        depth: Number or share of backbone layers to use, or `auto`.
+        template: Template around each text.
+        verbaliser: How to get a prior mean from the language model.
+        format: How questions are read; None for texts, too.
+        training: How adapter and last layer are trained.
         logit_scale: Factor of the fitted network's logits; None for the factor of lowest NLL on
             the validation rows.
-        format: How questions are read; None for the default, `options`, and for texts.
     """
 
     backbone: str
@@ -60,8 +62,9 @@ class Choices:
     depth: Depth | None = None
     template: Template | None = None
     verbaliser: Verbaliser | None = None
-    logit_scale: float | None = 1.0
     format: Format | None = None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    logit_scale: float | None = 1.0
 
 
 @dataclass(frozen=True)
