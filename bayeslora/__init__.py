@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal.predictors import RAPS as RAPS
     from bayeslora.conformal.sets import ConformalSets as ConformalSets
     from bayeslora.conformal.sets import conformal_sets as conformal_sets
+    from bayeslora.data.known import load_task as load_task
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
     from bayeslora.reporting.model_card import update_model_card as update_model_card
     from bayeslora.reporting.report import Report as Report
     from bayeslora.reporting.report import report as report
-    from bayeslora.tasks.known import load_task as load_task
 
 _HOMES = {
     "APS": "bayeslora.conformal.predictors",
@@ -102,7 +102,7 @@ _HOMES = {
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
     "experiment": "bayeslora.experiments.run",
-    "load_task": "bayeslora.tasks.known",
+    "load_task": "bayeslora.data.known",
     "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
     "recalibrate": "bayeslora.recalibration.recalibrate",

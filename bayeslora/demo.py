@@ -19,6 +19,7 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.engine import data
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
@@ -28,7 +29,6 @@ from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.posteriors.weights.mc_dropout.options import MCDropout
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, INSTALL, installed_file
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.training.linear_probe import best_prior_scale
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
 

@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.data.columns import DataColumns, MissingColumnError
+from bayeslora.data.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
+from bayeslora.data.read import ExampleStream, as_texts, kept, load_rows, open_examples, stream_of
+from bayeslora.data.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.feature_scores import options as feature_options
 from bayeslora.predictions.checks import check_further
-from bayeslora.tasks.columns import DataColumns, MissingColumnError
-from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
-from bayeslora.tasks.readers import as_texts, kept, load_rows, open_examples
-from bayeslora.tasks.stream import ExampleStream, stream_of
-from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor

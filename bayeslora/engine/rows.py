@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.data.examples import Examples
 from bayeslora.engine.data import LabelledExamples, say_truncation
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.posteriors.features import Features
-from bayeslora.tasks.examples import Examples
 
 
 @dataclass(frozen=True)

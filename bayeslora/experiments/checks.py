@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.data.corruptions import corrupted
+from bayeslora.data.examples import class_names, encode_labels
 from bayeslora.errors import InputError
 from bayeslora.experiments.search import division
-from bayeslora.tasks.corruptions import corrupted
-from bayeslora.tasks.examples import class_names, encode_labels
 
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone

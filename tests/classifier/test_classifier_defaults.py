@@ -9,8 +9,8 @@ import bayeslora as bl
 from bayeslora import classifier
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.data.examples import Examples
 from bayeslora.engine import fit as procedure
-from bayeslora.tasks.examples import Examples
 
 pytestmark = pytest.mark.usefixtures("beside_nothing", "default_epochs")
 

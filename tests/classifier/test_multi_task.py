@@ -9,8 +9,8 @@ from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import load_examples
 from bayeslora.errors import InputError
-from bayeslora.tasks.readers import load_examples
 
 LORA = "lora:r=2,num_layers=2"
 

@@ -8,11 +8,11 @@ from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
 from bayeslora import VBLL
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.fitted import side_by_side
 from bayeslora.engine.fitted import side_by_side as race
 from bayeslora.engine.fitted.side_by_side import REPEATS
 from bayeslora.posteriors.registry import COMPARED
-from bayeslora.tasks.splits import stratified_folds
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
 

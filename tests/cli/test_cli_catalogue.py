@@ -7,10 +7,10 @@ import torch
 from bayeslora import __version__
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
+from bayeslora.data.known import KNOWN_TASKS
 from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.config import RECALIBRATORS
-from bayeslora.tasks.known import KNOWN_TASKS
 
 
 def test_tasks_lists_every_known_task(run):

@@ -12,6 +12,7 @@ from small_fits import CLASSES, equal_states, rows
 from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.predict import answer, num_passes
@@ -21,7 +22,6 @@ from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
 from bayeslora.posteriors.weights.mc_dropout.posterior import MCDropoutDraws
-from bayeslora.tasks.columns import DataColumns
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)

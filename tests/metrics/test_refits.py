@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from bayeslora.data.splits import stratified_folds
 from bayeslora.metrics.refits import refit_difference
-from bayeslora.tasks.splits import stratified_folds
 
 CLASSES, ROWS, DIVISIONS = 3, 200, 10
 

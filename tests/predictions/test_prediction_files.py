@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora.predictions import writing
 from bayeslora.predictions.record import Predictions
 
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -91,11 +90,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     random_predictions(3, ["a", "b"]).save(path)
     before = path.read_bytes()
 
-    def full_disk(where, *_):
+    def full_disk(where, *_, **_options):
         where.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(writing, "write_sealed", full_disk)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter", full_disk)
     with pytest.raises(OSError, match="no space left"):
         random_predictions(3, ["c", "d"]).save(path)
     assert path.read_bytes() == before
@@ -281,7 +280,7 @@ def test_set_columns_of_some_classes_alone_are_other_columns(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("0.5", "row 3, column 'set_b': 0.5"),
+        ("0.5", "row 3, column 'set_b': '0.5'"),
         ("yes", "row 3, column 'set_b': 'yes'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_an_id_that_is_no_text_is_refused(tmp_path, value):
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
-    with refused("input", "row 2", "0xe9", "67", "UTF-8"):
+    with refused("input", "row 2", "0xe9", "UTF-8"):
         Predictions.load(path)
 
 

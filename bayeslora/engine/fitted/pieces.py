@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import library_versions
+from bayeslora.data.examples import Examples
+from bayeslora.data.questions import question_columns
 from bayeslora.engine import data
 from bayeslora.engine.data import (
     CheckedRows,
@@ -38,8 +40,6 @@ from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.questions import question_columns
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.model import FittedModel

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora import options
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import drawing_of, fit_head
@@ -35,7 +36,6 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.model import FittedModel

@@ -27,11 +27,11 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
+from bayeslora.data.examples import Examples
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
-from bayeslora.tasks.examples import Examples
 
 # Ridge penalty relative to the variance of the states; near the best for 32 to 640 texts.
 _RIDGE = 0.1

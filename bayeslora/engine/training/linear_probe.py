@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.processes import current
-from bayeslora.tasks.splits import stratified_folds
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _FOLDS = 5
