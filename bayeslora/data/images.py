@@ -208,7 +208,8 @@ def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
                     arrays = {
                         name: content[name] for name in ("images", "labels") if name in content
                     }
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+    # MemoryError: the header claims more than there is.
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, MemoryError) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
         raise InputError(f"{path} has no array 'images'")

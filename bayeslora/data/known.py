@@ -1,34 +1,37 @@
-"""Tasks known by name: texts to classify, and questions with options.
+"""Tasks known by name: texts to classify, and questions with options; `known.yaml` lists them.
 
 The files of a task are in `<data directory>/<folder>/`, one `<split>.jsonl` per split. Texts have
 an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class
 index, from 0); for labels, `classes.json` lists the classes in index order. Questions have the
-format of `questions`. Without a data directory, tasks are read from the Hugging Face hub (`hub`).
+format of `questions`. Without a data directory, tasks are read from the Hugging Face hub with the
+package `datasets`, if it is installed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bayeslora.data.columns import DataColumns, RowChecks
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import PIECE, Table, open_table
-from bayeslora.data.hub import MMLU_SUBJECTS, can_read_hub, hub_split, hub_splits, hub_table
+from bayeslora.data.formats import PIECE, Record, Table, open_table, records_table
 from bayeslora.data.images import DIGITS, digits
 from bayeslora.data.movielens import load_movielens
-from bayeslora.data.newsgroups import IN_DISTRIBUTION, load_newsgroups
+from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.questions import QUESTIONS, question_checks
 from bayeslora.data.read import load_all
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
 from bayeslora.plain_text import counted
+from bayeslora.safe_yaml import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ DATA_VARIABLE = "BAYESLORA_DATA"
 _INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
 """Tasks whose rows are part of installed packages."""
 _OOD = "ood:"
+_MMLU = "mmlu-"
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,9 @@ class KnownTask:
         about: One-line description of what is classified.
         splits: Names of its splits.
         licence: Known terms of use.
-        hub_id: Id of the original on the Hugging Face hub, or None.
+        kind: `text-classification` or `multiple-choice`.
         classes: Classes in index order; None if `classes.json` lists them.
         indexed: Whether records have `answer_index` instead of `label`.
-        kind: `text-classification` or `multiple-choice`.
         folder: Folder of its files; empty for the name with underscores.
         keep: Further columns to keep if the file has them.
         twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
@@ -58,138 +61,57 @@ class KnownTask:
         derived: How the files differ from the data set on the hub; empty if they do not.
         validation_is_test: Whether the test rows in the files are the official validation split,
             whose labels are public.
+        hub_id: Id of the original on the Hugging Face hub, or None.
+        hub_configuration: Configuration of the data set on the hub.
+        hub_splits: Split on the hub by our name of the split, if they differ.
+        hub_record: Key of `_RECORDS`: how its records become ours.
+        hub_classes: Column of the class labels on the hub; None for questions.
+        hub_outside: Class on the hub whose rows are separate splits, `oos_<split>`.
     """
 
     about: str
     splits: tuple[str, ...]
     licence: str
-    hub_id: str | None
+    kind: str = "text-classification"
     classes: tuple[str, ...] | None = None
     indexed: bool = False
-    kind: str = "text-classification"
     folder: str = ""
     keep: tuple[str, ...] = ()
     twins: bool = False
     ood: tuple[tuple[str, str], ...] = ()
     derived: str = ""
     validation_is_test: bool = False
+    hub_id: str | None = None
+    hub_configuration: str | None = None
+    hub_splits: Mapping[str, str] = field(default_factory=dict)
+    hub_record: str = ""
+    hub_classes: str | None = None
+    hub_outside: str | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> KnownTask:
+        """Return the task of an entry of `known.yaml`, whose lists become tuples."""
+        fixed = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        ood = tuple((task, split) for task, split in entry.get("ood", ()))
+        names = {name: name for name in entry["splits"]}
+        return cls(**{"hub_splits": names, **fixed, "ood": ood})
 
 
-_MMLU_NAME = "mmlu-"
-_MMLU = (("mmlu-college-chemistry", "test"), ("mmlu-college-physics", "test"))
-_WITH_TRAIN = ("train", "test")
-_WITH_VALIDATION = ("train", "validation", "test")
+def _read_tasks() -> dict[str, KnownTask]:
+    tasks: dict[str, KnownTask] = {}
+    for name, entry in read_yaml(Path(__file__).with_suffix(".yaml")).items():
+        for subject in entry.pop("subjects", "").split():
+            about = entry["about"].format(subject.replace("-", " "))
+            configuration = subject.replace("-", "_")
+            tasks[name.format(subject)] = KnownTask.of(
+                {**entry, "about": about, "hub_configuration": configuration}
+            )
+        if "{}" not in name:
+            tasks[name] = KnownTask.of(entry)
+    return tasks
 
 
-def _questions(about: str, hub_id: str | None, licence: str, **rest: object) -> KnownTask:
-    fixed = {"splits": _WITH_TRAIN, "kind": "multiple-choice", **rest}
-    return KnownTask(about=about, hub_id=hub_id, licence=licence, **fixed)  # type: ignore[arg-type]
-
-
-def _winogrande(rows: int) -> KnownTask:
-    about = f"choose which of two names fills a blank, {rows:,} training rows in pairs of twins"
-    return _questions(about, "allenai/winogrande", "CC BY 2.0", twins=True, validation_is_test=True)
-
-
-def _mmlu(subject: str) -> KnownTask:
-    about = f"exam questions in {subject.replace('-', ' ')}, without training rows"
-    keep = ("redux_error_type",)
-    return _questions(about, "cais/mmlu", "MIT", splits=("test",), keep=keep)
-
-
-KNOWN_TASKS: Mapping[str, KnownTask] = {
-    "ag-news": KnownTask(
-        about="news descriptions without titles, 4 topics, 10,001 training rows",
-        splits=_WITH_TRAIN,
-        licence="no licence stated; the author asks for non-commercial use",
-        hub_id="fancyzhx/ag_news",
-        folder="ag_news_10k",
-        derived="10,001 training rows of 120,000",
-        ood=(("sst2", "test"),),
-    ),
-    "arc-challenge": _questions(
-        "harder school science questions, 3 to 5 options",
-        "allenai/ai2_arc",
-        "CC BY-SA 4.0",
-        splits=_WITH_VALIDATION,
-        ood=_MMLU,
-    ),
-    "arc-easy": _questions(
-        "easier school science questions, 3 to 5 options",
-        "allenai/ai2_arc",
-        "CC BY-SA 4.0",
-        splits=_WITH_VALIDATION,
-        ood=(("arc-challenge", "test"), *_MMLU),
-    ),
-    "boolq": _questions(
-        "yes/no questions about a passage, 2,000 training rows",
-        "google/boolq",
-        "CC BY-SA 3.0",
-        folder="boolq_passage_val",
-        derived="2,000 training and 1,270 test rows, both of the official validation split",
-    ),
-    "boolq-question-only": KnownTask(
-        about="yes/no questions without their passage; 62 % have the same answer",
-        splits=_WITH_TRAIN,
-        licence="CC BY-SA 3.0",
-        hub_id="google/boolq",
-        classes=("false", "true"),
-        indexed=True,
-        validation_is_test=True,
-    ),
-    "clinc150": KnownTask(
-        about="requests to an assistant, 150 intents, with real out-of-scope requests",
-        splits=("train", "validation", "test", "oos_validation", "oos_test"),
-        licence="CC BY 3.0",
-        hub_id="clinc/clinc_oos",
-        ood=(("clinc150", "oos_test"),),
-    ),
-    **{f"mmlu-{subject}": _mmlu(subject) for subject in MMLU_SUBJECTS},
-    "movielens-100k": _questions(
-        "choose the next of 20 films after ten that a user liked, from the package recbole",
-        None,
-        "GroupLens: research use, no redistribution; cite Harper and Konstan 2015",
-        splits=_WITH_VALIDATION,
-    ),
-    "movielens-small-next": _questions(
-        "choose the next of 20 films after ten that a user liked",
-        None,
-        "GroupLens: research use; cite Harper and Konstan 2015",
-    ),
-    "digits": KnownTask(
-        about="images of handwritten digits, 8 x 8 pixels, from scikit-learn",
-        splits=("train", "validation", "test"),
-        licence="CC BY 4.0",
-        hub_id=None,
-        classes=tuple("0123456789"),
-    ),
-    "newsgroups": KnownTask(
-        about="posts of 8 newsgroups; unseen groups (near) and newswire (far) as OOD",
-        splits=("train", "validation", "test", "near", "far"),
-        licence="free for research; no licence stated",
-        hub_id=None,
-        classes=IN_DISTRIBUTION,
-        ood=(("newsgroups", "near"), ("newsgroups", "far")),
-    ),
-    "openbookqa": _questions(
-        "school science questions, 4 options, without the fact that they rely on",
-        "allenai/openbookqa",
-        "not verified",
-        splits=_WITH_VALIDATION,
-        ood=(("arc-challenge", "test"), ("arc-easy", "test"), *_MMLU),
-    ),
-    "sst2": KnownTask(
-        about="sentences of film reviews, negative or positive, with test labels",
-        splits=_WITH_VALIDATION,
-        licence="no licence stated for the data",
-        hub_id="stanfordnlp/sst2",
-        folder="sst2_sentences",
-        ood=(("ag-news", "test"),),
-    ),
-    "winogrande-m": _winogrande(2558),
-    "winogrande-s": _winogrande(640),
-    "winogrande-xs": _winogrande(160),
-}
+KNOWN_TASKS: Mapping[str, KnownTask] = _read_tasks()
 _OTHER_NAMES = {
     task.folder.replace("_", "-"): name for name, task in KNOWN_TASKS.items() if task.folder
 }
@@ -204,8 +126,8 @@ def known_name(name: str) -> str:
     plain = name.replace("_", "-")
     key = _OTHER_NAMES.get(plain, plain)
     if key not in KNOWN_TASKS:
-        of_mmlu = plain.startswith(_MMLU_NAME)
-        names = [task for task in KNOWN_TASKS if task.startswith(_MMLU_NAME) == of_mmlu]
+        of_mmlu = plain.startswith(_MMLU)
+        names = [task for task in KNOWN_TASKS if task.startswith(_MMLU) == of_mmlu]
         raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
     return key
 
@@ -229,7 +151,7 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
     if KNOWN_TASKS[key].hub_id is None:
         return splits
     if _directory(data_dir) is None:
-        has_validation = "validation" in hub_splits(key)
+        has_validation = "validation" in KNOWN_TASKS[key].hub_splits
     else:
         has_validation = _path(key, "validation.jsonl", data_dir).exists()
     return tuple(split for split in splits if has_validation or split != "validation")
@@ -243,10 +165,10 @@ def derived(name: str, data_dir: str | Path | None = None) -> str:
 
 def validation_is_test(name: str, data_dir: str | Path | None = None) -> bool:
     """Return whether the test rows of a known task are the official validation split."""
-    key = known_name(name)
-    if _is_of_hub(KNOWN_TASKS[key], data_dir):
-        return hub_split(key, "test") == "validation"
-    return KNOWN_TASKS[key].validation_is_test
+    task = KNOWN_TASKS[known_name(name)]
+    if _is_of_hub(task, data_dir):
+        return task.hub_splits["test"] == "validation"
+    return task.validation_is_test
 
 
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
@@ -289,7 +211,7 @@ def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
     if split not in sets:
         raise unknown_choice(f"split of {key}", split, (*KNOWN_TASKS[key].splits, *sets))
     rows = load_task(*sets[split], data_dir)
-    splits = [split for split in _WITH_TRAIN if split in KNOWN_TASKS[key].splits]
+    splits = [split for split in ("train", "test") if split in KNOWN_TASKS[key].splits]
     known_texts = {text for split in splits for text in load_known(key, split, data_dir).texts}
     remaining = rows.take([k for k, text in enumerate(rows.texts) if text not in known_texts])
     dropped = dict(rows.dropped)
@@ -402,15 +324,89 @@ def _count(dropped: dict[str, int], reason: str, count: int) -> None:
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
     """Return the rows of a split, and the classes of the task unless they are letters."""
     task = KNOWN_TASKS[key]
-    if task.hub_id is not None and _is_of_hub(task, data_dir):
-        return hub_table(key, split, task.hub_id)
+    if _is_of_hub(task, data_dir):
+        return _hub_table(key, split)
     table = open_table(_file(key, f"{split}.jsonl", data_dir))
     listed = task.kind == "text-classification" and task.classes is None
     return table, _classes(key, data_dir) if listed else task.classes or ()
 
 
+def _hub_table(key: str, split: str) -> tuple[Table, tuple[str, ...]]:
+    """Return the rows of a split on the hub in our columns, and the class names."""
+    import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    task = KNOWN_TASKS[key]
+    if split not in task.hub_splits:
+        raise InputError(
+            f"task {key!r} has no labelled split {split!r} on the Hugging Face hub "
+            f"({task.hub_id}), only {', '.join(task.hub_splits)}; pass its files with --data-dir"
+        )
+    hub_split = task.hub_splits[split]
+    try:
+        rows = datasets.load_dataset(task.hub_id, task.hub_configuration, split=hub_split)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"task {key!r} cannot be loaded from the Hugging Face hub ({task.hub_id}): "
+            f"{type(error).__name__}: {reason}; pass its files with --data-dir"
+        ) from error
+    names = () if task.hub_classes is None else tuple(rows.features[task.hub_classes].names)
+    records = []
+    for index, row in enumerate(rows):
+        record = {"id": f"{hub_split}-{index}", **_RECORDS[task.hub_record](row)}
+        if task.hub_classes is not None:
+            record["label"] = names[row[task.hub_classes]]
+        records.append(record)
+    if task.hub_outside is not None:
+        is_outside = split.startswith("oos_")
+        records = [row for row in records if (row["label"] == task.hub_outside) == is_outside]
+    return records_table(records, f"<{task.hub_id}, {hub_split}>"), names
+
+
+def _lettered(row: Record) -> Record:
+    # Some keys are letters and some are numbers from 1, but all are among the labels.
+    choices = row["choices"]
+    answer = list(choices["label"]).index(row["answerKey"])
+    text = row["question"] if "question" in row else row["question_stem"]
+    options = list(choices["text"])
+    return {"id": str(row["id"]), "question": text, "choices": options, "answer_index": answer}
+
+
+def _winogrande(row: Record) -> Record:
+    options = [row["option1"], row["option2"]]
+    return {"question": row["sentence"], "choices": options, "answer_index": int(row["answer"]) - 1}
+
+
+def _boolq(row: Record) -> Record:
+    options, answer = ["false", "true"], int(row["answer"])
+    texts = {"question": row["question"], "passage": row["passage"]}
+    return {**texts, "choices": options, "answer_index": answer}
+
+
+def _mmlu(row: Record) -> Record:
+    choices, answer = list(row["choices"]), int(row["answer"])
+    return {"question": row["question"], "choices": choices, "answer_index": answer}
+
+
+_RECORDS: Mapping[str, Callable[[Record], Record]] = {
+    "boolq": _boolq,
+    "lettered": _lettered,
+    "mmlu": _mmlu,
+    "sentence": lambda row: {"question": row["sentence"]},
+    "text": lambda row: {"question": row["text"]},
+    "winogrande": _winogrande,
+}
+"""How a record on the hub becomes one of the files, by `KnownTask.hub_record`."""
+
+
 def _is_of_hub(task: KnownTask, data_dir: str | Path | None) -> bool:
-    return _directory(data_dir) is None and task.hub_id is not None and can_read_hub()
+    """Return whether a task is read from the hub: its package is there, and not offline."""
+    offline = any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    )
+    is_here = _directory(data_dir) is not None or task.hub_id is None
+    return not (is_here or offline) and find_spec("datasets") is not None
 
 
 def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:

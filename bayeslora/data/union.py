@@ -186,13 +186,21 @@ def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
     Args:
         rows: Rows with the column `task`; labels are classes of their task, or of all tasks.
         classes: Class names of all tasks.
+
+    Raises:
+        InputError: A label is a class of another task.
     """
-    names = rows.further[TASK]
-    labels = tuple(
-        label if label is None or label in classes else class_of(str(name), label)
-        for name, label in zip(names, rows.labels, strict=True)
-    )
-    return replace(rows, labels=labels)
+    labels = []
+    for row, name, label in zip(rows.rows, rows.further[TASK], rows.labels, strict=True):
+        is_whole = label in classes
+        is_own = str(label).startswith(class_of(str(name), ""))
+        if is_whole and not is_own and rows.among is not None:
+            raise InputError(
+                f"{rows.source}, row {row}, column {rows.label_column!r}: {label!r} is a class of "
+                f"another task than {name!r}"
+            )
+        labels.append(label if label is None or is_whole else class_of(str(name), label))
+    return replace(rows, labels=tuple(labels))
 
 
 def counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_other_arrays_are_refused(tmp_path, arrays):
     with pytest.raises(InputError) as caught:
         open_images(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["some.npz", "some.npy"])
+def test_an_array_file_that_claims_more_than_fits_the_memory_is_named(tmp_path, name):
+    path, content = tmp_path / name, io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (3_000_000, 1000, 1000)}
+    np.lib.format.write_array_header_1_0(content, header)
+    if name == "some.npy":
+        path.write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("images.npy", content.getvalue())
+    with refused("input", name):
+        load_examples(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

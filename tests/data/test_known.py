@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 
 from bayeslora.data.examples import class_names, encode_labels
-from bayeslora.data.hub import _SOURCES
 from bayeslora.data.known import (
+    _RECORDS,
     KNOWN_TASKS,
     derived,
     has_rows,
@@ -385,6 +385,6 @@ def test_an_unreachable_hub_is_an_error_of_input(hub, monkeypatch):
 
 
 def test_every_task_with_a_hub_id_has_a_source_there():
-    assert set(_SOURCES) == {name for name, task in KNOWN_TASKS.items() if task.hub_id}
-    for name, source in _SOURCES.items():
-        assert set(source.splits) <= set(KNOWN_TASKS[name].splits)
+    for task in KNOWN_TASKS.values():
+        assert (task.hub_record in _RECORDS) == (task.hub_id is not None)
+        assert set(task.hub_splits) <= set(task.splits)

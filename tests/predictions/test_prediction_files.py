@@ -219,6 +219,23 @@ def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, named):
         read_csv(tmp_path, text)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("nested", [{"a": 0.9, "b": 0.1}, [0.9, 0.1]])
+def test_probabilities_in_two_forms_are_refused(tmp_path, suffix, nested):
+    path = tmp_path / f"p{suffix}"
+    write_columns(path, {"prob_a": [0.1], "prob_b": [0.9], "probs": [nested]})
+    with refused("input", f"p{suffix}", "'probs'", "prob_"):
+        Predictions.load(path)
+
+
+def test_a_later_row_with_probabilities_in_another_form_is_refused(tmp_path):
+    path = tmp_path / "p.jsonl"
+    row = {"prob_a": 0.1, "prob_b": 0.9}
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'probs': {'a': 1, 'b': 0}})}\n")
+    with refused("input", "row 2", "'probs'"):
+        Predictions.load(path)
+
+
 def test_unreadable_files_are_named(tmp_path):
     with refused("input", "none.parquet"):
         Predictions.load(tmp_path / "none.parquet")

@@ -31,6 +31,7 @@ from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
+from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
@@ -225,10 +226,15 @@ def predict_to_file(
         made = predict_pieces(
             fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
-        for predictions, number in zip(made, missing, strict=True):
-            notes = {**predictions.metadata, **rows.stream.notes}
-            noted = predictions.replace(metadata=notes)
-            world.first(partial(parts.add, number, noted))
+        try:
+            for predictions, number in zip(made, missing, strict=True):
+                notes = {**predictions.metadata, **rows.stream.notes}
+                noted = predictions.replace(metadata=notes)
+                world.first(partial(parts.add, number, noted))
+        except InputError:
+            if not parts.num_finished():  # the same command would be refused again
+                parts.remove()
+            raise
         world.first(parts.finish)
 
 
