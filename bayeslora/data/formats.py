@@ -248,9 +248,9 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
     if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
-        found = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
+        suffixes = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
         raise InputError(
-            f"{path} has {f'extension {shown(found)}' if found else 'no extension'}; choose from "
+            f"{path} has {f'extension {shown(suffixes)}' if suffixes else 'no extension'}; choose from "
             f"{', '.join(SUFFIXES)} (text formats also with {_PACKED})"
         )
     return kind

@@ -200,9 +200,9 @@ class QuestionChecks(RowChecks):
         value = value.tolist() if hasattr(value, "tolist") else value
         return list(value) if isinstance(value, tuple) else value
 
-    def _answer(self, given: tuple[Any, tuple[str, ...]]) -> str | None:
+    def _answer(self, pair: tuple[Any, tuple[str, ...]]) -> str | None:
         """Return the letter of the correct option."""
-        value, options = given
+        value, options = pair
         by_index = self.columns.label == "answer_index"
         if value is None and self.required:
             others = ", because other rows have one" if by_index else ""

@@ -416,10 +416,8 @@ def _json_column(
     if kind != "text" or name == "id":
         bad = next((k for k, value in enumerate(values) if type(value) not in allowed), None)
         if bad is not None:
-            wanted = {"number": "a number", "truth": "a boolean", "text": "a string or a number"}
-            raise _bad(
-                file, f"row {rows[bad]}", name, f"{shown(values[bad])} is not {wanted[kind]}"
-            )
+            nouns = {"number": "a number", "truth": "a boolean", "text": "a string or a number"}
+            raise _bad(file, f"row {rows[bad]}", name, f"{shown(values[bad])} is not {nouns[kind]}")
     if kind == "text":
         return pa.array([as_text(value) for value in values], pa.string())
     try:

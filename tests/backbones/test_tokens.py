@@ -60,9 +60,9 @@ def test_the_end_of_a_book_is_not_tokenised(request, monkeypatch, host, template
     longest = []
     called = type(backbone.tokenizer).__call__
 
-    def counted(tokenizer, given, *args, **options):
-        longest.append(max(map(len, [given] if isinstance(given, str) else given)))
-        return called(tokenizer, given, *args, **options)
+    def counted(tokenizer, texts, *args, **options):
+        longest.append(max(map(len, [texts] if isinstance(texts, str) else texts)))
+        return called(tokenizer, texts, *args, **options)
 
     monkeypatch.setattr(type(backbone.tokenizer), "__call__", counted)
     cut = tokenise(backbone, texts[:2], max_length=16)
