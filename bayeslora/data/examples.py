@@ -66,22 +66,6 @@ class Examples:
     among: tuple[tuple[bool, ...], ...] | None = None
     columns: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        sizes = {
-            "ids": len(self.ids),
-            "pairs": len(self.texts if self.pairs is None else self.pairs),
-            "labels": len(self.labels),
-            "rows": len(self.rows),
-            "choices": len(self.texts if self.choices is None else self.choices),
-            "histories": len(self.texts if self.history is None else self.history),
-            "groups": len(self.texts if self.groups is None else self.groups),
-            "sets of classes": len(self.texts if self.among is None else self.among),
-            **{f"values of {name!r}": len(values) for name, values in self.further.items()},
-        }
-        for name, size in sizes.items():
-            if size != len(self.texts):
-                raise ValueError(f"{len(self.texts)} texts, but {size} {name}")
-
     def __len__(self) -> int:
         return len(self.texts)
 

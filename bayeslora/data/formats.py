@@ -249,9 +249,10 @@ def kind_of(path: Path) -> str:
     kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
     if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
         suffixes = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
+        extension = f"extension {shown(suffixes)}" if suffixes else "no extension"
         raise InputError(
-            f"{path} has {f'extension {shown(suffixes)}' if suffixes else 'no extension'}; choose from "
-            f"{', '.join(SUFFIXES)} (text formats also with {_PACKED})"
+            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also with "
+            f"{_PACKED})"
         )
     return kind
 

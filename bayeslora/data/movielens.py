@@ -16,17 +16,14 @@ Source: F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Con
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 
 import numpy as np
 
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.errors import MissingAssetError
+from bayeslora.data.newsgroups import installed_file
 
 DISTRIBUTION = "recbole"
 INSTALL = "pip install --no-deps recbole==1.2.1"
@@ -109,18 +106,6 @@ def liked_films() -> dict[str, tuple[str, ...]]:
 
 def _records(name: str) -> Iterator[list[str]]:
     """Yield the fields of each line of a file of the package, without the header."""
-    try:
-        folder = distribution(DISTRIBUTION)
-    except PackageNotFoundError:
-        raise MissingAssetError(
-            f"MovieLens-100K is part of the package {DISTRIBUTION}, which is not installed; run "
-            f"`{INSTALL}`"
-        ) from None
-    path = Path(str(folder.locate_file(f"{_FOLDER}/{name}")))
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != _SHA256[name]:
-        raise MissingAssetError(
-            f"{path} is not the expected file; reinstall its package with `{INSTALL}`"
-        )
-    for line in content.decode("utf-8").splitlines()[1:]:
+    file = installed_file(DISTRIBUTION, f"{_FOLDER}/{name}", _SHA256[name], INSTALL)
+    for line in file.read_bytes().decode("utf-8").splitlines()[1:]:
         yield line.split("\t")

@@ -130,8 +130,8 @@ def read_texts(name: str) -> Examples:
     Raises:
         MissingAssetError: The package is not installed, or the hash of the file does not match.
     """
-    file = _locate(name)
-    lines = _verified(file).decode("utf-8").split("\n")
+    file = installed_file(DISTRIBUTION, f"{_FOLDER}/{name}", _SHA256[name], INSTALL)
+    lines = file.read_bytes().decode("utf-8").split("\n")
     first: dict[str, tuple[int, str]] = {}
     for row, line in enumerate(lines[_HEADER_LINES:], _HEADER_LINES + 1):
         label, _, text = line.partition("\t")
@@ -148,29 +148,32 @@ def read_texts(name: str) -> Examples:
     )
 
 
-def _locate(name: str) -> Path:
+def installed_file(package: str, place: str, sha256: str, install: str) -> Path:
+    """Return a file of an installed package, which is never imported.
+
+    Args:
+        package: Name of the distribution.
+        place: Path of the file in it.
+        sha256: Expected hash of the file.
+        install: Command that installs the package.
+
+    Raises:
+        MissingAssetError: The package is not installed, or the hash does not match.
+    """
     try:
-        folder = distribution(DISTRIBUTION).locate_file(_FOLDER)
+        file = Path(str(distribution(package).locate_file(place)))
     except PackageNotFoundError:
         raise MissingAssetError(
-            f"the texts of newsgroups are part of the package {DISTRIBUTION}, which is not "
-            f"installed; run `{INSTALL}`, or `make setup` in a clone"
+            f"{Path(place).name} is part of the package {package}, which is not installed; run "
+            f"`{install}`, or `make setup` in a clone"
         ) from None
-    file = Path(str(folder)) / name
-    if not file.is_file():
-        raise MissingAssetError(f"{file} does not exist; reinstall its package with `{INSTALL}`")
-    return file
-
-
-def _verified(file: Path) -> bytes:
-    content = file.read_bytes()
-    digest, expected = hashlib.sha256(content).hexdigest(), _SHA256[file.name]
-    if digest != expected:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+    if digest != sha256:
         raise MissingAssetError(
-            f"{file} has SHA-256 {digest}, expected {expected}; reinstall its package with "
-            f"`{INSTALL}`"
+            f"{file} has SHA-256 {digest}, expected {sha256}; reinstall its package with "
+            f"`{install}`"
         )
-    return content
+    return file
 
 
 def _of(examples: Examples, groups: Sequence[str]) -> Examples:

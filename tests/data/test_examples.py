@@ -123,11 +123,6 @@ def test_take_keeps_every_field_in_step():
     assert taken.source == "data.csv"
 
 
-def test_fields_of_other_lengths_are_refused():
-    with pytest.raises(ValueError, match=r"2 texts.* 1 ids"):
-        Examples(("i",), ("x", "y"), None, ("a", "b"), (1, 2), "<list>")
-
-
 def test_tasks_of_images_and_of_texts_do_not_mix():
     texts = make(["x", "y"])
     images = replace(texts, images=True)

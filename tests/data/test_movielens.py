@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 
-from bayeslora.data import movielens
+from bayeslora.data import movielens, newsgroups
 from bayeslora.data.known import load_known
 from bayeslora.data.movielens import INSTALL, liked_films, load_movielens
 from bayeslora.errors import MissingAssetError
@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
         (folder / name).write_text("header\n" + "\n".join(rows) + "\n")
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         movielens._SHA256[name] = digest
-    monkeypatch.setattr(movielens, "distribution", lambda name: FakeDistribution(tmp_path))
+    monkeypatch.setattr(newsgroups, "distribution", lambda name: FakeDistribution(tmp_path))
     liked_films.cache_clear()
     yield folder
     liked_films.cache_clear()
@@ -83,7 +83,7 @@ def test_without_the_package_the_message_says_how_to_install_it(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(movielens, "distribution", missing)
+    monkeypatch.setattr(newsgroups, "distribution", missing)
     liked_films.cache_clear()
     with pytest.raises(MissingAssetError) as caught:
         load_movielens("test")

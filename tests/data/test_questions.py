@@ -225,12 +225,6 @@ def test_other_options_make_another_question():
     assert joined([examples.take([0]), examples.take([1])]).choices == (("x", "y"), ("x", "z"))
 
 
-def test_sizes_must_agree():
-    examples = load_examples([GOOD, GOOD])
-    with pytest.raises(ValueError, match="choices"):
-        type(examples)(("a",), ("t",), None, (None,), (1,), "x", choices=())
-
-
 def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
     with pytest.raises(InputError):
         load_examples([{"text": "t", "label": "a"}], task="multiple-choice")
