@@ -91,10 +91,10 @@ class KnownTask:
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> KnownTask:
         """Return the task of an entry of `known.yaml`, whose lists become tuples."""
-        fixed = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
-        ood = tuple((task, split) for task, split in entry.get("ood", ()))
-        names = {name: name for name in entry["splits"]}
-        return cls(**{"hub_splits": names, **fixed, "ood": ood})
+        fields: dict[str, Any] = {"hub_splits": {name: name for name in entry["splits"]}}
+        fields |= {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        fields["ood"] = tuple((task, split) for task, split in entry.get("ood", ()))
+        return cls(**fields)
 
 
 def _read_tasks() -> dict[str, KnownTask]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import InputError, RowError
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import SUM_TOLERANCE
-from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
+from bayeslora.predictions.sources import RESERVED, UNCERTAINTIES, is_ours
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""

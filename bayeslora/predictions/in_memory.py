@@ -15,7 +15,8 @@ from bayeslora.data.formats import check_distinct
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import Where, as_text, is_plain, label_codes, softmax
-from bayeslora.predictions.files import Source, fields_of, is_ours
+from bayeslora.predictions.files import fields_of
+from bayeslora.predictions.sources import Source, is_ours
 
 KINDS = ("probs", "logits")
 IGNORED = -100

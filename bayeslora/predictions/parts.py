@@ -24,8 +24,8 @@ from bayeslora.durable import hidden_name, replace_file
 from bayeslora.errors import InputError
 from bayeslora.files import file_mode, read_json, real_path, refuse_special, write_json
 from bayeslora.locks import writing_to
-from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
+from bayeslora.predictions.sources import UNCERTAINTIES
 from bayeslora.predictions.writing import ROW_GROUP, write_tables
 
 

@@ -21,9 +21,10 @@ from bayeslora.plain_text import as_label, clean, counted, table_html
 from bayeslora.predictions import checks
 from bayeslora.predictions.checks import COMPUTED
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, row_number
-from bayeslora.predictions.files import UNCERTAINTIES, read_fields
+from bayeslora.predictions.files import read_fields
 from bayeslora.predictions.harness import read_sample_log
 from bayeslora.predictions.in_memory import array_fields, frame_fields, output_fields
+from bayeslora.predictions.sources import UNCERTAINTIES
 from bayeslora.predictions.writing import file_columns, write_fields
 
 _SHOWN_ROWS, _SHOWN_CLASSES = 10, 5  # more classes would not fit a line

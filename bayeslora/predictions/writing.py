@@ -11,7 +11,7 @@ import numpy as np
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
-from bayeslora.predictions.files import FORMAT_VERSION, PREFIX, UNCERTAINTIES
+from bayeslora.predictions.sources import FORMAT_VERSION, PREFIX, UNCERTAINTIES
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Suffixes of predictions files to write."""
