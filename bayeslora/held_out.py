@@ -208,10 +208,12 @@ def share_of_equal_rows(known: Array, others: Array) -> float:
         known: [M, C] probabilities.
         others: [N, C] probabilities.
     """
-    once = []
+    once, by_chance = [], 0.0
     for probs in (known, others):
         counts = Counter(row.tobytes() for row in probs)
         if len(counts) < MOST_DISTINCT * len(probs):
             return 0.0
         once.append({row for row, count in counts.items() if count == 1})
-    return len(once[0] & once[1]) / len(others)
+        by_chance = max(by_chance, 1 - len(once[-1]) / len(probs))
+    share = len(once[0] & once[1]) / len(others)
+    return share if share > by_chance else 0.0

@@ -9,7 +9,6 @@ import ast
 import inspect
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,31 +22,30 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 44975,
+    "code lines": 45146,
     "modules": 380,
-    "per cent of code that imports": 12,
-    "parameters of a public function": 26,
-    "options of the command line": 273,
+    "per mille of code that imports": 118,
+    "parameters of a public function": 27,
+    "options of the command line": 274,
     "options of fit": 43,
     "modules that fit loads": 284,
     "modules that predict loads": 250,
     "dependencies that nothing imports": 1,
 }
 ROOMS = {
-    ".": 3622,
+    ".": 3595,
     "adapters": 3692,
-    "backbones": 3222,
-    "cli": 3406,
+    "backbones": 3234,
+    "cli": 3409,
     "conformal": 210,
-    "engine": 6935,
+    "data": 2384,
+    "engine": 6933,
     "experiments": 2497,
     "metrics": 3475,
     "posteriors": 6245,
-    "predictions": 2000,
+    "predictions": 1910,
     "recalibration": 684,
-    "reporting": 5254,
-    "tables": 1083,
-    "tasks": 2075,
+    "reporting": 5420,
     "testing": 575,
 }
 """Code lines by folder; `.` for files outside of one."""
@@ -81,7 +79,7 @@ def measured(folder):
     figures = {
         "code lines": rooms.total(),
         "modules": len(paths),
-        "per cent of code that imports": round(100 * num_imports / rooms.total()),
+        "per mille of code that imports": round(1000 * num_imports / rooms.total()),
         "parameters of a public function": max(map(_parameters, dir(bayeslora))),
         "options of the command line": sum(options.values()),
         "options of fit": options["fit"],
@@ -147,19 +145,18 @@ def _dependencies():
 
 
 def _loaded(folder):
-    """Return the numbers of our modules after `fit` and after `predict`."""
+    """Return the numbers of our modules after `fit` and after `predict`, without options."""
     from tests.tiny import tiny_bert, toy_rows
 
     rows, model = folder / "rows.jsonl", folder / "model"
     rows.write_text("\n".join(map(json.dumps, toy_rows(24))))
     backbone = tiny_bert(folder / "backbone")
     for argv in (
-        ("fit", rows, "--backbone", backbone, "--out", model, "--cv", "2", "--epochs", "1"),
+        ("fit", rows, "--backbone", backbone, "--out", model),
         ("predict", model, rows, "--out", folder / "rows.parquet"),
     ):
         command = [sys.executable, "-c", _COUNT_LOADED, *map(str, argv)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         yield int(done.stderr.split()[-1])
 
 

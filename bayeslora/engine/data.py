@@ -564,9 +564,6 @@ class CheckedRows:
 
 def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
     """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
-    if len(rows) <= PIECE:
-        yield rows, labels
-        return
     for start in range(0, len(rows), PIECE):
         indices = range(start, min(start + PIECE, len(rows)))
         yield rows.take(indices), labels[indices.start : indices.stop]
@@ -582,13 +579,9 @@ def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
     """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
     waiting: Examples | None = None
     for rows in stream.pieces(PIECE):
-        merged = rows if waiting is None else joined([waiting, rows])
-        waiting = merged
-        if len(merged) == PIECE:
-            yield merged
-            waiting = None
-        elif len(merged) > PIECE:
-            yield merged.take(range(PIECE))
-            waiting = merged.take(range(PIECE, len(merged)))
+        waiting = rows if waiting is None else joined([waiting, rows])
+        if len(waiting) >= PIECE:
+            yield waiting.take(range(PIECE))
+            waiting = waiting.take(range(PIECE, len(waiting))) if len(waiting) > PIECE else None
     if waiting is not None:
         yield waiting
