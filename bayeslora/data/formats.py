@@ -411,10 +411,11 @@ def _csv_batches(
             if len(rows) != len(records):
                 heights = (1 + sum(cell.count("\n") for cell in record) for record in records)
                 rows = list(accumulate(heights, initial=before + 1))[:-1]
-            if [] in records:
+            lengths = set(map(len, records))
+            is_regular = lengths <= {0, width}
+            if 0 in lengths:
                 rows = [row for row, record in zip(rows, records, strict=True) if record]
                 records = [record for record in records if record]
-            is_regular = all(len(record) == width for record in records)
             if is_regular and records:
                 yield rows, records
             before = reader.line_num
