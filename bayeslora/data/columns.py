@@ -163,7 +163,7 @@ class RowChecks:
             rows=tuple(piece.rows),
             source=self.table.source,
             label_column=self.columns.label,
-            further={name: self._each(piece, name, as_text) for name in self.keep},
+            further=self._further(piece),
             images=self.columns.images,
         )
 
@@ -171,6 +171,9 @@ class RowChecks:
         if has_ids or any(value is not None for value in piece.column("id")):
             return self._each(piece, "id", _id if has_ids else _unexpected_id)
         return tuple(map(str, piece.rows))
+
+    def _further(self, piece: Piece) -> dict[str, tuple[str | None, ...]]:
+        return {name: self._each(piece, name, as_text) for name in self.keep}
 
     def _each(
         self,

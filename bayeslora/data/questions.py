@@ -23,14 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import (
-    BadValueError,
-    DataColumns,
-    RowChecks,
-    as_text,
-    is_blank,
-    text_value,
-)
+from bayeslora.data.columns import BadValueError, DataColumns, RowChecks, is_blank, text_value
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.formats import Piece, Table
 from bayeslora.errors import InputError, located
@@ -170,7 +163,7 @@ class QuestionChecks(RowChecks):
             rows=tuple(piece.rows),
             source=self.table.source,
             label_column=label,
-            further={name: self._each(piece, name, as_text) for name in self.keep},
+            further=self._further(piece),
             choices=choices,
             history=history,
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bayeslora.data import formats
 from bayeslora.data.columns import (
     DataColumns,
     MissingColumnError,
@@ -25,15 +26,7 @@ from bayeslora.data.columns import (
     is_integer,
 )
 from bayeslora.data.examples import Examples, is_numbered, joined
-from bayeslora.data.formats import (
-    DEFAULT,
-    PIECE,
-    Reading,
-    Table,
-    columns_table,
-    open_table,
-    records_table,
-)
+from bayeslora.data.formats import DEFAULT, PIECE, Reading, Table
 from bayeslora.data.images import holds_images, is_image, open_images
 from bayeslora.data.questions import QUESTIONS, are_questions, may_be_of_questions, question_checks
 from bayeslora.errors import InputError, unknown_choice
@@ -454,7 +447,7 @@ def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Readin
             for name in names
             if name in selected or may_be_of_questions(name)
         }
-        return columns_table(values, list(map(str, names)), source, len(data))
+        return formats.columns_table(values, list(map(str, names)), source, len(data))
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
     if are_texts(data):
@@ -462,7 +455,11 @@ def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Readin
     # A set has no order for the predictions; a mapping is a single row, or columns.
     if isinstance(data, Iterable) and not isinstance(data, bytes | Mapping | set | frozenset):
         rows = data if isinstance(data, Sequence) else list(data)
-        return _pair_table(rows, None, columns) if are_texts(rows) else records_table(rows, source)
+        return (
+            _pair_table(rows, None, columns)
+            if are_texts(rows)
+            else formats.records_table(rows, source)
+        )
     raise InputError(
         "data must be the path of a file, an object with named columns, a list or another "
         f"iterable of texts or of mappings, or a pair (texts, labels), got {shown(data)}"
@@ -474,7 +471,7 @@ def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Tab
         return _pair_table([str(path)], None, columns)
     if holds_images(path) and reading == DEFAULT:
         return open_images(path)
-    return open_table(path, reading)
+    return formats.open_table(path, reading)
 
 
 def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
@@ -489,7 +486,7 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
             f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; pass one "
             "label per text"
         )
-    return columns_table(values, tuple(values), source, sizes[0])
+    return formats.columns_table(values, tuple(values), source, sizes[0])
 
 
 def plain_list(values: Any) -> list[Any]:

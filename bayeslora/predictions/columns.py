@@ -94,11 +94,6 @@ def floats(column: Any) -> NDArray[np.float64]:
     return np.asarray(np.from_dlpack(pc.fill_null(array, np.nan) if array.null_count else array))
 
 
-def absent(column: Any) -> NDArray[np.bool_]:
-    """Return an [N] mask of the nulls in an Arrow column; NaN counts as a value."""
-    return floats(column.is_null()).astype(np.bool_)
-
-
 def strings(column: Any) -> Any:
     """Return an Arrow column of ids, labels or texts as Arrow strings.
 

@@ -39,12 +39,12 @@ from bayeslora.data.columns import check_spelling
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import STDIN
 from bayeslora.plain_text import listed, shown
+from bayeslora.predictions import sources
 from bayeslora.predictions.columns import (
     AS_WRITTEN,
     SUM_TOLERANCE,
     PredictionsReading,
     Where,
-    absent,
     floats,
     is_plain,
     label_codes,
@@ -52,16 +52,7 @@ from bayeslora.predictions.columns import (
     strings,
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
-from bayeslora.predictions.sources import (
-    NESTED,
-    RESERVED,
-    UNCERTAINTIES,
-    Kind,
-    Source,
-    bad_value,
-    is_ours,
-    open_source,
-)
+from bayeslora.predictions.sources import UNCERTAINTIES, Source, is_ours
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +76,7 @@ def read_fields(
     """
     if is_sample_log(path, reading):
         return read_sample_log(path, columns=columns, reading=reading)
-    return fields_of(open_source(path, reading), columns, reading)
+    return fields_of(sources.open_source(path, reading), columns, reading)
 
 
 def fields_of(
@@ -112,7 +103,7 @@ def fields_of(
     sets = [f"set_{name}" for name in matrix.classes]
     if len(sets) < 2 or not {*sets} <= {*source.names}:
         sets = []
-    kinds: dict[str, Kind] = dict.fromkeys((*matrix.columns, *scores), "number")
+    kinds: dict[str, sources.Kind] = dict.fromkeys((*matrix.columns, *scores), "number")
     kinds |= dict.fromkeys(sets, "truth")
     kinds |= dict.fromkeys((n for n in source.names if n in {"id", "label", *columns}), "text")
     table = source.read(kinds)
@@ -163,7 +154,7 @@ def read_notes(
     """
     if is_sample_log(path, reading):
         return log_name(path), {}
-    source = open_source(path, reading)
+    source = sources.open_source(path, reading)
     matrix_of(source, reading)
     return _name(source), _notes(source)
 
@@ -176,7 +167,7 @@ def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) 
     """
     if is_sample_log(path, reading):
         return log_columns(path, reading)
-    return _further(open_source(path, reading), reading)
+    return _further(sources.open_source(path, reading), reading)
 
 
 def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
@@ -189,7 +180,7 @@ def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
     """
     if is_sample_log(path, reading):
         return log_columns(path, reading)
-    source = open_source(path, reading)
+    source = sources.open_source(path, reading)
     names = _further(source, reading)
     if source.schema is None:
         return names
@@ -235,7 +226,7 @@ def _truths(source: Source, table: Any, name: str) -> NDArray[np.bool_]:
     if bad.any():
         row = int(np.argmax(bad))
         value = None if np.isnan(values[row]) else f"{values[row]:g}"
-        raise bad_value(source.name, source.where(row), name, f"{value} is not a boolean")
+        raise sources.bad_value(source.name, source.where(row), name, f"{value} is not a boolean")
     return np.asarray(values == 1)
 
 
@@ -262,7 +253,7 @@ def _available(
     """
     if not np.isnan(values).any():
         return None
-    gaps = np.column_stack([absent(table.column(name)) for name in columns])
+    gaps = np.column_stack([floats(table.column(name).is_null()) for name in columns]).astype(bool)
     gaps &= ((~gaps).sum(1) > 1)[:, None]
     return ~gaps if gaps.any() else None
 
@@ -275,7 +266,7 @@ def _name(source: Source) -> str:
 
 
 def _notes(source: Source) -> dict[str, str]:
-    return {key: value for key, value in source.metadata.items() if key not in RESERVED}
+    return {key: value for key, value in source.metadata.items() if key not in sources.RESERVED}
 
 
 def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
@@ -356,7 +347,7 @@ class Matrix:
         if bad.any():
             row = int(np.argmax(bad))
             problem = f"probability {values[row]} is not between 0 and 1"
-            raise bad_value(self.source, where(row), self.columns[0], problem)
+            raise sources.bad_value(self.source, where(row), self.columns[0], problem)
         return np.column_stack([1 - values, values])
 
     def _other(self, labels: Sequence[str | None] | None) -> str:
@@ -393,7 +384,7 @@ def matrix_of(source: Source, reading: PredictionsReading) -> Matrix:
         return Matrix(source.name, columns, classes)
     probs, logits = (
         [name.removeprefix(prefix) for name in source.names if name.startswith(prefix)]
-        for prefix in NESTED.values()
+        for prefix in sources.NESTED.values()
     )
     if probs and logits:
         raise InputError(
@@ -410,7 +401,7 @@ def matrix_of(source: Source, reading: PredictionsReading) -> Matrix:
             f"{listed(source.names)}{advice}"
         )
     prefix = "logit_" if logits else "prob_"
-    for name in NESTED:
+    for name in sources.NESTED:
         if name in source.names:
             raise InputError(
                 f"{source.name} has a column {shown(name)} beside columns {prefix}<class>; keep "

@@ -8,16 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from bayeslora.data.formats import (
-    File,
-    Record,
-    batches,
-    csv_header,
-    csv_rows,
-    json_rows,
-    open_file,
-    parquet_file,
-)
+from bayeslora.data import formats
+from bayeslora.data.formats import File, Record
 from bayeslora.errors import InputError
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import PredictionsReading, Where, as_text, row_number
@@ -70,7 +62,7 @@ def open_source(path: str | Path, reading: PredictionsReading) -> Source:
     Raises:
         InputError: The file is missing, unreadable, empty, or of another format version.
     """
-    file = open_file(path, reading.table)
+    file = formats.open_file(path, reading.table)
     source = (
         _parquet_source(file)
         if file.kind == ".parquet"
@@ -88,7 +80,7 @@ def open_source(path: str | Path, reading: PredictionsReading) -> Source:
 
 
 def _parquet_source(file: File) -> Source:
-    with parquet_file(file) as parquet:
+    with formats.parquet_file(file) as parquet:
         schema = parquet.schema_arrow
     texts = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     metadata = {
@@ -96,7 +88,7 @@ def _parquet_source(file: File) -> Source:
     }
 
     def read(kinds: Mapping[str, Kind]) -> Any:
-        with parquet_file(file) as parquet:
+        with formats.parquet_file(file) as parquet:
             table = parquet.read([*kinds], use_threads=False)
             table.validate(full=True)
         return table
@@ -105,7 +97,7 @@ def _parquet_source(file: File) -> Source:
 
 
 def _csv_source(file: File) -> Source:
-    header = csv_header(file)
+    header = formats.csv_header(file)
 
     def read(kinds: Mapping[str, Kind]) -> Any:
         import pyarrow as pa
@@ -139,7 +131,7 @@ def _csv_source(file: File) -> Source:
         return table
 
     def where(index: int) -> str:
-        line, _ = next(islice(csv_rows(file), index + 1, None))
+        line, _ = next(islice(formats.csv_rows(file), index + 1, None))
         return f"row {line}"
 
     return Source(str(file), header, read, where)
@@ -147,7 +139,7 @@ def _csv_source(file: File) -> Source:
 
 def _say_what_is_wrong(file: File, kinds: Mapping[str, Kind]) -> None:
     """Raise InputError for the first row that Python cannot read either."""
-    rows = csv_rows(file)
+    rows = formats.csv_rows(file)
     _, header = next(rows)
     for row, fields in rows:
         for name, cell in zip(header, fields, strict=True):
@@ -167,7 +159,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _json_source(file: File) -> Source:
-    first = next((record for _, record in json_rows(file)), None)
+    first = next((record for _, record in formats.json_rows(file)), None)
     if first is None:
         raise InputError(f"{file} is empty; at least one row is needed")
     names = tuple(_flat(first))
@@ -179,7 +171,7 @@ def _json_source(file: File) -> Source:
 
         tables = []
         rows.clear()
-        for lines, records in batches(json_rows(file), _PIECE):
+        for lines, records in formats.batches(formats.json_rows(file), _PIECE):
             flat = [_flat(record) for record in records]
             for line, record in zip(lines, flat, strict=True):
                 if record.keys() != known:
