@@ -73,7 +73,6 @@ if TYPE_CHECKING:
     from bayeslora.reporting.model_card import update_model_card as update_model_card
     from bayeslora.reporting.report import Report as Report
     from bayeslora.reporting.report import report as report
-    from bayeslora.tasks.known import load_task as load_task
 
 _HOMES = {
     "APS": "bayeslora.conformal",
@@ -102,7 +101,7 @@ _HOMES = {
     "conformal_sets": "bayeslora.conformal",
     "evaluate": "bayeslora.metrics.evaluate",
     "experiment": "bayeslora.experiments.run",
-    "load_task": "bayeslora.tasks.known",
+    "load_task": "bayeslora.data.known",
     "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
     "recalibrate": "bayeslora.recalibration.recalibrate",

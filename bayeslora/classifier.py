@@ -22,6 +22,10 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples, data_hash
+from bayeslora.data.read import data_columns, renamed
+from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
     CheckedRows,
     check_calibration,
@@ -58,10 +62,6 @@ from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, data_hash
-from bayeslora.tasks.readers import data_columns, renamed
-from bayeslora.tasks.union import is_union
 
 logger = logging.getLogger(__name__)
 

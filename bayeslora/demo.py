@@ -18,12 +18,12 @@ from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.engine import data
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.options import MLE, VBLL, Ensemble, Laplace, MCDropout
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.newsgroups import NewsgroupsDemo, load_newsgroups
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import tiny
 
 from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.newsgroups import NewsgroupsDemo
+from bayeslora.data.read import load_examples
 from bayeslora.engine import data
 from bayeslora.engine.progress import each_note_once
-from bayeslora.tasks.newsgroups import NewsgroupsDemo
-from bayeslora.tasks.readers import load_examples
 
 METHODS = [
     "lora-mle",

@@ -67,7 +67,7 @@ def test_scoring_a_file_needs_no_model_library():
         "bayeslora.metrics.evaluate",
         "bayeslora.recalibration.recalibrate",
         "bayeslora.conformal",
-        "bayeslora.tasks.readers",
+        "bayeslora.data.read",
     )
     loaded = loaded_after(f"import {', '.join(modules)}")
     for name in ("transformers", "peft", "pyro"):

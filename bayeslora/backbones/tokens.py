@@ -18,6 +18,8 @@ from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH
 
+_ROOM = 128  # tokens
+_LONG = 64  # characters per token; English has four or five
 _AT_A_TIME = 4096  # texts per call of the tokenizer
 
 UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
@@ -138,6 +140,9 @@ def tokenise(
         _check_template(backbone, template, limit, pairs=pairs is not None)
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
     typed = template is None and (pairs is not None or as_its_owner)
+    cuts_end = not keep_end and getattr(backbone.tokenizer, "truncation_side", "right") == "right"
+    if pairs is None and cuts_end:
+        texts = [_beginning(backbone.tokenizer, text, limit) for text in texts]
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -170,6 +175,22 @@ def tokenise(
         cut += num_cut
     _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
+
+
+def _beginning(tokenizer: Any, text: str, limit: int) -> str:
+    """Return a long text up to a space that is far behind its first `limit` tokens.
+
+    Tokenising a book takes minutes, though most of it is cut off. The tokens before the space are
+    those of the whole text: pre-tokenizers split at spaces, and models that see the whole text
+    decide within a few words, while at least `_ROOM` further tokens lie between. Texts without such
+    a space, or with fewer tokens before it, are returned whole.
+    """
+    room = max(limit, _ROOM)
+    if len(text) <= 2 * _LONG * room:
+        return text
+    start = text[: _LONG * room].rpartition(" ")[0].rstrip()
+    num_tokens = len(tokenizer(start, add_special_tokens=False, verbose=False)["input_ids"])
+    return start if num_tokens >= limit + room else text
 
 
 def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs: bool) -> None:

@@ -12,10 +12,10 @@ from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
+    from bayeslora.data.columns import DataColumns
+    from bayeslora.data.examples import Examples
+    from bayeslora.data.read import ExampleStream
     from bayeslora.predictions.columns import PredictionsReading
-    from bayeslora.tasks.columns import DataColumns
-    from bayeslora.tasks.examples import Examples
-    from bayeslora.tasks.stream import ExampleStream
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
     Raises:
         InputError: An option is not allowed.
     """
+    from bayeslora.data.formats import Reading
     from bayeslora.predictions.columns import PredictionsReading, probability_columns
-    from bayeslora.tables.reading import Reading
 
     return PredictionsReading(
         Reading(args.delimiter, args.encoding),
@@ -53,9 +53,9 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
     """Return the columns set by options, with a bayeslora model's columns as defaults."""
+    from bayeslora.data.columns import DataColumns
+    from bayeslora.data.read import renamed
     from bayeslora.engine.data import check_pairs, columns_of
-    from bayeslora.tasks.columns import DataColumns
-    from bayeslora.tasks.readers import renamed
 
     known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)
@@ -81,9 +81,8 @@ def read(
     Raises:
         InputError: As `load_examples`.
     """
+    from bayeslora.data.read import is_description, load_examples, load_rows
     from bayeslora.option_checks import KINDS
-    from bayeslora.tasks.description import is_description
-    from bayeslora.tasks.readers import load_examples, load_rows
 
     _refuse_idle(args)
     if is_description(args.task) and column_options(args):
@@ -112,8 +111,7 @@ def open_rows(
     Raises:
         InputError: As `load_examples`.
     """
-    from bayeslora.tasks.readers import open_examples
-    from bayeslora.tasks.stream import stream_of
+    from bayeslora.data.read import open_examples, stream_of
 
     _refuse_idle(args)
     if args.task is not None:
@@ -184,7 +182,7 @@ def settle_tasks(args: argparse.Namespace) -> None:
         if args.validation is not None:
             args.validation = named_files(args.validation, "--validation")
 
-            from bayeslora.tasks.union import check_tasks
+            from bayeslora.data.union import check_tasks
 
             check_tasks(args.validation, [*args.multi_task], "--validation")
         return
@@ -220,8 +218,8 @@ def read_tasks(
     Raises:
         InputError: As `data.read`, or --task is set too.
     """
-    from bayeslora.tasks.known import KNOWN_TASKS, has_rows, load_task
-    from bayeslora.tasks.readers import kept
+    from bayeslora.data.known import KNOWN_TASKS, has_rows, load_task
+    from bayeslora.data.read import kept
 
     if args.task is not None:
         raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
@@ -297,8 +295,8 @@ def read_of_tasks(
     Raises:
         InputError: As `data.read`, or a row has no task, or an unknown one.
     """
+    from bayeslora.data.union import check_tasks
     from bayeslora.engine.data import read_for, told_apart
-    from bayeslora.tasks.union import check_tasks
 
     if isinstance(files, Mapping):
         check_tasks(files, [*record.tasks], "the model")

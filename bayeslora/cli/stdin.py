@@ -68,7 +68,7 @@ def _replaced(value: str, path: str) -> str:
 
 def _spooled(folder: Path, encoding: str | None) -> Path:
     """Copy standard input to a file with the suffix of the format that its beginning suggests."""
-    from bayeslora.tables.reading import suffix_of
+    from bayeslora.data.formats import suffix_of
 
     if sys.stdin is None:
         raise InputError("standard input is closed, so '-' cannot be read")

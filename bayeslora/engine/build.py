@@ -17,6 +17,7 @@ from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
@@ -33,7 +34,6 @@ from bayeslora.posteriors.registry import (
     names_where,
 )
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, INSTALL, installed_file
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora.data.examples import Examples
+from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.baselines import baselines
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Further, Part
@@ -33,8 +35,6 @@ from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.processes import current
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.splits import grouped_folds, split_examples, stratified_folds
 
 logger = logging.getLogger(__name__)
 

@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.data.columns import DataColumns, MissingColumnError
+from bayeslora.data.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
+from bayeslora.data.read import ExampleStream, as_texts, kept, load_rows, open_examples, stream_of
+from bayeslora.data.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.predictions.checks import check_further
-from bayeslora.tasks.columns import DataColumns, MissingColumnError
-from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
-from bayeslora.tasks.readers import as_texts, kept, load_rows, open_examples
-from bayeslora.tasks.stream import ExampleStream, stream_of
-from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -565,9 +564,6 @@ class CheckedRows:
 
 def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
     """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
-    if len(rows) <= PIECE:
-        yield rows, labels
-        return
     for start in range(0, len(rows), PIECE):
         indices = range(start, min(start + PIECE, len(rows)))
         yield rows.take(indices), labels[indices.start : indices.stop]
@@ -583,13 +579,9 @@ def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
     """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
     waiting: Examples | None = None
     for rows in stream.pieces(PIECE):
-        merged = rows if waiting is None else joined([waiting, rows])
-        waiting = merged
-        if len(merged) == PIECE:
-            yield merged
-            waiting = None
-        elif len(merged) > PIECE:
-            yield merged.take(range(PIECE))
-            waiting = merged.take(range(PIECE, len(merged)))
+        waiting = rows if waiting is None else joined([waiting, rows])
+        if len(waiting) >= PIECE:
+            yield waiting.take(range(PIECE))
+            waiting = waiting.take(range(PIECE, len(waiting))) if len(waiting) > PIECE else None
     if waiting is not None:
         yield waiting

@@ -16,6 +16,7 @@ from torch import Tensor
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
@@ -32,7 +33,6 @@ from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import check_middle
 from bayeslora.runtime import restored_random_state
-from bayeslora.tasks.examples import encode_labels
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from bayeslora.backbones.embedded import AUTO
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.data.examples import data_hash
 from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.choose_backbone import choose_backbone
@@ -41,7 +42,6 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
-from bayeslora.tasks.examples import data_hash
 
 logger = logging.getLogger(__name__)
 

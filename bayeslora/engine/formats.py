@@ -22,14 +22,14 @@ from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.backbones.verbaliser import head_weight, tokens_after
+from bayeslora.data.examples import LETTERS, Examples
+from bayeslora.data.questions import with_shuffled_options
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import inputs
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.runtime import row_slices
-from bayeslora.tasks.examples import LETTERS, Examples
-from bayeslora.tasks.questions import with_shuffled_options
 
 logger = logging.getLogger(__name__)
 

@@ -12,21 +12,21 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
-from bayeslora.engine.data import LabelledExamples, check_images, read_labelled, read_validation
-from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.errors import InputError
-from bayeslora.option_checks import Format
-from bayeslora.posteriors.base import Posterior
-from bayeslora.tables.images import IMAGE
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import (
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import (
     Examples,
     class_names,
     data_hash,
     dropped_by_split,
     encode_labels,
 )
-from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
+from bayeslora.data.images import IMAGE
+from bayeslora.data.union import check_tasks, counts, is_union, union, union_classes
+from bayeslora.engine.data import LabelledExamples, check_images, read_labelled, read_validation
+from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.option_checks import Format
+from bayeslora.posteriors.base import Posterior
 
 
 @dataclass(frozen=True)

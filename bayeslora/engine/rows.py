@@ -16,12 +16,12 @@ from torch.utils.data import Sampler
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
+from bayeslora.data.examples import Examples
 from bayeslora.engine.data import LabelledExamples, say_truncation
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.posteriors.features import Features
 from bayeslora.processes import current
-from bayeslora.tasks.examples import Examples
 
 _POOL_BATCHES = 8
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.data.corruptions import Corruption, corrupted
+from bayeslora.data.read import is_description, read_description
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.grid import Cell, Grid, Search, Task, named_options, set_part
 from bayeslora.experiments.records import all_scores, prior_scores, recorded, reset_peak_memory
@@ -18,15 +20,13 @@ from bayeslora.experiments.rows import TaskRows, drawn, task_rows
 from bayeslora.experiments.search import search_of, searched
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.registry import resolve_posterior
-from bayeslora.tasks.corruptions import Corruption, corrupted
-from bayeslora.tasks.description import is_description, read_description
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import Adapter
     from bayeslora.backbones.load import Backbone, Kind
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.examples import Examples
     from bayeslora.posteriors.base import Posterior
-    from bayeslora.tasks.examples import Examples
 
 _NOT_FIT_OPTIONS = frozenset(
     {"out", "overwrite", "text_column", "label_column", "pair_column", "progress"}
@@ -68,7 +68,7 @@ class Setup:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
-        from bayeslora.tasks.examples import data_hash
+        from bayeslora.data.examples import data_hash
 
         data = {"train": self.train, self.rows.split: self.rows.reported, **self.rows.ood}
         return {

@@ -16,12 +16,12 @@ from typing import Any
 
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.template import check_prompt
+from bayeslora.data.corruptions import SEVERITIES, Corruption
+from bayeslora.data.read import is_description, read_description
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
-from bayeslora.tasks.corruptions import SEVERITIES, Corruption
-from bayeslora.tasks.description import is_description, read_description
 
 DEFAULT_PROTOCOL = "bayeslora"
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.data.corruptions import corrupted
+from bayeslora.data.examples import class_names, encode_labels
 from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.grid import Cell, Grid
 from bayeslora.experiments.search import check_search, division
 from bayeslora.posteriors.base import FEW_ROWS
-from bayeslora.tasks.corruptions import corrupted
-from bayeslora.tasks.examples import class_names, encode_labels
 
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone

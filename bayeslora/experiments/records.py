@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslora.data.examples import encode_labels
 from bayeslora.experiments.grid import settings_digest
 from bayeslora.experiments.rows import mean_options, num_classes
-from bayeslora.tasks.examples import encode_labels
 
 if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.examples import Examples
     from bayeslora.experiments.cells import Setup
     from bayeslora.predictions.record import Predictions
-    from bayeslora.tasks.examples import Examples
 
 FORMAT_VERSION = 1
 REPORTED = "reported"

@@ -7,17 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bayeslora.errors import InputError
-from bayeslora.experiments.grid import Task, check_ood_names
-from bayeslora.experiments.protocols import Protocol
-from bayeslora.tasks.examples import (
+from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import (
+from bayeslora.data.known import (
     KNOWN_TASKS,
     derived,
     known_name,
@@ -25,8 +22,11 @@ from bayeslora.tasks.known import (
     splits_of,
     validation_is_test,
 )
-from bayeslora.tasks.readers import load_examples
-from bayeslora.tasks.splits import stratified_sample
+from bayeslora.data.read import load_examples
+from bayeslora.data.splits import stratified_sample
+from bayeslora.errors import InputError
+from bayeslora.experiments.grid import Task, check_ood_names
+from bayeslora.experiments.protocols import Protocol
 
 
 @dataclass(frozen=True)

@@ -191,8 +191,8 @@ def division(setup: Setup, share: float) -> tuple[Any, Any]:
     Raises:
         InputError: The rows cannot be divided by that share.
     """
-    from bayeslora.tasks.examples import class_names, encode_labels
-    from bayeslora.tasks.splits import split_examples
+    from bayeslora.data.examples import class_names, encode_labels
+    from bayeslora.data.splits import split_examples
 
     labels = encode_labels(setup.train, class_names(setup.train))
     return split_examples(setup.train, labels, share, setup.cell.seed)

@@ -6,7 +6,7 @@ converted, read-only. Rows are counted from 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -15,12 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import InputError, RowError
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import SUM_TOLERANCE
-from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
+from bayeslora.predictions.sources import RESERVED, UNCERTAINTIES, is_ours
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
 
-_PART = 65_536  # rows checked at a time
 _EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
 
 
@@ -56,8 +55,15 @@ def probabilities(
             f"probs must be [rows, {len(classes)} classes] with at least 1 row, "
             f"got shape {list(probs.shape)}"
         )
-    _check_values(probs, classes)
-    sums = np.concatenate([part.sum(1) for _, part in _parts(probs)])
+    bad = ~((probs >= 0) & (probs < np.inf))
+    if bad.any():
+        row, column = np.argwhere(bad)[0].tolist()
+        raise RowError(
+            row,
+            f", class {shown(classes[column])}: probability {probs[row, column]} is not between 0 "
+            "and 1",
+        )
+    sums = probs.sum(1)
     off = np.abs(sums - 1)
     if off.max() > SUM_TOLERANCE:
         row = int(np.argmax(off > SUM_TOLERANCE))
@@ -69,29 +75,11 @@ def probabilities(
     if off.max() > _EXACT:
         probs = probs if probs.flags.writeable else probs.copy()
         probs /= np.where(off > _EXACT, sums, 1.0)[:, None]
-    if max(part.max() for _, part in _parts(probs)) > 1:
+    if probs.max() > 1:
         # Rounding, as in a weighted mean of certain rows.
         probs = probs if probs.flags.writeable else probs.copy()
         np.minimum(probs, 1.0, out=probs)
     return _frozen(probs)
-
-
-def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
-    for start, part in _parts(probs):
-        bad = np.argwhere(~((part >= 0) & (part < np.inf)))
-        if bad.size:
-            row, column = bad[0]
-            raise RowError(
-                int(start + row),
-                f", class {shown(classes[column])}: probability {part[row, column]} is not "
-                "between 0 and 1",
-            )
-
-
-def _parts(values: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield blocks of rows with the index of their first row; this keeps temporaries small."""
-    for start in range(0, len(values), _PART):
-        yield start, values[start : start + _PART]
 
 
 def label_indices(array: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64] | None:

@@ -10,59 +10,53 @@
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
-JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Only Parquet stores
-the name and the metadata of a record. Sample logs of lm-evaluation-harness are read as well
-(`harness`), detected by the keys of their first line. `bayeslora.tables` opens the files.
+JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row, in place of columns.
+Only Parquet stores the name and the metadata of a record. Sample logs of lm-evaluation-harness are
+read as well (`harness`), detected by the keys of their first line.
 
 Other columns are read as texts if requested by name, else ignored, and so are `set_<class>` columns
 unless every class has one. Classes are in the order of the columns, unless the Parquet metadata
 lists the same classes in another order. Labels are names if any of them is a class name, else
 indices: a column never mixes the two.
 
-The record checks its values (`record`); this module checks only errors specific to files.
+Every format becomes an Arrow table; the record checks its values (`record`).
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.data.columns import check_spelling
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import STDIN
 from bayeslora.plain_text import listed, shown
+from bayeslora.predictions import sources
 from bayeslora.predictions.columns import (
     AS_WRITTEN,
     SUM_TOLERANCE,
     PredictionsReading,
     Where,
-    absent,
-    id_names,
+    floats,
     is_plain,
     label_codes,
-    numbers,
-    texts,
-    truths,
+    softmax,
+    strings,
 )
 from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
-from bayeslora.predictions.matrix import Matrix, matrix_of
-from bayeslora.tables.opening import open_table
-from bayeslora.tables.table import Piece, RowNames, Table, check_spelling
+from bayeslora.predictions.sources import UNCERTAINTIES, Source, is_ours
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-UNCERTAINTIES = ("total", "aleatoric", "epistemic")
-RESERVED = frozenset({"format_version", "name", "classes"})
-
-_NUMERIC = ("prob_", "logit_", "score_")
-_FIXED = frozenset({"id", "label", "prediction", "confidence", *UNCERTAINTIES})
-_NESTED = {"probs": "prob_", "logits": "logit_"}
-_PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
+_OF_DATA = frozenset({"text", "question", "history", "image"})
 
 
 def read_fields(
@@ -82,52 +76,72 @@ def read_fields(
     """
     if is_sample_log(path, reading):
         return read_sample_log(path, columns=columns, reading=reading)
-    return fields_of(_open(path, reading), columns, reading)
+    return fields_of(sources.open_source(path, reading), columns, reading)
 
 
 def fields_of(
-    table: Table, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
+    source: Source, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
 ) -> tuple[dict[str, Any], Where]:
     """Return the keyword arguments of `Predictions` from a table; see `read_fields`.
 
     Args:
-        table: A file whose header has been read, or a data frame.
+        source: A file whose header has been read, or a data frame.
         columns: Further columns to read.
         reading: Which columns are the probabilities.
 
     Raises:
         InputError: As `read_fields`.
     """
-    matrix = matrix_of(table, reading)
-    _check_further(table, columns)
+    matrix = matrix_of(source, reading)
+    further = _further(source, reading)
+    for column in columns:
+        if column not in further:
+            raise InputError(f"{source.name}: {unknown_choice('column', column, further)}")
     if "label" not in columns:
-        check_spelling(table, "label", "labels must be in a column 'label'")
-    parts = _Parts(table, matrix, columns)
-    labels = parts.texts.get("label")
-    probs, classes = matrix.probabilities(parts.values, labels, parts.where, parts.available)
+        check_spelling(source.name, source.names, "label", "labels must be in a column 'label'")
+    scores = [n for n in source.names if n.startswith("score_") or n in UNCERTAINTIES]
+    sets = [f"set_{name}" for name in matrix.classes]
+    if len(sets) < 2 or not {*sets} <= {*source.names}:
+        sets = []
+    kinds: dict[str, sources.Kind] = dict.fromkeys((*matrix.columns, *scores), "number")
+    kinds |= dict.fromkeys(sets, "truth")
+    kinds |= dict.fromkeys((n for n in source.names if n in {"id", "label", *columns}), "text")
+    table = source.read(kinds)
+    texts = {name: _texts(source, table, name) for name, kind in kinds.items() if kind == "text"}
+    labels = texts.get("label")
+    values = np.empty((len(table), len(matrix.columns)))
+    for place, name in enumerate(matrix.columns):
+        values[:, place] = _numbers(source, table, name)
+    available = _available(table, matrix.columns, values)
+    probs, classes = matrix.probabilities(values, labels, source.where, available)
     if reading.renormalise:
-        _renormalise(table.source, probs, parts.where)
+        _renormalise(source.name, probs, source.where)
+    numbers = {name: _numbers(source, table, name) for name in scores}
     fields: dict[str, Any] = {
         "probs": probs,
         "classes": classes,
-        "available": parts.available,
-        "name": _name(table),
-        "metadata": _further_notes(table),
+        "available": available,
+        "name": _name(source),
+        "metadata": _notes(source),
         "scores": {
             name.removeprefix("score_"): values
-            for name, values in parts.numbers.items()
-            if name.startswith("score_")
+            for name, values in numbers.items()
+            if name not in UNCERTAINTIES
         },
-        "columns": {name: parts.texts[name].to_pylist() for name in columns},
+        "columns": {name: texts[name] for name in columns},
     }
-    fields |= {name: parts.numbers[name] for name in UNCERTAINTIES if name in parts.numbers}
-    if "label" in parts.texts:
-        fields["labels"] = label_codes(table.source, parts.texts["label"], classes, parts.where)
-    if parts.sets:
-        fields["sets"] = np.column_stack([parts.sets[f"set_{name}"] for name in classes])
-    if "id" in parts.texts:
-        fields["ids"] = id_names(table.source, parts.texts["id"], parts.where)
-    return fields, parts.where
+    fields |= {name: numbers[name] for name in UNCERTAINTIES if name in numbers}
+    if labels is not None:
+        fields["labels"] = label_codes(source.name, labels, classes, source.where)
+    if sets:
+        fields["sets"] = np.column_stack([_truths(source, table, f"set_{n}") for n in classes])
+    if "id" in texts:
+        if None in texts["id"]:
+            row = source.where(texts["id"].index(None))
+            problem = "empty; give every row an id, or no row"
+            raise InputError(f"{source.name}, {row}, column 'id': {problem}")
+        fields["ids"] = tuple(texts["id"])
+    return fields, source.where
 
 
 def read_notes(
@@ -140,9 +154,9 @@ def read_notes(
     """
     if is_sample_log(path, reading):
         return log_name(path), {}
-    table = _open(path, reading)
-    matrix_of(table, reading)
-    return _name(table), _further_notes(table)
+    source = sources.open_source(path, reading)
+    matrix_of(source, reading)
+    return _name(source), _notes(source)
 
 
 def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
@@ -153,7 +167,7 @@ def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) 
     """
     if is_sample_log(path, reading):
         return log_columns(path, reading)
-    return [name for name in _open(path, reading).names if not is_ours(name)]
+    return _further(sources.open_source(path, reading), reading)
 
 
 def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
@@ -166,143 +180,93 @@ def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
     """
     if is_sample_log(path, reading):
         return log_columns(path, reading)
-    table = _open(path, reading)
-    names = [name for name in table.names if not is_ours(name)]
-    if table.schema is None:
+    source = sources.open_source(path, reading)
+    names = _further(source, reading)
+    if source.schema is None:
         return names
-    plain = [name for name in names if is_plain(table.schema.field(name).type)]
+    plain = [name for name in names if is_plain(source.schema.field(name).type)]
     if len(plain) < len(names):
         lost = listed([name for name in names if name not in plain])
-        source = table.source
-        logger.warning("%s: skipped columns without text or numbers: %s", source, lost)
+        logger.warning("%s: skipped columns without text or numbers: %s", source.name, lost)
     return plain
 
 
-def is_ours(column: str) -> bool:
-    """Return whether a column's name has a fixed meaning in predictions files."""
-    return column in _FIXED or column.startswith((*_NUMERIC, "set_"))
+def _further(source: Source, reading: PredictionsReading) -> list[str]:
+    used = reading.probability_columns
+    return [name for name in source.names if not is_ours(name) and name not in used]
 
 
-class _Parts:
-    """The used columns of a file, joined from its pieces.
+def _numbers(source: Source, table: Any, name: str) -> NDArray[np.float64]:
+    """Return the [N] values of a column, null as NaN."""
+    import pyarrow as pa
 
-    Attributes:
-        values: [N, C] probabilities or logits.
-        numbers: [N] float64 by name.
-        sets: [N] booleans by name, of all classes or none.
-        texts: [N] Arrow strings by name.
-        available: [N, C] mask of the classes of each row; None if every row has all classes. A row
-            with fewer than two values is left unchanged, with NaN for the missing ones.
-        where: Returns the name of a row in messages.
-    """
-
-    def __init__(self, table: Table, matrix: Matrix, further: Sequence[str]) -> None:
-        import pyarrow as pa
-
-        is_number = {*UNCERTAINTIES, *(n for n in table.names if n.startswith("score_"))}
-        is_text = {"id", "label", *further}
-        sets = [f"set_{name}" for name in matrix.classes]
-        is_set = {*sets} if len(sets) > 1 and set(sets) <= {*table.names} else set()
-        used = [name for name in table.names if name in is_number | is_text | is_set]
-        _check_types(table, matrix.columns)
-        chunks: list[NDArray[np.float64]] = []
-        gaps: list[NDArray[np.bool_] | None] = []
-        chunks_by_name: dict[str, list[Any]] = {name: [] for name in used}
-        self.where = RowNames()
-        for piece in table.pieces([*matrix.columns, *used], _PIECE):
-            self.where.add(piece)
-            chunks.append(np.column_stack([numbers(table, piece, n) for n in matrix.columns]))
-            gaps.append(_gaps(piece, matrix.columns, chunks[-1]))
-            for name in used:
-                convert = texts if name in is_text else truths if name in is_set else numbers
-                chunks_by_name[name].append(convert(table, piece, name))
-        self.available = _available(gaps, list(map(len, chunks)), len(matrix.columns))
-        self.values = _joined(chunks)
-        joined = {n: np.concatenate(v) for n, v in chunks_by_name.items() if n not in is_text}
-        self.numbers = {name: values for name, values in joined.items() if name not in is_set}
-        self.sets = {name: values for name, values in joined.items() if name in is_set}
-        self.texts = {n: pa.chunked_array(v) for n, v in chunks_by_name.items() if n in is_text}
+    column = table.column(name)
+    is_boolean = pa.types.is_boolean(column.type)
+    if is_boolean or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        raise _not_numbers(source, name, column.type)
+    try:
+        return floats(column)
+    except pa.ArrowException:
+        raise _not_numbers(source, name, column.type) from None
 
 
-def _gaps(
-    piece: Piece, columns: Sequence[str], values: NDArray[np.float64]
-) -> NDArray[np.bool_] | None:
-    """Return an [N, C] mask of missing values in rows with two or more values; None: no gaps."""
-    if not np.isnan(values).any():
-        return None
-    gaps = np.column_stack([absent(piece, name) for name in columns])
-    gaps &= ((~gaps).sum(1) > 1)[:, None]
-    return gaps if gaps.any() else None
+def _not_numbers(source: Source, name: str, kind: Any) -> InputError:
+    return InputError(f"{source.name}: column {shown(name)} contains {str(kind)[:60]}, not numbers")
+
+
+def _truths(source: Source, table: Any, name: str) -> NDArray[np.bool_]:
+    """Return the [N] booleans of a column; 1 and 0 are accepted."""
+    import pyarrow as pa
+
+    try:
+        values = floats(table.column(name))
+    except pa.ArrowException:
+        raise _not_numbers(source, name, table.column(name).type) from None
+    bad = (values != 0) & (values != 1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        value = None if np.isnan(values[row]) else f"{values[row]:g}"
+        raise sources.bad_value(source.name, source.where(row), name, f"{value} is not a boolean")
+    return np.asarray(values == 1)
+
+
+def _texts(source: Source, table: Any, name: str) -> list[str | None]:
+    import pyarrow as pa
+
+    column = table.column(name)
+    try:
+        values: list[str | None] = strings(column).to_pylist()
+    except pa.ArrowException:
+        raise InputError(
+            f"{source.name}: column {shown(name)} must hold text or numbers, got "
+            f"{str(column.type)[:60]}"
+        ) from None
+    return values
 
 
 def _available(
-    gaps: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int], columns: int
+    table: Any, columns: Sequence[str], values: NDArray[np.float64]
 ) -> NDArray[np.bool_] | None:
-    if all(gap is None for gap in gaps):
+    """Return the [N, C] mask of the classes of each row; None if every row has all classes.
+
+    A row with fewer than two values is left unchanged, with NaN for the missing ones.
+    """
+    if not np.isnan(values).any():
         return None
-    no_gaps = (np.zeros((size, columns), bool) for size in sizes)
-    return ~np.concatenate([w if g is None else g for g, w in zip(gaps, no_gaps, strict=True)])
+    gaps = np.column_stack([floats(table.column(name).is_null()) for name in columns]).astype(bool)
+    gaps &= ((~gaps).sum(1) > 1)[:, None]
+    return ~gaps if gaps.any() else None
 
 
-def _open(path: str | Path, reading: PredictionsReading) -> Table:
-    table = open_table(path, reading.table, shape=_flat, alike=_must_be_alike)
-    _check_version(table)
-    return table
+def _name(source: Source) -> str:
+    if source.name == STDIN:
+        return source.metadata.get("name") or "stdin"
+    stem = Path(source.name).name.removesuffix(".gz")
+    return source.metadata.get("name") or Path(stem).stem
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with `{"probs": {"a": 0.2}}` as `prob_a`, and the same for logits."""
-    if _NESTED.keys().isdisjoint(record):
-        return record
-    flat: dict[str, Any] = {}
-    for name, value in record.items():
-        if name in _NESTED and isinstance(value, dict):
-            flat |= {f"{_NESTED[name]}{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _must_be_alike(name: str) -> bool:
-    return name in {"id", "label"} or name.startswith(_NUMERIC)
-
-
-def _name(table: Table) -> str:
-    if table.source == STDIN:
-        return table.metadata.get("name") or "stdin"
-    stem = Path(table.source).name.removesuffix(".gz")
-    return table.metadata.get("name") or Path(stem).stem
-
-
-def _further_notes(table: Table) -> dict[str, str]:
-    return {key: value for key, value in table.metadata.items() if key not in RESERVED}
-
-
-def _check_further(table: Table, columns: Sequence[str]) -> None:
-    choices = [name for name in table.names if not is_ours(name)]
-    for column in columns:
-        if column not in choices:
-            raise InputError(f"{table.source}: {unknown_choice('column', column, choices)}")
-
-
-def _check_types(table: Table, columns: Sequence[str]) -> None:
-    """Raise InputError if a column cannot hold numbers, before any row is read."""
-    import pyarrow as pa
-
-    for name in columns if table.schema is not None else ():
-        empty = pa.nulls(0, table.schema.field(name).type)
-        numbers(table, Piece({name: empty}, range(0), 0), name)
-
-
-def _joined(chunks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Concatenate the chunks, freeing each as soon as it is copied."""
-    end = sum(map(len, chunks))
-    joined = np.empty((end, chunks[0].shape[1]))
-    while chunks:
-        chunk = chunks.pop()
-        joined[end - len(chunk) : end] = chunk
-        end -= len(chunk)
-    return joined
+def _notes(source: Source) -> dict[str, str]:
+    return {key: value for key, value in source.metadata.items() if key not in sources.RESERVED}
 
 
 def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
@@ -329,10 +293,135 @@ def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
     )
 
 
-def _check_version(table: Table) -> None:
-    version = table.metadata.get("format_version", str(FORMAT_VERSION))
-    if not (version.isdecimal() and len(version) < 10 and int(version) <= FORMAT_VERSION):
+@dataclass(frozen=True)
+class Matrix:
+    """The probability or logit columns, one per class.
+
+    Attributes:
+        source: Name of the file in messages.
+        columns: Names of the columns.
+        classes: Their classes; with a single column, the second class follows from the labels.
+        are_logits: Whether the columns hold logits.
+        stored: The classes listed in the file's metadata, in order.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    are_logits: bool = False
+    stored: tuple[str, ...] = ()
+
+    def probabilities(
+        self,
+        values: NDArray[np.float64],
+        labels: Sequence[str | None] | None,
+        where: Where,
+        available: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Return [N, C] probabilities, not yet checked, and C classes.
+
+        Args:
+            values: [N, number of columns]; logits are changed in place.
+            labels: [N] texts, or None.
+            where: Returns the name of a row in messages.
+            available: [N, number of columns] mask of the classes of each row; None: all.
+
+        Raises:
+            InputError: A logit is not finite, or a single column does not fit two classes.
+        """
+        classes = self.classes
+        if len(classes) == 1:
+            classes = (self._other(labels), *classes)
+            values = self._both(values[:, 0], where)
+        if self.are_logits:
+            softmax(self.source, values, classes, where, available)
+        elif available is not None:
+            values[~available] = 0
+        return values, classes
+
+    def _both(self, values: NDArray[np.float64], where: Where) -> NDArray[np.float64]:
+        """Return [N, 2] with the other class first, so that indices 0 and 1 are correct."""
+        if self.are_logits:
+            return np.column_stack([np.zeros_like(values), values])
+        bad = ~((values >= 0) & (values <= 1))
+        if bad.any():
+            row = int(np.argmax(bad))
+            problem = f"probability {values[row]} is not between 0 and 1"
+            raise sources.bad_value(self.source, where(row), self.columns[0], problem)
+        return np.column_stack([1 - values, values])
+
+    def _other(self, labels: Sequence[str | None] | None) -> str:
+        """Return the name of the class without a column."""
+        name = self.classes[0]
+        if len(self.stored) == 2 and name in self.stored:
+            return next(label for label in self.stored if label != name)
+        known = {label for label in labels or () if label is not None}
+        if name not in known and known <= {"0", "1"}:
+            return f"not {name}"
+        others = sorted(known - {name})
+        if len(others) > 1:
+            raise InputError(
+                f"{self.source} has a single probability column, {shown(self.columns[0])}, but "
+                f"more than two classes: the labels are {listed(sorted(known))}; add a column "
+                "prob_<class> for each class"
+            )
+        return others[0] if others else f"not {name}"
+
+
+def matrix_of(source: Source, reading: PredictionsReading) -> Matrix:
+    """Return the columns of probabilities or logits in a table.
+
+    Raises:
+        InputError: There are none, there are several kinds, or a named column is missing.
+    """
+    if reading.probability_columns:
+        for name in reading.probability_columns:
+            if name not in source.names:
+                raise InputError(
+                    f"{source.name}: {unknown_choice('probability column', name, source.names)}"
+                )
+        columns, classes = zip(*reading.probability_columns.items(), strict=True)
+        return Matrix(source.name, columns, classes)
+    probs, logits = (
+        [name.removeprefix(prefix) for name in source.names if name.startswith(prefix)]
+        for prefix in sources.NESTED.values()
+    )
+    if probs and logits:
         raise InputError(
-            f"{table.source} has predictions format version {shown(version)}; this version of "
-            f"bayeslora supports versions up to {FORMAT_VERSION}"
+            f"{source.name} has both prob_<class> and logit_<class> columns; keep only one kind"
         )
+    if not probs and not logits:
+        advice = ""
+        if _OF_DATA & {*source.names}:
+            command = f"bayeslora predict MODEL {source.name} --out FILE.parquet"
+            advice = f". To predict these rows: `{command}`"
+        raise InputError(
+            f"{source.name} has no columns prob_<class> (or logit_<class>); add one for each "
+            "class, or use --probability-column NAME=CLASS. Its columns are "
+            f"{listed(source.names)}{advice}"
+        )
+    prefix = "logit_" if logits else "prob_"
+    for name in sources.NESTED:
+        if name in source.names:
+            raise InputError(
+                f"{source.name} has a column {shown(name)} beside columns {prefix}<class>; keep "
+                "only one of them"
+            )
+    if reading.renormalise and logits:
+        raise InputError(
+            f"{source.name} contains logits; --renormalise applies only to probabilities"
+        )
+    stored = _stored(source.metadata.get("classes", "[]"))
+    names = logits or probs
+    # The stored order counts if the columns are a permutation of it.
+    ordered = tuple(stored if Counter(stored) == Counter(names) else names)
+    of_file = tuple(f"{prefix}{name}" for name in ordered)
+    return Matrix(source.name, of_file, ordered, are_logits=bool(logits), stored=stored)
+
+
+def _stored(text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()

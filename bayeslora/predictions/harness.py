@@ -21,10 +21,9 @@ the options' texts if all questions share them, else letters.
 from __future__ import annotations
 
 import logging
-import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.data.formats import Record, json_rows, open_file
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import shown_path
 from bayeslora.plain_text import shown
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, as_text, softmax
-from bayeslora.tables.json_records import Record, json_records
-from bayeslora.tables.source import open_source
 
-_VERDICTS = ("acc", "acc_norm", "acc_bytes")
+logger = logging.getLogger(__name__)
+
+NORMALISE = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
+"""Normaliser of the log-likelihoods -> the accuracy that the harness computes with it."""
+
 _UNLABELLED = frozenset({"", "-1", "-100"})
-_DIGITS = 18  # of an index; Python refuses to parse thousands
-_SINGLE = re.compile(r"\[(\d+)\]")  # a single-element list, written as text by newer versions
+_NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
 
 
 @dataclass(frozen=True)
@@ -50,167 +51,18 @@ class Question:
     """A question with M options.
 
     Attributes:
-        row: Row in the log, from 1.
-        id: `doc_id` as text, or None.
+        where: Path and row of the question, for messages.
+        record: The line of the log.
         scores: [M] log-likelihoods.
         texts: [M] options without a leading space; empty if the log has none.
-        target: The correct option as written in the log, as text; None if missing.
-        verdicts: Whether the harness counted the question as correct, by accuracy metric.
+        target: The correct option as written in the log, as text; empty if missing.
     """
 
-    row: int
-    id: str | None
+    where: str
+    record: Record
     scores: list[float]
     texts: list[str]
-    target: str | None
-    verdicts: Mapping[str, float]
-
-
-def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Question:
-    """Return the question of one line of a log.
-
-    Raises:
-        InputError: It lacks log-likelihoods of two or more options, or has several correct options.
-    """
-    contexts, texts = _arguments(record.get("arguments"))
-    scores = _scores(path, row, record)
-    # for mutual information the options are scored again, without a context
-    if len(contexts) == len(scores) and any(contexts):
-        with_context = [index for index, context in enumerate(contexts) if context]
-        scores, texts = [scores[k] for k in with_context], [texts[k] for k in with_context]
-    if len(scores) < 2:
-        raise InputError(
-            f"{path}, row {row} has only one log-likelihood; only multiple-choice tasks, with at "
-            "least two options, are supported"
-        )
-    name = record.get("doc_id")
-    if not isinstance(name, str | int | float | None):
-        raise InputError(f"{path}, row {row}, 'doc_id': {shown(name)} is not a string or a number")
-    return Question(
-        row,
-        None if name is None else str(name),
-        scores,
-        texts,
-        _target(path, row, record.get("target")),
-        {key: float(record[key]) for key in _VERDICTS if record.get(key) in (0, 1)},
-    )
-
-
-def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[np.int64]:
-    """Return the [N] indices of the correct options, -1 where the log has none.
-
-    A log's targets are all indices, all texts of the question's options, or all letters: whichever
-    fits most rows, with ties resolved in this order.
-
-    Raises:
-        InputError: A target does not match an option; the message names the row.
-    """
-    with_target = [question for question in questions if question.target is not None]
-    candidates = [
-        [parse(question) for question in with_target] for parse in (_by_index, _by_text, _by_letter)
-    ]
-    best = max(candidates, key=lambda indices: sum(index is not None for index in indices))
-    indices = iter(best)
-    labels = np.full(len(questions), -1)
-    for row, question in enumerate(questions):
-        if question.target is None:
-            continue
-        index = next(indices)
-        if index is None or not 0 <= index < len(question.scores):
-            raise InputError(
-                f"{path}, row {question.row}, 'target': {shown(question.target)} is not one of "
-                f"the {len(question.scores)} options; use an index from 0, an option's text, or "
-                "a letter, the same kind in every row"
-            )
-        labels[row] = index
-    return labels
-
-
-def _by_index(question: Question) -> int | None:
-    text = question.target or ""
-    is_index = text.isascii() and text.isdecimal() and len(text) <= _DIGITS
-    return int(text) if is_index else None
-
-
-def _by_text(question: Question) -> int | None:
-    texts = [text.strip() for text in question.texts]
-    text = (question.target or "").strip()
-    return texts.index(text) if text in texts else None
-
-
-def _by_letter(question: Question) -> int | None:
-    text = (question.target or "").strip(" ().")
-    index = string.ascii_uppercase.find(text.upper()) if len(text) == 1 else -1
-    return index if index >= 0 else None
-
-
-def _arguments(arguments: Any) -> tuple[list[str], list[str]]:
-    """Return the context and the text of every option."""
-    pairs: list[Any] = []
-    if isinstance(arguments, Mapping):
-        values = arguments.values()
-        pairs = [list(pair.values()) if isinstance(pair, Mapping) else pair for pair in values]
-    elif isinstance(arguments, list):
-        pairs = arguments
-    if not all(isinstance(pair, list) and len(pair) > 1 for pair in pairs):
-        return [], []
-    contexts, texts = ([pair[k] for pair in pairs] for k in (0, 1))
-    if not all(isinstance(text, str) for text in (*contexts, *texts)):
-        return [], []
-    return contexts, [text.removeprefix(" ") for text in texts]
-
-
-def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float]:
-    responses = record.get("filtered_resps")
-    if responses is None:
-        resps = record.get("resps")
-        several = resps if isinstance(resps, list) else [resps]
-        responses = [entry[0] if isinstance(entry, list) and entry else entry for entry in several]
-    if not isinstance(responses, list):
-        responses = [responses]
-    scores = []
-    for option, response in enumerate(responses, 1):
-        value = response[0] if isinstance(response, list) and response else response
-        try:
-            score = float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(
-                f"{path}, row {row}: the response {shown(value)} is not a log-likelihood; only "
-                "multiple-choice tasks are supported, not text generation"
-            ) from None
-        if not math.isfinite(score):
-            raise InputError(
-                f"{path}, row {row}, option {option}: log-likelihood {score} is not finite"
-            )
-        scores.append(score)
-    return scores
-
-
-def _target(path: str | Path, row: int, target: Any) -> str | None:
-    if isinstance(target, list) and len(target) == 1:
-        target = target[0]
-    if isinstance(target, float) and target.is_integer():
-        target = int(target)
-    if isinstance(target, str) and (single := _SINGLE.fullmatch(target)):
-        target = single[1]
-    is_list = isinstance(target, str) and target.startswith("[") and target.endswith("]")
-    if is_list or not isinstance(target, str | int | float | None):
-        raise InputError(
-            f"{path}, row {row}, 'target': {shown(target)} may list several correct options; "
-            "predictions have one label per row"
-        )
-    if target is None or str(target) in _UNLABELLED:
-        return None
-    return str(target)
-
-
-logger = logging.getLogger(__name__)
-
-NORMALISE = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
-"""Normaliser of the log-likelihoods -> the accuracy that the harness computes with it."""
-
-_NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    target: str
 
 
 def is_sample_log(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> bool:
@@ -224,15 +76,16 @@ def is_sample_log(path: str | Path, reading: PredictionsReading = AS_WRITTEN) ->
 
 
 def _first_record(path: str | Path, reading: PredictionsReading) -> Record:
-    source = open_source(path, reading.table)
-    if source.kind != "json":
-        return {}
-    return next(json_records(source, []), {})
+    file = open_file(path, reading.table)
+    return next((r for _, r in json_rows(file)), {}) if file.kind in (".json", ".jsonl") else {}
 
 
 def log_name(path: str | Path) -> str:
     """Return the names of model and task from the path of a log, else the file's stem."""
-    return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
+    match = _NAME.fullmatch(Path(path).stem)
+    if match is None:
+        return Path(path).stem
+    return f"{Path(path).absolute().parent.name.rpartition('__')[2]} {match['task']}".strip()
 
 
 def log_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
@@ -271,16 +124,30 @@ def read_sample_log(
             f"{path} is not a sample log of lm-evaluation-harness; expected a .jsonl file with "
             "'doc_id' and 'filtered_resps' in each line"
         )
-    questions, further = _questions(path, columns, reading)
-    _check_columns(path, columns, further, reading)
+    rows = dict(json_rows(open_file(path, reading.table)))
+    questions = [_question(f"{path}, row {row}", record) for row, record in rows.items()]
+    filters = {shown(record.get("filter", "none")) for record in rows.values()}
+    if len(filters) > 1:
+        raise InputError(
+            f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
+            "keep the lines of one filter"
+        )
+    docs = [doc if isinstance(doc := record.get("doc"), dict) else {} for record in rows.values()]
+    for name in columns:
+        if not any(name in doc for doc in docs):
+            raise InputError(
+                f"{path}: {unknown_choice('field of doc', name, log_columns(path, reading))}"
+            )
     classes = _classes(questions)
     sizes = np.array([len(question.scores) for question in questions])
     available = np.arange(len(classes)) < sizes[:, None]
-    probs = _probabilities(path, questions, classes, available, normalise)
-    labels = correct_options(path, questions)
-    _compare(path, questions, probs, labels, NORMALISE[normalise])
-    _, task = _model_and_task(path)
-    ids = [question.id for question in questions]
+    probs = np.empty(available.shape)
+    probs[available] = np.concatenate([_normalised(question, normalise) for question in questions])
+    softmax(str(path), probs, classes, available=available)
+    labels = _labels(questions)
+    _compare(path, questions, probs.argmax(1) == labels, labels >= 0, NORMALISE[normalise])
+    ids = [as_text(record.get("doc_id")) for record in rows.values()]
+    match = _NAME.fullmatch(Path(path).stem)
     fields = {
         "probs": probs,
         "classes": classes,
@@ -289,109 +156,144 @@ def read_sample_log(
         "ids": None if None in ids else tuple(map(str, ids)),
         "name": log_name(path),
         "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
-        | ({"task": task} if task else {}),
-        "columns": {name: [values.get(name) for values in further] for name in columns},
+        | ({"task": match["task"]} if match else {}),
+        "columns": {name: [as_text(doc.get(name)) for doc in docs] for name in columns},
     }
-    return fields, lambda index: f"row {questions[index].row}"
+    numbers = list(rows)
+    return fields, lambda index: f"row {numbers[index]}"
 
 
-def _questions(
-    path: str | Path, columns: Sequence[str], reading: PredictionsReading
-) -> tuple[list[Question], list[dict[str, str | None]]]:
-    """Return the questions of a log, and the values of `columns` of each."""
-    questions, further, filters = [], [], set()
-    rows: list[int] = []
-    for record in json_records(open_source(path, reading.table), rows):
-        row = rows[-1]
-        questions.append(read_question(path, row, record))
-        further.append(_fields(path, row, record, columns))
-        filters.add(shown(record.get("filter", "none")))
-    if len(filters) > 1:
-        raise InputError(
-            f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
-            "keep the lines of one filter"
-        )
-    return questions, further
+def _question(where: str, record: Record) -> Question:
+    """Return the question of one line of a log.
 
-
-def _fields(
-    path: str | Path, row: int, record: Record, columns: Sequence[str]
-) -> dict[str, str | None]:
-    doc = record.get("doc")
-    fields = doc if isinstance(doc, dict) else {}
-    values = {name: fields[name] for name in columns if name in fields}
+    Raises:
+        InputError: It lacks log-likelihoods of two or more options, or has several correct options.
+    """
+    responses = record.get("filtered_resps")
+    if not isinstance(responses, list):
+        responses = [_first(response) for response in _as_list(record.get("resps"))]
     try:
-        return {name: None if value is None else as_text(value) for name, value in values.items()}
-    except RecursionError:
-        raise InputError(f"{path}, row {row}, 'doc': a value is nested too deeply") from None
+        scores = [float(_first(response)) for response in responses]
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"{where}: the responses {shown(responses)} are not log-likelihoods; only "
+            "multiple-choice tasks are supported, not text generation"
+        ) from None
+    arguments = record.get("arguments")
+    if isinstance(arguments, Mapping):
+        arguments = [[*pair.values()] for pair in arguments.values() if isinstance(pair, Mapping)]
+    pairs = [pair for pair in _as_list(arguments) if isinstance(pair, list) and len(pair) > 1]
+    texts = [str(text).removeprefix(" ") for _, text, *_ in pairs]
+    # For mutual information the options are scored again, without a context.
+    if len(pairs) == len(scores) and any(context for context, *_ in pairs):
+        with_context = [index for index, (context, *_) in enumerate(pairs) if context]
+        scores, texts = [scores[k] for k in with_context], [texts[k] for k in with_context]
+    if len(scores) < 2:
+        raise InputError(
+            f"{where} has fewer than two log-likelihoods; only multiple-choice tasks, with at "
+            "least two options, are supported"
+        )
+    for option, score in enumerate(scores, 1):
+        if not np.isfinite(score):
+            raise InputError(f"{where}, option {option}: log-likelihood {score} is not finite")
+    target = as_text(_single(record.get("target"))) or ""
+    if target.startswith("[") and target.endswith("]"):
+        raise InputError(
+            f"{where}, 'target': {shown(target)} may list several correct options; predictions "
+            "have one label per row"
+        )
+    return Question(where, record, scores, texts, "" if target in _UNLABELLED else target)
 
 
-def _check_columns(
-    path: str | Path,
-    columns: Sequence[str],
-    further: Sequence[dict[str, str | None]],
-    reading: PredictionsReading,
-) -> None:
-    for name in columns:
-        if not any(name in fields for fields in further):
-            known = log_columns(path, reading)
-            raise InputError(f"{path}: {unknown_choice('field of doc', name, known)}")
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
-def _probabilities(
-    path: str | Path,
-    questions: Sequence[Question],
-    classes: Sequence[str],
-    available: NDArray[np.bool_],
-    normalise: str,
-) -> NDArray[np.float64]:
-    """Return [N, C]: the softmax over each question's options, 0 for missing options."""
-    scores = np.concatenate([question.scores for question in questions])
-    if normalise != "none":
-        scores = scores / _lengths(path, questions, normalise)
-    logits = np.empty(available.shape)
-    logits[available] = scores
-    softmax(str(path), logits, classes, available=available)
-    return logits
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
 
 
-def _lengths(
-    path: str | Path, questions: Sequence[Question], normalise: str
-) -> NDArray[np.float64]:
-    for question in questions:
-        if "" in question.texts or len(question.texts) != len(question.scores):
+def _single(target: Any) -> Any:
+    """Return the value of a list of one, which newer versions write as text."""
+    if isinstance(target, str) and re.fullmatch(r"\[\d+\]", target):
+        return target[1:-1]
+    return target[0] if isinstance(target, list) and len(target) == 1 else target
+
+
+def _labels(questions: Sequence[Question]) -> NDArray[np.int64]:
+    """Return the [N] indices of the correct options, -1 where the log has none.
+
+    A log's targets are all indices, all texts of the question's options, or all letters: whichever
+    fits most rows, with ties resolved in this order.
+
+    Raises:
+        InputError: A target does not match an option; the message names the row.
+    """
+    kinds: tuple[Callable[[Question], int], ...] = (_by_index, _by_text, _by_letter)
+    candidates = [[parse(question) for question in questions] for parse in kinds]
+    labels = np.array(max(candidates, key=lambda indices: sum(k >= 0 for k in indices)))
+    for question, label in zip(questions, labels.tolist(), strict=True):
+        if question.target and not 0 <= label < len(question.scores):
             raise InputError(
-                f"{path}, row {question.row} has an option without text in 'arguments', so "
-                f"normalise={normalise!r} cannot divide by its length; use 'none'"
+                f"{question.where}, 'target': {shown(question.target)} is not one of the "
+                f"{len(question.scores)} options; use an index from 0, an option's text, or a "
+                "letter, the same kind in every row"
             )
-    texts = [text for question in questions for text in question.texts]
-    if normalise == "bytes":
-        return np.array([len(text.encode()) for text in texts], dtype=np.float64)
-    return np.array([len(text) for text in texts], dtype=np.float64)
+    return labels
+
+
+def _by_index(question: Question) -> int:
+    return int(question.target) if re.fullmatch(r"[0-9]{1,9}", question.target) else -1
+
+
+def _by_text(question: Question) -> int:
+    texts, text = [option.strip() for option in question.texts], question.target.strip()
+    return texts.index(text) if text and text in texts else -1
+
+
+def _by_letter(question: Question) -> int:
+    text = question.target.strip(" ().").upper()
+    return string.ascii_uppercase.find(text) if len(text) == 1 else -1
+
+
+def _normalised(question: Question, normalise: str) -> NDArray[np.float64]:
+    """Return the log-likelihoods divided by the lengths of the options."""
+    scores = np.array(question.scores)
+    if normalise == "none":
+        return scores
+    if "" in question.texts or len(question.texts) != len(scores):
+        raise InputError(
+            f"{question.where} has an option without text in 'arguments', so "
+            f"normalise={normalise!r} cannot divide by its length; use 'none'"
+        )
+    is_bytes = normalise == "bytes"
+    lengths = [len(text.encode()) if is_bytes else len(text) for text in question.texts]
+    return np.asarray(scores / lengths)
 
 
 def _classes(questions: Sequence[Question]) -> tuple[str, ...]:
     size = max(len(question.scores) for question in questions)
     first = questions[0].texts
-    names = [text.strip() for text in first]
+    names = tuple(text.strip() for text in first)
     same = all(question.texts == first for question in questions)
     if same and len(names) == size and all(names) and len(set(names)) == size:
-        return tuple(names)
-    return tuple(_LETTERS[:size]) if size <= len(_LETTERS) else tuple(map(str, range(size)))
+        return names
+    letters = string.ascii_uppercase
+    return tuple(letters[:size]) if size <= len(letters) else tuple(map(str, range(size)))
 
 
 def _compare(
     path: str | Path,
     questions: Sequence[Question],
-    probs: NDArray[np.float64],
-    labels: NDArray[np.int64],
+    is_right: NDArray[np.bool_],
+    is_labelled: NDArray[np.bool_],
     key: str,
 ) -> None:
     """Log how often the harness's own verdict differs from labels and probabilities."""
-    verdicts = np.array([question.verdicts.get(key, np.nan) for question in questions])
-    comparable = (labels >= 0) & ((verdicts == 0) | (verdicts == 1))
-    # the harness compares log-likelihoods in another precision, so near ties may differ
-    differ = int((comparable & (verdicts != (probs.argmax(1) == labels))).sum())
+    verdicts = [question.record.get(key) for question in questions]
+    known = np.array([verdict in (0, 1) for verdict in verdicts]) & is_labelled
+    # The harness compares log-likelihoods in another precision, so near ties may differ.
+    differ = int((known & (np.array([verdict == 1 for verdict in verdicts]) != is_right)).sum())
     if differ:
         logger.warning(
             "%s: %r in the log differs from the result computed from 'target' and the "
@@ -399,13 +301,5 @@ def _compare(
             shown_path(path),
             key,
             differ,
-            int(comparable.sum()),
+            int(known.sum()),
         )
-
-
-def _model_and_task(path: str | Path) -> tuple[str, str]:
-    """Parse the harness's directory and file names; empty strings for other names."""
-    match = _NAME.fullmatch(Path(path).stem)
-    if match is None:
-        return "", ""
-    return Path(path).absolute().parent.name.rpartition("__")[2], match["task"]

@@ -5,16 +5,18 @@ Nothing here guesses whether numbers are logits or probabilities: the caller say
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayeslora.data.formats import check_distinct
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.predictions.columns import Where, is_plain, label_codes, softmax, strings
-from bayeslora.predictions.files import fields_of, is_ours
-from bayeslora.tables.table import Piece, Table
+from bayeslora.plain_text import shown
+from bayeslora.predictions.columns import Where, as_text, is_plain, label_codes, softmax
+from bayeslora.predictions.files import fields_of
+from bayeslora.predictions.sources import Source, is_ours
 
 KINDS = ("probs", "logits")
 IGNORED = -100
@@ -33,8 +35,14 @@ def array_fields(
     names = class_names(classes, matrix.shape[1])
     if kind == "logits":
         softmax(_SOURCE, matrix, names)
-    codes = None if labels is None else _codes(labels, names, len(matrix))
-    return {"probs": matrix, "classes": names, "labels": codes}
+    if labels is None:
+        return {"probs": matrix, "classes": names, "labels": None}
+    texts = _texts(labels, "labels")
+    if len(texts) != len(matrix):
+        raise InputError(f"{len(texts)} labels, but {len(matrix)} rows")
+    if "-1" not in names:
+        texts = [None if text == "-1" else text for text in texts]
+    return {"probs": matrix, "classes": names, "labels": label_codes(_SOURCE, texts, names)}
 
 
 def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None) -> dict[str, Any]:
@@ -61,15 +69,14 @@ def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None
             )
         labels = np.where(labels == IGNORED, -1, labels)
     names = _ordered(classes) if isinstance(classes, Mapping) else classes
-    fields = array_fields(logits, None, names, "logits")
-    return fields | {"labels": labels}
+    return array_fields(logits, None, names, "logits") | {"labels": labels}
 
 
 def class_names(classes: Sequence[Any] | None, number: int) -> tuple[str, ...]:
     """Return class names, such as those of `classes_`, as strings; numbers from 0 if None."""
     if classes is None:
         return tuple(map(str, range(number)))
-    names = tuple(_arrow(classes, "classes").to_pylist())
+    names = tuple(name for name in _texts(classes, "classes") if name is not None)
     if len(names) != number:
         raise InputError(f"{len(names)} classes, but {number} columns of values")
     return names
@@ -100,32 +107,13 @@ def _matrix(values: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
-def _codes(labels: Any, names: Sequence[str], rows: int) -> NDArray[np.int64]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = _arrow(labels, "labels")
-    if len(texts) != rows:
-        raise InputError(f"{len(texts)} labels, but {rows} rows")
-    if "-1" not in names:
-        texts = pc.if_else(pc.equal(texts, "-1"), pa.scalar(None, pa.string()), texts)
-    return label_codes(_SOURCE, texts, names)
-
-
-def _arrow(values: Any, name: str) -> Any:
-    """Return names or indices as Arrow strings; None and NaN as null."""
-    import pyarrow as pa
-
-    try:
-        array = np.asarray(values)
-        plain = array.tolist() if array.dtype.kind in "USO" else array
-        column = pa.array(plain, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(f"{name} must be class names or indices: {error}") from None
-    try:
-        return strings(column)
-    except pa.ArrowException:
-        raise InputError(f"{name} must be class names or indices, got {column.type}") from None
+def _texts(values: Any, name: str) -> list[str | None]:
+    """Return names or indices as texts; None and NaN as None."""
+    plain = values.tolist() if hasattr(values, "tolist") else list(values)
+    wrong = [v for v in plain if not isinstance(v, str | bool | int | float | None)]
+    if wrong:
+        raise InputError(f"{name} must be class names or indices, got {shown(wrong[0])}")
+    return [as_text(value) for value in plain]
 
 
 def is_frame(value: object) -> bool:
@@ -157,21 +145,9 @@ def frame_fields(frame: Any) -> tuple[dict[str, Any], Where]:
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(f"the columns of {source} must have equal length: {error}") from None
-    names = tuple(table.column_names)
-    duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if duplicate is not None:
-        raise InputError(f"{source} has two columns named {duplicate!r}")
-    further = [
-        name for name in names if not is_ours(name) and is_plain(table.schema.field(name).type)
-    ]
-
-    def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        start = 0
-        for batch in table.select([*columns]).combine_chunks().to_batches(rows):
-            arrays = dict(zip(columns, batch.columns, strict=True))
-            yield Piece(arrays, range(start + 1, start + len(batch) + 1), start)
-            start += len(batch)
-
+    names, schema = tuple(table.column_names), table.schema
+    check_distinct(names, source)
     if not len(table):
         raise InputError(f"{source} has no rows")
-    return fields_of(Table(source, names, read, schema=table.schema), further)
+    further = [name for name in names if not is_ours(name) and is_plain(schema.field(name).type)]
+    return fields_of(Source(source, names, lambda _kinds: table, schema=schema), further)

@@ -5,8 +5,8 @@ Seeds are fits that differ only in their random numbers.
 Predictions are grouped if they have the same method name, classes, number of rows, `fit_options`
 and recalibration in the metadata (or none), and distinct seeds. `fit_options` is a hash of
 everything that determines the fit except the seed. The seed is `fit_seed` in the metadata; else the
-one at the end of the name of the file or of a directory above it, such as `lora-seed-1.csv` or
-`lora/seed-1/test.csv`; else `seed` in the metadata, which is often only that of the draws.
+one at the end of the file's name, such as `lora-seed-1.csv`; else `seed` in the metadata, which is
+often only that of the draws.
 
 Methods that share a name are distinguished by their seed or the location of their file.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from bayeslora.io.files import shown_path
+from bayeslora.io.files import STDIN, shown_path
 from bayeslora.plain_text import LABEL_COLUMNS, as_label, clean, display_columns, shorten
 from bayeslora.predictions.record import Predictions
 
@@ -28,7 +28,7 @@ QUESTION_FORMAT = "question_format"
 """Key in the metadata: how questions were answered, by `options` or by `letters`."""
 
 _TELLING = ("fit_options", "recalibration_before", "recalibration")
-_SEED = re.compile(r"(?P<name>.*?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE)
+_SEED = re.compile(r"(?P<name>.+?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,6 @@ class Seeds:
     seeds: tuple[str, ...]
 
 
-def places_of(path: str | Path) -> list[str]:
-    """Return the names of a file and of the directories above it, without seeds.
-
-    The root has no name and is left out; a name that consists of a seed is empty.
-
-    Args:
-        path: Path of a predictions file.
-    """
-    parts = _parts(path)[:-1]
-    matches = [_SEED.fullmatch(part) for part in parts]
-    return [
-        part if seed is None else seed["name"] for part, seed in zip(parts, matches, strict=True)
-    ]
-
-
 def seed_of(
     name: str, metadata: Mapping[str, str], path: str | Path | None = None
 ) -> tuple[str, str]:
@@ -71,24 +56,12 @@ def seed_of(
         metadata: Metadata of the predictions.
         path: The file they were read from, if any.
     """
-    stored = metadata.get("seed", "")
     if "fit_seed" in metadata:
         return name, metadata["fit_seed"]
-    if path is None:
-        return name, stored
-    parts = _parts(path)
-    for index, part in enumerate(parts[:-1]):
-        if match := _SEED.fullmatch(part):
-            method = match["name"] or parts[index + 1]
-            return (method if name == parts[0] else name), match["seed"]
-    return name, stored
-
-
-def _parts(path: str | Path) -> list[str]:
-    """Return the stem of a file and the names of the directories above it, the root's last."""
-    file = Path(path).absolute()
-    above = file.parents if shown_path(file) == str(file) else file.parents[-1:]
-    return [file.stem, *(folder.name for folder in above)]
+    stem = "" if path is None else Path(path).stem
+    if match := _SEED.fullmatch(stem):
+        return (match["name"] if name == stem else name), match["seed"]
+    return name, metadata.get("seed", "")
 
 
 def group_seeds(
@@ -224,7 +197,11 @@ def file_labels(
 
 
 def _places(path: str | Path | None) -> list[str]:
-    return [] if path is None else places_of(path)
+    """Return the stem of a file and the names of the directories above it, the root's last."""
+    if path is None or shown_path(path) == STDIN:
+        return []
+    file = Path(path).absolute()
+    return [file.stem, *(folder.name for folder in file.parents)]
 
 
 def _group_labels(

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.data.formats import open_file, parquet_file
 from bayeslora.errors import InputError
 from bayeslora.io.files import hidden, lock, read_json, real_path, refuse_special, write_json
-from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.writing import write_tables
-from bayeslora.tables.parquet import ROW_GROUP, is_intact, open_parquet
+from bayeslora.predictions.sources import UNCERTAINTIES
+from bayeslora.predictions.writing import ROW_GROUP, write_tables
 
 
 def joined(pieces: Sequence[Predictions]) -> Predictions:
@@ -129,13 +129,13 @@ class PredictionParts:
             write_json(self.folder / _IDENTITY, dict(identity))
 
     def missing(self, count: int) -> list[int]:
-        """Return which of `count` pieces are missing or damaged; none once they are joined."""
+        """Return which of `count` pieces are missing; none once they are joined."""
         if self._joined.is_file():
             return []
-        return [number for number in range(count) if not self._has(number)]
+        return [number for number in range(count) if not self._file(number).is_file()]
 
     def num_finished(self) -> int:
-        """Return the number of pieces, including damaged ones; the joined file counts as one."""
+        """Return the number of pieces; the joined file counts as one."""
         if not self.folder.is_dir():
             return 0
         return sum(_KEPT.fullmatch(file.name) is not None for file in self.folder.iterdir())
@@ -149,8 +149,8 @@ class PredictionParts:
         pieces = sorted(self.folder.glob("[0-9]*.parquet"))
         if not self._joined.is_file():
             schema = _common_schema(pieces)
-            tables = (_completed(_table(piece), schema) for piece in pieces)
-            write_tables(self._joined, schema, _regrouped(tables, ROW_GROUP))
+            tables = (_read(piece, schema) for piece in pieces)
+            write_tables(self._joined, schema, _regrouped(tables))
         for piece in pieces:
             piece.unlink()
         refuse_special(self.out)
@@ -170,10 +170,6 @@ class PredictionParts:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
-
-    def _has(self, number: int) -> bool:
-        file = self._file(number)
-        return file.is_file() and is_intact(file)
 
     def _check_ours(self) -> None:
         if not self.folder.exists():
@@ -201,45 +197,38 @@ class PredictionParts:
         return [key for key, value in identity.items() if known.get(key) != value]
 
 
-def _table(file: Path) -> Any:
-    with open_parquet(file) as parquet:
-        return parquet.read(use_threads=False)
-
-
-def _common_schema(files: Iterable[Path]) -> Any:
+def _common_schema(files: Sequence[Path]) -> Any:
     """Return the schema of the first piece with labels, else of the first piece."""
-    first = None
+    schemas = []
     for file in files:
-        with open_parquet(file, check_whole=False) as parquet:
-            schema = parquet.schema_arrow
-        if "label" in schema.names:
-            return schema
-        first = first or schema
-    return first
+        with parquet_file(open_file(file)) as parquet:
+            schemas.append(parquet.schema_arrow)
+        if "label" in schemas[-1].names:
+            return schemas[-1]
+    return schemas[0]
 
 
-def _completed(table: Any, schema: Any) -> Any:
+def _read(file: Path, schema: Any) -> Any:
     """Return a piece with the columns of `schema`; missing columns are null."""
     import pyarrow as pa
 
+    with parquet_file(open_file(file)) as parquet:
+        table = parquet.read(use_threads=False)
     for name in schema.names:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
     return table.select(schema.names).cast(schema)
 
 
-def _regrouped(tables: Iterable[Any], rows: int) -> Iterator[Any]:
-    """Yield the same rows in tables of `rows` rows; the last may be shorter."""
+def _regrouped(tables: Iterable[Any]) -> Iterator[Any]:
+    """Yield the same rows in tables of `ROW_GROUP` rows; the last may be shorter."""
     import pyarrow as pa
 
-    waiting: list[Any] = []
-    count = 0
+    waiting = None
     for table in tables:
-        waiting.append(table)
-        count += len(table)
-        while count >= rows:
-            merged = pa.concat_tables(waiting)
-            yield merged.slice(0, rows)
-            waiting, count = [merged.slice(rows)], count - rows
-    if count:
-        yield pa.concat_tables(waiting)
+        waiting = table if waiting is None else pa.concat_tables([waiting, table])
+        while len(waiting) >= ROW_GROUP:
+            yield waiting.slice(0, ROW_GROUP)
+            waiting = waiting.slice(ROW_GROUP)
+    if waiting is not None and len(waiting):
+        yield waiting

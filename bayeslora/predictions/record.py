@@ -15,20 +15,50 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayeslora.data.formats import Reading
 from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.plain_text import as_label, counted
+from bayeslora.plain_text import as_label, clean, counted, table_html
 from bayeslora.predictions import checks
 from bayeslora.predictions.checks import COMPUTED
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, row_number
-from bayeslora.predictions.files import UNCERTAINTIES, read_fields
+from bayeslora.predictions.files import read_fields
 from bayeslora.predictions.harness import read_sample_log
 from bayeslora.predictions.in_memory import array_fields, frame_fields, output_fields
-from bayeslora.predictions.predicted_row import SHOWN_ROWS, PredictedRow, rows_html
-from bayeslora.predictions.writing import data_frame, write_fields
-from bayeslora.tables.reading import Reading
+from bayeslora.predictions.sources import UNCERTAINTIES
+from bayeslora.predictions.writing import file_columns, write_fields
 
-# More would not fit a line.
-_SHOWN_CLASSES = 5
+_SHOWN_ROWS, _SHOWN_CLASSES = 10, 5  # more classes would not fit a line
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """The prediction for one row.
+
+    Attributes:
+        id: Name of the row; None if rows have no names.
+        label: Its class; None if unlabelled.
+        prediction: The most probable class.
+        confidence: The probability of that class.
+        probs: The probability of every class that the row has, by name.
+        total: Nats, or None.
+        aleatoric: Nats, or None.
+        epistemic: Nats, or None.
+        scores: Further uncertainties by name, higher = more uncertain.
+        set: The classes in the row's prediction set, or None.
+        columns: Further values by the name of their column; None where unknown.
+    """
+
+    id: str | None
+    label: str | None
+    prediction: str
+    confidence: float
+    probs: Mapping[str, float]
+    total: float | None = None
+    aleatoric: float | None = None
+    epistemic: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    set: tuple[str, ...] | None = None
+    columns: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,9 +182,9 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         """Return an HTML table of the first rows for notebooks."""
-        first = [self._row(row) for row in range(min(len(self), SHOWN_ROWS))]
+        first = [self._row(row) for row in range(min(len(self), _SHOWN_ROWS))]
         rest = f"; the first {len(first)} rows" if len(first) < len(self) else ""
-        return rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
+        return _rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
 
     def _size(self) -> str:
         shown = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
@@ -284,7 +314,13 @@ class Predictions:
         Raises:
             InputError: pandas is not installed; bayeslora does not depend on it.
         """
-        return data_frame(self._fields())
+        try:
+            import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        except ModuleNotFoundError:
+            raise InputError(
+                "to_pandas requires pandas; run `pip install pandas`", code="missing"
+            ) from None
+        return pandas.DataFrame(file_columns(self._fields()))
 
     def _fields(self) -> dict[str, Any]:
         fields = {
@@ -449,3 +485,23 @@ class Predictions:
             raise InputError(f"{source}, {error.named(where)}") from None
         except InputError as error:
             raise error.within(source) from None
+
+
+def _rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
+    """Return an HTML table of rows for a notebook; columns without any value are omitted.
+
+    Args:
+        caption: Caption of the table.
+        rows: The rows to show, in order.
+    """
+    columns: dict[str, list[str | None]] = {
+        "label": [row.label for row in rows],
+        "prediction": [row.prediction for row in rows],
+        "confidence": [f"{row.confidence:.3f}" for row in rows],
+        "epistemic": [None if row.epistemic is None else f"{row.epistemic:.3g}" for row in rows],
+    }
+    shown = {name: values for name, values in columns.items() if any(values)}
+    names = [str(index) if row.id is None else row.id for index, row in enumerate(rows)]
+    cells = zip(names, *shown.values(), strict=True)
+    texts = [["" if cell is None else as_label(cell) for cell in row] for row in cells]
+    return table_html(clean(caption), ("", *shown), texts)

@@ -11,43 +11,42 @@ import numpy as np
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import atomic_file
-from bayeslora.predictions.files import FORMAT_VERSION, UNCERTAINTIES
-from bayeslora.tables.parquet import PREFIX, write_sealed
+from bayeslora.predictions.sources import FORMAT_VERSION, PREFIX, UNCERTAINTIES
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Suffixes of predictions files to write."""
 
-_PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
+ROW_GROUP = 65_536  # rows; of 150 columns 80 MB
 
 
-def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[str, str]) -> Any:
-    """Return columns as a `pyarrow.Table`.
+def write_fields(fields: Mapping[str, Any], path: str | Path) -> None:
+    """Write a `.parquet`, `.csv` or `.jsonl` file; see `Predictions.save`.
 
     Args:
-        path: The target file, for error messages.
-        columns: Equally long arrays or lists by name, in order. Lists hold texts and None; masked
-            values of an array become null.
-        metadata: Stored in the schema under `bayeslora.<key>`.
+        fields: Fields of `Predictions` by name, with `prediction` and `confidence`.
+        path: The target file.
 
     Raises:
-        InputError: A text is not valid Unicode.
+        InputError: The suffix is none of the three, or a name is not valid Unicode.
     """
     import pyarrow as pa
 
-    tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
+    file_kind(path)
+    metadata = fields["metadata"] | {
+        "format_version": str(FORMAT_VERSION),
+        "name": fields["name"],
+        "classes": json.dumps(fields["classes"], ensure_ascii=False),
+    }
     try:
         # Without a type, a list of None only would become a null column.
-        arrays = {
-            name: pa.array(values, pa.string())
-            if isinstance(values, list)
-            else pa.array(values.data, mask=values.mask)
-            if isinstance(values, np.ma.MaskedArray)
-            else values
-            for name, values in columns.items()
+        columns = {
+            name: pa.array(values, pa.string()) if isinstance(values, list) else pa.array(values)
+            for name, values in file_columns(fields).items()
         }
-        return pa.table(arrays).replace_schema_metadata(tagged)
+        table = pa.table(columns, metadata={f"{PREFIX}{k}": v for k, v in metadata.items()})
     except UnicodeEncodeError as error:
         raise InputError(f"{path}: a name or label is not valid Unicode: {error}") from None
+    write_tables(path, table.schema, [table])
 
 
 def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
@@ -64,18 +63,25 @@ def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
     kind = file_kind(path)
     import pyarrow as pa
     import pyarrow.csv
+    import pyarrow.parquet as pq
 
     with atomic_file(path) as temporary:
-        if kind == ".csv":
-            with pa.csv.CSVWriter(temporary, schema) as writer:
-                for table in tables:
-                    writer.write_table(table)
-        elif kind == ".jsonl":
-            _write_lines(
-                (batch for table in tables for batch in table.to_batches(_PIECE)), temporary
-            )
-        else:
-            write_sealed(temporary, schema, tables)
+        if kind == ".jsonl":
+            with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                for batch in (batch for table in tables for batch in table.to_batches(ROW_GROUP)):
+                    rows = (json.dumps(row, ensure_ascii=False) for row in batch.to_pylist())
+                    out.writelines(f"{row}\n" for row in rows)
+            return
+        # A dictionary of mostly distinct numbers is larger than the numbers.
+        texts = [field.name for field in schema if not pa.types.is_floating(field.type)]
+        writer = (
+            pa.csv.CSVWriter(temporary, schema)
+            if kind == ".csv"
+            else pq.ParquetWriter(temporary, schema, use_dictionary=texts, write_page_checksum=True)
+        )
+        with writer:
+            for table in tables:
+                writer.write_table(table, ROW_GROUP)
 
 
 def file_kind(path: str | Path) -> str:
@@ -90,50 +96,6 @@ def file_kind(path: str | Path) -> str:
             f"{path}: the predictions file must end in .parquet, .csv or .jsonl, got {suffix!r}"
         )
     return suffix
-
-
-def _write_lines(batches: Iterable[Any], path: Path) -> None:
-    """Write `pyarrow.RecordBatch`es as one JSON object per row; numbers are stored exactly."""
-    with path.open("w", encoding="utf-8", newline="\n") as out:
-        for batch in batches:
-            rows = (
-                json.dumps(row, ensure_ascii=False, allow_nan=False) for row in batch.to_pylist()
-            )
-            out.writelines(f"{row}\n" for row in rows)
-
-
-def write_fields(fields: Mapping[str, Any], path: str | Path) -> None:
-    """Write a `.parquet`, `.csv` or `.jsonl` file; see `Predictions.save`.
-
-    Args:
-        fields: Fields of `Predictions` by name, with `prediction` and `confidence`.
-        path: The target file.
-
-    Raises:
-        InputError: The suffix is none of the three, or a name is not valid Unicode.
-    """
-    fixed = {
-        "format_version": str(FORMAT_VERSION),
-        "name": fields["name"],
-        "classes": json.dumps(fields["classes"], ensure_ascii=False),
-    }
-    table = as_table(path, file_columns(fields), {**fields["metadata"], **fixed})
-    write_tables(path, table.schema, [table])
-
-
-def data_frame(fields: Mapping[str, Any]) -> Any:
-    """Return a `pandas.DataFrame` with the columns of the file; see `Predictions.to_pandas`.
-
-    Raises:
-        InputError: pandas is not installed.
-    """
-    try:
-        import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ModuleNotFoundError:
-        raise InputError(
-            "to_pandas requires pandas; run `pip install pandas`", code="missing"
-        ) from None
-    return pandas.DataFrame(file_columns(fields))
 
 
 def file_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

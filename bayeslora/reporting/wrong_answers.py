@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bayeslora.data.images import thumbnail
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
 from bayeslora.reporting.blocks import Block, Details, Example, Prose
 from bayeslora.reporting.text import certain, named
-from bayeslora.tables.images import thumbnail
 
 MOST = 10
 """Most rows shown per method."""

@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.perturbation import ascend, open_inputs
+from bayeslora.data.corruptions import Corruption, corrupted
 from bayeslora.engine.network import Network
 from bayeslora.engine.training.episodes import Episode, draw_episode, mix
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
-from bayeslora.tasks.corruptions import Corruption, corrupted
 from benchmarks.amt.settings import Setting
 
 Mixture = tuple[float, ...]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import bayeslora as bl
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.known import load_known
+from bayeslora.data.examples import Examples
+from bayeslora.data.known import load_known
 
 PARTS = ("train", "validation", "test")
 """Classes for meta-tuning, for choices, and for scores; no class is in two parts."""

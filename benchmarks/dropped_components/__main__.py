@@ -22,7 +22,7 @@ from bayeslora.adapters.corda import corda
 from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.backbones.embedded import embedded_directory
-from bayeslora.tasks.known import DATA_VARIABLE
+from bayeslora.data.known import DATA_VARIABLE
 from benchmarks.dropped_components.summary import (
     DROPPED,
     KEY,

@@ -23,11 +23,11 @@ from transformers import (
 
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.data.examples import encode_labels
+from bayeslora.data.splits import stratified_split
 from bayeslora.io.directories import atomic_directory
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
-from bayeslora.tasks.examples import encode_labels
-from bayeslora.tasks.splits import stratified_split
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results

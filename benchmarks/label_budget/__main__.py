@@ -200,9 +200,9 @@ import torch
 
 from bayeslora import BayesianClassifier, evaluate, register_adapter
 from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.data.examples import Examples
 from bayeslora.engine.training.final_fit import scale_logits
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
-from bayeslora.tasks.examples import Examples
 from benchmarks.label_budget.gradient_start import GradientPoLAR
 from benchmarks.label_budget.methods import BACKBONES, KEY, METHODS
 from benchmarks.label_budget.summary import write_table

@@ -19,8 +19,8 @@ from torch import Tensor
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.spectrum import drift, stable_rank
 from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.data.known import DATA_VARIABLE
 from bayeslora.options import as_mapping
-from bayeslora.tasks.known import DATA_VARIABLE
 from benchmarks.lib.adapter_arms import Arm, Setting, Trainee
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.causal_lm import (

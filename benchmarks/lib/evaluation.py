@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.examples import Examples, encode_labels
 from bayeslora.engine.build import build_network, last_layer
 from bayeslora.engine.fitted.card import method_notes
 from bayeslora.engine.network import Network
@@ -27,7 +28,6 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.options import Ensemble, MCDropout
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import Examples, encode_labels
 from benchmarks.lib.experiment_data import ExperimentData
 
 State = Mapping[str, Tensor]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bayeslora.tasks.examples import Examples, class_names
-from bayeslora.tasks.newsgroups import load_newsgroups
+from bayeslora.data.examples import Examples, class_names
+from bayeslora.data.newsgroups import load_newsgroups
 
 NEAR, FAR = "near", "far"
 

@@ -15,10 +15,10 @@ from bayeslora import MLE
 from bayeslora.adapters.options import LoRA
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.examples import Examples
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import num_passes
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import Examples
 from benchmarks.lib.detection import detections
 from benchmarks.lib.experiment_data import ExperimentData
 

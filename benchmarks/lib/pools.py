@@ -12,18 +12,18 @@ import numpy as np
 from bayeslora import BayesianClassifier
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.experiments.rows import drawn
-from bayeslora.tasks.examples import (
+from bayeslora.data.examples import (
     Examples,
     class_names,
     joined,
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import load_known
-from bayeslora.tasks.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
-from bayeslora.tasks.readers import load_examples
+from bayeslora.data.known import load_known
+from bayeslora.data.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
+from bayeslora.data.read import load_examples
+from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.experiments.rows import drawn
 
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size

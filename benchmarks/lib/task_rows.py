@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import unknown_choice
-from bayeslora.tasks.examples import (
+from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import load_known
-from bayeslora.tasks.splits import stratified_sample, stratified_split
+from bayeslora.data.known import load_known
+from bayeslora.data.splits import stratified_sample, stratified_split
+from bayeslora.errors import unknown_choice
 from benchmarks.lib.experiment_data import FAR, ExperimentData, newsgroups
 
 # Options of the reports that do not study the reading: all layers, raw texts, no prior mean.

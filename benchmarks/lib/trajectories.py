@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayeslora import VBLL, links, options
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.examples import data_hash
 from bayeslora.engine.network import Network
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Training, train_network
@@ -26,7 +27,6 @@ from bayeslora.io.files import read_json, write_json
 from bayeslora.logits import Logits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.tasks.examples import data_hash
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 

@@ -26,6 +26,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bayeslora import VBLL
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.examples import Examples, class_names, encode_labels
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.starts import LinearProbe
@@ -36,8 +38,6 @@ from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.tasks.examples import Examples, class_names, encode_labels
-from bayeslora.tasks.splits import stratified_sample
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import clinc, new_classifier, pools_of
 from benchmarks.lib.results import Results, Row

@@ -38,6 +38,15 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.emtal import GatedUnits
 from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.data.examples import (
+    Examples,
+    encode_labels,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.data.known import load_known
+from bayeslora.data.splits import stratified_sample
+from bayeslora.data.union import TASK, class_of, counts, named, union, union_classes
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
@@ -50,15 +59,6 @@ from bayeslora.metrics.top_label import top_label
 from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.options import MLE
-from bayeslora.tasks.examples import (
-    Examples,
-    encode_labels,
-    without_duplicates,
-    without_overlap,
-)
-from bayeslora.tasks.known import load_known
-from bayeslora.tasks.splits import stratified_sample
-from bayeslora.tasks.union import TASK, class_of, counts, named, union, union_classes
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.multi_task.report import write_report

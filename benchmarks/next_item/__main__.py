@@ -26,8 +26,8 @@ import torch
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.movielens import load_movielens
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.movielens import load_movielens
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.next_item import groups

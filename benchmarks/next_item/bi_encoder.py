@@ -26,11 +26,11 @@ from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.options import ILoRA, LoRA
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
+from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LengthBatchSampler
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import LETTERS, Examples
 from benchmarks.next_item.rows import Items, truth
 
 MAX_LENGTH = 160

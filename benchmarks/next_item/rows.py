@@ -9,8 +9,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.tasks.examples import LETTERS, Examples
-from bayeslora.tasks.movielens import liked_films, load_movielens
+from bayeslora.data.examples import LETTERS, Examples
+from bayeslora.data.movielens import liked_films, load_movielens
 
 Array = NDArray[np.float64]
 

@@ -48,7 +48,7 @@ def write_summary(out: Path) -> None:
     settings = next(iter(Results(out, KEY).rows(part=ARM)), {})
     parts = [
         "# Instance-wise adapters: which film next?\n\n"
-        "MovieLens-100K as `bayeslora.tasks.movielens` reads it: ten liked films of a user, then "
+        "MovieLens-100K as `bayeslora.data.movielens` reads it: ten liked films of a user, then "
         "the next one among 19 that the user never liked; the last film of each of 847 users is "
         "the test, uniform guessing has HR@1 .050 and NLL 2.996. MiniLM (22M parameters) as a "
         "bi-encoder: the titles of the history through the adapted backbone, those of the "

@@ -26,11 +26,11 @@ from bayeslora.backbones.encoder import pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
+from bayeslora.data.examples import Examples, class_names, encode_labels
 from bayeslora.engine.build import last_layer
 from bayeslora.io.files import atomic_file
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import Mahalanobis, NearestRows
-from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, drawn, frame_tokens, pools_of

@@ -53,13 +53,13 @@ import numpy as np
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
-from bayeslora.metrics.ood import detection, sorted_by_uncertainty
-from bayeslora.tasks.examples import (
+from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
 )
-from bayeslora.tasks.splits import stratified_split
+from bayeslora.data.splits import stratified_split
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import (
     _BATCH,

@@ -27,10 +27,10 @@ from bayeslora import BayesianClassifier
 from bayeslora.backbones.depth import read_as_asked, usual_depth
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
+from bayeslora.data.examples import class_names, encode_labels
 from bayeslora.engine.build import SHARES, best_depth
 from bayeslora.errors import InputError
 from bayeslora.io.files import atomic_file
-from bayeslora.tasks.examples import class_names, encode_labels
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.results import Results

@@ -13,8 +13,8 @@ from statistics import fmean
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.examples import class_names
 from bayeslora.io.files import atomic_file
-from bayeslora.tasks.examples import class_names
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.task_rows import TASKS

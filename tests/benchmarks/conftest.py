@@ -6,8 +6,8 @@ from tiny import tiny_llama, toy_rows
 from bayeslora import VBLL
 from bayeslora.adapters.options import PoLAR
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import read_labelled
-from bayeslora.tasks.columns import DataColumns
 from benchmarks.lib.evaluation import FitSpec
 from benchmarks.lib.experiment_data import FAR, ExperimentData
 

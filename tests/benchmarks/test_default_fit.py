@@ -4,8 +4,8 @@ import pytest
 from tiny import tiny_llama, toy_rows
 
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import read_rows
-from bayeslora.tasks.columns import DataColumns
 from benchmarks.default_fit.__main__ import ABLATION, DEFAULT, METHODS, RIVAL, fit, write
 from benchmarks.lib.pools import Pools
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from refusal import refused
 
-from bayeslora.tasks.newsgroups import DISTRIBUTION
+from bayeslora.data.newsgroups import DISTRIBUTION
 from benchmarks.lib import task_rows
 from benchmarks.lib.experiment_data import FAR, NEAR
 

@@ -4,8 +4,8 @@ import pytest
 from tiny import tiny_llama, toy_rows
 
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import read_rows
-from bayeslora.tasks.columns import DataColumns
 from benchmarks.label_budget.__main__ import fit
 from benchmarks.label_budget.summary import differences
 from benchmarks.lib.pools import Pools

@@ -6,8 +6,8 @@ import pytest
 from tiny import tiny_bert, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.tasks.readers import load_examples
-from bayeslora.tasks.union import TASK
+from bayeslora.data.read import load_examples
+from bayeslora.data.union import TASK
 from benchmarks.lib.results import Results
 from benchmarks.multi_task import __main__ as study
 from benchmarks.multi_task import report

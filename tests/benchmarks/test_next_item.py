@@ -6,8 +6,8 @@ import torch
 from tiny import TOPICS, tiny_bert
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.readers import load_examples
+from bayeslora.data.examples import Examples
+from bayeslora.data.read import load_examples
 from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import IN_DIRECTION, NOT_RUN
 from benchmarks.next_item import bi_encoder, groups, summary

@@ -12,9 +12,9 @@ import tiny
 from bayeslora import options
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
+from bayeslora.data.read import load_examples
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, resolve_posterior
-from bayeslora.tasks.readers import load_examples
 from bayeslora.testing.last_layer import toy
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.adapter_grid import __main__ as adapter_grid

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.tasks.readers import load_examples
+from bayeslora.data.read import load_examples
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.regimes import __main__ as regimes

@@ -11,8 +11,8 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, check_parts, fitted, load, new, same
 
 import bayeslora as bl
+from bayeslora.data.read import load_examples
 from bayeslora.engine.fitted.pieces import Drawing
-from bayeslora.tasks.readers import load_examples
 
 
 def test_predictions_carry_everything(shared):

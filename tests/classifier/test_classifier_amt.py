@@ -51,7 +51,7 @@ def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
 
 
 def bl_examples(rows):
-    from bayeslora.tasks.readers import load_examples
+    from bayeslora.data.read import load_examples
 
     return load_examples(rows)
 

@@ -12,10 +12,10 @@ from usage import TEST, new
 import bayeslora as bl
 from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
+from bayeslora.data.read import load_examples
 from bayeslora.engine.fitted.attack import _Piece, attacked
 from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import Attack, Robustness
-from bayeslora.tasks.readers import load_examples
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

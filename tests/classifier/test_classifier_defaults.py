@@ -8,8 +8,8 @@ from usage import new, toy_rows
 import bayeslora as bl
 from bayeslora import classifier
 from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.data.examples import Examples
 from bayeslora.engine import fit as procedure
-from bayeslora.tasks.examples import Examples
 
 pytestmark = pytest.mark.usefixtures("beside_nothing", "default_epochs")
 

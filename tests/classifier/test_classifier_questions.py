@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bayeslora as bl
 from bayeslora.cli import main
+from bayeslora.data.examples import data_hash
+from bayeslora.data.questions import with_shuffled_options
+from bayeslora.data.read import load_examples
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.tasks.examples import data_hash
-from bayeslora.tasks.questions import with_shuffled_options
-from bayeslora.tasks.readers import load_examples
 
 FORMATS = ("letters", "options")
 SHORT = {"nuts": "nuts:num_chains=1,num_warmup=60,num_samples=60", "vbll": "vbll:prior_scale=2"}

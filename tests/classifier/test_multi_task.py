@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import load_examples
 from bayeslora.errors import InputError
-from bayeslora.tasks.readers import load_examples
 
 LORA = "lora:r=2,num_layers=2"
 
@@ -196,6 +197,27 @@ def test_bad_tasks_are_refused_before_a_model_is_loaded(train, validation, name)
     with pytest.raises(InputError) as caught:
         clf.fit(train, validation, epochs=1)
     assert name in str(caught.value)
+
+
+def test_a_label_of_another_task_is_refused_and_leaves_nothing(backbone, tmp_path):
+    clf = fitted(backbone)
+    wrong = [{**row, "task": "topic", "label": "animal: yes"} for row in toy_rows(3)]
+    with refused("input", "row 1", "label", "animal: yes"):
+        clf.predict_to_file(wrong, tmp_path / "p.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pieces_are_deleted_if_the_first_is_refused(backbone, tmp_path, monkeypatch):
+    clf = fitted(backbone)
+
+    def refuse(*_args, **_options):
+        raise bl.InputError("refused")
+        yield
+
+    monkeypatch.setattr("bayeslora.engine.fitted.pieces.predict_pieces", refuse)
+    with refused("input", "refused"):
+        clf.predict_to_file({"topic": toy_rows(3)}, tmp_path / "p.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_task_has_to_be_named_and_known_in_prediction(backbone):

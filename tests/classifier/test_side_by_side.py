@@ -8,8 +8,8 @@ from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
 from bayeslora import NUTS
+from bayeslora.data.splits import stratified_folds
 from bayeslora.posteriors.registry import COMPARED
-from bayeslora.tasks.splits import stratified_folds
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
 

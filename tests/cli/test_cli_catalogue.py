@@ -7,10 +7,10 @@ import torch
 from bayeslora import __version__
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal import CONFORMAL
+from bayeslora.data.known import KNOWN_TASKS
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
-from bayeslora.tasks.known import KNOWN_TASKS
 
 
 def test_tasks_lists_every_known_task(run):

@@ -14,12 +14,12 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import open_examples
 from bayeslora.engine import data as checked_rows
 from bayeslora.engine.fitted import load
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.readers import open_examples
 
 ROWS = 30
 

@@ -8,6 +8,8 @@ from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
 from bayeslora.adapters.options import PoLAR
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.rows import prepare
@@ -15,8 +17,6 @@ from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Loop, Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import encode_labels
 
 POLAR = PoLAR(r=4, num_layers=2)
 # GRADIENT is the published alternation, with every option that a test refers to. QUICK is the

@@ -15,10 +15,10 @@ from bayeslora import MLE
 from bayeslora.adapters.corda import corda
 from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.stats import load_moments, second_moments
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import load_examples
 from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter, read_texts
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.readers import load_examples
 
 CORDA = CorDA(r=4, num_layers=2)
 CONTEXT = tuple(row["text"] for row in toy_rows(40, 8))

@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import load_examples
 from bayeslora.engine.training.starts import best_factor, lens, varied
-from bayeslora.tasks.readers import load_examples
 
 F64 = torch.float64
 ROWS = toy_rows(24)

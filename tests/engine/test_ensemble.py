@@ -11,6 +11,7 @@ from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.plan import Plan, TrainingData
@@ -20,7 +21,6 @@ from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
 from bayeslora.posteriors.weights.mc_dropout import MCDropoutDraws
-from bayeslora.tasks.columns import DataColumns
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)

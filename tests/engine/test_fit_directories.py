@@ -10,6 +10,9 @@ from crashes import survivors
 from refusal import refused
 from tiny import toy_rows
 
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import data_hash
+from bayeslora.data.read import load_examples
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.training.checkpoints import (
     claim,
@@ -18,9 +21,6 @@ from bayeslora.engine.training.checkpoints import (
 )
 from bayeslora.errors import InputError
 from bayeslora.io.files import remove
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import data_hash
-from bayeslora.tasks.readers import load_examples
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}

@@ -9,12 +9,12 @@ from refusal import refused
 from tiny import tiny_llama
 
 from bayeslora import VBLL, BayesianClassifier, Laplace, LaplaceLoRA
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import data_hash
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.plan import TrainingData
 from bayeslora.errors import InputError
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import data_hash
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
 ROWS = [

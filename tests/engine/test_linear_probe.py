@@ -18,6 +18,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import embedded
 from bayeslora.backbones.load import load_backbone
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import load_examples
 from bayeslora.engine import baselines, choose_backbone, cross_validation
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.training.starts import (
@@ -29,7 +30,6 @@ from bayeslora.engine.training.starts import (
 from bayeslora.engine.training_options import STAGES
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.posteriors.features import Features
-from bayeslora.tasks.readers import load_examples
 
 
 def blobs(classes, per_class, spread, size=12, seed=0):

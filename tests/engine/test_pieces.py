@@ -6,9 +6,9 @@ import tiny
 import torch
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import load_examples
 from bayeslora.engine import data as checked_rows
 from bayeslora.predictions.parts import joined
-from bayeslora.tasks.readers import load_examples
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from bayeslora import MLE, LoRA
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine import progress as bars
 from bayeslora.engine.data import encode_for, read_labelled, read_rows
 from bayeslora.engine.fit_checks import with_training
@@ -16,7 +17,6 @@ from bayeslora.engine.plan import Plan, TrainingData
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.tasks.columns import DataColumns
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import pytest
 from refusal import refused
 
 import bayeslora as bl
+from bayeslora.data.examples import class_names, encode_labels
+from bayeslora.data.read import load_examples
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells, run, store, workers
 from bayeslora.experiments import search as searching
@@ -22,8 +24,6 @@ from bayeslora.experiments.store import Store
 from bayeslora.experiments.summary import summary_text
 from bayeslora.experiments.workers import Job, compute
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import class_names, encode_labels
-from bayeslora.tasks.readers import load_examples
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

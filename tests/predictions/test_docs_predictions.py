@@ -18,7 +18,7 @@ def test_the_snippets_run_one_after_another(tmp_path, monkeypatch, capsys):
     if not PAGE.is_file():
         pytest.skip("docs/ is not beside tests/")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 4
     output = SimpleNamespace(predictions=np.eye(3), label_ids=np.arange(3))
     names = {
         "trainer": SimpleNamespace(predict=lambda data: output),

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora.predictions import writing
 from bayeslora.predictions.record import Predictions
 
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -91,11 +90,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     random_predictions(3, ["a", "b"]).save(path)
     before = path.read_bytes()
 
-    def full_disk(where, *_):
+    def full_disk(where, *_, **_options):
         where.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(writing, "write_sealed", full_disk)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter", full_disk)
     with pytest.raises(OSError, match="no space left"):
         random_predictions(3, ["c", "d"]).save(path)
     assert path.read_bytes() == before
@@ -220,6 +219,23 @@ def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, named):
         read_csv(tmp_path, text)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("nested", [{"a": 0.9, "b": 0.1}, [0.9, 0.1]])
+def test_probabilities_in_two_forms_are_refused(tmp_path, suffix, nested):
+    path = tmp_path / f"p{suffix}"
+    write_columns(path, {"prob_a": [0.1], "prob_b": [0.9], "probs": [nested]})
+    with refused("input", f"p{suffix}", "'probs'", "prob_"):
+        Predictions.load(path)
+
+
+def test_a_later_row_with_probabilities_in_another_form_is_refused(tmp_path):
+    path = tmp_path / "p.jsonl"
+    row = {"prob_a": 0.1, "prob_b": 0.9}
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'probs': {'a': 1, 'b': 0}})}\n")
+    with refused("input", "row 2", "'probs'"):
+        Predictions.load(path)
+
+
 def test_unreadable_files_are_named(tmp_path):
     with refused("input", "none.parquet"):
         Predictions.load(tmp_path / "none.parquet")
@@ -281,7 +297,7 @@ def test_set_columns_of_some_classes_alone_are_other_columns(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("0.5", "row 3, column 'set_b': 0.5"),
+        ("0.5", "row 3, column 'set_b': '0.5'"),
         ("yes", "row 3, column 'set_b': 'yes'"),
     ],
 )

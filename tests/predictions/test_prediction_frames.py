@@ -11,7 +11,7 @@ import pytest
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.predictions.predicted_row import PredictedRow
+from bayeslora.predictions.record import PredictedRow
 
 CLASSES = ("ham", "spam", "egg")
 

@@ -110,7 +110,7 @@ def test_an_id_that_is_no_text_is_refused(tmp_path, value):
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
-    with refused("input", "row 2", "0xe9", "67", "UTF-8"):
+    with refused("input", "row 2", "0xe9", "UTF-8"):
         Predictions.load(path)
 
 
@@ -128,7 +128,7 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     )
     path = tmp_path / f"p{suffix}"
     made.save(path)
-    monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.sources._PIECE", 3)
     loaded = Predictions.load(path, columns=["source"])
     assert np.array_equal(loaded.probs, made.probs)
     assert np.array_equal(loaded.labels, made.labels)
@@ -150,7 +150,7 @@ def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monk
     else:
         lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
         path.write_text("\n".join(lines))
-    monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.sources._PIECE", 3)
     with refused("input", "row 8, column 'logit_a': inf"):
         Predictions.load(path)
 

@@ -43,21 +43,20 @@ def test_what_may_be_something_else_stays_apart(others):
     [
         ("lora-seed-1.csv", None, ("lora", "1")),
         ("lora_seed12.csv", None, ("lora", "12")),
-        ("runs/lora/seed-3/test.csv", None, ("lora", "3")),
-        ("runs/lora/seed-3/predictions/test.parquet", None, ("lora", "3")),
-        ("runs/lora-seed-3/predictions/test.parquet", "polar", ("polar", "3")),
+        ("runs/lora/seed-3/test.csv", None, ("test", "")),
+        ("runs/lora-seed-3.csv", "polar", ("polar", "3")),
         ("reseed.csv", None, ("reseed", "")),
         ("lora-seed-1b.csv", None, ("lora-seed-1b", "")),
         ("test.csv", None, ("test", "")),
     ],
 )
-def test_a_path_says_the_seed_where_nothing_is_stored(path, name, expected):
+def test_the_name_of_a_file_says_the_seed_where_nothing_is_stored(path, name, expected):
     stem = path.rpartition("/")[2].partition(".")[0]
     assert seed_of(name or stem, {}, f"/data/{path}") == expected
 
 
-def test_the_seed_of_the_fit_wins_over_the_path_and_the_path_over_the_seed_of_the_draws():
-    path = "/data/lora/seed-3/test.parquet"
+def test_the_seed_of_the_fit_wins_over_the_file_and_the_file_over_the_seed_of_the_draws():
+    path = "/data/lora-seed-3.parquet"
     assert seed_of("lora", {"fit_seed": "1", "seed": "0"}, path) == ("lora", "1")
     assert seed_of("lora", {"seed": "0"}, path) == ("lora", "3")
     assert seed_of("lora", {"seed": "0"}, "/data/test.parquet") == ("lora", "0")
@@ -66,12 +65,9 @@ def test_the_seed_of_the_fit_wins_over_the_path_and_the_path_over_the_seed_of_th
 
 def test_gathered_methods_know_their_seed(tmp_path):
     for seed in (1, 0):
-        folder = tmp_path / "lora" / f"seed-{seed}"
-        folder.mkdir(parents=True)
-        made().save(folder / "test.csv")
+        made().save(tmp_path / f"lora-seed-{seed}.csv")
     made("plain").save(tmp_path / "plain.csv")
-    files = [tmp_path / "lora" / "seed-1" / "test.csv", tmp_path / "plain.csv"]
-    files.append(tmp_path / "lora" / "seed-0" / "test.csv")
+    files = [tmp_path / f"{name}.csv" for name in ("lora-seed-1", "plain", "lora-seed-0")]
     methods = gather(files)
     pairs = [(method.group, method.seed) for method in methods]
     assert pairs == [("lora", "1"), ("plain", ""), ("lora", "0")]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bayeslora.checkpoint import ModelRecord
-    from bayeslora.tasks.columns import DataColumns
+    from bayeslora.data.columns import DataColumns
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
 
@@ -221,7 +221,7 @@ def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
 def _settle_task(args: argparse.Namespace) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
     from bayeslora.backbones.template import check_prompt
-    from bayeslora.tasks.description import is_description, read_description
+    from bayeslora.data.read import is_description, read_description
 
     if is_description(args.task):
         if args.template is None:

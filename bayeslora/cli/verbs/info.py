@@ -215,7 +215,7 @@ def _embedded(name: str) -> str:
 
 
 def _newsgroups() -> str:
-    from bayeslora.tasks.newsgroups import DISTRIBUTION, INSTALL
+    from bayeslora.data.newsgroups import DISTRIBUTION, INSTALL
 
     installed = _version(DISTRIBUTION)
     return (

@@ -37,10 +37,10 @@ from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
+    from bayeslora.data.read import ExampleStream
     from bayeslora.engine.data import CheckedRows
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.record import Predictions
-    from bayeslora.tasks.stream import ExampleStream
 
 SUMMARY = "predict class probabilities and uncertainties, and write them to a file"
 
@@ -96,11 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
+    from bayeslora.data.corruptions import Corruption, corrupted_stream
     from bayeslora.engine.data import CheckedRows
     from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
-    from bayeslora.tasks.corruptions import Corruption, corrupted_stream
 
     world, parts = current(), PredictionParts(args.out)
     world.first(parts.sweep)
@@ -135,9 +135,9 @@ def run(args: argparse.Namespace) -> None:
 
     rows = world.first_then_all(checked)
 
+    from bayeslora.data.union import TASK
     from bayeslora.engine.fitted.card import method_name
     from bayeslora.engine.fitted.load import saved_model
-    from bayeslora.tasks.union import TASK
 
     overwrite = bool(args.overwrite)
     world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
@@ -173,7 +173,7 @@ def _opened(
     if not record.tasks:
         return open_rows(str(files), args, columns, keep=args.keep)
 
-    from bayeslora.tasks.stream import stream_of
+    from bayeslora.data.read import stream_of
 
     return stream_of(read_of_tasks(files, args, columns, record, keep=args.keep))
 
@@ -216,8 +216,8 @@ def _scores_by_task(predictions: Predictions) -> dict[str, Scores]:
     """
     import numpy as np
 
+    from bayeslora.data.union import TASK
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.tasks.union import TASK
 
     names = np.asarray(predictions.columns[TASK])
     return {

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print one entry per task: name, description and splits; MMLU is one entry."""
-    from bayeslora.tasks.known import DATA_VARIABLE, KNOWN_TASKS
+    from bayeslora.data.known import DATA_VARIABLE, KNOWN_TASKS
 
     if args.json:
         print_json([{"name": key, **dataclasses.asdict(task)} for key, task in KNOWN_TASKS.items()])

@@ -19,6 +19,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
+from bayeslora.data.examples import Examples
 from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
@@ -27,10 +28,9 @@ from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
-from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.examples import Examples
+from bayeslora.predictions.sources import UNCERTAINTIES
 
 _PIECE = 32
 """Rows attacked together."""

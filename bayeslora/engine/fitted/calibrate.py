@@ -15,6 +15,9 @@ from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_rows, class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples, class_names, data_hash
+from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import encode_for, format_of
@@ -33,9 +36,6 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names, data_hash
-from bayeslora.tasks.splits import split_examples
 
 logger = logging.getLogger(__name__)
 

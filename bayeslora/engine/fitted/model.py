@@ -18,6 +18,9 @@ from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples, data_hash, dropped_by_split
+from bayeslora.data.union import TASK
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
 from bayeslora.engine.data import (
     classes_for,
@@ -60,9 +63,6 @@ from bayeslora.posteriors.registry import (
 from bayeslora.predictions.names import QUESTION_FORMAT
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, data_hash, dropped_by_split
-from bayeslora.tasks.union import TASK
 
 logger = logging.getLogger(__name__)
 

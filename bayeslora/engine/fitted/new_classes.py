@@ -12,6 +12,12 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.checkpoint import ADAPTED
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import (
+    Examples,
+    class_names,
+    encode_labels,
+)
 from bayeslora.engine.build import check_last_layer
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import fit_frozen
@@ -25,12 +31,6 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import build_head, provider
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import (
-    Examples,
-    class_names,
-    encode_labels,
-)
 
 
 def for_new_classes(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import library_versions
+from bayeslora.data.examples import Examples
+from bayeslora.data.questions import question_columns
 from bayeslora.engine import data
 from bayeslora.engine.data import (
     CheckedRows,
@@ -29,6 +31,7 @@ from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
+from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
@@ -38,8 +41,6 @@ from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.questions import question_columns
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.model import FittedModel
@@ -225,10 +226,15 @@ def predict_to_file(
         made = predict_pieces(
             fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
-        for predictions, number in zip(made, missing, strict=True):
-            notes = {**predictions.metadata, **rows.stream.notes}
-            noted = predictions.replace(metadata=notes)
-            world.first(partial(parts.add, number, noted))
+        try:
+            for predictions, number in zip(made, missing, strict=True):
+                notes = {**predictions.metadata, **rows.stream.notes}
+                noted = predictions.replace(metadata=notes)
+                world.first(partial(parts.add, number, noted))
+        except InputError:
+            if not parts.num_finished():  # the same command would be refused again
+                parts.remove()
+            raise
         world.first(parts.finish)
 
 

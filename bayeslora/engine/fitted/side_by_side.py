@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import drawing_of, fit_head
@@ -30,7 +31,6 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
-from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.model import FittedModel

@@ -21,6 +21,8 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples
 from bayeslora.engine.data import read_rows
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
@@ -30,8 +32,6 @@ from bayeslora.io.cache import SECOND_MOMENTS, kept_file, make_room, mark_used, 
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights
-from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ from torch.nn.functional import cross_entropy
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
+from bayeslora.data.examples import Examples
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.layer_list import find_layers
@@ -23,8 +25,6 @@ from bayeslora.posteriors.base import FEW_ROWS
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.processes import current
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.splits import stratified_folds
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _FOLDS = 5

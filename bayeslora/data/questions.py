@@ -1,0 +1,298 @@
+"""Questions with options: detected by their columns, with all values checked.
+
+| column | content |
+|---|---|
+| `question` | text |
+| `choices` | list of 2 to 20 texts; in CSV also one column each, `choice_1`, `choice_2` … |
+| `answer` | the right option: index from 0, letter, or its text |
+| `answer_index` | the same, by index alone; overrides `answer` |
+| `context` or `passage` | text, optional |
+
+A question about the next item has `history` (a list) instead of `question`, or in addition to it,
+and may name its options `candidates`. Rows may differ in their number of options.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bayeslora.data.columns import BadValueError, DataColumns, RowChecks, is_blank, text_value
+from bayeslora.data.examples import LETTERS, Examples
+from bayeslora.data.formats import Piece, Table
+from bayeslora.errors import InputError, located
+from bayeslora.plain_text import counted, shown
+
+QUESTIONS = DataColumns("question", "answer", None, choices="choices")
+"""Default columns of questions."""
+
+_NUMBERED = re.compile(r"(choice|candidate)_([0-9]+)")
+_OTHER_NAMES = {
+    "choices": ("choices", "candidates"),
+    "answer": ("answer_index", "answer"),
+    "context": ("context", "passage"),
+}
+_LIST_NAMES = ("question", "history", *(n for names in _OTHER_NAMES.values() for n in names))
+
+
+def may_be_of_questions(name: str) -> bool:
+    """Return whether a column of this name may be read from questions."""
+    return name in _LIST_NAMES or _NUMBERED.fullmatch(name) is not None
+
+
+def are_questions(names: Sequence[str]) -> bool:
+    """Return whether a table with columns of these names holds questions with options.
+
+    Tables with a history ask for the next item, and raise an error later if they have no
+    candidates.
+    """
+    return "history" in names or ("question" in names and bool(_choice_columns(names)))
+
+
+def question_checks(
+    table: Table, columns: DataColumns, *, required: bool, keep: Sequence[str], skip_blank: bool
+) -> QuestionChecks:
+    """Return the conversion of a table to questions; see `RowChecks` for the arguments.
+
+    Columns with a usual name may have another usual name in the table.
+
+    Raises:
+        InputError: A column is missing.
+    """
+    names = table.names
+    history = "history" if "history" in names else None
+    text = columns.text
+    if text == QUESTIONS.text and text not in names and history is not None:
+        text = history
+    label = columns.label
+    if label in ("label", QUESTIONS.label):
+        label = next((name for name in _OTHER_NAMES["answer"] if name in names), QUESTIONS.label)
+    pair = columns.pair
+    if pair in (None, "context"):
+        pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
+    choices = columns.choices
+    if choices in (None, QUESTIONS.choices):
+        choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
+        if isinstance(choices, tuple):
+            with located(table.source):
+                _check_numbering(choices)
+    resolved = DataColumns(text, label, pair, choices)
+    return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
+
+
+def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
+    for name in _OTHER_NAMES["choices"]:
+        if name in names:
+            return name
+    matches = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
+    if not matches:
+        return None
+    return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[2])))
+
+
+def _check_numbering(names: Sequence[str]) -> None:
+    """Raise InputError unless columns of options are numbered 1, 2, 3 and so on."""
+    match = _NUMBERED.fullmatch(names[0])
+    if match is None:
+        return
+    expected = [f"{match[1]}_{number}" for number in range(1, max(len(names), 2) + 1)]
+    if wrong := [name for name in names if name not in expected]:
+        raise InputError(f"column {wrong[0]!r}: options must be numbered {', '.join(expected)}")
+    if missing := [name for name in expected if name not in names]:
+        raise InputError(f"column {missing[0]!r} is missing; a question needs at least two options")
+
+
+@dataclass(frozen=True)
+class QuestionChecks(RowChecks):
+    """Converts the rows of a table to questions; `columns.choices` is not None.
+
+    Attributes:
+        history: Column of the earlier items, or None.
+        skip_repeated: Whether to skip questions with two equal options.
+    """
+
+    history: str | None = None
+    skip_repeated: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self._choice_names:
+            self._require(name, "choices, or choice_1, choice_2 and so on")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
+        return (*super().column_names, *([] if self.history is None else [self.history]))
+
+    @property
+    def _choice_names(self) -> tuple[str, ...]:
+        names = self.columns.choices or ()
+        return (names,) if isinstance(names, str) else names
+
+    def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
+        """Return the questions in a piece; see `RowChecks.examples`."""
+        if self.skip_blank:
+            texts = piece.column(self.columns.text)
+            piece = piece.take([k for k, text in enumerate(texts) if not is_blank(text)])
+        if self.skip_repeated:
+            values = map(self._list, piece.column(self._choice_names[0]))
+            piece = piece.take([k for k, value in enumerate(values) if not _are_repeated(value)])
+        text, label, pair = self.columns.text, self.columns.label, self.columns.pair
+        history = None
+        if self.history is not None:
+            lists = list(map(self._list, piece.column(self.history)))
+            history = self._each(piece, self.history, _items, lists)
+        texts = (
+            tuple(map("\n".join, history))
+            if history is not None and text == self.history
+            else self._each(piece, text, text_value)
+        )
+        choices = self._choices(piece)
+        answers = list(zip(piece.column(label), choices, strict=True))
+        return Examples(
+            ids=self._ids(piece, has_ids=has_ids),
+            texts=texts,
+            pairs=None if pair is None else self._each(piece, pair, _context),
+            labels=self._each(piece, label, self._answer, answers),
+            rows=tuple(piece.rows),
+            source=self.table.source,
+            label_column=label,
+            further=self._further(piece),
+            choices=choices,
+            history=history,
+        )
+
+    def _choices(self, piece: Piece) -> tuple[tuple[str, ...], ...]:
+        names = self._choice_names
+        if len(names) == 1:
+            values = list(map(self._list, piece.column(names[0])))
+            return self._each(piece, names[0], _options, values)
+
+        def options(cells: tuple[Any, ...]) -> tuple[str, ...]:
+            filled = [cell for cell in cells if not is_blank(cell)]
+            if any(map(is_blank, cells[: len(filled)])):
+                empty = next(k for k, cell in enumerate(cells) if is_blank(cell))
+                raise BadValueError(f"{shown(names[empty])} is empty, but a later option is not")
+            return _options(filled)
+
+        return self._each(piece, names[0], options, [*zip(*map(piece.column, names), strict=True)])
+
+    def _list(self, value: Any) -> Any:
+        """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""
+        if self.table.is_text and isinstance(value, str):
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError):
+                return value
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return list(value) if isinstance(value, tuple) else value
+
+    def _answer(self, pair: tuple[Any, tuple[str, ...]]) -> str | None:
+        """Return the letter of the correct option."""
+        value, options = pair
+        by_index = self.columns.label == "answer_index"
+        if value is None and self.required:
+            others = ", because other rows have one" if by_index else ""
+            raise BadValueError(
+                f"the answer is missing; every row needs a value in this column{others}"
+            )
+        if value is None:
+            return None
+        last = len(options) - 1
+        allowed = f"an index from 0 to {last}" + ("" if self.table.is_text else " (a number)")
+        if not by_index:
+            allowed += f", a letter from A to {LETTERS[last]}, or the text of an option"
+        matches = set()
+        if isinstance(value, str):
+            if not by_index:
+                matches |= {k for k, option in enumerate(options) if option == value}
+                matches |= {k for k in range(last + 1) if LETTERS[k] == value.strip().upper()}
+            if self.table.is_text and re.fullmatch(r"[0-9]{1,2}(\.0)?", value):
+                matches |= {int(float(value))} & {*range(last + 1)}
+        elif not isinstance(value, bool) and isinstance(value, numbers.Real):
+            matches |= {*range(last + 1)} & {value}
+        if len(matches) > 1:
+            raise BadValueError(
+                f"{shown(value)} is ambiguous: it is the text of one option and the letter or "
+                "index of another; use indices in a column 'answer_index'"
+            )
+        if not matches:
+            raise BadValueError(
+                f"{shown(value)} is not one of the {last + 1} options; expected {allowed}"
+            )
+        return LETTERS[int(matches.pop())]
+
+
+def with_shuffled_options(questions: Examples, seed: int) -> Examples:
+    """Return questions with the options of each in a random order of its own.
+
+    Args:
+        questions: Questions with options, labelled or not; labels follow their options.
+        seed: Seed of the orders.
+    """
+    rng = np.random.default_rng(seed)
+    choices, labels = [], []
+    for options, label in zip(questions.choices or (), questions.labels, strict=True):
+        order = rng.permutation(len(options)).tolist()
+        choices.append(tuple(options[place] for place in order))
+        is_known = label is not None
+        labels.append(LETTERS[order.index(LETTERS.index(str(label)))] if is_known else None)
+    return replace(questions, choices=tuple(choices), labels=tuple(labels))
+
+
+def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:
+    """Return further columns that make predictions of questions readable, by name.
+
+    They are `question`, `context` if there is one, and `choices`, the options as a JSON list; empty
+    for texts to classify.
+    """
+    if examples.choices is None:
+        return {}
+    columns: dict[str, tuple[str | None, ...]] = {"question": examples.texts}
+    if examples.pairs is not None:
+        columns["context"] = tuple(pair or None for pair in examples.pairs)
+    lists = (json.dumps(options, ensure_ascii=False) for options in examples.choices)
+    return {**columns, "choices": tuple(lists)}
+
+
+def _are_repeated(values: Any) -> bool:
+    return isinstance(values, list) and len({*map(str, values)}) < len(values)
+
+
+def _options(values: Any) -> tuple[str, ...]:
+    allowed = f"expected a list of 2 to {len(LETTERS)} different texts"
+    if not isinstance(values, list):
+        raise BadValueError(
+            f"the options are missing; every row of this table must be a question; {allowed}"
+            if values is None
+            else f"{shown(values)} is not a list; {allowed}"
+        )
+    if not 2 <= len(values) <= len(LETTERS):
+        raise BadValueError(f"got {counted(len(values), 'option')}; {allowed}")
+    options = tuple(map(text_value, values))
+    stripped = [option.strip() for option in options]
+    for index, option in enumerate(options):
+        first = stripped.index(option.strip())
+        if first != index:
+            raise BadValueError(
+                f"options {first + 1} and {index + 1} are both {shown(option)}; {allowed}"
+            )
+    return options
+
+
+def _items(items: Any) -> tuple[str, ...]:
+    if items is None:
+        raise BadValueError("the history is missing; other rows of this table have one")
+    if not isinstance(items, list) or not items:
+        raise BadValueError(f"{shown(items)} is not a list of one or more texts")
+    return tuple(map(text_value, items))
+
+
+def _context(value: Any) -> str:
+    return "" if is_blank(value) else text_value(value)

@@ -1,1 +1,0 @@
-"""Rows and columns of files: the only package that opens data and predictions files."""

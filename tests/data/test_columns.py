@@ -1,0 +1,185 @@
+"""Values: accepted texts, labels and ids, and the messages for the others."""
+
+import decimal
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bayeslora.data.read import load_examples
+from bayeslora.errors import InputError
+
+
+def message(data, **options):
+    with pytest.raises(InputError) as caught:
+        load_examples(data, **options)
+    text = str(caught.value)
+    assert text.count("\n") <= 1
+    return text
+
+
+def rows(*records):
+    return [{"text": "fine", "label": "a"}, *records]
+
+
+def csv_file(tmp_path, text):
+    path = tmp_path / "data.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (None, "missing or empty"),
+        ("", "the text '' is blank"),
+        (" \t\n", "is blank"),
+        (7, "7 is not a string"),
+        (float("nan"), "nan is not a string"),
+        (b"bytes", "b'bytes' is not a string"),
+        (["x"], "['x'] is not a string"),
+        ("half \ud83d", "surrogate"),
+    ],
+)
+def test_bad_texts(value, part):
+    text = message(rows({"text": value, "label": "b"}))
+    for piece in ("<list>, row 2, column 'text'", part):
+        assert piece in text
+
+
+def test_bad_texts_in_files_are_named_by_line(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "x"}\n\n{"text": 12}\n')
+    assert f"{path}, row 3, column 'text': 12 is not a string" in message(path)
+    path = csv_file(tmp_path, 'text,label\n"two\nlines",a\n,b\n')
+    assert f"{path}, row 4, column 'text': the text is missing or empty" in message(path)
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": [1.5, 2.5]}), path)
+    assert f"{path}, row 1, column 'text': 1.5 is not a string" in message(path)
+
+
+def test_a_record_without_the_text_is_named():
+    assert "row 2, column 'text': the text is missing" in message(rows({"label": "b"}))
+
+
+def test_the_second_text_is_checked_too():
+    data = [{"text": "x", "other": "y"}, {"text": "x", "other": None}]
+    assert "row 2, column 'other'" in message(data, pair_column="other")
+    assert load_examples(data[:1], pair_column="other").pairs == ("y",)
+    assert load_examples(data).pairs is None
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            {"text_column": "txet"},
+            ["no column 'txet'", "mean 'text'", "'text', 'label'", "--text-column"],
+        ),
+        ({"pair_column": "second"}, ["no column 'second'", "--text-pair-column"]),
+        (
+            {"label_column": "labels", "labels": "required"},
+            ["no column 'labels'", "mean 'label'", "--label-column"],
+        ),
+    ],
+)
+def test_a_missing_column_lists_those_that_exist(options, parts):
+    text = message(rows(), **options)
+    for part in ["<list>", *parts]:
+        assert part in text
+
+
+def test_columns_that_are_named_make_texts_of_questions():
+    record = {"id": "q1", "question": "which?", "choices": ["a", "b"], "answer_index": 1}
+    examples = load_examples([record], text_column="question", label_column="answer_index")
+    assert examples.labels == (1,)
+    assert examples.choices is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), True, np.bool_(False), 1.5, ["a"], {"a": 1}, decimal.Decimal(1)],
+)
+def test_bad_labels(value):
+    text = message(rows({"text": "x", "label": value}))
+    assert "<list>, row 2, column 'label'" in text
+    assert repr(value) in text
+    assert "a string or an integer" in text
+
+
+def test_a_blank_label_is_neither_a_class_nor_absent():
+    for blank in ("", "  "):
+        assert f"the label {blank!r} is blank" in message(rows({"text": "x", "label": blank}))
+
+
+def test_whole_floats_and_numpy_integers_are_integers(tmp_path):
+    data = [{"text": "x", "label": v} for v in (1.0, np.float32(2), np.int64(3), 2**70, None)]
+    labels = load_examples(data).labels
+    assert labels == (1, 2, 3, 2**70, None)
+    assert all(type(label) is int for label in labels[:4])
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": ["x", "y"], "label": pa.array([1.0, None])}), path)
+    assert load_examples(path).labels == (1, None)
+
+
+def test_numbers_written_as_json_strings_stay_strings():
+    assert load_examples(rows({"text": "x", "label": "1"})).labels == ("a", "1")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "-2", "", "0"], (1, -2, None, 0)),
+        (["1.0", "", "2.0"], (1, None, 2)),
+        (["1", "two"], ("1", "two")),
+        (["007", "7"], ("007", "7")),
+        (["-0", "0"], ("-0", "0")),
+        (["1.5", "1.0"], ("1.5", "1.0")),
+        (["12345678901234567890"], (12345678901234567890,)),
+        (["", ""], (None, None)),
+    ],
+)
+def test_labels_in_csv(cells, expected, tmp_path):
+    path = csv_file(tmp_path, "text,label\n" + "".join(f"x,{cell}\n" for cell in cells))
+    assert load_examples(path).labels == expected
+
+
+def test_labels_are_optional_unless_required(tmp_path):
+    assert load_examples([{"text": "x"}]).labels == (None,)
+    text = message(rows({"text": "x"}), labels="required")
+    assert "row 2, column 'label': the label is missing" in text
+    path = csv_file(tmp_path, "text,label\nx,a\ny,\n")
+    assert f"{path}, row 3, column 'label': the label is missing" in message(
+        path, labels="required"
+    )
+
+
+def test_ids_are_kept_and_default_to_the_row(tmp_path):
+    assert load_examples([{"id": "a", "text": "x"}, {"id": 7, "text": "y"}]).ids == ("a", "7")
+    assert load_examples([{"id": None, "text": "x"}]).ids == ("1",)
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n" + json.dumps({"text": "x"}) + "\n")
+    assert load_examples(path).ids == ("2",)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("a", "'a' duplicates the id of row 1"),
+        (None, "the id is missing"),
+        (True, "the id is True"),
+        (2.5, "the id is 2.5"),
+    ],
+)
+def test_bad_ids(value, part):
+    text = message([{"id": "a", "text": "x"}, {"id": value, "text": "y"}])
+    assert "<list>, row 2, column 'id'" in text
+    assert part in text
+
+
+def test_long_values_are_cut_in_messages():
+    text = message(rows({"text": ["word"] * 1000, "label": "b"}))
+    assert "…" in text
+    assert len(text) < 200

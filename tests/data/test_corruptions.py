@@ -1,0 +1,80 @@
+"""Text corruptions: seeded, never empty, and stronger at a higher severity."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bayeslora.data.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    corrupted,
+    corrupted_stream,
+)
+from bayeslora.data.examples import joined
+from bayeslora.data.read import load_examples, stream_of
+from bayeslora.errors import InputError
+
+TEXTS = st.text(min_size=1).filter(lambda text: bool(text.strip()))
+KINDS = st.sampled_from(sorted(CORRUPTIONS))
+LEVELS = st.sampled_from(SEVERITIES)
+SENTENCE = "the quick brown fox jumps over the lazy dog while it rains in the garden " * 6
+
+
+@given(TEXTS.filter(lambda text: text.isprintable()), KINDS, LEVELS, st.integers(0, 99))
+def test_no_text_becomes_empty_and_equal_seeds_give_equal_texts(text, kind, severity, seed):
+    made = Corruption(kind, severity, seed)(text)
+    assert made.strip()
+    assert made == Corruption(kind, severity, seed)(text)
+
+
+@given(st.lists(st.sampled_from(["ab", "cd", "ef"]), min_size=1), st.integers(0, 99))
+def test_a_higher_severity_leaves_fewer_words(words, seed):
+    text = " ".join(words)
+    for kind in ("word_drop", "truncation"):
+        sizes = [len(Corruption(kind, level, seed)(text).split()) for level in SEVERITIES]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] >= 1
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_severities_differ_and_seeds_too(kind):
+    made = [Corruption(kind, level)(SENTENCE) for level in SEVERITIES]
+    assert len({SENTENCE, *made}) == 6
+    if kind != "truncation":
+        assert Corruption(kind, 3, 1)(SENTENCE) != made[2]
+
+
+def test_words_that_are_dropped_stay_dropped():
+    words = " ".join(f"w{k}" for k in range(50))
+    remaining = [set(Corruption("word_drop", level)(words).split()) for level in SEVERITIES]
+    assert all(after <= before for before, after in pairwise(remaining))
+
+
+def test_questions_keep_their_options_and_rows_their_order():
+    row = {"question": SENTENCE, "context": SENTENCE[:80], "choices": ["one two", "three"]}
+    rows = [{**row, "answer": 0}, {**row, "question": "other words here", "answer": 1}]
+    examples = load_examples(rows)
+    worse = corrupted(examples, Corruption("truncation", 5))
+    assert worse.choices == examples.choices
+    assert worse.labels == examples.labels
+    assert SENTENCE.startswith(worse.texts[0])
+    assert len(worse.pairs[0]) < 80
+    typos = Corruption("typos", 4, 2)
+    stream = corrupted_stream(stream_of(examples), typos)
+    assert stream.notes == {"corruption": "typos", "severity": "4", "corruption_seed": "2"}
+    assert joined(list(stream.pieces(1))).texts == corrupted(examples, typos).texts
+
+
+@pytest.mark.parametrize(
+    "text", ["typos", "typo:3", "typos:0", "typos:6", "typos:x", "typos:-1", ""]
+)
+def test_bad_corruptions(text):
+    with pytest.raises(InputError):
+        Corruption.of(text)
+
+
+def test_text_that_says_a_corruption():
+    assert Corruption.of("word_drop:5", 3) == Corruption("word_drop", 5, 3)

@@ -1,0 +1,130 @@
+"""Examples: class names, codes and duplicates."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from refusal import refused
+
+from bayeslora.data.examples import (
+    Examples,
+    class_names,
+    encode_labels,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.data.union import union
+from bayeslora.errors import InputError
+
+
+def make(labels, texts=None, pairs=None, rows=None):
+    size = len(labels)
+    return Examples(
+        ids=tuple(f"id{i}" for i in range(size)),
+        texts=tuple(texts or [f"text {i}" for i in range(size)]),
+        pairs=pairs,
+        labels=tuple(labels),
+        rows=tuple(rows or range(2, size + 2)),
+        source="data.csv",
+    )
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_strings_are_sorted_and_integers_are_in_numeric_order():
+    assert class_names(make(["b", "a", None, "b"])) == ("a", "b")
+    assert class_names(make([10, 9, -1, None])) == ("-1", "9", "10")
+    assert class_names(make(["10", "9"])) == ("10", "9")
+
+
+def test_one_class_only_is_an_error():
+    text = message(class_names, make(["spam", "spam"]))
+    assert "data.csv" in text
+    assert "'label'" in text
+    assert "'spam'" in text
+    assert "two classes" in text
+
+
+def test_no_labels_is_an_error():
+    assert "no row has a label" in message(class_names, make([None, None]))
+
+
+def test_mixed_labels_name_a_row_of_each_kind():
+    text = message(class_names, make(["x", 3, "y"]))
+    assert "row 3 has the integer label 3" in text
+    assert "row 2 has the string 'x'" in text
+
+
+def test_codes_are_positions_among_the_classes():
+    codes = encode_labels(make(["b", None, "a", "b"]), ("a", "b"))
+    assert codes.dtype == np.int64
+    assert codes.tolist() == [1, -1, 0, 1]
+    assert encode_labels(make([10, 9]), ("9", "10")).tolist() == [1, 0]
+
+
+@given(st.lists(st.one_of(st.integers(), st.none()), min_size=2))
+def test_codes_point_back_at_the_labels(labels):
+    examples = make([0, 1, *labels])
+    classes = class_names(examples)
+    names = [None if code < 0 else classes[code] for code in encode_labels(examples, classes)]
+    assert names == [None if label is None else str(label) for label in examples.labels]
+
+
+def test_an_unknown_label_is_named_with_what_is_allowed():
+    text = message(encode_labels, make(["sport", None, "politcs"]), ("politics", "sport"))
+    for part in ("data.csv", "row 4", "column 'label'", "'politcs'", "did you mean 'politics'"):
+        assert part in text
+    assert text.endswith("the classes are 'politics', 'sport'")
+
+
+def test_a_long_list_of_classes_is_shortened():
+    text = message(encode_labels, make(["zzz"]), [f"intent{i}" for i in range(150)])
+    assert "'intent7', … (150 in all)" in text
+    assert "intent8" not in text
+
+
+def test_unknown_labels_can_be_kept_as_out_of_distribution():
+    codes = encode_labels(make(["a", "oos", None]), ("a", "b"), unknown="ood")
+    assert codes.tolist() == [0, -1, -1]
+    assert "'error' or 'ood', got 'drop'" in message(
+        encode_labels, make(["a"]), ("a", "b"), unknown="drop"
+    )
+
+
+def test_repeats_are_equal_in_text_second_text_and_label():
+    examples = make(["a", "a", "b", "a"], texts=["x", "x", "x", "x"], pairs=("p", "p", "p", "q"))
+    assert examples.duplicates == 1
+    assert without_duplicates(examples).ids == ("id0", "id2", "id3")
+
+
+def test_overlap_disregards_the_label_but_not_the_second_text():
+    train = make(["a", "a", "b"], texts=["x", "y", "z"])
+    test = make(["b", "b"], texts=["x", "w"])
+    assert without_overlap(train, test).texts == ("y", "z")
+    paired = make(["a"], texts=["x"], pairs=("p",))
+    assert len(without_overlap(paired, test)) == 1
+    assert len(without_overlap(paired, make(["b"], texts=["x"], pairs=("p",)))) == 0
+
+
+def test_take_keeps_every_field_in_step():
+    examples = make(["a", "b", "c"], pairs=("p", "q", "r"))
+    taken = examples.take(np.array([2, 0]))
+    assert taken.ids == ("id2", "id0")
+    assert taken.texts == ("text 2", "text 0")
+    assert taken.pairs == ("r", "p")
+    assert taken.labels == ("c", "a")
+    assert taken.rows == (4, 2)
+    assert taken.source == "data.csv"
+
+
+def test_tasks_of_images_and_of_texts_do_not_mix():
+    texts = make(["x", "y"])
+    images = replace(texts, images=True)
+    with refused("input", "'pictures'"):
+        union({"pictures": images, "tone": texts}, None)

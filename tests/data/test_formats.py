@@ -1,0 +1,209 @@
+"""Files: round trips, correct line numbers, and clear errors for broken files."""
+
+import contextlib
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from refusal import refused
+
+from bayeslora.data.formats import open_table
+from bayeslora.data.read import load_examples
+from bayeslora.errors import InputError
+
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+TEXTS = st.text(CHARACTERS, min_size=1).filter(str.strip)
+LABELS = st.one_of(st.none(), TEXTS.map(lambda text: f"c{text}"), st.integers(-(10**30), 10**30))
+
+
+def write(path, records):
+    """Write records in the format of the extension."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    elif path.suffix == ".json":
+        text = json.dumps(records, ensure_ascii=False, indent=1)
+        path.write_text(text, encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            names = list(records[0])
+            writer = csv.DictWriter(stream, names, delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(records)
+
+
+def texts(path):
+    return whole(path).columns["text"]
+
+
+def whole(path, columns=("text",)):
+    """Return all rows of a file as one piece."""
+    return next(iter(open_table(path).pieces(columns, 1000)))
+
+
+def records_of(label):
+    """Return records with labels of a single type, as Parquet columns need."""
+    row = st.fixed_dictionaries({"text": TEXTS, "label": label, "second": TEXTS})
+    return st.lists(row, min_size=1, max_size=5)
+
+
+STRINGS = st.one_of(st.none(), TEXTS.map(lambda text: f"c{text}"))
+INTEGERS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))
+RECORDS = st.one_of(records_of(STRINGS), records_of(INTEGERS))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@given(records=RECORDS)
+def test_what_was_written_is_read_back(suffix, records, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / f"round-trip{suffix}"
+    write(path, records)
+    examples = load_examples(path, pair_column="second")
+    assert list(examples.texts) == [record["text"] for record in records]
+    assert list(examples.pairs) == [record["second"] for record in records]
+    assert list(examples.labels) == [record["label"] for record in records]
+    assert examples.ids == tuple(map(str, examples.rows))
+    assert examples.source == str(path)
+
+
+def test_csv_text_with_quotes_commas_and_line_breaks(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text('text,label\n"a ""b"", c\nd",x\n\nplain é,y\n', encoding="utf-8-sig")
+    table = whole(path)
+    assert texts(path) == ['a "b", c\nd', "plain é"]
+    assert list(table.rows) == [
+        2,
+        5,
+    ]  # header in line 1, a record in lines 2 and 3, line 4 is blank
+
+
+def test_fields_longer_than_the_csv_module_allows_by_default(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("text,label\n" + "w " * 100_000 + ",x\n", encoding="utf-8")
+    assert len(texts(path)[0]) == 200_000
+
+
+def test_json_lines_keep_their_line_numbers(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two\xe2\x80\xa8"}')
+    table = whole(path)
+    assert table.columns["text"] == ["one", "two\u2028"]
+    assert table.rows == (1, 3)
+
+
+def test_json_lists_know_the_line_of_each_object(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\n[\n {"text":\n  "one"},\n {"text": "two"}, {"text": "three"}\n]\n')
+    assert whole(path).rows == (1, 2, 3)  # two are on one line
+    path.write_text('\n[\n {"text":\n  "one"},\n {"text": "two"},\n{"text": "three"}\n]\n')
+    assert whole(path).rows == (3, 5, 6)
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert whole(path).rows == (1, 2)
+
+
+def test_parquet_reads_only_what_is_wanted(tmp_path):
+    path = tmp_path / "a.parquet"
+    write(path, [{"text": "one", "blob": [1, 2], "label": "x"}])
+    columns = whole(path, ("text", "absent")).columns
+    assert columns == {"text": ["one"]}
+    assert open_table(path).names == ("text", "blob", "label")
+
+
+BROKEN = [
+    ("a.jsonl", b"", ["is empty"]),
+    ("a.jsonl", b" \n \n", ["is empty"]),
+    ("a.csv", b"", ["is empty"]),
+    ("a.parquet", b"", ["is empty"]),
+    ("a.json", b"[ ]", ["is empty"]),
+    ("a.csv", b"text,label\n", ["header ('text', 'label') but no rows"]),
+    ("a.txt", b"x", ["extension '.txt'", ".jsonl", ".parquet"]),
+    ("noname", b"x", ["no extension", ".csv"]),
+    ("a.jsonl", b'{"text": "x"}\n{"text": caf\xe9}\n', ["row 2", "0xe9", "UTF-8"]),
+    ("a.csv", b"text\ncaf\xe9\n", ["row 2", "0xe9", "UTF-8"]),
+    ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', ["row 3", "invalid JSON", "one object per line"]),
+    ("a.jsonl", b'{"text": "x"}\n["x", 1]\n', ["row 2", "expected an object", "['x', 1]"]),
+    ("a.jsonl", b"[" * 100_000, ["row 1", "invalid JSON", "nested too deeply"]),
+    ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", ["row 1", "invalid JSON"]),
+    ("a.json", b'[{"text": "x"},\n{"text" "y"}]', ["row 2", "invalid JSON"]),
+    ("a.json", b'[{"text": "x"}\n{"text": "y"}]', ["row 1", "no ',' or ']'"]),
+    ("a.json", b'[{"text": "x"}', ["row 1", "no ',' or ']'"]),
+    ("a.json", b'[{"text": "x"},\n]', ["row 2", "invalid JSON"]),
+    ("a.json", b'[{"text": "x"}] more', ["text after the end of the list"]),
+    ("a.json", b'[{"text": "x"},\n3]', ["row 2", "expected an object", "got 3"]),
+    ("a.json", b'{"data": [\n1]}', ["row 1", "invalid JSON", "one object per line"]),
+    (
+        "a.csv",
+        b"text,label\nx,1\na,b,c\n",
+        ["row 3", "3 fields", "header has 2 ('text', 'label')", "','"],
+    ),
+    ("a.tsv", b"text\tlabel\nx\n", ["row 2", "1 fields", "header has 2", "'\\t'"]),
+    ("a.csv", b'text,label\nx,1\n"open,2\nmore,3\n', ["row 3", "quotation mark"]),
+    ("a.csv", b'text,label\n"x" y,1\n', ["row 2", "quotation mark"]),
+    ("a.csv", b"text,text\nx,y\n", ["duplicate column 'text'"]),
+    ("a.parquet", b"PAR1 but not really", ["cannot be read as Parquet"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "parts"), BROKEN)
+def test_broken_files_are_explained(name, content, parts, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_examples(path)
+    for part in [str(path), *parts]:
+        assert part in str(caught.value)
+    assert str(caught.value).count("\n") <= 1
+
+
+def test_missing_files_and_directories(tmp_path):
+    with refused("input", "nothing.csv"):
+        load_examples(tmp_path / "nothing.csv")
+    with refused("input", "directory", ".jsonl", ".csv"):
+        load_examples(str(tmp_path))
+
+
+def test_a_file_that_the_system_refuses_to_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("text\nx\n")
+
+    def refuse(self, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with refused("input", "a.csv", "denied"):
+        load_examples(path)
+
+
+def test_parquet_with_a_string_that_is_not_utf8(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["intact", "damaged"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"damaged", b"d\xffmaged"))
+    with refused("input", "a.parquet", "UTF8"):
+        load_examples(path)
+
+
+def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    with refused("input", "'text'"):
+        load_examples(path)
+    pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), path)
+    with refused("input", "'text'"):
+        load_examples(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@given(data=st.data())
+def test_damaged_files_never_give_another_error(suffix, data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    write(path, [{"text": 'a "b"', "label": "x"}, {"text": "c\nd", "label": "y"}])
+    content = path.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, len(content)))
+    path.write_bytes(content[:start] + data.draw(st.binary(max_size=8)) + content[end:])
+    with contextlib.suppress(InputError):
+        assert all(text.strip() for text in load_examples(path).texts)

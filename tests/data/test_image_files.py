@@ -1,0 +1,204 @@
+"""Images from folders, arrays and files: accepted and refused input."""
+
+import base64
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusal import refused
+
+from bayeslora.data.images import open_images, read_image, thumbnail
+from bayeslora.data.read import load_examples
+from bayeslora.errors import InputError
+
+
+def write(path, value=7, shape=(4, 5, 3)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(shape, value, dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_folder_of_one_folder_per_class(tmp_path):
+    for name in ("cat/a.png", "cat/deep/b.png", "dog/a.png"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    rows = load_examples(tmp_path)
+    assert rows.images
+    assert rows.labels == ("cat", "cat", "dog")
+    assert rows.texts == tuple(
+        str(tmp_path / name) for name in ("cat/a.png", "cat/deep/b.png", "dog/a.png")
+    )
+
+
+def test_what_is_no_path_is_no_image():
+    for value in (None, 7, " "):
+        with refused("input", "image") as caught:
+            load_examples([{"image": value, "label": "a"}])
+        assert "text" not in str(caught.value)
+
+
+def test_a_missing_column_may_be_one_of_images():
+    rows = [{"file": "a.png", "label": "a"}]
+    with refused("unknown", "--image-column"):
+        load_examples(rows)
+    with pytest.raises(InputError) as caught:
+        load_examples([{"txet": "a cat", "label": "a"}])
+    assert "image" not in str(caught.value)
+
+
+def test_images_of_one_folder_have_no_labels(tmp_path):
+    write(tmp_path / "a.png")
+    assert load_examples(tmp_path).labels == (None,)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.jsonl"])
+def test_paths_are_relative_to_the_file(tmp_path, name):
+    write(tmp_path / "pictures" / "1.png")
+    text = {
+        "a.csv": "image,label\npictures/1.png,x\n",
+        "b.jsonl": '{"image": "pictures/1.png", "label": "x"}\n',
+    }[name]
+    (tmp_path / name).write_text(text)
+    rows = load_examples(tmp_path / name)
+    assert rows.texts == (str(tmp_path / "pictures" / "1.png"),)
+    assert rows.images
+
+
+def test_the_column_can_be_named(tmp_path):
+    path = write(tmp_path / "1.png")
+    rows = load_examples([{"text": "a note", "picture": str(path)}], image_column="picture")
+    assert rows.texts == (str(path),)
+
+
+def test_a_text_column_goes_before_an_image_column():
+    rows = load_examples([{"text": "a note", "image": "nowhere.png"}])
+    assert rows.texts == ("a note",)
+    assert not rows.images
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_an_array_file_gives_its_images(tmp_path, floats):
+    images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    path = tmp_path / "some.npz"
+    np.savez(path, images=images / 255.0 if floats else images, labels=np.array(["x", "y"]))
+    rows = load_examples(path)
+    assert rows.labels == ("x", "y")
+    np.testing.assert_array_equal(read_image(rows.texts[1]), np.stack([images[1]] * 3, -1))
+
+
+def test_an_array_of_images_alone(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "some.npy", images)
+    rows = load_examples(tmp_path / "some.npy")
+    np.testing.assert_array_equal(read_image(rows.texts[0]), images[0])
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"labels": np.zeros(2)},
+        {"images": np.zeros((2, 3))},
+        {"images": np.zeros((2, 3, 4)) + 2.0},
+        {"images": np.zeros((2, 3, 4), dtype=np.int64)},
+        {"images": np.full((2, 3, 4), np.nan)},
+        {"images": np.zeros((2, 3, 4)), "labels": np.zeros(3, dtype=int)},
+        {"images": np.zeros((2, 3, 4)), "labels": np.zeros(2)},
+        {"images": np.array([{}, {}])},
+    ],
+)
+def test_other_arrays_are_refused(tmp_path, arrays):
+    path = tmp_path / "some.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError) as caught:
+        open_images(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["some.npz", "some.npy"])
+def test_an_array_file_that_claims_more_than_fits_the_memory_is_named(tmp_path, name):
+    path, content = tmp_path / name, io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (3_000_000, 1000, 1000)}
+    np.lib.format.write_array_header_1_0(content, header)
+    if name == "some.npy":
+        path.write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("images.npy", content.getvalue())
+    with refused("input", name):
+        load_examples(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_an_array_file_that_was_cut_is_named(tmp_path, share):
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((20, 3, 4)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError) as caught:
+        open_images(path)
+    assert str(path) in str(caught.value)
+
+
+def test_grey_and_transparent_images_become_colours(tmp_path):
+    Image.new("LA", (3, 2), (40, 255)).save(tmp_path / "a.png")
+    assert read_image(str(tmp_path / "a.png")).tolist() == [[[40, 40, 40]] * 3] * 2
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "cut"])
+def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, damage):
+    write(tmp_path / "good.png")
+    bad = tmp_path / "bad.png"
+    if damage == "text":
+        bad.write_text("no image")
+    elif damage == "cut":
+        bad.write_bytes(write(tmp_path / "big.png", shape=(60, 60, 3)).read_bytes()[:90])
+    table = tmp_path / "rows.csv"
+    table.write_text("image,label\ngood.png,x\nbad.png,y\n")
+    with pytest.raises(InputError) as caught:
+        load_examples(table)
+    assert "row 3" in str(caught.value)
+    assert str(bad) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["some.npz#9", "nowhere.npz#0", "digits#1797"])
+def test_a_row_that_an_array_has_not(tmp_path, name):
+    np.savez(tmp_path / "some.npz", images=np.zeros((2, 3, 4)))
+    image = name if name.startswith("digits") else str(tmp_path / name)
+    with pytest.raises(InputError):
+        read_image(image)
+
+
+def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
+    with pytest.raises(InputError):
+        open_images(tmp_path)
+    write(tmp_path / "alone.png")
+    write(tmp_path / "cat" / "a.png")
+    with pytest.raises(InputError) as caught:
+        open_images(tmp_path)
+    assert "alone.png" in str(caught.value)
+
+
+def test_the_digits_are_a_known_task():
+    parts = {name: load_examples(name, task="digits") for name in ("train", "validation", "test")}
+    assert [len(part) for part in parts.values()] == [1000, 297, 500]
+    assert len({text for part in parts.values() for text in part.texts}) == 1797
+    assert {*parts["test"].labels} == {*"0123456789"}
+    assert read_image(parts["test"].texts[0]).shape == (8, 8, 3)
+    assert parts["test"].images
+
+
+def test_a_thumbnail_is_a_small_png(tmp_path):
+    path = write(tmp_path / "a.png", shape=(300, 100, 3))
+    head, _, content = thumbnail(str(path)).partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.size == (32, 96)
+        assert image.getpixel((0, 0)) == (7, 7, 7)
+    assert thumbnail("digits#0").startswith(head)
+
+
+@pytest.mark.parametrize("text", ["a text", "nowhere.png", "nowhere.npz#1"])
+def test_other_texts_have_no_thumbnail(text):
+    assert thumbnail(text) == ""

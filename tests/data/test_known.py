@@ -1,0 +1,390 @@
+"""Known tasks, read from small files of the same layout."""
+
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from bayeslora.data.examples import class_names, encode_labels
+from bayeslora.data.known import (
+    _RECORDS,
+    KNOWN_TASKS,
+    derived,
+    has_rows,
+    known_name,
+    load_known,
+    load_task,
+    ood_sets,
+    splits_of,
+    validation_is_test,
+)
+from bayeslora.data.read import load_examples
+from bayeslora.errors import InputError
+
+
+def write(path, records):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def question(name, text, choices, answer, **rest):
+    return {"id": name, "question": text, "choices": choices, "answer_index": answer, **rest}
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+
+    def put(name, records):
+        write(tmp_path / name, records)
+
+    put(
+        "clinc150/train.jsonl",
+        [
+            {"id": "train-0", "question": "move my alarm", "answer_index": 1, "label": "alarm"},
+            {"id": "train-1", "question": "book a table", "answer_index": 0, "label": "table"},
+        ],
+    )
+    put(
+        "clinc150/oos_test.jsonl",
+        [{"id": "oos-0", "question": "how is the dow", "answer_index": 2, "label": "oos"}],
+    )
+    (tmp_path / "clinc150/classes.json").write_text('["table", "alarm", "oos"]')
+    put(
+        "boolq_question_only/test.jsonl",
+        [
+            {"id": "b0", "question": "is it?", "choices": ["false", "true"], "answer_index": 1},
+            {"id": "b1", "question": "was it?", "choices": ["false", "true"], "answer_index": 0},
+        ],
+    )
+    return tmp_path
+
+
+def message(call, *args):
+    with pytest.raises(InputError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert text.count("\n") <= 1
+    return text
+
+
+def test_labels_are_class_names(data_dir):
+    examples = load_known("clinc150", "train", data_dir)
+    assert examples.texts == ("move my alarm", "book a table")
+    assert examples.labels == ("alarm", "table")
+    assert examples.ids == ("train-0", "train-1")
+
+
+def test_out_of_scope_rows_are_out_of_distribution(data_dir):
+    examples = load_known("clinc150", "oos_test", data_dir)
+    assert examples.labels == ("oos",)
+    classes = class_names(load_known("clinc150", "train", data_dir))
+    assert encode_labels(examples, classes, unknown="ood").tolist() == [-1]
+
+
+def test_answer_indices_become_class_names(data_dir):
+    assert load_known("boolq_question_only", "test", data_dir).labels == ("true", "false")
+
+
+def test_the_next_film_has_a_history(data_dir):
+    write(
+        data_dir / "movielens_small_next/train.jsonl",
+        [
+            question("u0", "The user liked: A; B. Next?", ["C", "D"], 1, history=["A", "B"]),
+            question("u1", "The user liked: A; D. Next?", ["B", "C"], 0, history=["A", "D"]),
+        ],
+    )
+    examples = load_task("movielens-small-next", "train", data_dir)
+    assert examples.texts[0] == "The user liked: A; B. Next?"
+    assert examples.history == (("A", "B"), ("A", "D"))
+    assert examples.choices == (("C", "D"), ("B", "C"))
+    assert examples.labels == ("B", "A")
+
+
+def test_the_directory_comes_from_the_variable_where_not_given(data_dir, monkeypatch, tmp_path):
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+    assert [has_rows(name) for name in ("clinc150", "digits", "newsgroups")] == [False, True, True]
+    assert has_rows("clinc150", data_dir)
+    monkeypatch.setenv("BAYESLORA_DATA", str(data_dir))
+    assert has_rows("clinc150")
+    assert len(load_known("clinc150", "train")) == 2
+    assert "other/clinc150/train.jsonl does not exist" in message(
+        load_known, "clinc150", "train", tmp_path / "other"
+    )
+
+
+def test_a_missing_file_says_where_to_get_it(data_dir):
+    text = message(load_known, "ag_news_10k", "test", data_dir)
+    for part in (
+        str(data_dir / "ag_news_10k" / "test.jsonl"),
+        "does not exist",
+        "--data-dir",
+        "BAYESLORA_DATA",
+        "'fancyzhx/ag_news'",
+        "id, question and label",
+    ):
+        assert part in text
+
+
+def test_no_directory_at_all(data_dir):
+    text = message(load_known, "boolq_question_only", "train")
+    assert "<data directory>/boolq_question_only/train.jsonl cannot be found" in text
+    assert "no data directory is set" in text
+    assert "id, question and answer_index" in text
+
+
+def test_unknown_names():
+    assert "did you mean 'clinc150'" in message(load_known, "clinc", "train")
+    text = message(load_known, "ag_news_10k", "validation")
+    assert "unknown split of ag-news 'validation'" in text
+    assert "choose from 'test', 'train'" in text
+
+
+def test_labels_outside_the_classes_are_named(data_dir):
+    path = data_dir / "clinc150" / "train.jsonl"
+    path.write_text('{"id": "0", "question": "x", "label": "alarn"}\n')
+    text = message(load_known, "clinc150", "train", data_dir)
+    assert f"{path}, row 1, column 'label': 'alarn' is not in classes.json" in text
+    path = data_dir / "boolq_question_only" / "test.jsonl"
+    path.write_text('\n{"id": "0", "question": "x", "answer_index": 2}\n')
+    text = message(load_known, "boolq_question_only", "test", data_dir)
+    assert f"{path}, row 2, column 'answer_index': 2 is not an index from 0 to 1" in text
+
+
+def test_a_record_without_label_is_named(data_dir):
+    path = data_dir / "clinc150" / "train.jsonl"
+    path.write_text('{"question": "x", "label": "alarm"}\n{"question": "y"}\n')
+    assert "row 2, column 'label': the label is missing" in message(
+        load_known, "clinc150", "train", data_dir
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ('{"a": 1}', "must contain a list of class names"),
+        ('["a", 1]', "must contain a list of class names"),
+        ('["a"]', "at least two distinct class names, got 1"),
+        ('["a", "b", "a"]', "at least two distinct class names, got 3"),
+        ("[", "cannot be read as JSON"),
+    ],
+)
+def test_bad_lists_of_classes(content, part, data_dir):
+    path = data_dir / "clinc150" / "classes.json"
+    path.write_text(content)
+    text = message(load_known, "clinc150", "train", data_dir)
+    assert str(path) in text
+    assert part in text
+
+
+@pytest.mark.parametrize("name", KNOWN_TASKS)
+def test_every_task_is_described(name):
+    task = KNOWN_TASKS[name]
+    assert task.about
+    assert "\n" not in task.about
+    assert task.licence
+    assert "test" in task.splits
+    for other, split in task.ood:
+        assert split in KNOWN_TASKS[other].splits
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("ag_news_10k", "ag-news"),
+        ("sst2_sentences", "sst2"),
+        ("boolq_question_only", "boolq-question-only"),
+        ("boolq_passage_val", "boolq"),
+        ("arc_easy", "arc-easy"),
+        ("winogrande_xs", "winogrande-xs"),
+        ("mmlu-college-physics", "mmlu-college-physics"),
+    ],
+)
+def test_hyphens_underscores_and_names_of_folders(name, key):
+    assert known_name(name) == key
+
+
+def test_questions_are_read_with_their_options(tmp_path):
+    rows = [
+        question("q0", "one?", ["a", "b", "c"], 2),
+        question("q1", "two?", ["a", "b"], 0),
+        question("q2", "three?", ["a", "a", "b"], 2),
+        question("q3", "one?", ["a", "b", "c"], 2),
+        question("q4", "one?", ["a", "b", "d"], 2),
+        question("q5", "tested?", ["a", "b"], 1),
+    ]
+    write(tmp_path / "arc_easy/train.jsonl", rows)
+    write(tmp_path / "arc_easy/test.jsonl", [question("t0", "tested?", ["a", "b"], 0)])
+    examples = load_task("arc-easy", "train", tmp_path)
+    assert examples.ids == ("q0", "q1", "q4")
+    assert examples.choices == (("a", "b", "c"), ("a", "b"), ("a", "b", "d"))
+    assert examples.labels == ("C", "A", "C")
+    assert examples.dropped == {"two equal options": 1, "repeated": 1, "in test too": 1}
+    assert load_examples(task="arc_easy", split="train", data_dir=tmp_path) == examples
+    assert len(load_known("arc-easy", "train", tmp_path)) == 5
+    assert examples.take([0]).dropped == examples.dropped
+
+
+def test_out_of_distribution_sets_share_no_text_with_the_task(tmp_path):
+    for name in ("arc_easy", "arc_challenge", "mmlu_college_chemistry", "mmlu_college_physics"):
+        own = question(f"{name}-0", f"{name}?", ["a", "b"], 0)
+        shared = question(f"{name}-1", "shared?", ["c", "d"], 0)
+        write(tmp_path / name / "test.jsonl", [own, shared])
+        write(tmp_path / name / "train.jsonl", [shared])
+    names = ["arc-challenge", "mmlu-college-chemistry", "mmlu-college-physics"]
+    assert list(ood_sets("arc_easy")) == names
+    sets = [load_task("arc-easy", f"ood:{name}", tmp_path) for name in names]
+    assert [rows.texts for rows in sets] == [(f"{name.replace('-', '_')}?",) for name in names]
+    assert sets[0].dropped == {"in arc-easy too": 1}
+    assert load_examples("ood:arc-challenge", task="arc-easy", data_dir=tmp_path) == sets[0]
+    text = message(load_task, "arc-easy", "ood:arc", tmp_path)
+    assert "'ood:arc-challenge'" in text
+    assert "'train'" in text
+
+
+def test_twins_are_groups(tmp_path):
+    rows = [question(f"T-{k}-{n}", f"{k}{n} _", ["a", "b"], n) for k in range(3) for n in (0, 1)]
+    write(tmp_path / "winogrande_xs/train.jsonl", rows)
+    examples = load_task("winogrande-xs", "train", tmp_path)
+    assert examples.groups == ("T-0", "T-0", "T-1", "T-1", "T-2", "T-2")
+    assert examples.further["twins"] == examples.groups
+    assert examples.take([5, 0]).groups == ("T-2", "T-0")
+
+
+class FakeRows(list):
+    """Implements the used parts of `datasets.Dataset`."""
+
+    features: ClassVar = {
+        "intent": SimpleNamespace(names=["table", "alarm", "oos"]),
+        "label": SimpleNamespace(names=["World", "Sports"]),
+    }
+
+
+HUB = {
+    "openbookqa": {
+        "id": "7-980",
+        "question_stem": "q",
+        "choices": {"text": ["x", "y"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    "arc-easy": {
+        "id": "M",
+        "question": "q",
+        "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        "answerKey": "2",
+    },
+    "winogrande-s": {"sentence": "q", "option1": "x", "option2": "y", "answer": "2"},
+    "boolq": {"question": "q", "passage": "p", "answer": True},
+    "mmlu-college-physics": {"question": "q", "choices": ["x", "y"], "answer": 1},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Install a fake `datasets` package; return its recorded calls and the rows it returns."""
+    monkeypatch.delenv("BAYESLORA_DATA", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    state = SimpleNamespace(calls=[], rows=[])
+
+    def load_dataset(name, configuration, *, split):
+        state.calls.append((name, configuration, split))
+        return FakeRows(state.rows)
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset
+    module.__spec__ = ModuleSpec("datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return state
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
+    hub.rows = [HUB[name]]
+    examples = load_known(name, "test")
+    assert examples.texts == ("q",)
+    assert examples.labels == ("B",)
+    expected = ("false", "true") if name == "boolq" else ("x", "y")
+    assert examples.choices == (expected,)
+    assert examples.pairs == (("p",) if name == "boolq" else None)
+    assert hub.calls[0][0] == KNOWN_TASKS[name].hub_id
+
+
+def test_every_subject_of_mmlu_is_a_task(hub, tmp_path):
+    hub.rows = [HUB["mmlu-college-physics"]]
+    assert load_known("mmlu_us_foreign_policy", "test").texts == ("q",)
+    assert hub.calls == [("cais/mmlu", "us_foreign_policy", "test")]
+    write(tmp_path / "mmlu_virology/test.jsonl", [question("v", "q", ["x", "y"], 0)])
+    assert load_known("mmlu-virology", "test", tmp_path).labels == ("A",)
+    assert "did you mean 'mmlu-virology'" in message(load_known, "mmlu-virolgy", "test")
+
+
+def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
+    assert "validation" in splits_of("arc-easy")
+    assert "validation" not in splits_of("sst2")
+    assert "validation" not in splits_of("arc-easy", tmp_path)
+    write(tmp_path / "arc_easy/validation.jsonl", [question("v", "q", ["x", "y"], 0)])
+    assert "validation" in splits_of("arc-easy", tmp_path)
+    hub.rows = [HUB["arc-easy"]]
+    assert load_known("arc-easy", "validation").labels == ("B",)
+
+
+def test_twins_of_the_hub_are_rows_with_the_same_names(hub):
+    pairs = [("ann", "bob"), ("bob", "ann"), ("eve", "ann")]
+    hub.rows = [
+        {"sentence": f"q{number} _", "option1": first, "option2": second, "answer": "1"}
+        for number, (first, second) in enumerate(pairs)
+    ]
+    assert load_known("winogrande-s", "train").groups == ("ann / bob", "ann / bob", "ann / eve")
+
+
+@pytest.mark.parametrize("name", ["sst2", "boolq", "winogrande-xs"])
+def test_training_rows_of_the_hub_are_those_that_its_labelled_splits_lack(hub, name):
+    hub.rows = [HUB["winogrande-s"] | HUB["boolq"] | {"label": 0}]
+    assert len(load_task(name, "train")) == 0  # the only row is a test row too
+    assert {split for _, _, split in hub.calls} == {"train", "validation"}
+
+
+def test_files_that_differ_from_the_hub_say_so(hub, tmp_path):
+    assert "2,000" in derived("boolq", tmp_path)
+    assert derived("boolq") == derived("openbookqa", tmp_path) == ""
+
+
+def test_where_test_labels_are_private_test_rows_are_the_official_validation_rows(hub, tmp_path):
+    names = ("winogrande-m", "boolq-question-only", "boolq", "sst2", "arc-easy")
+    assert [validation_is_test(name, tmp_path) for name in names] == [True, True, *[False] * 3]
+    assert [validation_is_test(name) for name in names] == [*[True] * 4, False]
+
+
+def test_the_hub_has_names_of_classes_and_rows_outside(hub):
+    hub.rows = [{"text": "a", "intent": 1}, {"text": "b", "intent": 2}]
+    assert load_known("clinc150", "test").labels == ("alarm",)
+    assert load_known("clinc150", "oos_test").labels == ("oos",)
+    hub.rows = [{"text": "a", "label": 1}]
+    assert load_known("ag-news", "train").labels == ("Sports",)
+    assert "'validation'" in message(load_known, "sst2", "validation")
+
+
+def test_a_directory_goes_before_the_hub_and_offline_asks_nobody(hub, data_dir, monkeypatch):
+    assert len(load_known("clinc150", "train", data_dir)) == 2
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in message(load_known, "openbookqa", "test")
+    assert hub.calls == []
+
+
+def test_an_unreachable_hub_is_an_error_of_input(hub, monkeypatch):
+    def fail(*_args, **_options):
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", fail)
+    text = message(load_known, "openbookqa", "test")
+    for part in ("allenai/openbookqa", "no route", "--data-dir"):
+        assert part in text
+
+
+def test_every_task_with_a_hub_id_has_a_source_there():
+    for task in KNOWN_TASKS.values():
+        assert (task.hub_record in _RECORDS) == (task.hub_id is not None)
+        assert set(task.hub_splits) <= set(task.splits)

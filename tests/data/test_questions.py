@@ -1,0 +1,324 @@
+"""Questions with options: detected by their columns, checked, and compared with their options."""
+
+import json
+
+import numpy as np
+import pytest
+from refusal import refused
+
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import (
+    class_names,
+    encode_labels,
+    joined,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.data.questions import with_shuffled_options
+from bayeslora.data.read import load_examples, load_rows, read_description
+from bayeslora.errors import InputError
+from tests.data.test_readers import FakeArrowTable, FakeDataset, FakeFrame, message
+
+ROWS = [
+    {"question": "Which is red?", "choices": ["sky", "blood", "grass"], "answer": 1},
+    {"question": "Which is green?", "choices": ["grass", "sky"], "answer": "A"},
+    {"question": "Which is blue?", "choices": ["grass", "sky"], "answer": "sky"},
+    {"question": "Which is dark?", "choices": ["night", "day", "sun", "fire"]},
+]
+
+
+def written(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_they_are_found_by_their_columns(tmp_path):
+    examples = load_examples(written(tmp_path / "q.jsonl"))
+    assert examples.choices == tuple(tuple(row["choices"]) for row in ROWS)
+    assert examples.labels == ("B", "A", "B", None)
+    assert (examples.pairs, examples.history) == (None, None)
+    assert class_names(examples) == ("A", "B", "C", "D")
+    assert encode_labels(examples, "ABCD").tolist() == [1, 0, 1, -1]
+    assert load_examples(ROWS, task="multiple-choice").labels == examples.labels
+
+
+def test_letters_of_all_options_are_classes_whatever_is_right():
+    rows = [{"question": "q", "choices": ["x", "y", "z"], "answer": 0}] * 2
+    assert class_names(load_examples(rows)) == ("A", "B", "C")
+
+
+def test_shuffled_options_keep_their_answers():
+    rows = load_examples([*ROWS, *[ROWS[0] | {"question": f"{n}"} for n in range(300)]])
+    shuffled = with_shuffled_options(rows, 7)
+    assert shuffled == with_shuffled_options(rows, 7) != with_shuffled_options(rows, 8)
+    assert shuffled.texts == rows.texts
+    assert shuffled.labels[3] is None
+    for before, after, letters in zip(
+        rows.choices, shuffled.choices, zip(rows.labels, shuffled.labels, strict=True), strict=True
+    ):
+        assert sorted(after) == sorted(before)
+        if letters[0] is not None:
+            assert after["ABCD".index(letters[1])] == before["ABCD".index(letters[0])]
+    counts = [shuffled.labels[4:].count(letter) for letter in "ABC"]
+    # The variance of a count is 300 · 1/3 · 2/3.
+    np.testing.assert_allclose(counts, 100, atol=4 * 200**0.5 / 3**0.5)
+
+
+@pytest.mark.parametrize("named", [("answer_index", 1), ("answer", "b"), ("answer", "y")])
+def test_spellings_of_the_answer(named):
+    name, value = named
+    examples = load_examples([{"question": "q", "choices": ["x", "y"], name: value}])
+    assert examples.labels == ("B",)
+    assert examples.label_column == name
+
+
+def test_an_answer_that_is_a_text_and_the_letter_of_another_is_refused():
+    row = {"question": "q", "choices": ["B", "A"], "answer": "A"}
+    assert "row 1, column 'answer'" in message([row])
+    assert load_examples([{**row, "answer": 1}]).labels == ("B",)
+    assert load_examples([{**row, "choices": ["A", "B"]}]).labels == ("A",)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
+    sign = {"csv": ",", "tsv": "\t"}[suffix]
+    lines = [
+        ["question", "choice_1", "choice_3", "choice_2", "answer", "passage"],
+        ["one", "x", "", "y", "1", ""],
+        ["two", "x", "z", "y", "C", "It is said."],
+        ["three", "8", "2", "4", "4", ""],
+        ["four", "x", "", "y", "", ""],
+    ]
+    path = tmp_path / f"q.{suffix}"
+    path.write_text("\n".join(sign.join(line) for line in lines) + "\n")
+    examples = load_examples(path)
+    assert examples.choices == (("x", "y"), ("x", "y", "z"), ("8", "4", "2"), ("x", "y"))
+    assert examples.labels == ("B", "C", "B", None)
+    assert examples.pairs == ("", "It is said.", "", "")
+    assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
+    assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        ("choice_0,choice_1,choice_2", "'choice_0'"),
+        ("choice_1,choice_3,choice_4", "'choice_4'"),
+        ("choice_1,choice_01,choice_2", "'choice_01'"),
+        ("choice_1,candidate_2", "'candidate_2'"),
+        ("choice_1", "'choice_2'"),
+    ],
+)
+def test_columns_of_options_are_numbered_from_one(tmp_path, names, wrong):
+    path = tmp_path / "q.csv"
+    values = ",".join("xyz"[: names.count(",") + 1])
+    path.write_text(f"question,{names},answer\nq,{values},0\n")
+    text = message(path)
+    assert wrong in text
+    assert str(path) in text
+
+
+def test_options_that_differ_in_blanks_alone_are_equal():
+    assert "options 1 and 2" in message([{"question": "q", "choices": ["a", "a "], "answer": 0}])
+
+
+def test_a_description_is_named_where_its_column_is_missing(tmp_path):
+    description = tmp_path / "columns.yaml"
+    description.write_text("question: q\nchoices: c\nanswer: kee\n")
+    rows = [{"q": "?", "c": ["a", "b"], "key": "A"}]
+    with refused("unknown", "'kee'", "columns.yaml"):
+        load_examples(rows, task=str(description), labels="required")
+
+
+def written_csv(folder, row):
+    path = folder / "bad.csv"
+    path.write_text(f"question,choice_1,choice_2,choice_3,answer\nq,{row}\n")
+    return path
+
+
+def test_a_column_of_lists_in_a_csv_is_json(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text('question,choices,answer\nq,"[""x"", ""y""]",y\n')
+    assert load_examples(path).choices == (("x", "y"),)
+
+
+def test_parquet_has_lists(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "q.parquet"
+    rows = [{**row, "answer": 0} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert load_examples(path).choices == load_examples(rows).choices
+
+
+@pytest.mark.parametrize("kind", [FakeDataset, FakeArrowTable])
+def test_objects_with_columns(kind):
+    data = {name: [row.get(name) for row in ROWS] for name in ("question", "choices", "answer")}
+    assert load_examples(kind(data)).labels == ("B", "A", "B", None)
+
+
+def test_a_frame_may_hold_arrays():
+    cells = np.empty(2, object)
+    cells[:] = [np.array(["x", "y"], object), np.array(["x", "y", "z"], object)]
+    frame = FakeFrame({"question": ["a", "b"], "answer": [0, 2]})
+    frame.arrays["choices"] = cells
+    frame.columns = np.array(["question", "answer", "choices"])
+    assert load_examples(frame).choices == (("x", "y"), ("x", "y", "z"))
+
+
+def test_items_that_came_before():
+    row = {"history": ["a film", "b film"], "candidates": ["c", "d", "e"], "answer": "e"}
+    examples = load_examples([row, {**row, "history": ["c"]}])
+    assert examples.texts == ("a film\nb film", "c")
+    assert examples.history == (("a film", "b film"), ("c",))
+    assert examples.labels == ("C", "C")
+    both = load_examples([{**row, "question": "What next?"}])
+    assert (both.texts, both.history) == (("What next?",), (("a film", "b film"),))
+
+
+GOOD = {"question": "q", "choices": ["x", "y"], "answer": 0}
+BAD = {
+    "no answer among the choices": ({**GOOD, "answer": "z"}, "answer"),
+    "one choice": ({**GOOD, "choices": ["x"]}, "choices"),
+    "21 choices": ({**GOOD, "choices": [str(k) for k in range(21)]}, "choices"),
+    "repeated choices": ({**GOOD, "choices": ["x", "y", "x"]}, "choices"),
+    "another type": ({"text": "t", "label": "a"}, "question"),
+    "no choices": ({"question": "q", "answer": 0}, "choices"),
+    "a letter beyond": ({**GOOD, "answer": "C"}, "answer"),
+    "an index beyond": ({**GOOD, "answer": 2}, "answer"),
+    "a negative index": ({**GOOD, "answer": -1}, "answer"),
+    "a fraction": ({**GOOD, "answer": 0.5}, "answer"),
+    "a truth value": ({**GOOD, "answer": True}, "answer"),
+    "a blank choice": ({**GOOD, "choices": ["x", " "]}, "choices"),
+    "a number as choice": ({**GOOD, "choices": ["x", 3]}, "choices"),
+    "a text as choices": ({**GOOD, "choices": "x"}, "choices"),
+    "a blank question": ({**GOOD, "question": " "}, "question"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_named(case, tmp_path):
+    row, column = BAD[case]
+    text = message(written(tmp_path / "q.jsonl", [GOOD, GOOD, row]))
+    assert f"q.jsonl, row 3, column '{column}'" in text
+
+
+def test_answers_may_be_required():
+    assert "row 4, column 'answer'" in message(ROWS, labels="required")
+    bare = [{"question": "q", "choices": ["x", "y"]}]
+    assert "no column 'answer'" in message(bare, labels="required")
+    assert load_examples(bare).labels == (None,)
+    assert "no column 'choices'" in message([{"question": "q"}], task="multiple-choice")
+
+
+def test_other_options_make_another_question():
+    base = {"question": "q", "choices": ["x", "y"], "answer": 0}
+    other = {**base, "choices": ["x", "z"]}
+    turned = {**base, "choices": ["y", "x"], "answer": 1}
+    examples = load_examples([base, other, base, turned])
+    assert examples.duplicates == 1
+    assert examples.num_texts == 3
+    assert without_duplicates(examples).choices == (("x", "y"), ("x", "z"), ("y", "x"))
+    assert examples.num_shared(load_examples([base])) == 2
+    assert without_overlap(examples, load_examples([base])).labels == ("A", "B")
+    assert joined([examples.take([0]), examples.take([1])]).choices == (("x", "y"), ("x", "z"))
+
+
+def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
+    with pytest.raises(InputError):
+        load_examples([{"text": "t", "label": "a"}], task="multiple-choice")
+
+
+def test_candidates_without_a_history_name_the_column_that_is_missing():
+    with refused("unknown", "'history'"):
+        load_examples([{"candidates": ["c", "d"], "answer": "c"}])
+
+
+def test_a_history_without_candidates_is_refused_and_the_column_named():
+    rows = [{"history": ["a", "b"], "answer": "c"}, {"history": ["a"], "answer": "d"}]
+    with pytest.raises(InputError) as caught:
+        load_examples(rows)
+    assert "'candidates'" in str(caught.value)
+
+
+def test_an_answer_that_is_no_candidate_is_refused_with_its_row():
+    rows = [
+        {"history": ["a"], "candidates": ["c", "d"], "answer": "c"},
+        {"history": ["a"], "candidates": ["c", "d"], "answer": "e"},
+    ]
+    with pytest.raises(InputError) as caught:
+        load_examples(rows)
+    assert "row 2" in str(caught.value)
+
+
+def test_a_description_names_columns(tmp_path):
+    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B", "story": "s", "choices": 3}]
+    data = written(tmp_path / "q.jsonl", rows)
+    about = tmp_path / "task.yaml"
+    about.write_text(
+        "question: stem\nchoices: [first, second]\nanswer: key\ncontext: story\nprompt: '{text}?'\n"
+    )
+    examples = load_examples(data, task=str(about))
+    assert examples.choices == (("x", "y"),)
+    assert (examples.labels, examples.pairs, examples.texts) == (("B",), ("s",), ("q",))
+    assert read_description(str(about)).prompt == "{text}?"
+    about.write_text("question: stem\n")
+    rows = [{"stem": "q", "choices": ["x", "y"], "answer_index": 1}]
+    assert load_examples(rows, task=str(about)).labels == ("B",)
+
+
+def test_a_description_is_remembered_as_columns(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: stem\nchoices: [first, second]\nanswer: key\n")
+    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B"}]
+    stored = load_examples(rows, task=str(about)).columns
+    columns = DataColumns.of(json.loads(json.dumps(stored)))
+    assert columns == read_description(str(about)).columns
+    assert load_rows(rows, columns).choices == (("x", "y"),)
+    assert load_examples(ROWS).columns is None
+
+
+def test_a_description_may_call_the_question_text_and_is_taken_at_its_word(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: text\n")
+    row = {"text": "q", "choices": ["x", "y"], "answer": 0}
+    assert load_examples([row], task=str(about)).texts == ("q",)
+    assert "'text'" in message([{"question": "q", **row} | {"text": None}], task=str(about))
+    about.write_text("question: stem\n")
+    assert "'stem'" in message(ROWS, task=str(about))
+    assert (
+        load_rows(ROWS, read_description(str(about)).columns).labels == load_examples(ROWS).labels
+    )
+
+
+def test_questions_that_are_to_be_texts_are_refused():
+    assert "'text'" in message(ROWS, task="text-classification")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "3",
+        "questoin: stem",
+        "choices: [first]",
+        "question: 3",
+        "choices: {a: b}",
+        "a: [",
+        "x: *a",
+    ],
+)
+def test_bad_descriptions(content, tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text(content)
+    assert str(about) in message(ROWS, task=str(about))
+
+
+def test_a_description_names_each_column_once(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: a\nchoices: [b, a]\n")
+    assert "'a'" in message(ROWS, task=str(about))
+    about.write_text("choices: [first, second]\n")
+    assert "no column 'first'" in message(ROWS, task=str(about))
+    assert "missing.yaml" in message(ROWS, task=str(tmp_path / "missing.yaml"))

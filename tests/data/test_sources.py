@@ -1,0 +1,107 @@
+"""Safe opening of files: misleading sizes, encodings, keys and characters are refused."""
+
+import gzip
+import json
+
+import pytest
+from refusal import refused
+
+from bayeslora.data.formats import Reading, kind_of, open_table, suffix_of
+
+ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+CELLS = "text,label\né 1,ü\né 2,ü\n"
+
+
+def read(path, options=None):
+    rows = []
+    for piece in open_table(path, options or Reading()).pieces(["text", "label"], 1000):
+        cells = zip(piece.columns["text"], piece.columns["label"], strict=True)
+        rows += [{"text": text, "label": label} for text, label in cells]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "cp1252", "utf-16", "utf-8", "utf-8-sig", "utf-32"]
+)
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", LINES), ("a.csv", CELLS)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, packed):
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    content = text.encode(encoding)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert read(path, Reading(encoding=encoding)) == ROWS
+    if encoding in {"utf-8", "utf-8-sig"}:
+        assert read(path) == ROWS
+    elif not packed or encoding == "latin-1":
+        with refused("input", "--encoding"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["aliases", "base64_codec", "rot_13", "hex_codec", "undefined"])
+def test_what_is_no_encoding_of_text_is_refused(name):
+    with refused("input", "encoding", name):
+        Reading(encoding=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('{"text": "a", "text": "b"}', "duplicate key 'text'"),
+        ('{"text": "a: b", "n": {"x": 1, "x": 2}}', "duplicate key 'x'"),
+        ('{"text": "\\ud800"}', "surrogate"),
+        ('{"text": "a", "other": ["\\uDFFF"]}', "surrogate"),
+        ('{"text": "a"} {"text": "b"}', "invalid JSON"),
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
+    path = tmp_path / "a.json"
+    good = '{"text": "\\ud83d\\ude00 fine", "other": {"a": [1]}}'
+    path.write_text(f"[{good},\n{line}]" if listed else f"{good}\n{line}\n")
+    with refused("input", "row 2") as caught:
+        read(path)
+    assert part in str(caught.value)
+
+
+def test_an_unclosed_quotation_mark_in_a_long_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayeslora.data.formats.LONGEST_FIELD", 1000)
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"' + "a\n" * 10_000)
+    with refused("input", "row 2", "quotation mark"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:-6] + b"123456", lambda b: b[:12]]
+)
+def test_damaged_gzip_is_refused(tmp_path, damage):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(LINES.encode())))
+    with refused("input", "a.jsonl.gz"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "suffix"),
+    [
+        (b"PAR1\0\0", ".parquet"),
+        (b' \n[{"a": 1}]', ".json"),
+        (b"\xef\xbb\xbf" + b'{"a": 1}', ".json"),
+        (b"a,b\n1\t,2", ".csv"),
+        (b"a\tb\n1,\t2", ".tsv"),
+        (gzip.compress(b"a\tb\n", mtime=0), ".tsv"),
+        (b"text", ".csv"),
+    ],
+)
+def test_the_format_of_standard_input_is_that_of_its_beginning(head, suffix):
+    assert suffix_of(head) == suffix
+
+
+def test_names_say_the_kind(tmp_path):
+    assert kind_of(tmp_path / "A.JSONL.GZ") == ".jsonl"
+    assert kind_of(tmp_path / "v1.2.csv") == ".csv"
+    for name in ("a.parquet.gz", "a.txt.gz", "a.gz", "a", "csv"):
+        with refused("input", ".jsonl", ".parquet"):
+            kind_of(tmp_path / name)
+    assert Reading(delimiter="tab").delimiter == "\t"

@@ -1,0 +1,172 @@
+"""Streamed examples: the same as loading all at once, after a pass that stores none."""
+
+import json
+import random
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from refusal import refused
+
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import joined
+from bayeslora.data.read import load_examples, open_examples, stream_of
+
+COLUMNS = DataColumns()
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def rows(n, **more):
+    return [{"id": f"r{k}", "text": f"text {k}", "label": "ab"[k % 2], **more} for k in range(n)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "one-line.json", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
+    records = rows(11, source="s")
+    if not with_ids:
+        records = [{**record, "id": None} for record in records]
+    path = tmp_path / name
+    if name == "a.jsonl":
+        lines(path, records)
+    elif name == "a.json":
+        path.write_text(json.dumps(records, indent=1))
+    elif name == "one-line.json":
+        path.write_text(json.dumps(records))
+    elif name == "a.csv":
+        cells = ((record["id"] or "", record["text"], record["label"], "s") for record in records)
+        path.write_text("id,text,label,source\n" + "".join(",".join(c) + "\n" for c in cells))
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    whole = load_examples(path, keep=["source"])
+    stream = open_examples(path, COLUMNS, keep=["source"])
+    for size in (1, 4, 11, 100):
+        pieces = list(stream.pieces(size))
+        assert joined(pieces) == whole
+        assert max(map(len, pieces)) <= size
+    in_memory = stream_of(whole)
+    assert (in_memory.num_rows, in_memory.numbered) == (stream.num_rows, stream.numbered)
+    assert joined(list(in_memory.pieces(4))) == whole
+    assert stream.num_rows == len(whole) == 11
+    assert len(set(whole.ids)) == 11
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbered"),
+    [
+        *((["0", "1", ""], True), (["1.0", "0"], True), (["007", "1"], True), ([""], True)),
+        *((["-1", "1"], False), (["1.0", "a"], False), (["1", "a"], False), (["1.0", "07"], False)),
+    ],
+)
+def test_whether_labels_are_numbers_is_known_of_the_whole(tmp_path, labels, numbered):
+    """The piece they are in does not matter, and examples in memory agree."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"x,{label}\n" * 5000 for label in labels))
+    stream = open_examples(path, COLUMNS)
+    assert stream.numbered == numbered
+    assert stream_of(joined(list(stream.pieces(1000)))).numbered == numbered
+
+
+def test_rows_that_share_a_line_are_named_by_their_number(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "x"}, {"text": "y"}, {"text": "z"}]))
+    examples = load_examples(path)
+    assert examples.ids == ("1", "2", "3")
+    assert examples.rows == (1, 2, 3)
+    path.write_text('[{"text": "x"}, {"text": "y"}, {"text": 3}]')
+    with refused("input", "row 3"):
+        load_examples(path)
+
+
+def test_labels_from_text_are_integers_only_if_all_rows_say_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,2\n")
+    stream = open_examples(path, COLUMNS)
+    assert next(stream.pieces(1)).labels == (1,)
+    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,two\n")
+    stream = open_examples(path, COLUMNS)
+    assert next(stream.pieces(1)).labels == ("1",)
+    assert load_examples(path).labels == ("1",) * 5000 + ("two",)
+
+
+@pytest.mark.parametrize("place", [1, 4999, 9000])
+def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
+    records = rows(9001)
+    records[place]["id"] = "r0"
+    path = lines(tmp_path / "a.jsonl", records)
+    for reader in (load_examples, lambda path: open_examples(path, COLUMNS)):
+        with refused("input", f"row {place + 1}", "'id'", "'r0'", "row 1"):
+            reader(path)
+
+
+def test_the_pass_keeps_a_few_bytes_a_row(tmp_path):
+    path = tmp_path / "a.csv"
+    label = random.Random(0).choice
+
+    def peak(n):
+        with path.open("w") as out:
+            out.write("id,text,label\n")
+            out.writelines(f"row-{k},some words {k},{label('abc')}\n" for k in range(n))
+        tracemalloc.start()
+        open_examples(path, COLUMNS)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(50_000), peak(80_000)  # more than one block of the file
+    assert large - small < 30_000 * 40
+
+
+@pytest.mark.parametrize("blank", [None, "", "  "])
+def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blank, caplog):
+    records = [{"text": blank, "label": "a"}, *rows(3), {"text": blank}, {"id": "z", "text": "z"}]
+    path = lines(
+        tmp_path / "a.jsonl", [{"id": str(k), **record} for k, record in enumerate(records)]
+    )
+    examples = load_examples(path, blank="skip")
+    assert examples.rows == (2, 3, 4, 6)
+    assert "2 of 6" in caplog.text
+    assert joined(list(open_examples(path, COLUMNS, blank="skip").pieces(2))) == examples
+    with refused("input", "row 1, column 'text'"):
+        load_examples(path)
+    with refused("input", "blank"):
+        load_examples([{"text": blank}], blank="skip")
+    with refused("input", "row 1, column 'text'"):
+        load_examples([{"text": 3}], blank="skip")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Label", "LABEL", "labels", " label", "Label ", "lable", "lables", "labl", "la\u200bbel"],
+)
+def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, name):
+    path = lines(tmp_path / "a.jsonl", [{"text": "x", name: "a"}])
+    with refused("input", "'label'"):
+        load_examples(path)
+    assert load_examples(path, label_column=name).labels == ("a",)
+    both = lines(tmp_path / "b.jsonl", [{"text": "x", name: "a", "label": "b"}])
+    assert load_examples(both).labels == ("b",)
+
+
+@pytest.mark.parametrize("name", ["label_source", "label2", "labeller", "level", "text_label"])
+def test_a_column_of_another_name_is_not_taken_for_labels(name):
+    assert load_examples([{"text": "x", name: "a"}]).labels == (None,)
+    assert load_examples([{"text": "x", "x": "a"}], label_column="y").labels == (None,)
+
+
+def test_labels_that_all_differ_are_not_kept(tmp_path):
+    """Free text in place of a label, with `--unknown-labels ood`."""
+    path = tmp_path / "a.jsonl"
+    lines(path, [{"text": "x", "label": f"free text {n}"} for n in range(5000)])
+    open_examples(path, COLUMNS)
+    tracemalloc.start()
+    stream = open_examples(path, COLUMNS)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stream.num_rows == 5000
+    assert size < 200_000, "bytes"
