@@ -20,16 +20,16 @@ class PlannedError(Exception):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """Return a function from a classifier and its rows to the choices and settings of a fit."""
+    """Return a function from a classifier and its rows to the plan of a fit."""
 
-    def stop(choices, data, settings, *_, **__):
-        raise PlannedError(choices, settings)
+    def stop(plan, *_, **__):
+        raise PlannedError(plan)
 
     def plan(clf, *rows, **options):
         monkeypatch.setattr(procedure, "fit_members", stop)
         with pytest.raises(PlannedError) as caught:
             clf.fit(*rows, **options)
-        return caught.value.args
+        return caught.value.args[0]
 
     return plan
 
@@ -55,10 +55,11 @@ def test_epochs_follow_the_rows_and_whether_others_choose_among_them(
     llama, planned, options, rows, validates, epochs, rate
 ):
     validation = toy_rows(16, seed=1) if validates else None
-    choices, settings = planned(new(llama, **options), toy_rows(rows), validation, batch_size=4)
+    chosen = planned(new(llama, **options), toy_rows(rows), validation, batch_size=4)
+    settings = chosen.training
     assert settings.epochs == epochs
     assert settings.choose_epochs == (settings.cv == "auto")
-    assert choices.adapter.lr == rate
+    assert chosen.adapter.lr == rate
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,8 @@ def test_means_without_validation_rows_are_those_that_were_trained(
     llama, planned, options, epochs, means
 ):
     clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
-    choices, _ = planned(clf, toy_rows(16), epochs=epochs, batch_size=4)
-    assert choices.posterior.polish_mean == means
+    chosen = planned(clf, toy_rows(16), epochs=epochs, batch_size=4)
+    assert chosen.posterior.polish_mean == means
 
 
 @pytest.mark.parametrize(
@@ -115,10 +116,10 @@ def test_calibrating_refits_means_unless_told_to_hold_what_training_left(llama, 
 
 @pytest.mark.parametrize(("rows", "cv"), [(256, 0), (257, "auto")])
 def test_without_an_adapter_few_rows_choose_the_prior_and_more_the_scale(llama, planned, rows, cv):
-    choices, settings = planned(new(llama, adapter="none", posterior="vbll"), toy_rows(rows))
-    assert settings.cv == cv
-    assert (choices.posterior.prior_scale == "cross-validation") == (cv == 0)
-    assert not settings.choose_epochs
+    chosen = planned(new(llama, adapter="none", posterior="vbll"), toy_rows(rows))
+    assert chosen.training.cv == cv
+    assert (chosen.posterior.prior_scale == "cross-validation") == (cv == 0)
+    assert not chosen.training.choose_epochs
 
 
 @pytest.mark.parametrize(
