@@ -23,31 +23,30 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 42564,
-    "modules": 287,
+    "code lines": 41637,
+    "modules": 276,
     "per cent of code that imports": 11,
     "parameters of a public function": 26,
     "options of the command line": 274,
     "options of fit": 44,
-    "modules that fit loads": 212,
-    "modules that predict loads": 188,
+    "modules that fit loads": 198,
+    "modules that predict loads": 174,
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 2744,
+    ".": 2713,
     "adapters": 3437,
-    "backbones": 3193,
-    "cli": 3296,
-    "engine": 6448,
+    "backbones": 3205,
+    "cli": 3294,
+    "data": 2376,
+    "engine": 6432,
     "experiments": 2254,
     "io": 469,
     "metrics": 3389,
     "posteriors": 5759,
-    "predictions": 1999,
+    "predictions": 1890,
     "recalibration": 646,
     "reporting": 5210,
-    "tables": 1082,
-    "tasks": 2075,
     "testing": 563,
 }
 """Code lines by folder; `.` for files outside of one."""
