@@ -264,7 +264,7 @@ def test_damage_to_a_later_member_is_found(llama, tmp_path):
         ({"num_members": 2}, "belongs to no member"),
         ({"classes": ["a", "b"]}, "has shape"),
         ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in and no installed"),
-        ({"posterior": {"name": ["vbll"]}}, "posterior \"['vbll']\" is not built in"),
+        ({"posterior": {"name": ["vbll"]}}, "bayeslora.json is damaged: 'posterior'"),
         ({"adapter": {"name": "polar", "r": 2}}, "has shape"),
         ({"adapter": None}, "adapter must be a name or an object"),
         ({"format_version": 2}, "has format version 2"),

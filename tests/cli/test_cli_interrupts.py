@@ -162,16 +162,12 @@ def before_the_end(world, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("which", ["checkpoint", "mark"])
-def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end, tmp_path, which):
+def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end, tmp_path):
     """As on a full or a failing disk."""
     out = tmp_path / "m"
     shutil.copytree(before_the_end, out)
     path = out / "checkpoints" / "member-0" / "checkpoint.safetensors"
-    if which == "checkpoint":
-        path.write_bytes(path.read_bytes()[:-3])
-    else:
-        (out / "interrupted-fit.json").write_bytes(b"")
+    path.write_bytes(path.read_bytes()[:-3])
     result = run(*words_of_fit(world, out))
     assert result.code == 0, result.err
     assert "damaged" in result.err

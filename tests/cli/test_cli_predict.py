@@ -72,7 +72,6 @@ def test_stopped_twice_it_ends_in_the_same_bytes(run, world, data, tmp_path, mon
             stop_after(patch, count)
             stopped = run(*command(world, data, out))
         assert stopped.code == 130
-        assert str(PredictionParts(out).folder) in stopped.err
         assert not out.exists()
     made = []
     add = PredictionParts.add
@@ -226,12 +225,12 @@ def test_killed_without_warning(world, clf, data, tmp_path):
 def test_what_a_run_left_that_had_its_output_in_place_is_cleaned_up(run, world, data, tmp_path):
     """The command is then refused, and nothing would clean up later."""
     out = tmp_path / "p.parquet"
-    for name in (out.name, ".p.parquet.lock", ".p.parquet.abcd_123.part", ".q.csv.abcd_123.part"):
+    for name in (out.name, ".p.parquet.lock", ".p.parquet.part", ".q.csv.part"):
         (tmp_path / name).touch()
     PredictionParts(out).claim({"seed": "0"}, overwrite=False)
     assert run(*command(world, data, out)).code == 2
     left = {file.name for file in tmp_path.iterdir()}
-    assert left == {"data.jsonl", "p.parquet", ".q.csv.abcd_123.part"}
+    assert left == {"data.jsonl", "p.parquet", ".q.csv.part"}
 
 
 def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):

@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from refusal import refused
 from small_fits import fresh
 
 from bayeslora import BLoB
 from bayeslora.adapters.options import LoRA
-from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
+from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, uniform_weight
 
 
 @given(num_train=st.integers(1, 20_000), batch_size=st.integers(1, 64))
@@ -35,13 +34,6 @@ def test_cycles_have_the_published_lengths(num_train, length):
     weight = cyclic_weight(num_train, 4)
     assert weight(length - 1) == pytest.approx(0.5)
     assert weight(length) < 1e-80
-
-
-@pytest.mark.parametrize("name", ["cyclic", "uniform"])
-@pytest.mark.parametrize("num_train", [0, None])
-def test_a_number_of_rows_that_is_none_is_refused(name, num_train):
-    with refused("option", "num_train", num_train):
-        kl_weight(name, num_train, 4)
 
 
 def test_the_uniform_weight_is_one_over_the_rows():

@@ -27,7 +27,7 @@ ALLOWED = {
     "transformers/masking_utils.py": "whether there is any padding",
     "torch/optim/": "the number of steps, which AdamW keeps on the CPU",
     "pyro/": "the loss as a number, and its warnings of NaN",
-    "bayeslora/adapters/polar/stiefel.py": "whether a matrix has lost rank, beside eigh's own look",
+    "bayeslora/adapters/polar.py": "whether a matrix has lost rank, beside eigh's own look",
     "bayeslora/engine/network.py": "whether features are finite, on the CPU alone",
 }
 
