@@ -11,10 +11,9 @@ Sources: `blob`: Wang et al. 2024, arXiv 2406.11675 (code: Wang-ML-Lab/bayesian-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.calibration import NUM_BINS
 
 
@@ -24,7 +23,6 @@ class Protocol:
 
     Attributes:
         name: The name in a grid.
-        summary: One line for tables and lists.
         seeds: Default seeds.
         split: The reported split: `test` or `validation`.
         hold_out: Share of the training rows that select epoch, prior and scale; 0 for none.
@@ -40,14 +38,12 @@ class Protocol:
         num_choices: Options per question by task; rows with another number are dropped.
         ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
             filtered to rows marked OK. None uses all rows.
-        backbones: The published backbones, for reference.
         format: Format of multiple-choice questions; None uses the default of `fit`.
         deviations: Settings of the published protocol that `fit` cannot express.
         task_deviations: Further deviation of a task, by its name.
     """
 
     name: str
-    summary: str
     seeds: tuple[int, ...]
     split: str = "test"
     hold_out: float = 0.0
@@ -62,50 +58,34 @@ class Protocol:
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = field(default_factory=dict)
     ood_audit: str | None = None
-    backbones: str = ""
     format: str | None = None
     deviations: tuple[str, ...] = ()
     task_deviations: Mapping[str, str] = field(default_factory=dict)
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values, without empty ones."""
-        settings = {
-            key: value for key, value in asdict(self).items() if value not in (None, "", {})
-        }
-        del settings["summary"]
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in settings.items()
-        }
-
     def described(self) -> str:
         """Return the settings in one line, for tables."""
-        parts = [
-            f"reported on {self.split}",
-            f"{self.hold_out:.0%} of train held out for selection"
-            if self.hold_out
-            else "nothing held out for selection",
-            "labelled rows drawn per seed" if self.draws_rows else "all training rows",
-        ]
-        if self.steps is not None:
-            parts.append(f"{self.steps:,} steps")
-        if self.batch_size is not None:
-            parts.append(f"batch {self.batch_size}")
-        parts += [f"{key} = {value:g}" for key, value in self.adapter.items()]
-        if self.all_layers:
-            parts.append("query and value projections of all layers")
-        if self.max_length is not None:
-            parts.append(f"at most {self.max_length} tokens")
-        if self.weight_samples is not None:
-            parts.append(f"S = {self.weight_samples}")
-        if self.logit_samples is not None:
-            parts.append(f"{self.logit_samples:,} logit draws")
-        if self.format is not None:
-            parts.append(f"questions by {self.format}")
-        parts += [f"{task}: rows with {count} options" for task, count in self.num_choices.items()]
-        if self.ood_audit is not None:
-            parts.append(f"OOD rows with {self.ood_audit} = OK")
-        return ", ".join([*parts, f"ECE with {self.num_bins} bins"])
+        held_out = f"{self.hold_out:.0%} of train" if self.hold_out else "nothing"
+        settings = {
+            "steps": self.steps,
+            "batch size": self.batch_size,
+            "max_length": self.max_length,
+            **self.adapter,
+            "draws of weights": self.weight_samples,
+            "draws of logits": self.logit_samples,
+            "format": self.format,
+            **{f"options of {task}": count for task, count in self.num_choices.items()},
+            "OOD rows": self.ood_audit and f"{self.ood_audit} is OK",
+        }
+        return ", ".join(
+            [
+                f"reported on {self.split}",
+                f"{held_out} held out for selection",
+                "labelled rows drawn per seed" if self.draws_rows else "all training rows",
+                *(f"{name} = {value}" for name, value in settings.items() if value is not None),
+                *(["query and value projections of all layers"] if self.all_layers else []),
+                f"ECE with {self.num_bins} bins",
+            ]
+        )
 
 
 _PUBLISHED_TRAINING = (
@@ -122,19 +102,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
     for protocol in (
         Protocol(
             "bayeslora",
-            "selection on a 20 % cut of train, the reported split untouched, 5 seeds",
             seeds=(0, 1, 2, 3, 4),
             hold_out=0.2,
         ),
         Protocol(
             "label-budget",
-            "each seed draws L labelled rows; a method pays for held-out rows out of them",
             seeds=(0, 1, 2, 3, 4),
             draws_rows=True,
         ),
         Protocol(
             "blob",
-            "as published with BLoB (Wang et al. 2024)",
             seeds=(1, 2, 3),
             split="validation",
             steps=5000,
@@ -143,7 +120,6 @@ PROTOCOLS: Mapping[str, Protocol] = {
             adapter={"r": 8, "alpha": 16.0, "dropout": 0.0, "lr": 1e-4},
             all_layers=True,
             weight_samples=10,
-            backbones="Llama-2-7B in 8 bits; Llama-3.1-8B in TFB",
             format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
@@ -160,7 +136,6 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             "laplace-lora",
-            "as published with Laplace-LoRA (Yang et al. 2024)",
             seeds=(21, 42, 87),
             split="validation",
             steps=10_000,
@@ -170,7 +145,6 @@ PROTOCOLS: Mapping[str, Protocol] = {
             all_layers=True,
             logit_samples=100_000,
             num_choices={"arc-challenge": 4, "arc-easy": 4},
-            backbones="Llama-2-7B chat in 8 bits",
             format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
@@ -180,10 +154,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             "bag",
-            "the splits, seeds and scores of BayesAdapt (arXiv 2606.22188)",
             seeds=(0, 1, 2, 3),
             ood_audit="redux_error_type",
-            backbones="Qwen3 0.6B to 14B",
             format="letters",
             deviations=(
                 "training: published per method; here the defaults of fit",
@@ -195,16 +167,3 @@ PROTOCOLS: Mapping[str, Protocol] = {
     )
 }
 """All protocols by name."""
-
-
-def protocol(name: object) -> Protocol:
-    """Return a protocol by its name.
-
-    Raises:
-        InputError: The name is unknown; the message lists all names.
-    """
-    if not isinstance(name, str):
-        raise InputError(f"protocol must be a name, got {name!r}")
-    if name not in PROTOCOLS:
-        raise unknown_choice("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]

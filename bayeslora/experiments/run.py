@@ -1,23 +1,24 @@
-"""Run a grid: compute missing cells, store them one by one, and collect one table."""
+"""Run a grid: check its cells, compute the missing ones, and collect one table."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError, located
-from bayeslora.experiments.cells import Workshop
-from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
-from bayeslora.experiments.plan import Plan, made_plan, missing_backbones
-from bayeslora.experiments.store import RESULTS, SUMMARY, Store
-from bayeslora.experiments.summary import results_table, write_results
-from bayeslora.experiments.workers import Job, OneProcess, Outcome, Pool, Processes, RayCluster
+from bayeslora.errors import InputError, first_line, located
+from bayeslora.experiments.cells import Setup, Workshop
+from bayeslora.experiments.grid import Cell, Grid, as_grid
+from bayeslora.experiments.search import import_optuna
+from bayeslora.experiments.store import Store
+from bayeslora.experiments.summary import results_table
+from bayeslora.experiments.workers import OneProcess, Outcome, Pool, Processes, RayCluster
 from bayeslora.option_checks import check_integer
 from bayeslora.plain_text import counted
 
@@ -54,6 +55,55 @@ class Experiment:
         return results_table(self.records)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A checked grid.
+
+    Attributes:
+        grid: The grid.
+        settings: The settings of each cell, JSON-ready.
+        deviations: Deviations of each cell from its protocol.
+        finished: Records of the finished cells in the directory of the experiment.
+        missing: What this machine lacks, in sentences.
+    """
+
+    grid: Grid
+    settings: Mapping[Cell, dict[str, Any]]
+    deviations: Mapping[Cell, tuple[str, ...]]
+    finished: Sequence[Mapping[str, Any]]
+    missing: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values, with one entry for all seeds of a cell."""
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in self.settings:
+            groups.setdefault(_but_seed(cell.key), []).append(cell)
+        return {
+            "protocol": self.grid.protocol,
+            "num_cells": len(self.settings),
+            "cells": [self._entry(key, cells) for key, cells in groups.items()],
+            "missing": list(self.missing),
+        }
+
+    def _entry(self, key: tuple[Any, ...], cells: Sequence[Cell]) -> dict[str, Any]:
+        """Return the entry of cells that differ in their seed."""
+        alike = [record for record in self.finished if _but_seed(record["cell"]) == key]
+        seeds = {cell.seed for cell in cells}
+        seconds = [record["seconds"]["fit"] for record in alike]
+        return {
+            **{name: value for name, value in cells[0].key.items() if name != "seed"},
+            "seeds": len(cells),
+            "finished": sum(record["cell"]["seed"] in seeds for record in alike),
+            "fit_seconds": sum(seconds) / len(seconds) if seconds else None,
+            "deviations": list(self.deviations[cells[0]]),
+        }
+
+
+def _but_seed(key: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the parts of a cell's key that are not its seed."""
+    return tuple(key[name] for name in ("protocol", "task", "backbone", "method", "rows"))
+
+
 def experiment(
     grid: Any,
     out: str | Path,
@@ -83,7 +133,8 @@ def experiment(
 
     Raises:
         InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
-            not the directory of an experiment. Nothing is computed.
+            not the directory of an experiment; nothing is computed then. Or the backbone of a
+            computed cell has other weights than that of the finished cells.
 
     Example:
         >>> import bayeslora as bl
@@ -93,31 +144,28 @@ def experiment(
     check_integer("workers", workers, low=1)
     if ray is not None and workers > 1:
         raise InputError("workers are local processes; set either workers or ray")
-    parsed, store = _read(grid), Store(out)
+    parsed, store = as_grid(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
-    cells = [*_checked(grid, workshop, store, shard).settings]
-    if missing := missing_backbones(parsed):
+    with _in_file(grid):
+        cells = [*_checked(workshop, store, shard)]
+    if missing := _missing_backbones(parsed):
         raise InputError(missing[0])
     waiting = [cell for cell in cells if store.record(cell) is None]
-    failed: dict[str, str] = {}
-    crashed: list[str] = []
-    elsewhere: list[str] = []
+    run = _Run(store, len(cells))
     if waiting:
         from bayeslora.engine.progress import each_note_once
 
         with _in_file(grid):
             pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
-        store.claim(parsed.source)
+        store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         try:
             with each_note_once("bayeslora.engine.data", "bayeslora.metrics.ood"):
-                failed, crashed, elsewhere = _Run(parsed, store, pool, len(cells)).run(waiting)
+                run.compute(waiting, pool)
         finally:
             pool.close()
             store.tidy()
-    with store.all_records() as records:
-        if records:
-            write_results(records, store.out / RESULTS, store.out / SUMMARY, parsed.reference)
-    return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
+    records = store.collect(parsed.reference)
+    return Experiment(store.out, records, run.failed, tuple(run.crashed), tuple(run.elsewhere))
 
 
 def plan(
@@ -129,7 +177,7 @@ def plan(
 ) -> Plan:
     """Check a grid as `experiment` does, without computing cells.
 
-    The plan says which backbones are missing; the path of a missing directory is an error.
+    The plan says which backbones are missing.
 
     Args:
         grid: As for `experiment`.
@@ -140,14 +188,17 @@ def plan(
     Raises:
         InputError: As for `experiment`, except that backbones and the device may be missing.
     """
-    parsed = _read(grid)
+    parsed = as_grid(grid)
     store = None if out is None else Store(out)
-    checked = _checked(grid, Workshop(parsed, data_dir), store, shard)
-    return replace(checked, missing=missing_backbones(parsed))
-
-
-def _read(grid: Any) -> Grid:
-    return read_grid(grid) if isinstance(grid, str | Path) else as_grid(grid)
+    with _in_file(grid):
+        setups = _checked(Workshop(parsed, data_dir), store, shard)
+    return Plan(
+        parsed,
+        {cell: setup.settings() for cell, setup in setups.items()},
+        {cell: setup.deviations for cell, setup in setups.items()},
+        [] if store is None else store.records(),
+        _missing_backbones(parsed),
+    )
 
 
 def _in_file(grid: Any) -> AbstractContextManager[None]:
@@ -156,27 +207,50 @@ def _in_file(grid: Any) -> AbstractContextManager[None]:
 
 
 def _checked(
-    grid: Any, workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
-) -> Plan:
-    """Return the plan of a grid after all checks that need no backbone."""
+    workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
+) -> dict[Cell, Setup]:
+    """Return the setups of a grid's cells after all checks that need no backbone.
+
+    Raises:
+        InputError: A cell is impossible, its rows cannot be read, an option has no effect, or
+            finished cells have other settings.
+    """
+    grid = workshop.grid
     if store is not None:
         store.check()
-    cells = _shard(workshop.grid.cells, shard)
-    with _in_file(grid):
-        plan = made_plan(workshop, cells, [] if store is None else store.records())
-    if store is not None:
-        for cell, settings in plan.settings.items():
-            store.check_settings(cell, settings)
-    return plan
-
-
-def _shard(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
-    if shard is None:
-        return cells
-    index, count = shard
+    if grid.search is not None:
+        import_optuna()
+    index, count = (1, 1) if shard is None else shard
     check_integer("shard", count, low=1)
     check_integer("shard", index, low=1, high=count)
-    return cells[index - 1 :: count]
+    setups = {cell: workshop.checked(cell) for cell in grid.cells[index - 1 :: count]}
+    for key in grid.predict.model_fields_set:
+        if not any(key in setup.predict for setup in setups.values()):
+            raise InputError(f"predict: {key} has no effect on any method", code="no-effect")
+    for name in grid.search.ranges if grid.search else ():
+        if not any(setup.search and name in setup.search.ranges for setup in setups.values()):
+            raise InputError(f"search: no method has the option {name}", code="unknown")
+    if store is not None:
+        store.check_settings({cell: setup.settings() for cell, setup in setups.items()})
+    return setups
+
+
+def _missing_backbones(grid: Grid) -> list[str]:
+    """Return a sentence for each backbone that is not available; no weights are read."""
+    from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
+    from bayeslora.backbones.hub import check_reachable
+    from bayeslora.backbones.load import source_of
+
+    missing = []
+    for name in grid.backbones:
+        try:
+            if name in EMBEDDED_MODELS:
+                embedded_directory(name)
+            else:
+                check_reachable(source_of(name))
+        except InputError as error:
+            missing.append(str(error))
+    return missing
 
 
 def _pool(
@@ -194,94 +268,79 @@ def _pool(
 class _Run:
     """The cells of one call, submitted to workers and stored as they finish."""
 
-    def __init__(self, grid: Grid, store: Store, pool: Pool, total: int) -> None:
-        self._grid, self._store, self._pool, self._total = grid, store, pool, total
-        self._indices = {cell: index for index, cell in enumerate(grid.cells)}
-        self._reserved: dict[int, ExitStack] = {}
-        self._attempts: dict[int, int] = {}
-        self._failed: dict[str, str] = {}
-        self._crashed: list[str] = []
-        self._elsewhere: list[str] = []
-        self._computed = 0
-        self._begun = time.monotonic()
+    def __init__(self, store: Store, total: int) -> None:
+        self._store, self._total = store, total
+        self._running: dict[Future[Outcome], tuple[Cell, ExitStack]] = {}
+        self._attempts: Counter[Cell] = Counter()
+        self._durations: list[float] = []
+        self.failed: dict[str, str] = {}
+        self.crashed: list[str] = []
+        self.elsewhere: list[str] = []
 
-    def run(self, cells: Sequence[Cell]) -> tuple[dict[str, str], list[str], list[str]]:
+    def compute(self, cells: Sequence[Cell], pool: Pool) -> None:
         """Compute cells.
 
-        Returns:
-            The errors of failed cells, the crashed cells, and those left to other processes.
+        Raises:
+            InputError: A cell's backbone has other weights than that of the finished cells.
         """
-        waiting = deque(self._indices[cell] for cell in cells)
+        waiting, begun = deque(cells), time.monotonic()
         done = self._total - len(waiting)
         logger.info("%s, %d already finished", counted(self._total, "cell"), done)
         try:
-            while waiting or self._reserved:
-                while waiting and len(self._reserved) < self._pool.size:
-                    self._begin(waiting.popleft())
-                if self._reserved:
-                    outcome = self._pool.next()
-                    if self._finish(outcome, len(waiting)):
-                        waiting.append(outcome.index)
+            while waiting or self._running:
+                while waiting and len(self._running) < pool.size:
+                    self._begin(waiting.popleft(), pool)
+                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                    cell, stack = self._running.pop(future)
+                    with stack:
+                        if self._finish(cell, future):
+                            waiting.append(cell)
+                ended = self._total - done - len(waiting) - len(self._running)
+                if ended and (waiting or self._running):
+                    left = (time.monotonic() - begun) / ended * (self._total - done - ended)
+                    logger.info("about %s left", in_words(left))
         finally:
-            for stack in self._reserved.values():
+            for _, stack in self._running.values():
                 stack.close()
-        return self._failed, self._crashed, self._elsewhere
 
-    def _begin(self, index: int) -> None:
-        cell = self._grid.cells[index]
-        stack = ExitStack()
-        try:
-            stack.enter_context(self._store.reserved(cell))
-        except InputError:
-            self._elsewhere.append(str(cell))
-            return
-        if self._store.record(cell) is not None:  # another process has finished it meanwhile
-            stack.close()
-            return
-        self._reserved[index] = stack
-        self._attempts[index] = self._attempts.get(index, 0) + 1
-        logger.info("%s: started", cell)
-        work, fingerprint = self._store.work(cell), self._store.fingerprint(cell.backbone)
-        # Absolute: the workers of a cluster have directories of their own.
-        self._pool.submit(Job(index, str(work.absolute()), fingerprint))
+    def _begin(self, cell: Cell, pool: Pool) -> None:
+        """Submit a cell that no other process computes or has finished."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._store.reserved(cell))
+            except InputError:
+                self.elsewhere.append(str(cell))
+                return
+            if self._store.record(cell) is not None:
+                return
+            self._attempts[cell] += 1
+            logger.info("%s: started", cell)
+            # Absolute: the workers of a cluster have directories of their own.
+            future = pool.submit(cell, self._store.work(cell).absolute())
+            self._running[future] = cell, stack.pop_all()
 
-    def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
-        """Store the outcome of a job; return whether to retry it."""
-        cell = self._grid.cells[outcome.index]
+    def _finish(self, cell: Cell, future: Future[Outcome]) -> bool:
+        """Store the outcome of a cell; return whether to retry it."""
         try:
-            if outcome.record is not None:
-                try:
-                    self._store.check_weights(outcome.record)
-                except InputError as error:
-                    outcome = Outcome(outcome.index, error=str(error), is_final=True)
-            if outcome.record is not None:
-                self._store.write(cell, outcome.record, outcome.files)
-                self._computed += 1
-                self._say(cell, outcome.record, num_waiting + len(self._reserved) - 1)
-                return False
-            if not outcome.is_final and self._attempts[outcome.index] < _ATTEMPTS:
-                # The reason is logged only if the retry fails too.
-                logger.info("%s failed; retrying once", cell)
-                return True
-            self._store.fail(cell, outcome.error, outcome.trace)
-            self._failed[str(cell)] = outcome.error
-            if not outcome.is_final:
-                self._crashed.append(str(cell))
-            logger.warning("%s failed: %s", cell, outcome.error)
+            outcome = future.result()
+        except Exception as error:  # its worker has died
+            outcome = Outcome(error=f"{type(error).__name__}: {first_line(error)}")
+        if outcome.record is not None:
+            self._store.add(cell, outcome.record, outcome.files)
+            scores = outcome.record["scores"]["reported"]["scores"]
+            values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN)
+            logger.info("%s  %s  (%s)", cell, values, in_words(outcome.record["seconds"]["fit"]))
             return False
-        finally:
-            self._reserved.pop(outcome.index).close()
-
-    def _say(self, cell: Cell, record: Mapping[str, Any], left: int) -> None:
-        """Log a finished cell as a line of a table, with the remaining time."""
-        scores = record["scores"]["reported"]["scores"]
-        values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN if key in scores)
-        rest = (time.monotonic() - self._begun) / self._computed * left
-        logger.info(
-            "[%d/%d] %s  %s  (%.0f s; about %s left)",
-            *(self._total - left, self._total, cell, values, record["seconds"]["fit"]),
-            in_words(rest),
-        )
+        if not outcome.is_final and self._attempts[cell] < _ATTEMPTS:
+            # The reason is logged only if the retry fails too.
+            logger.info("%s failed; retrying once", cell)
+            return True
+        self._store.fail(cell, outcome.error, outcome.trace)
+        self.failed[str(cell)] = outcome.error
+        if not outcome.is_final:
+            self.crashed.append(str(cell))
+        logger.warning("%s failed: %s", cell, outcome.error)
+        return False
 
 
 def in_words(seconds: float) -> str:

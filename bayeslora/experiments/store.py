@@ -11,19 +11,18 @@ results.parquet, summary.md  computed from the records
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.grid import Cell, settings_digest
+from bayeslora.experiments.grid import Cell
+from bayeslora.experiments.summary import write_results
 from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
 
 MARKER, VERSION = "experiment.json", 1
 _PATIENCE = 60.0  # seconds
-RESULTS, SUMMARY = "results.parquet", "summary.md"
 
 
 class Store:
@@ -48,36 +47,10 @@ class Store:
                 "path"
             )
         content = read_json(marker)
-        version = content.get("format_version") if isinstance(content, Mapping) else None
-        if type(version) is not int or not 1 <= version <= VERSION:
+        if not isinstance(content, dict) or content.get("format_version") != VERSION:
             raise InputError(
                 f"{marker} is damaged, or was written by a newer bayeslora; choose another path",
                 code="damaged",
-            )
-
-    @cached_property
-    def _finished(self) -> list[dict[str, Any]]:
-        """The records at the start of a run."""
-        return self.records()
-
-    @cached_property
-    def _fingerprints(self) -> dict[str, str | None]:
-        return {
-            record["backbone"]["name"]: record["backbone"]["fingerprint"]
-            for record in self._finished
-        }
-
-    def fingerprint(self, backbone: str) -> str | None:
-        """Return the hash of a backbone's weights in the cells finished so far; None without."""
-        return self._fingerprints.get(backbone)
-
-    def check_weights(self, record: Mapping[str, Any]) -> None:
-        """Raise InputError if a new cell's backbone has other weights than those of other cells."""
-        name, weights = record["backbone"]["name"], record["backbone"]["fingerprint"]
-        if self._fingerprints.setdefault(name, weights) != weights:
-            raise InputError(
-                f"the weights of backbone {name} differ from those of the finished cells; choose "
-                "another --out"
             )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
@@ -90,111 +63,100 @@ class Store:
         """Return the working directory of a cell while it runs."""
         return self.out / "work" / cell.id
 
+    def reserved(self, cell: Cell) -> AbstractContextManager[None]:
+        """Lock a cell against other processes while the context lasts."""
+        return lock(self._cells / cell.id)
+
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a finished cell, or None."""
         file = self._cells / f"{cell.id}.json"
-        return _mapping(file) if file.is_file() else None
+        return _read_record(file) if file.is_file() else None
 
-    def check_settings(self, cell: Cell, settings: Mapping[str, Any]) -> None:
-        """Raise InputError if the cell, or another seed of it, is finished with other settings.
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished cells, sorted by their key."""
+        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
+        records = [_read_record(file) for file in files if not file.name.endswith(".error.json")]
+        return sorted(
+            records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
+        )
+
+    def check_settings(self, settings: Mapping[Cell, dict[str, Any]]) -> None:
+        """Raise InputError if a cell, or another seed of it, is finished with other settings.
 
         Raises:
             InputError: They differ; the message names the cell, the setting and both values.
         """
-        stored = self.record(cell)
-        if stored is not None and stored["digest"] != settings_digest(settings):
-            difference = _first_difference(stored["settings"], settings)
-            part, key, old, new = difference or ("settings", "digest", "?", "?")
-            raise InputError(
-                f"cell {cell} is finished with {part}.{key} = {old}, but the grid has {new}; "
-                f"choose another --out, or delete {self._cells / cell.id}.json to compute it "
-                "again"
-            )
-        same_but_seed = {**cell.key, "seed": None}
-        for record in self._finished:
-            if {**record["cell"], "seed": None}.items() >= same_but_seed.items():
-                difference = _first_difference(_shared(record["settings"]), _shared(settings))
-                if difference is not None:
-                    part, key, old, new = difference
-                    raise InputError(
-                        f"cell {cell} has {part}.{key} = {new}, but seed "
-                        f"{record['cell']['seed']} is finished with {old}; choose another --out, "
-                        "because one table must not mix both"
-                    )
-
-    @contextmanager
-    def reserved(self, cell: Cell) -> Iterator[None]:
-        """Lock a cell against other processes while the context lasts.
-
-        Raises:
-            InputError: Another process is computing it.
-        """
-        with lock(self._cells / cell.id):
-            yield
-
-    @contextmanager
-    def all_records(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield the records of all finished cells, while no other process writes the results.
-
-        Raises:
-            InputError: Cells of several processes have different weights of a backbone.
-        """
-        with lock(self.out / RESULTS, wait=_PATIENCE):
-            records = self.records()
-            weights: dict[str, Mapping[str, Any]] = {}
+        records = self.records()
+        for cell, new in settings.items():
             for record in records:
-                backbone = record["backbone"]
-                first = weights.setdefault(backbone["name"], record)
-                if first["backbone"]["fingerprint"] != backbone["fingerprint"]:
+                seed = record["cell"]["seed"]
+                if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
+                    continue
+                difference = _first_difference(record["settings"], new, drawn=seed != cell.seed)
+                if difference is not None:
+                    key, before, after = difference
                     raise InputError(
-                        f"cells {_named(first)} and {_named(record)} have different weights of "
-                        f"backbone {backbone['name']}; delete the record of one of them in "
-                        f"{self._cells} to compute it again"
+                        f"cell {cell} has {key} = {after}, but seed {seed} is finished with "
+                        f"{key} = {before}; choose another --out, or delete the records of its "
+                        f"seeds in {self._cells} to compute them again"
                     )
-            yield records
 
-    def write(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def add(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Store a finished cell, with its record last.
 
         Args:
             cell: The cell.
             record: JSON-ready.
             files: Contents of predictions files by name.
+
+        Raises:
+            InputError: The backbone has other weights than that of a finished cell.
         """
-        for name, content in files.items():
-            with atomic_file(self._cells / f"{cell.id}.{name}") as temporary:
+        backbone = record["backbone"]
+        for other in self.records():
+            name, weights = other["backbone"]["name"], other["backbone"]["fingerprint"]
+            if name == backbone["name"] and weights != backbone["fingerprint"]:
+                raise InputError(
+                    f"cell {cell}: the weights of backbone {name} differ from those of the "
+                    "finished cells; choose another --out"
+                )
+        for file, content in files.items():
+            with atomic_file(self._cells / f"{cell.id}.{file}") as temporary:
                 temporary.write_bytes(content)
         write_json(self._cells / f"{cell.id}.json", record)
         (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
         shutil.rmtree(self.work(cell), ignore_errors=True)
-
-    def tidy(self) -> None:
-        """Remove the directory of running cells if it is empty."""
-        with suppress(OSError):
-            (self.out / "work").rmdir()
 
     def fail(self, cell: Cell, error: str, trace: str) -> None:
         """Store the error of a failed cell."""
         content = {"cell": cell.key, "error": error, "traceback": trace}
         write_json(self._cells / f"{cell.id}.error.json", content)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the records of all finished cells, sorted by their key."""
-        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
-        records = [_mapping(file) for file in files if not file.name.endswith(".error.json")]
-        return sorted(
-            records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
-        )
+    def tidy(self) -> None:
+        """Remove the directory of running cells if it is empty."""
+        with suppress(OSError):
+            (self.out / "work").rmdir()
+
+    def collect(self, reference: str) -> list[dict[str, Any]]:
+        """Return the records of all finished cells after writing their tables.
+
+        Args:
+            reference: The method with which others are compared.
+
+        Raises:
+            InputError: Another process has been writing the tables for a minute.
+        """
+        results = self.out / "results.parquet"
+        with lock(results, wait=_PATIENCE):
+            records = self.records()
+            if records:
+                write_results(records, results, self.out / "summary.md", reference)
+        return records
 
 
-def _named(record: Mapping[str, Any]) -> str:
-    cell = record["cell"]
-    return ", ".join(f"{key} {cell[key]}" for key in ("task", "method", "seed"))
-
-
-def _mapping(file: Path) -> dict[str, Any]:
+def _read_record(file: Path) -> dict[str, Any]:
     content = read_json(file)
-    if not isinstance(content, dict) or not content.keys() >= {"cell", "digest", "scores"}:
+    if not isinstance(content, dict) or not content.keys() >= {"cell", "settings", "scores"}:
         raise InputError(f"{file} is not a cell record; delete it to compute the cell again")
     return content
 
@@ -206,18 +168,20 @@ def sort_key(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
 
 
-def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that all seeds of a cell have: all but the drawn training rows."""
-    data = {key: value for key, value in settings["data"].items() if key != "train"}
-    return {**settings, "data": data}
-
-
 def _first_difference(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> tuple[str, str, object, object] | None:
+    old: Mapping[str, Any], new: Mapping[str, Any], *, drawn: bool
+) -> tuple[str, object, object] | None:
+    """Return name and values of the first setting that differs.
+
+    Args:
+        old: Settings of a finished cell.
+        new: Settings of a cell of the grid.
+        drawn: Whether the training rows may differ, as between seeds.
+    """
     for part in sorted({*old, *new}):
         before, after = old.get(part) or {}, new.get(part) or {}
         for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                return part, key, before.get(key), after.get(key)
+            name = f"{part}.{key}"
+            if before.get(key) != after.get(key) and not (drawn and name == "data.train"):
+                return name, before.get(key), after.get(key)
     return None
