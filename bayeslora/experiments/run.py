@@ -1,13 +1,24 @@
-"""Run a grid: check its cells, compute the missing ones, and collect one table."""
+"""Run a grid: check its cells, compute the missing ones, and collect one table.
+
+Cells on disk, written atomically:
+
+experiment.json              marker of the directory, with the grid
+cells/<cell>.json            the record, written last: a cell without it is not finished
+cells/<cell>.<set>.parquet   predictions on the reported rows and on each OOD set
+cells/<cell>.error.json      the reason of a cell's failure, until it succeeds
+work/<cell>/                 checkpoints of a running or interrupted fit
+results.parquet, summary.md  computed from the records
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +27,9 @@ from bayeslora.errors import InputError, first_line, located
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid
 from bayeslora.experiments.search import import_optuna
-from bayeslora.experiments.store import Store
-from bayeslora.experiments.summary import results_table
+from bayeslora.experiments.summary import results_table, sort_key, write_results
 from bayeslora.experiments.workers import OneProcess, Outcome, Pool, Processes, RayCluster
+from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
 from bayeslora.option_checks import check_integer
 from bayeslora.plain_text import counted
 
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MARKER, _VERSION = "experiment.json", 1
+_PATIENCE = 60.0  # seconds
 _ATTEMPTS = 2
 _SHOWN = ("accuracy", "nll", "ece")
 
@@ -62,46 +75,32 @@ class Plan:
     Attributes:
         grid: The grid.
         settings: The settings of each cell, JSON-ready.
-        deviations: Deviations of each cell from its protocol.
-        finished: Records of the finished cells in the directory of the experiment.
+        deviations: All deviations from the protocol.
+        num_finished: Number of finished cells.
         missing: What this machine lacks, in sentences.
     """
 
     grid: Grid
     settings: Mapping[Cell, dict[str, Any]]
-    deviations: Mapping[Cell, tuple[str, ...]]
-    finished: Sequence[Mapping[str, Any]]
+    deviations: Sequence[str]
+    num_finished: int
     missing: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values, with one entry for all seeds of a cell."""
-        groups: dict[tuple[Any, ...], list[Cell]] = {}
-        for cell in self.settings:
-            groups.setdefault(_but_seed(cell.key), []).append(cell)
+        keys = ("task", "backbone", "method", "rows")
+        groups = Counter(tuple(cell.key[key] for key in keys) for cell in self.settings)
         return {
             "protocol": self.grid.protocol,
             "num_cells": len(self.settings),
-            "cells": [self._entry(key, cells) for key, cells in groups.items()],
+            "num_finished": self.num_finished,
+            "cells": [
+                {**dict(zip(keys, group, strict=True)), "seeds": count}
+                for group, count in groups.items()
+            ],
+            "deviations": list(self.deviations),
             "missing": list(self.missing),
         }
-
-    def _entry(self, key: tuple[Any, ...], cells: Sequence[Cell]) -> dict[str, Any]:
-        """Return the entry of cells that differ in their seed."""
-        alike = [record for record in self.finished if _but_seed(record["cell"]) == key]
-        seeds = {cell.seed for cell in cells}
-        seconds = [record["seconds"]["fit"] for record in alike]
-        return {
-            **{name: value for name, value in cells[0].key.items() if name != "seed"},
-            "seeds": len(cells),
-            "finished": sum(record["cell"]["seed"] in seeds for record in alike),
-            "fit_seconds": sum(seconds) / len(seconds) if seconds else None,
-            "deviations": list(self.deviations[cells[0]]),
-        }
-
-
-def _but_seed(key: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the parts of a cell's key that are not its seed."""
-    return tuple(key[name] for name in ("protocol", "task", "backbone", "method", "rows"))
 
 
 def experiment(
@@ -195,8 +194,8 @@ def plan(
     return Plan(
         parsed,
         {cell: setup.settings() for cell, setup in setups.items()},
-        {cell: setup.deviations for cell, setup in setups.items()},
-        [] if store is None else store.records(),
+        [*dict.fromkeys(text for setup in setups.values() for text in setup.deviations)],
+        0 if store is None else sum(store.record(cell) is not None for cell in setups),
         _missing_backbones(parsed),
     )
 
@@ -263,6 +262,161 @@ def _pool(
     with located("model"):
         pick_device(grid.model.get("device"))
     return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
+
+
+class Store:
+    """The directory of an experiment.
+
+    Args:
+        out: Its path.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self._cells = self.out / "cells"
+
+    def check(self) -> None:
+        """Raise InputError unless the directory is an experiment's, missing or empty."""
+        marker = self.out / _MARKER
+        if not self.out.exists() or is_empty_directory(self.out):
+            return
+        if not marker.is_file():
+            raise InputError(
+                f"{self.out} is not an experiment directory: it has no {_MARKER}; choose another "
+                "path"
+            )
+        content = read_json(marker)
+        if not isinstance(content, dict) or content.get("format_version") != _VERSION:
+            raise InputError(
+                f"{marker} is damaged, or was written by a newer bayeslora; choose another path",
+                code="damaged",
+            )
+
+    def claim(self, grid: Mapping[str, Any]) -> None:
+        """Create the directories, and store the grid of the latest run."""
+        self._cells.mkdir(parents=True, exist_ok=True)
+        (self.out / "work").mkdir(exist_ok=True)
+        write_json(self.out / _MARKER, {"format_version": _VERSION, "grid": grid})
+
+    def work(self, cell: Cell) -> Path:
+        """Return the working directory of a cell while it runs."""
+        return self.out / "work" / cell.id
+
+    def reserved(self, cell: Cell) -> AbstractContextManager[None]:
+        """Lock a cell against other processes while the context lasts."""
+        return lock(self._cells / cell.id)
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the record of a finished cell, or None."""
+        file = self._cells / f"{cell.id}.json"
+        return _read_record(file) if file.is_file() else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished cells, sorted by their key."""
+        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
+        records = [_read_record(file) for file in files if not file.name.endswith(".error.json")]
+        return sorted(
+            records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
+        )
+
+    def check_settings(self, settings: Mapping[Cell, dict[str, Any]]) -> None:
+        """Raise InputError if a cell, or another seed of it, is finished with other settings.
+
+        Raises:
+            InputError: They differ; the message names the cell, the setting and both values.
+        """
+        records = self.records()
+        for cell, new in settings.items():
+            for record in records:
+                seed = record["cell"]["seed"]
+                if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
+                    continue
+                difference = _first_difference(record["settings"], new, drawn=seed != cell.seed)
+                if difference is not None:
+                    key, before, after = difference
+                    raise InputError(
+                        f"cell {cell} has {key} = {after}, but seed {seed} is finished with "
+                        f"{key} = {before}; choose another --out, or delete the records of its "
+                        f"seeds in {self._cells} to compute them again"
+                    )
+
+    def add(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Store a finished cell, with its record last.
+
+        Args:
+            cell: The cell.
+            record: JSON-ready.
+            files: Contents of predictions files by name.
+
+        Raises:
+            InputError: The backbone has other weights than that of a finished cell.
+        """
+        backbone = record["backbone"]
+        for other in self.records():
+            name, weights = other["backbone"]["name"], other["backbone"]["fingerprint"]
+            if name == backbone["name"] and weights != backbone["fingerprint"]:
+                raise InputError(
+                    f"cell {cell}: the weights of backbone {name} differ from those of the "
+                    "finished cells; choose another --out"
+                )
+        for file, content in files.items():
+            with atomic_file(self._cells / f"{cell.id}.{file}") as temporary:
+                temporary.write_bytes(content)
+        write_json(self._cells / f"{cell.id}.json", record)
+        (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work(cell), ignore_errors=True)
+
+    def fail(self, cell: Cell, error: str, trace: str) -> None:
+        """Store the error of a failed cell."""
+        content = {"cell": cell.key, "error": error, "traceback": trace}
+        write_json(self._cells / f"{cell.id}.error.json", content)
+
+    def tidy(self) -> None:
+        """Remove the directory of running cells if it is empty."""
+        with suppress(OSError):
+            (self.out / "work").rmdir()
+
+    def collect(self, reference: str) -> list[dict[str, Any]]:
+        """Return the records of all finished cells after writing their tables.
+
+        Args:
+            reference: The method with which others are compared.
+
+        Raises:
+            InputError: Another process has been writing the tables for a minute.
+        """
+        results = self.out / "results.parquet"
+        with lock(results, wait=_PATIENCE):
+            records = self.records()
+            if records:
+                write_results(records, results, self.out / "summary.md", reference)
+        return records
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict) or not content.keys() >= {"cell", "settings", "scores"}:
+        raise InputError(f"{file} is not a cell record; delete it to compute the cell again")
+    return content
+
+
+def _first_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, drawn: bool
+) -> tuple[str, object, object] | None:
+    """Return name and values of the first setting that differs.
+
+    Args:
+        old: Settings of a finished cell.
+        new: Settings of a cell of the grid.
+        drawn: Whether the training rows may differ, as between seeds.
+    """
+    for part in sorted({*old, *new}):
+        before, after = old.get(part) or {}, new.get(part) or {}
+        for key in sorted({*before, *after}):
+            name = f"{part}.{key}"
+            if before.get(key) != after.get(key) and not (drawn and name == "data.train"):
+                return name, before.get(key), after.get(key)
+    return None
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,14 @@ REPORTED = "reported"
 SCORES = ("accuracy", "nll", "ece", "brier")
 """Scores in `summary.md`; `results.parquet` has all."""
 
-_ARROWS = {"accuracy": "↑", "nll": "↓", "ece": "↓", "brier": "↓"}
 _COST = "cost"
 _DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
 _COSTS = {
-    "fit, s": ("seconds_fit", 1.0, ".1f"),
-    "1,000 predictions, s": ("seconds_predict_per_1000", 1.0, ".2f"),
-    "passes": ("passes", 1.0, ".0f"),
-    "peak memory, GB": ("peak_memory_bytes", 1e-9, ".2f"),
-    "adapter parameters": ("num_parameters", 1.0, ",.0f"),
-}
-_OTHER_SETS = {
-    "AUROC by max probability ↑": ("auroc", "max_probability"),
-    "AUROC by epistemic ↑": ("auroc", "epistemic"),
-    **{f"{key} {_ARROWS[key]}": (key, None) for key in ("accuracy", "nll", "ece")},
+    "fit, s": "seconds_fit",
+    "1,000 predictions, s": "seconds_predict_per_1000",
+    "passes": "passes",
+    "peak memory, bytes": "peak_memory_bytes",
+    "adapter parameters": "num_parameters",
 }
 _PRIOR = "*no model*"
 
@@ -121,26 +115,81 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
         cell = record["cell"]
         key = (cell["protocol"], cell["task"], cell["backbone"], cell["rows"])
         groups.setdefault(key, []).append(record)
-    costs = []
+    costs = ["## Cost", "Means over seeds."]
     for (protocol, task, backbone, rows), group in groups.items():
+        title = f"{task}, {backbone}" + ("" if rows is None else f", {rows:,} labelled rows")
+        blocks += [f"## {title}: protocol {protocol}", _caption(group)]
         values = _values(group)
-        size = "" if rows is None else f", {rows:,} labelled rows"
-        blocks += [f"## {task}, {backbone}{size}: protocol {protocol}", _caption(group)]
-        blocks += [_score_table(group, values), *_difference_table(values, reference)]
-        blocks += _other_sets(values)
-        costs += _cost_rows(f"{task}, {backbone}{size}", values)
-    blocks += ["## Cost", "Mean over seeds.", markdown_table(["cells", "method", *_COSTS], costs)]
-    return "\n\n".join(blocks) + "\n"
+        scores = {f"{key} {_arrow(key)}": (REPORTED, key, None) for key in SCORES}
+        blocks.append(_table(values, scores, shown))
+        differences = _differences(values, scores.values(), reference)
+        if any(differences.values()):
+            blocks += [f"Difference from *{reference}*:", _table(differences, scores, _signed)]
+        for name in dict.fromkeys(name for name, _, _ in values if name not in {REPORTED, _COST}):
+            columns = {
+                "AUROC by max probability ↑": (name, "auroc", "max_probability"),
+                "AUROC by epistemic ↑": (name, "auroc", "epistemic"),
+                **{f"{key} {_arrow(key)}": (name, key, None) for key in SCORES},
+            }
+            present = {head: column for head, column in columns.items() if column in values}
+            blocks += [f"Set *{name}*:", _table(values, present, shown)]
+        columns = {head: (_COST, key, None) for head, key in _COSTS.items()}
+        costs += [f"{title}:", _table(values, columns, lambda numbers: f"{fmean(numbers):,.4g}")]
+    return "\n\n".join(blocks + costs) + "\n"
+
+
+def _arrow(score: str) -> str:
+    return "↑" if score == "accuracy" else "↓"
 
 
 def _values(records: Sequence[Record]) -> dict[Column, Values]:
+    """Return the values of all scores, with the forecast without a model as a method."""
     values: dict[Column, Values] = {}
     for record in records:
         method, seed = record["cell"]["method"], record["cell"]["seed"]
         for column, result in _results(record):
             number = result["value"] if isinstance(result, Mapping) else result
             values.setdefault(column, {}).setdefault(method, {})[seed] = number
+    for record in records:
+        for key, number in record["prior"].items():
+            column = (REPORTED, key, None)
+            values[column].setdefault(_PRIOR, {})[record["cell"]["seed"]] = number
     return values
+
+
+def _differences(
+    values: Mapping[Column, Values], columns: Iterable[Column], reference: str
+) -> dict[Column, Values]:
+    """Return the differences of all methods from the reference by seed."""
+    return {
+        column: {
+            method: {
+                seed: by_seed[seed] - values[column][reference][seed]
+                for seed in by_seed.keys() & values[column][reference].keys()
+            }
+            for method, by_seed in values[column].items()
+            if reference in values[column] and method not in {reference, _PRIOR}
+        }
+        for column in columns
+    }
+
+
+def _table(
+    values: Mapping[Column, Values],
+    columns: Mapping[str, Column],
+    show: Callable[[Sequence[float]], str],
+) -> str:
+    """Return a row for each method, with a column for each score and the number of seeds."""
+    first = values[next(iter(columns.values()))]
+    rows = [
+        [
+            method,
+            *(show([*values[column].get(method, {}).values()]) for column in columns.values()),
+            str(len(by_seed)),
+        ]
+        for method, by_seed in first.items()
+    ]
+    return markdown_table(["method", *columns, "seeds"], rows)
 
 
 def _caption(records: Sequence[Record]) -> str:
@@ -169,106 +218,24 @@ def _caption(records: Sequence[Record]) -> str:
         for deviation in record["deviations"]:
             notes.setdefault(deviation, []).append(record["cell"]["method"])
     methods = {record["cell"]["method"] for record in records}
-    if notes:
-        lines += ["Deviations from the protocol:"]
-        lines += _listed(
-            note if {*concerned} == methods else f"{note} ({_joined(concerned)})"
-            for note, concerned in notes.items()
-        )
-    if any(record["chosen"] for record in records):
-        lines += ["Chosen by search:"]
-        lines += _listed(
-            f"{record['cell']['method']}, seed {record['cell']['seed']}: "
-            + ", ".join(f"{name} = {value}" for name, value in record["chosen"].items())
-            for record in records
-            if record["chosen"]
-        )
+    deviations = [
+        f"- {note}" if {*those} == methods else f"- {note} ({_joined(those)})"
+        for note, those in notes.items()
+    ]
+    choices = [
+        f"- {record['cell']['method']}, seed {record['cell']['seed']}: "
+        + ", ".join(f"{name} = {value}" for name, value in record["chosen"].items())
+        for record in records
+        if record["chosen"]
+    ]
+    for title, items in (("Deviations from the protocol", deviations), ("Chosen", choices)):
+        if items:
+            lines += [f"{title}:", "\n".join(items)]
     return "\n\n".join(lines)
 
 
 def _joined(values: Iterable[Any]) -> str:
     return ", ".join(map(str, sorted({*values})))
-
-
-def _listed(notes: Iterable[str]) -> list[str]:
-    return ["\n".join(f"- {note}" for note in notes)]
-
-
-def _score_table(records: Sequence[Record], values: Mapping[Column, Values]) -> str:
-    methods = values[REPORTED, SCORES[0], None]
-    rows = [
-        [method, *(_mean(values[REPORTED, key, None][method]) for key in SCORES), str(len(seeds))]
-        for method, seeds in methods.items()
-    ]
-    priors = [fmean(record["prior"][key] for record in records) for key in SCORES]
-    rows.append([_PRIOR, *(f"{prior:.3f}" for prior in priors), ""])
-    return markdown_table(["method", *_heads(), "seeds"], rows)
-
-
-def _difference_table(values: Mapping[Column, Values], reference: str) -> list[str]:
-    columns = [values[REPORTED, key, None] for key in SCORES]
-    others = [method for method in columns[0] if method != reference]
-    if reference not in columns[0] or not others:
-        return []
-    rows = [
-        [
-            method,
-            *(
-                shown(
-                    [
-                        column[method][seed] - column[reference][seed]
-                        for seed in sorted(column[method].keys() & column[reference].keys())
-                    ],
-                    sign=True,
-                )
-                for column in columns
-            ),
-        ]
-        for method in others
-    ]
-    return [f"Difference from *{reference}*:", markdown_table(["method", *_heads()], rows)]
-
-
-def _other_sets(values: Mapping[Column, Values]) -> list[str]:
-    """Return detection and scores of out-of-distribution sets and of corrupted rows."""
-    names = dict.fromkeys(name for name, _, _ in values if name not in {REPORTED, _COST})
-    rows = [
-        [
-            name,
-            method,
-            *(
-                _mean(values.get((name, key, by), {}).get(method, {}))
-                for key, by in _OTHER_SETS.values()
-            ),
-        ]
-        for name in names
-        for method in values[REPORTED, SCORES[0], None]
-    ]
-    if not rows:
-        return []
-    return [
-        "Other sets: detection of out-of-distribution rows, and scores of labelled sets and of "
-        "corrupted rows:",
-        markdown_table(["set", "method", *_OTHER_SETS], rows),
-    ]
-
-
-def _cost_rows(cells: str, values: Mapping[Column, Values]) -> list[list[str]]:
-    return [
-        [
-            cells,
-            method,
-            *(
-                format(scale * fmean(values[_COST, key, None][method].values()), style)
-                for key, scale, style in _COSTS.values()
-            ),
-        ]
-        for method in values[_COST, "passes", None]
-    ]
-
-
-def _heads() -> list[str]:
-    return [f"{key} {_ARROWS[key]}" for key in SCORES]
 
 
 def cell_scores(record: Record) -> dict[str, Any]:
@@ -279,6 +246,13 @@ def cell_scores(record: Record) -> dict[str, Any]:
         "scores": {key: score["value"] for key, score in scores.items()},
         "seconds": record["seconds"],
     }
+
+
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Return a sort key that puts missing values before numbers, and numbers before text."""
+    if value is None:
+        return 0, 0.0, ""
+    return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -301,5 +275,5 @@ def shown(values: Sequence[float], *, sign: bool = False) -> str:
     return f"{format(score.value, style)} ± {score.value - score.low:.3f}"
 
 
-def _mean(by_seed: Mapping[int, float]) -> str:
-    return shown([by_seed[seed] for seed in sorted(by_seed)])
+def _signed(values: Sequence[float]) -> str:
+    return shown(values, sign=True)

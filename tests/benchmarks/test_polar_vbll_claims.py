@@ -118,7 +118,7 @@ def test_methods_of_the_claims_are_those_of_the_grids():
     core, more, whole, all_rows = [{method.name for method in grid.methods} for grid in grids]
     assert whole == all_rows >= core | more
     assert core >= {multiple_choice.OURS, *multiple_choice.RIVALS}
-    *budgets, ours = [grid.protocol.name for grid in grids]
+    *budgets, ours = [grid.protocol for grid in grids]
     assert (*budgets, ours) == (*["label-budget"] * 3, "bayeslora")
     for grid in grids:
         assert {*multiple_choice.LARGE_SHIFTS} <= {*grid.tasks[multiple_choice.SHIFTED_FROM].ood}

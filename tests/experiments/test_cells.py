@@ -5,7 +5,6 @@ import math
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from refusal import refused
 
 import bayeslora as bl
 from bayeslora.errors import InputError
-from bayeslora.experiments import cells, run, store
+from bayeslora.experiments import cells, run
 from bayeslora.experiments import search as searching
-from bayeslora.experiments.grid import as_grid
 from bayeslora.experiments.cells import prior_scores
+from bayeslora.experiments.grid import as_grid
 from bayeslora.experiments.rows import task_rows
 from bayeslora.experiments.summary import summary_text
 from bayeslora.experiments.workers import compute, compute_apart
@@ -114,13 +113,11 @@ def test_cells_of_one_run_have_the_same_weights(grid, tmp_path, with_other_weigh
     assert json.loads(record.read_text())["cell"]["seed"] == 0
 
 
-
-
 def test_the_results_are_written_by_one_process_at_a_time(finished, tmp_path, monkeypatch):
     content, source, _ = finished
     out = tmp_path / "out"
     shutil.copytree(source, out)
-    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    monkeypatch.setattr(run, "_PATIENCE", 0.1)
     code = "import sys; from bayeslora.io.files import lock\n"
     code += "with lock(sys.argv[1]): print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -167,7 +164,7 @@ def test_a_forecast_without_a_model_is_below_the_methods(finished):
     brier = ((shares - np.eye(len(names))[labels]) ** 2).sum(1).mean()
     assert prior["brier"] == pytest.approx(brier)
     assert prior["accuracy"] == pytest.approx((labels == shares.argmax()).mean())
-    assert f"| {prior['nll']:.3f} |" in (out / "summary.md").read_text(encoding="utf-8")
+    assert f"| {prior['nll']:.3f} ± 0.000 |" in (out / "summary.md").read_text(encoding="utf-8")
 
 
 def test_questions_without_a_model_are_guessed_by_their_options():
@@ -202,8 +199,6 @@ def test_predictions_name_their_protocol(finished):
     assert "epochs: 1 by the grid" in notes["deviations"]
 
 
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -228,8 +223,6 @@ def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):
     task = {"name": "quiz", "train": file, "test": file}
     with refused("input", "8"):
         run.plan({**grid, "tasks": [task]})
-
-
 
 
 def test_ood_rows_of_train_or_of_the_reported_split_are_dropped(tmp_path):
@@ -327,7 +320,7 @@ def test_reported_rows_are_scored_under_corruptions(grid, tmp_path):
         assert len({*nll.values()}) == len(names)
         assert nll["truncation:5"] != record["scores"]["reported"]["scores"]["nll"]["value"]
     text = (out / "summary.md").read_text()
-    assert all(f"| {name} | lora mle |" in text for name in names)
+    assert all(f"Set *{name}*:" in text for name in names)
     table = result.table.to_pylist()
     assert {row["set"] for row in table if row["score"] == "ece"} == {"test", "far", *names}
     file = next(out.glob("cells/*mle*.typos-5.parquet"))

@@ -29,8 +29,6 @@ def deviations_with(setup, word):
     return [deviation for deviation in setup.deviations if word in deviation]
 
 
-
-
 # The published settings: steps, batch size, learning rate, dropout, split, seeds.
 @pytest.mark.parametrize(
     ("name", "steps", "lr", "dropout", "seeds"),

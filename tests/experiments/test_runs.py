@@ -112,8 +112,6 @@ def test_questions_run_under_our_protocol_and_by_letters_under_a_published_one(q
         assert record["scores"]["far"]["scores"]["accuracy"]["value"] >= 0
 
 
-
-
 def test_results_have_a_row_per_score(finished):
     _, out, result = finished
     table = pq.read_table(out / "results.parquet")
@@ -308,8 +306,6 @@ def test_more_options_than_letters_are_refused_before_the_work(questions, tmp_pa
     assert run.plan({**questions, "tasks": [task]}).settings
 
 
-
-
 def test_a_description_names_the_columns_of_a_task(questions, tmp_path):
     names = {"question": "stem", "answer": "key"}
     files = {}
@@ -498,18 +494,4 @@ def test_a_plan_reads_as_json_and_needs_no_weights(grid):
     content = json.loads(json.dumps(plan.to_json()))
     assert content["num_cells"] == 4
     assert [cell["seeds"] for cell in content["cells"]] == [2, 2]
-    assert {cell["fit_seconds"] for cell in content["cells"]} == {None}
     assert any("Llama-3.1-8B" in sentence for sentence in content["missing"])
-
-
-def test_the_time_is_that_of_finished_cells(finished):
-    grid, out, result = finished
-    content = run.plan({**grid, "seeds": [0, 1, 2]}, out).to_json()
-    for cell in content["cells"]:
-        records = [
-            record for record in result.records if record["cell"]["method"] == cell["method"]
-        ]
-        fits = [record["seconds"]["fit"] for record in records]
-        assert (cell["seeds"], cell["finished"]) == (3, 2)
-        assert min(fits) <= cell["fit_seconds"] <= max(fits)
-    assert content["missing"] == []

@@ -96,24 +96,21 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     if args.json:
         print_json(content)
         return
-    rows = [("task", "backbone", "method", "rows", "cells", "finished", "seconds per fit")]
-    for cell in content["cells"]:
-        seconds = cell["fit_seconds"]
-        rows.append(
-            (
-                *(cell["task"], cell["backbone"], cell["method"]),
-                "all" if cell["rows"] is None else str(cell["rows"]),
-                *(str(cell["seeds"]), str(cell["finished"])),
-                "?" if seconds is None else f"{seconds:.0f}",
-            )
+    rows = [("task", "backbone", "method", "rows", "seeds")]
+    rows += [
+        (
+            *(cell["task"], cell["backbone"], cell["method"]),
+            "all" if cell["rows"] is None else str(cell["rows"]),
+            str(cell["seeds"]),
         )
+        for cell in content["cells"]
+    ]
     print_columns(rows)
-    show(f"\n{counted(content['num_cells'], 'cell')}")
+    show(f"\n{counted(content['num_cells'], 'cell')}, {plan.num_finished} finished")
     show(f"protocol {plan.grid.protocol}: {plan.grid.rules.described()}")
-    deviations = [text for cell in content["cells"] for text in cell["deviations"]]
-    if deviations:
+    if plan.deviations:
         show("deviations from the protocol:")
-    for text in dict.fromkeys(deviations):
+    for text in plan.deviations:
         show(f"  {text}")
     for text in plan.missing:
         note(text)
