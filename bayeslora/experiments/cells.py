@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,8 +76,9 @@ class Setup:
     corruptions: Mapping[str, Corruption]
     deviations: tuple[str, ...]
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values."""
+        """The settings as JSON-ready values."""
         data = {"train": self.train, self.rows.split: self.rows.reported, **self.rows.ood}
         settings: dict[str, Any] = {
             "adapter": as_mapping(self.adapter),
@@ -194,7 +196,9 @@ class Workshop:
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
             names = ("dtype", "device")
-            options = {key: value for key, value in self.grid.model.items() if key in names}
+            options: dict[str, Any] = {
+                key: value for key, value in self.grid.model.items() if key in names
+            }
             with quiet_transformers():
                 self._backbone = (name, load_backbone(name, **options))
         return self._backbone[1]
@@ -266,7 +270,7 @@ class Workshop:
         """Return the rows of a task, read once."""
         if task not in self._rows:
             rules = self.grid.rules
-            by_letter = self.grid.model.get("format", rules.format) == "letters"
+            by_letter = {**rules.model, **self.grid.model}.get("format") == "letters"
             self._rows[task] = task_rows(
                 self._tasks[task], rules, self._data_dir, by_letter=by_letter
             )
@@ -281,8 +285,7 @@ class Workshop:
         if not adapter.trains:
             deviations.append("training: the last layer alone is fitted, on frozen features")
             return adapter
-        expected = {**rules.adapter, **({"num_layers": None} if rules.all_layers else {})}
-        current = as_mapping(adapter)
+        expected, current = {**rules.adapter}, as_mapping(adapter)
         for key in [key for key in expected if key not in current]:
             if expected.pop(key):
                 deviations.append(f"{key}: adapter {adapter.name} has no such option")
@@ -294,11 +297,9 @@ class Workshop:
         self, cell: Cell, adapter: Adapter, num_train: int, deviations: list[str]
     ) -> dict[str, Any]:
         rules = self.grid.rules
-        expected: dict[str, Any] = {"hold_out": rules.hold_out} if rules.hold_out else {}
-        if rules.steps is not None:
-            expected["cv"] = 0
-        if adapter.trains and rules.batch_size is not None:
-            expected["batch_size"] = rules.batch_size
+        expected = {**rules.fit}
+        if not adapter.trains:
+            expected.pop("batch_size", None)
         options = {**self.grid.fit, **cell.method.fit}
         merged = _merged(expected, options, deviations)
         if rules.steps is None:
@@ -320,16 +321,12 @@ class Workshop:
         return merged
 
     def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
-        rules, options = self.grid.rules, dict(self.grid.model)
-        expected: dict[str, Any] = {"depth": 1.0} if rules.all_layers else {}
-        if rules.max_length is not None:
-            expected["max_length"] = rules.max_length
+        expected, options = {**self.grid.rules.model}, {**self.grid.model}
         if is_description(task.task) and (prompt := read_description(str(task.task)).prompt):
             expected["template"] = options.get("template", prompt)
         if train.choices is None:  # texts have no format
+            expected.pop("format", None)
             options.pop("format", None)
-        elif rules.format is not None:
-            expected["format"] = rules.format
         return _merged(expected, options, deviations)
 
     def _predict_options(
@@ -430,7 +427,7 @@ def _record(setup: Setup, requested: Setup, clf: BayesianClassifier) -> dict[str
     return {
         "format_version": FORMAT_VERSION,
         "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
-        "settings": requested.settings(),
+        "settings": requested.settings,
         "deviations": list(setup.deviations),
         "split": rows.split,
         "num_classes": num_classes(rows.reported),

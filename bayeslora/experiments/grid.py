@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     model_validator,
 )
@@ -112,7 +113,7 @@ def _severities(texts: list[str]) -> list[str]:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Options = Annotated[dict[str, Any], AfterValidator(_without_own)]
+Options = Annotated[dict[str, JsonValue], AfterValidator(_without_own)]
 Several = Annotated[
     list[T], BeforeValidator(_listed), Field(min_length=1), AfterValidator(_distinct)
 ]
@@ -246,7 +247,7 @@ class Search(_Part):
     trials: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     hold_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ranges: Annotated[
-        dict[SearchedOption, Annotated[list[Any], Field(min_length=2)] | Range],
+        dict[SearchedOption, Annotated[list[JsonValue], Field(min_length=2)] | Range],
         Field(min_length=1),
     ]
 
@@ -384,7 +385,7 @@ class Grid(_Part):
         for rule in self.exclude:
             keys = rule.model_dump(exclude_unset=True)
             if not keys or not any(map(rule.matches, self._product())):
-                raise InputError(f"exclude: rule {keys} must match some cells by its keys")
+                raise InputError(f"exclude: rule {keys} matches no cell")
         if not self.cells:
             raise InputError("exclude: no cells are left")
         for task in self.tasks:

@@ -25,20 +25,17 @@ class Protocol:
         name: The name in a grid.
         seeds: Default seeds.
         split: The reported split: `test` or `validation`.
-        hold_out: Share of the training rows that select epoch, prior and scale; 0 for none.
         draws_rows: Whether the grid sets a number of labelled rows that each seed draws.
         steps: Optimiser steps; None leaves the length of the training to `fit`.
-        batch_size: Rows per step; None uses the default of `fit`.
-        max_length: Maximum tokens per text; None uses the default.
+        fit: Options of `fit`.
+        model: Options of `BayesianClassifier`; `format` is of questions alone.
         adapter: Options of the adapter, as far as it has them.
-        all_layers: Whether every layer of the backbone is used and adapted.
         num_bins: Bins of the expected calibration error.
         weight_samples: Forward passes of a posterior that draws weights; None uses its default.
         logit_samples: Draws of a posterior with Gaussian logits; None uses its default.
         num_choices: Options per question by task; rows with another number are dropped.
         ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
             filtered to rows marked OK. None uses all rows.
-        format: Format of multiple-choice questions; None uses the default of `fit`.
         deviations: Settings of the published protocol that `fit` cannot express.
         task_deviations: Further deviation of a task, by its name.
     """
@@ -46,45 +43,34 @@ class Protocol:
     name: str
     seeds: tuple[int, ...]
     split: str = "test"
-    hold_out: float = 0.0
     draws_rows: bool = False
     steps: int | None = None
-    batch_size: int | None = None
-    max_length: int | None = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
-    all_layers: bool = False
     num_bins: int = NUM_BINS
     weight_samples: int | None = None
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = field(default_factory=dict)
     ood_audit: str | None = None
-    format: str | None = None
     deviations: tuple[str, ...] = ()
     task_deviations: Mapping[str, str] = field(default_factory=dict)
 
     def described(self) -> str:
         """Return the settings in one line, for tables."""
-        held_out = f"{self.hold_out:.0%} of train" if self.hold_out else "nothing"
         settings = {
             "steps": self.steps,
-            "batch size": self.batch_size,
-            "max_length": self.max_length,
+            **self.fit,
+            **self.model,
             **self.adapter,
-            "draws of weights": self.weight_samples,
-            "draws of logits": self.logit_samples,
-            "format": self.format,
-            **{f"options of {task}": count for task, count in self.num_choices.items()},
+            "draws": self.weight_samples or self.logit_samples,
+            "options of questions": dict(self.num_choices) or None,
             "OOD rows": self.ood_audit and f"{self.ood_audit} is OK",
         }
+        rows = "labelled rows drawn per seed" if self.draws_rows else "all training rows"
+        chosen = [f"{name} = {value}" for name, value in settings.items() if value is not None]
         return ", ".join(
-            [
-                f"reported on {self.split}",
-                f"{held_out} held out for selection",
-                "labelled rows drawn per seed" if self.draws_rows else "all training rows",
-                *(f"{name} = {value}" for name, value in settings.items() if value is not None),
-                *(["query and value projections of all layers"] if self.all_layers else []),
-                f"ECE with {self.num_bins} bins",
-            ]
+            [f"reported on {self.split}", rows, *chosen, f"ECE with {self.num_bins} bins"]
         )
 
 
@@ -97,13 +83,17 @@ _PUBLISHED_TRAINING = (
     "prompt: ours, not the published string; its hash is in the record",
 )
 
+_BATCHES = {"cv": 0, "batch_size": 4}
+_ALL_LAYERS_BY_LETTER = {"max_length": 300, "depth": 1.0, "format": "letters"}
+_RANK_8 = {"r": 8, "alpha": 16.0, "num_layers": None}
+
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
             "bayeslora",
             seeds=(0, 1, 2, 3, 4),
-            hold_out=0.2,
+            fit={"hold_out": 0.2},
         ),
         Protocol(
             "label-budget",
@@ -115,12 +105,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
             seeds=(1, 2, 3),
             split="validation",
             steps=5000,
-            batch_size=4,
-            max_length=300,
-            adapter={"r": 8, "alpha": 16.0, "dropout": 0.0, "lr": 1e-4},
-            all_layers=True,
+            fit=_BATCHES,
+            model=_ALL_LAYERS_BY_LETTER,
+            adapter={**_RANK_8, "dropout": 0.0, "lr": 1e-4},
             weight_samples=10,
-            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -139,13 +127,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
             seeds=(21, 42, 87),
             split="validation",
             steps=10_000,
-            batch_size=4,
-            max_length=300,
-            adapter={"r": 8, "alpha": 16.0, "dropout": 0.1, "lr": 5e-5},
-            all_layers=True,
+            fit=_BATCHES,
+            model=_ALL_LAYERS_BY_LETTER,
+            adapter={**_RANK_8, "dropout": 0.1, "lr": 5e-5},
             logit_samples=100_000,
             num_choices={"arc-challenge": 4, "arc-easy": 4},
-            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -156,7 +142,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "bag",
             seeds=(0, 1, 2, 3),
             ood_audit="redux_error_type",
-            format="letters",
+            model={"format": "letters"},
             deviations=(
                 "training: published per method; here the defaults of fit",
                 "OOD: published on five subjects of MMLU-redux, filtered for errors; here the "

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,7 @@ def plan(
         setups = _checked(Workshop(parsed, data_dir), store, shard)
     return Plan(
         parsed,
-        {cell: setup.settings() for cell, setup in setups.items()},
+        {cell: setup.settings for cell, setup in setups.items()},
         [*dict.fromkeys(text for setup in setups.values() for text in setup.deviations)],
         0 if store is None else sum(store.record(cell) is not None for cell in setups),
         _missing_backbones(parsed),
@@ -230,7 +231,7 @@ def _checked(
         if not any(setup.search and name in setup.search.ranges for setup in setups.values()):
             raise InputError(f"search: no method has the option {name}", code="unknown")
     if store is not None:
-        store.check_settings({cell: setup.settings() for cell, setup in setups.items()})
+        store.check_settings({cell: setup.settings for cell, setup in setups.items()})
     return setups
 
 
@@ -259,8 +260,9 @@ def _pool(
         return RayCluster(grid, data_dir, ray)
     from bayeslora.backbones.load import pick_device
 
+    device: Any = grid.model.get("device")
     with located("model"):
-        pick_device(grid.model.get("device"))
+        pick_device(device)
     return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
 
 
@@ -280,16 +282,11 @@ class Store:
         marker = self.out / _MARKER
         if not self.out.exists() or is_empty_directory(self.out):
             return
-        if not marker.is_file():
-            raise InputError(
-                f"{self.out} is not an experiment directory: it has no {_MARKER}; choose another "
-                "path"
-            )
-        content = read_json(marker)
+        content = read_json(marker) if marker.is_file() else None
         if not isinstance(content, dict) or content.get("format_version") != _VERSION:
             raise InputError(
-                f"{marker} is damaged, or was written by a newer bayeslora; choose another path",
-                code="damaged",
+                f"{marker} is missing, damaged or of another version of bayeslora; choose another "
+                "path"
             )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
@@ -331,14 +328,16 @@ class Store:
                 seed = record["cell"]["seed"]
                 if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
                     continue
-                difference = _first_difference(record["settings"], new, drawn=seed != cell.seed)
-                if difference is not None:
-                    key, before, after = difference
-                    raise InputError(
-                        f"cell {cell} has {key} = {after}, but seed {seed} is finished with "
-                        f"{key} = {before}; choose another --out, or delete the records of its "
-                        f"seeds in {self._cells} to compute them again"
-                    )
+                before, after = _by_option(record["settings"]), _by_option(new)
+                if seed != cell.seed:  # each seed may draw rows
+                    before["data.train"] = after["data.train"]
+                for key in sorted(before.keys() | after.keys()):
+                    if before.get(key) != after.get(key):
+                        raise InputError(
+                            f"cell {cell} has {key} = {after.get(key)}, but seed {seed} is "
+                            f"finished with {key} = {before.get(key)}; choose another --out, or "
+                            f"delete the records of these cells in {self._cells}"
+                        )
 
     def add(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Store a finished cell, with its record last.
@@ -400,23 +399,13 @@ def _read_record(file: Path) -> dict[str, Any]:
     return content
 
 
-def _first_difference(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, drawn: bool
-) -> tuple[str, object, object] | None:
-    """Return name and values of the first setting that differs.
-
-    Args:
-        old: Settings of a finished cell.
-        new: Settings of a cell of the grid.
-        drawn: Whether the training rows may differ, as between seeds.
-    """
-    for part in sorted({*old, *new}):
-        before, after = old.get(part) or {}, new.get(part) or {}
-        for key in sorted({*before, *after}):
-            name = f"{part}.{key}"
-            if before.get(key) != after.get(key) and not (drawn and name == "data.train"):
-                return name, before.get(key), after.get(key)
-    return None
+def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by names such as `fit.epochs`."""
+    return {
+        f"{part}.{key}": value
+        for part, options in settings.items()
+        for key, value in options.items()
+    }
 
 
 class _Run:
@@ -426,7 +415,6 @@ class _Run:
         self._store, self._total = store, total
         self._running: dict[Future[Outcome], tuple[Cell, ExitStack]] = {}
         self._attempts: Counter[Cell] = Counter()
-        self._durations: list[float] = []
         self.failed: dict[str, str] = {}
         self.crashed: list[str] = []
         self.elsewhere: list[str] = []
@@ -452,7 +440,7 @@ class _Run:
                 ended = self._total - done - len(waiting) - len(self._running)
                 if ended and (waiting or self._running):
                     left = (time.monotonic() - begun) / ended * (self._total - done - ended)
-                    logger.info("about %s left", in_words(left))
+                    logger.info("about %s left", timedelta(seconds=round(left)))
         finally:
             for _, stack in self._running.values():
                 stack.close()
@@ -483,7 +471,7 @@ class _Run:
             self._store.add(cell, outcome.record, outcome.files)
             scores = outcome.record["scores"]["reported"]["scores"]
             values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN)
-            logger.info("%s  %s  (%s)", cell, values, in_words(outcome.record["seconds"]["fit"]))
+            logger.info("%s  %s  (%.0f s)", cell, values, outcome.record["seconds"]["fit"])
             return False
         if not outcome.is_final and self._attempts[cell] < _ATTEMPTS:
             # The reason is logged only if the retry fails too.
@@ -495,12 +483,3 @@ class _Run:
             self.crashed.append(str(cell))
         logger.warning("%s failed: %s", cell, outcome.error)
         return False
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration to two digits: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            value = seconds / size
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
-    return f"{seconds:.0f} s"

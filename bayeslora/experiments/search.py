@@ -106,7 +106,7 @@ def best_options(
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
-    settings = json.dumps(setup.settings(), sort_keys=True).encode()
+    settings = json.dumps(setup.settings, sort_keys=True).encode()
     storage = optuna.storages.RDBStorage(f"sqlite:///{work / FILE}")
     study: Any = optuna.create_study(
         storage=storage,
