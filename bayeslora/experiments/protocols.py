@@ -11,10 +11,9 @@ Sources: `blob`: Wang et al. 2024, arXiv 2406.11675 (code: Wang-ML-Lab/bayesian-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.calibration import NUM_BINS
 
 
@@ -24,88 +23,55 @@ class Protocol:
 
     Attributes:
         name: The name in a grid.
-        summary: One line for tables and lists.
         seeds: Default seeds.
         split: The reported split: `test` or `validation`.
-        hold_out: Share of the training rows that select epoch, prior and scale; 0 for none.
         draws_rows: Whether the grid sets a number of labelled rows that each seed draws.
         steps: Optimiser steps; None leaves the length of the training to `fit`.
-        batch_size: Rows per step; None uses the default of `fit`.
-        max_length: Maximum tokens per text; None uses the default.
+        fit: Options of `fit`.
+        model: Options of `BayesianClassifier`; `format` is of questions alone.
         adapter: Options of the adapter, as far as it has them.
-        all_layers: Whether every layer of the backbone is used and adapted.
         num_bins: Bins of the expected calibration error.
         weight_samples: Forward passes of a posterior that draws weights; None uses its default.
         logit_samples: Draws of a posterior with Gaussian logits; None uses its default.
         num_choices: Options per question by task; rows with another number are dropped.
         ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
             filtered to rows marked OK. None uses all rows.
-        backbones: The published backbones, for reference.
-        format: Format of multiple-choice questions; None uses the default of `fit`.
         deviations: Settings of the published protocol that `fit` cannot express.
         task_deviations: Further deviation of a task, by its name.
     """
 
     name: str
-    summary: str
     seeds: tuple[int, ...]
     split: str = "test"
-    hold_out: float = 0.0
     draws_rows: bool = False
     steps: int | None = None
-    batch_size: int | None = None
-    max_length: int | None = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
-    all_layers: bool = False
     num_bins: int = NUM_BINS
     weight_samples: int | None = None
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = field(default_factory=dict)
     ood_audit: str | None = None
-    backbones: str = ""
-    format: str | None = None
     deviations: tuple[str, ...] = ()
     task_deviations: Mapping[str, str] = field(default_factory=dict)
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values, without empty ones."""
-        settings = {
-            key: value for key, value in asdict(self).items() if value not in (None, "", {})
-        }
-        del settings["summary"]
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in settings.items()
-        }
-
     def described(self) -> str:
         """Return the settings in one line, for tables."""
-        parts = [
-            f"reported on {self.split}",
-            f"{self.hold_out:.0%} of train held out for selection"
-            if self.hold_out
-            else "nothing held out for selection",
-            "labelled rows drawn per seed" if self.draws_rows else "all training rows",
-        ]
-        if self.steps is not None:
-            parts.append(f"{self.steps:,} steps")
-        if self.batch_size is not None:
-            parts.append(f"batch {self.batch_size}")
-        parts += [f"{key} = {value:g}" for key, value in self.adapter.items()]
-        if self.all_layers:
-            parts.append("query and value projections of all layers")
-        if self.max_length is not None:
-            parts.append(f"at most {self.max_length} tokens")
-        if self.weight_samples is not None:
-            parts.append(f"S = {self.weight_samples}")
-        if self.logit_samples is not None:
-            parts.append(f"{self.logit_samples:,} logit draws")
-        if self.format is not None:
-            parts.append(f"questions by {self.format}")
-        parts += [f"{task}: rows with {count} options" for task, count in self.num_choices.items()]
-        if self.ood_audit is not None:
-            parts.append(f"OOD rows with {self.ood_audit} = OK")
-        return ", ".join([*parts, f"ECE with {self.num_bins} bins"])
+        settings = {
+            "steps": self.steps,
+            **self.fit,
+            **self.model,
+            **self.adapter,
+            "draws": self.weight_samples or self.logit_samples,
+            "options of questions": dict(self.num_choices) or None,
+            "OOD rows": self.ood_audit and f"{self.ood_audit} is OK",
+        }
+        rows = "labelled rows drawn per seed" if self.draws_rows else "all training rows"
+        chosen = [f"{name} = {value}" for name, value in settings.items() if value is not None]
+        return ", ".join(
+            [f"reported on {self.split}", rows, *chosen, f"ECE with {self.num_bins} bins"]
+        )
 
 
 _PUBLISHED_TRAINING = (
@@ -117,34 +83,32 @@ _PUBLISHED_TRAINING = (
     "prompt: ours, not the published string; its hash is in the record",
 )
 
+_BATCHES = {"cv": 0, "batch_size": 4}
+_ALL_LAYERS_BY_LETTER = {"max_length": 300, "depth": 1.0, "format": "letters"}
+_RANK_8 = {"r": 8, "alpha": 16.0, "num_layers": None}
+
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
             "bayeslora",
-            "selection on a 20 % cut of train, the reported split untouched, 5 seeds",
             seeds=(0, 1, 2, 3, 4),
-            hold_out=0.2,
+            fit={"hold_out": 0.2},
         ),
         Protocol(
             "label-budget",
-            "each seed draws L labelled rows; a method pays for held-out rows out of them",
             seeds=(0, 1, 2, 3, 4),
             draws_rows=True,
         ),
         Protocol(
             "blob",
-            "as published with BLoB (Wang et al. 2024)",
             seeds=(1, 2, 3),
             split="validation",
             steps=5000,
-            batch_size=4,
-            max_length=300,
-            adapter={"r": 8, "alpha": 16.0, "dropout": 0.0, "lr": 1e-4},
-            all_layers=True,
+            fit=_BATCHES,
+            model=_ALL_LAYERS_BY_LETTER,
+            adapter={**_RANK_8, "dropout": 0.0, "lr": 1e-4},
             weight_samples=10,
-            backbones="Llama-2-7B in 8 bits; Llama-3.1-8B in TFB",
-            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -160,18 +124,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             "laplace-lora",
-            "as published with Laplace-LoRA (Yang et al. 2024)",
             seeds=(21, 42, 87),
             split="validation",
             steps=10_000,
-            batch_size=4,
-            max_length=300,
-            adapter={"r": 8, "alpha": 16.0, "dropout": 0.1, "lr": 5e-5},
-            all_layers=True,
+            fit=_BATCHES,
+            model=_ALL_LAYERS_BY_LETTER,
+            adapter={**_RANK_8, "dropout": 0.1, "lr": 5e-5},
             logit_samples=100_000,
             num_choices={"arc-challenge": 4, "arc-easy": 4},
-            backbones="Llama-2-7B chat in 8 bits",
-            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -180,11 +140,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             "bag",
-            "the splits, seeds and scores of BayesAdapt (arXiv 2606.22188)",
             seeds=(0, 1, 2, 3),
             ood_audit="redux_error_type",
-            backbones="Qwen3 0.6B to 14B",
-            format="letters",
+            model={"format": "letters"},
             deviations=(
                 "training: published per method; here the defaults of fit",
                 "OOD: published on five subjects of MMLU-redux, filtered for errors; here the "
@@ -195,16 +153,3 @@ PROTOCOLS: Mapping[str, Protocol] = {
     )
 }
 """All protocols by name."""
-
-
-def protocol(name: object) -> Protocol:
-    """Return a protocol by its name.
-
-    Raises:
-        InputError: The name is unknown; the message lists all names.
-    """
-    if not isinstance(name, str):
-        raise InputError(f"protocol must be a name, got {name!r}")
-    if name not in PROTOCOLS:
-        raise unknown_choice("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bayeslora.data.examples import (
     Examples,
@@ -25,7 +24,7 @@ from bayeslora.data.known import (
 from bayeslora.data.read import load_examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError
-from bayeslora.experiments.grid import Task, check_ood_names
+from bayeslora.experiments.grid import Task
 from bayeslora.experiments.protocols import Protocol
 
 
@@ -46,7 +45,7 @@ class TaskRows:
     reported: Examples
     split: str
     ood: dict[str, Examples] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
 
     @property
@@ -87,37 +86,77 @@ def task_rows(
         else:
             text = f"{task.name} has no {protocol.split} rows, so its test rows are reported"
         deviations = (f"split: {text}",)
-    sources = _ood_sources(task)
-    check_ood_names(task.name, sources, {split: f"the reported {split} rows"})
     if not task.files and (difference := derived(task.name, data_dir)):
         deviations = (*deviations, f"{task.name}: {difference}")
     if known in protocol.task_deviations:
         deviations = (*deviations, protocol.task_deviations[known])
-    dropped: dict[str, int] = {}
-    reported = _counted(dropped, split, _read(task, split, data_dir))
-    train = _counted(dropped, "train", _read(task, "train", data_dir))
+    dropped = _Dropped()
+    reported = dropped.read(split, _read(task, split, data_dir))
+    train = dropped.read("train", _read(task, "train", data_dir))
     if (count := protocol.num_choices.get(known)) is not None:
-        train = _with_choices(dropped, "train", train, count)
-        reported = _with_choices(dropped, split, reported, count)
-    unseen = without_overlap(train, reported)
-    train = _counted(dropped, f"train, in {split} too", unseen, previous=train)
-    if not (len(train) and len(reported)):
-        raise _none_left(task, "train" if len(reported) else split, dropped)
+        train = dropped.keep_options("train", train, {count}, f"not {count} options")
+        reported = dropped.keep_options(split, reported, {count}, f"not {count} options")
+    train = dropped.keep(f"train, in {split} too", train, without_overlap(train, reported))
+    dropped.check_left(task, {split: reported, "train": train})
     ood = {}
-    for name, source in sources.items():
-        rows = _counted(dropped, name, _outside(source, task, protocol.split, data_dir))
-        rows = _accepted(dropped, name, rows, source, protocol)
+    for name, source in _ood_sources(task).items():
+        rows = dropped.read(name, _outside(source, task, protocol.split, data_dir))
+        count = protocol.num_choices.get(source.partition("/")[0].replace("_", "-"))
+        if count is not None:
+            rows = dropped.keep_options(name, rows, {count}, f"not {count} options")
+        rows = dropped.keep_audited(name, rows, protocol.ood_audit)
         if by_letter and train.choices is not None:
-            rows = _answerable(dropped, name, rows, num_classes(train))
-        remaining = without_overlap(without_overlap(rows, train), reported)
-        ood[name] = _counted(dropped, f"{name}, in {task.name} too", remaining, previous=rows)
-        if not len(ood[name]):
-            raise _none_left(task, name, dropped)
+            most = num_classes(train)
+            rows = dropped.keep_options(name, rows, range(most + 1), f"more than {most} options")
+        unseen = without_overlap(without_overlap(rows, train), reported)
+        ood[name] = dropped.keep(f"{name}, in {task.name} too", rows, unseen)
+    dropped.check_left(task, ood)
     audit = protocol.ood_audit
     if ood and audit and not any(audit in rows.further for rows in ood.values()):
         text = f"OOD: no set has the column {audit}, so none is filtered for errors"
         deviations = (*deviations, text)
     return TaskRows(train, reported, split, ood, dropped, deviations)
+
+
+class _Dropped(dict[str, int]):
+    """Number of dropped rows by reason."""
+
+    def read(self, label: str, rows: Examples) -> Examples:
+        """Return rows after counting what their reader has dropped."""
+        self.update({f"{label}, {reason}": count for reason, count in rows.dropped.items()})
+        return rows
+
+    def keep(self, reason: str, rows: Examples, remaining: Examples) -> Examples:
+        """Return the remaining rows after counting the others."""
+        if len(remaining) < len(rows):
+            self[reason] = len(rows) - len(remaining)
+        return remaining
+
+    def keep_options(
+        self, label: str, rows: Examples, counts: Collection[int], reason: str
+    ) -> Examples:
+        """Return the questions whose number of options is in `counts`, or all texts."""
+        if rows.choices is None:
+            return rows
+        indices = [row for row, options in enumerate(rows.choices) if len(options) in counts]
+        return self.keep(f"{label}, {reason}", rows, rows.take(indices))
+
+    def keep_audited(self, label: str, rows: Examples, column: str | None) -> Examples:
+        """Return the rows marked OK in the column of an audit, or all without such a column."""
+        if column is None or column not in rows.further:
+            return rows
+        verdicts = rows.further[column]
+        indices = [row for row, verdict in enumerate(verdicts) if verdict == "OK"]
+        return self.keep(f"{label}, {column} is not OK", rows, rows.take(indices))
+
+    def check_left(self, task: Task, sets: Mapping[str, Examples]) -> None:
+        """Raise InputError if no row of a set is left."""
+        for name, rows in sets.items():
+            if not len(rows):
+                reasons = "; ".join(f"{reason}: {count:,}" for reason, count in self.items())
+                raise InputError(
+                    f"task {task.name}: no {name} rows are left; dropped rows: {reasons}"
+                )
 
 
 def drawn(examples: Examples, size: int, seed: int) -> Examples:
@@ -137,31 +176,15 @@ def num_classes(examples: Examples) -> int:
     return len(class_names(examples))
 
 
-def mean_options(examples: Examples) -> float | None:
-    """Return the mean number of options of a question; None for texts."""
-    if examples.choices is None:
-        return None
-    return sum(map(len, examples.choices)) / len(examples)
-
-
 def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:
     if not task.files:
         return load_task(task.name, split, data_dir)
-    columns: dict[str, Any] = dict(task.columns)
-    examples = load_examples(task.files[split], labels="required", **columns)
-    return _distinct(examples) if split == "train" else examples
-
-
-def _distinct(examples: Examples) -> Examples:
+    examples = load_examples(task.files[split], labels="required", **task.columns)
+    if split != "train":
+        return examples
     distinct = without_duplicates(examples)
     num_repeated = len(examples) - len(distinct)
     return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
-
-
-def _none_left(task: Task, name: str, dropped: Mapping[str, int]) -> InputError:
-    """Return the error for a set of rows of which none is left."""
-    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-    return InputError(f"task {task.name}: no {name} rows are left; dropped rows: {left_out}")
 
 
 def _ood_sources(task: Task) -> Mapping[str, str]:
@@ -187,8 +210,7 @@ def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -
         data_dir: Directory of the known tasks' files.
     """
     if Path(source).is_file():
-        columns: dict[str, Any] = dict(task.columns)
-        return load_examples(source, **columns)
+        return load_examples(source, **task.columns)
     if Path(source).is_absolute() or Path(source).suffix:  # not the name of a task
         raise InputError(f"task {task.name}: ood {source} does not exist")
     name, _, own = source.partition("/")
@@ -198,60 +220,4 @@ def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -
         raise InputError(f"task {task.name}: ood {source!r} is not a file, and {error}") from None
     return load_task(
         name, own or (split if split in splits_of(name, data_dir) else "test"), data_dir
-    )
-
-
-def _counted(
-    dropped: dict[str, int], label: str, rows: Examples, previous: Examples | None = None
-) -> Examples:
-    """Record in `dropped` how many rows were dropped in reading, or since `previous`."""
-    if previous is not None:
-        if len(rows) < len(previous):
-            dropped[label] = len(previous) - len(rows)
-        return rows
-    for reason, count in rows.dropped.items():
-        dropped[f"{label}, {reason}"] = count
-    return rows
-
-
-def _accepted(
-    dropped: dict[str, int], label: str, examples: Examples, source: str, protocol: Protocol
-) -> Examples:
-    """Return the out-of-distribution rows with the protocol's number of options, without errors.
-
-    Errors are rows that are not marked OK in the column of an audit, if there is one.
-    """
-    column = protocol.ood_audit
-    count = protocol.num_choices.get(source.partition("/")[0].replace("_", "-"))
-    if count is not None:
-        examples = _with_choices(dropped, label, examples, count)
-    verdicts = None if column is None else examples.further.get(column)
-    if verdicts is None:
-        return examples
-    accepted = examples.take([row for row, verdict in enumerate(verdicts) if verdict == "OK"])
-    return _counted(dropped, f"{label}, {column} is not OK", accepted, previous=examples)
-
-
-def _with_choices(dropped: dict[str, int], label: str, examples: Examples, count: int) -> Examples:
-    """Return the questions with `count` options."""
-    if examples.choices is None:
-        return examples
-    indices = [row for row, options in enumerate(examples.choices) if len(options) == count]
-    return _counted(
-        dropped, f"{label}, not {count} options", examples.take(indices), previous=examples
-    )
-
-
-def _answerable(dropped: dict[str, int], label: str, examples: Examples, most: int) -> Examples:
-    """Return the questions with at most `most` options."""
-    if examples.choices is None:
-        return examples
-    indices = [row for row, options in enumerate(examples.choices) if len(options) <= most]
-    if not indices:
-        raise InputError(
-            f"{label}: every question has more than {most} options, the maximum in the training "
-            "rows"
-        )
-    return _counted(
-        dropped, f"{label}, more than {most} options", examples.take(indices), previous=examples
     )

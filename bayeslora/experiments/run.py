@@ -1,23 +1,36 @@
-"""Run a grid: compute missing cells, store them one by one, and collect one table."""
+"""Run a grid: check its cells, compute the missing ones, and collect one table.
+
+Cells on disk, written atomically:
+
+experiment.json              marker of the directory, with the grid
+cells/<cell>.json            the record, written last: a cell without it is not finished
+cells/<cell>.<set>.parquet   predictions on the reported rows and on each OOD set
+cells/<cell>.error.json      the reason of a cell's failure, until it succeeds
+work/<cell>/                 checkpoints of a running or interrupted fit
+results.parquet, summary.md  computed from the records
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError, located
-from bayeslora.experiments.cells import Workshop
-from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
-from bayeslora.experiments.plan import Plan, made_plan, missing_backbones
-from bayeslora.experiments.store import RESULTS, SUMMARY, Store
-from bayeslora.experiments.summary import results_table, write_results
-from bayeslora.experiments.workers import Job, OneProcess, Outcome, Pool, Processes, RayCluster
+from bayeslora.errors import InputError, first_line, located
+from bayeslora.experiments.cells import Setup, Workshop
+from bayeslora.experiments.grid import Cell, Grid, as_grid
+from bayeslora.experiments.search import import_optuna
+from bayeslora.experiments.summary import results_table, sort_key, write_results
+from bayeslora.experiments.workers import OneProcess, Outcome, Pool, Processes, RayCluster
+from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
 from bayeslora.option_checks import check_integer
 from bayeslora.plain_text import counted
 
@@ -26,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MARKER, _VERSION = "experiment.json", 1
+_PATIENCE = 60.0  # seconds
 _ATTEMPTS = 2
 _SHOWN = ("accuracy", "nll", "ece")
 
@@ -52,6 +67,41 @@ class Experiment:
     def table(self) -> pa.Table:
         """One row per score per cell, as in `results.parquet`."""
         return results_table(self.records)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked grid.
+
+    Attributes:
+        grid: The grid.
+        settings: The settings of each cell, JSON-ready.
+        deviations: All deviations from the protocol.
+        num_finished: Number of finished cells.
+        missing: What this machine lacks, in sentences.
+    """
+
+    grid: Grid
+    settings: Mapping[Cell, dict[str, Any]]
+    deviations: Sequence[str]
+    num_finished: int
+    missing: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values, with one entry for all seeds of a cell."""
+        keys = ("task", "backbone", "method", "rows")
+        groups = Counter(tuple(cell.key[key] for key in keys) for cell in self.settings)
+        return {
+            "protocol": self.grid.protocol,
+            "num_cells": len(self.settings),
+            "num_finished": self.num_finished,
+            "cells": [
+                {**dict(zip(keys, group, strict=True)), "seeds": count}
+                for group, count in groups.items()
+            ],
+            "deviations": list(self.deviations),
+            "missing": list(self.missing),
+        }
 
 
 def experiment(
@@ -83,7 +133,8 @@ def experiment(
 
     Raises:
         InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
-            not the directory of an experiment. Nothing is computed.
+            not the directory of an experiment; nothing is computed then. Or the backbone of a
+            computed cell has other weights than that of the finished cells.
 
     Example:
         >>> import bayeslora as bl
@@ -93,31 +144,28 @@ def experiment(
     check_integer("workers", workers, low=1)
     if ray is not None and workers > 1:
         raise InputError("workers are local processes; set either workers or ray")
-    parsed, store = _read(grid), Store(out)
+    parsed, store = as_grid(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
-    cells = [*_checked(grid, workshop, store, shard).settings]
-    if missing := missing_backbones(parsed):
+    with _in_file(grid):
+        cells = [*_checked(workshop, store, shard)]
+    if missing := _missing_backbones(parsed):
         raise InputError(missing[0])
     waiting = [cell for cell in cells if store.record(cell) is None]
-    failed: dict[str, str] = {}
-    crashed: list[str] = []
-    elsewhere: list[str] = []
+    run = _Run(store, len(cells))
     if waiting:
         from bayeslora.engine.progress import each_note_once
 
         with _in_file(grid):
             pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
-        store.claim(parsed.source)
+        store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         try:
             with each_note_once("bayeslora.engine.data", "bayeslora.metrics.ood"):
-                failed, crashed, elsewhere = _Run(parsed, store, pool, len(cells)).run(waiting)
+                run.compute(waiting, pool)
         finally:
             pool.close()
             store.tidy()
-    with store.all_records() as records:
-        if records:
-            write_results(records, store.out / RESULTS, store.out / SUMMARY, parsed.reference)
-    return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
+    records = store.collect(parsed.reference)
+    return Experiment(store.out, records, run.failed, tuple(run.crashed), tuple(run.elsewhere))
 
 
 def plan(
@@ -129,7 +177,7 @@ def plan(
 ) -> Plan:
     """Check a grid as `experiment` does, without computing cells.
 
-    The plan says which backbones are missing; the path of a missing directory is an error.
+    The plan says which backbones are missing.
 
     Args:
         grid: As for `experiment`.
@@ -140,14 +188,17 @@ def plan(
     Raises:
         InputError: As for `experiment`, except that backbones and the device may be missing.
     """
-    parsed = _read(grid)
+    parsed = as_grid(grid)
     store = None if out is None else Store(out)
-    checked = _checked(grid, Workshop(parsed, data_dir), store, shard)
-    return replace(checked, missing=missing_backbones(parsed))
-
-
-def _read(grid: Any) -> Grid:
-    return read_grid(grid) if isinstance(grid, str | Path) else as_grid(grid)
+    with _in_file(grid):
+        setups = _checked(Workshop(parsed, data_dir), store, shard)
+    return Plan(
+        parsed,
+        {cell: setup.settings for cell, setup in setups.items()},
+        [*dict.fromkeys(text for setup in setups.values() for text in setup.deviations)],
+        0 if store is None else sum(store.record(cell) is not None for cell in setups),
+        _missing_backbones(parsed),
+    )
 
 
 def _in_file(grid: Any) -> AbstractContextManager[None]:
@@ -156,27 +207,50 @@ def _in_file(grid: Any) -> AbstractContextManager[None]:
 
 
 def _checked(
-    grid: Any, workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
-) -> Plan:
-    """Return the plan of a grid after all checks that need no backbone."""
+    workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
+) -> dict[Cell, Setup]:
+    """Return the setups of a grid's cells after all checks that need no backbone.
+
+    Raises:
+        InputError: A cell is impossible, its rows cannot be read, an option has no effect, or
+            finished cells have other settings.
+    """
+    grid = workshop.grid
     if store is not None:
         store.check()
-    cells = _shard(workshop.grid.cells, shard)
-    with _in_file(grid):
-        plan = made_plan(workshop, cells, [] if store is None else store.records())
-    if store is not None:
-        for cell, settings in plan.settings.items():
-            store.check_settings(cell, settings)
-    return plan
-
-
-def _shard(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
-    if shard is None:
-        return cells
-    index, count = shard
+    if grid.search is not None:
+        import_optuna()
+    index, count = (1, 1) if shard is None else shard
     check_integer("shard", count, low=1)
     check_integer("shard", index, low=1, high=count)
-    return cells[index - 1 :: count]
+    setups = {cell: workshop.checked(cell) for cell in grid.cells[index - 1 :: count]}
+    for key in grid.predict.model_fields_set:
+        if not any(key in setup.predict for setup in setups.values()):
+            raise InputError(f"predict: {key} has no effect on any method", code="no-effect")
+    for name in grid.search.ranges if grid.search else ():
+        if not any(setup.search and name in setup.search.ranges for setup in setups.values()):
+            raise InputError(f"search: no method has the option {name}", code="unknown")
+    if store is not None:
+        store.check_settings({cell: setup.settings for cell, setup in setups.items()})
+    return setups
+
+
+def _missing_backbones(grid: Grid) -> list[str]:
+    """Return a sentence for each backbone that is not available; no weights are read."""
+    from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
+    from bayeslora.backbones.hub import check_reachable
+    from bayeslora.backbones.load import source_of
+
+    missing = []
+    for name in grid.backbones:
+        try:
+            if name in EMBEDDED_MODELS:
+                embedded_directory(name)
+            else:
+                check_reachable(source_of(name))
+        except InputError as error:
+            missing.append(str(error))
+    return missing
 
 
 def _pool(
@@ -186,108 +260,226 @@ def _pool(
         return RayCluster(grid, data_dir, ray)
     from bayeslora.backbones.load import pick_device
 
+    device: Any = grid.model.get("device")
     with located("model"):
-        pick_device(grid.model.get("device"))
+        pick_device(device)
     return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
+
+
+class Store:
+    """The directory of an experiment.
+
+    Args:
+        out: Its path.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self._cells = self.out / "cells"
+
+    def check(self) -> None:
+        """Raise InputError unless the directory is an experiment's, missing or empty."""
+        marker = self.out / _MARKER
+        if not self.out.exists() or is_empty_directory(self.out):
+            return
+        content = read_json(marker) if marker.is_file() else None
+        if not isinstance(content, dict) or content.get("format_version") != _VERSION:
+            raise InputError(
+                f"{marker} is missing, damaged or of another version of bayeslora; choose another "
+                "path"
+            )
+
+    def claim(self, grid: Mapping[str, Any]) -> None:
+        """Create the directories, and store the grid of the latest run."""
+        self._cells.mkdir(parents=True, exist_ok=True)
+        (self.out / "work").mkdir(exist_ok=True)
+        write_json(self.out / _MARKER, {"format_version": _VERSION, "grid": grid})
+
+    def work(self, cell: Cell) -> Path:
+        """Return the working directory of a cell while it runs."""
+        return self.out / "work" / cell.id
+
+    def reserved(self, cell: Cell) -> AbstractContextManager[None]:
+        """Lock a cell against other processes while the context lasts."""
+        return lock(self._cells / cell.id)
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the record of a finished cell, or None."""
+        file = self._cells / f"{cell.id}.json"
+        return _read_record(file) if file.is_file() else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished cells, sorted by their key."""
+        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
+        records = [_read_record(file) for file in files if not file.name.endswith(".error.json")]
+        return sorted(
+            records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
+        )
+
+    def check_settings(self, settings: Mapping[Cell, dict[str, Any]]) -> None:
+        """Raise InputError if a cell, or another seed of it, is finished with other settings.
+
+        Raises:
+            InputError: They differ; the message names the cell, the setting and both values.
+        """
+        records = self.records()
+        for cell, new in settings.items():
+            for record in records:
+                seed = record["cell"]["seed"]
+                if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
+                    continue
+                before, after = _by_option(record["settings"]), _by_option(new)
+                if seed != cell.seed:  # each seed may draw rows
+                    before["data.train"] = after["data.train"]
+                for key in sorted(before.keys() | after.keys()):
+                    if before.get(key) != after.get(key):
+                        raise InputError(
+                            f"cell {cell} has {key} = {after.get(key)}, but seed {seed} is "
+                            f"finished with {key} = {before.get(key)}; choose another --out, or "
+                            f"delete the records of these cells in {self._cells}"
+                        )
+
+    def add(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Store a finished cell, with its record last.
+
+        Args:
+            cell: The cell.
+            record: JSON-ready.
+            files: Contents of predictions files by name.
+
+        Raises:
+            InputError: The backbone has other weights than that of a finished cell.
+        """
+        backbone = record["backbone"]
+        for other in self.records():
+            name, weights = other["backbone"]["name"], other["backbone"]["fingerprint"]
+            if name == backbone["name"] and weights != backbone["fingerprint"]:
+                raise InputError(
+                    f"cell {cell}: the weights of backbone {name} differ from those of the "
+                    "finished cells; choose another --out"
+                )
+        for file, content in files.items():
+            with atomic_file(self._cells / f"{cell.id}.{file}") as temporary:
+                temporary.write_bytes(content)
+        write_json(self._cells / f"{cell.id}.json", record)
+        (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work(cell), ignore_errors=True)
+
+    def fail(self, cell: Cell, error: str, trace: str) -> None:
+        """Store the error of a failed cell."""
+        content = {"cell": cell.key, "error": error, "traceback": trace}
+        write_json(self._cells / f"{cell.id}.error.json", content)
+
+    def tidy(self) -> None:
+        """Remove the directory of running cells if it is empty."""
+        with suppress(OSError):
+            (self.out / "work").rmdir()
+
+    def collect(self, reference: str) -> list[dict[str, Any]]:
+        """Return the records of all finished cells after writing their tables.
+
+        Args:
+            reference: The method with which others are compared.
+
+        Raises:
+            InputError: Another process has been writing the tables for a minute.
+        """
+        results = self.out / "results.parquet"
+        with lock(results, wait=_PATIENCE):
+            records = self.records()
+            if records:
+                write_results(records, results, self.out / "summary.md", reference)
+        return records
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict) or not content.keys() >= {"cell", "settings", "scores"}:
+        raise InputError(f"{file} is not a cell record; delete it to compute the cell again")
+    return content
+
+
+def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by names such as `fit.epochs`."""
+    return {
+        f"{part}.{key}": value
+        for part, options in settings.items()
+        for key, value in options.items()
+    }
 
 
 class _Run:
     """The cells of one call, submitted to workers and stored as they finish."""
 
-    def __init__(self, grid: Grid, store: Store, pool: Pool, total: int) -> None:
-        self._grid, self._store, self._pool, self._total = grid, store, pool, total
-        self._indices = {cell: index for index, cell in enumerate(grid.cells)}
-        self._reserved: dict[int, ExitStack] = {}
-        self._attempts: dict[int, int] = {}
-        self._failed: dict[str, str] = {}
-        self._crashed: list[str] = []
-        self._elsewhere: list[str] = []
-        self._computed = 0
-        self._begun = time.monotonic()
+    def __init__(self, store: Store, total: int) -> None:
+        self._store, self._total = store, total
+        self._running: dict[Future[Outcome], tuple[Cell, ExitStack]] = {}
+        self._attempts: Counter[Cell] = Counter()
+        self.failed: dict[str, str] = {}
+        self.crashed: list[str] = []
+        self.elsewhere: list[str] = []
 
-    def run(self, cells: Sequence[Cell]) -> tuple[dict[str, str], list[str], list[str]]:
+    def compute(self, cells: Sequence[Cell], pool: Pool) -> None:
         """Compute cells.
 
-        Returns:
-            The errors of failed cells, the crashed cells, and those left to other processes.
+        Raises:
+            InputError: A cell's backbone has other weights than that of the finished cells.
         """
-        waiting = deque(self._indices[cell] for cell in cells)
+        waiting, begun = deque(cells), time.monotonic()
         done = self._total - len(waiting)
         logger.info("%s, %d already finished", counted(self._total, "cell"), done)
         try:
-            while waiting or self._reserved:
-                while waiting and len(self._reserved) < self._pool.size:
-                    self._begin(waiting.popleft())
-                if self._reserved:
-                    outcome = self._pool.next()
-                    if self._finish(outcome, len(waiting)):
-                        waiting.append(outcome.index)
+            while waiting or self._running:
+                while waiting and len(self._running) < pool.size:
+                    self._begin(waiting.popleft(), pool)
+                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                    cell, stack = self._running.pop(future)
+                    with stack:
+                        if self._finish(cell, future):
+                            waiting.append(cell)
+                ended = self._total - done - len(waiting) - len(self._running)
+                if ended and (waiting or self._running):
+                    left = (time.monotonic() - begun) / ended * (self._total - done - ended)
+                    logger.info("about %s left", timedelta(seconds=round(left)))
         finally:
-            for stack in self._reserved.values():
+            for _, stack in self._running.values():
                 stack.close()
-        return self._failed, self._crashed, self._elsewhere
 
-    def _begin(self, index: int) -> None:
-        cell = self._grid.cells[index]
-        stack = ExitStack()
-        try:
-            stack.enter_context(self._store.reserved(cell))
-        except InputError:
-            self._elsewhere.append(str(cell))
-            return
-        if self._store.record(cell) is not None:  # another process has finished it meanwhile
-            stack.close()
-            return
-        self._reserved[index] = stack
-        self._attempts[index] = self._attempts.get(index, 0) + 1
-        logger.info("%s: started", cell)
-        work, fingerprint = self._store.work(cell), self._store.fingerprint(cell.backbone)
-        # Absolute: the workers of a cluster have directories of their own.
-        self._pool.submit(Job(index, str(work.absolute()), fingerprint))
+    def _begin(self, cell: Cell, pool: Pool) -> None:
+        """Submit a cell that no other process computes or has finished."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._store.reserved(cell))
+            except InputError:
+                self.elsewhere.append(str(cell))
+                return
+            if self._store.record(cell) is not None:
+                return
+            self._attempts[cell] += 1
+            logger.info("%s: started", cell)
+            # Absolute: the workers of a cluster have directories of their own.
+            future = pool.submit(cell, self._store.work(cell).absolute())
+            self._running[future] = cell, stack.pop_all()
 
-    def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
-        """Store the outcome of a job; return whether to retry it."""
-        cell = self._grid.cells[outcome.index]
+    def _finish(self, cell: Cell, future: Future[Outcome]) -> bool:
+        """Store the outcome of a cell; return whether to retry it."""
         try:
-            if outcome.record is not None:
-                try:
-                    self._store.check_weights(outcome.record)
-                except InputError as error:
-                    outcome = Outcome(outcome.index, error=str(error), is_final=True)
-            if outcome.record is not None:
-                self._store.write(cell, outcome.record, outcome.files)
-                self._computed += 1
-                self._say(cell, outcome.record, num_waiting + len(self._reserved) - 1)
-                return False
-            if not outcome.is_final and self._attempts[outcome.index] < _ATTEMPTS:
-                # The reason is logged only if the retry fails too.
-                logger.info("%s failed; retrying once", cell)
-                return True
-            self._store.fail(cell, outcome.error, outcome.trace)
-            self._failed[str(cell)] = outcome.error
-            if not outcome.is_final:
-                self._crashed.append(str(cell))
-            logger.warning("%s failed: %s", cell, outcome.error)
+            outcome = future.result()
+        except Exception as error:  # its worker has died
+            outcome = Outcome(error=f"{type(error).__name__}: {first_line(error)}")
+        if outcome.record is not None:
+            self._store.add(cell, outcome.record, outcome.files)
+            scores = outcome.record["scores"]["reported"]["scores"]
+            values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN)
+            logger.info("%s  %s  (%.0f s)", cell, values, outcome.record["seconds"]["fit"])
             return False
-        finally:
-            self._reserved.pop(outcome.index).close()
-
-    def _say(self, cell: Cell, record: Mapping[str, Any], left: int) -> None:
-        """Log a finished cell as a line of a table, with the remaining time."""
-        scores = record["scores"]["reported"]["scores"]
-        values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN if key in scores)
-        rest = (time.monotonic() - self._begun) / self._computed * left
-        logger.info(
-            "[%d/%d] %s  %s  (%.0f s; about %s left)",
-            *(self._total - left, self._total, cell, values, record["seconds"]["fit"]),
-            in_words(rest),
-        )
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration to two digits: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            value = seconds / size
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
-    return f"{seconds:.0f} s"
+        if not outcome.is_final and self._attempts[cell] < _ATTEMPTS:
+            # The reason is logged only if the retry fails too.
+            logger.info("%s failed; retrying once", cell)
+            return True
+        self._store.fail(cell, outcome.error, outcome.trace)
+        self.failed[str(cell)] = outcome.error
+        if not outcome.is_final:
+            self.crashed.append(str(cell))
+        logger.warning("%s failed: %s", cell, outcome.error)
+        return False

@@ -13,46 +13,29 @@ import socket
 import tempfile
 import threading
 import traceback
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from bayeslora.errors import InputError, first_line
+from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.experiments.cells import Workshop
-from bayeslora.experiments.grid import Cell, Grid, as_grid
+from bayeslora.experiments.grid import Cell, Grid
 
 _PATIENCE = 10.0  # seconds
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A cell to compute.
-
-    Attributes:
-        index: Index of the cell in the grid.
-        work: A working directory.
-        fingerprint: Hash of the backbone's weights in finished cells; None if there are none.
-    """
-
-    index: int
-    work: str
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a job.
+    """Result of a cell.
 
     Attributes:
-        index: Index of the cell in the grid.
         record: Record of the finished cell; None if it failed.
         files: Contents of predictions files by name.
         error: Reason of a failure, in one line.
@@ -60,7 +43,6 @@ class Outcome:
         is_final: Whether it would fail again, such as for invalid input.
     """
 
-    index: int
     record: Mapping[str, Any] | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     error: str = ""
@@ -69,59 +51,52 @@ class Outcome:
 
 
 class Pool(Protocol):
-    """Interface of workers that compute jobs."""
+    """Interface of workers that compute cells."""
 
     size: int
 
-    def submit(self, job: Job) -> None:
-        """Start a job; at most `size` run at a time."""
-
-    def next(self) -> Outcome:
-        """Wait for one of the running jobs."""
+    def submit(self, cell: Cell, work: Path) -> Future[Outcome]:
+        """Compute a cell in its working directory; at most `size` run at a time."""
 
     def close(self) -> None:
         """Stop all workers, busy or not."""
 
 
-def compute(workshop: Workshop, job: Job) -> Outcome:
+def compute(workshop: Workshop, cell: Cell, work: Path) -> Outcome:
     """Compute a cell and return its outcome, even if it fails."""
-    cell: Cell = workshop.grid.cells[job.index]
-    work = Path(job.work)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        record = workshop.run(cell, work, job.fingerprint)
+        record = workshop.run(cell, work)
         outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
-        files = {file.name: file.read_bytes() for file in outputs}
-        return Outcome(job.index, record, files)
+        return Outcome(record, {file.name: file.read_bytes() for file in outputs})
     except Exception as error:
         known = isinstance(error, InputError)
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
-        return Outcome(job.index, error=text, trace=traceback.format_exc(), is_final=known)
+        return Outcome(error=text, trace=traceback.format_exc(), is_final=known)
 
 
 class OneProcess:
-    """Computes jobs in this process."""
+    """Computes cells in this process."""
 
     size = 1
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
-        self._jobs: deque[Job] = deque()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._jobs.append(job)
-
-    def next(self) -> Outcome:
-        """Compute the oldest job."""
-        return compute(self._workshop, self._jobs.popleft())
+    def submit(self, cell: Cell, work: Path) -> Future[Outcome]:
+        """Compute a cell."""
+        future: Future[Outcome] = Future()
+        future.set_result(compute(self._workshop, cell, work))
+        return future
 
     def close(self) -> None:
         """Do nothing: no worker is running."""
 
 
 class Processes:
-    """Computes jobs in processes on this machine, each with its own GPU if there are several.
+    """Computes cells in processes on this machine, each with its own GPU if there are several.
+
+    Each process has an executor of its own, so that its death ends no other cell.
 
     Args:
         grid: The grid.
@@ -131,65 +106,47 @@ class Processes:
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, size: int) -> None:
         self.size = size
-        self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
+        self._arguments = grid.model_dump_json(exclude_unset=True), data_dir
+        self._context = get_context("spawn")
+        self._ours, self._theirs = self._context.Pipe()
         self._workers = [self._begin(slot) for slot in range(size)]
-        self._running: dict[Future[Outcome], tuple[int, Job]] = {}
+        self._latest: list[Future[Outcome] | None] = [None] * size
 
-    def _begin(self, slot: int) -> tuple[ProcessPoolExecutor, Connection]:
-        """Return an executor of one process, which ends when the connection closes."""
+    def _begin(self, slot: int) -> ProcessPoolExecutor:
         import torch
 
-        context = get_context("spawn")
-        local, remote = context.Pipe()
         gpus, threads = torch.cuda.device_count(), max(1, (os.cpu_count() or 1) // self.size)
         gpu = slot % gpus if gpus > 1 else None
-        executor = ProcessPoolExecutor(
+        return ProcessPoolExecutor(
             1,
-            mp_context=context,
+            mp_context=self._context,
             initializer=_prepare,
-            initargs=(remote, *self._arguments, threads, gpu),
+            initargs=(self._theirs, threads, gpu),
         )
-        return executor, local
 
-    def submit(self, job: Job) -> None:
-        """Send a job to an idle worker."""
-        busy = {slot for slot, _ in self._running.values()}
-        slot = next(slot for slot in range(self.size) if slot not in busy)
+    def submit(self, cell: Cell, work: Path) -> Future[Outcome]:
+        """Send a cell to an idle worker."""
+        slot = next(
+            slot for slot, future in enumerate(self._latest) if future is None or future.done()
+        )
+        arguments = (*self._arguments, cell, work)
         try:
-            future = self._workers[slot][0].submit(_compute_here, job)
-        except BrokenProcessPool:  # the worker died while idle
+            future = self._workers[slot].submit(compute_apart, *arguments)
+        except BrokenProcessPool:  # the worker has died
             self._workers[slot] = self._begin(slot)
-            future = self._workers[slot][0].submit(_compute_here, job)
-        self._running[future] = slot, job
-
-    def next(self) -> Outcome:
-        """Wait for a job to finish, or for its worker to end."""
-        future = next(as_completed(self._running))
-        slot, job = self._running.pop(future)
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            self._workers[slot] = self._begin(slot)
-            return Outcome(job.index, error="the worker ended unexpectedly")
+            future = self._workers[slot].submit(compute_apart, *arguments)
+        self._latest[slot] = future
+        return future
 
     def close(self) -> None:
         """Stop all workers."""
-        for executor, connection in self._workers:
-            connection.close()
+        self._ours.close()
+        for executor in self._workers:
             executor.shutdown(cancel_futures=True)
 
 
-_of_this_process: list[Workshop] = []
-
-
-def _prepare(
-    connection: Connection,
-    source: Mapping[str, Any],
-    data_dir: str | None,
-    threads: int,
-    gpu: int | None,
-) -> None:
-    """Prepare a worker, which ends with its connection or its parent, in the middle of a job."""
+def _prepare(connection: Connection, threads: int, gpu: int | None) -> None:
+    """Prepare a worker, which ends with its connection or its parent, in the middle of a cell."""
     # Ctrl-C reaches the whole process group, but the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -203,19 +160,36 @@ def _prepare(
     logging.getLogger("bayeslora").addHandler(logging.NullHandler())
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    if not any(name in os.environ for name in _THREADS):
+    if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         import torch
 
         torch.set_num_threads(threads)
-    _of_this_process.append(Workshop(as_grid(source), data_dir))
 
 
-def _compute_here(job: Job) -> Outcome:
-    return compute(_of_this_process[0], job)
+@lru_cache(maxsize=1)
+def _workshop(grid: str, data_dir: str | Path | None) -> Workshop:
+    """Return the workshop of this worker process, which computes many cells."""
+    return Workshop(Grid.model_validate_json(grid), data_dir)
+
+
+def compute_apart(grid: str, data_dir: str | Path | None, cell: Cell, work: Path) -> Outcome:
+    """Compute a cell in a worker process, without access to `work` in a temporary directory.
+
+    Args:
+        grid: The grid as JSON.
+        data_dir: Directory of the known tasks' files.
+        cell: The cell.
+        work: A directory of this cell alone.
+    """
+    workshop = _workshop(grid, data_dir)
+    if work.parent.is_dir():  # the experiment's directory: on this machine, or shared
+        return compute(workshop, cell, work)
+    with tempfile.TemporaryDirectory(prefix="bayeslora-") as folder:
+        return compute(workshop, cell, Path(folder))
 
 
 class RayCluster:
-    """Computes jobs as tasks of a Ray cluster, each with one CPU, and one GPU if there are any.
+    """Computes cells as tasks of a Ray cluster, each with one CPU, and one GPU if there are any.
 
     Ray restarts a task if its worker or machine is lost.
 
@@ -231,92 +205,40 @@ class RayCluster:
     """
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
-        ray = import_ray()
-        _check_answers(address)
-        handler = signal.getsignal(signal.SIGTERM)
         try:
+            import ray
+        except ImportError:
+            raise MissingAssetError(
+                "--ray requires Ray; run `pip install 'bayeslora[ray]'`"
+            ) from None
+        try:
+            _check_answers(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(f"--ray {address}: {first_line(error)}") from None
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end us without clean-up
         self._ray = ray
-        resources = ray.cluster_resources()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         has_gpus = resources.get("GPU", 0) > 0
-        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if has_gpus else 0}
         self.size = max(1, int(resources.get("GPU" if has_gpus else "CPU", 1)))
-        self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
-        self._task = ray.remote(**options, max_retries=3)(_compute_remotely)
-        self._refs: dict[Any, Job] = {}
+        self._arguments = grid.model_dump_json(exclude_unset=True), data_dir
+        self._task = ray.remote(num_cpus=1, num_gpus=int(has_gpus), max_retries=3)(compute_apart)
         device = grid.model.get("device")
         if str(device).startswith("cuda") and not has_gpus:
             self.close()
             raise InputError(f"model: device {device!r}: the Ray cluster has no GPU")
 
-    def submit(self, job: Job) -> None:
-        """Submit a job to the cluster."""
-        self._refs[self._task.remote(*self._arguments, job)] = job
-
-    def next(self) -> Outcome:
-        """Wait for a job."""
-        done, _ = self._ray.wait(list(self._refs), num_returns=1)
-        job = self._refs.pop(done[0])
-        try:
-            outcome: Outcome = self._ray.get(done[0])
-        except self._ray.exceptions.RayError as error:
-            return Outcome(job.index, error=f"{type(error).__name__}: {first_line(error)}")
-        return outcome
+    def submit(self, cell: Cell, work: Path) -> Future[Outcome]:
+        """Submit a cell to the cluster."""
+        future: Future[Outcome] = self._task.remote(*self._arguments, cell, work).future()
+        return future
 
     def close(self) -> None:
-        """Cancel running jobs and leave the cluster."""
-        for ref in self._refs:
-            self._ray.cancel(ref, force=True)
+        """Leave the cluster, which ends its tasks."""
         self._ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
-    """Raise InputError if nothing listens at an address, since Ray would retry for minutes.
-
-    Raises:
-        InputError: Nothing listens there.
-    """
+    """Raise OSError if nothing listens at `host:port`, for which Ray would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
+    if host and port.isdecimal():
         socket.create_connection((host, int(port)), _PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: cannot connect ({error})") from None
-
-
-def import_ray() -> Any:
-    """Import and return ray.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray requires Ray; run `pip install 'bayeslora[ray]'`") from None
-    return ray
-
-
-_workshops: dict[str, Workshop] = {}
-
-
-def _workshop(source: Mapping[str, Any], data_dir: str | None) -> Workshop:
-    """Return the workshop of this worker process, which Ray reuses for many tasks."""
-    key = repr((sorted(source.items(), key=str), data_dir))
-    if key not in _workshops:
-        _workshops.clear()
-        _workshops[key] = Workshop(as_grid(source), data_dir)
-    return _workshops[key]
-
-
-def _compute_remotely(source: Mapping[str, Any], data_dir: str | None, job: Job) -> Outcome:
-    workshop = _workshop(source, data_dir)
-    if Path(job.work).parent.is_dir():  # the experiment's directory: on this machine, or shared
-        return compute(workshop, job)
-    with tempfile.TemporaryDirectory(prefix="bayeslora-") as work:
-        return compute(workshop, replace(job, work=work))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.store import sort_key
+from bayeslora.experiments.summary import sort_key
 from bayeslora.io.files import atomic_file, lock, read_json
 
 FILE = "results.jsonl"

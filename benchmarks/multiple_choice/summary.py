@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.records import SCORES
-from bayeslora.experiments.summary import markdown_table, shown
+from bayeslora.experiments.summary import SCORES, markdown_table, shown
 from bayeslora.io.files import atomic_file
 
 FILE = "cells.parquet"

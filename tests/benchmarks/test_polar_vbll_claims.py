@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bayeslora.experiments.grid import read_grid
+from bayeslora.experiments.grid import as_grid
 from benchmarks.claims import adapters, multiple_choice, polar_vbll
 from benchmarks.label_budget import methods as label_budget_methods
 from benchmarks.lib.results import Results
@@ -112,13 +112,12 @@ def test_multiple_choice_is_read_from_results_of_the_grid(tmp_path, kind):
 
 
 def test_methods_of_the_claims_are_those_of_the_grids():
-    grids = [
-        read_grid(ROOT / "benchmarks/grids" / f"{name}.yaml") for name in multiple_choice.GRIDS
-    ]
+    grids = [as_grid(ROOT / "benchmarks/grids" / f"{name}.yaml") for name in multiple_choice.GRIDS]
     core, more, whole, all_rows = [{method.name for method in grid.methods} for grid in grids]
     assert whole == all_rows >= core | more
     assert core >= {multiple_choice.OURS, *multiple_choice.RIVALS}
-    *budgets, ours = [grid.protocol.name for grid in grids]
+    *budgets, ours = [grid.protocol for grid in grids]
     assert (*budgets, ours) == (*["label-budget"] * 3, "bayeslora")
     for grid in grids:
-        assert {*multiple_choice.LARGE_SHIFTS} <= {*grid.tasks[multiple_choice.SHIFTED_FROM].ood}
+        tasks = {task.name: task for task in grid.tasks}
+        assert {*multiple_choice.LARGE_SHIFTS} <= {*tasks[multiple_choice.SHIFTED_FROM].ood}

@@ -10,7 +10,7 @@ from tiny import lettered_llama, toy_questions
 
 import bayeslora as bl
 from bayeslora.experiments import run
-from bayeslora.experiments.grid import read_grid
+from bayeslora.experiments.grid import as_grid
 from benchmarks.label_budget.methods import MAIN
 from benchmarks.regimes.__main__ import EPOCHS, LEARNING_RATES, LONG
 
@@ -21,13 +21,14 @@ GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 
 @pytest.mark.parametrize("file", sorted(GRIDS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_grid_can_be_read(file):
-    assert read_grid(file).cells
+    assert as_grid(file).cells
 
 
 def test_the_label_budget_has_the_methods_of_the_study():
-    grid = read_grid(GRIDS / "label-budget.yaml")
+    grid = as_grid(GRIDS / "label-budget.yaml")
     by_name = {
-        method.name: (method.adapter, method.posterior, dict(method.fit)) for method in grid.methods
+        method.name: (method.adapter, method.posterior, dict(method.fit))
+        for method in grid.all_methods
     }
     assert by_name.keys() == MAIN.keys()
     for name, method in MAIN.items():
@@ -40,7 +41,7 @@ def test_the_label_budget_has_the_methods_of_the_study():
 
 def test_the_regimes_have_the_budgets_of_the_study():
     fixed, none = [], []
-    for method in read_grid(GRIDS / "regimes.yaml").methods:
+    for method in as_grid(GRIDS / "regimes.yaml").methods:
         regime, _, name = method.name.partition(": ")
         adapter, _, options = method.adapter.partition(":")
         rate = [word for word in options.split(",") if word.startswith("lr=")]
@@ -53,11 +54,11 @@ def test_the_regimes_have_the_budgets_of_the_study():
             assert not rate
             none.append(name)
     assert fixed == none
-    tuned = read_grid(GRIDS / "regimes-tuned.yaml").search
-    assert tuned.ranges["fit.epochs"]["high"] == max(EPOCHS)
+    tuned = as_grid(GRIDS / "regimes-tuned.yaml").search
+    assert tuned.ranges["fit.epochs"].high == max(EPOCHS)
     rates = [rate for rates in LEARNING_RATES.values() for rate in rates]
     span = tuned.ranges["adapter.lr"]
-    assert (span["low"], span["high"]) == (min(rates), max(rates))
+    assert (span.low, span.high) == (min(rates), max(rates))
 
 
 def write_questions(folder, **counts):

@@ -48,7 +48,7 @@ def worker_at_work():
     """Return the id of a Ray worker of this process that computes a cell; None without one."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if "ray::_compute_remotely" in " ".join(process.cmdline()):
+            if "ray::compute_apart" in " ".join(process.cmdline()):
                 return process.pid
     return None
 

@@ -23,7 +23,7 @@ import bayeslora as bl
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells, run, workers
 from bayeslora.experiments.grid import as_grid
-from bayeslora.experiments.workers import Job, compute
+from bayeslora.experiments.workers import compute
 from bayeslora.predictions.record import Predictions
 
 
@@ -110,21 +110,6 @@ def test_questions_run_under_our_protocol_and_by_letters_under_a_published_one(q
     for record in (ours, blob):
         assert record["scores"]["reported"]["ood"]["far"]["n_out"] == 15
         assert record["scores"]["far"]["scores"]["accuracy"]["value"] >= 0
-
-
-def test_a_set_with_another_number_of_options_is_marked_in_the_tables(questions, tmp_path):
-    five = write_rows(tmp_path / "five.jsonl", FIVE * 3)
-    ood = {**questions["tasks"][0]["ood"], "five": five}
-    content = {**questions, "tasks": [{**questions["tasks"][0], "ood": ood}]}
-    record = bl.experiment(content, tmp_path / "out").records[0]
-    mean = (2 + 3 + 3) / 3
-    assert record["mean_options"] == pytest.approx({"reported": mean, "far": mean, "five": 5})
-    text = (tmp_path / "out" / "summary.md").read_text()
-    note = next(line for line in text.splitlines() if "number of options" in line)
-    assert "five 5" in note
-    assert "far" not in note
-    chance = (1 / 2 + 1 / 3 + 1 / 3) / 3
-    assert f"up to 3 options, {mean:.3g} on average, chance accuracy {chance:.3f}" in text
 
 
 def test_results_have_a_row_per_score(finished):
@@ -251,7 +236,6 @@ def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
         ({"adapters": ["none"], "posteriors": ["blob"]}, ["none blob", "seed 0"]),
         ({"posteriors": ["mle"], "fit": {"epochs": 0}}, ["epochs"]),
         ({"fit": {"epoch": 1}}, ["'epoch'"]),
-        ({"fit": {"out": "x"}}, ["'out'"]),
         ({"fit": {"cv": 3}}, ["cv"]),
         ({"model": {"lenght": 3}}, ["'lenght'"]),
         ({"model": {"max_length": 0}}, ["max_length"]),
@@ -322,17 +306,6 @@ def test_more_options_than_letters_are_refused_before_the_work(questions, tmp_pa
     assert run.plan({**questions, "tasks": [task]}).settings
 
 
-def test_letters_that_the_tokenizer_lacks_are_refused_before_the_work(questions, place, tmp_path):
-    letters = {**questions, "model": {"format": "letters"}}
-    assert run.plan(letters).settings
-    assert run.plan({**letters, "backbones": "meta-llama/Llama-3.1-8B"}).settings
-    encoder = tiny.tiny_bert(tmp_path / "bert")
-    for backbone, named in ((place.llama, "'A'"), (str(encoder), "encoder")):
-        with pytest.raises(InputError, match=named) as caught:
-            run.plan({**letters, "backbones": backbone})
-        assert "seed 0" in str(caught.value)
-
-
 def test_a_description_names_the_columns_of_a_task(questions, tmp_path):
     names = {"question": "stem", "answer": "key"}
     files = {}
@@ -393,8 +366,8 @@ def test_missing_files_are_named(grid, tmp_path):
     with refused("input", "nope.jsonl") as caught:
         run.plan({**grid, "tasks": [ood]})
     assert "openbookqa" not in str(caught.value)  # nobody mistyped a task
-    with refused("input", "nollama"):
-        run.plan({**grid, "backbones": str(tmp_path / "nollama")})
+    (missing,) = run.plan({**grid, "backbones": str(tmp_path / "nollama")}).missing
+    assert "nollama" in missing
     grid["tasks"][0]["test"] = "none.jsonl"
     with refused("input", "none.jsonl"):
         bl.experiment(grid, tmp_path / "out")
@@ -493,7 +466,8 @@ def test_an_outcome_of_a_failure_has_the_traceback(grid, tmp_path, monkeypatch):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(cells.Workshop, "run", broken)
-    outcome = compute(cells.Workshop(as_grid(grid)), Job(0, str(tmp_path / "work")))
+    parsed = as_grid(grid)
+    outcome = compute(cells.Workshop(parsed), parsed.cells[0], tmp_path / "work")
     assert (outcome.record, outcome.is_final) == (None, False)
     assert "ZeroDivisionError" in outcome.error
     assert "in broken" in outcome.trace
@@ -501,15 +475,23 @@ def test_an_outcome_of_a_failure_has_the_traceback(grid, tmp_path, monkeypatch):
 
 def test_progress_is_silent_if_asked(grid, tmp_path, monkeypatch):
     shown = []
-    true = cells.Setup.classifier
+    true = cells.Setup.fitted
 
     def watched(*args, progress=False):
         shown.append(progress)
         return true(*args, progress=progress)
 
-    monkeypatch.setattr(cells.Setup, "classifier", watched)
+    monkeypatch.setattr(cells.Setup, "fitted", watched)
     content = {**grid, "posteriors": ["mle"], "seeds": [0]}
     for name, progress in (("loud", True), ("silent", False)):
         shown.clear()
         bl.experiment(content, tmp_path / name, progress=progress)
         assert shown[-1] is progress
+
+
+def test_a_plan_reads_as_json_and_needs_no_weights(grid):
+    plan = run.plan({**grid, "backbones": "meta-llama/Llama-3.1-8B"})
+    content = json.loads(json.dumps(plan.to_json()))
+    assert content["num_cells"] == 4
+    assert [cell["seeds"] for cell in content["cells"]] == [2, 2]
+    assert any("Llama-3.1-8B" in sentence for sentence in content["missing"])

@@ -51,10 +51,10 @@ def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
     seen = set()
     true = searching._loss
 
-    def loss(workshop, setup, share, work):
+    def loss(setup, backbone, share, work):
         seen.update(setup.train.ids)
         assert not {*setup.train.ids} & {*setup.rows.reported.ids}
-        return true(workshop, setup, share, work)
+        return true(setup, backbone, share, work)
 
     monkeypatch.setattr(searching, "_loss", loss)
     bl.experiment(searched, tmp_path / "out")

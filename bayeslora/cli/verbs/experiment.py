@@ -12,8 +12,7 @@ from bayeslora.errors import FailedError, InputError
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
-    from bayeslora.experiments.plan import Plan
-    from bayeslora.experiments.run import Experiment
+    from bayeslora.experiments.run import Experiment, Plan
 
 SUMMARY = "run a grid of fits under a named protocol; rerun the same command to continue"
 
@@ -97,40 +96,24 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     if args.json:
         print_json(content)
         return
-    from bayeslora.experiments.run import in_words
-
-    rows = [("task", "backbone", "method", "rows", "cells", "fits", "time per cell", "memory")]
-    total, unknown = 0.0, 0
-    for cell in content["cells"]:
-        seconds, memory = cell["seconds"], cell["memory_bytes"]
-        left = cell["seeds"] - cell["finished"]
-        total += left * (seconds or 0.0)
-        unknown += left if seconds is None else 0
-        rows.append(
-            (
-                *(cell["task"], cell["backbone"], cell["method"]),
-                "all" if cell["rows"] is None else str(cell["rows"]),
-                *(str(cell["seeds"]), str(cell["fits"])),
-                "?" if seconds is None else in_words(seconds),
-                "?" if memory is None else f"{memory / 1e9:.1f} GB",
-            )
+    rows = [("task", "backbone", "method", "rows", "seeds")]
+    rows += [
+        (
+            *(cell["task"], cell["backbone"], cell["method"]),
+            "all" if cell["rows"] is None else str(cell["rows"]),
+            str(cell["seeds"]),
         )
+        for cell in content["cells"]
+    ]
     print_columns(rows)
-    finished = sum(cell["finished"] for cell in content["cells"])
-    cells = f"{counted(content['num_cells'], 'cell')}, {finished} finished"
-    time = f"about {in_words(total)} for the others in one process" if total else ""
-    open_ends = f"{counted(unknown, 'cell')} without a finished one to tell time" if unknown else ""
-    show("\n" + "; ".join(filter(None, (cells, time, open_ends))))
-    show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")
-    deviations = dict.fromkeys(
-        deviation for cell in content["cells"] for deviation in cell["deviations"]
-    )
-    if deviations:
+    show(f"\n{counted(content['num_cells'], 'cell')}, {plan.num_finished} finished")
+    show(f"protocol {plan.grid.protocol}: {plan.grid.rules.described()}")
+    if plan.deviations:
         show("deviations from the protocol:")
-    for item in deviations:
-        show(f"  {item}")
-    for item in plan.missing:
-        note(item)
+    for text in plan.deviations:
+        show(f"  {text}")
+    for text in plan.missing:
+        note(text)
 
 
 def _show(args: argparse.Namespace, result: Experiment) -> None:
@@ -148,10 +131,9 @@ def _show(args: argparse.Namespace, result: Experiment) -> None:
         )
         return
     rows = [("finished cells", str(len(result.records)))]
-    if result.failed:
-        rows.append(("failed", str(len(result.failed))))
-    if result.elsewhere:
-        rows.append(("run by other processes", str(len(result.elsewhere))))
+    for name, cells in (("failed", result.failed), ("run by other processes", result.elsewhere)):
+        if cells:
+            rows.append((name, str(len(cells))))
     if result.records:
         rows += [("results", str(result.out / "results.parquet"))]
         rows += [("tables", str(result.out / "summary.md"))]
