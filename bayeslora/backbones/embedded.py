@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bayeslora.backbones.onnx_weights import write_dinov2
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.io.cache import WEIGHTS_CHECKSUM, cache_directory
 from bayeslora.io.directories import atomic_directory
 from bayeslora.io.files import lock
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _CHECKSUM = WEIGHTS_CHECKSUM
 _PATIENCE = 600.0  # seconds, for another process that fills the cache
+
+_PREFIX = "backbone."
+_RENAMED = (
+    (r"attention\.attention\.query", "attention.q_proj"),
+    (r"attention\.attention\.key", "attention.k_proj"),
+    (r"attention\.attention\.value", "attention.v_proj"),
+    (r"attention\.output\.dense", "attention.o_proj"),
+)
+"""Names in older versions of transformers and in version 5."""
+# Anonymous in the file: position embeddings of the class token and of 37 × 37 patches.
+_CLASS_POSITION, _GRID_POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
 
 
 @dataclass(frozen=True)
@@ -187,19 +203,18 @@ def _damage(folder: Path) -> str:
 
 def _fill_cache(path: Path, target: Path) -> None:
     """Write the model at `path` (GGUF or ONNX) to `target`, with its checksum."""
-    is_gguf = path.suffix == ".gguf"
-    if is_gguf and find_spec("gguf") is None:
+    reader = path.suffix[1:]
+    if find_spec(reader) is None:
         raise MissingAssetError(
-            f"reading {path.name} requires the gguf package; run `pip install bayeslora[embedded]`"
+            f"reading {path.name} requires the {reader} package; run "
+            "`pip install 'bayeslora[embedded]'`"
         )
+    write = {"gguf": _dequantise, "onnx": _write_dinov2}[reader]
     with lock(target, wait=_PATIENCE):
         if target.is_dir() and not _damage(target):
             return  # another process has filled it in the meantime
         with atomic_directory(target, overwrite=True) as temporary:
-            if is_gguf:
-                _dequantise(path, temporary)
-            else:
-                write_dinov2(path, temporary)
+            write(path, temporary)
             (temporary / _CHECKSUM).write_text(_checksum(temporary), encoding="utf-8")
 
 
@@ -218,3 +233,72 @@ def _dequantise(path: Path, directory: Path) -> None:
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _write_dinov2(path: Path, directory: Path) -> None:
+    """Convert the DINOv2 ViT-S/14 backbone in an ONNX file to a transformers model directory.
+
+    Raises:
+        InputError: The file lacks weights.
+    """
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    from bayeslora.backbones.images import ImageReader
+
+    config = Dinov2Config(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        patch_size=14,
+        image_size=518,
+        mlp_ratio=4,
+    )
+    model = Dinov2Model(config)
+    state = {name: torch.from_numpy(item.copy()) for name, item in _dinov2_weights(path).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise InputError(
+            f"{path} does not match the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    model.save_pretrained(directory)
+    ImageReader().save_pretrained(directory)
+
+
+def _dinov2_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors of the backbone in an ONNX file by their names in transformers 5.
+
+    Biases, norms, layer scales, the class token and the patch projection are named tensors. Linear
+    weights were folded to anonymous matrices [in, out] and are identified by the bias that is added
+    to their product.
+    """
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    weights = {
+        name.removeprefix(_PREFIX): item
+        for name, item in tensors.items()
+        if name.startswith(_PREFIX)
+    }
+    adds = {name: node.input for node in graph.node if node.op_type == "Add" for name in node.input}
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[-1] not in tensors:
+            continue
+        added = adds.get(node.output[0], ())
+        bias = next((name for name in added if name.startswith(_PREFIX)), None)
+        if bias is not None:
+            weight = bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"
+            weights[weight] = tensors[node.input[-1]].T
+    grid = tensors[_GRID_POSITIONS].reshape(1, -1, 384)
+    positions = np.concatenate([tensors[_CLASS_POSITION].reshape(1, 1, 384), grid], 1)
+    weights["embeddings.position_embeddings"] = positions
+    weights["embeddings.mask_token"] = np.zeros((1, 384), dtype=np.float32)
+    return {_renamed(name): item for name, item in weights.items()}
+
+
+def _renamed(name: str) -> str:
+    for old, new in _RENAMED:
+        name = re.sub(old, new, name)
+    return name

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.middle import MiddleLayer, mean_state, middle_layer
 from bayeslora.backbones.prefix import (
     LayerSplit,
+    MiddleLayer,
     PrefixStates,
     compute_prefix,
     load_states,
+    mean_state,
+    middle_layer,
     save_states,
     spans_of,
 )

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayeslora.backbones.classifier_source import checked_names
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.final_layer import (
+    FinalLayerEncoder,
     check_layer,
     check_logits,
     check_one_vector,
@@ -25,6 +24,7 @@ from bayeslora.backbones.final_layer import (
     with_constant,
 )
 from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
+from bayeslora.backbones.sequence import checked_names
 from bayeslora.backbones.tokens import Tokens
 from bayeslora.errors import InputError
 

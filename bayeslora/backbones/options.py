@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
-from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.template import Template, at_blank
-from bayeslora.backbones.tokens import Batch, Tokens, model_inputs, padded
+from bayeslora.backbones.tokens import Batch, Tokens, framed, model_inputs, padded
 from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT

@@ -8,8 +8,7 @@ from refusal import refused
 from torch import nn
 
 from bayeslora.backbones.encoder import Encoder, pool
-from bayeslora.backbones.middle import middle_layer
-from bayeslora.backbones.prefix import load_states, save_states
+from bayeslora.backbones.prefix import load_states, middle_layer, save_states
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.backbones.tokens import model_inputs
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora import options
-from bayeslora.adapters.peft_bridge import read_peft, split_peft
+from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
 from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.depth import read_at
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import READER_FILE, ImageReader
 from bayeslora.backbones.load import (
     Backbone,
@@ -30,7 +29,12 @@ from bayeslora.backbones.load import (
 )
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.backbones.sequence import (
+    IN_MEMORY,
+    SequenceEncoder,
+    load_sequence_classifier,
+    open_classifier,
+)
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
@@ -300,7 +304,7 @@ def foreign_model(
     fitted = _unfitted(encoder, FOREIGN, classifier.classes, posterior, sites, progress=progress)
     if not split:
         return fitted
-    adapter = options.as_mapping(read_peft(str(model)).config)
+    adapter = options.as_mapping(peft_adapter(str(model)))
     return replace(fitted, record=replace(fitted.record, adapter=adapter))
 
 
