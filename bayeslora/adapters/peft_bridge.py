@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ from bayeslora.foreign import (
     reading,
 )
 from bayeslora.io.files import atomic_file, write_json
-from bayeslora.plain_text import counted
 
 __all__ = ["export_peft", "load_peft", "peft_adapter", "split_peft"]
 
@@ -181,11 +180,19 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[Site]:
         MissingAssetError: peft is not installed.
     """
     config, factors, others = _read(directory)
-    sites = list(_sites(model, directory, config, factors))
-    saved = _homes_of_saved(model, others)
+    sites, home = _sites(model, directory, config, factors)
+    parameters = dict(model.named_parameters())
+    saved = {path: value for path, value in others.items() if home(path) in parameters}
+    for path, value in saved.items():
+        shape = list(parameters[home(path)].shape)
+        if list(value.shape) != shape:
+            raise InputError(
+                f"the checkpoint's {path!r} has shape {list(value.shape)}, but the model's "
+                f"parameter has {shape}"
+            )
     with torch.no_grad():
-        for target, value in saved:
-            target.copy_(value)
+        for path, value in saved.items():
+            parameters[home(path)].copy_(value)
     return put(model, sites)
 
 
@@ -209,7 +216,7 @@ def split_peft(model: nn.Module, directory: str | Path) -> list[Site]:
             f"{directory} was initialised with init_lora_weights {_PISSA!r}, so its factors "
             f"contain part of the pretrained weight; {CONVERSION}"
         )
-    sites = list(_sites(model, directory, config, factors))
+    sites, _ = _sites(model, directory, config, factors)
     for site in sites:
         site.weight.sub_(site.delta().to(site.weight))
     return put(model, sites)
@@ -253,39 +260,40 @@ def _read(directory: str | Path) -> tuple[Any, dict[str, _Pair], dict[str, Tenso
 @torch.no_grad()
 def _sites(
     model: nn.Module, directory: str | Path, config: Any, factors: Mapping[str, _Pair]
-) -> Iterator[Site]:
-    """Yield a site for each layer of a checkpoint, which must be complete; `model` is unchanged."""
+) -> tuple[list[Site], Callable[[str], str]]:
+    """Return a site for each layer of a checkpoint, and from names in it to names in the model.
+
+    The model is not changed.
+    """
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     outer, inner = _prefixes(next(iter(factors)), linear)
-    homes = {path: inner + path.removeprefix(outer) for path in factors}
-    for path, home in homes.items():
-        if home not in linear:
-            raise _homeless(path, [])
+
+    def home(path: str) -> str:
+        return inner + path.removeprefix(outer)
+
     paths = {outer + name.removeprefix(inner) for name in linear if name.startswith(inner)}
+    for path in factors.keys() - paths:
+        raise InputError(f"the checkpoint's layer {path!r} matches no linear layer of the model")
+    sites: list[Site] = []
     with reading(f"{Path(directory) / PEFT_CONFIG} cannot be used"):
         missing = _missing(config, paths, factors)
-        scales = {path: _scale(config, path, *factors[path]) for path in factors}
-    if missing:
-        raise InputError(
-            f"the checkpoint has no factors of {missing[0]!r}"
-            + (f" and {counted(len(missing) - 1, 'other layer')}" if len(missing) > 1 else "")
-            + f", which {PEFT_CONFIG} lists as adapted: the checkpoint is damaged, or was made "
-            "for a model with other layers"
-        )
-    for path, (A, B) in factors.items():
-        host = model.get_submodule(homes[path])
-        if not isinstance(host, nn.Linear) or host.weight.shape != (len(B), A.shape[1]):
+        if missing:
             raise InputError(
-                f"the checkpoint's layer {path!r} has {len(B)} outputs and {A.shape[1]} inputs, "
-                f"but the model's weight has shape {list(host.get_parameter('weight').shape)}"
+                f"the checkpoint has no factors of {missing[0]!r} and {len(missing) - 1} other "
+                f"layers, which {PEFT_CONFIG} lists as adapted: the checkpoint is damaged, or was "
+                "made for a model with other layers"
             )
-        start, dropout = Factors(A, B, None, orthonormal=False), config.lora_dropout
-        if config.init_lora_weights == _PISSA:
-            start, dropout = pissa(host.weight, len(A), scales[path], torch.Generator()), 0.0
-        site = LowRank(homes[path], host, start, scales[path], dropout)
-        site.A.weight.copy_(A)
-        site.B.weight.copy_(B)
-        yield site
+        for path, (A, B) in factors.items():
+            host: Any = model.get_submodule(home(path))
+            scale = _scale(config, path, A, B, host.weight)
+            start, dropout = Factors(A, B, None, orthonormal=False), config.lora_dropout
+            if config.init_lora_weights == _PISSA:
+                start, dropout = pissa(host.weight, len(A), scale, torch.Generator()), 0.0
+            site = LowRank(home(path), host, start, scale, dropout)
+            site.A.weight.copy_(A)
+            site.B.weight.copy_(B)
+            sites.append(site)
+    return sites, home
 
 
 def _prefixes(path: str, linear: Collection[str]) -> tuple[str, str]:
@@ -296,16 +304,15 @@ def _prefixes(path: str, linear: Collection[str]) -> tuple[str, str]:
         linear: Names of the model's linear layers. One of them is a suffix of `path` or vice
             versa: PEFT may have wrapped more than the model, or less.
     """
-    matches = _same(path, linear)
+    matches = [path] if path in linear else []
+    matches = matches or [
+        name for name in linear if path.endswith(f".{name}") or name.endswith(f".{path}")
+    ]
     if len(matches) != 1:
-        raise _homeless(path, matches)
+        problem = f"several layers ({', '.join(matches)})" if matches else "no plain linear layer"
+        raise InputError(f"the checkpoint's layer {path!r} matches {problem} in the model")
     shared = min(path, matches[0], key=len)
     return path.removesuffix(shared), matches[0].removesuffix(shared)
-
-
-def _homeless(path: str, matches: Sequence[str]) -> InputError:
-    problem = f"several layers ({', '.join(matches)})" if matches else "no plain linear layer"
-    return InputError(f"the checkpoint's layer {path!r} matches {problem} in the model")
 
 
 def _missing(config: Any, paths: Collection[str], factors: Mapping[str, _Pair]) -> list[str]:
@@ -325,57 +332,27 @@ def _missing(config: Any, paths: Collection[str], factors: Mapping[str, _Pair]) 
     return [path for path, split in lost if split and split[0] in lists]
 
 
-def _scale(config: Any, path: str, A: Tensor, B: Tensor) -> float:
+def _scale(config: Any, path: str, A: Tensor, B: Tensor, weight: Tensor) -> float:
     """Return the scale s of a layer as PEFT computes it, from the configured rank.
 
     PiSSA has no more directions than the weight, whatever the configured rank.
+
+    Raises:
+        InputError: The factors do not have this rank or do not fit the weight.
     """
     from peft.utils.other import get_pattern_key
 
-    rank, alpha = (
-        pattern.get(get_pattern_key(pattern, path), default)
-        for pattern, default in (
-            (config.rank_pattern, config.r),
-            (config.alpha_pattern, config.lora_alpha),
-        )
-    )
-    expected = min(rank, A.shape[1], len(B)) if config.init_lora_weights == _PISSA else rank
-    if A.ndim != 2 or (len(A), B.shape[-1]) != (expected, expected):
+    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, path), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, path), config.lora_alpha)
+    outputs, inputs = weight.shape
+    r = min(rank, outputs, inputs) if config.init_lora_weights == _PISSA else rank
+    shapes, expected = (list(A.shape), list(B.shape)), ([r, inputs], [outputs, r])
+    if shapes != expected:
         raise InputError(
-            f"the factors of {path!r} have shapes {list(A.shape)} and {list(B.shape)}, expected "
-            f"rank {expected} from {PEFT_CONFIG}"
+            f"the checkpoint's layer {path!r} has factors of shapes {shapes[0]} and {shapes[1]}, "
+            f"expected {expected[0]} and {expected[1]} from {PEFT_CONFIG} and the model's weight"
         )
     scale = float(alpha / (rank**0.5 if config.use_rslora else rank))
     if not math.isfinite(scale):
         raise InputError(f"{PEFT_CONFIG}: lora_alpha of {path!r} must be finite, got {alpha}")
     return scale
-
-
-def _same(path: str, names: Collection[str]) -> list[str]:
-    """Return `path` if it is in `names`, else the names of which it is a suffix, or vice versa."""
-    if path in names:
-        return [path]
-    return [name for name in names if path.endswith(f".{name}") or name.endswith(f".{path}")]
-
-
-def _homes_of_saved(
-    model: nn.Module, saved: dict[str, Tensor]
-) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return the parameters that a checkpoint saved in full, with their new values."""
-    parameters = dict(model.named_parameters())
-    pairs = []
-    for path, value in saved.items():
-        matches = _same(path, parameters)
-        if len(matches) > 1:
-            raise InputError(
-                f"the checkpoint's {path!r} matches several parameters of the model: "
-                f"{', '.join(matches)}"
-            )
-        pairs += [(parameters[name], path, value) for name in matches]
-    for parameter, path, value in pairs:
-        if parameter.shape != value.shape:
-            raise InputError(
-                f"the checkpoint's {path!r} has shape {list(value.shape)}, but the model's "
-                f"parameter has {list(parameter.shape)}"
-            )
-    return [(parameter, value) for parameter, _, value in pairs]

@@ -63,12 +63,8 @@ Padding = Literal["right", "left", "none"]
 IN_MEMORY = "a model in memory"
 """Name of a classifier that was passed as a module without a path."""
 
-# What other heads classify. Several use the weight names of a sequence classifier.
-_OTHER_HEADS = {
-    "ForTokenClassification": "each token",
-    "ForQuestionAnswering": "spans of a text",
-    "ForMultipleChoice": "choices",
-}
+# Several of them use the weight names of a sequence classifier.
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 @dataclass(frozen=True)
@@ -316,18 +312,10 @@ def class_names(config: Any, name: str, classes: Sequence[str] | None = None) ->
         InputError: The model is a regression, predicts several labels per text, or its classes do
             not have distinct names.
     """
-    if config.problem_type == "multi_label_classification":
+    if config.problem_type in ("multi_label_classification", "regression") or config.num_labels < 2:
         raise InputError(
-            f"{name} is a multi-label classifier; only classifiers with one label per text are "
-            "supported"
-        )
-    if config.num_labels < 2:
-        raise InputError(
-            f"{name} has {config.num_labels} output; a classifier needs at least two classes"
-        )
-    if config.problem_type == "regression":
-        raise InputError(
-            f"{name} is a regression model with {config.num_labels} outputs, not a classifier"
+            f"{name} has {config.num_labels} outputs and problem_type {config.problem_type}; only "
+            "classifiers with one label per text, of two or more classes, are supported"
         )
     if classes is not None:
         return checked_names(classes, config.num_labels)
@@ -406,9 +394,7 @@ def _check_texts(name: str, config: Any) -> None:
 
 
 def _check_kind(name: str, architecture: str) -> None:
-    for ending, unit in _OTHER_HEADS.items():
-        if str(architecture).endswith(ending):
-            raise InputError(
-                f"{name} is a {architecture}, which classifies {unit}; expected a sequence "
-                "classifier with one label per text"
-            )
+    if str(architecture).endswith(_OTHER_HEADS):
+        raise InputError(
+            f"{name} is a {architecture}; expected a sequence classifier with one label per text"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -56,11 +56,17 @@ class Tokens:
         """[N]: tokens of each text."""
         return np.array([len(item) for item in self.ids], dtype=np.int64)
 
-    def take(self, rows: Sequence[int]) -> Tokens:
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Per field with a number for each token: one int64 array per text."""
+        return {"ids": self.ids} | ({} if self.types is None else {"types": self.types})
+
+    def take(self, rows: Sequence[int]) -> Self:
         """Return some of the texts; their `num_truncated` is unknown and set to 0."""
-        ids = tuple(self.ids[row] for row in rows)
-        types = None if self.types is None else tuple(self.types[row] for row in rows)
-        return replace(self, ids=ids, types=types, num_truncated=0)
+        columns = {
+            name: tuple(column[row] for row in rows) for name, column in self.columns.items()
+        }
+        return replace(self, num_truncated=0, **columns)
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return the model inputs for `rows`, each [B, T] int64.
@@ -76,8 +82,8 @@ class Tokens:
 
     def arrays(self) -> Iterator[NDArray[np.int64]]:
         """Yield all arrays that determine the states of the texts, apart from their lengths."""
-        yield from self.ids
-        yield from self.types or ()
+        for column in self.columns.values():
+            yield from column
 
 
 def model_inputs(batch: Batch, device: torch.device) -> Batch:

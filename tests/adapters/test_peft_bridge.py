@@ -211,7 +211,7 @@ def test_a_layer_that_the_model_lacks_is_named(checkpoint):
 def test_a_layer_of_another_shape_is_named(checkpoint):
     model = stack()
     model.head = torch.nn.Linear(6, 5)
-    with refused("input", "'head'", "4 outputs", "6 inputs", "[5, 6]"):
+    with refused("input", "'head'", "[4, 2]", "[5, 2]"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -228,19 +228,6 @@ def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
     model = stack()
     with refused("input", "'layers.0.bias'", "[2]", "[6]"):
         load_peft(model, checkpoint)
-    assert not find_sites(model)
-
-
-def test_a_saved_parameter_that_means_several_is_named(checkpoint):
-    path = checkpoint / "adapter_model.safetensors"
-    save_file(load_file(path) | {"base_model.model.score.weight": torch.ones(2, 6)}, path)
-    model = torch.nn.ModuleDict({"only": stack()})
-    heads = {name: torch.nn.ModuleDict({"score": torch.nn.Linear(6, 2)}) for name in "ab"}
-    model.update(heads)
-    before = heads["a"]["score"].weight.clone()
-    with refused("input", "'score.weight'", "a.score.weight, b.score.weight"):
-        load_peft(model, checkpoint)
-    assert torch.equal(heads["a"]["score"].weight, before)
     assert not find_sites(model)
 
 
