@@ -7,18 +7,15 @@ CorDA decomposes a weight with C, which is also the input factor of K-FAC for th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import open_tensors, write_tensors
 
 
 def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
@@ -44,9 +41,6 @@ def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
             f"tokens, or {rows} rows; choose other target_modules"
         )
     return mask.bool().reshape(leading).to(states.device)
-
-
-_PLACES = "places"
 
 
 @dataclass(frozen=True)
@@ -129,39 +123,3 @@ class _Sums:
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")
         return SecondMoment((matrix + matrix.mT) / 2, self._counts[name])
-
-
-def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
-    """Write second moments to a safetensors file, equal matrices once."""
-    matrices: list[Tensor] = []
-    entries: dict[str, tuple[int, int]] = {}
-    for name, moment in moments.items():
-        index = next(
-            (index for index, matrix in enumerate(matrices) if torch.equal(matrix, moment.matrix)),
-            None,
-        )
-        if index is None:
-            index = len(matrices)
-            matrices.append(moment.matrix.contiguous())
-        entries[name] = (index, moment.count)
-    tensors = {str(index): matrix for index, matrix in enumerate(matrices)}
-    write_tensors(path, tensors, **{_PLACES: json.dumps(entries)})
-
-
-def load_moments(path: str | Path) -> dict[str, SecondMoment]:
-    """Read what `save_moments` wrote.
-
-    Raises:
-        InputError: The file is missing, damaged, or of another kind.
-    """
-    try:
-        with open_tensors(path) as file:
-            entries = json.loads(file.metadata()[_PLACES])
-            return {
-                name: SecondMoment(file.get_tensor(str(index)), int(count))
-                for name, (index, count) in entries.items()
-            }
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} contains no second moments, or is damaged: {error}", code="damaged"
-        ) from None

@@ -25,10 +25,8 @@ from bayeslora.backbones.prefix import (
     MiddleLayer,
     PrefixStates,
     compute_prefix,
-    load_states,
     mean_state,
     middle_layer,
-    save_states,
     spans_of,
 )
 from bayeslora.backbones.tokens import (
@@ -41,8 +39,7 @@ from bayeslora.backbones.tokens import (
     usable_length,
 )
 from bayeslora.conditioning import Conditioning
-from bayeslora.errors import InputError
-from bayeslora.io.cache import FROZEN_STATES, kept_file, may_keep, most_bytes
+from bayeslora.io.cache import FROZEN_STATES, keep_tensors, kept_file, most_bytes, read_kept
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
 from bayeslora.processes import current
@@ -320,11 +317,12 @@ class FeatureExtractor(nn.Module):
 
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
     """Evict the least recently used states beyond the limit; the newest always stay."""
-    excess = sum(states.num_bytes for states in known.values()) - _KEPT_BYTES
+    sizes = {key: states.num_bytes for key, states in known.items()}
+    excess = sum(sizes.values()) - _KEPT_BYTES
     for key in list(known)[:-1]:
-        if excess <= 0:
-            return
-        excess -= known.pop(key).num_bytes
+        if excess > 0:
+            del known[key]
+            excess -= sizes[key]
 
 
 class Encoder(FeatureExtractor):
@@ -553,64 +551,43 @@ class Encoder(FeatureExtractor):
         return bool(gap <= tolerance)
 
     def _prefix(
-        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool = False
+        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool
     ) -> PrefixStates:
+        """Return the states at the split, from memory or the disk if they are there."""
         known: dict[str, PrefixStates] = self.backbone.prefix_states
-        key = self._key(tokens)
+        key, world = self._key(tokens), current()
         states = known.pop(key, None)
         # Remote code may change without notice.
-        keep = keep and type(self.model).__module__.startswith("transformers.")
-        keep = most_bytes() > 0 and keep
-        if states is None and keep:
-            states = self._from_disk(tokens, key)
+        keep = keep and most_bytes() > 0 and type(self.model).__module__.startswith("transformers.")
+        file = kept_file(FROZEN_STATES, self._lasting(key)) if keep else None
+        if states is None and file is not None:
+            stored = read_kept(file)
             # If any process lacks the states, all compute them together.
-            states = states if current().agree(on=states is not None) else None
+            if world.agree(on=stored is not None) and stored is not None:
+                states = PrefixStates(spans=spans_of(tokens.lengths), **stored)
         if states is not None:
             advance(len(tokens))
         else:
-            states = self._computed(tokens, key, advance, keep=keep)
+            start = time.perf_counter()
+            states = compute_prefix(
+                self._split,
+                tokens,
+                width=self.num_scaled,
+                dtype=self.backbone.cache_dtype,
+                device=self.backbone.device,
+                batch_size=1 if self.one_by_one else _PREFIX_BATCH,
+                advance=advance,
+                middle=self.middle if self._middle_is_frozen else None,
+            )
+            if (
+                file is not None
+                and world.is_first
+                and time.perf_counter() - start >= _WORTH_SECONDS
+            ):
+                keep_tensors(file, states.tensors)
         known[key] = states
         _forget_oldest(known)
         return states
-
-    def _computed(
-        self, tokens: Tokens | Pixels, key: str, advance: Callable[[int], object], *, keep: bool
-    ) -> PrefixStates:
-        start = time.perf_counter()
-        states = compute_prefix(
-            self._split,
-            tokens,
-            width=self.num_scaled,
-            dtype=self.backbone.cache_dtype,
-            device=self.backbone.device,
-            batch_size=1 if self.one_by_one else _PREFIX_BATCH,
-            advance=advance,
-            middle=self.middle if self._middle_is_frozen else None,
-        )
-        took_long = time.perf_counter() - start >= _WORTH_SECONDS
-        if keep and took_long and may_keep(states.num_bytes) and current().is_first:
-            path = kept_file(FROZEN_STATES, self._lasting(key))
-            try:
-                save_states(path, states)
-            except (OSError, InputError) as error:
-                logger.warning("cannot save the states of the frozen layers to %s: %s", path, error)
-        return states
-
-    def _from_disk(self, tokens: Tokens | Pixels, key: str) -> PrefixStates | None:
-        path = kept_file(FROZEN_STATES, self._lasting(key))
-        try:
-            if not path.is_file():
-                return None
-            return load_states(
-                path,
-                spans_of(tokens.lengths),
-                self.num_scaled,
-                self.backbone.cache_dtype,
-                with_middle=self._middle_is_frozen,
-            )
-        except (OSError, InputError) as error:
-            logger.warning("%s; running the frozen layers again", error)
-            return None
 
     def _lasting(self, key: str) -> str:
         """Return a key that includes everything else that determines the states across runs."""

@@ -24,13 +24,10 @@ from torch import Tensor, nn
 from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
 from bayeslora.errors import InputError
-from bayeslora.io.cache import make_room, mark_used
-from bayeslora.io.files import read_tensors, write_tensors
 from bayeslora.layer_list import find_layers
 from bayeslora.processes import current
 
 _IN_MEMORY_BYTES = 2 << 30
-_VALUES, _MIDDLE = "values", "middle"
 
 
 @dataclass(frozen=True)
@@ -276,8 +273,13 @@ class PrefixStates:
     @property
     def num_bytes(self) -> int:
         """Size of the states in bytes."""
-        means = 0 if self.middle is None else self.middle.numel() * self.middle.itemsize
-        return self.values.numel() * self.values.itemsize + means
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The states by name, for a file; `spans` follow from the lengths of the texts."""
+        middle = {} if self.middle is None else {"middle": self.middle}
+        return {"values": self.values, **middle}
 
     def take(self, rows: Sequence[int]) -> PrefixStates:
         """Return the states of some of the texts, without copying the values."""
@@ -288,44 +290,6 @@ class PrefixStates:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
         pieces = [self.values[start:end] for start, end in self.spans[list(rows)].tolist()]
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
-
-
-def save_states(path: Path, states: PrefixStates) -> None:
-    """Write states to the cache.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    make_room(path)
-    middle = {} if states.middle is None else {_MIDDLE: states.middle}
-    write_tensors(path, {_VALUES: states.values, **middle})
-    mark_used(path)
-
-
-def load_states(
-    path: Path, spans: Tensor, width: int, dtype: torch.dtype, *, with_middle: bool
-) -> PrefixStates:
-    """Read what `save_states` wrote for texts of the same lengths.
-
-    Args:
-        path: The file.
-        spans: [N, 2] int64, as in `PrefixStates`.
-        width: Hidden size d.
-        dtype: Dtype of the states.
-        with_middle: Whether the middle of the backbone is below the split.
-
-    Raises:
-        InputError: The file is damaged or has other content.
-    """
-    tensors = read_tensors(path)
-    if {*tensors} != {_VALUES, *([_MIDDLE] if with_middle else [])}:
-        raise InputError(f"{path} does not contain states of frozen layers")
-    values, middle = tensors[_VALUES], tensors.get(_MIDDLE)
-    shapes = [values.shape, (len(spans), width) if middle is None else middle.shape]
-    if shapes != [(int(spans[-1, 1]), width), (len(spans), width)] or values.dtype != dtype:
-        raise InputError(f"{path} contains states of other texts")
-    mark_used(path)
-    return PrefixStates(values, spans, middle)
 
 
 def spans_of(lengths: NDArray[np.int64]) -> Tensor:
@@ -395,7 +359,9 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     # The mapping keeps the storage alive; an unlinked file leaves nothing behind after a crash.
     with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-") as file:
         try:
-            _reserve(file.fileno(), num_bytes)
+            # A sparse file is allocated on write, and a full disk then kills the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -405,16 +371,3 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
             ) from error
         values = torch.from_file(file.name, shared=True, size=rows * width, dtype=dtype)
     return values.view(rows, width)
-
-
-def _reserve(file: int, num_bytes: int) -> None:
-    """Allocate every block of a file immediately.
-
-    A mapped sparse file is allocated on write, and on a full disk SIGBUS kills the process.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, num_bytes)
-        return
-    zeros = bytes(1 << 20)
-    for start in range(0, num_bytes, len(zeros)):
-        os.write(file, zeros[: num_bytes - start])
