@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bayeslora import foreign
 from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import put
 from bayeslora.adapters.low_rank import LowRank
@@ -26,19 +26,8 @@ from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.targets import split_at_layer
 from bayeslora.errors import InputError
-from bayeslora.foreign import (
-    CONVERSION,
-    EMBEDDED_BASE,
-    PEFT_CONFIG,
-    PEFT_WEIGHTS,
-    TENSOR_ROOT,
-    check_start,
-    peft_config,
-    peft_options,
-    peft_tensors,
-    reading,
-)
-from bayeslora.io.files import atomic_file, write_json
+from bayeslora.foreign import CONVERSION, EMBEDDED_BASE, PEFT_CONFIG, PEFT_WEIGHTS, TENSOR_ROOT
+from bayeslora.io.files import write_json, write_tensors
 
 __all__ = ["export_peft", "load_peft", "peft_adapter", "split_peft"]
 
@@ -104,16 +93,15 @@ def export_peft(
             f"a PEFT checkpoint has one (scale, dropout) for all layers, but the {len(sites)} "
             f"adapted layers have {sorted(shared)}"
         )
-    tensors: dict[str, Tensor] = {}
+    tensors = dict(head or {})
     for path, (A, B) in changes.items():
-        tensors[f"{TENSOR_ROOT}{path}.lora_A.weight"] = A.detach().float().cpu().contiguous()
-        tensors[f"{TENSOR_ROOT}{path}.lora_B.weight"] = B.detach().float().cpu().contiguous()
-    for name, value in (head or {}).items():
-        tensors[f"{TENSOR_ROOT}{name}"] = value.detach().float().cpu().contiguous()
+        tensors |= {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
     folder = Path(directory)
-    with atomic_file(folder / PEFT_WEIGHTS) as temporary:
-        extra = {} if embedded is None else {EMBEDDED_BASE: embedded}
-        save_file(tensors, str(temporary), metadata={"format": "pt", **extra})
+    extra = {} if embedded is None else {EMBEDDED_BASE: embedded}
+    tensors = {
+        f"{TENSOR_ROOT}{name}": value.detach().float().cpu() for name, value in tensors.items()
+    }
+    write_tensors(folder / PEFT_WEIGHTS, tensors, format="pt", **extra)
     ranks = {path: len(A) for path, (A, _) in changes.items()}
     config = _peft_config(ranks, *shared.pop(), base_model_name) | {"task_type": task_type}
     if head:
@@ -227,17 +215,17 @@ def _read(directory: str | Path) -> tuple[Any, dict[str, _Pair], dict[str, Tenso
 
     Names are relative to the model that PEFT wrapped.
     """
-    file, options = Path(directory) / PEFT_CONFIG, peft_options(directory)
+    file, options = Path(directory) / PEFT_CONFIG, foreign.peft_options(directory)
     if options["peft_type"] != "LORA":
         raise InputError(f"{file}: peft_type must be 'LORA', got {options['peft_type']!r}")
     for key, value in options.items():
         if key not in _KNOWN_OPTIONS and value and (key, value) != ("bias", "none"):
             raise InputError(f"{file}: {key} = {value!r} is not supported; only plain LoRA is")
-    check_start(directory, options.get("init_lora_weights"), (_PISSA,))
+    foreign.check_start(directory, options.get("init_lora_weights"), (_PISSA,))
     factors: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     weights = Path(directory) / PEFT_WEIGHTS
-    for full_name, value in peft_tensors(directory).items():
+    for full_name, value in foreign.peft_tensors(directory).items():
         name = full_name.removeprefix(TENSOR_ROOT)
         match = _FACTOR.fullmatch(name)
         if match:
@@ -254,7 +242,7 @@ def _read(directory: str | Path) -> tuple[Any, dict[str, _Pair], dict[str, Tenso
         if len(pair) < 2:
             raise InputError(f"{weights}: {path!r} has only the factor {min(pair)!r} of A and B")
     pairs = {path: (pair["A"], pair["B"]) for path, pair in factors.items()}
-    return peft_config(directory), pairs, others
+    return foreign.peft_config(directory), pairs, others
 
 
 @torch.no_grad()
@@ -275,7 +263,7 @@ def _sites(
     for path in factors.keys() - paths:
         raise InputError(f"the checkpoint's layer {path!r} matches no linear layer of the model")
     sites: list[Site] = []
-    with reading(f"{Path(directory) / PEFT_CONFIG} cannot be used"):
+    with foreign.reading(f"{Path(directory) / PEFT_CONFIG} cannot be used"):
         missing = _missing(config, paths, factors)
         if missing:
             raise InputError(

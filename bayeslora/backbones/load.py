@@ -16,19 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.images import ImageReader, check_vision, is_image_model, is_vision
 from bayeslora.backbones.template import Template
 from bayeslora.errors import InputError, first_line, unknown_choice
-from bayeslora.foreign import (
-    check_directory,
-    check_fit,
-    check_name,
-    check_reachable,
-    check_weights_files,
-    few,
-    reading,
-)
 from bayeslora.layer_list import is_sharded
 from bayeslora.option_checks import Dtype, checked
 from bayeslora.runtime import restored_random_state
@@ -158,8 +150,8 @@ def load_backbone(
         tokenizer: Any = ImageReader.of(source)
     else:
         tokenizer = open_source("tokenizer", source, trust_remote_code)
-    check_weights_files(source)
-    with reading(f"backbone {name!r} cannot be loaded"):
+    foreign.check_weights_files(source)
+    with foreign.reading(f"backbone {name!r} cannot be loaded"):
         model, loading = AutoModel.from_pretrained(
             source,
             dtype=weights,
@@ -167,7 +159,7 @@ def load_backbone(
             use_safetensors=True,
             output_loading_info=True,
         )
-    check_fit(f"backbone {name!r}", model, loading)
+    foreign.check_fit(f"backbone {name!r}", model, loading)
     untrained = _untrained(name, loading["missing_keys"])
     check_finite(f"backbone {name!r}", model)
     if kind != "vision":
@@ -179,7 +171,7 @@ def load_backbone(
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
     probe = torch.zeros(1, 2, dtype=torch.long, device=target)
-    with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
+    with foreign.reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
             check_vision(name, model, tokenizer)
         else:
@@ -196,7 +188,7 @@ def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
     # Mask tokens are only for pretraining with masked images.
     needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
     if needed:
-        raise InputError(f"backbone {name!r} has no trained weights for {few(needed)}")
+        raise InputError(f"backbone {name!r} has no trained weights for {foreign.few(needed)}")
     return frozenset(missing)
 
 
@@ -229,9 +221,9 @@ def open_source(
 
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
-        check_reachable(source)
-        check_directory(source)
-        with reading(f"{source}: the {part} cannot be loaded"):
+        foreign.check_reachable(source)
+        foreign.check_directory(source)
+        with foreign.reading(f"{source}: the {part} cannot be loaded"):
             loaded: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:
         if Path(source).is_dir():
@@ -354,7 +346,7 @@ def source_of(name: str) -> str:
     """
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
-    check_name(name)
+    foreign.check_name(name)
     if Path(name).is_file():
         raise InputError(f"backbone {name} is a file; pass its directory, {Path(name).parent}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():

@@ -18,10 +18,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import (
     FinalLayerEncoder,
     check_layer,
-    check_logits,
-    check_one_vector,
     received,
-    with_constant,
 )
 from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
 from bayeslora.backbones.sequence import checked_names
@@ -103,13 +100,12 @@ class ModuleEncoder(FinalLayerEncoder):
         """
         content = _moved(batch.content, self.backbone.device)
         states, output = received(self._final, self.layer, lambda: _call(self.model, content))
-        check_one_vector(states, self.layer)
+        features = self.from_states(states)
         if len(states) != batch.rows:
             raise InputError(
                 f"layer {self.layer!r} receives {len(states)} rows for {batch.rows} texts"
             )
-        features = with_constant(states, self._final)
-        check_logits(features, self.weight, getattr(output, "logits", output), self.layer)
+        self.check_logits(features, getattr(output, "logits", output))
         return features
 
 

@@ -14,24 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.errors import InputError
-from bayeslora.foreign import (
-    PEFT_CONFIG,
-    TENSOR_ROOT,
-    check_directory,
-    check_fit,
-    check_name,
-    check_reachable,
-    check_start,
-    check_weights_files,
-    embedded_base,
-    few,
-    peft_config,
-    peft_options,
-    peft_tensors,
-    reading,
-)
+from bayeslora.foreign import PEFT_CONFIG, TENSOR_ROOT, few
 from bayeslora.plain_text import counted
 
 _HEADS = (
@@ -54,15 +40,15 @@ def base_name(source: str) -> str:
     Raises:
         InputError: The checkpoint does not name it.
     """
-    embedded = embedded_base(source)
+    embedded = foreign.embedded_base(source)
     if embedded in EMBEDDED_MODELS:
         return str(embedded_directory(embedded))
-    name = peft_options(source).get("base_model_name_or_path")
+    name = foreign.peft_options(source).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(
             f"{Path(source) / PEFT_CONFIG} does not name its base model in base_model_name_or_path"
         )
-    check_name(name)
+    foreign.check_name(name)
     return name
 
 
@@ -80,37 +66,37 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
             or it or its base lacks tensors.
         MissingAssetError: peft is not installed.
     """
-    check_directory(source)
-    config = peft_config(source)
+    foreign.check_directory(source)
+    config = foreign.peft_config(source)
     from peft import PeftModelForSequenceClassification
 
-    tensors, base = peft_tensors(source), base_name(source)
+    tensors, base = foreign.peft_tensors(source), base_name(source)
     if config.task_type not in (None, "SEQ_CLS"):
         raise InputError(
             f"{source} is a PEFT checkpoint for task {config.task_type}, not for SEQ_CLS"
         )
     start = getattr(config, "init_lora_weights", None)
-    check_start(source, start, ("pissa", "olora", "loftq"))
+    foreign.check_start(source, start, ("pissa", "olora", "loftq"))
     subject = f"{source} (adapter of {base}) cannot be loaded as a sequence classifier"
     plain, untrained = _base(
         subject, base, config, _num_classes(source, tensors), trust_remote_code
     )
     if tokenizer_source(source) == source:
         _make_room(plain, source, trust_remote_code)
-    with reading(subject), warnings.catch_warnings():
+    with foreign.reading(subject), warnings.catch_warnings():
         # PEFT warns if it cannot fetch the base's configuration from the hub.
         warnings.simplefilter("ignore")
         config.inference_mode = True
         model = PeftModelForSequenceClassification(plain, config)
     _check_tensors(source, base, model, tensors.keys(), untrained)
-    with reading(subject):
+    with foreign.reading(subject):
         model.load_adapter(source, "default")
     if not hasattr(model.base_model, "merge_and_unload"):
         raise InputError(
             f"{source} uses PEFT method {config.peft_type.value}, which cannot be merged into the "
             "base model"
         )
-    with reading(f"{source} cannot be merged into its base model {base}"):
+    with foreign.reading(f"{source} cannot be merged into its base model {base}"):
         merged: nn.Module = model.merge_and_unload()
     return merged
 
@@ -131,9 +117,9 @@ def _base(
     """Return the base model and the names of its randomly initialised tensors."""
     from transformers import AutoModelForSequenceClassification
 
-    check_reachable(base)
-    check_weights_files(base)
-    with reading(subject):
+    foreign.check_reachable(base)
+    foreign.check_weights_files(base)
+    with foreign.reading(subject):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base,
             num_labels=num_classes,
@@ -145,7 +131,7 @@ def _base(
             # A base may have its own head for other classes.
             ignore_mismatched_sizes=True,
         )
-    check_fit(f"the base model {base!r}", model, loading)
+    foreign.check_fit(f"the base model {base!r}", model, loading)
     untrained = set(loading["missing_keys"])
     return model, untrained | {item[0] for item in loading["mismatched_keys"]}
 
@@ -154,7 +140,7 @@ def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
     """Resize the base's embeddings to the checkpoint's tokenizer."""
     from transformers import AutoTokenizer
 
-    with reading(f"{source}: the tokenizer cannot be loaded"):
+    with foreign.reading(f"{source}: the tokenizer cannot be loaded"):
         tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
     if tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(tokens)

@@ -15,16 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bayeslora import foreign
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import (
     FinalLayerEncoder,
     check_layer,
-    check_logits,
-    check_one_vector,
     find_layer,
-    gap,
     received,
-    with_constant,
 )
 from bayeslora.backbones.images import is_image_model, is_vision
 from bayeslora.backbones.load import (
@@ -46,14 +43,6 @@ from bayeslora.backbones.peft_classifier import (
 from bayeslora.backbones.prefix import middle_layer
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch, model_inputs, tokenise, usable_length
 from bayeslora.errors import InputError
-from bayeslora.foreign import (
-    check_fit,
-    check_name,
-    check_reachable,
-    check_weights_files,
-    few,
-    reading,
-)
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
@@ -130,8 +119,7 @@ class SequenceEncoder(FinalLayerEncoder):
         if states.ndim == 3:
             # Decoders classify every position and use the last real one.
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
-        check_one_vector(states, self.layer)
-        return with_constant(states, self._final), getattr(output, "logits", output)
+        return self.from_states(states), getattr(output, "logits", output)
 
     def _run_unequal(self) -> Tensor:
         """Run the model on texts of unequal length and return their mask [B, T]."""
@@ -221,7 +209,7 @@ def load_sequence_classifier(
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
     if isinstance(source, str):
-        with reading(f"{name} cannot be run"):
+        with foreign.reading(f"{name} cannot be run"):
             _call_plainly(backbone)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))
     check_layer(model, final, len(names))
@@ -239,13 +227,13 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
     alone = []
     for text in UNEQUAL_TEXTS:
         features, logits = encoder.run(_probe(encoder, [text]))
-        check_logits(features, encoder.weight, logits, classifier.layer)
+        encoder.check_logits(features, logits)
         alone.append(logits)
     expected = torch.cat(alone)
     for padding in ("right", "left"):
         encoder._padding = padding
         features, _ = encoder.run(_probe(encoder, UNEQUAL_TEXTS))
-        if gap(features, encoder.weight, expected) <= 1:
+        if encoder.gap(features, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(
         "the logits of %s depend on padding: it runs one text at a time",
@@ -286,7 +274,7 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
         _check_texts(path or IN_MEMORY, source.config)
         _check_kind(path or IN_MEMORY, type(source).__name__)
         return source, path or IN_MEMORY, path
-    check_name(source)
+    foreign.check_name(source)
     if is_peft(source):
         model = merged_classifier(source, trust_remote_code=trust_remote_code)
         return model, source, tokenizer_source(source)
@@ -296,7 +284,7 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
             f"{source} contains several PEFT checkpoints; pass the directory of one: "
             f"{', '.join(adapters)}"
         )
-    check_reachable(source)
+    foreign.check_reachable(source)
     return _from_transformers(source, trust_remote_code), source, source
 
 
@@ -350,14 +338,14 @@ def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tup
 def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    check_weights_files(source)
+    foreign.check_weights_files(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):  # such as a PEFT checkpoint on the hub, which has none
         config = None
     if config is not None:
         _check_texts(source, config)
-    with reading(f"{source} cannot be loaded as a sequence classifier"):
+    with foreign.reading(f"{source} cannot be loaded as a sequence classifier"):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
@@ -375,10 +363,10 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(
-            f"{source} has no trained weights for {few(missing)}; it is not a "
+            f"{source} has no trained weights for {foreign.few(missing)}; it is not a "
             "fine-tuned sequence classifier"
         )
-    check_fit(source, model, loading)
+    foreign.check_fit(source, model, loading)
     classifier: nn.Module = model
     return classifier
 

@@ -9,6 +9,7 @@ from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_tokenizer, toy_rows
 
+from bayeslora import foreign
 from bayeslora.backbones import sequence
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.errors import InputError
@@ -184,7 +185,7 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
     """As with a checkpoint on the hub, whose missing tensors would go unnoticed."""
     path, _ = saved_peft("bert", tmp_path)
     monkeypatch.setattr(sequence, "is_peft", lambda _: False)
-    monkeypatch.setattr(sequence, "check_weights_files", lambda _: None)
+    monkeypatch.setattr(foreign, "check_weights_files", lambda _: None)
     with refused("input", "hub"):
         loaded(str(path))
 
