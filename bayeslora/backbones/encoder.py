@@ -103,21 +103,6 @@ class PreparedTexts:
         return batch
 
 
-def read_inputs(
-    backbone: Backbone,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    *,
-    max_length: int,
-    keep_end: bool = False,
-) -> Tokens | Pixels:
-    """Return texts as tokens, or for a vision model images at these paths as pixels."""
-    if backbone.kind == "vision":
-        config = backbone.model.config
-        return read_pixels(texts, backbone.tokenizer, config, max_length=max_length)
-    return tokenise(backbone, texts, pairs, max_length=max_length, keep_end=keep_end)
-
-
 def with_letters(question: str, options: Sequence[str]) -> str:
     """Return a question followed by its options, each on a line after its letter."""
     lines = [f"{chr(ord('A') + index)}) {text}" for index, text in enumerate(options)]
@@ -207,25 +192,22 @@ class FeatureExtractor(nn.Module):
         if conditioning is None:
             return prepared
 
+        @torch.no_grad()
         def features() -> Tensor:
+            parts: dict[int, Tensor] = {}
             was_training = self.training
             self.eval()
             try:
-                with self._closed(), torch.no_grad():
-                    return self._all_features(prepared)
+                with self._closed():
+                    for indices in self.batches(prepared.tokens.lengths, 64):
+                        pooled = self.pooled(prepared.collate(indices)).cpu()
+                        parts.update(zip(indices, pooled, strict=True))
             finally:
                 self.train(was_training)
+            return torch.stack([parts[index] for index in range(len(prepared))])
 
         contexts = conditioning.contexts(rows, len(prepared), features)
         return replace(prepared, contexts=contexts)
-
-    def _all_features(self, prepared: PreparedTexts) -> Tensor:
-        """Return the features [N, d] on the CPU, in the order of the texts."""
-        features: dict[int, Tensor] = {}
-        for indices in self.batches(prepared.tokens.lengths, 64):
-            rows = self.pooled(prepared.collate(indices)).cpu()
-            features |= dict(zip(indices, rows, strict=True))
-        return torch.stack([features[index] for index in range(len(prepared))])
 
     def pooled(self, batch: Batch) -> Tensor:
         """Return one vector [B, d] float32 per text."""
@@ -400,13 +382,14 @@ class Encoder(FeatureExtractor):
         """
         if choices is not None:
             texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
-        tokens = read_inputs(
-            self.backbone,
-            texts,
-            pairs,
-            max_length=self.max_length,
-            keep_end=choices is not None,
-        )
+        backbone, length = self.backbone, self.max_length
+        tokens: Tokens | Pixels
+        if backbone.kind == "vision":  # texts are paths of images
+            config = self.model.config
+            tokens = read_pixels(texts, backbone.tokenizer, config, max_length=length)
+        else:
+            keep_end = choices is not None
+            tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=keep_end)
         prepared = self.with_prefix(tokens, advance, keep=keep)
         if available is None or available.all():
             return prepared

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
-from bayeslora.backbones.images import ImageReader, check_vision, is_image_model, is_vision
+from bayeslora.backbones.images import ImageReader, check_vision, is_vision
 from bayeslora.backbones.template import Template
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.layer_list import is_sharded
@@ -375,26 +375,17 @@ def model_kind(name: str, config: Any) -> Kind:
     """
     from transformers.models.auto import modeling_auto as auto
 
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"backbone {name!r} is an encoder-decoder ({config.model_type}); use a decoder (such "
-            "as Llama) or an encoder (such as BERT)"
-        )
-    if is_masked(config) and not getattr(config, "is_decoder", False):
-        return "encoder"
-    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "decoder"
-    if is_vision(config):
-        return "vision"
-    if is_image_model(config):
-        raise InputError(
-            f"backbone {name!r} has model type {config.model_type!r}, which is not a vision "
-            "transformer with a class token and one state per patch in every layer; use one that "
-            "is, such as ViT, DeiT or DINOv2"
-        )
+    if not getattr(config, "is_encoder_decoder", False):
+        if is_masked(config) and not getattr(config, "is_decoder", False):
+            return "encoder"
+        if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return "decoder"
+        if is_vision(config):
+            return "vision"
     raise InputError(
-        f"backbone {name!r} has model type {config.model_type!r}; only text models and vision "
-        "transformers are supported"
+        f"backbone {name!r} has model type {config.model_type!r}; use a decoder (such as Llama), "
+        "an encoder (such as BERT), or a vision transformer with a class token and one state per "
+        "patch in every layer (such as ViT, DeiT or DINOv2), but no encoder-decoder"
     )
 
 
