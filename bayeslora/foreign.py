@@ -68,10 +68,8 @@ def reading(subject: str) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:
-        raise InputError(f"{subject}: {_reason(error)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{subject}: {_reason(error)}") from error
     finally:
@@ -146,19 +144,14 @@ def check_directory(source: str) -> None:
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is not a regular file")
     path = Path(source) / _CONFIG
-    if path.is_file():
-        config = read_json(path)
-        if not isinstance(config, dict):
-            raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
-        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-            _check_counts(path, part)
-
-
-def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
-    for key, value in config.items():
-        if key.endswith(("layer", "layers", "num_labels")) and isinstance(value, int):
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in part.items():
             most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS
-            if value > most:
+            counts = key.endswith(("layer", "layers", "num_labels")) and isinstance(value, int)
+            if counts and value > most:
                 raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
 
 
@@ -216,7 +209,7 @@ def check_fit(subject: str, model: Any, loading: Mapping[str, Any]) -> None:
     homes = (model, model.base_model)
     strange = []
     for key in sorted(loading["unexpected_keys"]):
-        name = key if _has(model, prefix[:-1]) else key.removeprefix(prefix)
+        name = key if hasattr(model, model.base_model_prefix) else key.removeprefix(prefix)
         if name not in buffers and _deepest(model, name) not in homes:
             strange.append(key)
     if strange:
@@ -230,10 +223,6 @@ def check_fit(subject: str, model: Any, loading: Mapping[str, Any]) -> None:
 def few(names: Collection[str]) -> str:
     """Return the first three names of tensors, shortened, for a message."""
     return ", ".join(name.removeprefix(TENSOR_ROOT)[:80] for name in list(names)[:3])
-
-
-def _has(model: nn.Module, name: str) -> bool:
-    return bool(name) and any(child == name for child, _ in model.named_children())
 
 
 def _deepest(model: nn.Module, name: str) -> nn.Module:

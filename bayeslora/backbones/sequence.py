@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -322,15 +323,15 @@ def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tup
     Raises:
         InputError: They are not `num_classes` (two or more) distinct strings.
     """
-    not_list = isinstance(classes, str) or not isinstance(classes, Sequence)
-    if not_list or not all(isinstance(item, str) and item.strip() for item in classes):
-        raise InputError(f"classes must be a list of class names in index order, got {classes!r}")
-    if len(set(classes)) < max(2, len(classes)):
-        raise InputError(f"classes must be at least two distinct names, got {list(classes)!r}")
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+    named = is_list and all(isinstance(item, str) and item.strip() for item in classes)
+    if not named or len(set(classes)) < max(2, len(classes)):
+        raise InputError(
+            f"classes must be two or more distinct names in index order, got {classes!r}"
+        )
     if num_classes is not None and len(classes) != num_classes:
         raise InputError(
-            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs: "
-            f"{', '.join(map(repr, classes))}"
+            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs"
         )
     return tuple(classes)
 
@@ -339,12 +340,10 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     foreign.check_weights_files(source)
-    try:
+    config = None
+    with suppress(OSError, ValueError):  # a PEFT checkpoint on the hub has no configuration
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):  # such as a PEFT checkpoint on the hub, which has none
-        config = None
-    if config is not None:
-        _check_texts(source, config)
+    _check_texts(source, config)
     with foreign.reading(f"{source} cannot be loaded as a sequence classifier"):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
@@ -373,7 +372,7 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
 
 def _check_texts(name: str, config: Any) -> None:
     """Raise InputError for an image classifier."""
-    if is_image_model(config):
+    if config is not None and is_image_model(config):
         advice = "; fit one with it as the backbone (fit --backbone)" if is_vision(config) else ""
         raise InputError(
             f"{name} is an image classifier ({config.model_type}); of finished classifiers, only "
