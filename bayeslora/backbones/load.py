@@ -122,11 +122,7 @@ class Backbone:
 
 @restored_random_state()
 def load_backbone(
-    name: str,
-    *,
-    dtype: str = "auto",
-    device: str | None = None,
-    trust_remote_code: bool = False,
+    name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
 ) -> Backbone:
     """Load a backbone and freeze it.
 

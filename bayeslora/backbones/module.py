@@ -15,11 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_layer import (
-    FinalLayerEncoder,
-    check_layer,
-    received,
-)
+from bayeslora.backbones.final_layer import FinalLayerEncoder, check_layer, received
 from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
 from bayeslora.backbones.sequence import checked_names
 from bayeslora.backbones.tokens import Tokens

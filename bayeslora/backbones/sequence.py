@@ -18,12 +18,7 @@ from torch import Tensor, nn
 
 from bayeslora import foreign
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_layer import (
-    FinalLayerEncoder,
-    check_layer,
-    find_layer,
-    received,
-)
+from bayeslora.backbones.final_layer import FinalLayerEncoder, check_layer, find_layer, received
 from bayeslora.backbones.images import is_image_model, is_vision
 from bayeslora.backbones.load import (
     Backbone,
@@ -237,8 +232,7 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
         if encoder.gap(features, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(
-        "the logits of %s depend on padding: it runs one text at a time",
-        classifier.backbone.name,
+        "the logits of %s depend on padding: it runs one text at a time", classifier.backbone.name
     )
     return replace(classifier, padding="none")
 
