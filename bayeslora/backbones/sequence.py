@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -39,11 +39,13 @@ from bayeslora.backbones.peft_classifier import (
 from bayeslora.backbones.prefix import middle_layer
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch, model_inputs, tokenise, usable_length
 from bayeslora.errors import InputError
+from bayeslora.option_checks import MAX_LENGTH
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
 
 Padding = Literal["right", "left", "none"]
+_PROBE_LENGTH = 32
 
 IN_MEMORY = "a model in memory"
 """Name of a classifier that was passed as a module without a path."""
@@ -52,36 +54,38 @@ IN_MEMORY = "a model in memory"
 _OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
-@dataclass(frozen=True)
-class SequenceClassifier:
-    """A loaded sequence classifier.
+class SequenceEncoder(FinalLayerEncoder):
+    """From texts to the input of a sequence classifier's final linear layer.
 
     Attributes:
-        backbone: The whole classifier with its tokenizer and kind.
         classes: Names of the classes in index order.
-        layer: Dotted name of the final linear layer.
         padding: Padding side that does not change a text's logits.
     """
 
-    backbone: Backbone
-    classes: tuple[str, ...]
-    layer: str
-    padding: Padding = "right"
+    def __init__(
+        self, backbone: Backbone, classes: tuple[str, ...], layer: str, *, max_length: int
+    ) -> None:
+        """Wrap a classifier without changing it.
 
+        Args:
+            backbone: The whole classifier with its tokenizer and kind.
+            classes: Names of the classes in index order.
+            layer: Dotted name of the final linear layer.
+            max_length: Maximal number of tokens per text.
 
-class SequenceEncoder(FinalLayerEncoder):
-    """From texts to the input of a sequence classifier's final linear layer."""
-
-    def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
-        """Wrap a classifier without changing it; texts are cut to `max_length` tokens."""
-        length = usable_length(classifier.backbone, max_length)
-        super().__init__(classifier.backbone, classifier.layer, max_length=length)
-        self._padding = classifier.padding
-        self.one_by_one = classifier.padding == "none"
+        Raises:
+            InputError: The final layer's output differs from the classifier's logits.
+        """
+        super().__init__(backbone, layer, max_length=usable_length(backbone, _PROBE_LENGTH))
+        self.classes = classes
         self._takes = named_inputs(self.model)
-        layer = middle_layer(self.model)
-        if layer is not None and layer.reads_tokens(self._run_unequal):
-            self.middle = layer
+        self.padding: Padding = "right"
+        self.padding = self._harmless_padding()
+        self.one_by_one = self.padding == "none"
+        middle = middle_layer(self.model)
+        if middle is not None and middle.reads_tokens(self._run_unequal):
+            self.middle = middle
+        self.max_length = usable_length(backbone, max_length)
 
     def prepare(
         self,
@@ -96,7 +100,7 @@ class SequenceEncoder(FinalLayerEncoder):
             self.backbone, texts, pairs, max_length=self.max_length, as_its_owner=True
         )
         advance(len(tokens))
-        return PreparedTexts(replace(tokens, pads_left=self._padding == "left"), None)
+        return PreparedTexts(replace(tokens, pads_left=self.padding == "left"), None)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the final layer's input [B, d] float32, a 1 appended where it has a bias."""
@@ -117,9 +121,35 @@ class SequenceEncoder(FinalLayerEncoder):
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
         return self.from_states(states), getattr(output, "logits", output)
 
+    @torch.no_grad()
+    def _harmless_padding(self) -> Padding:
+        """Return the padding side that does not change the classifier's logits.
+
+        Raises:
+            InputError: The final layer's output differs from the classifier's logits.
+        """
+        alone = []
+        for text in UNEQUAL_TEXTS:
+            features, logits = self.run(self._probe([text]))
+            self.check_logits(features, logits)
+            alone.append(logits)
+        sides: tuple[Padding, ...] = ("right", "left")
+        for side in sides:
+            self.padding = side
+            features, _ = self.run(self._probe(UNEQUAL_TEXTS))
+            if self.gap(features, torch.cat(alone)) <= 1:
+                return side
+        logger.warning(
+            "the logits of %s depend on padding: it runs one text at a time", self.backbone.name
+        )
+        return "none"
+
+    def _probe(self, texts: Sequence[str]) -> Batch:
+        return self.prepare(texts).collate(range(len(texts)))
+
     def _run_unequal(self) -> Tensor:
         """Run the model on texts of unequal length and return their mask [B, T]."""
-        batch = _probe(self, UNEQUAL_TEXTS)
+        batch = self._probe(UNEQUAL_TEXTS)
         self.run(batch)
         return batch["attention_mask"]
 
@@ -163,12 +193,13 @@ def named_inputs(model: Any) -> set[str]:
 def load_sequence_classifier(
     source: str | nn.Module,
     *,
+    max_length: int = MAX_LENGTH,
     tokenizer: Any = None,
     layer: str | None = None,
     classes: Sequence[str] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
-) -> SequenceClassifier:
+) -> SequenceEncoder:
     """Load a Hugging Face sequence classifier and find its final linear layer.
 
     The classifier is run on two short texts to check that the layer's output equals its logits.
@@ -176,6 +207,7 @@ def load_sequence_classifier(
     Args:
         source: A directory, a hub id, a PEFT checkpoint directory, or the model itself, which is
             then frozen and set to evaluation mode.
+        max_length: Maximal number of tokens per text.
         tokenizer: Required for a model in memory whose tokenizer cannot be found.
         layer: Dotted name of the final linear layer; None finds it.
         classes: Names of the classes in index order; None takes them from the configuration.
@@ -209,36 +241,7 @@ def load_sequence_classifier(
             _call_plainly(backbone)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))
     check_layer(model, final, len(names))
-    return _checked(SequenceClassifier(backbone, names, final))
-
-
-@torch.no_grad()
-def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
-    """Return the classifier with a padding side that does not change its logits.
-
-    Raises:
-        InputError: The final layer's output differs from the classifier's logits.
-    """
-    encoder = SequenceEncoder(replace(classifier, padding="right"), max_length=32)
-    alone = []
-    for text in UNEQUAL_TEXTS:
-        features, logits = encoder.run(_probe(encoder, [text]))
-        encoder.check_logits(features, logits)
-        alone.append(logits)
-    expected = torch.cat(alone)
-    for padding in ("right", "left"):
-        encoder._padding = padding
-        features, _ = encoder.run(_probe(encoder, UNEQUAL_TEXTS))
-        if encoder.gap(features, expected) <= 1:
-            return replace(classifier, padding=padding)
-    logger.warning(
-        "the logits of %s depend on padding: it runs one text at a time", classifier.backbone.name
-    )
-    return replace(classifier, padding="none")
-
-
-def _probe(encoder: SequenceEncoder, texts: Sequence[str]) -> Batch:
-    return encoder.prepare(texts).collate(range(len(texts)))
+    return SequenceEncoder(backbone, names, final, max_length=max_length)
 
 
 def _call_plainly(backbone: Backbone) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from bayeslora.backbones.encoder import Encoder, pool
 from bayeslora.backbones.prefix import PrefixStates, middle_layer
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import model_inputs
 from bayeslora.io.cache import keep_tensors, read_kept
 
@@ -75,13 +75,13 @@ def test_every_architecture_can_be_asked(name):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classifiers_of_others_have_them_too(tmp_path, family):
-    classifier = load_sequence_classifier(str(saved(family, tmp_path / "model")), device="cpu")
-    reader = SequenceEncoder(classifier, max_length=32)
+    source = str(saved(family, tmp_path / "model"))
+    reader = load_sequence_classifier(source, max_length=32, device="cpu")
     features, middle = reader.features_and_middle(reader.prepare(TEXTS), batch_size=2)
     assert torch.equal(features, reader.features(reader.prepare(TEXTS), batch_size=2))
     assert (middle is None) == (reader.middle is None)
     if middle is not None:
-        config = classifier.backbone.model.config
+        config = reader.backbone.model.config
         layer = config.num_hidden_layers // 2
         torch.testing.assert_close(middle, expected(reader, TEXTS, layer), atol=1e-5, rtol=1e-5)
 

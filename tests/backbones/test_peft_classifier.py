@@ -11,7 +11,7 @@ from tiny import SIZES, tiny_tokenizer, toy_rows
 
 from bayeslora import foreign
 from bayeslora.backbones import sequence
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.errors import InputError
 
 # peft reads an attribute that transformers renamed.
@@ -21,11 +21,10 @@ TEXTS = [row["text"] for row in toy_rows(7, seed=2)]
 
 
 def loaded(source, **options):
-    return load_sequence_classifier(source, device="cpu", **options)
+    return load_sequence_classifier(source, device="cpu", max_length=32, **options)
 
 
-def linear_logits(classifier):
-    encoder = SequenceEncoder(classifier, max_length=32)
+def linear_logits(encoder):
     return encoder.features(encoder.prepare(TEXTS)) @ encoder.weight.T
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CLASSES, tiny_bert, tiny_tokenizer, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.errors import InputError
 
 TEXTS = [row["text"] for row in toy_rows(7, seed=2)]
@@ -21,13 +21,15 @@ peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 def loaded(source, **options):
     return load_sequence_classifier(
-        source if not hasattr(source, "parts") else str(source), device="cpu", **options
+        source if not hasattr(source, "parts") else str(source),
+        device="cpu",
+        max_length=32,
+        **options,
     )
 
 
-def linear_logits(classifier):
+def linear_logits(encoder):
     """Return features times the final layer's weights: the classifier's logits, [N, C]."""
-    encoder = SequenceEncoder(classifier, max_length=32)
     return encoder.features(encoder.prepare(TEXTS), batch_size=3) @ encoder.weight.T
 
 
@@ -204,8 +206,8 @@ def test_damaged_peft_checkpoints_are_refused(tmp_path, damage, message):
 
 
 def test_a_head_without_bias_has_no_constant_feature(tmp_path):
-    with_bias = SequenceEncoder(loaded(saved("bert", tmp_path / "bert")), max_length=32)
-    without = SequenceEncoder(loaded(saved("llama", tmp_path / "llama")), max_length=32)
+    with_bias = loaded(saved("bert", tmp_path / "bert"))
+    without = loaded(saved("llama", tmp_path / "llama"))
     assert (with_bias.num_features, without.num_features) == (17, 16)
     features = with_bias.features(with_bias.prepare(TEXTS))
     assert torch.equal(features[:, -1], torch.ones(len(TEXTS)))

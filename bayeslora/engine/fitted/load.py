@@ -297,11 +297,10 @@ def foreign_model(
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
     with quiet_transformers():
-        classifier = load_sequence_classifier(model, **loading)
-        check_max_length(classifier.backbone, max_length)
-        encoder = SequenceEncoder(classifier, max_length=max_length)
-        sites = split_peft(classifier.backbone.model, str(model)) if split else []
-    fitted = _unfitted(encoder, FOREIGN, classifier.classes, posterior, sites, progress=progress)
+        encoder = load_sequence_classifier(model, max_length=max_length, **loading)
+        check_max_length(encoder.backbone, max_length)
+        sites = split_peft(encoder.backbone.model, str(model)) if split else []
+    fitted = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
     if not split:
         return fitted
     adapter = options.as_mapping(peft_adapter(str(model)))
@@ -357,15 +356,15 @@ def _unfitted(
 def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:
     """Return the encoder of a saved model around a classifier of transformers."""
     record = files.record
-    classifier = load_sequence_classifier(
+    return load_sequence_classifier(
         name,
+        max_length=record.max_length,
         # The tokenizer that was used may differ from the one in the classifier's directory.
         tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
         **loading,
     )
-    return SequenceEncoder(classifier, max_length=record.max_length)
 
 
 def _module_encoder(
