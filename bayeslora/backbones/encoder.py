@@ -25,6 +25,7 @@ from bayeslora.backbones.prefix import (
     MiddleLayer,
     PrefixStates,
     compute_prefix,
+    inputs_of,
     mean_state,
     middle_layer,
     spans_of,
@@ -283,7 +284,7 @@ class FeatureExtractor(nn.Module):
             return self(batch), None
         if "middle" in batch:
             return self(batch), batch["middle"]
-        with self.middle.watched() as states:
+        with inputs_of(self.middle.layer) as states:
             features = self(batch)
         return features, mean_state(states[0], batch["attention_mask"])
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.encoder import FeatureExtractor
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.prefix import inputs_of
 from bayeslora.errors import InputError
 
 # Relative to the largest logit: float32 rounding is far below, another layer far above.
@@ -86,12 +87,7 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     Raises:
         InputError: The layer did not run, or ran on several inputs.
     """
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["input"])
-
-    with layer.register_forward_pre_hook(keep, with_kwargs=True):
+    with inputs_of(layer) as seen:
         output = run()
     if not seen:
         raise InputError(f"layer {name!r} did not run, so it has no features; choose another layer")

@@ -30,6 +30,18 @@ from bayeslora.processes import current
 _IN_MEMORY_BYTES = 2 << 30
 
 
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield a list that receives the first argument of a module at each of its calls."""
+    inputs: list[Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        inputs.append(args[0] if args else next(iter(named.values())))
+
+    with module.register_forward_pre_hook(take, with_kwargs=True):
+        yield inputs
+
+
 @dataclass(frozen=True)
 class MiddleLayer:
     """A layer in the middle of a backbone, whose input states are taken while the model runs.
@@ -46,20 +58,6 @@ class MiddleLayer:
     layer: nn.Module
     number: int
 
-    @contextmanager
-    def watched(self) -> Iterator[list[Tensor]]:
-        """Yield a list that receives the layer's input [B, T, d] at each of its calls."""
-        states: list[Tensor] = []
-
-        def take(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            states.append(args[0] if args else named["hidden_states"])
-
-        hook = self.layer.register_forward_pre_hook(take, with_kwargs=True)
-        try:
-            yield states
-        finally:
-            hook.remove()
-
     @torch.no_grad()
     def reads_tokens(self, run: Callable[[], Tensor]) -> bool:
         """Return whether the layer's input is one state per token, [B, T, d].
@@ -67,7 +65,7 @@ class MiddleLayer:
         Args:
             run: Runs the model on texts of unequal length and returns their attention mask [B, T].
         """
-        with self.watched() as states:
+        with inputs_of(self.layer) as states:
             mask = run()
         return len(states) == 1 and states[0].ndim == 3 and states[0].shape[:2] == mask.shape
 
@@ -95,37 +93,25 @@ class _Reached(Exception):  # noqa: N818 - carries a result up through the model
         self.hidden = hidden
 
 
-class _StandIn(nn.Module):
-    """Replaces a layer but keeps the attributes that models read from layers."""
+class _Give(nn.Module):
+    """Replaces a layer: returns `value`, or its input if None, in the layer's output format.
 
-    def __init__(self, layer: nn.Module) -> None:
+    That is a tuple of `num_outputs` items, the first of which is the hidden states, or for 0 a
+    tensor. Attributes that models read from layers are those of the layer.
+    """
+
+    def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
         super().__init__()
         # Outside the module tree: the parameters belong only to the real layer.
         object.__setattr__(self, "layer", layer)
+        self.num_outputs = num_outputs
+        self.value = value
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(object.__getattribute__(self, "layer"), name)
-
-
-class _Stop(_StandIn):
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        raise _Reached(hidden_states)
-
-
-class _Give(_StandIn):
-    """Returns `value`, or its input if None, in the output format of the real layer.
-
-    That is a tuple of `num_outputs` items, the first of which is the hidden states, or for 0 a
-    tensor.
-    """
-
-    def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
-        super().__init__(layer)
-        self.num_outputs = num_outputs
-        self.value = value
 
     def forward(
         self, hidden_states: Tensor, *_: Any, **__: Any
@@ -159,12 +145,15 @@ class LayerSplit:
 
         `inputs` are the model's arguments, such as `input_ids` and `attention_mask`.
         """
-        below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
-        with self._replaced([*below, *self._layers[self.start + 1 :]]):
-            try:
+
+        def stop(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            raise _Reached(args[0] if args else named["hidden_states"])
+
+        try:
+            with self._layers[self.start].register_forward_pre_hook(stop, with_kwargs=True):
                 self._last(**inputs)
-            except _Reached as reached:
-                return reached.hidden
+        except _Reached as reached:
+            return reached.hidden
         raise RuntimeError("the model returned before its layers ran")
 
     def suffix(self, *, hidden: Tensor | None, **inputs: Tensor) -> Tensor:
@@ -332,7 +321,7 @@ def compute_prefix(
     for taken in world.rounds(length_batches(lengths, batch_size)):
         rows, is_own = world.turn(taken)
         inputs = tokens.pad(rows)
-        watched = nullcontext() if middle is None else middle.watched()
+        watched = nullcontext() if middle is None else inputs_of(middle.layer)
         with watched as states:
             hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
         if is_own:
