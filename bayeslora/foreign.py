@@ -240,24 +240,18 @@ def peft_options(directory: str | Path) -> dict[str, Any]:
     """Return the options of a PEFT checkpoint.
 
     Raises:
-        InputError: There are none, or a regular expression may take too long.
+        InputError: There are none, a regular expression may take too long, or the directory holds
+            something else than files.
     """
+    check_directory(str(directory))
     path = Path(directory) / PEFT_CONFIG
     options = read_json(path)
     if not isinstance(options, dict) or "peft_type" not in options:
         raise InputError(f"{path} is not a PEFT configuration: it has no 'peft_type'")
     values = [options.get(key) for key in _PATTERNS]
     lists = [[value] if isinstance(value, str) else value for value in values]
-    check_patterns(
-        str(path),
-        [
-            pattern
-            for value in lists
-            if isinstance(value, list | dict)
-            for pattern in value
-            if isinstance(pattern, str)
-        ],
-    )
+    items = [item for value in lists if isinstance(value, list | dict) for item in value]
+    check_patterns(str(path), [item for item in items if isinstance(item, str)])
     return options
 
 

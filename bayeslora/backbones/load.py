@@ -156,7 +156,11 @@ def load_backbone(
             output_loading_info=True,
         )
     foreign.check_fit(f"backbone {name!r}", model, loading)
-    untrained = _untrained(name, loading["missing_keys"])
+    # A pooler is not part of the features, and mask tokens are only for pretraining.
+    missing = frozenset(loading["missing_keys"])
+    needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
+    if needed:
+        raise InputError(f"backbone {name!r} has no trained weights for {foreign.few(needed)}")
     check_finite(f"backbone {name!r}", model)
     if kind != "vision":
         set_padding_token(tokenizer, source)
@@ -165,7 +169,7 @@ def load_backbone(
     if weights == torch.bfloat16 and target.type == "cpu":
         use_short_attention(model)
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
-    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
+    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, missing), cache)
     probe = torch.zeros(1, 2, dtype=torch.long, device=target)
     with foreign.reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
@@ -173,19 +177,6 @@ def load_backbone(
         else:
             model(input_ids=probe, attention_mask=torch.ones_like(probe))
     return backbone
-
-
-def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
-    """Return the parameters that are random because no weights are stored for them.
-
-    Raises:
-        InputError: A parameter of the features is missing; a pooler is not part of them.
-    """
-    # Mask tokens are only for pretraining with masked images.
-    needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
-    if needed:
-        raise InputError(f"backbone {name!r} has no trained weights for {foreign.few(needed)}")
-    return frozenset(missing)
 
 
 def pick_device(name: str | None) -> torch.device:

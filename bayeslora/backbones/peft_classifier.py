@@ -40,10 +40,10 @@ def base_name(source: str) -> str:
     Raises:
         InputError: The checkpoint does not name it.
     """
-    embedded = foreign.embedded_base(source)
+    options, embedded = foreign.peft_options(source), foreign.embedded_base(source)
     if embedded in EMBEDDED_MODELS:
         return str(embedded_directory(embedded))
-    name = foreign.peft_options(source).get("base_model_name_or_path")
+    name = options.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(
             f"{Path(source) / PEFT_CONFIG} does not name its base model in base_model_name_or_path"
@@ -66,7 +66,6 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
             or it or its base lacks tensors.
         MissingAssetError: peft is not installed.
     """
-    foreign.check_directory(source)
     config = foreign.peft_config(source)
     from peft import PeftModelForSequenceClassification
 

@@ -63,7 +63,7 @@ class Tokens:
 
     def take(self, rows: Sequence[int]) -> Self:
         """Return some of the texts; their `num_truncated` is unknown and set to 0."""
-        columns = {
+        columns: dict[str, Any] = {
             name: tuple(column[row] for row in rows) for name, column in self.columns.items()
         }
         return replace(self, num_truncated=0, **columns)
