@@ -174,15 +174,9 @@ class OptionsEncoder(Encoder):
             raise InputError(
                 "the model expects questions with options, but the data has texts without options"
             )
-        num_options = max(map(len, choices)) if available is None else available.shape[1]
-        tokens = _read(
-            self.backbone,
-            texts,
-            pairs,
-            choices,
-            max_length=self.max_length,
-            num_options=num_options,
-        )
+        tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
+        if available is not None:
+            tokens = replace(tokens, num_options=available.shape[1])
         return self.with_prefix(tokens, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -234,8 +228,7 @@ class OptionsEncoder(Encoder):
         """Return whether an option has the same states among other options as alone."""
         backbone, device = replace(self.backbone, template=None), self.backbone.device
         choices = [["one", "and another one"]]
-        texts = ["a question"]
-        tokens = _read(backbone, texts, None, choices, max_length=self.max_length, num_options=2)
+        tokens = _read(backbone, ["a question"], None, choices, self.max_length)
         groups, whole = tokens.groups[0], LayerSplit(self.model, "", 0)
         packed = whole.suffix(hidden=None, **model_inputs(tokens.pad([0]), device))
         for number in (1, 2):
@@ -258,16 +251,15 @@ def _read(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     choices: Sequence[Sequence[str]],
-    *,
     max_length: int,
-    num_options: int,
 ) -> OptionTokens:
     """Tokenise questions with their options."""
     read = _decoder_rows if backbone.kind == "decoder" else _encoder_rows
     rows, cut = read(backbone, texts, pairs, choices, max_length)
     columns: dict[str, Any] = {name: tuple(row[name] for row in rows) for name in rows[0]}
     pad_id = int(backbone.tokenizer.pad_token_id or 0)
-    return OptionTokens(num_truncated=cut, pad_id=pad_id, num_options=num_options, **columns)
+    most = max(map(len, choices))
+    return OptionTokens(num_truncated=cut, pad_id=pad_id, num_options=most, **columns)
 
 
 def _decoder_rows(
