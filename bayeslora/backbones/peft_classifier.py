@@ -46,7 +46,8 @@ def base_name(source: str) -> str:
     name = options.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(
-            f"{Path(source) / PEFT_CONFIG} does not name its base model in base_model_name_or_path"
+            f"{Path(source) / PEFT_CONFIG} does not name its base model; write it there as "
+            "base_model_name_or_path, or pass backbone=... (info --backbone)"
         )
     foreign.check_name(name)
     return name

@@ -149,8 +149,9 @@ class LayerSplit:
         def stop(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             raise _Reached(args[0] if args else named["hidden_states"])
 
+        first = self._layers[self.start]
         try:
-            with self._layers[self.start].register_forward_pre_hook(stop, with_kwargs=True):
+            with first.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
                 self._last(**inputs)
         except _Reached as reached:
             return reached.hidden

@@ -169,9 +169,7 @@ def tokenise(
                 encoded, num_cut = _plain(backbone.tokenizer, first, second, limit)
         # A text without tokens gets the feature of one padding token.
         ids += _arrays(encoded["input_ids"], pad_id)
-        types += (
-            _arrays(encoded["token_type_ids"], 0) if typed and "token_type_ids" in encoded else ()
-        )
+        types += _arrays(encoded.get("token_type_ids", []), 0) if typed else []
         cut += num_cut
     _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
