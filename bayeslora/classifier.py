@@ -866,8 +866,8 @@ class BayesianClassifier:
                 not its output.
         """
         config = resolve_posterior(posterior)
-        classifier = wrap_module(module, encode, classes, layer=layer, device=device)
-        fitted = load.module_model(classifier, config, progress=progress)
+        encoder = wrap_module(module, encode, classes, layer=layer, device=device)
+        fitted = load.module_model(encoder, config, progress=progress)
         return cls._around(fitted, fitted.record.backbone["name"], device=device)
 
     def zero_shot(

@@ -15,13 +15,13 @@ from hostile_models import EVIL, HARMLESS
 from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
-from bayeslora.adapters.peft_bridge import read_peft
+from bayeslora.adapters.peft_bridge import peft_adapter
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
-from bayeslora.peft_layout import check_patterns
+from bayeslora.foreign import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
 REFUSED = [
@@ -147,33 +147,26 @@ PEFT = hostile_models.of_peft() | hostile_models.of_weights("adapter_model.safet
 def test_a_hostile_checkpoint_is_refused(sources, copied, case):
     path = copied("adapted/peft")
     PEFT[case](path)
-    for load in (merged_classifier, read_peft):
-        try:
-            load(str(path))
-        except InputError:
-            continue
-        # All factors are present: only a classifier needs a head and a task.
-        assert load is read_peft
-        assert case.endswith(("task_type list", "one lost"))
+    with pytest.raises(InputError):
+        merged_classifier(str(path))
     assert not (path.parent / "ran").exists()
 
 
 @pytest.mark.parametrize("pattern", [EVIL, "(.|.)" * 30, ".*" * 8 + "x", "(?:a{1,9}){9}"])
 def test_a_pattern_that_may_never_end_is_refused(pattern):
     with refused("input", "config"):
-        check_patterns("config", [pattern], ["model.layers.0.self_attn.q_proj"])
+        check_patterns("config", [pattern])
 
 
 def test_patterns_that_people_write_pass():
-    names = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(40) for part in "qkvo"]
-    check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"], names)
+    check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"])
 
 
 @pytest.mark.parametrize("key", ["target_modules", "rank_pattern", "exclude_modules"])
 def test_slow_patterns_of_a_checkpoint_are_refused(copied, key):
     path = copied("adapted/peft")
     hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
-    for load in (read_peft, merged_classifier):
+    for load in (peft_adapter, merged_classifier):
         with refused("input", "adapter_config.json"):
             load(str(path))
 

@@ -7,18 +7,16 @@ CorDA decomposes a weight with C, which is also the input factor of K-FAC for th
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import open_tensors, write_tensors
 
 
 def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
@@ -44,9 +42,6 @@ def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
             f"tokens, or {rows} rows; choose other target_modules"
         )
     return mask.bool().reshape(leading).to(states.device)
-
-
-_PLACES = "places"
 
 
 @dataclass(frozen=True)
@@ -83,85 +78,32 @@ def second_moments(
     Raises:
         InputError: A layer is not called, or its inputs are not tokens of the batch or not finite.
     """
-    sums = _Sums()
+    totals: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
+    mask = torch.ones(0, 0)
+    last: tuple[Tensor, Tensor, int] | None = None
 
-    def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: sums.add(name, inputs[0])
+    def add(name: str, inputs: Tensor) -> None:
+        nonlocal last
+        # Query, key and value projections are called with the same tensor, and share the product.
+        if last is None or last[0] is not inputs:
+            rows = inputs.detach()[real_tokens(f"layer {name}", inputs, mask)].double()
+            last = (inputs, rows.mT @ rows, len(rows))
+        totals[name] = totals[name] + last[1] if name in totals else last[1]
+        counts[name] += last[2]
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_pre_hook(adding(name)))
+            hook = layer.register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))
+            hooks.enter_context(hook)
         for batch in batches:
-            sums.mask = batch["attention_mask"]
+            mask, last = batch["attention_mask"], None
             forward(batch)
-            sums.forget()
-            advance(len(sums.mask))
-    return {name: sums.moment(name) for name in layers}
-
-
-class _Sums:
-    """Running sums per layer; layers with the same input share the product."""
-
-    def __init__(self) -> None:
-        self.mask = torch.ones(0, 0)
-        self._totals: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._last: tuple[Tensor, Tensor, int] | None = None
-
-    def add(self, name: str, inputs: Tensor) -> None:
-        # Query, key and value projections are called with the same tensor.
-        if self._last is None or self._last[0] is not inputs:
-            real = real_tokens(f"layer {name}", inputs, self.mask)
-            rows = inputs.detach()[real].double()
-            self._last = (inputs, rows.mT @ rows, len(rows))
-        _, product, count = self._last
-        if name in self._totals:
-            self._totals[name] += product
-        else:
-            self._totals[name] = product.clone()
-        self._counts[name] = self._counts.get(name, 0) + count
-
-    def forget(self) -> None:
-        self._last = None
-
-    def moment(self, name: str) -> SecondMoment:
-        matrix = (self._totals[name] / self._counts[name]).cpu()
+            advance(len(mask))
+    moments = {}
+    for name in layers:
+        matrix = (totals[name] / counts[name]).cpu()
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")
-        return SecondMoment((matrix + matrix.mT) / 2, self._counts[name])
-
-
-def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
-    """Write second moments to a safetensors file, equal matrices once."""
-    matrices: list[Tensor] = []
-    entries: dict[str, tuple[int, int]] = {}
-    for name, moment in moments.items():
-        index = next(
-            (index for index, matrix in enumerate(matrices) if torch.equal(matrix, moment.matrix)),
-            None,
-        )
-        if index is None:
-            index = len(matrices)
-            matrices.append(moment.matrix.contiguous())
-        entries[name] = (index, moment.count)
-    tensors = {str(index): matrix for index, matrix in enumerate(matrices)}
-    write_tensors(path, tensors, **{_PLACES: json.dumps(entries)})
-
-
-def load_moments(path: str | Path) -> dict[str, SecondMoment]:
-    """Read what `save_moments` wrote.
-
-    Raises:
-        InputError: The file is missing, damaged, or of another kind.
-    """
-    try:
-        with open_tensors(path) as file:
-            entries = json.loads(file.metadata()[_PLACES])
-            return {
-                name: SecondMoment(file.get_tensor(str(index)), int(count))
-                for name, (index, count) in entries.items()
-            }
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} contains no second moments, or is damaged: {error}", code="damaged"
-        ) from None
+        moments[name] = SecondMoment((matrix + matrix.mT) / 2, counts[name])
+    return moments

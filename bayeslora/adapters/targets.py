@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -156,9 +156,17 @@ def _no_default(modules: dict[str, nn.Module]) -> InputError:
 def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     """Return the plain linear layers that one entry of `target_modules` selects."""
     named = [name for name in modules if _ends_with(name, pattern)]
-    if not named:
-        is_match = _regular_expression(pattern)
-        named = [name for name in modules if is_match(name) and not _is_output(name, pattern)]
+    try:
+        named = named or [
+            name
+            for name in modules
+            if re.fullmatch(pattern, name) and not _is_output(name, pattern)
+        ]
+    except re.error as error:
+        raise InputError(
+            f"target_modules {pattern!r} is neither the ending of a module name nor a valid "
+            f"regular expression: {error}"
+        ) from None
     for name in named:
         if isinstance(modules[name], Site):
             raise InputError(f"{name} already has an adapter; call remove(model) first")
@@ -166,22 +174,12 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]
     if not linear:
-        raise _no_linear(modules, pattern, named)
-    return linear
-
-
-def _no_linear(modules: dict[str, nn.Module], pattern: str, named: list[str]) -> InputError:
-    kinds = sorted({type(modules[name]).__name__ for name in named})
-    if "Conv1D" in kinds:
-        return InputError(
-            f"target_modules {pattern!r} matches Conv1D layers (GPT-2 style: the weight is stored "
-            "transposed and may fuse query, key and value); only nn.Linear can be adapted"
+        kinds = ", ".join(sorted({type(modules[name]).__name__ for name in named})) or "no module"
+        raise InputError(
+            f"target_modules {pattern!r} matches {kinds}, not nn.Linear (Conv1D, as in GPT-2, "
+            f"cannot be adapted); linear layers end in {_linear_endings(modules)}"
         )
-    matched = f"only {', '.join(kinds)}, not nn.Linear" if kinds else "no module"
-    return InputError(
-        f"target_modules {pattern!r} matches {matched}; linear layers end in "
-        + _linear_endings(modules)
-    )
+    return linear
 
 
 def _linear_endings(modules: dict[str, nn.Module]) -> str:
@@ -199,18 +197,7 @@ def _ends_with(name: str, ending: str) -> bool:
 
 
 def _is_named(name: str, pattern: str) -> bool:
-    return _ends_with(name, pattern) or _regular_expression(pattern)(name)
-
-
-def _regular_expression(pattern: str) -> Callable[[str], bool]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise InputError(
-            f"target_modules {pattern!r} is neither the ending of a module name nor a valid "
-            f"regular expression: {error}"
-        ) from None
-    return lambda name: compiled.fullmatch(name) is not None
+    return _ends_with(name, pattern) or re.fullmatch(pattern, name) is not None
 
 
 def _is_output(name: str, pattern: str) -> bool:

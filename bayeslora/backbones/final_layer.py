@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.backbones.encoder import FeatureExtractor
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.prefix import inputs_of
 from bayeslora.errors import InputError
 
 # Relative to the largest logit: float32 rounding is far below, another layer far above.
@@ -72,15 +76,6 @@ def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
         )
 
 
-def layer_weight(layer: nn.Module) -> Tensor:
-    """Return [C, d] float32: a linear layer's weight, with its bias, if any, as the last column."""
-    final: Any = layer
-    weight: Tensor = final.weight.detach().float().cpu()
-    if final.bias is None:
-        return weight
-    return torch.cat([weight, final.bias.detach().float().cpu().unsqueeze(1)], 1)
-
-
 def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tensor, Any]:
     """Return the input of a layer during `run`, and the output of `run`.
 
@@ -92,12 +87,7 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     Raises:
         InputError: The layer did not run, or ran on several inputs.
     """
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["input"])
-
-    with layer.register_forward_pre_hook(keep, with_kwargs=True):
+    with inputs_of(layer) as seen:
         output = run()
     if not seen:
         raise InputError(f"layer {name!r} did not run, so it has no features; choose another layer")
@@ -110,65 +100,86 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     return seen[-1], output
 
 
-def with_constant(features: Tensor, layer: nn.Module) -> Tensor:
-    """Return features [B, d] as float32, with a 1 appended if the layer has a bias."""
-    features = features.float()
-    if getattr(layer, "bias", None) is None:
-        return features
-    return torch.cat([features, features.new_ones(len(features), 1)], 1)
+class FinalLayerEncoder(FeatureExtractor):
+    """From texts to the input of the final linear layer of a classifier, which is not changed.
 
-
-def check_one_vector(features: Tensor, name: str) -> None:
-    """Raise InputError unless the input of a layer is [B, d].
-
-    Raises:
-        InputError: It has another number of dimensions.
+    Attributes:
+        backbone: The whole classifier.
+        layer: Dotted name of the final layer.
+        max_length: Maximal number of tokens per text; 1 if texts are not tokenised here.
     """
-    if features.ndim != 2:
-        raise InputError(
-            f"layer {name!r} receives an input of shape {list(features.shape)}; the posterior "
-            "needs one vector per row, [rows, features]"
-        )
 
+    def __init__(self, backbone: Backbone, layer: str, *, max_length: int) -> None:
+        """Find the layer."""
+        super().__init__()
+        self.backbone = backbone
+        self.model = backbone.model
+        self.max_length = max_length
+        self.layer = layer
+        self._final: Any = self.model.get_submodule(layer)
 
-def gap(features: Tensor, weight: Tensor, logits: Tensor) -> float:
-    """Return the largest difference between a layer's output and logits, relative to the tolerance.
+    @property
+    def num_features(self) -> int:
+        """d, including the constant column if the final layer has a bias."""
+        return self.weight.shape[1]
 
-    Args:
-        features: [B, d], including the constant column.
-        weight: [C, d], including the bias.
-        logits: [B, C], of the classifier.
-    """
-    half = logits.dtype in {torch.bfloat16, torch.float16}
-    expected = logits.detach().double().cpu()
-    actual = features.detach().double().cpu() @ weight.double().T
-    tolerated = (_HALF_TOLERANCE if half else _TOLERANCE) * max(1.0, float(expected.abs().max()))
-    return float((actual - expected).abs().max()) / tolerated
+    @cached_property
+    def weight(self) -> Tensor:
+        """[C, d] float32: the final layer's weight, with its bias, if any, as the last column."""
+        weight, bias = self._final.weight, self._final.bias
+        columns = [weight] if bias is None else [weight, bias.unsqueeze(1)]
+        return torch.cat([column.detach().float().cpu() for column in columns], 1)
 
+    def from_states(self, states: Tensor) -> Tensor:
+        """Return the features [B, d] float32 for inputs of the layer: a 1 is added for its bias.
 
-def check_logits(features: Tensor, weight: Tensor, logits: Any, name: str) -> None:
-    """Raise InputError if the classifier's logits are not the layer's output.
+        Raises:
+            InputError: The inputs are not one vector per row.
+        """
+        if states.ndim != 2:
+            raise InputError(
+                f"layer {self.layer!r} receives an input of shape {list(states.shape)}; the "
+                "posterior needs one vector per row, [rows, features]"
+            )
+        features = states.float()
+        if self._final.bias is None:
+            return features
+        return torch.cat([features, features.new_ones(len(features), 1)], 1)
 
-    Raises:
-        InputError: Their shape or values differ.
-    """
-    rows, classes = len(features), len(weight)
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            f"the classifier must return a tensor of logits, got {type(logits).__name__}"
-        )
-    if list(logits.shape) != [rows, classes]:
-        raise InputError(
-            f"the classifier returned logits of shape {list(logits.shape)} for {rows} rows and "
-            f"{classes} classes; expected {[rows, classes]}"
-        )
-    if not bool(logits.isfinite().all()):
-        raise InputError("the classifier returned logits that are not finite")
-    if gap(features, weight, logits) > 1:
-        raise InputError(
-            f"the classifier's logits are not the output of layer {name!r}: the model applies "
-            "another operation after it, which the posterior would ignore; choose another layer"
-        )
+    def gap(self, features: Tensor, logits: Tensor) -> float:
+        """Return the largest difference of the layer's output from logits, over the tolerance.
+
+        Args:
+            features: [B, d], including the constant column.
+            logits: [B, C], of the classifier.
+        """
+        half = logits.dtype in {torch.bfloat16, torch.float16}
+        expected = logits.detach().double().cpu()
+        actual = features.detach().double().cpu() @ self.weight.double().T
+        relative = _HALF_TOLERANCE if half else _TOLERANCE
+        tolerated = relative * max(1.0, float(expected.abs().max()))
+        return float((actual - expected).abs().max()) / tolerated
+
+    def check_logits(self, features: Tensor, logits: Any) -> None:
+        """Raise InputError if the classifier's logits are not the layer's output.
+
+        Raises:
+            InputError: Their shape or values differ.
+        """
+        expected = [len(features), len(self.weight)]
+        if not isinstance(logits, Tensor) or list(logits.shape) != expected:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(
+                f"the classifier must return logits [rows, classes], {expected}, got {got}"
+            )
+        if not bool(logits.isfinite().all()):
+            raise InputError("the classifier returned logits that are not finite")
+        if self.gap(features, logits) > 1:
+            raise InputError(
+                f"the classifier's logits are not the output of layer {self.layer!r}: the model "
+                "applies another operation after it, which the posterior would ignore; choose "
+                "another layer"
+            )
 
 
 def _last_linear(model: nn.Module) -> str:

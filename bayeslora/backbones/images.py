@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bayeslora.data.images import read_image
 from bayeslora.errors import InputError
 from bayeslora.io.files import read_json
+from bayeslora.option_checks import is_number
 
 READER_FILE = "preprocessor_config.json"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -54,20 +55,17 @@ class ImageReader:
         path = cached_file(source, READER_FILE, _raise_exceptions_for_missing_entries=False)
         if path is None:
             return cls()
-        file = Path(path)
-        content = read_json(file)
+        content = read_json(path)
         settings = content if isinstance(content, dict) else {}
-        values = [
-            settings.get(name) or default
-            for name, default in zip(_KEYS, (_MEAN, _STD), strict=True)
-        ]
-        for name, value in zip(_KEYS, values, strict=True):
-            numbers = isinstance(value, list | tuple) and len(value) == 3
-            if not numbers or not all(isinstance(number, int | float) for number in value):
-                raise InputError(f"{file}: {name} must be three numbers, got {value!r}")
-        if not all(number > 0 for number in values[1]):
-            raise InputError(f"{file}: {_KEYS[1]} must be > 0, got {values[1]!r}")
-        return cls(tuple(values[0]), tuple(values[1]))
+        mean, std = settings.get(_KEYS[0]) or _MEAN, settings.get(_KEYS[1]) or _STD
+        for value in (mean, std):
+            numbers = isinstance(value, list | tuple) and all(map(is_number, value))
+            if not numbers or len(value) != 3 or (value is std and min(value) <= 0):
+                raise InputError(
+                    f"{path}: {_KEYS[0]} must be three numbers and {_KEYS[1]} three > 0, got "
+                    f"{value!r}"
+                )
+        return cls(tuple(mean), tuple(std))
 
     def save_pretrained(self, directory: str | Path, *, side: int | None = None) -> None:
         """Write the file that `of` reads.

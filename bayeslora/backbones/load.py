@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,19 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayeslora.backbones.attention import use_short_attention
+from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
-from bayeslora.backbones.hub import check_reachable
-from bayeslora.backbones.images import ImageReader, check_vision, is_image_model, is_vision
+from bayeslora.backbones.images import ImageReader, check_vision, is_vision
 from bayeslora.backbones.template import Template
-from bayeslora.backbones.untrusted import (
-    check_directory,
-    check_fit,
-    check_name,
-    check_weights_files,
-    few,
-    reading,
-)
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.layer_list import is_sharded
 from bayeslora.option_checks import Dtype, checked
@@ -35,6 +28,14 @@ from bayeslora.runtime import restored_random_state
 Kind = Literal["decoder", "encoder", "vision"]
 # Settings that do not affect the computation with trained weights.
 _IDLE_SETTINGS = {"use_cache", "initializer_range", "gradient_checkpointing", "pretraining_tp"}
+
+SHORT_ATTENTION = "bayeslora_short"
+"""Name of the implementation in transformers' attention registry."""
+
+# The backward pass of PyTorch's bfloat16 kernel takes three to six times as long at 12 to 40
+# tokens, equally long at 128, and less from 256 on.
+_MOST_TOKENS = 128
+_COMPARES = re.compile(r"_attn_implementation\s*(==|!=|in\b|not in\b)")
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,7 @@ class Backbone:
 
 @restored_random_state()
 def load_backbone(
-    name: str,
-    *,
-    dtype: str = "auto",
-    device: str | None = None,
-    trust_remote_code: bool = False,
+    name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
 ) -> Backbone:
     """Load a backbone and freeze it.
 
@@ -149,8 +146,8 @@ def load_backbone(
         tokenizer: Any = ImageReader.of(source)
     else:
         tokenizer = open_source("tokenizer", source, trust_remote_code)
-    check_weights_files(source)
-    with reading(f"backbone {name!r} cannot be loaded"):
+    foreign.check_weights_files(source)
+    with foreign.reading(f"backbone {name!r} cannot be loaded"):
         model, loading = AutoModel.from_pretrained(
             source,
             dtype=weights,
@@ -158,8 +155,12 @@ def load_backbone(
             use_safetensors=True,
             output_loading_info=True,
         )
-    check_fit(f"backbone {name!r}", model, loading)
-    untrained = _untrained(name, loading["missing_keys"])
+    foreign.check_fit(f"backbone {name!r}", model, loading)
+    # A pooler is not part of the features, and mask tokens are only for pretraining.
+    missing = frozenset(loading["missing_keys"])
+    needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
+    if needed:
+        raise InputError(f"backbone {name!r} has no trained weights for {foreign.few(needed)}")
     check_finite(f"backbone {name!r}", model)
     if kind != "vision":
         set_padding_token(tokenizer, source)
@@ -168,27 +169,14 @@ def load_backbone(
     if weights == torch.bfloat16 and target.type == "cpu":
         use_short_attention(model)
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
-    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
+    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, missing), cache)
     probe = torch.zeros(1, 2, dtype=torch.long, device=target)
-    with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
+    with foreign.reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
             check_vision(name, model, tokenizer)
         else:
             model(input_ids=probe, attention_mask=torch.ones_like(probe))
     return backbone
-
-
-def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
-    """Return the parameters that are random because no weights are stored for them.
-
-    Raises:
-        InputError: A parameter of the features is missing; a pooler is not part of them.
-    """
-    # Mask tokens are only for pretraining with masked images.
-    needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
-    if needed:
-        raise InputError(f"backbone {name!r} has no trained weights for {few(needed)}")
-    return frozenset(missing)
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -220,9 +208,9 @@ def open_source(
 
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
-        check_reachable(source)
-        check_directory(source)
-        with reading(f"{source}: the {part} cannot be loaded"):
+        foreign.check_reachable(source)
+        foreign.check_directory(source)
+        with foreign.reading(f"{source}: the {part} cannot be loaded"):
             loaded: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:
         if Path(source).is_dir():
@@ -345,7 +333,7 @@ def source_of(name: str) -> str:
     """
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
-    check_name(name)
+    foreign.check_name(name)
     if Path(name).is_file():
         raise InputError(f"backbone {name} is a file; pass its directory, {Path(name).parent}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
@@ -374,24 +362,65 @@ def model_kind(name: str, config: Any) -> Kind:
     """
     from transformers.models.auto import modeling_auto as auto
 
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"backbone {name!r} is an encoder-decoder ({config.model_type}); use a decoder (such "
-            "as Llama) or an encoder (such as BERT)"
-        )
-    if is_masked(config) and not getattr(config, "is_decoder", False):
-        return "encoder"
-    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "decoder"
-    if is_vision(config):
-        return "vision"
-    if is_image_model(config):
-        raise InputError(
-            f"backbone {name!r} has model type {config.model_type!r}, which is not a vision "
-            "transformer with a class token and one state per patch in every layer; use one that "
-            "is, such as ViT, DeiT or DINOv2"
-        )
+    if not getattr(config, "is_encoder_decoder", False):
+        if is_masked(config) and not getattr(config, "is_decoder", False):
+            return "encoder"
+        if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return "decoder"
+        if is_vision(config):
+            return "vision"
     raise InputError(
-        f"backbone {name!r} has model type {config.model_type!r}; only text models and vision "
-        "transformers are supported"
+        f"backbone {name!r} has model type {config.model_type!r}; use a decoder (such as Llama), "
+        "an encoder (such as BERT), or a vision transformer with a class token and one state per "
+        "patch in every layer (such as ViT, DeiT or DINOv2), but no encoder-decoder"
     )
+
+
+def use_short_attention(model: Any) -> None:
+    """Make a transformers model compute attention over short texts in float32.
+
+    Models are not changed if their attention is not transformers' `sdpa` or if their code compares
+    its name, as in models with sparse attention.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return
+    if not getattr(model, "_supports_attention_backend", False) or _asks_for_the_name(model):
+        return
+    AttentionInterface.register(SHORT_ATTENTION, _short)
+    AttentionMaskInterface.register(SHORT_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(SHORT_ATTENTION)
+
+
+def _asks_for_the_name(model: Any) -> bool:
+    """Return whether the code of a model compares the name of its attention implementation."""
+    try:
+        source = inspect.getsource(inspect.getmodule(type(model)))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return True
+    return _COMPARES.search(source) is not None
+
+
+def _short(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Compute attention for queries [B, H, T, d], with the interface of transformers' `sdpa`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    # Additive terms of the scores have the dtype of the model.
+    added = options.get("position_bias") is not None or (
+        attention_mask is not None and attention_mask.dtype != torch.bool
+    )
+    if added or key.shape[2] > _MOST_TOKENS:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    attended, _ = sdpa_attention_forward(
+        module, query.float(), key.float(), value.float(), attention_mask, **options
+    )
+    return attended.to(query.dtype), None

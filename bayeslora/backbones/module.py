@@ -14,46 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayeslora.backbones.classifier_source import checked_names
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.backbones.final_layer import (
-    check_layer,
-    check_logits,
-    check_one_vector,
-    received,
-    with_constant,
-)
+from bayeslora.backbones.final_layer import FinalLayerEncoder, check_layer, received
 from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
+from bayeslora.backbones.sequence import checked_names
 from bayeslora.backbones.tokens import Tokens
 from bayeslora.errors import InputError
 
 Encode = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class ModuleClassifier:
-    """A classifying module and its metadata.
-
-    Attributes:
-        backbone: The module; it has no tokenizer.
-        encode: From texts, or texts and second texts, to the input of the module.
-        classes: Names of the classes in index order.
-        layer: Dotted name of the final linear layer.
-    """
-
-    backbone: Backbone
-    encode: Encode
-    classes: tuple[str, ...]
-    layer: str
-
-
-@dataclass(frozen=True)
-class ModuleBatch:
-    """Input of a module and its number of rows."""
-
-    rows: int
-    content: Any
 
 
 @dataclass(frozen=True)
@@ -65,20 +33,32 @@ class EncodedTexts(PreparedTexts):
     encode: Encode
 
     def collate(self, rows: Sequence[int]) -> Any:
-        """Return the `ModuleBatch` of `rows`."""
-        texts = [self.texts[row] for row in rows]
-        if self.pairs is None:
-            return ModuleBatch(len(rows), self.encode(texts))
-        return ModuleBatch(len(rows), self.encode(texts, [self.pairs[row] for row in rows]))
+        """Return the number of rows and the input of the module."""
+        columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
+        return len(rows), self.encode(*([column[row] for row in rows] for column in columns))
 
 
 class ModuleEncoder(FinalLayerEncoder):
-    """From texts to the input of a module's final linear layer."""
+    """From texts to the input of a module's final linear layer.
 
-    def __init__(self, classifier: ModuleClassifier) -> None:
-        """Wrap a module without changing it."""
-        super().__init__(classifier.backbone, classifier.layer, max_length=1)
-        self._encode = classifier.encode
+    Attributes:
+        classes: Names of the classes in index order.
+    """
+
+    def __init__(
+        self, backbone: Backbone, encode: Encode, classes: tuple[str, ...], layer: str
+    ) -> None:
+        """Wrap a module without changing it.
+
+        Args:
+            backbone: The module; it has no tokenizer.
+            encode: From texts, or texts and second texts, to the input of the module.
+            classes: Names of the classes in index order.
+            layer: Dotted name of the final linear layer.
+        """
+        super().__init__(backbone, layer, max_length=1)
+        self._encode = encode
+        self.classes = classes
 
     def prepare(
         self,
@@ -101,15 +81,15 @@ class ModuleEncoder(FinalLayerEncoder):
             InputError: The layer does not have one input per row, or the module's logits are not
                 its output.
         """
-        content = _moved(batch.content, self.backbone.device)
+        num_rows, content = batch
+        content = _moved(content, self.backbone.device)
         states, output = received(self._final, self.layer, lambda: _call(self.model, content))
-        check_one_vector(states, self.layer)
-        if len(states) != batch.rows:
+        features = self.from_states(states)
+        if len(states) != num_rows:
             raise InputError(
-                f"layer {self.layer!r} receives {len(states)} rows for {batch.rows} texts"
+                f"layer {self.layer!r} receives {len(states)} rows for {num_rows} texts"
             )
-        features = with_constant(states, self._final)
-        check_logits(features, self.weight, getattr(output, "logits", output), self.layer)
+        self.check_logits(features, getattr(output, "logits", output))
         return features
 
 
@@ -120,7 +100,7 @@ def wrap_module(
     *,
     layer: str | None = None,
     device: str | None = None,
-) -> ModuleClassifier:
+) -> ModuleEncoder:
     """Wrap a module as a classifier; the module is frozen and set to evaluation mode.
 
     Args:
@@ -149,9 +129,8 @@ def wrap_module(
         module.to(pick_device(device))
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     digest = fingerprint(module, buffers=True)
-    return ModuleClassifier(
-        Backbone(name, module, None, "encoder", digest, torch.float32), encode, names, final
-    )
+    backbone = Backbone(name, module, None, "encoder", digest, torch.float32)
+    return ModuleEncoder(backbone, encode, names, final)
 
 
 def _only_layer(module: nn.Module, num_classes: int) -> str:

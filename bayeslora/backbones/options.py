@@ -19,8 +19,8 @@ Source: conditional logit, McFadden 1974; the log-likelihood per token of Brown 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
-from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.template import Template, at_blank
-from bayeslora.backbones.tokens import Batch, Tokens, model_inputs, padded
+from bayeslora.backbones.tokens import Batch, Tokens, framed, model_inputs, padded
 from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
@@ -70,34 +69,11 @@ class OptionTokens(Tokens):
     scored: tuple[NDArray[np.int64], ...] = ()
     num_options: int = 2
 
-    @classmethod
-    def of(
-        cls, rows: Sequence[_Row], num_options: int, *, num_truncated: int = 0, pad_id: int = 0
-    ) -> OptionTokens:
-        """Return the tokens of rows that were read alike."""
-        return cls(
-            tuple(row.ids for row in rows),
-            num_truncated,
-            pad_id,
-            tuple(row.types for row in rows) if len(rows[0].types) else None,
-            groups=tuple(row.groups for row in rows),
-            positions=tuple(row.positions for row in rows),
-            scored=tuple(row.scored for row in rows),
-            num_options=num_options,
-        )
-
-    def take(self, rows: Sequence[int]) -> OptionTokens:
-        """Return some of the questions."""
-        base = super().take(rows)
-        return replace(
-            self,
-            ids=base.ids,
-            types=base.types,
-            num_truncated=0,
-            groups=tuple(self.groups[row] for row in rows),
-            positions=tuple(self.positions[row] for row in rows),
-            scored=tuple(self.scored[row] for row in rows),
-        )
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Per field with a number for each token: one int64 array per question."""
+        own = {"groups": self.groups, "positions": self.positions, "scored": self.scored}
+        return super().columns | own
 
     def pad(self, rows: Sequence[int]) -> Batch:
         """Return the model inputs, and `groups` [B, T], -1 at padding.
@@ -115,25 +91,15 @@ class OptionTokens(Tokens):
             np.stack([_ends(group, self.num_options) for group in groups])
         )
         if all((group == 0).any() for group in groups):
-            masks = [group > 0 for group in groups]
-            ids = [self.ids[row][mask] for row, mask in zip(rows, masks, strict=True)]
-            previous = [_previous(group)[mask] for group, mask in zip(groups, masks, strict=True)]
-            scored = [self.scored[row] for row in rows]
-            owners = [
-                group[mask] * score[mask]
-                for group, score, mask in zip(groups, scored, masks, strict=True)
-            ]
-            batch |= {
-                "spelled": padded(ids, 0),
-                "before": padded(previous, 0),
-                "owners": padded(owners, 0),
+            columns = {
+                "spelled": [self.ids[row] for row in rows],
+                "before": [_previous(group) for group in groups],
+                "owners": [self.groups[row] * self.scored[row] for row in rows],
             }
+            for name, arrays in columns.items():
+                chosen = [array[group > 0] for array, group in zip(arrays, groups, strict=True)]
+                batch[name] = padded(chosen, 0)
         return batch
-
-    def arrays(self) -> Iterator[NDArray[np.int64]]:
-        """Yield all arrays that determine the states of the questions."""
-        yield from super().arrays()
-        yield from self.groups
 
 
 def _ends(groups: NDArray[np.int64], num_options: int) -> NDArray[np.int64]:
@@ -208,10 +174,9 @@ class OptionsEncoder(Encoder):
             raise InputError(
                 "the model expects questions with options, but the data has texts without options"
             )
-        num_options = max(map(len, choices)) if available is None else available.shape[1]
-        rows, cut = _read_rows(self.backbone, texts, pairs, choices, self.max_length)
-        pad_id = int(self.backbone.tokenizer.pad_token_id or 0)
-        tokens = OptionTokens.of(rows, num_options, num_truncated=cut, pad_id=pad_id)
+        tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
+        if available is not None:
+            tokens = replace(tokens, num_options=available.shape[1])
         return self.with_prefix(tokens, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -261,57 +226,40 @@ class OptionsEncoder(Encoder):
 
     def _packs(self) -> bool:
         """Return whether an option has the same states among other options as alone."""
-        plain_backbone = replace(self.backbone, template=None)
+        backbone, device = replace(self.backbone, template=None), self.backbone.device
         choices = [["one", "and another one"]]
-        (row,), _ = _read_rows(plain_backbone, ["a question"], None, choices, self.max_length)
-        whole = LayerSplit(self.model, "", 0)
-        packed = whole.suffix(
-            hidden=None, **model_inputs(OptionTokens.of([row], 2).pad([0]), self.backbone.device)
-        )
+        tokens = _read(backbone, ["a question"], None, choices, self.max_length)
+        groups, whole = tokens.groups[0], LayerSplit(self.model, "", 0)
+        packed = whole.suffix(hidden=None, **model_inputs(tokens.pad([0]), device))
         for number in (1, 2):
-            chosen = np.flatnonzero((row.groups == 0) | (row.groups == number))
-            alone = row.take(chosen)
-            plain = {
-                "input_ids": torch.from_numpy(alone.ids)[None],
-                "attention_mask": torch.ones(1, len(chosen), dtype=torch.int64),
-            }
-            if len(alone.types):
-                plain["token_type_ids"] = torch.from_numpy(alone.types)[None]
-            expected = whole.suffix(hidden=None, **model_inputs(plain, self.backbone.device))
+            chosen = np.flatnonzero((groups == 0) | (groups == number))
+            types = None if tokens.types is None else (tokens.types[0][chosen],)
+            alone = Tokens((tokens.ids[0][chosen],), 0, tokens.pad_id, types).pad([0])
+            expected = whole.suffix(hidden=None, **model_inputs(alone, device))
             actual = packed[:, torch.from_numpy(chosen)]
-            if not self._same(actual, expected, plain["attention_mask"]):
+            if not self._same(actual, expected, alone["attention_mask"]):
                 return False
         return True
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One question with its options; arrays are [T] int64."""
-
-    ids: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    scored: NDArray[np.int64]
-    types: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    def take(self, indices: NDArray[np.int64]) -> _Row:
-        types = self.types[indices] if len(self.types) else self.types
-        ids, groups, positions, scored = (
-            array[indices] for array in (self.ids, self.groups, self.positions, self.scored)
-        )
-        return _Row(ids, groups, positions, scored, types)
+_Row = dict[str, NDArray[np.int64]]
+"""Per field of `OptionTokens`: the [T] numbers of one question with its options."""
 
 
-def _read_rows(
+def _read(
     backbone: Backbone,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     choices: Sequence[Sequence[str]],
     max_length: int,
-) -> tuple[list[_Row], int]:
-    """Tokenise questions with their options; return the rows and how many were cut."""
+) -> OptionTokens:
+    """Tokenise questions with their options."""
     read = _decoder_rows if backbone.kind == "decoder" else _encoder_rows
-    return read(backbone, texts, pairs, choices, max_length)
+    rows, cut = read(backbone, texts, pairs, choices, max_length)
+    columns: dict[str, Any] = {name: tuple(row[name] for row in rows) for name in rows[0]}
+    pad_id = int(backbone.tokenizer.pad_token_id or 0)
+    most = max(map(len, choices))
+    return OptionTokens(num_truncated=cut, pad_id=pad_id, num_options=most, **columns)
 
 
 def _decoder_rows(
@@ -355,8 +303,7 @@ def _decoder_rows(
         whole = _row([prompt, *end], positions, range(1 + len(end)))
         if rest:  # only these words, the same after every option, are scored
             counts = [np.arange(len(e)) >= len(a) for a, e in zip(row, end, strict=True)]
-            scored = np.concatenate([np.ones(len(prompt)), *counts]).astype(np.int64)
-            whole = replace(whole, scored=scored)
+            whole["scored"] = np.concatenate([np.ones(len(prompt)), *counts]).astype(np.int64)
         rows.append(whole)
     return rows, int(cut.sum())
 
@@ -397,8 +344,7 @@ def _encoder_rows(
         parts = [next(ids) for _ in range(count)]
         row = _row(parts, [np.arange(len(part)) for part in parts], range(1, count + 1))
         if typed:
-            types = np.concatenate([next(kinds) for _ in range(count)])
-            row = replace(row, types=types.astype(np.int64))
+            row["types"] = np.concatenate([next(kinds) for _ in range(count)]).astype(np.int64)
         rows.append(row)
     return rows, cut
 
@@ -407,12 +353,12 @@ def _row(
     parts: Sequence[Sequence[int]], positions: Sequence[NDArray[np.int64]], groups: Sequence[int]
 ) -> _Row:
     lengths = [len(part) for part in parts]
-    return _Row(
-        np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),
-        np.repeat(np.asarray(groups, dtype=np.int64), lengths),
-        np.concatenate(positions).astype(np.int64),
-        np.ones(sum(lengths), dtype=np.int64),
-    )
+    return {
+        "ids": np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),
+        "groups": np.repeat(np.asarray(groups, dtype=np.int64), lengths),
+        "positions": np.concatenate(positions).astype(np.int64),
+        "scored": np.ones(sum(lengths), dtype=np.int64),
+    }
 
 
 def _log_likelihoods(states: Tensor, batch: Batch, weight: Tensor, num_options: int) -> Tensor:

@@ -7,37 +7,17 @@ contain every adapter tensor and every tensor for which the base has no trained 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
-from bayeslora.backbones.hub import check_reachable
-from bayeslora.backbones.untrusted import (
-    check_directory,
-    check_fit,
-    check_name,
-    check_weights_files,
-    few,
-    reading,
-)
-from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.io.files import read_json, read_tensors
-from bayeslora.peft_layout import (
-    CONFIG_FILE,
-    CONVERSION,
-    REPEATED_STARTS,
-    TENSOR_ROOT,
-    WEIGHTS_FILE,
-    check_patterns,
-    embedded_base,
-    is_finite,
-    is_plain,
-    pattern_options,
-)
+from bayeslora.errors import InputError
+from bayeslora.foreign import PEFT_CONFIG, TENSOR_ROOT, few
 from bayeslora.plain_text import counted
 
 _HEADS = (
@@ -51,7 +31,7 @@ _HEADS = (
 
 def is_peft(source: str) -> bool:
     """Return whether `source` is the directory of a PEFT checkpoint."""
-    return (Path(source) / CONFIG_FILE).is_file()
+    return (Path(source) / PEFT_CONFIG).is_file()
 
 
 def base_name(source: str) -> str:
@@ -60,14 +40,16 @@ def base_name(source: str) -> str:
     Raises:
         InputError: The checkpoint does not name it.
     """
-    path = Path(source) / CONFIG_FILE
-    embedded = embedded_base(source)
+    options, embedded = foreign.peft_options(source), foreign.embedded_base(source)
     if embedded in EMBEDDED_MODELS:
         return str(embedded_directory(embedded))
-    name = _settings(source).get("base_model_name_or_path")
+    name = options.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise InputError(f"{path} does not name its base model")
-    check_name(name)
+        raise InputError(
+            f"{Path(source) / PEFT_CONFIG} does not name its base model; write it there as "
+            "base_model_name_or_path, or pass backbone=... (info --backbone)"
+        )
+    foreign.check_name(name)
     return name
 
 
@@ -81,44 +63,40 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     """Return the base model with the checkpoint's adapters merged into it and its head in place.
 
     Raises:
-        InputError: peft is not installed, the checkpoint is for another task, has no head, or was
-            made for another base, or it or its base lacks tensors.
+        InputError: The checkpoint is for another task, has no head, or was made for another base,
+            or it or its base lacks tensors.
+        MissingAssetError: peft is not installed.
     """
-    try:
-        from peft import PeftConfig, PeftModelForSequenceClassification
-    except ImportError:
-        raise MissingAssetError(
-            f"{source} is a PEFT checkpoint; run `pip install bayeslora[peft]`"
-        ) from None
-    base = base_name(source)
-    task = _settings(source).get("task_type")
-    if task not in (None, "SEQ_CLS"):  # not a set: a list has no hash
-        raise InputError(f"{source} is a PEFT checkpoint for task {task}, not for SEQ_CLS")
-    _check_start(source)
-    check_directory(source)
-    shapes = _shapes(source)
+    config = foreign.peft_config(source)
+    from peft import PeftModelForSequenceClassification
+
+    tensors, base = foreign.peft_tensors(source), base_name(source)
+    if config.task_type not in (None, "SEQ_CLS"):
+        raise InputError(
+            f"{source} is a PEFT checkpoint for task {config.task_type}, not for SEQ_CLS"
+        )
+    start = getattr(config, "init_lora_weights", None)
+    foreign.check_start(source, start, ("pissa", "olora", "loftq"))
     subject = f"{source} (adapter of {base}) cannot be loaded as a sequence classifier"
-    plain, untrained = _base(subject, source, _num_classes(source, shapes), trust_remote_code)
-    patterns, names = (
-        pattern_options(_settings(source)),
-        [name for name, _ in plain.named_modules()],
+    plain, untrained = _base(
+        subject, base, config, _num_classes(source, tensors), trust_remote_code
     )
-    check_patterns(str(Path(source) / CONFIG_FILE), patterns, names)
-    with reading(subject), warnings.catch_warnings():
+    if tokenizer_source(source) == source:
+        _make_room(plain, source, trust_remote_code)
+    with foreign.reading(subject), warnings.catch_warnings():
         # PEFT warns if it cannot fetch the base's configuration from the hub.
         warnings.simplefilter("ignore")
-        config = PeftConfig.from_pretrained(source)
         config.inference_mode = True
         model = PeftModelForSequenceClassification(plain, config)
-    _check_tensors(source, base, model, shapes.keys(), untrained)
-    with reading(subject):
+    _check_tensors(source, base, model, tensors.keys(), untrained)
+    with foreign.reading(subject):
         model.load_adapter(source, "default")
     if not hasattr(model.base_model, "merge_and_unload"):
         raise InputError(
-            f"{source} uses PEFT method {_settings(source).get('peft_type')}, which cannot be "
-            "merged into the base model"
+            f"{source} uses PEFT method {config.peft_type.value}, which cannot be merged into the "
+            "base model"
         )
-    with reading(f"{source} cannot be merged into its base model {base}"):
+    with foreign.reading(f"{source} cannot be merged into its base model {base}"):
         merged: nn.Module = model.merge_and_unload()
     return merged
 
@@ -130,48 +108,22 @@ def named_adapters(source: str) -> list[str]:
     """
     if (Path(source) / "config.json").is_file():
         return []
-    return sorted(str(path.parent) for path in Path(source).glob(f"*/{CONFIG_FILE}"))
-
-
-def _check_start(source: str) -> None:
-    """Raise InputError for an initialisation that PEFT cannot remove from the base when loading.
-
-    Raises:
-        InputError: The initialisation, such as a randomised PiSSA or CorDA, was not converted on
-            saving.
-    """
-    start = _settings(source).get("init_lora_weights")
-    if not isinstance(start, str | bool | None):
-        raise InputError(f"{source}: init_lora_weights must be a name or a boolean, got {start!r}")
-    if not is_plain(start) and start not in REPEATED_STARTS:
-        raise InputError(
-            f"{source}: init_lora_weights {start!r} changed the base model's weights, and the "
-            f"checkpoint does not contain the changed weights; {CONVERSION}"
-        )
-
-
-def _settings(source: str) -> dict[str, Any]:
-    path = Path(source) / CONFIG_FILE
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
+    return sorted(str(path.parent) for path in Path(source).glob(f"*/{PEFT_CONFIG}"))
 
 
 def _base(
-    subject: str, source: str, num_classes: int, trust_remote_code: bool
+    subject: str, base: str, config: Any, num_classes: int, trust_remote_code: bool
 ) -> tuple[nn.Module, set[str]]:
     """Return the base model and the names of its randomly initialised tensors."""
     from transformers import AutoModelForSequenceClassification
 
-    base = base_name(source)
-    check_reachable(base)
-    check_weights_files(base)
-    with reading(subject):
+    foreign.check_reachable(base)
+    foreign.check_weights_files(base)
+    with foreign.reading(subject):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base,
             num_labels=num_classes,
-            revision=_settings(source).get("revision") or "main",
+            revision=config.revision or "main",
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -179,20 +131,16 @@ def _base(
             # A base may have its own head for other classes.
             ignore_mismatched_sizes=True,
         )
-    check_fit(f"the base model {base!r}", model, loading)
+    foreign.check_fit(f"the base model {base!r}", model, loading)
     untrained = set(loading["missing_keys"])
-    untrained |= {item[0] for item in loading["mismatched_keys"]}
-    _make_room(model, source, trust_remote_code)
-    return model, untrained
+    return model, untrained | {item[0] for item in loading["mismatched_keys"]}
 
 
 def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
     """Resize the base's embeddings to the checkpoint's tokenizer."""
-    if tokenizer_source(source) != source:
-        return
     from transformers import AutoTokenizer
 
-    with reading(f"{source}: the tokenizer cannot be loaded"):
+    with foreign.reading(f"{source}: the tokenizer cannot be loaded"):
         tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
     if tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(tokens)
@@ -237,25 +185,9 @@ def _unwrapped(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def _shapes(source: str) -> dict[str, list[int]]:
-    """Return the shape of every tensor in a checkpoint by name.
-
-    Raises:
-        InputError: The file is missing or damaged, or a tensor has values that are not finite.
-    """
-    path = Path(source) / WEIGHTS_FILE
-    if not path.is_file():
-        raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not supported")
-    tensors = read_tensors(path)
-    for name, value in tensors.items():
-        if not is_finite(value):
-            raise InputError(f"{path}: tensor {name!r} contains values that are not finite")
-    return {name: list(value.shape) for name, value in tensors.items()}
-
-
-def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
+def _num_classes(source: str, tensors: Mapping[str, Tensor]) -> int:
     """Return the number of outputs of a checkpoint's head."""
-    heads = [shape for name, shape in shapes.items() if name.endswith(_HEADS)]
+    heads = [value for name, value in tensors.items() if name.endswith(_HEADS)]
     if not heads:
         raise InputError(f"{source} has no classification head; save the head with modules_to_save")
-    return int(heads[-1][0])
+    return len(heads[-1])

@@ -22,15 +22,69 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, run_vision
-from bayeslora.backbones.middle import MiddleLayer, mean_state
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
 from bayeslora.errors import InputError
-from bayeslora.io.cache import make_room, mark_used
-from bayeslora.io.files import read_tensors, write_tensors
+from bayeslora.layer_list import find_layers
 from bayeslora.processes import current
 
 _IN_MEMORY_BYTES = 2 << 30
-_VALUES, _MIDDLE = "values", "middle"
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield a list that receives the first argument of a module at each of its calls."""
+    inputs: list[Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        inputs.append(args[0] if args else next(iter(named.values())))
+
+    with module.register_forward_pre_hook(take, with_kwargs=True):
+        yield inputs
+
+
+@dataclass(frozen=True)
+class MiddleLayer:
+    """A layer in the middle of a backbone, whose input states are taken while the model runs.
+
+    The upper layers of an encoder keep what separates the training classes, and may map an unusual
+    text onto a usual one; the middle layers usually still separate the two. In a decoder all layers
+    do about as well (`benchmarks/layer_distances`).
+
+    Attributes:
+        layer: The layer.
+        number: Its index.
+    """
+
+    layer: nn.Module
+    number: int
+
+    @torch.no_grad()
+    def reads_tokens(self, run: Callable[[], Tensor]) -> bool:
+        """Return whether the layer's input is one state per token, [B, T, d].
+
+        Args:
+            run: Runs the model on texts of unequal length and returns their attention mask [B, T].
+        """
+        with inputs_of(self.layer) as states:
+            mask = run()
+        return len(states) == 1 and states[0].ndim == 3 and states[0].shape[:2] == mask.shape
+
+
+def middle_layer(model: nn.Module) -> MiddleLayer | None:
+    """Return the layer at half of a model's depth; None if the model has no list of layers."""
+    try:
+        _, layers = find_layers(model)
+    except InputError:
+        return None
+    number = len(layers) // 2
+    return MiddleLayer(layers[number], number)
+
+
+def mean_state(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the mean [B, d] float32 of the states [B, T, d] at positions whose mask is 1."""
+    states = states.float()
+    weights = attention_mask.to(states.device).unsqueeze(-1).float()
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 class _Reached(Exception):  # noqa: N818 - carries a result up through the model, not an error
@@ -39,37 +93,25 @@ class _Reached(Exception):  # noqa: N818 - carries a result up through the model
         self.hidden = hidden
 
 
-class _StandIn(nn.Module):
-    """Replaces a layer but keeps the attributes that models read from layers."""
+class _Give(nn.Module):
+    """Replaces a layer: returns `value`, or its input if None, in the layer's output format.
 
-    def __init__(self, layer: nn.Module) -> None:
+    That is a tuple of `num_outputs` items, the first of which is the hidden states, or for 0 a
+    tensor. Attributes that models read from layers are those of the layer.
+    """
+
+    def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
         super().__init__()
         # Outside the module tree: the parameters belong only to the real layer.
         object.__setattr__(self, "layer", layer)
+        self.num_outputs = num_outputs
+        self.value = value
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(object.__getattribute__(self, "layer"), name)
-
-
-class _Stop(_StandIn):
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        raise _Reached(hidden_states)
-
-
-class _Give(_StandIn):
-    """Returns `value`, or its input if None, in the output format of the real layer.
-
-    That is a tuple of `num_outputs` items, the first of which is the hidden states, or for 0 a
-    tensor.
-    """
-
-    def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
-        super().__init__(layer)
-        self.num_outputs = num_outputs
-        self.value = value
 
     def forward(
         self, hidden_states: Tensor, *_: Any, **__: Any
@@ -103,12 +145,16 @@ class LayerSplit:
 
         `inputs` are the model's arguments, such as `input_ids` and `attention_mask`.
         """
-        below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
-        with self._replaced([*below, *self._layers[self.start + 1 :]]):
-            try:
+
+        def stop(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            raise _Reached(args[0] if args else named["hidden_states"])
+
+        first = self._layers[self.start]
+        try:
+            with first.register_forward_pre_hook(stop, prepend=True, with_kwargs=True):
                 self._last(**inputs)
-            except _Reached as reached:
-                return reached.hidden
+        except _Reached as reached:
+            return reached.hidden
         raise RuntimeError("the model returned before its layers ran")
 
     def suffix(self, *, hidden: Tensor | None, **inputs: Tensor) -> Tensor:
@@ -217,8 +263,13 @@ class PrefixStates:
     @property
     def num_bytes(self) -> int:
         """Size of the states in bytes."""
-        means = 0 if self.middle is None else self.middle.numel() * self.middle.itemsize
-        return self.values.numel() * self.values.itemsize + means
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The states by name, for a file; `spans` follow from the lengths of the texts."""
+        middle = {} if self.middle is None else {"middle": self.middle}
+        return {"values": self.values, **middle}
 
     def take(self, rows: Sequence[int]) -> PrefixStates:
         """Return the states of some of the texts, without copying the values."""
@@ -229,44 +280,6 @@ class PrefixStates:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
         pieces = [self.values[start:end] for start, end in self.spans[list(rows)].tolist()]
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
-
-
-def save_states(path: Path, states: PrefixStates) -> None:
-    """Write states to the cache.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    make_room(path)
-    middle = {} if states.middle is None else {_MIDDLE: states.middle}
-    write_tensors(path, {_VALUES: states.values, **middle})
-    mark_used(path)
-
-
-def load_states(
-    path: Path, spans: Tensor, width: int, dtype: torch.dtype, *, with_middle: bool
-) -> PrefixStates:
-    """Read what `save_states` wrote for texts of the same lengths.
-
-    Args:
-        path: The file.
-        spans: [N, 2] int64, as in `PrefixStates`.
-        width: Hidden size d.
-        dtype: Dtype of the states.
-        with_middle: Whether the middle of the backbone is below the split.
-
-    Raises:
-        InputError: The file is damaged or has other content.
-    """
-    tensors = read_tensors(path)
-    if {*tensors} != {_VALUES, *([_MIDDLE] if with_middle else [])}:
-        raise InputError(f"{path} does not contain states of frozen layers")
-    values, middle = tensors[_VALUES], tensors.get(_MIDDLE)
-    shapes = [values.shape, (len(spans), width) if middle is None else middle.shape]
-    if shapes != [(int(spans[-1, 1]), width), (len(spans), width)] or values.dtype != dtype:
-        raise InputError(f"{path} contains states of other texts")
-    mark_used(path)
-    return PrefixStates(values, spans, middle)
 
 
 def spans_of(lengths: NDArray[np.int64]) -> Tensor:
@@ -309,7 +322,7 @@ def compute_prefix(
     for taken in world.rounds(length_batches(lengths, batch_size)):
         rows, is_own = world.turn(taken)
         inputs = tokens.pad(rows)
-        watched = nullcontext() if middle is None else middle.watched()
+        watched = nullcontext() if middle is None else inputs_of(middle.layer)
         with watched as states:
             hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
         if is_own:
@@ -336,7 +349,9 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     # The mapping keeps the storage alive; an unlinked file leaves nothing behind after a crash.
     with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-") as file:
         try:
-            _reserve(file.fileno(), num_bytes)
+            # A sparse file is allocated on write, and a full disk then kills the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -346,16 +361,3 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
             ) from error
         values = torch.from_file(file.name, shared=True, size=rows * width, dtype=dtype)
     return values.view(rows, width)
-
-
-def _reserve(file: int, num_bytes: int) -> None:
-    """Allocate every block of a file immediately.
-
-    A mapped sparse file is allocated on write, and on a full disk SIGBUS kills the process.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, num_bytes)
-        return
-    zeros = bytes(1 << 20)
-    for start in range(0, num_bytes, len(zeros)):
-        os.write(file, zeros[: num_bytes - start])

@@ -1,4 +1,4 @@
-"""Features from an existing fine-tuned sequence classifier.
+"""Existing fine-tuned sequence classifiers: loading, and features.
 
 The feature of a text is the input of the classifier's final linear layer; the weight and bias of
 this layer are the initial mean of a posterior.
@@ -9,24 +9,17 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bayeslora.backbones.classifier_source import class_names, open_classifier
+from bayeslora import foreign
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.backbones.final_layer import (
-    check_layer,
-    check_logits,
-    check_one_vector,
-    find_layer,
-    gap,
-    received,
-    with_constant,
-)
+from bayeslora.backbones.final_layer import FinalLayerEncoder, check_layer, find_layer, received
+from bayeslora.backbones.images import is_image_model, is_vision
 from bayeslora.backbones.load import (
     Backbone,
     check_finite,
@@ -37,46 +30,62 @@ from bayeslora.backbones.load import (
     pick_device,
     set_padding_token,
 )
-from bayeslora.backbones.middle import middle_layer
+from bayeslora.backbones.peft_classifier import (
+    is_peft,
+    merged_classifier,
+    named_adapters,
+    tokenizer_source,
+)
+from bayeslora.backbones.prefix import middle_layer
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch, model_inputs, tokenise, usable_length
-from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
+from bayeslora.option_checks import MAX_LENGTH
+from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
 
 Padding = Literal["right", "left", "none"]
+_PROBE_LENGTH = 32
 
+IN_MEMORY = "a model in memory"
+"""Name of a classifier that was passed as a module without a path."""
 
-@dataclass(frozen=True)
-class SequenceClassifier:
-    """A loaded sequence classifier.
-
-    Attributes:
-        backbone: The whole classifier with its tokenizer and kind.
-        classes: Names of the classes in index order.
-        layer: Dotted name of the final linear layer.
-        padding: Padding side that does not change a text's logits.
-    """
-
-    backbone: Backbone
-    classes: tuple[str, ...]
-    layer: str
-    padding: Padding = "right"
+# Several of them use the weight names of a sequence classifier.
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 class SequenceEncoder(FinalLayerEncoder):
-    """From texts to the input of a sequence classifier's final linear layer."""
+    """From texts to the input of a sequence classifier's final linear layer.
 
-    def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
-        """Wrap a classifier without changing it; texts are cut to `max_length` tokens."""
-        length = usable_length(classifier.backbone, max_length)
-        super().__init__(classifier.backbone, classifier.layer, max_length=length)
-        self._padding = classifier.padding
-        self.one_by_one = classifier.padding == "none"
+    Attributes:
+        classes: Names of the classes in index order.
+        padding: Padding side that does not change a text's logits.
+    """
+
+    def __init__(
+        self, backbone: Backbone, classes: tuple[str, ...], layer: str, *, max_length: int
+    ) -> None:
+        """Wrap a classifier without changing it.
+
+        Args:
+            backbone: The whole classifier with its tokenizer and kind.
+            classes: Names of the classes in index order.
+            layer: Dotted name of the final linear layer.
+            max_length: Maximal number of tokens per text.
+
+        Raises:
+            InputError: The final layer's output differs from the classifier's logits.
+        """
+        super().__init__(backbone, layer, max_length=usable_length(backbone, _PROBE_LENGTH))
+        self.classes = classes
         self._takes = named_inputs(self.model)
-        layer = middle_layer(self.model)
-        if layer is not None and layer.reads_tokens(self._run_unequal):
-            self.middle = layer
+        self.padding: Padding = "right"
+        self.padding = self._harmless_padding()
+        self.one_by_one = self.padding == "none"
+        middle = middle_layer(self.model)
+        if middle is not None and middle.reads_tokens(self._run_unequal):
+            self.middle = middle
+        self.max_length = usable_length(backbone, max_length)
 
     def prepare(
         self,
@@ -91,7 +100,7 @@ class SequenceEncoder(FinalLayerEncoder):
             self.backbone, texts, pairs, max_length=self.max_length, as_its_owner=True
         )
         advance(len(tokens))
-        return PreparedTexts(replace(tokens, pads_left=self._padding == "left"), None)
+        return PreparedTexts(replace(tokens, pads_left=self.padding == "left"), None)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the final layer's input [B, d] float32, a 1 appended where it has a bias."""
@@ -110,12 +119,37 @@ class SequenceEncoder(FinalLayerEncoder):
         if states.ndim == 3:
             # Decoders classify every position and use the last real one.
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
-        check_one_vector(states, self.layer)
-        return with_constant(states, self._final), getattr(output, "logits", output)
+        return self.from_states(states), getattr(output, "logits", output)
+
+    @torch.no_grad()
+    def _harmless_padding(self) -> Padding:
+        """Return the padding side that does not change the classifier's logits.
+
+        Raises:
+            InputError: The final layer's output differs from the classifier's logits.
+        """
+        alone = []
+        for text in UNEQUAL_TEXTS:
+            features, logits = self.run(self._probe([text]))
+            self.check_logits(features, logits)
+            alone.append(logits)
+        sides: tuple[Padding, ...] = ("right", "left")
+        for side in sides:
+            self.padding = side
+            features, _ = self.run(self._probe(UNEQUAL_TEXTS))
+            if self.gap(features, torch.cat(alone)) <= 1:
+                return side
+        logger.warning(
+            "the logits of %s depend on padding: it runs one text at a time", self.backbone.name
+        )
+        return "none"
+
+    def _probe(self, texts: Sequence[str]) -> Batch:
+        return self.prepare(texts).collate(range(len(texts)))
 
     def _run_unequal(self) -> Tensor:
         """Run the model on texts of unequal length and return their mask [B, T]."""
-        batch = _probe(self, UNEQUAL_TEXTS)
+        batch = self._probe(UNEQUAL_TEXTS)
         self.run(batch)
         return batch["attention_mask"]
 
@@ -159,12 +193,13 @@ def named_inputs(model: Any) -> set[str]:
 def load_sequence_classifier(
     source: str | nn.Module,
     *,
+    max_length: int = MAX_LENGTH,
     tokenizer: Any = None,
     layer: str | None = None,
     classes: Sequence[str] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
-) -> SequenceClassifier:
+) -> SequenceEncoder:
     """Load a Hugging Face sequence classifier and find its final linear layer.
 
     The classifier is run on two short texts to check that the layer's output equals its logits.
@@ -172,6 +207,7 @@ def load_sequence_classifier(
     Args:
         source: A directory, a hub id, a PEFT checkpoint directory, or the model itself, which is
             then frozen and set to evaluation mode.
+        max_length: Maximal number of tokens per text.
         tokenizer: Required for a model in memory whose tokenizer cannot be found.
         layer: Dotted name of the final linear layer; None finds it.
         classes: Names of the classes in index order; None takes them from the configuration.
@@ -201,41 +237,11 @@ def load_sequence_classifier(
     model.requires_grad_(False).eval().to(pick_device(device))
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
     if isinstance(source, str):
-        with reading(f"{name} cannot be run"):
+        with foreign.reading(f"{name} cannot be run"):
             _call_plainly(backbone)
     final = layer or find_layer(model, lambda: _call_plainly(backbone), len(names))
     check_layer(model, final, len(names))
-    return _checked(SequenceClassifier(backbone, names, final))
-
-
-@torch.no_grad()
-def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
-    """Return the classifier with a padding side that does not change its logits.
-
-    Raises:
-        InputError: The final layer's output differs from the classifier's logits.
-    """
-    encoder = SequenceEncoder(replace(classifier, padding="right"), max_length=32)
-    alone = []
-    for text in UNEQUAL_TEXTS:
-        features, logits = encoder.run(_probe(encoder, [text]))
-        check_logits(features, encoder.weight, logits, classifier.layer)
-        alone.append(logits)
-    expected = torch.cat(alone)
-    for padding in ("right", "left"):
-        encoder._padding = padding
-        features, _ = encoder.run(_probe(encoder, UNEQUAL_TEXTS))
-        if gap(features, encoder.weight, expected) <= 1:
-            return replace(classifier, padding=padding)
-    logger.warning(
-        "the logits of %s depend on padding: it runs one text at a time",
-        classifier.backbone.name,
-    )
-    return replace(classifier, padding="none")
-
-
-def _probe(encoder: SequenceEncoder, texts: Sequence[str]) -> Batch:
-    return encoder.prepare(texts).collate(range(len(texts)))
+    return SequenceEncoder(backbone, names, final, max_length=max_length)
 
 
 def _call_plainly(backbone: Backbone) -> None:
@@ -243,3 +249,136 @@ def _call_plainly(backbone: Backbone) -> None:
     inputs = {"input_ids": probe, "attention_mask": probe}
     takes = named_inputs(backbone.model)
     backbone.model(**{name: item for name, item in inputs.items() if name in takes})
+
+
+@restored_random_state()
+def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module, str, str]:
+    """Return the model, its name, and the source of its tokenizer (empty if unknown).
+
+    Args:
+        source: A directory, a hub id, a PEFT checkpoint directory, or the model itself.
+        trust_remote_code: Whether code from the model's repository may run.
+
+    Raises:
+        InputError: There is no such model, it is not a text classifier, or it lacks weights.
+    """
+    if isinstance(source, nn.Module):
+        if not hasattr(getattr(source, "config", None), "num_labels"):
+            raise InputError(
+                f"{type(source).__name__} is not a Hugging Face classifier (it has no config); "
+                "use BayesianClassifier.from_module for other modules"
+            )
+        path = str(getattr(source, "name_or_path", ""))
+        _check_texts(path or IN_MEMORY, source.config)
+        _check_kind(path or IN_MEMORY, type(source).__name__)
+        return source, path or IN_MEMORY, path
+    foreign.check_name(source)
+    if is_peft(source):
+        model = merged_classifier(source, trust_remote_code=trust_remote_code)
+        return model, source, tokenizer_source(source)
+    adapters = named_adapters(source)
+    if adapters:
+        raise InputError(
+            f"{source} contains several PEFT checkpoints; pass the directory of one: "
+            f"{', '.join(adapters)}"
+        )
+    foreign.check_reachable(source)
+    return _from_transformers(source, trust_remote_code), source, source
+
+
+def class_names(config: Any, name: str, classes: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of a classifier's classes in index order.
+
+    Args:
+        config: Configuration of the model.
+        name: Name of the model, for messages.
+        classes: Names to use instead of the configuration's.
+
+    Raises:
+        InputError: The model is a regression, predicts several labels per text, or its classes do
+            not have distinct names.
+    """
+    if config.problem_type in ("multi_label_classification", "regression") or config.num_labels < 2:
+        raise InputError(
+            f"{name} has {config.num_labels} outputs and problem_type {config.problem_type}; only "
+            "classifiers with one label per text, of two or more classes, are supported"
+        )
+    if classes is not None:
+        return checked_names(classes, config.num_labels)
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    if None in names or len(set(map(str, names))) < len(names):
+        raise InputError(
+            f"{name} has {config.num_labels} outputs but id2label {config.id2label}; pass the "
+            "class names in index order with classes (--classes)"
+        )
+    return tuple(map(str, names))
+
+
+def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
+    """Check class names and return them as a tuple.
+
+    Raises:
+        InputError: They are not `num_classes` (two or more) distinct strings.
+    """
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+    named = is_list and all(isinstance(item, str) and item.strip() for item in classes)
+    if not named or len(set(classes)) < max(2, len(classes)):
+        raise InputError(
+            f"classes must be two or more distinct names in index order, got {classes!r}"
+        )
+    if num_classes is not None and len(classes) != num_classes:
+        raise InputError(
+            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs"
+        )
+    return tuple(classes)
+
+
+def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    foreign.check_weights_files(source)
+    config = None
+    with suppress(OSError, ValueError):  # a PEFT checkpoint on the hub has no configuration
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    _check_texts(source, config)
+    with foreign.reading(f"{source} cannot be loaded as a sequence classifier"):
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            output_loading_info=True,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(
+            f"{source} is a PEFT checkpoint on the hub; only local PEFT checkpoints can be "
+            "loaded: download it with `hf download` and pass the directory"
+        )
+    for architecture in getattr(model.config, "architectures", None) or ():
+        _check_kind(source, architecture)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{source} has no trained weights for {foreign.few(missing)}; it is not a "
+            "fine-tuned sequence classifier"
+        )
+    foreign.check_fit(source, model, loading)
+    classifier: nn.Module = model
+    return classifier
+
+
+def _check_texts(name: str, config: Any) -> None:
+    """Raise InputError for an image classifier."""
+    if config is not None and is_image_model(config):
+        advice = "; fit one with it as the backbone (fit --backbone)" if is_vision(config) else ""
+        raise InputError(
+            f"{name} is an image classifier ({config.model_type}); of finished classifiers, only "
+            f"those of texts are supported{advice}"
+        )
+
+
+def _check_kind(name: str, architecture: str) -> None:
+    if str(architecture).endswith(_OTHER_HEADS):
+        raise InputError(
+            f"{name} is a {architecture}; expected a sequence classifier with one label per text"
+        )

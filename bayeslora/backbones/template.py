@@ -43,23 +43,14 @@ class Template:
 
     def __post_init__(self) -> None:
         """Check the frame."""
-        if not isinstance(self.frame, str):
-            raise InputError(f"template must contain {TEXT}, got {self.frame!r}")
-        fields = _FIELD.findall(self.frame)
-        unknown = [name for name in fields if name not in (TEXT, PAIR, FILLED)]
-        if unknown:
+        fields = _FIELD.findall(self.frame) if isinstance(self.frame, str) else []
+        once = fields.count(TEXT) + fields.count(FILLED) == 1 and fields.count(PAIR) <= 1
+        before = self.frame.removesuffix(FILLED) if once else ""
+        ends = once and (not self.fills or (before != self.frame and before.strip()))
+        if not ends or not {TEXT, FILLED, PAIR}.issuperset(fields):
             raise InputError(
-                f"template contains the unknown placeholder {unknown[0]}; choose from {TEXT} and "
-                f"{PAIR}, or {FILLED} for questions with a blank"
-            )
-        if fields.count(TEXT) + fields.count(FILLED) != 1 or fields.count(PAIR) > 1:
-            raise InputError(
-                f"template must contain {TEXT} or {FILLED} once, and {PAIR} at most once, got "
-                f"{self.frame!r}"
-            )
-        if self.fills and not (self.frame.endswith(FILLED) and self.frame[: -len(FILLED)].strip()):
-            raise InputError(
-                f"template must end in {FILLED}, preceded by other words, got {self.frame!r}"
+                f"template must contain {TEXT} once, or end in {FILLED} after other words, and "
+                f"{PAIR} at most once, but no other placeholder, got {self.frame!r}"
             )
 
     @property

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import PAIR, Template
-from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
+from bayeslora.foreign import reading
 from bayeslora.option_checks import MAX_LENGTH
 
 _ROOM = 128  # tokens
@@ -59,11 +58,17 @@ class Tokens:
         """[N]: tokens of each text."""
         return np.array([len(item) for item in self.ids], dtype=np.int64)
 
-    def take(self, rows: Sequence[int]) -> Tokens:
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Per field with a number for each token: one int64 array per text."""
+        return {"ids": self.ids} | ({} if self.types is None else {"types": self.types})
+
+    def take(self, rows: Sequence[int]) -> Self:
         """Return some of the texts; their `num_truncated` is unknown and set to 0."""
-        ids = tuple(self.ids[row] for row in rows)
-        types = None if self.types is None else tuple(self.types[row] for row in rows)
-        return replace(self, ids=ids, types=types, num_truncated=0)
+        columns: dict[str, Any] = {
+            name: tuple(column[row] for row in rows) for name, column in self.columns.items()
+        }
+        return replace(self, num_truncated=0, **columns)
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return the model inputs for `rows`, each [B, T] int64.
@@ -79,8 +84,8 @@ class Tokens:
 
     def arrays(self) -> Iterator[NDArray[np.int64]]:
         """Yield all arrays that determine the states of the texts, apart from their lengths."""
-        yield from self.ids
-        yield from self.types or ()
+        for column in self.columns.values():
+            yield from column
 
 
 def model_inputs(batch: Batch, device: torch.device) -> Batch:
@@ -169,9 +174,7 @@ def tokenise(
                 encoded, num_cut = _plain(backbone.tokenizer, first, second, limit)
         # A text without tokens gets the feature of one padding token.
         ids += _arrays(encoded["input_ids"], pad_id)
-        types += (
-            _arrays(encoded["token_type_ids"], 0) if typed and "token_type_ids" in encoded else ()
-        )
+        types += _arrays(encoded.get("token_type_ids", []), 0) if typed else []
         cut += num_cut
     _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
@@ -313,3 +316,75 @@ def _decoder_pairs(
         end = tail[-limit:]
         ids.append(head[: limit - len(end)] + end)
     return {"input_ids": ids}, cut
+
+
+def framed(
+    tokenizer: Any,
+    template: Template,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    limits: int | Sequence[int],
+    *,
+    pair_first: bool = False,
+    keep_end: bool = False,
+) -> tuple[dict[str, list[list[int]]], NDArray[np.bool_]]:
+    """Return the ids of filled templates with at most `limits` tokens, and which texts were cut.
+
+    The whole string is tokenised at once, as by any other tool. A text that is too long is cut at
+    the character where its first superfluous token begins, repeatedly, since the tokens at the cut
+    may change.
+
+    Args:
+        tokenizer: Tokenizer; with `is_fast` the cut is exact, otherwise proportional.
+        template: Template whose frame alone fits.
+        texts: N texts.
+        pairs: N second texts, or None; cut once the text is empty.
+        limits: Maximal number of tokens, of all texts or of each.
+        pair_first: Whether to cut second texts first, and texts once these are empty.
+        keep_end: Whether to cut texts at the beginning.
+    """
+    first = list(texts)
+    second: list[str | None] = [None] * len(first) if pairs is None else list(pairs)
+    ids: list[list[int]] = [[] for _ in first]
+    pending, cut = list(range(len(first))), np.zeros(len(first), dtype=bool)
+    most = np.broadcast_to(limits, len(first))
+    while pending:
+        filled = [template.filled(first[row], second[row]) for row in pending]
+        encoded = tokenizer(
+            [item.whole for item in filled],
+            add_special_tokens=True,
+            return_offsets_mapping=bool(tokenizer.is_fast),
+            verbose=False,
+        )
+        too_long = []
+        for index, (row, item) in enumerate(zip(pending, filled, strict=True)):
+            ids[row] = encoded["input_ids"][index]
+            excess = len(ids[row]) - int(most[row])
+            if excess > 0:
+                offsets = encoded["offset_mapping"][index] if tokenizer.is_fast else None
+                pair = item.pair if item.pair is not None and item.pair[0] < item.pair[1] else None
+                cuts_pair = pair is not None and (pair_first or item.text[0] == item.text[1])
+                if pair is not None and cuts_pair:
+                    second[row] = (second[row] or "")[: _num_kept(pair, excess, offsets)]
+                elif item.text[0] < item.text[1]:
+                    num_kept = _num_kept(item.text, excess, offsets)
+                    first[row] = (
+                        first[row][-num_kept:] if keep_end and num_kept else first[row][:num_kept]
+                    )
+                else:
+                    continue  # nothing is left to cut
+                too_long.append(row)
+        cut[too_long] = True
+        pending = too_long
+    return {"input_ids": ids}, cut
+
+
+def _num_kept(span: tuple[int, int], excess: int, offsets: Sequence[tuple[int, int]] | None) -> int:
+    """Return how many characters of a text, fewer than it has, remain without `excess` tokens."""
+    start, end = span
+    if offsets is None:
+        return max(0, min(end - start - excess, (end - start) * 9 // 10))
+    inside = [low for low, high in offsets if low < end and high > start and high > low]
+    if len(inside) <= excess:
+        return 0
+    return min(max(inside[-excess] - start, 0), end - start - 1)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from bayeslora.backbones.load import Backbone, source_of
 from bayeslora.backbones.template import Template
-from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.foreign import reading
 
 Verbaliser = Mapping[str, str] | Literal["names", "none"]
 """Words by class name, `names` for the class names themselves, or `none` for no verbaliser."""

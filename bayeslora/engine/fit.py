@@ -13,7 +13,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
-from bayeslora.backbones.depth import cut, num_layers, read_as_asked, usual_depth
+from bayeslora.backbones.depth import cut, default_depth, num_layers, read_as_asked, resolve_depth
 from bayeslora.backbones.embedded import AUTO
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
@@ -328,12 +328,13 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
     check_max_length(whole, plan.max_length)
     formats.check_backbone(plan.format, whole, backbone, len(data.classes))
     if depth == "auto":
+        usual = default_depth(whole, adapted=plan.adapter.trains)
         depth = best_depth(
             whole,
             data.train,
             pooling=pooling_of(whole, plan.adapter),
             max_length=plan.max_length,
-            usual=usual_depth(whole, adapted=plan.adapter.trains),
+            usual=resolve_depth(whole, usual or 1.0),
             progress=plan.progress,
         )
         backbone = cut(whole, depth)

@@ -11,7 +11,7 @@ from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.layer_sampling import FullLayers
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.data.examples import Examples
 from bayeslora.engine.data import LabelledExamples, say_truncation

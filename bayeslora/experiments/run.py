@@ -238,8 +238,8 @@ def _checked(
 def _missing_backbones(grid: Grid) -> list[str]:
     """Return a sentence for each backbone that is not available; no weights are read."""
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
-    from bayeslora.backbones.hub import check_reachable
     from bayeslora.backbones.load import source_of
+    from bayeslora.foreign import check_reachable
 
     missing = []
     for name in grid.backbones:

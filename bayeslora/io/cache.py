@@ -7,15 +7,22 @@ limit, the least recently used files are deleted first.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import PART, remove
+from bayeslora.io.files import PART, read_tensors, remove, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
 SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
@@ -91,6 +98,31 @@ def may_keep(num_bytes: int) -> bool:
         InputError: As `most_bytes`.
     """
     return 0 < num_bytes <= most_bytes() // 2
+
+
+def read_kept(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors of a cached file; None if there is none, or with a warning if damaged."""
+    if not path.is_file():
+        return None
+    try:
+        tensors = read_tensors(path)
+    except (OSError, InputError) as error:
+        logger.warning("%s; it is computed again", error)
+        return None
+    mark_used(path)
+    return tensors
+
+
+def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a cached file unless they are too large; a failure is only a warning."""
+    if not may_keep(sum(tensor.nbytes for tensor in tensors.values())):
+        return
+    try:
+        make_room(path)
+        write_tensors(path, tensors)
+        mark_used(path)
+    except (OSError, InputError) as error:
+        logger.warning("cannot cache %s: %s", path, error)
 
 
 def make_room(path: Path) -> None:

@@ -8,7 +8,7 @@ from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.options import S2FT, LoRA, PiSSA, PoLAR
-from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, peft_adapter
 from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT reads an attribute of transformers by a deprecated name.
@@ -136,15 +136,12 @@ def test_a_backbone_takes_the_adapters_of_a_whole_model(peft, tmp_path):
     torch.testing.assert_close(output(model, tokens()), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_modules_saved_whole_are_reported_and_loaded(peft, tmp_path):
+def test_modules_saved_whole_are_loaded(peft, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"])
     wrapped = peft.get_peft_model(classifier_bert(), config).eval()
     head = wrapped.base_model.model.classifier.modules_to_save["default"]
     head.weight.data.fill_(0.5)
     wrapped.save_pretrained(tmp_path)
-    saved = read_peft(tmp_path).modules_to_save
-    assert sorted(saved) == ["classifier.bias", "classifier.weight"]
-    assert torch.equal(saved["classifier.weight"], torch.full((3, SIZES["hidden_size"]), 0.5))
     model = classifier_bert()
     load_peft(model, tmp_path)
     with torch.no_grad():
@@ -153,7 +150,7 @@ def test_modules_saved_whole_are_reported_and_loaded(peft, tmp_path):
 
 
 @every
-def test_round_trip_without_peft(tmp_path, config):
+def test_round_trip(tmp_path, config):
     model = tiny_llama()
     sites = trained(model, config)
     export_peft(sites, tmp_path, prefix="model.")
@@ -170,15 +167,12 @@ def test_read_returns_what_was_written(tmp_path):
     model = stack()
     sites = trained(model, LoRA(r=2, alpha=3.0, dropout=0.1, target_modules=("layers.0", "head")))
     export_peft(sites, tmp_path, "some/base")
-    checkpoint = read_peft(tmp_path)
-    assert checkpoint.config == LoRA(
+    assert peft_adapter(tmp_path) == LoRA(
         r=2, alpha=3.0, dropout=0.1, target_modules=("head", "layers.0"), num_layers=None
     )
-    assert checkpoint.base_model_name == "some/base"
-    assert checkpoint.modules_to_save == {}
-    expected = adapter_state(sites)
-    assert checkpoint.tensors.keys() == expected.keys()
-    assert all(torch.equal(checkpoint.tensors[name], expected[name]) for name in expected)
+    result, expected = adapter_state(load_peft(stack(), tmp_path)), adapter_state(sites)
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_sites_of_different_scales_are_refused(tmp_path):
@@ -203,7 +197,7 @@ def test_a_missing_factor_is_named(checkpoint):
     tensors = load_file(path)
     del tensors["base_model.model.head.lora_B.weight"]
     save_file(tensors, path)
-    with refused("input", "'head.A'", "'head.B'"):
+    with refused("input", "'head'", "'A'"):
         load_peft(stack(), checkpoint)
 
 
@@ -217,7 +211,7 @@ def test_a_layer_that_the_model_lacks_is_named(checkpoint):
 def test_a_layer_of_another_shape_is_named(checkpoint):
     model = stack()
     model.head = torch.nn.Linear(6, 5)
-    with refused("input", "'head'", "4 outputs", "6 inputs", "[5, 6]"):
+    with refused("input", "'head'", "[4, 2]", "[5, 2]"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -234,19 +228,6 @@ def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
     model = stack()
     with refused("input", "'layers.0.bias'", "[2]", "[6]"):
         load_peft(model, checkpoint)
-    assert not find_sites(model)
-
-
-def test_a_saved_parameter_that_means_several_is_named(checkpoint):
-    path = checkpoint / "adapter_model.safetensors"
-    save_file(load_file(path) | {"base_model.model.score.weight": torch.ones(2, 6)}, path)
-    model = torch.nn.ModuleDict({"only": stack()})
-    heads = {name: torch.nn.ModuleDict({"score": torch.nn.Linear(6, 2)}) for name in "ab"}
-    model.update(heads)
-    before = heads["a"]["score"].weight.clone()
-    with refused("input", "'score.weight'", "a.score.weight, b.score.weight"):
-        load_peft(model, checkpoint)
-    assert torch.equal(heads["a"]["score"].weight, before)
     assert not find_sites(model)
 
 

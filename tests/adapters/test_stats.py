@@ -8,7 +8,7 @@ from refusal import refused
 from tiny_hosts import moments_on, tiny_llama
 from torch import nn
 
-from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
+from bayeslora.adapters.stats import second_moments
 from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
@@ -89,30 +89,6 @@ def test_what_cannot_be_gathered_is_named(forward, named):
     with refused("input", "layer a", *named):
         second_moments(forward(layer), {"a": layer}, [batch])
     assert not layer._forward_pre_hooks
-
-
-def test_files_hold_the_very_bits_and_equal_matrices_once(tmp_path):
-    moments = {
-        "a": SecondMoment(normal(4, 4), 7),
-        "b": SecondMoment(normal(3, 3), 8),
-        "c": SecondMoment(normal(4, 4), 9),
-    }
-    save_moments(tmp_path / "m.safetensors", moments)
-    loaded = load_moments(tmp_path / "m.safetensors")
-    assert list(loaded) == list(moments)
-    for name, moment in moments.items():
-        assert loaded[name].count == moment.count
-        assert torch.equal(loaded[name].matrix, moment.matrix)
-    assert (tmp_path / "m.safetensors").stat().st_size < 8 * (16 + 9 + 16) + 400
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
-def test_files_that_hold_something_else_are_refused(tmp_path, content):
-    path = tmp_path / "m.safetensors"
-    if content is not None:
-        path.write_bytes(content)
-    with refused("damaged", "m.safetensors"):
-        load_moments(path)
 
 
 def test_gathering_changes_nothing_in_the_model():

@@ -5,8 +5,8 @@ import torch
 from architectures import batch, build
 from tiny import tiny_llama
 
-from bayeslora.backbones.attention import SHORT_ATTENTION, use_short_attention
-from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones import load
+from bayeslora.backbones.load import SHORT_ATTENTION, load_backbone, use_short_attention
 
 # Rows that cannot attend to anything have arbitrary states; only real tokens are compared.
 NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert"]
@@ -43,12 +43,11 @@ def test_half_precision_is_as_near_to_float32_as_before(name):
 
 
 def test_long_texts_are_left_to_pytorch(monkeypatch):
-    from bayeslora.backbones import attention
 
     model = build("llama")[0].to(torch.bfloat16)
     ids, mask = batch()
     before = states(model, ids, mask)
-    monkeypatch.setattr(attention, "_MOST_TOKENS", ids.shape[1] - 1)
+    monkeypatch.setattr(load, "_MOST_TOKENS", ids.shape[1] - 1)
     use_short_attention(model)
     assert torch.equal(states(model, ids, mask), before)
 

@@ -105,7 +105,7 @@ def test_features_are_the_pooled_states_of_the_plain_model(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_and_neighbours_do_not_matter(name, start):
     host = encoder(name, start)
-    together = PreparedTexts(tokens(), host._prefix(tokens(), lambda _: None) if start else None)
+    together = host.with_prefix(tokens(), lambda _: None, keep=False)
     whole = host.features(together, batch_size=4)
     single = host.features(together, batch_size=1)
     # Batches of another width round differently in the last bits.
@@ -116,7 +116,7 @@ def test_padding_and_neighbours_do_not_matter(name, start):
 @pytest.mark.parametrize("name", NAMES)
 def test_some_texts_have_the_features_that_they_have_among_all(name, start):
     host = encoder(name, start)
-    texts = PreparedTexts(tokens(), host._prefix(tokens(), lambda _: None) if start else None)
+    texts = host.with_prefix(tokens(), lambda _: None, keep=False)
     rows = [len(texts) - 1, 0, 2]
     some = texts.take(rows)
     assert len(some) == len(some.take([0, 1, 2])) == 3

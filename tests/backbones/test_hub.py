@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from refusal import refused
 
-from bayeslora.backbones.hub import check_reachable
 from bayeslora.backbones.load import open_source
+from bayeslora.foreign import check_reachable
 
 
 @pytest.fixture

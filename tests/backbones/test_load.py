@@ -241,7 +241,7 @@ def test_encoder_decoders_are_refused(tmp_path):
     from transformers import T5Config
 
     T5Config().save_pretrained(tmp_path)
-    with refused("input", "(t5)"):
+    with refused("input", "'t5'"):
         loaded(tmp_path)
 
 

@@ -9,7 +9,9 @@ from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_tokenizer, toy_rows
 
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora import foreign
+from bayeslora.backbones import sequence
+from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.errors import InputError
 
 # peft reads an attribute that transformers renamed.
@@ -19,11 +21,10 @@ TEXTS = [row["text"] for row in toy_rows(7, seed=2)]
 
 
 def loaded(source, **options):
-    return load_sequence_classifier(source, device="cpu", **options)
+    return load_sequence_classifier(source, device="cpu", max_length=32, **options)
 
 
-def linear_logits(classifier):
-    encoder = SequenceEncoder(classifier, max_length=32)
+def linear_logits(encoder):
     return encoder.features(encoder.prepare(TEXTS)) @ encoder.weight.T
 
 
@@ -181,11 +182,9 @@ def test_a_peft_model_in_memory_is_read_without_merging(tmp_path):
 
 def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, monkeypatch):
     """As with a checkpoint on the hub, whose missing tensors would go unnoticed."""
-    from bayeslora.backbones import classifier_source
-
     path, _ = saved_peft("bert", tmp_path)
-    monkeypatch.setattr(classifier_source, "is_peft", lambda _: False)
-    monkeypatch.setattr(classifier_source, "check_weights_files", lambda _: None)
+    monkeypatch.setattr(sequence, "is_peft", lambda _: False)
+    monkeypatch.setattr(foreign, "check_weights_files", lambda _: None)
     with refused("input", "hub"):
         loaded(str(path))
 

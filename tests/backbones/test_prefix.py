@@ -131,13 +131,10 @@ def test_states_on_disk_equal_states_in_memory(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("with_fallocate", [True, False])
-def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path, with_fallocate):
+def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path):
     """Writing to a hole in a mapped file raises SIGBUS if the disk is full."""
     monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
-    if not with_fallocate:
-        monkeypatch.delattr(os, "posix_fallocate", raising=False)
     allocated = []
     from_file = torch.from_file
 
@@ -151,17 +148,14 @@ def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path, with_fal
     assert allocated[0] >= values.nbytes
 
 
-@pytest.mark.parametrize("call", ["posix_fallocate", "write"])
-def test_a_full_directory_for_temporary_files_is_named(monkeypatch, tmp_path, call):
+def test_a_full_directory_for_temporary_files_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
 
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    if call == "write":
-        monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    monkeypatch.setattr(os, call, full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="TMPDIR") as caught:
         prefix._allocate(1000, 64, torch.float32)
     assert caught.value.errno == errno.ENOSPC

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora import options
-from bayeslora.adapters.peft_bridge import read_peft, split_peft
+from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
 from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.depth import read_at
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import READER_FILE, ImageReader
 from bayeslora.backbones.load import (
     Backbone,
@@ -28,9 +27,14 @@ from bayeslora.backbones.load import (
     open_source,
     pick_device,
 )
-from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
+from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
+from bayeslora.backbones.sequence import (
+    IN_MEMORY,
+    SequenceEncoder,
+    load_sequence_classifier,
+    open_classifier,
+)
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
@@ -293,28 +297,24 @@ def foreign_model(
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
     with quiet_transformers():
-        classifier = load_sequence_classifier(model, **loading)
-        check_max_length(classifier.backbone, max_length)
-        encoder = SequenceEncoder(classifier, max_length=max_length)
-        sites = split_peft(classifier.backbone.model, str(model)) if split else []
-    fitted = _unfitted(encoder, FOREIGN, classifier.classes, posterior, sites, progress=progress)
+        encoder = load_sequence_classifier(model, max_length=max_length, **loading)
+        check_max_length(encoder.backbone, max_length)
+        sites = split_peft(encoder.backbone.model, str(model)) if split else []
+    fitted = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
     if not split:
         return fitted
-    adapter = options.as_mapping(read_peft(str(model)).config)
+    adapter = options.as_mapping(peft_adapter(str(model)))
     return replace(fitted, record=replace(fitted.record, adapter=adapter))
 
 
-def module_model(
-    classifier: ModuleClassifier, posterior: Posterior, *, progress: bool
-) -> FittedModel:
+def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool) -> FittedModel:
     """Return a model around a module, with the weights of its final layer in the head.
 
     Raises:
         InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
-    encoder = ModuleEncoder(classifier)
-    return _unfitted(encoder, MODULE, classifier.classes, posterior, [], progress=progress)
+    return _unfitted(encoder, MODULE, encoder.classes, posterior, [], progress=progress)
 
 
 def _unfitted(
@@ -356,15 +356,15 @@ def _unfitted(
 def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:
     """Return the encoder of a saved model around a classifier of transformers."""
     record = files.record
-    classifier = load_sequence_classifier(
+    return load_sequence_classifier(
         name,
+        max_length=record.max_length,
         # The tokenizer that was used may differ from the one in the classifier's directory.
         tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
         **loading,
     )
-    return SequenceEncoder(classifier, max_length=record.max_length)
 
 
 def _module_encoder(
@@ -383,7 +383,7 @@ def _module_encoder(
             "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
         )
     layer = record.backbone.get("layer")
-    return ModuleEncoder(wrap_module(module, encode, record.classes, layer=layer, device=device))
+    return wrap_module(module, encode, record.classes, layer=layer, device=device)
 
 
 def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Network:

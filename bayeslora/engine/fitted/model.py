@@ -16,7 +16,7 @@ from torch import Tensor
 from bayeslora import options
 from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
+from bayeslora.adapters.peft_bridge import export_peft, load_peft
 from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.peft_classifier import base_name
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted import export as merged
 from bayeslora.engine.fitted.model import FittedModel
@@ -185,12 +186,9 @@ def peft_spectrum(
 
     Raises:
         InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
+        MissingAssetError: peft is not installed.
     """
-    base = backbone or read_peft(directory).base_model_name
-    if not base:
-        raise InputError(
-            f"{directory} does not name its base model; pass backbone=... (--backbone)"
-        )
+    base = backbone or base_name(str(directory))
     with quiet_transformers():
         model = load_backbone(base, **loading).model
     return [spectrum(site) for site in load_peft(model, directory)]

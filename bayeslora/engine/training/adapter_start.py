@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
-from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
+from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples
@@ -27,8 +27,7 @@ from bayeslora.engine.data import read_rows
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.errors import InputError
-from bayeslora.io.cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
+from bayeslora.io.cache import SECOND_MOMENTS, keep_tensors, kept_file, read_kept
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights
@@ -36,6 +35,7 @@ from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights
 logger = logging.getLogger(__name__)
 
 _MOMENTS_BATCH = 32
+_MOMENTS_FORMAT = 2  # of the cached file
 _GRADIENT_BATCH = 16
 
 
@@ -179,14 +179,12 @@ def moments_on(
     """
     rows = spread(len(texts), count)
     path = kept_file(SECOND_MOMENTS, _key(network, texts, rows))
-    if path.is_file():
-        try:
-            moments = load_moments(path)
-        except InputError as error:
-            logger.warning("%s; the second moments are computed again", error)
-        else:
-            mark_used(path)
-            return moments
+    tensors = read_kept(path)
+    if tensors is not None:
+        return {
+            site.name: SecondMoment(tensors[site.name], int(tensors[f"{site.name}.count"]))
+            for site in network.sites
+        }
     network.eval()
     with progress_bar("context", len(rows), shown=shown, unit="text") as advance:
         moments = second_moments(
@@ -195,14 +193,9 @@ def moments_on(
             map(texts.collate, _batches(network.encoder, texts, rows, _MOMENTS_BATCH)),
             advance,
         )
-    if not may_keep(sum(moment.matrix.nbytes for moment in moments.values())):
-        return moments
-    try:
-        make_room(path)
-        save_moments(path, moments)
-        mark_used(path)
-    except (OSError, InputError) as error:
-        logger.warning("second moments cannot be cached in %s: %s", path.parent, error)
+    matrices = {name: moment.matrix for name, moment in moments.items()}
+    counts = {f"{name}.count": torch.tensor(moment.count) for name, moment in moments.items()}
+    keep_tensors(path, matrices | counts)
     return moments
 
 
@@ -219,7 +212,7 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
     backbone = network.encoder.backbone
     names = [site.name for site in network.sites]
     weights = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype)]
-    identity = [*weights, backbone.settings, names]
+    identity = [*weights, backbone.settings, names, _MOMENTS_FORMAT]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for column in (texts.tokens.ids, texts.tokens.types or ()):
         for item in (column[row] for row in rows if column):

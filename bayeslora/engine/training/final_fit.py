@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
