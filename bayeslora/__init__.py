@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal import RAPS as RAPS
     from bayeslora.conformal import ConformalSets as ConformalSets
     from bayeslora.conformal import conformal_sets as conformal_sets
+    from bayeslora.data.known import load_task as load_task
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
