@@ -98,7 +98,7 @@ def best_options(
         work: A directory of this cell alone.
 
     Raises:
-        InputError: The rows cannot be split, or every trial failed.
+        InputError: Every trial failed.
     """
     search = setup.search
     if search is None:

@@ -134,7 +134,7 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
             present = {head: column for head, column in columns.items() if column in values}
             blocks += [f"Set *{name}*:", _table(values, present, shown)]
         columns = {head: (_COST, key, None) for head, key in _COSTS.items()}
-        costs += [f"{title}:", _table(values, columns, lambda numbers: f"{fmean(numbers):,.4g}")]
+        costs += [f"{title}:", _table(values, columns, _cost)]
     return "\n\n".join(blocks + costs) + "\n"
 
 
@@ -273,6 +273,11 @@ def shown(values: Sequence[float], *, sign: bool = False) -> str:
 
     score = t_interval(values)
     return f"{format(score.value, style)} ± {score.value - score.low:.3f}"
+
+
+def _cost(values: Sequence[float]) -> str:
+    mean = fmean(values)
+    return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
 
 
 def _signed(values: Sequence[float]) -> str:

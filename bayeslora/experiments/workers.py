@@ -140,7 +140,8 @@ class Processes:
 
     def close(self) -> None:
         """Stop all workers."""
-        self._ours.close()
+        if any(future is not None and not future.done() for future in self._latest):
+            self._ours.close()  # ends busy workers
         for executor in self._workers:
             executor.shutdown(cancel_futures=True)
 
