@@ -18,7 +18,7 @@ help:
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make mass    the package's weight, beside its limits (tests/test_mass.py)"
-	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
+	@echo "make faults  crashes, malformed input, flipped bits, hostile directories: the whole"
 	@echo "             campaign, in reports/reliability (17 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
 	@echo "make slow    every test, timed: writes tests/slow.txt, the tests that make unit leaves out"
