@@ -9,7 +9,7 @@ import pytest
 
 from bayeslora.metrics.robustness import Robustness, RobustnessPoint
 from bayeslora.metrics.scores import Score
-from bayeslora.reporting.report import report
+from bayeslora.reporting.report import ReportOptions, report
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -25,8 +25,8 @@ def table(section):
 
 def test_every_argument_in_python_is_listed():
     options = TEXT.split("## Options\n")[1].split("\n## ")[0]
-    known = inspect.signature(report).parameters
-    assert set(known) <= set(re.findall(r"`(\w+)(?:=\w+)?`", options))
+    known = {*inspect.signature(report).parameters, *ReportOptions.__annotations__} - {"options"}
+    assert known <= set(re.findall(r"`(\w+)(?:=\w+)?`", options))
     assert f"`num_resamples` ({known['num_resamples'].default})" in options
 
 
