@@ -37,7 +37,7 @@ Names = str | Sequence[str] | None
 """A name, several names, or None."""
 
 
-class Scoring(Bootstrap, total=False):
+class EvaluateOptions(Bootstrap, total=False):
     """Keywords of `evaluate` that a report passes on, with the same meaning and defaults."""
 
     ood_score: str | None
@@ -50,8 +50,8 @@ class Scoring(Bootstrap, total=False):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The values of `Scoring`.
+class Evaluation:
+    """The values of `EvaluateOptions`.
 
     Raises:
         InputError: `num_bins`, `seed` or `interval` is wrong.
@@ -74,7 +74,7 @@ class Asked:
         Resampling(self.num_resamples, self.seed, self.interval)  # checks the method
 
     @classmethod
-    def of(cls, **options: Unpack[Scoring]) -> Asked:
+    def of(cls, **options: Unpack[EvaluateOptions]) -> Evaluation:
         """Return the options, with names of sets and columns as tuples."""
         values: dict[str, Any] = {**options}
         for name in ("near", "far", "group_by"):
@@ -296,7 +296,7 @@ class Assessed:
         return is_doubtful(min(miscalibration_p(fit.scores) for fit in self.each))
 
 
-def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
+def assess(methods: Sequence[Method], options: Evaluation) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
         Assessed(
@@ -389,7 +389,7 @@ def is_doubtful(p: float) -> bool:
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
-def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison]:
+def pair(methods: Sequence[Assessed], options: Evaluation) -> Mapping[str, Comparison]:
     """Compare every labelled method row by row with the best one by each score of `COMPARED`.
 
     Return score -> paired differences from the method that is best by it; those of NLL cover all

@@ -27,7 +27,7 @@ from bayeslora.predictions.collection import (
 )
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.assess import Asked, Scoring, assess, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
@@ -102,7 +102,7 @@ class PageOptions:
     per_class: PerClass = False
 
 
-class ReportOptions(Scoring, total=False):
+class ReportOptions(EvaluateOptions, total=False):
     """Keywords of `report`: those of `evaluate`, and the fields of `PageOptions`."""
 
     title: str
@@ -113,7 +113,7 @@ class ReportOptions(Scoring, total=False):
     per_class: PerClass
 
 
-SCORING = frozenset(Scoring.__annotations__)
+EVALUATE = frozenset(EvaluateOptions.__annotations__)
 
 
 def report(
@@ -165,8 +165,8 @@ def report(
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     given: dict[str, Any] = {**options}
-    look = PageOptions(**{name: given.pop(name) for name in [*given] if name not in SCORING})
-    asked = Asked.of(**given)
+    look = PageOptions(**{name: given.pop(name) for name in [*given] if name not in EVALUATE})
+    scoring = Evaluation.of(**given)
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)
@@ -174,7 +174,7 @@ def report(
     refuse_inputs(target, *read)
     formats = check_formats(look.figures)
     column = (look.example_column or EXAMPLE_COLUMN) if look.examples else None
-    keywords: dict[str, Any] = {"out": str(out), **options, **asked.sizes}
+    keywords: dict[str, Any] = {"out": str(out), **options, **scoring.sizes}
     if "figures" in options:
         keywords["figures"] = formats
     if not over_seeds:
@@ -185,24 +185,24 @@ def report(
         shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
         if look.interactive and shown:
             shown = [*shown, *browsed_columns(read, reading)]
-        methods = gather(items, ood, columns=shown, needed=asked.columns, reading=reading)
+        methods = gather(items, ood, columns=shown, needed=scoring.columns, reading=reading)
         if column is not None and look.example_column is not None:
             check_column(methods, column)
         check_classes(look.per_class, methods)
-        asked.check(methods)
+        scoring.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
         # Checked before the first score.
         changes = adapter_changes(spectrum)
         names = {name for method in methods for name in (method.name, method.predictions.name)}
         attacked = robustness_curves(robustness, names)
-        fits = assess(methods, asked)
+        fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
             pooled,
-            pair(pooled, asked),
+            pair(pooled, scoring),
             ood_names(methods),
             fits=fits,
-            shift=shift_curves(fits, sources, asked),
+            shift=shift_curves(fits, sources, scoring),
             changes=changes,
             robustness=attacked,
         )
@@ -211,7 +211,7 @@ def report(
             facts,
             draw(facts, formats=formats, per_class=look.per_class),
             provenance={**_command(methods, keywords, facts), **(provenance or {})},
-            settings=_settings(facts, asked, column),
+            settings=_settings(facts, scoring, column),
             example_column=column,
             view=VIEW if look.interactive else "",
         )
@@ -261,12 +261,12 @@ def _command(
     return {"command": call} if call else {}
 
 
-def _settings(facts: Facts, asked: Asked, column: str | None) -> dict[str, str]:
+def _settings(facts: Facts, scoring: Evaluation, column: str | None) -> dict[str, str]:
     method = facts.fits[0].scores.intervals.get("method", "bootstrap")
     settings = {
-        "bins": f"{asked.num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {method}, {asked.num_resamples:,} resamples",
-        "seed of the bootstrap": str(asked.seed),
+        "bins": f"{scoring.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {method}, {scoring.num_resamples:,} resamples",
+        "seed of the bootstrap": str(scoring.seed),
     }
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.robustness import Robustness, RobustnessPoint
 from bayeslora.metrics.scores import Score
 from bayeslora.reporting.report import ReportOptions, report
@@ -27,7 +28,7 @@ def test_every_argument_in_python_is_listed():
     options = TEXT.split("## Options\n")[1].split("\n## ")[0]
     known = {*inspect.signature(report).parameters, *ReportOptions.__annotations__} - {"options"}
     assert known <= set(re.findall(r"`(\w+)(?:=\w+)?`", options))
-    assert f"`num_resamples` ({known['num_resamples'].default})" in options
+    assert f"`num_resamples` ({Resampling.num_resamples})" in options
 
 
 def stem(name):
