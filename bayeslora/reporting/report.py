@@ -164,9 +164,11 @@ def report(
     Raises:
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
-    given: dict[str, Any] = {**options}
-    look = PageOptions(**{name: given.pop(name) for name in [*given] if name not in EVALUATE})
-    scoring = Evaluation.of(**given)
+    remaining: dict[str, Any] = {**options}
+    look = PageOptions(
+        **{name: remaining.pop(name) for name in [*remaining] if name not in EVALUATE}
+    )
+    scoring = Evaluation.of(**remaining)
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)

@@ -119,10 +119,10 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
     member = network.members[number - 1]
     try:
         network.load_trained_state(member)
-        one = Network(network.encoder, network.sites, network.head, network.full)
-        one.feature_scale = network.feature_scale
-        one.weights = network.weights
-        yield one.finished(network.record, [member], progress=network.progress)
+        single = Network(network.encoder, network.sites, network.head, network.full)
+        single.feature_scale = network.feature_scale
+        single.weights = network.weights
+        yield single.finished(network.record, [member], progress=network.progress)
     finally:
         network.load_trained_state(network.members[0])
 
