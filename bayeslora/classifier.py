@@ -212,7 +212,7 @@ class BayesianClassifier:
 
     @property
     def network(self) -> Network:
-        """The finished network: backbone, adapters, last layer and their record.
+        """The finished network, with backbone, adapters, last layer and their record.
 
         Raises:
             InputError: Nothing is fitted.
