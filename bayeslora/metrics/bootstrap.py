@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from bayeslora.metrics.clusters import num_units
-from bayeslora.option_checks import check_count
+from bayeslora.option_checks import as_integer
 from bayeslora.runtime import threaded
 
 MAX_ROWS = 50_000
@@ -100,7 +100,7 @@ def bootstrap_deviations(
     Raises:
         InputError: `num_resamples` is below 1 or above `LARGEST_COUNT`.
     """
-    check_count("num_resamples", num_resamples, least=1)
+    as_integer("num_resamples", num_resamples, 1)
     generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))

@@ -29,7 +29,7 @@ from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
-from bayeslora.option_checks import as_seed, check_count
+from bayeslora.option_checks import as_integer, as_seed
 from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
@@ -239,7 +239,7 @@ def compare(
     """
     if by not in RANKING:
         raise unknown_choice("score to compare by", by, RANKING)
-    check_count("num_permutations", num_permutations, least=0)
+    as_integer("num_permutations", num_permutations, 0)
     keys = COMPARED if scores is None else chosen_keys(scores)
     num_bins, seed = as_num_bins(num_bins), as_seed(seed)
     resampling = Resampling(num_resamples, seed, interval)
