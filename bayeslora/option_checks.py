@@ -129,9 +129,8 @@ class Options:
         Raises:
             InputError: A value is not allowed; the message names option, value and allowed values.
         """
-        cls: Any = type(self)
-        values = {field.name: getattr(self, field.name) for field in fields(cls) if field.init}
-        for name, value in _accepted(checks(cls), values).items():
+        values = {name: getattr(self, name) for name in option_names(type(self))}
+        for name, value in _accepted(checks(type(self)), values).items():
             object.__setattr__(self, name, value)
 
 
@@ -144,11 +143,21 @@ def checked(name: str, value: object, hint: Any) -> Any:
     return _accepted(_checks({name: hint}), {name: value})[name]
 
 
+def option_names(cls: type[Any]) -> list[str]:
+    """Return the names of the options of a dataclass."""
+    return [field.name for field in fields(cls) if field.init]
+
+
+def checks(cls: type[Any]) -> TypeAdapter[dict[str, Any]]:
+    """Return pydantic's checks of the options of a dataclass."""
+    hashable: Any = cls
+    return _checks_of(hashable)
+
+
 @cache
-def checks(cls: Any) -> TypeAdapter[dict[str, Any]]:
-    """Return pydantic's checks of the options of a dataclass, by name."""
+def _checks_of(cls: type[Any]) -> TypeAdapter[dict[str, Any]]:
     hints = get_type_hints(cls, include_extras=True)
-    return _checks({field.name: hints[field.name] for field in fields(cls) if field.init})
+    return _checks({name: hints[name] for name in option_names(cls)})
 
 
 def _checks(hints: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
@@ -191,8 +200,7 @@ def _refusal(name: str, value: Any, schema: Mapping[str, Any]) -> InputError:
 
 def allowed(cls: type[Any]) -> dict[str, str]:
     """Return the allowed values of each option of a dataclass, in words."""
-    hashable: Any = cls
-    properties = checks(hashable).json_schema()["properties"]
+    properties = checks(cls).json_schema()["properties"]
     return {name: _allowed(schema) for name, schema in properties.items()}
 
 
@@ -238,18 +246,16 @@ def _words(kind: Mapping[str, Any], refused: object) -> str:
 
 def _span(kind: Mapping[str, Any], refused: object) -> str:
     """Return the range of a number; limits that only a typo exceeds are named after one alone."""
-    low, high = kind.get("minimum"), kind.get("maximum")
-    above, below = kind.get("exclusiveMinimum"), kind.get("exclusiveMaximum")
-    is_limited = high in (LARGEST_COUNT, LARGEST_NUMBER)
-    if is_limited and not (
-        is_number(refused) and 0 < refused < math.inf and not low <= refused <= high
-    ):
-        high = None
-        low, above = (None, 0) if low == SMALLEST_NUMBER else (low, above)
-    if low is not None and high is not None:
+    low, high = kind.get("minimum", -math.inf), kind.get("maximum", math.inf)
+    above, below = kind.get("exclusiveMinimum", -math.inf), kind.get("exclusiveMaximum", math.inf)
+    is_typo = is_number(refused) and 0 < refused < math.inf and not low <= refused <= high
+    if high in (LARGEST_COUNT, LARGEST_NUMBER) and not is_typo:
+        high = math.inf
+        low, above = (-math.inf, 0) if low == SMALLEST_NUMBER else (low, above)
+    if math.isfinite(low) and math.isfinite(high):
         return f"from {_shown(low)} to {_shown(high)}"
     ends = ((">=", low), (">", above), ("<=", high), ("<", below))
-    return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if end is not None)
+    return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if math.isfinite(end))
 
 
 def _shown(number: float) -> str:

@@ -134,8 +134,6 @@ def resolve_retaining(value: Any) -> QualityRetaining | None:
     """
     if value is None or value is False:
         return None
-    if value is True or value == "on":
-        return QualityRetaining()
     return options.resolve_one(QualityRetaining, value)
 
 

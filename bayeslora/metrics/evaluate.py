@@ -31,7 +31,6 @@ from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
-from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import further_columns
 from bayeslora.predictions.record import Predictions
@@ -96,7 +95,7 @@ def evaluate(
     """
     num_bins = as_num_bins(num_bins)
     check_closed(closed)
-    resampling = Resampling(num_resamples, as_seed(seed), interval)
+    resampling = Resampling(num_resamples, seed, interval)
     kinds = {"near": column_names(near), "far": column_names(far)}
     check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)

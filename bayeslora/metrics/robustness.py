@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,24 +51,12 @@ class Attack(Options):
         Raises:
             InputError: The value does not describe an attack.
         """
-        if value is None or value == "on":
-            return cls()
-        if isinstance(value, str):
-            if not value.strip():
-                names = ", ".join(field.name for field in fields(cls))
-                raise InputError(
-                    f"attack must be 'on' or KEY=VALUE,… with the keys {names}, got {value!r}"
-                )
-            value = options.parsed(cls.name, value)
-        if isinstance(value, Mapping):
-            value = {"name": cls.name, **value}
-        attack: Attack = options.resolve(cls.name, value, {cls.name: cls})
-        return attack
+        return cls() if value is None else options.resolve_one(cls, value)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is not None:
-            radii = tuple(sorted({float(radius) for radius in self.eps} - {0.0}))
+            radii = tuple(sorted({*self.eps} - {0.0}))
             object.__setattr__(self, "eps", radii)
             if not radii:
                 raise InputError("eps must contain at least one number > 0")
