@@ -229,6 +229,7 @@ _NOUNS = {
     "integer": "an integer",
     "null": "None",
     "number": "a number",
+    "object": "a mapping",
     "string": "a non-empty string",
 }
 _PLURALS = {"integer": "integers", "number": "numbers", "string": "non-empty strings"}
@@ -237,10 +238,11 @@ _PLURALS = {"integer": "integers", "number": "numbers", "string": "non-empty str
 def _words(kind: Mapping[str, Any], refused: object) -> str:
     """Return in words what an alternative other than names allows; `refused` was not allowed."""
     if "type" not in kind:
-        return f"a {kind['$ref'].rpartition('/')[2]}"
+        return f"a {kind.get('$ref', 'value').rpartition('/')[2]}"
     if kind["type"] == "array":
-        items = kind["items"]
-        return f"a list of {_PLURALS[items['type']]} {_span(items, refused)}".strip()
+        items = kind.get("items", {})
+        plural = _PLURALS.get(items.get("type"), "values")
+        return f"a list of {plural} {_span(items, refused)}".strip()
     return f"{_NOUNS[kind['type']]} {_span(kind, refused)}".strip()
 
 
@@ -328,11 +330,6 @@ def _documented(cls: type[Any]) -> str:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number other than a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Return whether a value is an integer other than a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_whole(value: object) -> int | None:

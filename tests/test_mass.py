@@ -55,7 +55,13 @@ _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
     *(tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
 }
-_IMPORTED = {"pillow": "PIL", "pyro-ppl": "pyro", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+_IMPORTED = {
+    "annotated-types": "annotated_types",
+    "pillow": "PIL",
+    "pyro-ppl": "pyro",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 _COUNT_LOADED = """
 import sys
 from bayeslora.cli import main

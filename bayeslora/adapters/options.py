@@ -758,7 +758,7 @@ class AMT(Adapter):
     target_modules: Texts | None = None
     """Endings of dotted module names, or regular expressions for whole names; None means all linear
     layers in the transformer layers."""
-    num_layers: Count | None = None
+    num_layers: Layers = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
