@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from itertools import chain, pairwise
-from numbers import Integral
+from numbers import Integral, Number
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -171,10 +171,16 @@ def _checks(hints: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
 def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
+    plain = {name: _plain(value) for name, value in values.items()}
     try:
-        return adapter.validate_python({name: _plain(value) for name, value in values.items()})
+        accepted = adapter.validate_python(plain)
     except ValidationError as error:
         problems = error.errors(include_url=False)
+    else:
+        # Integers stay integers where any number is allowed, as in records of earlier versions.
+        return {
+            name: plain[name] if plain[name] == value else value for name, value in accepted.items()
+        }
     name = str(problems[0]["loc"][0])
     # The innermost value: of a list its wrong item.
     nested = [problem for problem in problems if problem["loc"][0] == name]
@@ -183,9 +189,10 @@ def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -
 
 
 def _plain(value: Any) -> Any:
-    """Return a list as a tuple, and an integer of numpy as one of Python."""
-    whole = as_whole(value)
-    return whole if whole is not None else tuple(value) if isinstance(value, list) else value
+    """Return a list as a tuple, and a number of numpy as one of Python."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def _refusal(name: str, value: Any, schema: Mapping[str, Any]) -> InputError:

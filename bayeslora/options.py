@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import load_yaml
-from bayeslora.option_checks import checks, option_names
+from bayeslora.option_checks import option_names
 from bayeslora.plain_text import quoted
 
 T = TypeVar("T")
@@ -93,7 +93,11 @@ def resolve_one(config: type[T], value: object) -> T:
         return config()
     if isinstance(value, str):
         if not value.strip():
-            raise InputError(f"{name} must be 'on' or KEY=VALUE,…, got {value!r}", code="option")
+            keys = ", ".join(option_names(config))
+            raise InputError(
+                f"{name} must be 'on' or KEY=VALUE,… with the keys {keys}, got {value!r}",
+                code="option",
+            )
         value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
     elif isinstance(value, Mapping):
         value = {"name": name, **value}
@@ -135,7 +139,8 @@ def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
 def as_mapping(config: Any) -> dict[str, Any]:
     """Return a configuration object as a JSON-ready mapping with its `name` first."""
     values = {name: getattr(config, name) for name in option_names(type(config))}
-    return {"name": config.name, **checks(type(config)).dump_python(values, mode="json")}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    return {"name": config.name, **values, **lists}
 
 
 def parsed(owner: str, text: str) -> dict[str, Any]:
