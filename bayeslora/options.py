@@ -95,8 +95,7 @@ def resolve_one(config: type[T], value: object) -> T:
         if not value.strip():
             keys = ", ".join(option_names(config))
             raise InputError(
-                f"{name} must be 'on' or KEY=VALUE,… with the keys {keys}, got {value!r}",
-                code="option",
+                f"{name} must be 'on' or KEY=VALUE,… with the keys {keys}, got {value!r}"
             )
         value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
     elif isinstance(value, Mapping):

@@ -30,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from bayeslora.errors import unknown_choice
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import cell_matrix
 from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
 from bayeslora.metrics.top_label import Closed, TopLabel, Weighed, first_above, segment_sums
-from bayeslora.option_checks import as_integer
+from bayeslora.option_checks import as_whole
 
 NUM_BINS = 15
 """Default number of bins (Guo et al. 2017, arXiv:1706.04599)."""
@@ -94,7 +94,10 @@ def as_num_bins(value: object) -> int:
     Raises:
         InputError: The value is not a whole number from 1 to `MOST_BINS`.
     """
-    return as_integer("num_bins", value, 1, MOST_BINS)
+    bins = as_whole(value)
+    if bins is None or not 1 <= bins <= MOST_BINS:
+        raise InputError(f"num_bins must be a whole number from 1 to {MOST_BINS}, got {value!r}")
+    return bins
 
 
 _FEW_BINS = 32

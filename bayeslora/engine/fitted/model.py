@@ -50,7 +50,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
-from bayeslora.option_checks import as_integer
+from bayeslora.option_checks import as_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import (
@@ -234,7 +234,9 @@ class FittedModel:
                 f"{self.name} is not an ensemble, so it has no members to choose from; leave "
                 f"member={number} (--member) out"
             )
-        number = 1 if number is None else as_integer("member", number, 1, count)
+        number = 1 if number is None else number
+        if as_whole(number) is None or not 1 <= number <= count:
+            raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
         chosen = self.members[number - 1]
         try:
             self.network.load_trained_state(chosen)
