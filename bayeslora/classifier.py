@@ -159,7 +159,7 @@ class BayesianClassifier:
         if verbaliser is not None:
             check_verbaliser(verbaliser)
         self.verbaliser = dict(verbaliser) if isinstance(verbaliser, Mapping) else verbaliser
-        self.format = None if format is None else checked("format", format, Format)
+        self.format = checked("format", format, Format | None)
         self.seed = checked("seed", seed, Seed)
         self.max_length = checked("max_length", max_length, Count)
         self.progress = progress

@@ -39,7 +39,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
-from bayeslora.option_checks import NotNegative, OnlyWith, Options, Range, Seed, Share
+from bayeslora.option_checks import CountOrZero, NotNegative, OnlyWith, Options, Seed, Share
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
@@ -139,11 +139,10 @@ class ConformalPredictor(Options, ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
 
-    alpha: Annotated[Share, "Share of labels that may be outside their set."] = ALPHA
-    classwise: Annotated[
-        bool,
-        "Whether each class has its own threshold, so that the coverage holds within every class.",
-    ] = False
+    alpha: Share = ALPHA
+    """Share of labels that may be outside their set."""
+    classwise: bool = False
+    """Whether each class has its own threshold, so that the coverage holds within every class."""
     thresholds: Array | None = field(default=None, init=False)
     classes: tuple[str, ...] = field(default=(), init=False)
     num_rows: int = field(default=0, init=False)
@@ -236,13 +235,12 @@ _FIT, _APPLY = 0, 1
 class APS(ConformalPredictor):
     """A conformal predictor by the total probability of a class and all more probable ones."""
 
-    randomised: Annotated[
-        bool,
-        "Whether to count only a random part of a class's own probability, which makes the "
-        "coverage exact and allows empty sets. Otherwise every set contains the most probable "
-        "class, and the coverage is at least the accuracy.",
-    ] = True
-    seed: Annotated[Seed, "Seed of the random parts."] = 0
+    randomised: bool = True
+    """Whether to count only a random part of a class's own probability, which makes the coverage
+    exact and allows empty sets. Otherwise every set contains the most probable class, and the
+    coverage is at least the accuracy."""
+    seed: Seed = 0
+    """Seed of the random parts."""
 
     name: ClassVar[str] = "aps"
     only_with: ClassVar[OnlyWith] = {"seed": (("randomised", True),)}
@@ -258,10 +256,10 @@ class APS(ConformalPredictor):
 class RAPS(APS):
     """A conformal predictor like `APS` that also counts a class's place."""
 
-    penalty: Annotated[
-        NotNegative, "Penalty λ, added to the score of a class for each rank beyond `k_reg`."
-    ] = 0.01
-    k_reg: Annotated[int, Range(0), "Rank, from 1, up to which classes have no penalty."] = 1
+    penalty: NotNegative = 0.01
+    """Penalty λ, added to the score of a class for each rank beyond `k_reg`."""
+    k_reg: CountOrZero = 1
+    """Rank, from 1, up to which classes have no penalty."""
 
     name: ClassVar[str] = "raps"
     summary: ClassVar[str] = "APS with a penalty on improbable classes; fewer very large sets"

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import ABSENT, AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
-from bayeslora.option_checks import Link, checked
 from bayeslora.runtime import row_slices
 
 # Draws x rows x classes in memory at a time: 32 MB in float64.
@@ -66,9 +65,6 @@ def link_probabilities(
         num_samples: Number of draws; 0 uses the mean logits as if they were certain.
         seed: Seed of the draws.
 
-    Raises:
-        InputError: Unknown link.
-
     Example:
         The same mean logits, with and without variance:
 
@@ -80,7 +76,6 @@ def link_probabilities(
         [0.73, 0.27]
         [0.62, 0.38]
     """
-    checked("link", link, Link)
     if isinstance(logits, SampledLogits):
         return _average_samples(logits)
     if isinstance(logits, MixtureLogits):

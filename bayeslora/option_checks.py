@@ -1,40 +1,50 @@
-"""Types of options and their validation; free of torch.
+"""Types of options and their checks; free of torch.
 
-An option is a dataclass field whose annotation has its type, its range and its meaning:
+Options are the fields of a frozen dataclass that derives from `Options`. The annotation of a field
+states type and range, the docstring below it the meaning:
 
-    rank: Annotated[int, Range(2), "Deviations that are kept for the covariance."] = 5
-    schedule: Annotated[Literal["constant", "cosine"], "Rate after the warm-up."] = "cosine"
-    lr: Annotated[Positive | None, "Learning rate; None takes {default_lr}."] = None
+    rank: Annotated[int, Interval(ge=2, le=LARGEST_COUNT)] = 5
+    '''Deviations that are kept for the covariance.'''
+    schedule: Literal["constant", "cosine"] = "cosine"
+    '''Learning rate after the warm-up.'''
+    lr: Positive | None = None
+    '''Learning rate; None means {default_lr}.'''
 
-A name in braces stands for the value of that class variable. Error messages, `bayeslora methods
-NAME`, the documentation and `help` all use the annotation.
+A name in braces stands for the value of that class variable. pydantic checks the values when an
+object is made, and is imported then: `bayeslora evaluate` makes none. Error messages, `bayeslora
+methods NAME`, the documentation and `help` are generated from the fields.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
-from numbers import Integral
-from types import NoneType, SimpleNamespace, UnionType
+from itertools import chain, pairwise
+from numbers import Integral, Number
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
     Literal,
     TypeGuard,
-    Union,
     get_args,
-    get_origin,
     get_type_hints,
 )
 
+from annotated_types import Interval, MinLen, Predicate
+
 from bayeslora.errors import InputError, unknown_choice
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 LARGEST_SEED = 2**32 - 1
 
@@ -52,50 +62,36 @@ KINDS = ("text-classification", "multiple-choice")
 MAX_LENGTH = 128
 """Default of the maximum tokens per text."""
 
-_BRACES = re.compile(r"\{(\w+)\}")
-
 OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
 """Options that need another option, by name: pairs of the other's name and value."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number.
+class _OrOne:
+    """Makes pydantic accept a single text or number as a tuple of one."""
 
-    Attributes:
-        low: Least value; of an integer the largest one is `LARGEST_COUNT` unless `high` is given.
-        high: Largest value.
-        above: What the value must exceed.
-        below: What it must stay under.
-    """
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
 
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
+        def several(value: Any) -> Any:
+            return (value,) if isinstance(value, str | int | float) else value
 
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and self.above < value < self.below
-
-    def __str__(self) -> str:
-        if math.isfinite(self.low) and math.isfinite(self.high):
-            return f"from {_shown(self.low)} to {_shown(self.high)}"
-        ends = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
-        return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if math.isfinite(end))
+        return no_info_before_validator_function(several, handler(source))
 
 
-def _shown(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
-
-
-Count = Annotated[int, Range(1)]
-Draws = Annotated[int, Range(0), "Number of draws per prediction."]
-Positive = Annotated[float, Range(above=0)]
-NotNegative = Annotated[float, Range(low=0)]
-Share = Annotated[float, Range(above=0, below=1)]
-BelowOne = Annotated[float, Range(low=0, below=1)]
-UpToOne = Annotated[float, Range(low=0, high=1)]
-Seed = Annotated[int, Range(0, LARGEST_SEED)]
+Count = Annotated[int, Interval(ge=1, le=LARGEST_COUNT)]
+CountOrZero = Annotated[int, Interval(ge=0, le=LARGEST_COUNT)]
+Draws = CountOrZero
+UpTo1000 = Annotated[int, Interval(ge=1, le=1000)]
+Positive = Annotated[float, Interval(ge=SMALLEST_NUMBER, le=LARGEST_NUMBER)]
+NotNegative = Annotated[float, Interval(ge=0, le=LARGEST_NUMBER)]
+Share = Annotated[float, Interval(gt=0, lt=1)]
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
+UpToOne = Annotated[float, Interval(ge=0, le=1)]
+Seed = Annotated[int, Interval(ge=0, le=LARGEST_SEED)]
+Text = Annotated[str, Predicate(str.strip)]
+Texts = Annotated[tuple[Text, ...], MinLen(1), _OrOne()]
+Strengths = Annotated[tuple[Annotated[float, Interval(ge=0, le=10)], ...], MinLen(1), _OrOne()]
+"""Strengths of perturbations."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Link = Literal["mc", "probit", "bridge"]
@@ -113,151 +109,8 @@ LINKS: tuple[Link, ...] = get_args(Link)
 """From logits to probabilities."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One alternative of an annotation.
-
-    Attributes:
-        type: Type of the value; `tuple` for a sequence.
-        names: Allowed names of a `Literal`.
-        bounds: Range of a number.
-        item: Kind of the items of a sequence.
-    """
-
-    type: Any
-    names: tuple[str, ...] = ()
-    bounds: Range = Range()
-    item: Kind | None = None
-
-    @classmethod
-    def of(cls, hint: Any) -> Kind:
-        """Return the kind of an annotation other than a union."""
-        bounds = Range()
-        if get_origin(hint) is Annotated:
-            hint, *notes = get_args(hint)
-            bounds = next((note for note in notes if isinstance(note, Range)), bounds)
-        if get_origin(hint) is Literal:
-            return cls(str, names=get_args(hint))
-        if get_origin(hint) is tuple:
-            return cls(tuple, item=cls.of(get_args(hint)[0]))
-        return cls(hint, bounds=bounds)
-
-    def __contains__(self, value: Any) -> bool:
-        if self.names:
-            return isinstance(value, str) and value in self.names
-        if self.item is not None:
-            return (
-                isinstance(value, tuple)
-                and value != ()
-                and all(element in self.item for element in value)
-            )
-        if self.type is float:
-            return is_number(value) and math.isfinite(value) and value in self.bounds
-        if self.type is int:
-            return is_whole(value) and value in self.bounds
-        return type(value) is self.type and (self.type is not str or bool(value.strip()))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Allowed values in words: each name, or the kind of value."""
-        if self.names:
-            return tuple(map(repr, self.names))
-        if self.item is not None:
-            return (f"a list of {self.item.plural}",)
-        words = {int: "an integer", float: "a number", str: "a non-empty string"}
-        words |= {bool: "true or false", NoneType: "None"}
-        noun = words.get(self.type) or f"a {self.type.__name__}"
-        return (f"{noun} {self.bounds}".strip(),)
-
-    @property
-    def plural(self) -> str:
-        """Plural of the kind in words."""
-        words = {int: "integers", float: "numbers", str: "non-empty strings"}
-        return f"{words[self.type]} {self.bounds}".strip()
-
-    def refuse_size(self, name: str, value: Any) -> None:
-        """Raise InputError for a number within the bounds that can only be a typo."""
-        if self.type is int and math.isinf(self.bounds.high) and value > LARGEST_COUNT:
-            span = f"an integer {replace(self.bounds, high=LARGEST_COUNT)}"
-        elif self.type is float and value and not SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
-            span = f"a number from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
-        else:
-            return
-        raise InputError(f"{name} must be {span}, got {value!r}", code="option")
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option, parsed from the annotation of a field.
-
-    Attributes:
-        name: Name of the field.
-        kinds: Allowed kinds of value.
-        meaning: Description in a sentence or two.
-    """
-
-    name: str
-    kinds: tuple[Kind, ...]
-    meaning: str = ""
-
-    @classmethod
-    def of(cls, name: str, hint: Any) -> Option:
-        """Return the option of an annotation; the last text in it is the meaning."""
-        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        is_union = get_origin(inner) in (Union, UnionType)
-        kinds = map(Kind.of, get_args(inner)) if is_union else (Kind.of(hint),)
-        return cls(name, tuple(kinds), _meaning(hint))
-
-    @property
-    def allowed(self) -> str:
-        """Allowed values in words."""
-        return _either(words for kind in self.kinds for words in kind.words)
-
-    def accept(self, value: Any) -> Any:
-        """Return the value, with sequences as tuples and numpy integers as Python integers.
-
-        Raises:
-            InputError: It is not allowed.
-        """
-        value = tuple(value) if isinstance(value, list) else value
-        whole = as_whole(value)
-        value = value if whole is None else whole
-        if isinstance(value, str) and not any(kind.type is str for kind in self.kinds):
-            value = (value,) if any(kind.type is tuple for kind in self.kinds) else value
-        for kind in self.kinds:
-            if value in kind:
-                kind.refuse_size(self.name, value)
-                return value
-        raise self._refusal(value)
-
-    def _refusal(self, value: Any) -> InputError:
-        names = [name for kind in self.kinds for name in kind.names]
-        descriptions = [
-            word
-            for kind in self.kinds
-            if not kind.names and kind.type is not NoneType
-            for word in kind.words
-        ]
-        if names and (isinstance(value, str) or not descriptions):
-            return unknown_choice(self.name, str(value), names, otherwise=_either(descriptions))
-        for kind in self.kinds:
-            if kind.item is not None and isinstance(value, tuple):
-                value = next((element for element in value if element not in kind.item), value)
-        return InputError(f"{self.name} must be {self.allowed}, got {value!r}", code="option")
-
-
-def _meaning(hint: Any) -> str:
-    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((note for note in reversed(notes) if isinstance(note, str)), "")
-
-
-def _either(words: Iterable[str]) -> str:
-    *first, last = [*words] or [""]
-    return f"{', '.join(first)} or {last}" if first else last
-
-
 class Options:
-    """Base of dataclasses whose annotations define the allowed values; see `check_options`.
+    """Base of dataclasses whose annotations define the allowed values.
 
     Attributes:
         retired: Options of earlier versions, which change nothing in a fitted model: they may stand
@@ -271,70 +124,195 @@ class Options:
         cls.__doc__ = _documented(cls)
 
     def __post_init__(self) -> None:
-        """Check every option; subclasses add rules between several.
+        """Check every option and convert it to its type; subclasses add rules between several.
 
         Raises:
-            InputError: A value is not allowed.
+            InputError: A value is not allowed; the message names option, value and allowed values.
         """
-        check_options(self)
+        values = {name: getattr(self, name) for name in option_names(type(self))}
+        for name, value in _accepted(checks(type(self)), values).items():
+            object.__setattr__(self, name, value)
 
 
-def check_options(options: Any) -> None:
-    """Check every option of a dataclass and convert it to its stored form.
+def checked(name: str, value: object, hint: Any) -> Any:
+    """Return a value after checking it, such as `checked("lr", 1e-3, Positive)`.
 
     Raises:
-        InputError: A value is not allowed; the message names option, value and allowed values.
+        InputError: It is not allowed.
     """
-    for name, option in options_of(type(options)).items():
-        value = getattr(options, name)
-        accepted = option.accept(value)
-        if accepted is not value:
-            object.__setattr__(options, name, accepted)
+    return _accepted(_checks({name: hint}), {name: value})[name]
 
 
-def options_of(cls: type[Any]) -> Mapping[str, Option]:
-    """Return the options of a dataclass by name: its fields whose annotations have a meaning.
+def option_names(cls: type[Any]) -> list[str]:
+    """Return the names of the options of a dataclass."""
+    return [field.name for field in fields(cls) if field.init]
 
-    A subclass inherits the options of its bases and may override them.
-    """
+
+def checks(cls: type[Any]) -> TypeAdapter[dict[str, Any]]:
+    """Return pydantic's checks of the options of a dataclass."""
     hashable: Any = cls
-    return _options_of(hashable)
+    return _checks_of(hashable)
 
 
 @cache
-def _options_of(cls: type[Any]) -> Mapping[str, Option]:
-    fields = {*inspect.get_annotations(cls), *getattr(cls, "__dataclass_fields__", ())}
-    options: dict[str, Option] = {}
+def _checks_of(cls: type[Any]) -> TypeAdapter[dict[str, Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return _checks({name: hints[name] for name in option_names(cls)})
+
+
+def _checks(hints: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+    from typing_extensions import TypedDict
+
+    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(with_config(strict)(TypedDict("Options", hints)))  # type: ignore[operator]
+
+
+def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    plain = {name: _plain(value) for name, value in values.items()}
+    try:
+        accepted = adapter.validate_python(plain)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    else:
+        # Integers stay integers where any number is allowed, as in records of earlier versions.
+        return {
+            name: plain[name] if plain[name] == value else value for name, value in accepted.items()
+        }
+    name = str(problems[0]["loc"][0])
+    # The innermost value: of a list its wrong item.
+    nested = [problem for problem in problems if problem["loc"][0] == name]
+    value = max(nested, key=lambda problem: len(problem["loc"]))["input"]
+    raise _refusal(name, value, adapter.json_schema()["properties"][name])
+
+
+def _plain(value: Any) -> Any:
+    """Return a list as a tuple, and a number of numpy as one of Python."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
+
+
+def _refusal(name: str, value: Any, schema: Mapping[str, Any]) -> InputError:
+    kinds = _kinds(schema)
+    names = [item for kind in kinds for item in _names(kind)]
+    others = [kind for kind in kinds if not _names(kind) and kind.get("type") != "null"]
+    if names and (isinstance(value, str) or not others):
+        otherwise = _either([_words(kind, value) for kind in others])
+        return unknown_choice(name, str(value), names, otherwise=otherwise)
+    return InputError(f"{name} must be {_allowed(schema, value)}, got {value!r}", code="option")
+
+
+def allowed(cls: type[Any]) -> dict[str, str]:
+    """Return the allowed values of each option of a dataclass, in words."""
+    properties = checks(cls).json_schema()["properties"]
+    return {name: _allowed(schema) for name, schema in properties.items()}
+
+
+def _allowed(schema: Mapping[str, Any], refused: object = None) -> str:
+    words = [[*map(repr, _names(kind))] or [_words(kind, refused)] for kind in _kinds(schema)]
+    return _either([*chain.from_iterable(words)])
+
+
+def _either(words: Sequence[str]) -> str:
+    *first, last = words or [""]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the alternatives of a JSON schema."""
+    kinds: list[Mapping[str, Any]] = schema.get("anyOf", [schema])
+    return kinds
+
+
+def _names(kind: Mapping[str, Any]) -> list[str]:
+    return [*kind.get("enum", ()), *([kind["const"]] if "const" in kind else ())]
+
+
+_NOUNS = {
+    "boolean": "true or false",
+    "integer": "an integer",
+    "null": "None",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "a non-empty string",
+}
+_PLURALS = {"integer": "integers", "number": "numbers", "string": "non-empty strings"}
+
+
+def _words(kind: Mapping[str, Any], refused: object) -> str:
+    """Return in words what an alternative other than names allows; `refused` was not allowed."""
+    if "type" not in kind:
+        return f"a {kind.get('$ref', 'value').rpartition('/')[2]}"
+    if kind["type"] == "array":
+        items = kind.get("items", {})
+        plural = _PLURALS.get(items.get("type"), "values")
+        return f"a list of {plural} {_span(items, refused)}".strip()
+    return f"{_NOUNS[kind['type']]} {_span(kind, refused)}".strip()
+
+
+def _span(kind: Mapping[str, Any], refused: object) -> str:
+    """Return the range of a number; limits that only a typo exceeds are named after one alone."""
+    low, high = kind.get("minimum", -math.inf), kind.get("maximum", math.inf)
+    above, below = kind.get("exclusiveMinimum", -math.inf), kind.get("exclusiveMaximum", math.inf)
+    is_typo = is_number(refused) and 0 < refused < math.inf and not low <= refused <= high
+    if high in (LARGEST_COUNT, LARGEST_NUMBER) and not is_typo:
+        high = math.inf
+        low, above = (-math.inf, 0) if low == SMALLEST_NUMBER else (low, above)
+    if math.isfinite(low) and math.isfinite(high):
+        return f"from {_shown(low)} to {_shown(high)}"
+    ends = ((">=", low), (">", above), ("<=", high), ("<", below))
+    return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if math.isfinite(end))
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+def meanings(cls: type[Any]) -> dict[str, str]:
+    """Return the meaning of each option of a dataclass: the docstring of its field.
+
+    A field that a subclass defines anew, such as for another default, keeps the meaning that a base
+    states, unless it has a docstring of its own.
+    """
+    names = [*getattr(cls, "__dataclass_fields__", ()), *inspect.get_annotations(cls)]
+    texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        hints = _hints(base, fields).items()
-        options |= {name: Option.of(name, hint) for name, hint in hints if _meaning(hint)}
+        if issubclass(base, Options):
+            texts |= _docstrings(base.__module__).get(base.__name__, {})
     return {
-        name: replace(option, meaning=_filled(option.meaning, cls))
-        for name, option in options.items()
+        name: _BRACES.sub(lambda word: f"{getattr(cls, word[1], word[0])}", texts[name])
+        for name in names
+        if name in texts
     }
 
 
-def _filled(meaning: str, cls: type[Any]) -> str:
-    """Return a meaning with the values of class variables filled in, such as `default_lr`."""
-    return _BRACES.sub(lambda name: f"{getattr(cls, name[1], name[0])}", meaning)
+_BRACES = re.compile(r"\{(\w+)\}")
 
 
-def _hints(cls: type[Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the annotations of a class's own fields, without those that cannot be resolved."""
-    annotations = {
-        name: text
-        for name, text in inspect.get_annotations(cls).items()
-        if name in names and not str(text).startswith(("ClassVar", "typing.ClassVar"))
+@cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings of the fields of each class in a module's source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):  # typed at a prompt
+        return {}
+    return {
+        node.name: {
+            field.target.id: " ".join(text.value.value.split())
+            for field, text in pairwise(node.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and not ast.unparse(field.annotation).startswith("ClassVar")
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+            and isinstance(text.value.value, str)
+        }
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
     }
-    module = vars(sys.modules[cls.__module__])
-    hints: dict[str, Any] = {}
-    for name, text in annotations.items():
-        try:
-            holder: Any = SimpleNamespace(__annotations__={name: text})
-            hints |= get_type_hints(holder, module, include_extras=True)
-        except NameError:  # of another package, imported for type checkers alone
-            continue
-    return hints
 
 
 def _documented(cls: type[Any]) -> str:
@@ -343,13 +321,13 @@ def _documented(cls: type[Any]) -> str:
     head, section, rest = text.partition("Attributes:\n")
     lines = [
         textwrap.fill(
-            f"{name}: {option.meaning}",
+            f"{name}: {meaning}",
             96,
             initial_indent=" " * 4,
             subsequent_indent=" " * 8,
             break_on_hyphens=False,
         )
-        for name, option in options_of(cls).items()
+        for name, meaning in meanings(cls).items()
     ]
     if not lines:
         return text
@@ -359,11 +337,6 @@ def _documented(cls: type[Any]) -> str:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number other than a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Return whether a value is an integer other than a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_whole(value: object) -> int | None:
@@ -378,24 +351,17 @@ def as_seed(value: object) -> int:
     Raises:
         InputError: It is not an integer from 0 to 2³² − 1, as numpy requires.
     """
-    seed: int = checked("seed", value, Seed)
-    return seed
+    return as_integer("seed", value, 0, LARGEST_SEED)
 
 
-def checked(name: str, value: object, hint: Any) -> Any:
-    """Return a value after checking it, such as `checked("lr", 1e-3, Positive)`.
+def as_integer(name: str, value: object, low: int, high: int = LARGEST_COUNT) -> int:
+    """Return an integer from `low` to `high`, also of numpy, as a Python integer, without pydantic.
 
     Raises:
-        InputError: It is not allowed.
+        InputError: It is another value.
     """
-    return Option.of(name, hint).accept(value)
-
-
-def check_count(name: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
-    """Raise InputError unless a value is an integer from `least` to `most`."""
-    checked(name, value, Annotated[int, Range(least, most)])
-
-
-def check_integer(name: str, value: object, *, low: int, high: float = LARGEST_COUNT) -> None:
-    """Raise InputError unless a value is an integer from `low` to `high`."""
-    check_count(name, value, low, high)
+    whole = as_whole(value)
+    if whole is None or not low <= whole <= high:
+        span = _span({"minimum": low, "maximum": high}, value)
+        raise InputError(f"{name} must be an integer {span}, got {value!r}", code="option")
+    return whole

@@ -6,14 +6,14 @@ A method's options are one frozen dataclass. `"vbll:prior_scale=2,bound=jensen"`
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import load_yaml
+from bayeslora.option_checks import option_names
 from bayeslora.plain_text import quoted
 
 T = TypeVar("T")
@@ -45,12 +45,14 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if _is_one_of(value, choices):
         return value
     if isinstance(value, str):
-        name, options = _parse(kind, value)
+        name, _, text = value.partition(":")
+        name = name.strip()
+        chosen = parsed(_owner(kind, name), text)
     elif isinstance(value, Mapping):
         if "name" not in value:
             raise InputError(f"{kind} needs a 'name' besides its options, got {dict(value)!r}")
-        options = {key: _number(key, item) for key, item in value.items() if key != "name"}
-        name = str(value.get("name", ""))
+        chosen = {key: _number(key, item) for key, item in value.items() if key != "name"}
+        name = str(value["name"])
     else:
         allowed = ", ".join(sorted(choices))
         raise InputError(
@@ -58,17 +60,21 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         )
     if name not in choices:
         raise unknown_choice(kind, name, choices)
-    # A configuration that is the only one of its kind has the kind's name.
-    owner = kind if name == kind else f"{kind} {name}"
-    try:
-        config = _build(owner, choices[name], options)
-    except InputError as error:
-        if quoted(name) in str(error) or owner in str(error):  # already named
-            raise
-        raise error.within(kind if name == kind else f"{kind} {quoted(name)}") from None
+    owner, cls = _owner(kind, name), choices[name]
+    names = option_names(cls)
+    for key in chosen:
+        if key not in names:
+            raise unknown_choice(f"option of {owner}", str(key), names)
+    with located(kind if name == kind else f"{kind} {quoted(name)}"):
+        config = cls(**chosen)
     if isinstance(value, str):  # typed by a user; records and mappings state all options
-        refuse_idle(owner, config, options)
+        refuse_idle(owner, config, chosen)
     return config
+
+
+def _owner(kind: str, name: str) -> str:
+    """Return the owner of options, for messages; one that is alone of its kind is the kind."""
+    return kind if name == kind else f"{kind} {name}"
 
 
 def resolve_one(config: type[T], value: object) -> T:
@@ -76,13 +82,21 @@ def resolve_one(config: type[T], value: object) -> T:
 
     Args:
         config: The class.
-        value: An instance, its options as a mapping, or as text such as `num_active=2`.
+        value: An instance, its options as a mapping, or as text such as `num_active=2`; True or
+            `on` for the defaults.
 
     Raises:
         InputError: An option or its value is not allowed.
     """
     name: str = config.name  # type: ignore[attr-defined]
+    if value is True or value == "on":
+        return config()
     if isinstance(value, str):
+        if not value.strip():
+            keys = ", ".join(option_names(config))
+            raise InputError(
+                f"{name} must be 'on' or KEY=VALUE,… with the keys {keys}, got {value!r}"
+            )
         value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
     elif isinstance(value, Mapping):
         value = {"name": name, **value}
@@ -123,21 +137,9 @@ def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
 
 def as_mapping(config: Any) -> dict[str, Any]:
     """Return a configuration object as a JSON-ready mapping with its `name` first."""
-    fields = {
-        field.name: _plain(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if field.init
-    }
-    return {"name": config.name, **fields}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
-    name, _, tail = text.partition(":")
-    return name.strip(), parsed(kind if name == kind else f"{kind} {name}", tail)
+    values = {name: getattr(config, name) for name in option_names(type(config))}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    return {"name": config.name, **values, **lists}
 
 
 def parsed(owner: str, text: str) -> dict[str, Any]:
@@ -191,15 +193,3 @@ def _number(key: object, value: Any) -> Any:
         )
     is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
     return float(value) if is_number else value
-
-
-def _build(owner: str, cls: type[Any], options: Mapping[str, Any]) -> Any:
-    fields = {field.name for field in dataclasses.fields(cls) if field.init}
-    for key in options:
-        if key not in fields:
-            raise unknown_choice(f"option of {owner}", str(key), fields)
-    values = {key: tuple(item) if isinstance(item, list) else item for key, item in options.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise InputError(f"{owner}: {error}") from None

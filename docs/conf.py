@@ -148,6 +148,11 @@ def _shorten_attributes(*arguments: Any) -> None:
     lines[:] = [_short(line) if line.startswith(":vartype") else line for line in lines]
 
 
+def _skip_values(_: Any, what: str, _name: str, item: Any, *_rest: Any) -> bool | None:
+    """Skip fields with docstrings, which the class lists among its attributes."""
+    return True if what == "class" and not hasattr(item, "__get__") else None
+
+
 def _open_pages(app: Any, doctree: Any, docname: str) -> None:
     """Open linked HTML files, such as reports, in the browser: MyST makes them downloads."""
     if app.builder.name != "html":
@@ -173,6 +178,7 @@ def setup(app: Any) -> None:
     """Connect the handlers, and resolve references to public classes by their public names."""
     app.bayeslora_names = _public_names()
     app.connect("missing-reference", _resolve)
+    app.connect("autodoc-skip-member", _skip_values)
     app.connect("autodoc-process-signature", _shorten_types)
     app.connect("autodoc-process-docstring", _shorten_attributes, priority=900)
     app.connect("doctree-resolved", _open_pages)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
 from bayeslora.links import antithetic_noise, entropy, link_probabilities, probit
 from bayeslora.logits import GaussianLogits, SampledLogits
@@ -194,11 +193,6 @@ def test_samples_are_averaged_after_softmax():
 def test_one_sample_has_no_epistemic_part():
     result = link_probabilities(SampledLogits(gaussian().mean[None]))
     assert result.epistemic.abs().max() < 1e-12
-
-
-def test_unknown_link_names_the_known_ones():
-    with refused("unknown", "'probitt'", "'bridge', 'mc', 'probit'"):
-        link_probabilities(gaussian(), "probitt")
 
 
 def test_entropy_of_certainty_is_zero():

@@ -34,19 +34,19 @@ LIMITS = {
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 2866,
-    "adapters": 3197,
-    "backbones": 2683,
-    "cli": 3277,
+    ".": 2828,
+    "adapters": 3029,
+    "backbones": 2681,
+    "cli": 3276,
     "data": 2376,
-    "engine": 6423,
-    "experiments": 1726,
+    "engine": 6370,
+    "experiments": 1725,
     "io": 493,
-    "metrics": 3389,
-    "posteriors": 5759,
+    "metrics": 3369,
+    "posteriors": 5583,
     "predictions": 1890,
-    "recalibration": 646,
-    "reporting": 5210,
+    "recalibration": 625,
+    "reporting": 5208,
     "testing": 563,
 }
 """Code lines by folder; `.` for files outside of one."""
@@ -55,7 +55,13 @@ _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
     *(tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
 }
-_IMPORTED = {"pillow": "PIL", "pyro-ppl": "pyro", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+_IMPORTED = {
+    "annotated-types": "annotated_types",
+    "pillow": "PIL",
+    "pyro-ppl": "pyro",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 _COUNT_LOADED = """
 import sys
 from bayeslora.cli import main

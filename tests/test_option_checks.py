@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Interval, MinLen
+from pydantic import TypeAdapter
 from refusal import refused
 
 from bayeslora.adapters.base import LayerSampling
@@ -24,8 +28,10 @@ from bayeslora.option_checks import (
     NotNegative,
     Options,
     Positive,
-    Range,
-    options_of,
+    Text,
+    Texts,
+    allowed,
+    meanings,
 )
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.registry import POSTERIORS
@@ -39,18 +45,20 @@ class Tool(Options):
     """A tool."""
 
     name: ClassVar[str] = "tool"
-    count: Annotated[Count, "How many."] = 2
-    most: Annotated[int, Range(1, 9), "At most."] = 9
-    size: Annotated[Positive | None, "How large."] = None
-    scale: Annotated[Positive | Literal["fit", "given"], "By how much."] = 1.0
-    share: Annotated[BelowOne, "How much of it."] = 0.0
-    kind: Annotated[Literal["flat", "round"], "What it is like."] = "flat"
-    is_new: Annotated[bool, "Whether it is new."] = True
-    parts: Annotated[tuple[str, ...] | None, "Names of parts."] = None
-    weights: Annotated[tuple[NotNegative, ...] | None, "Of the parts."] = None
-    source: Annotated[str | tuple[str, ...] | None, "A file or texts."] = None
-    inner: Annotated[LayerSampling | None, "Another."] = None
-    unchecked: int = 0
+    count: Count = 2
+    """How many."""
+    most: Annotated[int, Interval(ge=1, le=9)] = 9
+    """At most."""
+    size: Positive | None = None
+    """How large."""
+    scale: Positive | Literal["fit", "given"] = 1.0
+    share: BelowOne = 0.0
+    kind: Literal["flat", "round"] = "flat"
+    is_new: bool = True
+    parts: Texts | None = None
+    weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
+    source: Text | Texts | None = None
+    inner: LayerSampling | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,21 @@ class Hammer(Tool):
 
     handle: ClassVar[str] = "wood"
 
-    count: int = 5
-    weight: Annotated[Positive, "In kilograms."] = 1.0
+    count: Count = 5
+    weight: Positive = 1.0
+    """In kilograms."""
+
+
+@dataclass(frozen=True)
+class Pull(Options):
+    usual: ClassVar[float] = 0.5
+    pull: Positive | None = None
+    """None takes {usual}, of {unknown}."""
+
+
+@dataclass(frozen=True)
+class Push(Pull):
+    usual: ClassVar[float] = 2.0
 
 
 @pytest.mark.parametrize(
@@ -74,6 +95,7 @@ class Hammer(Tool):
         ("count", np.int64(3), 3),
         ("count", LARGEST_COUNT, LARGEST_COUNT),
         ("size", 1, 1),
+        ("size", np.float32(0.5), 0.5),
         ("size", None, None),
         ("scale", "fit", "fit"),
         ("scale", 1e-12, 1e-12),
@@ -85,7 +107,6 @@ class Hammer(Tool):
         ("source", "a.csv", "a.csv"),
         ("source", ["a text"], ("a text",)),
         ("inner", LayerSampling(), LayerSampling()),
-        ("unchecked", "anything", "anything"),
     ],
 )
 def test_what_is_allowed_is_kept(option, value, expected):
@@ -128,37 +149,23 @@ def test_a_refusal_names_option_value_and_what_is_allowed(option, value, parts):
         assert part in str(caught.value)
 
 
-def test_what_a_base_says_holds_until_a_subclass_says_something_else():
-    assert options_of(Hammer)["count"] == options_of(Tool)["count"]
+def test_a_field_keeps_the_meaning_that_a_base_states():
+    assert meanings(Hammer)["count"] == "How many."
     assert Hammer().count == 5
     with refused("option", "count"):
         Hammer(count=0)
 
 
 def test_a_meaning_states_the_value_of_a_class_variable():
-    @dataclass(frozen=True)
-    class Base(Options):
-        usual: ClassVar[float] = 0.5
-        pull: Annotated[Positive | None, "None takes {usual}, of {unknown}."] = None
-
-    @dataclass(frozen=True)
-    class Own(Base):
-        usual: ClassVar[float] = 2.0
-
-    assert options_of(Base)["pull"].meaning == "None takes 0.5, of {unknown}."
-    assert options_of(Own)["pull"].meaning == "None takes 2.0, of {unknown}."
-    assert "None takes 2.0" in (Own.__doc__ or "")
+    assert meanings(Pull)["pull"] == "None takes 0.5, of {unknown}."
+    assert meanings(Push)["pull"] == "None takes 2.0, of {unknown}."
+    assert "None takes 2.0" in (Push.__doc__ or "")
 
 
 def test_no_meaning_names_a_constant():
     """The help shows values, since its readers cannot look up constants."""
-    texts = [option.meaning for config in METHODS for option in options_of(config).values()]
+    texts = [text for config in METHODS for text in meanings(config).values()]
     assert [text for text in texts if re.search(r"[a-z]+_lr`|[A-Z]{2,}_[A-Z]+|[{}]", text)] == []
-
-
-def test_fields_without_a_meaning_are_no_options():
-    assert "unchecked" not in options_of(Tool)
-    assert "name" not in options_of(Tool)
 
 
 def test_the_docstring_lists_every_option():
@@ -170,10 +177,10 @@ def test_the_docstring_lists_every_option():
 
 @pytest.mark.parametrize("config", [*METHODS, LayerSampling, TrainingSettings])
 def test_every_field_of_a_method_is_described(config):
-    assert {field.name for field in fields(config) if field.init} == options_of(config).keys()
-    for option in options_of(config).values():
-        assert option.meaning.endswith(".")
-        assert option.allowed
+    names = [field.name for field in fields(config) if field.init]
+    assert list(meanings(config)) == list(allowed(config)) == names
+    assert all(text.endswith(".") for text in meanings(config).values())
+    assert all(allowed(config).values())
 
 
 @pytest.mark.parametrize("config", METHODS)
@@ -181,3 +188,18 @@ def test_a_value_that_is_allowed_survives_json(config):
     mapping = json.loads(json.dumps(as_mapping(config())))
     del mapping["name"]
     assert as_mapping(config(**mapping)) == as_mapping(config())
+
+
+def test_objects_survive_copying_and_pickling():
+    tool = Hammer(parts=["one"], inner=LayerSampling(num_active=1))
+    assert pickle.loads(pickle.dumps(tool)) == copy.deepcopy(tool) == replace(tool) == tool
+    with refused("option", "count"):
+        replace(tool, count=0)
+
+
+def test_pydantic_reads_and_writes_them_as_part_of_others():
+    """Such as a dataclass of all that a user chose."""
+    adapter = TypeAdapter(dict[str, Hammer])
+    content = adapter.dump_python({"first": Hammer(parts=("one",))}, mode="json")
+    assert content["first"]["parts"] == ["one"]
+    assert adapter.validate_python(content) == {"first": Hammer(parts=("one",))}

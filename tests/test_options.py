@@ -12,6 +12,7 @@ from bayeslora import VBLL
 from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.option_checks import NotNegative, Options, Positive, Text
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.options import BOUNDS
 from bayeslora.posteriors.registry import POSTERIORS
@@ -19,11 +20,11 @@ from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
 @dataclass(frozen=True)
-class Tool:
+class Tool(Options):
     name: ClassVar[str] = "tool"
-    size: float = 1.0
-    label: str = "a"
-    parts: tuple[str, ...] | None = None
+    size: Positive = 1.0
+    label: Text = "a"
+    parts: tuple[Text | NotNegative, ...] | None = None
 
 
 TOOLS = {"tool": Tool}
@@ -39,7 +40,7 @@ TOOLS = {"tool": Tool}
         ("tool: size = 2 , label = b", Tool(size=2, label="b")),
         ("tool:parts=[x,y],size=2", Tool(parts=("x", "y"), size=2)),
         ("tool:parts=null", Tool()),
-        ("tool:parts=0,0.1,-1e-3,size=2", Tool(parts=(0, 0.1, -1e-3), size=2)),
+        ("tool:parts=0,0.1,1e-3,size=2", Tool(parts=(0, 0.1, 1e-3), size=2)),
         ("tool:parts=[0],0.1", Tool(parts=(0, 0.1))),
         ({"name": "tool", "size": 2}, Tool(size=2)),
         # As in a YAML file.

@@ -6,17 +6,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
+from annotated_types import MinLen
+
 from bayeslora import options
 from bayeslora.errors import InputError, located
 from bayeslora.option_checks import (
     BelowOne,
     Count,
+    CountOrZero,
     NotNegative,
     OnlyWith,
     Options,
     Pooling,
     Positive,
-    Range,
+    Texts,
 )
 
 if TYPE_CHECKING:
@@ -110,33 +113,23 @@ class LayerSampling(Options):
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919, for whole layers; ours for adapters"
     parameters: ClassVar[str] = "none"
 
-    num_active: Annotated[Count, "Number of layers that train at a time."] = 2
-    interval: Annotated[
-        Count | None,
-        "Optimiser steps between draws; None means as many as give each layer about four draws, "
-        "1 to 20.",
-    ] = None
-    mode: Annotated[
-        Literal["cycle", "fixed", "uniform", "weighted"],
-        "How layers are drawn: `uniform` (as published), `cycle` (each layer once before any "
-        "repeats), `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole "
-        "fit, as a control).",
-    ] = "uniform"
-    weights: Annotated[
-        tuple[NotNegative, ...] | None,
-        "For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in "
-        "proportion to its number, at most in every draw.",
-    ] = None
-    state: Annotated[
-        Literal["drop", "keep", "offload"],
-        "Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, "
-        "and `offload` moves it to CPU memory.",
-    ] = "drop"
-    ramp: Annotated[
-        int,
-        Range(0),
-        "Steps after each draw in which the learning rate of the drawn layers rises; 0 for none.",
-    ] = 0
+    num_active: Count = 2
+    """Number of layers that train at a time."""
+    interval: Count | None = None
+    """Optimiser steps between draws; None means as many as give each layer about four draws, 1 to
+    20."""
+    mode: Literal["cycle", "fixed", "uniform", "weighted"] = "uniform"
+    """How layers are drawn: `uniform` (as published), `cycle` (each layer once before any repeats),
+    `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole fit, as a
+    control)."""
+    weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
+    """For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in proportion
+    to its number, at most in every draw."""
+    state: Literal["drop", "keep", "offload"] = "drop"
+    """Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, and
+    `offload` moves it to CPU memory."""
+    ramp: CountOrZero = 0
+    """Steps after each draw in which the learning rate of the drawn layers rises; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,6 +182,10 @@ def layers_that_answer(layers: int) -> int:
     Half of them: `benchmarks/question_layers` compared this with 6 and with all layers.
     """
     return max(USUAL_LAYERS, layers // 2)
+
+
+Layers = Count | Literal["auto"] | None
+"""Number of last transformer layers."""
 
 
 class StepHook:
@@ -298,22 +295,19 @@ class Adapter(Options):
     trains: ClassVar[bool] = True
     input_dependent: ClassVar[str] = ""
 
-    # Default meaning of these options; an adapter may override them.
-    lr: Annotated[Positive | None, "Learning rate of AdamW; None means {default_lr}."] = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.0
-    dropout: Annotated[BelowOne, "Dropout probability of the adapter's inputs during training."] = (
-        0.0
-    )
-    target_modules: Annotated[
-        tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions for whole names; None means the "
-        "query and value projections of the architecture.",
-    ] = None
-    num_layers: Annotated[
-        Count | Literal["auto"] | None,
-        "Number of last transformer layers that get adapters; None means all, `auto` means 6, or "
-        "half of a decoder's layers if the options of questions are scored one by one.",
-    ] = None
+    # Meaning of these options where an adapter states no other.
+    lr: Positive | None = None
+    """Learning rate of AdamW; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay."""
+    dropout: BelowOne = 0.0
+    """Dropout probability of the adapter's inputs during training."""
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names; None means the query
+    and value projections of the architecture."""
+    num_layers: Layers = None
+    """Number of last transformer layers that get adapters; None means all, `auto` means 6, or half
+    of a decoder's layers if the options of questions are scored one by one."""
 
     @property
     def learning_rate(self) -> float:
@@ -544,11 +538,11 @@ class LowRankAdapter(Adapter):
     """
 
     has_factors: ClassVar[bool] = True
-    r: Annotated[Count, "Rank of the change of each adapted weight."] = 1
+    r: Count = 1
+    """Rank of the change of each adapted weight."""
 
-    alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
-    ] = None
+    alpha: Positive | None = None
+    """The product of the factors is multiplied by `alpha / r`; None means `r`."""
 
     @property
     def scale(self) -> float:

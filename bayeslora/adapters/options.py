@@ -13,18 +13,34 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
+from annotated_types import Interval
+
 from bayeslora.adapters.base import (
     Adapted,
     Adapter,
     Adversary,
     Episodes,
+    Layers,
     LayerSampling,
     LowRankAdapter,
     StepHook,
     TrainingRows,
 )
 from bayeslora.errors import InputError, located
-from bayeslora.option_checks import Count, NotNegative, OnlyWith, Pooling, Positive, Range, UpToOne
+from bayeslora.option_checks import (
+    LARGEST_COUNT,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NotNegative,
+    OnlyWith,
+    Pooling,
+    Positive,
+    Strengths,
+    Text,
+    Texts,
+    UpToOne,
+)
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
@@ -61,21 +77,19 @@ class LoRA(LowRankAdapter):
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
 
-    r: int = 8
-    alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None,
-        "Learning rate of AdamW on both factors; None means {default_lr}.",
-    ] = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay of both factors."] = 0.0
-    use_rslora: Annotated[
-        bool,
-        "Whether the change is multiplied by `alpha / √r` instead, so that the step size does "
-        "not shrink with the rank (Kalajdzievski 2023, arXiv 2312.03732).",
-    ] = False
+    r: Count = 8
+    alpha: Positive = 16.0
+    """The change is multiplied by `alpha / r`."""
+    dropout: BelowOne = 0.0
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on both factors; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of both factors."""
+    use_rslora: bool = False
+    """Whether the change is multiplied by `alpha / √r` instead, so that the step size does not
+    shrink with the rank (Kalajdzievski 2023, arXiv 2312.03732)."""
 
     @property
     def scale(self) -> float:
@@ -111,36 +125,26 @@ class PoLAR(LowRankAdapter):
     }
     retired: ClassVar[frozenset[str]] = frozenset({"init"})
 
-    r: int = 8
-    alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 32.0
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None,
-        "Learning rate of the factors and the core; None means {default_lr}.",
-    ] = None
-    weight_decay: Annotated[
-        NotNegative,
-        "Decoupled weight decay of the core, which is equivalent to that of the change.",
-    ] = 0.0
-    constraint: Annotated[
-        Literal["euclidean-penalty", "landing", "retraction"],
-        "How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly "
-        "orthonormal after every step), `landing` (AdamW with a field that attracts to the "
-        "manifold) or `euclidean-penalty` (AdamW with a penalty).",
-    ] = "retraction"
-    landing_lambda: Annotated[
-        NotNegative, "Weight of the attraction or penalty under `landing` and `euclidean-penalty`."
-    ] = 5e-3
-    absorb_every: Annotated[
-        int,
-        Range(0),
-        "Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, "
-        "which do not change the function; 0 means never.",
-    ] = 1
-    max_rotation: Annotated[
-        Positive, "Largest rotation of a factor per step under `retraction`, in radians."
-    ] = 0.3
+    r: Count = 8
+    alpha: Positive = 32.0
+    """The change is multiplied by `alpha / r`."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of the factors and the core; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of the core, which is equivalent to that of the change."""
+    constraint: Literal["euclidean-penalty", "landing", "retraction"] = "retraction"
+    """How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly
+    orthonormal after every step), `landing` (AdamW with a field that attracts to the manifold) or
+    `euclidean-penalty` (AdamW with a penalty)."""
+    landing_lambda: NotNegative = 5e-3
+    """Weight of the attraction or penalty under `landing` and `euclidean-penalty`."""
+    absorb_every: CountOrZero = 1
+    """Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, which
+    do not change the function; 0 means never."""
+    max_rotation: Positive = 0.3
+    """Largest rotation of a factor per step under `retraction`, in radians."""
 
     @property
     def no_gate(self) -> str:
@@ -191,21 +195,18 @@ class PiSSA(LowRankAdapter):
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
 
-    r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: float | None = None
-    niter: Annotated[
-        Annotated[int, Range(0, 1000)] | None,
-        "Power iterations of a randomised singular value decomposition; a few are enough. None "
-        "means the exact decomposition, which takes under a second for a layer of a small model.",
-    ] = None
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None means {default_lr}."
-    ] = None
-    weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of both factors towards their initial values."
-    ] = 0.0
+    r: Count = 16
+    """Rank of the trained subspace; the change has rank 2r at most."""
+    alpha: Positive | None = None
+    niter: Annotated[int, Interval(ge=0, le=1000)] | None = None
+    """Power iterations of a randomised singular value decomposition; a few are enough. None means
+    the exact decomposition, which takes under a second for a layer of a small model."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on both factors; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of both factors towards their initial values."""
 
     def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return the factors of the principal part of the weight."""
@@ -234,38 +235,28 @@ class CorDA(LowRankAdapter):
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
 
-    r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: float | None = None
-    mode: Annotated[
-        Literal["ipm", "kpm"],
-        "`ipm` (instruction-previewed) trains the directions that matter most on the context, "
-        "`kpm` (knowledge-preserved) those that matter least, so that knowledge of the context "
-        "is preserved.",
-    ] = "ipm"
-    context: Annotated[
-        str | tuple[str, ...] | None,
-        "A data file with the same text column as the training data, or a list of texts. None "
-        "means the training rows, for `ipm` only.",
-    ] = None
-    context_rows: Annotated[
-        Count, "Maximum number of texts of the context that are run, evenly spread over it."
-    ] = 1000
-    power: Annotated[
-        UpToOne,
-        "Exponent of the second moment by which the weight is multiplied. 1 is CorDA, 0.5 the "
-        "best approximation of the layer's outputs, 0 PiSSA; reports show it unless it is 1.",
-    ] = 1.0
-    damping: Annotated[
-        Positive, "Added to the diagonal of the second moment, relative to its mean."
-    ] = 0.01
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None means {default_lr}."
-    ] = None
-    weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of both factors towards their initial values."
-    ] = 0.0
+    r: Count = 16
+    """Rank of the trained subspace; the change has rank 2r at most."""
+    alpha: Positive | None = None
+    mode: Literal["ipm", "kpm"] = "ipm"
+    """`ipm` (instruction-previewed) trains the directions that matter most on the context, `kpm`
+    (knowledge-preserved) those that matter least, so that knowledge of the context is preserved."""
+    context: Text | Texts | None = None
+    """A data file with the same text column as the training data, or a list of texts. None means
+    the training rows, for `ipm` only."""
+    context_rows: Count = 1000
+    """Maximum number of texts of the context that are run, evenly spread over it."""
+    power: UpToOne = 1.0
+    """Exponent of the second moment by which the weight is multiplied. 1 is CorDA, 0.5 the best
+    approximation of the layer's outputs, 0 PiSSA; reports show it unless it is 1."""
+    damping: Positive = 0.01
+    """Added to the diagonal of the second moment, relative to its mean."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on both factors; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of both factors towards their initial values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -365,43 +356,30 @@ class S2FT(Adapter):
         "context_rows": tuple(("selection", name) for name in LEARNED),
     }
 
-    o_ratio: Annotated[
-        UpToOne,
-        "Share of the attention heads to train, at least one; 0 leaves attention unchanged.",
-    ] = 0.052
-    d_ratio: Annotated[
-        UpToOne,
-        "Share of the feed-forward channels to train, at least one; 0 leaves them unchanged.",
-    ] = 0.02
-    selection: Annotated[
-        Literal["activation", "gradient", "product", "random", "weight"],
-        "Selection of heads and channels: `random`; or by the norm of the columns (`weight`), of "
-        "their inputs on training rows (`activation`), of both together (`product`), or of the "
-        "loss's gradient (`gradient`).",
-    ] = "random"
-    largest: Annotated[bool, "Whether to select the largest norms; otherwise the smallest."] = True
-    avoid: Annotated[
-        tuple[str, ...] | None,
-        "Model directories whose columns are not selected, so that their changes and this one "
-        "can be added to the same weight. The ratios remain shares of all heads and channels.",
-    ] = None
-    context_rows: Annotated[
-        Count,
-        "Maximum number of training rows that are run for a selection, evenly spread over them.",
-    ] = 1000
-    target_modules: Annotated[
-        tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions for whole names; None means the "
-        "output and down projections of the architecture. An attention output is split into "
-        "heads, any other layer into channels.",
-    ] = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None, "Learning rate of AdamW on the columns; None means {default_lr}."
-    ] = None
-    weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of the columns towards their pretrained values."
-    ] = 0.0
+    o_ratio: UpToOne = 0.052
+    """Share of the attention heads to train, at least one; 0 leaves attention unchanged."""
+    d_ratio: UpToOne = 0.02
+    """Share of the feed-forward channels to train, at least one; 0 leaves them unchanged."""
+    selection: Literal["activation", "gradient", "product", "random", "weight"] = "random"
+    """Selection of heads and channels: `random`; or by the norm of the columns (`weight`), of their
+    inputs on training rows (`activation`), of both together (`product`), or of the loss's gradient
+    (`gradient`)."""
+    largest: bool = True
+    """Whether to select the largest norms; otherwise the smallest."""
+    avoid: Texts | None = None
+    """Model directories whose columns are not selected, so that their changes and this one can be
+    added to the same weight. The ratios remain shares of all heads and channels."""
+    context_rows: Count = 1000
+    """Maximum number of training rows that are run for a selection, evenly spread over them."""
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names; None means the output
+    and down projections of the architecture. An attention output is split into heads, any other
+    layer into channels."""
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on the columns; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of the columns towards their pretrained values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -497,18 +475,15 @@ class LISA(LayerSampling, Adapter):
     parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
 
-    num_layers: Annotated[
-        Count | None,
-        "Number of last transformer layers to draw from; None means all. The layers below run "
-        "once per text.",
-    ] = 6
-    train_embedding: Annotated[
-        bool,
-        "Whether the embedding trains at every step, as published. It has most parameters of a "
-        "small model, and no layer's outputs can be cached while it trains.",
-    ] = False
-    lr: float | None = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay of matrices towards zero."] = 0.0
+    num_layers: Count | None = 6
+    """Number of last transformer layers to draw from; None means all. The layers below run once per
+    text."""
+    train_embedding: bool = False
+    """Whether the embedding trains at every step, as published. It has most parameters of a small
+    model, and no layer's outputs can be cached while it trains."""
+    lr: Positive | None = None
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of matrices towards zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -581,39 +556,30 @@ class EMTAL(LowRankAdapter):
     )
     only_with: ClassVar[OnlyWith] = {}
 
-    r: int = 8
-    alpha: Annotated[
-        Positive | None, "The change is multiplied by `alpha / r`; None means `r`."
-    ] = None
-    num_experts: Annotated[
-        Count,
-        "Number K of experts per feed-forward network, a divisor of its hidden units; 1 is LoRA.",
-    ] = 16
-    router_temperature: Annotated[
-        Positive,
-        "Temperature τ of the router's softmax; a large value keeps the experts' weights near 1.",
-    ] = 5.0
-    fade_from: Annotated[UpToOne, "Share of the steps before the router starts to fade out."] = 0.25
-    fade_to: Annotated[
-        UpToOne, "Share of the steps after which its influence is 0; 0 trains without it."
-    ] = 0.75
-    init: Annotated[
-        Literal["gaussian", "zero"],
-        "`zero` starts from the pretrained network, with the second factor and the router at 0; "
-        "`gaussian` draws both factors from N(0, 0.02²), as in the published code.",
-    ] = "zero"
-    dropout: float = 0.0
-    target_modules: Annotated[
-        tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions for whole names, of layers with "
-        "LoRA besides the feed-forward layers; None means all other linear layers of the same "
-        "transformer layers, which are those of the attention.",
-    ] = None
-    num_layers: int | Literal["auto"] | None = "auto"
-    lr: Annotated[
-        Positive | None, "Learning rate of AdamW on factors and router; None means {default_lr}."
-    ] = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay of factors and router."] = 0.0
+    r: Count = 8
+    alpha: Positive | None = None
+    """The change is multiplied by `alpha / r`; None means `r`."""
+    num_experts: Count = 16
+    """Number K of experts per feed-forward network, a divisor of its hidden units; 1 is LoRA."""
+    router_temperature: Positive = 5.0
+    """Temperature τ of the router's softmax; a large value keeps the experts' weights near 1."""
+    fade_from: UpToOne = 0.25
+    """Share of the steps before the router starts to fade out."""
+    fade_to: UpToOne = 0.75
+    """Share of the steps after which its influence is 0; 0 trains without it."""
+    init: Literal["gaussian", "zero"] = "zero"
+    """`zero` starts from the pretrained network, with the second factor and the router at 0;
+    `gaussian` draws both factors from N(0, 0.02²), as in the published code."""
+    dropout: BelowOne = 0.0
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names, of layers with LoRA
+    besides the feed-forward layers; None means all other linear layers of the same transformer
+    layers, which are those of the attention."""
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on factors and router; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of factors and router."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -685,21 +651,16 @@ class ILoRA(LoRA):
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
 
-    r: Annotated[
-        Count, "Rank of the change of each adapted weight, a multiple of `num_experts`."
-    ] = 8
-    num_experts: Annotated[
-        Count, "Number of parts of the rank, each with its own gate; 1 is LoRA."
-    ] = 4
-    context: Annotated[
-        Literal["auto", "history", "text"],
-        "Input of the gate: the `history` of items, encoded by which items occur together in the "
-        "training rows, or the frozen backbone's feature of the `text`. `auto` means the history "
-        "if the rows have one, else the text.",
-    ] = "auto"
-    gate_lr_factor: Annotated[
-        Positive, "Learning rate of the router, relative to that of the factors."
-    ] = 0.3
+    r: Count = 8
+    """Rank of the change of each adapted weight, a multiple of `num_experts`."""
+    num_experts: Count = 4
+    """Number of parts of the rank, each with its own gate; 1 is LoRA."""
+    context: Literal["auto", "history", "text"] = "auto"
+    """Input of the gate: the `history` of items, encoded by which items occur together in the
+    training rows, or the frozen backbone's feature of the `text`. `auto` means the history if the
+    rows have one, else the text."""
+    gate_lr_factor: Positive = 0.3
+    """Learning rate of the router, relative to that of the factors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -744,9 +705,6 @@ _TEXTS = (0.0, 0.025, 0.05, 0.1)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
 
 
-Strengths = tuple[Annotated[float, Range(0, 10)], ...]
-
-
 @dataclass(frozen=True)
 class AMT(Adapter):
     """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged."""
@@ -763,47 +721,44 @@ class AMT(Adapter):
         "beta": (("merge", "published"),),
     }
 
-    r: Annotated[Count, "Rank of each member."] = 8
-    ways: Annotated[int, Range(2), "Classes per episode; fewer if the data has fewer."] = 5
-    shots: Annotated[Count, "Support examples per class."] = 5
-    queries: Annotated[Count, "Maximum number of query examples per class."] = 10
-    num_episodes: Annotated[Count, "Episodes per member."] = 500
-    eps: Annotated[
-        Strengths | None,
-        "Perturbation strength of the inputs, one number per member: for texts a share of the "
-        "mean norm of an embedding, for images a share of the pixel range. None means 0, 0.025, "
-        "0.05 and 0.1 for texts, and 0, 2, 4 and 8 of 255 for images.",
-    ] = None
-    weight_eps: Annotated[
-        Strengths,
-        "Perturbation strength of the factors, one number per member: a share of their norm.",
-    ] = (0.0, 0.001, 0.002, 0.005)
-    penalty: Annotated[
-        NotNegative, "Weight of the divergence between clean and perturbed predictions."
-    ] = 6.0
-    steps: Annotated[Count, "Steps of the input perturbation."] = 3
-    merge: Annotated[
-        Literal["uniform", "best", "published", "ensemble"],
-        "`uniform` averages the members, `best` uses the member with the lowest leave-one-out "
-        "NLL, `published` weights the `top` members by how well they separate the classes, "
-        "`ensemble` averages their probabilities, with one pass per member.",
-    ] = "uniform"
-    top: Annotated[Count, "Number of members averaged by `published`."] = 2
-    gamma: Annotated[
-        UpToOne, "Weight of the similarity within classes relative to that between classes."
-    ] = 0.6
-    beta: Annotated[NotNegative, "Inverse temperature of the members' weights."] = 1.0
-    start: Annotated[
-        Literal["svd", "random"],
-        "`svd` starts at the weight's largest singular vectors, `random` as LoRA does.",
-    ] = "svd"
-    lr: Annotated[Positive | None, "Learning rate of SGD; None means {default_lr}."] = None
-    target_modules: Annotated[
-        tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions for whole names; None means all "
-        "linear layers in the transformer layers.",
-    ] = None
-    num_layers: int | None = None
+    r: Count = 8
+    """Rank of each member."""
+    ways: Annotated[int, Interval(ge=2, le=LARGEST_COUNT)] = 5
+    """Classes per episode; fewer if the data has fewer."""
+    shots: Count = 5
+    """Support examples per class."""
+    queries: Count = 10
+    """Maximum number of query examples per class."""
+    num_episodes: Count = 500
+    """Episodes per member."""
+    eps: Strengths | None = None
+    """Perturbation strength of the inputs, one number per member: for texts a share of the mean
+    norm of an embedding, for images a share of the pixel range. None means 0, 0.025, 0.05 and 0.1
+    for texts, and 0, 2, 4 and 8 of 255 for images."""
+    weight_eps: Strengths = (0.0, 0.001, 0.002, 0.005)
+    """Perturbation strength of the factors, one number per member: a share of their norm."""
+    penalty: NotNegative = 6.0
+    """Weight of the divergence between clean and perturbed predictions."""
+    steps: Count = 3
+    """Steps of the input perturbation."""
+    merge: Literal["uniform", "best", "published", "ensemble"] = "uniform"
+    """`uniform` averages the members, `best` uses the member with the lowest leave-one-out NLL,
+    `published` weights the `top` members by how well they separate the classes, `ensemble` averages
+    their probabilities, with one pass per member."""
+    top: Count = 2
+    """Number of members averaged by `published`."""
+    gamma: UpToOne = 0.6
+    """Weight of the similarity within classes relative to that between classes."""
+    beta: NotNegative = 1.0
+    """Inverse temperature of the members' weights."""
+    start: Literal["svd", "random"] = "svd"
+    """`svd` starts at the weight's largest singular vectors, `random` as LoRA does."""
+    lr: Positive | None = None
+    """Learning rate of SGD; None means {default_lr}."""
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names; None means all linear
+    layers in the transformer layers."""
+    num_layers: Layers = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -974,12 +929,10 @@ class Frozen(Adapter):
     source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
     parameters: ClassVar[str] = "none"
 
-    pooling: Annotated[
-        Literal["auto", "last", "mean"],
-        "Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` "
-        "means the last token of a decoder with a template (where it would name the class), the "
-        "class token of a vision model, and the mean otherwise.",
-    ] = "auto"
+    pooling: Literal["auto", "last", "mean"] = "auto"
+    """Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` means
+    the last token of a decoder with a template (where it would name the class), the class token of
+    a vision model, and the mean otherwise."""
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool

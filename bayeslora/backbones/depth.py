@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
-from bayeslora.option_checks import is_number, is_whole
+from bayeslora.option_checks import is_number
 
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone
@@ -30,9 +30,7 @@ def check_depth(depth: object) -> None:
     """Raise InputError unless a depth is `auto`, layers >= 1 or a share of them in (0, 1]."""
     if depth == "auto":
         return
-    whole = is_whole(depth) and depth >= 1
-    share = is_number(depth) and not is_whole(depth) and 0 < depth <= 1
-    if not (whole or share):
+    if not is_number(depth) or not (depth >= 1 if isinstance(depth, int) else 0 < depth <= 1):
         raise InputError(
             "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
             f"or 'auto', got {depth!r}"
@@ -84,7 +82,7 @@ def resolve_depth(backbone: Backbone, depth: float) -> int:
     """
     check_depth(depth)
     total = num_layers(backbone)
-    layers = int(depth) if is_whole(depth) else max(1, round(depth * total))
+    layers = int(depth) if isinstance(depth, int) else max(1, round(depth * total))
     if layers > total:
         raise InputError(f"depth must be at most {total} for {backbone.name}, got {depth}")
     return layers

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import options_of
+from bayeslora.option_checks import meanings
 
 Parser = argparse.ArgumentParser
 
@@ -95,11 +95,11 @@ def add_described(
         config: The dataclass.
         options: By name and metavar, text to add to the help in place of the default.
     """
-    described = options_of(config)
+    described = meanings(config)
     helps = {}
     for option, more in options.items():
         name = python_name(option)
-        meaning = described[name].meaning.removesuffix(".").removeprefix("Whether to ")
+        meaning = described[name].removesuffix(".").removeprefix("Whether to ")
         default = getattr(config, name, None)
         has_default = default is not None and " " in option
         end = more or (f" (default: {default:g})" if has_default else "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bayeslora import options
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import BelowOne, Count, OnlyWith, Options, Positive, Range, Seed
+from bayeslora.option_checks import BelowOne, Count, CountOrZero, OnlyWith, Options, Positive, Seed
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
@@ -31,84 +31,61 @@ class QualityRetaining(Options):
         ("momentum", "largest", "only_correct"), (("published", False),)
     )
 
-    momentum: Annotated[
-        BelowOne,
-        "Share of the stored logits of a class that is kept when rows of the class are seen.",
-    ] = 0.9
-    temperature: Annotated[
-        Positive, "Temperature T, by which logits are divided where they are compared."
-    ] = 2.0
-    largest: Annotated[Positive, "Upper limit of the weight 1 / (running loss of the task)."] = 10.0
-    only_correct: Annotated[
-        bool, "Whether misclassified rows leave the stored logits of their class unchanged."
-    ] = True
-    published: Annotated[
-        bool,
-        "The published form: the last two logit vectors of each class from all rows, with zeros "
-        "before the first, and no limit.",
-    ] = False
+    momentum: BelowOne = 0.9
+    """Share of the stored logits of a class that is kept when rows of the class are seen."""
+    temperature: Positive = 2.0
+    """Temperature T, by which logits are divided where they are compared."""
+    largest: Positive = 10.0
+    """Upper limit of the weight 1 / (running loss of the task)."""
+    only_correct: bool = True
+    """Whether misclassified rows leave the stored logits of their class unchanged."""
+    published: bool = False
+    """The published form: the last two logit vectors of each class from all rows, with zeros before
+    the first, and no limit."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings(Options):
     """Options of one fit that belong to neither the adapter nor the posterior."""
 
-    epochs: Annotated[Count, "Maximum number of epochs."] = 5
-    batch_size: Annotated[Count, "Rows per step."] = 16
-    head_lr: Annotated[
-        Positive,
-        "Learning rate of the last layer, if the posterior has no option for it.",
-    ] = 2e-2
-    patience: Annotated[Count, "Epochs without a better validation NLL before training stops."] = 5
-    warmup: Annotated[
-        BelowOne, "Share of the steps in which the learning rate rises; it then decays as a cosine."
-    ] = 0.03
-    max_grad_norm: Annotated[
-        Positive,
-        "Limit on the norm of the adapter's gradient, unless the posterior has one of its own.",
-    ] = 1.0
-    seed: Annotated[Seed, "Seed of initialisation, order and draws."] = 0
-    layer_sampling: Annotated[
-        LayerSampling | None,
-        "Sampling of the adapted layers that train at a time; without it all of them train.",
-    ] = None
-    quality_retaining: Annotated[
-        QualityRetaining | None,
-        "A loss that penalises logits far from recent logits of the same class, if any.",
-    ] = None
-    report_to: Annotated[
-        Literal["tensorboard", "wandb", "mlflow"] | None,
-        "Experiment tracker that receives the figures of each epoch; TensorBoard's files are "
-        "written to runs/.",
-    ] = None
-    cv: Annotated[
-        Annotated[int, Range(0)] | Literal["auto"],
-        "Number of cross-validation folds, each held out of one fit; the held-out rows choose the "
-        "epochs and the scale of the logits. 0 for none, auto for as many of five folds as give "
-        "128 rows.",
-    ] = 0
-    hold_out: Annotated[
-        BelowOne,
-        "Share of the training rows to use as validation rows, instead of validation data and "
-        "cross-validation.",
-    ] = 0.0
-    refit: Annotated[
-        bool, "Whether to refit to all rows, with the choices made on the held-out rows."
-    ] = False
-    keep_folds: Annotated[
-        bool,
-        "Whether to keep the networks of the folds as an ensemble, instead of one fit to all "
-        "rows; auto then means five folds.",
-    ] = False
-    choose_epochs: Annotated[
-        bool,
-        "Whether the rows that cross-validation holds out choose the number of epochs, from the "
-        "ends of stages within which the learning rate decays to zero.",
-    ] = False
-    stop_after: Annotated[
-        Annotated[int, Range(0)] | None,
-        "Number of epochs after which training stops, regardless of the schedule; None for none.",
-    ] = None
+    epochs: Count = 5
+    """Maximum number of epochs."""
+    batch_size: Count = 16
+    """Rows per step."""
+    head_lr: Positive = 2e-2
+    """Learning rate of the last layer, if the posterior has no option for it."""
+    patience: Count = 5
+    """Epochs without a better validation NLL before training stops."""
+    warmup: BelowOne = 0.03
+    """Share of the steps in which the learning rate rises; it then decays as a cosine."""
+    max_grad_norm: Positive = 1.0
+    """Limit on the norm of the adapter's gradient, unless the posterior has one of its own."""
+    seed: Seed = 0
+    """Seed of initialisation, order and draws."""
+    layer_sampling: LayerSampling | None = None
+    """Sampling of the adapted layers that train at a time; without it all of them train."""
+    quality_retaining: QualityRetaining | None = None
+    """A loss that penalises logits far from recent logits of the same class, if any."""
+    report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Experiment tracker that receives the figures of each epoch; TensorBoard's files are written
+    to runs/."""
+    cv: CountOrZero | Literal["auto"] = 0
+    """Number of cross-validation folds, each held out of one fit; the held-out rows choose the
+    epochs and the scale of the logits. 0 for none, auto for as many of five folds as give 128
+    rows."""
+    hold_out: BelowOne = 0.0
+    """Share of the training rows to use as validation rows, instead of validation data and
+    cross-validation."""
+    refit: bool = False
+    """Whether to refit to all rows, with the choices made on the held-out rows."""
+    keep_folds: bool = False
+    """Whether to keep the networks of the folds as an ensemble, instead of one fit to all rows;
+    auto then means five folds."""
+    choose_epochs: bool = False
+    """Whether the rows that cross-validation holds out choose the number of epochs, from the ends
+    of stages within which the learning rate decays to zero."""
+    stop_after: CountOrZero | None = None
+    """Number of epochs after which training stops, regardless of the schedule; None for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,8 +134,6 @@ def resolve_retaining(value: Any) -> QualityRetaining | None:
     """
     if value is None or value is False:
         return None
-    if value is True or value == "on":
-        return QualityRetaining()
     return options.resolve_one(QualityRetaining, value)
 
 

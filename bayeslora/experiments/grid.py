@@ -35,7 +35,7 @@ from bayeslora.data.read import is_description, read_description
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import PROTOCOLS, Protocol
 from bayeslora.io.files import read_yaml
-from bayeslora.option_checks import KINDS, LARGEST_COUNT, LARGEST_SEED, Link
+from bayeslora.option_checks import KINDS, Count, Draws, Link, Seed, Share
 
 T = TypeVar("T")
 
@@ -118,7 +118,6 @@ Several = Annotated[
     list[T], BeforeValidator(_listed), Field(min_length=1), AfterValidator(_distinct)
 ]
 MethodText = Annotated[Name, BeforeValidator(_method_text)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Size = Annotated[int, Field(ge=2)]
 SearchedOption = Annotated[str, Field(pattern=r"^(adapter|posterior|fit)\.\w+$")]
 
@@ -216,7 +215,7 @@ class Method(_Part):
 class Predict(_Part):
     """Options of `predict`."""
 
-    num_samples: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None = None
+    num_samples: Draws | None = None
     link: Link | None = None
 
 
@@ -244,8 +243,8 @@ class Search(_Part):
             Options that a method lacks are left out of its search.
     """
 
-    trials: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    hold_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    trials: Count
+    hold_out: Share = 0.2
     ranges: Annotated[
         dict[SearchedOption, Annotated[list[JsonValue], Field(min_length=2)] | Range],
         Field(min_length=1),

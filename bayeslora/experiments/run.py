@@ -32,7 +32,7 @@ from bayeslora.experiments.search import import_optuna
 from bayeslora.experiments.summary import results_table, sort_key, write_results
 from bayeslora.experiments.workers import OneProcess, Outcome, Pool, Processes, RayCluster
 from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
-from bayeslora.option_checks import check_integer
+from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def experiment(
         >>> result = bl.experiment("grid.yaml", "runs/first")     # doctest: +SKIP
         >>> result.table.to_pandas()                              # doctest: +SKIP
     """
-    check_integer("workers", workers, low=1)
+    as_integer("workers", workers, 1)
     if ray is not None and workers > 1:
         raise InputError("workers are local processes; set either workers or ray")
     parsed, store = as_grid(grid), Store(out)
@@ -252,8 +252,8 @@ def _checked(
     if grid.search is not None:
         import_optuna()
     index, count = (1, 1) if shard is None else shard
-    check_integer("shard", count, low=1)
-    check_integer("shard", index, low=1, high=count)
+    as_integer("shard", count, 1)
+    as_integer("shard", index, 1, count)
     setups = {cell: workshop.checked(cell) for cell in grid.cells[index - 1 :: count]}
     for key in grid.predict.model_fields_set:
         if not any(key in setup.predict for setup in setups.values()):

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from bayeslora.metrics.clusters import num_units
-from bayeslora.option_checks import check_count
 from bayeslora.runtime import threaded
 
 MAX_ROWS = 50_000
@@ -96,11 +95,7 @@ def bootstrap_deviations(
         stream: Makes resamples of the second and later groups differ from those of other calls;
             resamples of the first group depend on the seed alone.
         width: Numbers that the statistic stores per resample, if more than there are rows.
-
-    Raises:
-        InputError: `num_resamples` is below 1 or above `LARGEST_COUNT`.
     """
-    check_count("num_resamples", num_resamples, least=1)
     generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))

@@ -29,7 +29,7 @@ from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
-from bayeslora.option_checks import check_count
+from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
@@ -235,11 +235,10 @@ def compare(
     """
     if by not in RANKING:
         raise unknown_choice("score to compare by", by, RANKING)
-    check_count("num_permutations", num_permutations, least=0)
+    as_integer("num_permutations", num_permutations, 0)
     keys = COMPARED if scores is None else chosen_keys(scores)
     num_bins = as_num_bins(num_bins)
     resampling = Resampling(**bootstrap)
-    seed = resampling.seed
     loaded = _loaded(predictions, cluster_by, over_seeds=over_seeds)
     methods = fits_of(loaded, over_seeds=over_seeds)
     names = [method.name for method in methods]
@@ -248,7 +247,7 @@ def compare(
     contest = Contest(methods, base, keys, num_bins, clusters)
     use_seeds = all(method.seeds for method in methods)
     measured = over_seeds_of(contest) if use_seeds else over_rows(contest, resampling)
-    p = _p_values(contest, num_permutations, seed)
+    p = _p_values(contest, num_permutations, resampling.seed)
     method_distances = _distances(methods, distance_to, resampling, clusters)
     rows = [
         ComparisonRow(method.name, *results, distance, *tests, seeds=method.seeds)
@@ -262,7 +261,7 @@ def compare(
         n=len(methods[0].rows[0]),
         num_bins=num_bins,
         num_resamples=resampling.num_resamples,
-        seed=seed,
+        seed=resampling.seed,
         rows=tuple(rows[index] for index in _order(methods, by, num_bins)),
         distance_to=distance_to,
         interval=resampling.interval,

@@ -30,7 +30,7 @@ from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic, acceleration, 
 from bayeslora.metrics.catalogue import SCORES, Kind
 from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.scores import LEAST_ROWS, Score
-from bayeslora.option_checks import as_seed
+from bayeslora.option_checks import as_integer, as_seed
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -62,7 +62,8 @@ class Resampling:
         interval: `percentile`, or `bca` (bias-corrected and accelerated).
 
     Raises:
-        InputError: `interval` is neither of the two, or `seed` is not from 0 to 2³² − 1.
+        InputError: `interval` is neither of the two, `seed` is not from 0 to 2³² − 1, or
+            `num_resamples` is below 1 or above `LARGEST_COUNT`.
     """
 
     num_resamples: int = 1000
@@ -72,6 +73,7 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
             raise unknown_choice("interval", self.interval, INTERVALS)
+        as_integer("num_resamples", self.num_resamples, 1)
         object.__setattr__(self, "seed", as_seed(self.seed))
 
     def spread(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.io.files import read_json
 from bayeslora.metrics.scores import Score, without_nan
-from bayeslora.option_checks import Count, Options, Range, Seed, is_number
+from bayeslora.option_checks import Count, Options, Seed, Strengths
 
 KEYS = ("accuracy", "nll", "ece", "mean_confidence")
 """Scores of a curve."""
@@ -33,15 +33,16 @@ class Attack(Options):
 
     name: ClassVar[str] = "attack"
 
-    eps: Annotated[
-        tuple[Annotated[float, Range(0, 10)], ...] | None,
-        "Radii of the perturbation: for texts shares of the mean norm of an embedding, in L2 per "
-        "token; for images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for "
-        "texts, and 1, 2, 4 and 8 of 255 for images.",
-    ] = None
-    steps: Annotated[Count, "Number of gradient steps."] = 10
-    restarts: Annotated[Count, "Number of random starts; the worst one counts for each row."] = 2
-    seed: Annotated[Seed, "Seed of the random starts."] = 0
+    eps: Strengths | None = None
+    """Radii of the perturbation: for texts shares of the mean norm of an embedding, in L2 per
+    token; for images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for texts, and
+    1, 2, 4 and 8 of 255 for images."""
+    steps: Count = 10
+    """Number of gradient steps."""
+    restarts: Count = 2
+    """Number of random starts; the worst one counts for each row."""
+    seed: Seed = 0
+    """Seed of the random starts."""
 
     @classmethod
     def of(cls, value: object) -> Attack:
@@ -50,25 +51,12 @@ class Attack(Options):
         Raises:
             InputError: The value does not describe an attack.
         """
-        if value is None or value == "on":
-            return cls()
-        if isinstance(value, str):
-            if not value.strip():
-                names = ", ".join(field.name for field in fields(cls))
-                raise InputError(
-                    f"attack must be 'on' or KEY=VALUE,… with the keys {names}, got {value!r}"
-                )
-            value = options.parsed(cls.name, value)
-        if isinstance(value, Mapping):
-            eps = value.get("eps")
-            value = {"name": cls.name, **value, **({"eps": [eps]} if is_number(eps) else {})}
-        attack: Attack = options.resolve(cls.name, value, {cls.name: cls})
-        return attack
+        return cls() if value is None else options.resolve_one(cls, value)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is not None:
-            radii = tuple(sorted({float(radius) for radius in self.eps} - {0.0}))
+            radii = tuple(sorted({*self.eps} - {0.0}))
             object.__setattr__(self, "eps", radii)
             if not radii:
                 raise InputError("eps must contain at least one number > 0")

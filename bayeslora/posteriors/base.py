@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import OnlyWith, Options, Positive
+from bayeslora.option_checks import Draws, OnlyWith, Options, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,18 +33,7 @@ DEFAULT_PRIOR_SCALE = 2.0
 """τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
 or the mean is divided out, so that τ means the same for every backbone."""
 
-PriorScale = Annotated[Positive, "Prior standard deviation of a logit."]
-
-KLRate = Annotated[
-    Positive,
-    "Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; "
-    "it follows the adapter's schedule.",
-]
-KLWeights = Annotated[
-    Literal["cyclic", "uniform"],
-    "Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in "
-    "cycles whose weights sum to one, as published for BLoB.",
-]
+KLWeights = Literal["cyclic", "uniform"]
 
 FEW_ROWS = 256
 """Up to this many training rows, a language model or a wide prior is worth more than the labels."""
@@ -181,6 +170,7 @@ class Posterior(Options):
 
     link: str | None = None
     num_samples: int | None = None
+    """Number of draws per prediction."""
     num_members: int = 1
 
     def make_head(
@@ -403,3 +393,22 @@ class Posterior(Options):
         if self.num_draws(num_samples) <= 0:
             return None
         return self.own_weights(network).gaussian_logits(network, texts, rows, advance)
+
+
+class FactorPosterior(Posterior):
+    """Base of Gaussians inside each adapter that train with it."""
+
+    calls_once: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    passes: ClassVar[str] = "num_samples"
+    over_factors: ClassVar[bool] = True
+    from_start: ClassVar[str] = "is trained together with the adapter"
+
+    # Meaning of these options.
+    kl_lr: Positive = 0.01
+    """Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; it
+    follows the adapter's schedule."""
+    kl_weights: KLWeights = "uniform"
+    """Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in
+    cycles whose weights sum to one, as published for BLoB."""
+    num_samples: Draws = 10

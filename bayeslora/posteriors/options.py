@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
+from annotated_types import Interval
+
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.option_checks import (
+    LARGEST_COUNT,
     BelowOne,
     Count,
     Draws,
@@ -22,19 +25,18 @@ from bayeslora.option_checks import (
     NotNegative,
     OnlyWith,
     Positive,
-    Range,
     Share,
     Structure,
+    UpTo1000,
 )
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
     FEW_ROWS,
+    FactorPosterior,
     FitFacts,
     HeadTraining,
-    KLRate,
     KLWeights,
     Posterior,
-    PriorScale,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ class MAP(Posterior):
     τ is the prior scale.
     """
 
-    prior_scale: PriorScale = DEFAULT_PRIOR_SCALE
+    prior_scale: Positive = DEFAULT_PRIOR_SCALE
+    """Prior standard deviation of a logit."""
 
     name: ClassVar[str] = "map"
     is_point: ClassVar[bool] = True
@@ -137,6 +140,7 @@ Covariance = Literal["auto", "dense", "diagonal", "eigenbasis", "full", "low_ran
 # The basis of `eigenbasis` is that of the final features.
 TrainingCovariance = Literal["dense", "diagonal", "full", "low_rank"]
 HeadStep = Literal["gradient", "joint", "refit"]
+ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes", "validation"]
 
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 CLOSED_FORM_BOUNDS: tuple[ClosedFormBound, ...] = get_args(ClosedFormBound)
@@ -159,72 +163,57 @@ MEAN_STEPS, TILT = 120, 4e4
 class VBLL(Posterior):
     """Variational Bayesian last layer: a Gaussian over the weights of each class."""
 
-    prior_scale: Annotated[
-        Positive | Literal["auto", "cross-validation", "empirical-bayes", "validation"],
-        "Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` "
-        "maximises the ELBO (0.5 if the means are fixed), `validation` takes the power of 2 from "
-        "0.25 to 16 with the lowest validation NLL, or is `empirical-bayes` if there are no "
-        "validation rows, and `cross-validation` takes 8 or the maximum of the ELBO, by the NLL "
-        "of five-fold cross-validation on the training rows. `auto` is `cross-validation` in a "
-        "fit to at most 256 rows without an adapter and validation rows, else `empirical-bayes`.",
-    ] = AUTO
-    training_prior_scale: Annotated[
-        Positive | None,
-        "Prior standard deviation of a logit while the adapter trains; None means `prior_scale` "
-        "if that is a number. Otherwise gradient steps use a prior around the means, so that only "
-        f"deviations are penalised, with scale {SPREAD_PRIOR_SCALE:g}; refits of the means use "
-        f"scale {DEFAULT_PRIOR_SCALE:g}.",
-    ] = None
-    bound: Annotated[
-        Bound,
-        "Bound on the expected log-likelihood that the adapter trains against: `jensen`, "
-        "`knowles_minka`, `tilted` (the only closed form that uses covariances between classes; "
-        "equal to `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` "
-        "(sampled, unbiased).",
-    ] = "jensen"
-    polish_bound: Annotated[
-        ClosedFormBound, "Bound of the final fit: any of these except `mc`."
-    ] = "knowles_minka"
-    polish_mean: Annotated[
-        Literal["validation", "refit", "trained"],
-        "Means of the final fit. `refit`: fitted in closed form, with the covariances. "
-        "`trained`: those of the last training step; only the covariances are refitted. "
-        "`validation`: whichever of the two has the lower validation NLL. Without validation "
-        "rows, `validation` means `refit` in `calibrate`, without an adapter and with "
-        "`head_step=refit`; otherwise it means `trained`.",
-    ] = "validation"
-    covariance: Annotated[
-        Covariance,
-        "Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`, "
-        "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
-        "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
-        "classes. `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would "
-        "take most of a minute or more than 100 MB.",
-    ] = AUTO
-    rank: Annotated[Count, "Number of directions of a `low_rank` covariance."] = 16
-    head_step: Annotated[
-        HeadStep,
-        "How the head trains with the adapter: `gradient` steps before each step of the adapter, "
-        "one `joint` gradient for both, or a closed-form `refit` under `bound` (under "
-        "`polish_bound` if `bound` is sampled).",
-    ] = "gradient"
-    training_covariance: Annotated[
-        TrainingCovariance, "Covariance of the weights while the adapter trains."
-    ] = "diagonal"
-    head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 2e-2
-    head_steps: Annotated[
-        int, Range(1, 1000), "Gradient steps of the head per step of the adapter."
-    ] = 1
-    refits_per_epoch: Annotated[
-        Count, "Closed-form refits per epoch if `head_step` is `refit`."
-    ] = 2
-    num_bound_samples: Annotated[int, Range(1, 1000), "Number of draws of the `mc` bound."] = 16
-    laplace_refinement: Annotated[
-        bool,
-        "Whether to replace the refit's covariance by the Laplace covariance at the same mean.",
-    ] = False
-    link: Annotated[Link, "Link from logits to probabilities."] = "mc"
-    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
+    prior_scale: Positive | ScaleChoice = AUTO
+    """Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` maximises
+    the ELBO (0.5 if the means are fixed), `validation` takes the power of 2 from 0.25 to 16 with
+    the lowest validation NLL, or is `empirical-bayes` if there are no validation rows, and
+    `cross-validation` takes 8 or the maximum of the ELBO, by the NLL of five-fold cross-validation
+    on the training rows. `auto` is `cross-validation` in a fit to at most 256 rows without an
+    adapter and validation rows, else `empirical-bayes`."""
+    training_prior_scale: Positive | None = None
+    """Prior standard deviation of a logit while the adapter trains; None means `prior_scale` if
+    that is a number. Otherwise gradient steps use a prior around the means, so that only deviations
+    are penalised, with scale 0.5; refits of the means use scale 2."""
+    bound: Bound = "jensen"
+    """Bound on the expected log-likelihood that the adapter trains against: `jensen`,
+    `knowles_minka`, `tilted` (the only closed form that uses covariances between classes; equal to
+    `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` (sampled,
+    unbiased)."""
+    polish_bound: ClosedFormBound = "knowles_minka"
+    """Bound of the final fit: any of these except `mc`."""
+    polish_mean: Literal["validation", "refit", "trained"] = "validation"
+    """Means of the final fit. `refit`: fitted in closed form, with the covariances. `trained`:
+    those of the last training step; only the covariances are refitted. `validation`: whichever of
+    the two has the lower validation NLL. Without validation rows, `validation` means `refit` in
+    `calibrate`, without an adapter and with `head_step=refit`; otherwise it means `trained`."""
+    covariance: Covariance = AUTO
+    """Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`,
+    `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which classes
+    share), or `low_rank` (diagonal plus `rank` directions); `full` over all classes. `auto` means
+    `dense`, or `eigenbasis` (logged) if a dense covariance would take most of a minute or more than
+    100 MB."""
+    rank: Count = 16
+    """Number of directions of a `low_rank` covariance."""
+    head_step: HeadStep = "gradient"
+    """How the head trains with the adapter: `gradient` steps before each step of the adapter, one
+    `joint` gradient for both, or a closed-form `refit` under `bound` (under `polish_bound` if
+    `bound` is sampled)."""
+    training_covariance: TrainingCovariance = "diagonal"
+    """Covariance of the weights while the adapter trains."""
+    head_lr: Positive = 2e-2
+    """Learning rate of the head's gradient steps."""
+    head_steps: UpTo1000 = 1
+    """Gradient steps of the head per step of the adapter."""
+    refits_per_epoch: Count = 2
+    """Closed-form refits per epoch if `head_step` is `refit`."""
+    num_bound_samples: UpTo1000 = 16
+    """Number of draws of the `mc` bound."""
+    laplace_refinement: bool = False
+    """Whether to replace the refit's covariance by the Laplace covariance at the same mean."""
+    link: Link = "mc"
+    """Link from logits to probabilities."""
+    num_samples: Draws = 1000
+    """Number of draws of the `mc` link."""
 
     name: ClassVar[str] = "vbll"
     compared: ClassVar[int | None] = 3
@@ -368,32 +357,27 @@ def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance:
         )
 
 
+Shrinkage = Annotated[float, Interval(gt=0, le=1)] | Literal["ledoit-wolf"]
+
+
 @dataclass(frozen=True)
 class GVBLL(Posterior):
     """Generative last layer: Gaussian features of each class, with a random mean."""
 
-    shrinkage: Annotated[
-        Annotated[float, Range(above=0, high=1)] | Literal["ledoit-wolf", "validation"],
-        "Weight ρ with which the covariance of the features is shrunk towards a multiple of the "
-        "identity. `validation` minimises the validation NLL, or the five-fold cross-validated "
-        "NLL if there are no validation rows; `ledoit-wolf` minimises the expected squared error "
-        "of the covariance.",
-    ] = "validation"
-    inflation: Annotated[
-        Positive | Literal["validation"],
-        "Factor on that covariance: the likelihood of a row's features is raised to the power 1 "
-        "/ `inflation`. `validation` as above; 1 leaves the Gaussian as it is.",
-    ] = "validation"
-    prior_rows: Annotated[
-        Positive,
-        "Strength of the prior on a class mean, in rows: its covariance is that of the features "
-        "divided by this number.",
-    ] = 1.0
-    num_samples: Annotated[
-        Count,
-        "Draws of the means, which split the uncertainty into its parts; probabilities are in "
-        "closed form.",
-    ] = 200
+    shrinkage: Shrinkage | Literal["validation"] = "validation"
+    """Weight ρ with which the covariance of the features is shrunk towards a multiple of the
+    identity. `validation` minimises the validation NLL, or the five-fold cross-validated NLL if
+    there are no validation rows; `ledoit-wolf` minimises the expected squared error of the
+    covariance."""
+    inflation: Positive | Literal["validation"] = "validation"
+    """Factor on that covariance: the likelihood of a row's features is raised to the power 1 /
+    `inflation`. `validation` as above; 1 leaves the Gaussian as it is."""
+    prior_rows: Positive = 1.0
+    """Strength of the prior on a class mean, in rows: its covariance is that of the features
+    divided by this number."""
+    num_samples: Count = 200
+    """Draws of the means, which split the uncertainty into its parts; probabilities are in closed
+    form."""
 
     name: ClassVar[str] = "gvbll"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.gvbll:GVBLLHead"
@@ -443,20 +427,18 @@ class GVBLL(Posterior):
 class Laplace(Posterior):
     """Laplace approximation of the last layer around its trained weights."""
 
-    structure: Annotated[
-        Structure, "Structure of the covariance of all head weights: `full`, `kron` or `diag`."
-    ] = "kron"
-    prior_precision: Annotated[
-        Positive | Literal["marglik", "validation"],
-        "Precision δ of the Gaussian prior on a weight. `validation` minimises the validation "
-        "NLL, or means the precision of `prior_scale` if there are no validation rows; `marglik` "
-        "maximises the marginal likelihood, which assumes that the mean weights are its optimum.",
-    ] = "validation"
-    prior_scale: Annotated[
-        PriorScale, "Prior standard deviation of a logit while the mean weights are trained."
-    ] = DEFAULT_PRIOR_SCALE
-    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
-    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
+    structure: Structure = "kron"
+    """Structure of the covariance of all head weights: `full`, `kron` or `diag`."""
+    prior_precision: Positive | Literal["marglik", "validation"] = "validation"
+    """Precision δ of the Gaussian prior on a weight. `validation` minimises the validation NLL, or
+    means the precision of `prior_scale` if there are no validation rows; `marglik` maximises the
+    marginal likelihood, which assumes that the mean weights are its optimum."""
+    prior_scale: Positive = DEFAULT_PRIOR_SCALE
+    """Prior standard deviation of a logit while the mean weights are trained."""
+    link: Link = "mc"
+    """Link from logits to probabilities, also used for tuning."""
+    num_samples: Draws = 1000
+    """Number of draws of the `mc` link."""
 
     name: ClassVar[str] = "laplace"
     compared: ClassVar[int | None] = 2
@@ -484,32 +466,26 @@ class Laplace(Posterior):
 class NUTS(Posterior):
     """The exact posterior of the last layer, sampled by Hamiltonian Monte Carlo: the reference."""
 
-    prior_scale: PriorScale = 2.0
-    kernel: Annotated[
-        Literal["hmc", "nuts"],
-        "`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with "
-        "random lengths: faster, with fewer effective draws per step.",
-    ] = "nuts"
-    num_chains: Annotated[
-        int, Range(1, 1000), "Number of independent chains, run one after the other."
-    ] = 4
-    num_warmup: Annotated[Count, "Warm-up steps of each chain, which are discarded."] = 300
+    prior_scale: Positive = 2.0
+    """Prior standard deviation of a logit."""
+    kernel: Literal["hmc", "nuts"] = "nuts"
+    """`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with random
+    lengths: faster, with fewer effective draws per step."""
+    num_chains: UpTo1000 = 4
+    """Number of independent chains, run one after the other."""
+    num_warmup: Count = 300
+    """Warm-up steps of each chain, which are discarded."""
     # Each chain is split in two, and a variance takes two draws.
-    num_samples: Annotated[int, Range(4), "Draws of each chain after the warm-up."] = 1000
-    max_draws: Annotated[
-        Count,
-        "Maximum number of draws kept for prediction, evenly spaced over all chains; files and "
-        "predictions grow with it.",
-    ] = 1000
+    num_samples: Annotated[int, Interval(ge=4, le=LARGEST_COUNT)] = 1000
+    """Draws of each chain after the warm-up."""
+    max_draws: Count = 1000
+    """Maximum number of draws kept for prediction, evenly spaced over all chains; files and
+    predictions grow with it."""
     # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
-    max_tree_depth: Annotated[
-        int,
-        Range(1, 20),
-        "Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps.",
-    ] = 10
-    target_accept: Annotated[Share, "Target acceptance probability for adapting the step size."] = (
-        0.8
-    )
+    max_tree_depth: Annotated[int, Interval(ge=1, le=20)] = 10
+    """Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps."""
+    target_accept: Share = 0.8
+    """Target acceptance probability for adapting the step size."""
 
     name: ClassVar[str] = "nuts"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:NUTSHead"
@@ -535,11 +511,9 @@ class Prototypes(Posterior):
     Gaussian.
     """
 
-    scale: Annotated[
-        Positive | None,
-        "Factor on the cosines. None means the factor that the adapter was tuned with (as with "
-        "`amt`), else one chosen on validation rows, or by leave-one-out if there are none.",
-    ] = None
+    scale: Positive | None = None
+    """Factor on the cosines. None means the factor that the adapter was tuned with (as with `amt`),
+    else one chosen on validation rows, or by leave-one-out if there are none."""
 
     name: ClassVar[str] = "prototypes"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.prototypes:PrototypeHead"
@@ -568,7 +542,8 @@ class Ensemble(Posterior):
     H is the entropy, and M is `num_members`.
     """
 
-    num_members: Annotated[int, Range(1, 1000), "Number of networks, each with its own fit."] = 3
+    num_members: UpTo1000 = 3
+    """Number of networks, each with its own fit."""
 
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "independently trained adapters, averaged"
@@ -589,12 +564,11 @@ class MCDropout(Posterior):
     S is `num_samples`.
     """
 
-    p: Annotated[
-        Share,
-        "Dropout probability on the input of LoRA; other adapters have no dropout, and the "
-        "backbone's dropout keeps its own probability.",
-    ] = 0.1
-    num_samples: Annotated[Draws, "Number of passes through the network."] = 10
+    p: Share = 0.1
+    """Dropout probability on the input of LoRA; other adapters have no dropout, and the backbone's
+    dropout keeps its own probability."""
+    num_samples: Draws = 10
+    """Number of passes through the network."""
 
     name: ClassVar[str] = "mc_dropout"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.mc_dropout:MCDropoutDraws.of"
@@ -650,22 +624,19 @@ class LaplaceLoRA(Posterior):
     network is trained by maximum likelihood and stays as it is.
     """
 
-    structure: Annotated[
-        Structure,
-        "Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over "
-        "all random weights, if there are few.",
-    ] = "kron"
-    prior_precision: Annotated[
-        Positive | Literal["marglik", "validation"],
-        "Precision δ of the Gaussian prior on every random weight. `validation` minimises the "
-        "validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises "
-        "the marginal likelihood, which assumes that the mean weights are its optimum.",
-    ] = "validation"
-    last_layer: Annotated[bool, "Whether the last layer is random too."] = True
-    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
-    num_samples: Annotated[
-        Draws, "Number of draws of the `mc` link; 0 predicts with the mean weights."
-    ] = 1000
+    structure: Structure = "kron"
+    """Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over all
+    random weights, if there are few."""
+    prior_precision: Positive | Literal["marglik", "validation"] = "validation"
+    """Precision δ of the Gaussian prior on every random weight. `validation` minimises the
+    validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises the
+    marginal likelihood, which assumes that the mean weights are its optimum."""
+    last_layer: bool = True
+    """Whether the last layer is random too."""
+    link: Link = "mc"
+    """Link from logits to probabilities, also used for tuning."""
+    num_samples: Draws = 1000
+    """Number of draws of the `mc` link; 0 predicts with the mean weights."""
 
     name: ClassVar[str] = "laplace_lora"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
@@ -697,24 +668,17 @@ class SWAG(Posterior):
     Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
     """
 
-    num_snapshots: Annotated[int, Range(2), "Number of snapshots, evenly spaced."] = 20
-    start: Annotated[
-        BelowOne, "Share of the training after which the first snapshot may be taken."
-    ] = 0.5
-    rank: Annotated[
-        int,
-        Range(2),
-        "Number of most recent deviations from the running mean kept for the covariance.",
-    ] = 5
-    scale: Annotated[
-        Positive,
-        "Factor on the covariance; with 0.5, the diagonal and the low-rank part count half each.",
-    ] = 0.5
-    schedule: Annotated[
-        Literal["constant", "cosine"],
-        "Learning rate after the warm-up: `constant`, so that late snapshots spread as widely as "
-        "early ones, or `cosine`.",
-    ] = "constant"
+    num_snapshots: Annotated[int, Interval(ge=2, le=LARGEST_COUNT)] = 20
+    """Number of snapshots, evenly spaced."""
+    start: BelowOne = 0.5
+    """Share of the training after which the first snapshot may be taken."""
+    rank: Annotated[int, Interval(ge=2, le=LARGEST_COUNT)] = 5
+    """Number of most recent deviations from the running mean kept for the covariance."""
+    scale: Positive = 0.5
+    """Factor on the covariance; with 0.5, the diagonal and the low-rank part count half each."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: `constant`, so that late snapshots spread as widely as early
+    ones, or `cosine`."""
     num_samples: Draws = 10
 
     name: ClassVar[str] = "swag"
@@ -761,29 +725,24 @@ class SWAG(Posterior):
 class TFB(Posterior):
     """Training-free: the widest isotropic noise on a trained adapter that a tolerance allows."""
 
-    tolerance: Annotated[
-        Positive,
-        "Allowed degradation of `metric` on the anchor rows, relative to its value for the mean "
-        "weights.",
-    ] = 0.003
-    metric: Annotated[Literal["accuracy", "nll"], "Metric compared on the anchor rows."] = "nll"
-    labels: Annotated[
-        Literal["mean", "true"],
-        "Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights.",
-    ] = "true"
-    num_anchors: Annotated[Count, "Maximum number of training rows in the search."] = 500
-    sigma_min: Annotated[Positive, "Smallest standard deviation of the search."] = 1e-3
-    sigma_max: Annotated[
-        Positive,
-        "Largest standard deviation of the search. Both are of the change ΔW itself, including "
-        "the factor alpha / r, along each of its r output directions.",
-    ] = 0.5
-    num_steps: Annotated[
-        Count, "Bisections of the interval between the two, on a logarithmic scale."
-    ] = 6
-    num_search_samples: Annotated[
-        Count, "Draws for each σ of the search, with the same noise for all σ."
-    ] = 10
+    tolerance: Positive = 0.003
+    """Allowed degradation of `metric` on the anchor rows, relative to its value for the mean
+    weights."""
+    metric: Literal["accuracy", "nll"] = "nll"
+    """Metric compared on the anchor rows."""
+    labels: Literal["mean", "true"] = "true"
+    """Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights."""
+    num_anchors: Count = 500
+    """Maximum number of training rows in the search."""
+    sigma_min: Positive = 1e-3
+    """Smallest standard deviation of the search."""
+    sigma_max: Positive = 0.5
+    """Largest standard deviation of the search. Both are of the change ΔW itself, including the
+    factor alpha / r, along each of its r output directions."""
+    num_steps: Count = 6
+    """Bisections of the interval between the two, on a logarithmic scale."""
+    num_search_samples: Count = 10
+    """Draws for each σ of the search, with the same noise for all σ."""
     num_samples: Draws = 10
 
     name: ClassVar[str] = "tfb"
@@ -810,56 +769,48 @@ class TFB(Posterior):
 
 
 @dataclass(frozen=True)
-class BLoB(Posterior):
+class BLoB(FactorPosterior):
     """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
 
     With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
     """
 
-    prior_std: Annotated[Positive, "Prior standard deviation of an entry."] = 0.2
-    initial_std: Annotated[
-        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
-    ] = 2.5e-3
-    kl_lr: KLRate = 0.01
+    prior_std: Positive = 0.2
+    """Prior standard deviation of an entry."""
+    initial_std: Positive = 2.5e-3
+    """Largest initial standard deviation of an entry; the smallest is half of it."""
+    kl_lr: Positive = 0.01
     kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "blob"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.blob:BLoBWeights.of"
-    calls_once: ClassVar[bool] = True
-    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
     use: ClassVar[str] = "A posterior over adapter weights that is trained with them."
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
-    passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one per entry of A, or of PoLAR's core"
-    over_factors: ClassVar[bool] = True
-    from_start: ClassVar[str] = "is trained together with the adapter"
 
 
 @dataclass(frozen=True)
 class IVON(Posterior):
     """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains."""
 
-    ess: Annotated[
-        Positive,
-        "Effective number of rows: larger values give a narrower posterior. The number of "
-        "training rows would be exact; the published recipe uses 1e6 to 1e8.",
-    ] = 1e7
-    hess_init: Annotated[Positive, "Initial curvature h of the loss."] = 1e-3
-    lr: Annotated[
-        Positive | None,
-        "Learning rate; None means the adapter's, divided by `clip_radius`, so that no entry "
-        "moves further in a step than the adapter's learning rate.",
-    ] = None
-    clip_radius: Annotated[
-        Positive, "Limit on each entry of the Newton step, before the learning rate is applied."
-    ] = 1e-3
-    beta1: Annotated[BelowOne, "Decay rate of the running mean of the gradient."] = 0.9
-    beta2: Annotated[BelowOne, "Decay rate of the running mean of the curvature."] = 0.99999
-    weight_decay: Annotated[
-        NotNegative, "δ, a prior around 0 that adds `ess` · δ to the precision of every weight."
-    ] = 0.0
+    ess: Positive = 1e7
+    """Effective number of rows: larger values give a narrower posterior. The number of training
+    rows would be exact; the published recipe uses 1e6 to 1e8."""
+    hess_init: Positive = 1e-3
+    """Initial curvature h of the loss."""
+    lr: Positive | None = None
+    """Learning rate; None means the adapter's, divided by `clip_radius`, so that no entry moves
+    further in a step than the adapter's learning rate."""
+    clip_radius: Positive = 1e-3
+    """Limit on each entry of the Newton step, before the learning rate is applied."""
+    beta1: BelowOne = 0.9
+    """Decay rate of the running mean of the gradient."""
+    beta2: BelowOne = 0.99999
+    """Decay rate of the running mean of the curvature."""
+    weight_decay: NotNegative = 0.0
+    """δ, a prior around 0 that adds `ess` · δ to the precision of every weight."""
     num_samples: Draws = 10
 
     name: ClassVar[str] = "ivon"
@@ -918,29 +869,23 @@ def require_ivon() -> None:
 
 
 @dataclass(frozen=True)
-class ScalaBL(Posterior):
+class ScalaBL(FactorPosterior):
     """Gaussian over the r scales of each LoRA adapter: a few random numbers per layer."""
 
-    prior_std: Annotated[Positive, "Prior standard deviation of a scale."] = 1.0
-    initial_std: Annotated[
-        Positive,
-        "Largest initial standard deviation of a scale; the smallest is 1 / √2 of it.",
-    ] = 0.05
-    kl_lr: KLRate = 0.2
+    prior_std: Positive = 1.0
+    """Prior standard deviation of a scale."""
+    initial_std: Positive = 0.05
+    """Largest initial standard deviation of a scale; the smallest is 1 / √2 of it."""
+    kl_lr: Positive = 0.2
     kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "scalabl"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.scalabl:ScalaBLWeights.of"
-    calls_once: ClassVar[bool] = True
-    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
     use: ClassVar[str] = "A posterior over LoRA with very few additional parameters."
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
-    passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "3 r per layer"
-    over_factors: ClassVar[bool] = True
-    from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (
         "keeps the scales of all adapters in one parameter, which cannot be paused in part"
     )
@@ -962,32 +907,24 @@ class ScalaBL(Posterior):
 
 
 @dataclass(frozen=True)
-class CLoRA(Posterior):
+class CLoRA(FactorPosterior):
     """Gaussian over an r × r matrix inside each adapter, with moments that follow the token."""
 
-    prior_std: Annotated[
-        Positive, "Prior standard deviation of an entry; the prior mean is the identity."
-    ] = 0.2
-    initial_std: Annotated[
-        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
-    ] = 0.05
-    num_hidden: Annotated[
-        Count, "Hidden units of the small network that predicts mean and standard deviation."
-    ] = 64
+    prior_std: Positive = 0.2
+    """Prior standard deviation of an entry; the prior mean is the identity."""
+    initial_std: Positive = 0.05
+    """Largest initial standard deviation of an entry; the smallest is half of it."""
+    num_hidden: Count = 64
+    """Hidden units of the small network that predicts mean and standard deviation."""
     kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "clora"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.clora:CLoRAWeights.of"
-    calls_once: ClassVar[bool] = True
-    is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
     use: ClassVar[str] = "Uncertainty that depends on the input, for models that need no export."
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
-    passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "a network with sizes r, num_hidden, 2 r² per layer"
-    over_factors: ClassVar[bool] = True
-    from_start: ClassVar[str] = "is trained together with the adapter"
     not_shared: ClassVar[str] = (
         "averages its KL over all tokens of a batch, of which each process has only some"
     )

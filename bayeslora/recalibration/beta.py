@@ -13,7 +13,7 @@ renormalised, so classes may change their order within a row.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,8 @@ class BetaCalibration(Recalibrator):
         parameters: [3, C] float64: a, b, c; None before `fit`.
     """
 
-    prior_scale: Annotated[
-        Positive, "Prior standard deviation of a and b around 1 and of c around 0."
-    ] = 1.0
+    prior_scale: Positive = 1.0
+    """Prior standard deviation of a and b around 1 and of c around 0."""
 
     name: ClassVar[str] = "beta"
     summary: ClassVar[str] = "a three-parameter curve for each class against the rest"

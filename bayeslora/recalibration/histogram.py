@@ -15,7 +15,7 @@ the transform, its equal-mass bins cannot be applied, and rows of zeros become N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +40,12 @@ class HistogramBinning(Recalibrator):
             where `smoothing` is 0.
     """
 
-    num_bins: Annotated[Count, "Number B of left-closed bins of each class's probability."] = 15
-    bins: Annotated[
-        Literal["equal-mass", "equal-width"],
-        "`equal-mass` (edges at quantiles of the class's probability) or `equal-width`.",
-    ] = "equal-mass"
-    smoothing: Annotated[
-        NotNegative, "Weight m, in rows, of the class's overall share in each bin."
-    ] = 1.0
+    num_bins: Count = 15
+    """Number B of left-closed bins of each class's probability."""
+    bins: Literal["equal-mass", "equal-width"] = "equal-mass"
+    """`equal-mass` (edges at quantiles of the class's probability) or `equal-width`."""
+    smoothing: NotNegative = 1.0
+    """Weight m, in rows, of the class's overall share in each bin."""
 
     name: ClassVar[str] = "histogram"
     summary: ClassVar[str] = "the share of each class in bins of its probability"

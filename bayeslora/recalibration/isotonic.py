@@ -13,7 +13,7 @@ are renormalised: probabilities within a block become equal, and classes may cha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,8 @@ class IsotonicRegression(Recalibrator):
             number of knots differs from class to class. Empty before `fit`.
     """
 
-    smoothing: Annotated[
-        NotNegative, "Weight m, in rows, of the class's overall share in each block."
-    ] = 1.0
+    smoothing: NotNegative = 1.0
+    """Weight m, in rows, of the class's overall share in each block."""
 
     name: ClassVar[str] = "isotonic"
     summary: ClassVar[str] = "a rising curve for each class against the rest"

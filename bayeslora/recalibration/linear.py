@@ -22,7 +22,7 @@ few hundred rows make the probabilities worse. In both, classes may change their
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,10 +139,8 @@ class VectorScaling(Recalibrator):
         intercept: [C] float64, nats.
     """
 
-    prior_scale: Annotated[
-        Positive,
-        "Prior standard deviation of each factor around 1 and of each intercept around 0 (nats).",
-    ] = 1.0
+    prior_scale: Positive = 1.0
+    """Prior standard deviation of each factor around 1 and of each intercept around 0 (nats)."""
 
     name: ClassVar[str] = "vector"
     summary: ClassVar[str] = "a factor and an intercept for each class"
@@ -199,17 +197,12 @@ class MatrixScaling(Recalibrator):
         chosen: The off-diagonal scale that was used.
     """
 
-    off_diagonal_scale: Annotated[
-        Positive | Literal["cross-validation"],
-        "Prior standard deviation of each weight of another class's log-probability; "
-        "`cross-validation` chooses the value with the lowest NLL in cross-validation on the fit "
-        "rows.",
-    ] = "cross-validation"
-    prior_scale: Annotated[
-        Positive,
-        "Prior standard deviation of each diagonal weight around 1 and of each intercept around 0 "
-        "(nats).",
-    ] = 1.0
+    off_diagonal_scale: Positive | Literal["cross-validation"] = "cross-validation"
+    """Prior standard deviation of each weight of another class's log-probability;
+    `cross-validation` chooses the value with the lowest NLL in cross-validation on the fit rows."""
+    prior_scale: Positive = 1.0
+    """Prior standard deviation of each diagonal weight around 1 and of each intercept around 0
+    (nats)."""
 
     name: ClassVar[str] = "matrix"
     summary: ClassVar[str] = "a regularised linear map of log-probabilities (Dirichlet calibration)"

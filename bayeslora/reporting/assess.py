@@ -29,7 +29,6 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.metrics.top_label import TopLabel, top_label
-from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
 
@@ -70,8 +69,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_bins", as_num_bins(self.num_bins))
-        object.__setattr__(self, "seed", as_seed(self.seed))
-        Resampling(self.num_resamples, self.seed, self.interval)  # checks the method
+        Resampling(self.num_resamples, self.seed, self.interval)  # checks them
 
     @classmethod
     def of(cls, **options: Unpack[EvaluateOptions]) -> Evaluation:

@@ -15,7 +15,7 @@ from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.option_checks import options_of
+from bayeslora.option_checks import meanings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
@@ -151,12 +151,11 @@ def test_defaults_in_the_help_are_those_of_python():
 def test_training_options_are_described_once():
     """The command adds defaults and the names of other options, but repeats no description."""
     actions = build_parser().parse_args(["fit", "train.jsonl"]).actions
-    options = options_of(TrainingSettings).values()
-    described = [option for option in options if option.name in actions]
+    described = {name: text for name, text in meanings(TrainingSettings).items() if name in actions}
     assert len(described) == 12
-    for option in described:
-        meaning = option.meaning.removesuffix(".").removeprefix("Whether to ")
-        assert actions[option.name].help.startswith(meaning[:1].lower() + meaning[1:])
+    for name, text in described.items():
+        meaning = text.removesuffix(".").removeprefix("Whether to ")
+        assert actions[name].help.startswith(meaning[:1].lower() + meaning[1:])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from refusal import refused
 from bayeslora.metrics import bootstrap
 from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.calibration import bin_sums, ece
-from bayeslora.metrics.intervals import bootstrap_interval
+from bayeslora.metrics.intervals import Resampling, bootstrap_interval
 from bayeslora.metrics.top_label import top_label
 
 
@@ -96,4 +96,4 @@ def test_reflected_intervals_of_a_calibration_error_hold_the_truth_percentile_on
 
 def test_no_resamples_are_refused():
     with refused("option", "num_resamples", "1", "0"):
-        bootstrap_deviations(mean_of(np.ones(3)), [3], 0, seed=0)
+        Resampling(num_resamples=0)

@@ -154,12 +154,11 @@ def _origin(entry: dict[str, Any]) -> str:
 
 
 def _described(config: type[Any]) -> dict[str, Any]:
-    from bayeslora.option_checks import options_of
+    from bayeslora.option_checks import allowed, meanings
     from bayeslora.options import as_mapping
 
     defaults = as_mapping(config())
     name = defaults.pop("name")
-    described = options_of(config)
     return {
         "name": name,
         "summary": config.summary,
@@ -167,6 +166,6 @@ def _described(config: type[Any]) -> dict[str, Any]:
         **{key: getattr(config, key) for key in _COSTS if hasattr(config, key)},
         "source": config.source,
         "options": defaults,
-        "allowed": {key: option.allowed for key, option in described.items()},
-        "meanings": {key: option.meaning for key, option in described.items()},
+        "allowed": allowed(config),
+        "meanings": meanings(config),
     }

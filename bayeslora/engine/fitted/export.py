@@ -43,7 +43,7 @@ from bayeslora.io.files import (
     refuse_inputs,
     write_json,
 )
-from bayeslora.option_checks import Pooling, is_whole
+from bayeslora.option_checks import Pooling, as_whole
 from bayeslora.posteriors.features import Features
 
 LOADERS: dict[Kind, str] = {
@@ -114,7 +114,7 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
             f"member={number} (--member) out"
         )
     number = 1 if number is None else number
-    if not is_whole(number) or not 1 <= number <= count:
+    if as_whole(number) is None or not 1 <= number <= count:
         raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
     member = network.members[number - 1]
     try:
