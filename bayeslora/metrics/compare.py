@@ -31,8 +31,7 @@ from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted, table_html
-from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
-from bayeslora.predictions.names import told_apart
+from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single, told_apart
 from bayeslora.predictions.record import Predictions
 
 _MOST_DIGITS = 6

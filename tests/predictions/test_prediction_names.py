@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bayeslora.predictions.collection import by_group, gather
-from bayeslora.predictions.names import group_seeds, seed_of
+from bayeslora.predictions.collection import by_group, gather, group_seeds, seed_of
 from bayeslora.predictions.record import Predictions
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import NO_INTERVAL, Score, difference_digits
 from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.text import (
     interval,

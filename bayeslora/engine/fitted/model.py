@@ -60,7 +60,7 @@ from bayeslora.posteriors.registry import (
     provider,
     stored_posterior,
 )
-from bayeslora.predictions.names import QUESTION_FORMAT
+from bayeslora.predictions.collection import QUESTION_FORMAT
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 
