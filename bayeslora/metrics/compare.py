@@ -31,7 +31,13 @@ from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted, table_html
-from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single, told_apart
+from bayeslora.predictions.collection import (
+    PredictionsLike,
+    as_predictions,
+    gather,
+    is_single,
+    named_predictions,
+)
 from bayeslora.predictions.record import Predictions
 
 _MOST_DIGITS = 6
@@ -285,9 +291,11 @@ def _loaded(
             "compare needs a list with the predictions of two or more methods, got one"
         )
     columns = [] if column is None else [column]
-    records = [as_predictions(source, columns) for source in predictions]
-    paths = [source if isinstance(source, str | Path) else None for source in predictions]
-    return told_apart(records, paths, over_seeds=over_seeds)
+    if not all(isinstance(source, str | Path) for source in predictions):
+        return [as_predictions(source, columns) for source in predictions]
+    methods = gather(predictions, needed=columns)
+    several = over_seeds and len({method.group for method in methods}) > 1
+    return [named_predictions(method, over_seeds=several) for method in methods]
 
 
 def _index_of(option: str, name: str, names: Sequence[str]) -> int:

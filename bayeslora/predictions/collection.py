@@ -15,12 +15,12 @@ Methods that share a name are distinguished by their seed or the location of the
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ def labels_of(
     opened = [open_columns(path, reading) for path in paths]
     names = [each.title for each in opened]
     seeds = [seed_of("", each.notes, path)[1] for each, path in zip(opened, paths, strict=True)]
-    labels = _labels(names, seeds, _parts(names, seeds, paths))
+    labels, _ = _labels(names, seeds, paths)
     return list(zip(labels, names, strict=True))
 
 
@@ -264,30 +264,6 @@ def named_predictions(method: Method, *, over_seeds: bool) -> Predictions:
     if not over_seeds or method.group == method.label:
         return item.replace(name=method.label)
     return item.replace(name=method.group, metadata={**item.metadata, "fit_seed": method.seed})
-
-
-def told_apart(
-    items: Sequence[Predictions], paths: Sequence[str | Path | None], *, over_seeds: bool
-) -> list[Predictions]:
-    """Return predictions for a comparison; if files share a name, all are renamed to labels.
-
-    Args:
-        items: Predictions of several methods.
-        paths: The file of each; if any is None (an object in memory, named by the caller), nothing
-            is renamed.
-        over_seeds: Whether the fits of each method are pooled.
-    """
-    groups = group_seeds(items)
-    if over_seeds and len(groups) > 1:
-        keys: list[object] = [group.name for group in groups]
-    else:
-        keys = [seed_of(item.name, item.metadata) for item in items]
-    files = [Path(path) for path in paths if path is not None]
-    if len(files) < len(items) or len(set(keys)) == len(keys):
-        return list(items)
-    methods = _methods([Source(*pair) for pair in zip(items, files, strict=True)])
-    several = over_seeds and len({method.group for method in methods}) > 1
-    return [named_predictions(method, over_seeds=several) for method in methods]
 
 
 def check_column(methods: Sequence[Method], column: str) -> None:
@@ -380,16 +356,17 @@ def _methods(sources: Sequence[Source]) -> list[Method]:
     paths = [source.path for source in sources]
     names = [record.name or f"method {number}" for number, record in enumerate(records, 1)]
     seeds = [seed_of("", r.metadata, path)[1] for r, path in zip(records, paths, strict=True)]
-    parts = _parts(names, seeds, paths)
-    labels = _labels(names, seeds, parts)
+    labels, places = _labels(names, seeds, paths)
     groups = group_seeds(records, paths)
-    single = [group for group in groups if len(group.members) == 1]
-    several = [group for group in groups if len(group.members) > 1]
-    called = [labels[group.members[0]] for group in single]
-    called += [_marked(group.name, parts[group.members[0]]) for group in several]
+    groups.sort(key=lambda group: len(group.members))  # single fits keep their label
+    called = []
+    for group in groups:
+        first = group.members[0]
+        several = len(group.members) > 1
+        called.append(_marked(group.name, places[first]) if several else labels[first])
     group_of = {
         index: name
-        for group, name in zip([*single, *several], unique_labels(called), strict=True)
+        for group, name in zip(groups, unique_labels(called), strict=True)
         for index in group.members
     }
     return [
@@ -398,49 +375,31 @@ def _methods(sources: Sequence[Source]) -> list[Method]:
     ]
 
 
-def _labels(names: Sequence[str], seeds: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """Return distinct labels: names, with a part of the path and the seed where they are shared."""
-    pairs = list(zip(names, seeds, strict=True))
-    labels = []
-    for name, seed, part in zip(names, seeds, parts, strict=True):
-        shares_name = names.count(name) > 1 and pairs.count((name, seed)) < names.count(name)
-        labels.append(_marked(name, part, f"seed {seed}" if seed and shares_name else ""))
-    return unique_labels(labels)
+def _labels(
+    names: Sequence[str], seeds: Sequence[str], paths: Sequence[str | Path | None]
+) -> tuple[list[str], list[str]]:
+    """Return distinct labels of fits, and where fits with equal name and seed part in their paths.
+
+    A label is a name; if several fits share it, with that place and the seed as far as they differ.
+    """
+    files = [
+        None if path is None or shown_path(path) == STDIN else Path(path).absolute()
+        for path in paths
+    ]
+    fits = list(zip(names, seeds, files, strict=True))
+    labels, places = [], []
+    for name, seed, file in fits:
+        twins = [other for *key, other in fits if other and key == [name, seed]]
+        rest = file.relative_to(os.path.commonpath(twins)).parts if file else ()
+        places.append(Path(rest[0]).stem if rest else "")
+        differ = len({other for same, other, _ in fits if same == name}) > 1
+        labels.append(_marked(name, places[-1], f"seed {seed}" if seed and differ else ""))
+    return unique_labels(labels), places
 
 
 def _marked(name: str, *marks: str) -> str:
     present = ", ".join(filter(None, marks))
     return f"{name} ({present})" if present else name
-
-
-def _parts(
-    names: Sequence[str], seeds: Sequence[str], paths: Sequence[str | Path | None]
-) -> list[str]:
-    """Return, for fits that share name and seed with another, a part of the path; else ''.
-
-    The part is at the depth that distinguishes most of the fits of this name, the nearest to the
-    file if tied.
-    """
-    parts = [""] * len(names)
-    for name in {*names}:
-        same = [k for k, other in enumerate(names) if other == name]
-        if len({seeds[k] for k in same}) == len(same):
-            continue
-        levels = zip_longest(*(_places(paths[k]) for k in same), fillvalue="")
-        pairs = [list(zip(level, (seeds[k] for k in same), strict=True)) for level in levels]
-        best = max(pairs, key=lambda pairs: len({*pairs}), default=[])
-        if len({part for part, _ in best}) > 1:
-            for k, (part, _) in zip(same, best, strict=True):
-                parts[k] = part
-    return parts
-
-
-def _places(path: str | Path | None) -> list[str]:
-    """Return the stem of a file and the names of the directories above it, the root's last."""
-    if path is None or shown_path(path) == STDIN:
-        return []
-    file = Path(path).absolute()
-    return [file.stem, *(folder.name for folder in file.parents)]
 
 
 def unique_labels(names: Sequence[str]) -> list[str]:

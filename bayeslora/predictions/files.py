@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from bayeslora.data import formats
 from bayeslora.data.columns import check_spelling
 from bayeslora.data.formats import File, Reading, Record
-from bayeslora.errors import InputError, RowError, unknown_choice
+from bayeslora.errors import InputError, RowError, first_line, unknown_choice
 from bayeslora.io.files import STDIN, atomic_file
 from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.harness import is_sample_log, log_metadata, log_records
@@ -190,10 +190,7 @@ def _parquet_columns(file: File) -> Columns:
     }
     version = metadata.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise InputError(
-            f"{file} has predictions format version {shown(version)}; this version of bayeslora "
-            f"supports version {FORMAT_VERSION}"
-        )
+        raise InputError(f"{file} has format version {shown(version)}, not {FORMAT_VERSION}")
 
     def read_columns(numbers: Sequence[str], texts: Sequence[str]) -> Any:
         with formats.parquet_file(file) as parquet:
@@ -230,36 +227,42 @@ def _csv_columns(file: File) -> Columns:
                 ),
             )
         except (pa.ArrowException, UnicodeError) as error:
-            _check_csv(file, numbers)
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{file} cannot be read as CSV: {reason}") from None
+            _refuse_text(file, _csv_records(file), numbers)
+            raise InputError(f"{file} cannot be read as CSV: {first_line(error)}") from None
         if content.count(b'"') % 2:  # Arrow takes everything after an unclosed mark for a field
-            _check_csv(file, numbers)
+            _refuse_text(file, _csv_records(file), numbers)
         if "id" in texts:  # two unclosed marks make a field of the rows between them
             broken = pc.index(pc.match_substring(table.column("id"), "\n"), True).as_py()
             if broken >= 0:
-                raise InputError(
-                    f"{file}, {where(broken)}, column 'id': "
-                    f"{shown(table.column('id')[broken].as_py())} has a line break; check for an "
-                    "unclosed quotation mark"
-                )
+                problem = f"line break in {shown(table.column('id')[broken].as_py())}"
+                advice = "check for an unclosed quotation mark"
+                raise InputError(f"{file}, {where(broken)}, column 'id': {problem}; {advice}")
         return table
 
     def where(index: int) -> str:
-        line, _ = next(islice(formats.csv_rows(file), index + 1, None))
+        line, _ = next(islice(_csv_records(file), index, None))
         return f"row {line}"
 
     return Columns(str(file), formats.csv_header(file), read_columns, where)
 
 
-def _check_csv(file: File, numbers: Sequence[str]) -> None:
-    """Raise InputError for the first row that Python cannot read either."""
+def _csv_records(file: File) -> Iterator[tuple[int, Record]]:
+    """Yield the line and the cells of each row, empty ones as None; a broken row raises."""
     rows = formats.csv_rows(file)
     _, header = next(rows)
     for line, cells in rows:
-        for name, cell in zip(header, cells, strict=True):
-            if name in numbers:
-                _number(file, line, name, cell or None)
+        yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _refuse_text(file: File, rows: Iterable[tuple[int, Record]], numbers: Sequence[str]) -> None:
+    """Raise InputError for the first value in columns of numbers that is none."""
+    for line, row in rows:
+        for name in numbers:
+            try:
+                float(row[name] or 0)
+            except (OverflowError, TypeError, ValueError):
+                problem = f"{shown(row[name])} is not a number"
+                raise InputError(f"{file}, row {line}, column {shown(name)}: {problem}") from None
 
 
 def _json_columns(file: File, normalise: str | None) -> Columns:
@@ -282,27 +285,22 @@ def _json_columns(file: File, normalise: str | None) -> Columns:
         remaining = iter(log or formats.json_rows(file))
         while piece := [(line, _flat(row)) for line, row in islice(remaining, ROW_GROUP)]:
             for line, row in piece:
-                _check_alike(file, line, row, names, (*numbers, *texts))
-            columns = {name: _json_numbers(file, name, piece) for name in numbers}
-            columns |= {
-                name: pa.array([as_text(row[name]) for _, row in piece], pa.string())
-                for name in texts
-            }
-            tables.append(pa.table(columns))
+                odd = [] if tuple(row) == names else row.keys() ^ {*names}
+                for name in sorted(odd):
+                    if is_ours(name) or name in (*numbers, *texts):
+                        has = f"{'has' if name in row else 'lacks'} {shown(name)}"
+                        raise InputError(f"{file}, row {line} {has}, unlike the first row")
+            try:
+                arrays = [pa.array([row[n] for _, row in piece], pa.float64()) for n in numbers]
+            except (pa.ArrowException, OverflowError) as error:
+                _refuse_text(file, piece, numbers)
+                raise InputError(f"{file}: {first_line(error)}") from None
+            arrays += [pa.array([as_text(row[n]) for _, row in piece], pa.string()) for n in texts]
+            tables.append(pa.table(arrays, [*numbers, *texts]))
             lines.extend(line for line, _ in piece)
         return pa.concat_tables(tables)
 
     return Columns(str(file), names, read_columns, lambda index: f"row {lines[index]}", metadata)
-
-
-def _json_numbers(file: File, name: str, piece: Sequence[tuple[int, Record]]) -> Any:
-    import pyarrow as pa
-
-    try:
-        return pa.array([row[name] for _, row in piece], pa.float64())
-    except (pa.ArrowException, OverflowError):
-        values = [_number(file, line, name, row[name]) for line, row in piece]
-        return pa.array(values, pa.float64())
 
 
 def _flat(record: Record) -> Record:
@@ -313,30 +311,6 @@ def _flat(record: Record) -> Record:
             record = {name: value for name, value in record.items() if name != key}
             record |= {f"{prefix}{name}": value for name, value in nested.items()}
     return record
-
-
-def _check_alike(
-    file: File, line: int, row: Record, names: tuple[str, ...], needed: Sequence[str]
-) -> None:
-    """Raise InputError if a row lacks a column that is read, or has a further one of ours."""
-    if tuple(row) == names:
-        return
-    for name in sorted(row.keys() ^ {*names}):
-        if name in needed or (name in row and is_ours(name)):
-            raise InputError(
-                f"{file}, row {line} has {'' if name in row else 'no '}{shown(name)}, unlike the "
-                "first row; every row needs the same columns, with null for a missing value"
-            )
-
-
-def _number(file: File, line: int, name: str, value: Any) -> float | None:
-    """Return a value of a text file as a number."""
-    try:
-        return None if value is None else float(value)
-    except (OverflowError, TypeError, ValueError):
-        raise InputError(
-            f"{file}, row {line}, column {shown(name)}: {shown(value)} is not a number"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -611,23 +585,21 @@ def table_of(record: Predictions) -> Any:
     import pyarrow as pa
 
     names = np.array((*record.classes, None), dtype=object)  # -1 picks the None
-    columns: dict[str, Any] = {}
-    if record.ids is not None:
-        columns["id"] = list(record.ids)
-    if record.labels is not None:
-        columns["label"] = names[record.labels].tolist()
-    columns["prediction"] = names[record.prediction].tolist()
-    columns["confidence"] = record.confidence
     probs = record.probs
     if record.available is not None:
         probs = np.ma.MaskedArray(probs, ~record.available)
-    columns |= {f"prob_{name}": probs[:, k] for k, name in enumerate(record.classes)}
-    parts = {name: getattr(record, name) for name in UNCERTAINTIES}
-    columns |= {name: values for name, values in parts.items() if values is not None}
-    columns |= {f"score_{name}": values for name, values in record.scores.items()}
+    columns = {
+        "id": record.ids,
+        "label": None if record.labels is None else names[record.labels],
+        "prediction": names[record.prediction],
+        "confidence": record.confidence,
+        **{f"prob_{name}": probs[:, k] for k, name in enumerate(record.classes)},
+        **{name: getattr(record, name) for name in UNCERTAINTIES},
+        **{f"score_{name}": values for name, values in record.scores.items()},
+    }
     if record.sets is not None:
         columns |= {f"set_{name}": record.sets[:, k] for k, name in enumerate(record.classes)}
-    columns |= {name: list(values) for name, values in record.columns.items()}
+    columns |= record.columns
     metadata = {
         **record.metadata,
         "format_version": FORMAT_VERSION,
@@ -635,10 +607,11 @@ def table_of(record: Predictions) -> Any:
         "classes": json.dumps(record.classes, ensure_ascii=False),
     }
     try:
-        # Without a type, a list of None only would become a null column.
+        # Without a type, a column of None only would become a null column.
         arrays = {
-            name: pa.array(values, pa.string()) if isinstance(values, list) else pa.array(values)
+            name: pa.array(values, pa.string() if np.asarray(values).dtype.kind in "OU" else None)
             for name, values in columns.items()
+            if values is not None
         }
         return pa.table(arrays, metadata={f"{_PREFIX}{k}": v for k, v in metadata.items()})
     except UnicodeEncodeError as error:

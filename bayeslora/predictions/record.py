@@ -19,18 +19,7 @@ from bayeslora.data.formats import Reading, check_distinct
 from bayeslora.errors import InputError, RowError, located, unknown_choice
 from bayeslora.plain_text import as_label, clean, counted, shown, table_html
 from bayeslora.predictions import files
-from bayeslora.predictions.files import (
-    AS_WRITTEN,
-    SUM_TOLERANCE,
-    UNCERTAINTIES,
-    PredictionsReading,
-    Where,
-    as_text,
-    is_ours,
-    refuse,
-    row_number,
-    rows_named,
-)
+from bayeslora.predictions.files import AS_WRITTEN, UNCERTAINTIES, PredictionsReading, refuse
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
@@ -408,7 +397,7 @@ class Predictions:
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise InputError(
                 "expected Predictions, the path of a file, or a data frame with columns "
-                f"prob_<class> and label, got {source} ({error}); for arrays use "
+                f"prob_<class> and label, got {shown(frame)} ({error}); for arrays use "
                 "Predictions.from_arrays"
             ) from None
         check_distinct(table.column_names, source)
@@ -448,7 +437,7 @@ class Predictions:
         names = _class_names(_as_texts(range(matrix.shape[-1]) if classes is None else classes))
         _check_shape(matrix.shape, names)
         fields: dict[str, Any] = {"probs": matrix, "classes": names, "ids": ids}
-        with rows_named("<arrays>"):
+        with files.rows_named("<arrays>"):
             if kind == "logits":
                 files.softmax(matrix, names)
             if labels is not None:
@@ -486,7 +475,7 @@ class Predictions:
         made = cls.from_arrays(logits, kind="logits", classes=classes, ids=ids, name=name)
         if labels is None:
             return made
-        with rows_named("<PredictionOutput>"):
+        with files.rows_named("<PredictionOutput>"):
             return made.replace(labels=np.where(labels == IGNORED, -1, labels))
 
     @classmethod
@@ -516,7 +505,11 @@ class Predictions:
 
     @classmethod
     def _made(
-        cls, source: str, fields: dict[str, Any], name: str | None, where: Where = row_number
+        cls,
+        source: str,
+        fields: dict[str, Any],
+        name: str | None,
+        where: files.Where = files.row_number,
     ) -> Predictions:
         """Return a record that takes over `fields["probs"]`; errors name source and row."""
         if name is not None:
@@ -554,7 +547,7 @@ def _check_shape(shape: tuple[int, ...], classes: Sequence[str]) -> None:
 def _as_texts(values: Any) -> list[str | None]:
     """Return names or indices, such as an array's, as texts; None and NaN as None."""
     plain = values.tolist() if hasattr(values, "tolist") else values
-    return [as_text(value) for value in plain]
+    return [files.as_text(value) for value in plain]
 
 
 def _array(
@@ -587,9 +580,9 @@ def _normalised(probs: NDArray[np.float64], classes: Sequence[str]) -> NDArray[n
     sums = probs.sum(1)
     off = np.abs(sums - 1)
     refuse(
-        off > SUM_TOLERANCE,
+        off > files.SUM_TOLERANCE,
         lambda row: (
-            f": probabilities sum to {sums[row]:.9g}, expected 1 ± {SUM_TOLERANCE:g}; "
+            f": probabilities sum to {sums[row]:.9g}, expected 1 ± {files.SUM_TOLERANCE:g}; "
             "renormalise (--renormalise) divides by the sum"
         ),
     )
@@ -666,7 +659,7 @@ def _available(
 def check_further(names: Iterable[str]) -> None:
     """Raise InputError if a name is not allowed for a further column."""
     for name in names:
-        if is_ours(name):
+        if files.is_ours(name):
             raise InputError(f"a further column cannot be named {name!r}: the name is reserved")
 
 
