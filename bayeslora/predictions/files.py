@@ -108,12 +108,14 @@ def row_number(index: int) -> str:
 
 
 @contextmanager
-def rows_named(source: str, where: Where = row_number) -> Iterator[None]:
-    """Add the names of the source and of the row to a `RowError` that is raised within."""
+def named(source: str, where: Where = row_number) -> Iterator[None]:
+    """Add the name of the source, and of the row, to an `InputError` that is raised within."""
     try:
         yield
     except RowError as error:
         raise InputError(f"{source}, {error.named(where)}") from None
+    except InputError as error:
+        raise error.within(source) from None
 
 
 def refuse(wrong: NDArray[np.bool_], problem: Callable[..., str]) -> None:
@@ -272,7 +274,7 @@ def _json_columns(file: File, normalise: str | None) -> Columns:
     log: list[tuple[int, Record]] = []
     metadata: dict[str, str] = {}
     if normalise is not None or is_sample_log(first):
-        log = log_records(file, formats.json_rows(file), normalise or "none")
+        log = log_records(file, formats.json_rows(file), normalise or "none", is_ours)
         metadata = log_metadata(file.path, normalise or "none")
         first = log[0][1]
     names = tuple(_flat(first))
@@ -313,46 +315,32 @@ def _flat(record: Record) -> Record:
     return record
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """The columns of probabilities or logits, one per class, and the classes.
-
-    With a single column, there are two classes; the other one follows from the labels.
-    """
-
-    columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    are_logits: bool = False
-
-
-def _matrix_of(opened: Columns) -> Matrix:
-    """Return the columns of probabilities or logits.
+def _class_columns(opened: Columns) -> dict[str, str]:
+    """Return the class of each column of probabilities or logits, by the column's name.
 
     Raises:
         InputError: There are none, there are several kinds, or a named column is missing.
     """
-    source, names, chosen = opened.source, opened.names, opened.reading.probability_columns
+    names, chosen = opened.names, opened.reading.probability_columns
     for name in chosen:
         if name not in names:
-            raise InputError(f"{source}: {unknown_choice('probability column', name, names)}")
-    if chosen:
-        return Matrix(tuple(chosen), tuple(chosen.values()))
+            raise unknown_choice("probability column", name, names)
     kinds = [prefix for prefix in _NESTED.values() if any(n.startswith(prefix) for n in names)]
-    if not kinds:
+    if not kinds and not chosen:
         raise InputError(
-            f"{source} has no columns prob_<class> (or logit_<class>); add one for each class, or "
-            f"use --probability-column NAME=CLASS. Its columns are {listed(names)}. To predict "
-            "the rows of a data file: `bayeslora predict MODEL DATA --out FILE.parquet`"
+            "no columns prob_<class> (or logit_<class>); add them (`bayeslora predict` makes them "
+            f"from data), or use --probability-column NAME=CLASS. The columns are {listed(names)}"
         )
     kinds += [name for name in _NESTED if name in names]
-    if len(kinds) > 1:
-        raise InputError(f"{source} has both {kinds[0]}<class> and {kinds[1]!r}; keep only one")
+    if len(kinds) > 1 and not chosen:
+        raise InputError(f"columns {kinds[0]}<class> and {kinds[1]!r}; keep only one kind")
+    if chosen:
+        return dict(chosen)
     classes = [name.removeprefix(kinds[0]) for name in names if name.startswith(kinds[0])]
     with suppress(ValueError):  # the columns may have been moved
         stored = json.loads(opened.metadata.get("classes", "[]"))
         classes = stored if sorted(stored) == sorted(classes) else classes
-    columns = tuple(f"{kinds[0]}{name}" for name in classes)
-    return Matrix(columns, tuple(classes), are_logits=kinds[0] == "logit_")
+    return {f"{kinds[0]}{name}": name for name in classes}
 
 
 def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
@@ -365,32 +353,35 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: The table has no predictions, lacks one of `columns`, or a value is wrong.
     """
-    source, names = opened.source, opened.names
-    matrix = _matrix_of(opened)
-    for column in columns:
-        if column not in opened.further:
-            raise InputError(f"{source}: {unknown_choice('column', column, opened.further)}")
+    names = opened.names
+    with named(opened.source):
+        class_of = _class_columns(opened)
+        for column in columns:
+            if column not in opened.further:
+                raise unknown_choice("column", column, opened.further)
     if "label" not in columns:
-        check_spelling(source, names, "label", "labels must be in a column 'label'")
+        check_spelling(opened.source, names, "label", "labels must be in a column 'label'")
     scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
-    sets = [f"set_{name}" for name in matrix.classes]
+    sets = [f"set_{name}" for name in class_of.values()]
     if len(sets) < 2 or not {*sets} <= {*names}:
         sets = []
     texts = [name for name in names if name in {"id", "label", *columns}]
-    table = opened.read((*matrix.columns, *scores), (*texts, *sets))
-    with rows_named(source, opened.where):
-        values = {name: _texts(table.column(name)) for name in texts}
-        numbers = {name: _numbers(source, table, name) for name in scores}
+    table = opened.read((*class_of, *scores), (*texts, *sets))
+    with named(opened.source, opened.where):
+        values = {name: [*map(as_text, table.column(name).to_pylist())] for name in texts}
+        numbers = {name: _numbers(table, name) for name in scores}
         fields: dict[str, Any] = {
             "name": opened.title,
             "metadata": opened.notes,
             "columns": {name: values[name] for name in columns},
             **{name: numbers.pop(name) for name in UNCERTAINTIES if name in numbers},
-            **_probabilities(source, table, matrix, values.get("label")),
+            **_probabilities(table, class_of, values.get("label")),
         }
         fields["scores"] = {name.removeprefix("score_"): v for name, v in numbers.items()}
         if opened.reading.renormalise:
-            _renormalise(source, fields["probs"])
+            sums = _renormalise(fields["probs"])
+            extent = sums.min(), sums.max()
+            logger.warning("%s: divided rows by sums from %.4g to %.4g", opened.source, *extent)
         if "label" in values:
             fields["labels"] = label_codes(values["label"], fields["classes"])
         if sets:
@@ -399,27 +390,28 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
             if None in values["id"]:
                 empty = ", column 'id': empty; give every row an id, or no row"
                 raise RowError(values["id"].index(None), empty)
-            fields["ids"] = tuple(values["id"])
+            fields["ids"] = values["id"]
     return fields
 
 
 def _probabilities(
-    source: str, table: Any, matrix: Matrix, labels: Sequence[str | None] | None
+    table: Any, class_of: Mapping[str, str], labels: Sequence[str | None] | None
 ) -> dict[str, Any]:
     """Return `probs` [N, C], not yet checked, `classes` and `available`."""
-    values = np.empty((len(table), len(matrix.columns)))
-    for place, name in enumerate(matrix.columns):
-        values[:, place] = _numbers(source, table, name)
-    classes, available = matrix.classes, None
+    classes, available = [*class_of.values()], None
+    are_logits = all(column == f"logit_{name}" for column, name in class_of.items())
+    values = np.empty((len(table), len(classes)))
+    for place, column in enumerate(class_of):
+        values[:, place] = _numbers(table, column)
     if len(classes) == 1:
         # The class without a column is first, so that labels 0 and 1 are correct.
-        classes = (_other_class(classes[0], labels), *classes)
-        values = np.hstack([np.zeros_like(values) if matrix.are_logits else 1 - values, values])
+        classes = [_other_class(classes[0], labels), *classes]
+        values = np.hstack([np.zeros_like(values) if are_logits else 1 - values, values])
     elif np.isnan(values).any():
-        gaps = [_floats(table.column(name).is_null()) for name in matrix.columns]
+        gaps = [_floats(table.column(column).is_null()) for column in class_of]
         available = np.column_stack(gaps) == 0
         available[available.sum(1) < 2] = True  # too few for a question: NaN is refused
-    if matrix.are_logits:
+    if are_logits:
         softmax(values, classes, available)
     elif available is not None:
         values[~available] = 0
@@ -433,18 +425,15 @@ def _other_class(name: str, labels: Sequence[str | None] | None) -> str:
     return f"not {name}" if are_indices or known <= {name} else min(known - {name})
 
 
-def _renormalise(source: str, probs: NDArray[np.float64]) -> None:
-    """Divide each row by its sum in place; log the range of the sums."""
-    sums = probs.sum(1)
+def _renormalise(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide each row by its sum in place; return the sums [N]."""
+    sums: NDArray[np.float64] = probs.sum(1)
     refuse(
         ~((probs >= 0).all(1) & (sums > 0) & (sums < np.inf)),
         lambda row: f": probabilities sum to {sums[row]:.9g} and cannot be renormalised",
     )
     probs /= sums[:, None]
-    extent = sums.min(), sums.max()
-    logger.warning(
-        "%s: divided rows by their sums, which ranged from %.4g to %.4g", source, *extent
-    )
+    return sums
 
 
 def _floats(column: Any) -> NDArray[np.float64]:
@@ -459,13 +448,13 @@ def _floats(column: Any) -> NDArray[np.float64]:
     return np.asarray(np.from_dlpack(array.combine_chunks()))
 
 
-def _numbers(source: str, table: Any, name: str) -> NDArray[np.float64]:
+def _numbers(table: Any, name: str) -> NDArray[np.float64]:
     """Return the [N] values of a column of numbers, null as NaN."""
     import pyarrow as pa
 
     kind = table.column(name).type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
-        raise InputError(f"{source}: column {shown(name)} contains {str(kind)[:60]}, not numbers")
+        raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not numbers")
     return _floats(table.column(name))
 
 
@@ -481,10 +470,6 @@ def _truths(table: Any, name: str) -> NDArray[np.bool_]:
         lambda row: f", column {shown(name)}: {shown(words[row].as_py())} is not a boolean",
     )
     return np.asarray(yes == 1)
-
-
-def _texts(column: Any) -> list[str | None]:
-    return [as_text(value) for value in column.to_pylist()]
 
 
 def as_text(value: Any) -> str | None:
@@ -520,16 +505,12 @@ def softmax(
     Raises:
         RowError: A logit is not finite.
     """
-    wrong = ~np.isfinite(logits)
-    if available is not None:
-        wrong &= available
-        logits[~available] = -np.inf
+    absent = np.zeros(logits.shape, bool) if available is None else ~available
     refuse(
-        wrong,
-        lambda row, k: (
-            f", column {shown(f'logit_{classes[k]}')}: {logits[row, k]} is not a finite number"
-        ),
+        ~(np.isfinite(logits) | absent),
+        lambda row, k: f", column {shown(f'logit_{classes[k]}')}: {logits[row, k]} is not finite",
     )
+    logits[absent] = -np.inf
     logits -= logits.max(1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(1, keepdims=True)
@@ -548,18 +529,15 @@ def label_codes(labels: Sequence[str | None], classes: Sequence[str]) -> NDArray
         # Python writes booleans with a capital, JSON and Arrow without.
         codes = {name.lower(): codes[name], name.capitalize(): codes[name]} | codes
     # A single class name means that the column holds names.
-    are_indices = codes.keys().isdisjoint(labels)
-    if are_indices:
+    if codes.keys().isdisjoint(labels):
         codes = {str(index): index for index in range(len(classes))}
     try:
         return np.array([-1 if label is None else codes[label] for label in labels], np.int64)
     except KeyError as error:
-        raise RowError(
-            labels.index(error.args[0]),
-            f", column 'label': unknown label {shown(error.args[0])}; the classes are "
-            f"{listed(classes)} ({'or' if are_indices else 'or, if no label is a class name'}, "
-            f"for every row, an index from 0 to {len(classes) - 1})",
-        ) from None
+        label = error.args[0]
+        problem = f", column 'label': unknown label {shown(label)}; the classes are "
+        problem += f"{listed(classes)} (or, in every row, an index from 0 to {len(classes) - 1})"
+        raise RowError(labels.index(label), problem) from None
 
 
 def file_kind(path: str | Path) -> str:
@@ -570,9 +548,7 @@ def file_kind(path: str | Path) -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: the predictions file must end in .parquet, .csv or .jsonl, got {suffix!r}"
-        )
+        raise InputError(f"{path} must end in {', '.join(SUFFIXES)}, got {suffix!r}")
     return suffix
 
 

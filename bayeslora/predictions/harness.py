@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,10 @@ def log_metadata(path: Path, normalise: str) -> dict[str, str]:
 
 
 def log_records(
-    source: object, rows: Iterable[tuple[int, Record]], normalise: str
+    source: object,
+    rows: Iterable[tuple[int, Record]],
+    normalise: str,
+    is_ours: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
     """Return the rows of a log as rows of a predictions file.
 
@@ -97,6 +100,7 @@ def log_records(
         rows: Line and content of each object.
         normalise: Divisor of each option's log-likelihood: `none`, its number of `characters`
             (as the harness's `acc_norm`), or of `bytes` (as `acc_bytes`).
+        is_ours: Whether a name has a fixed meaning in predictions files.
 
     Raises:
         InputError: The log is not of a multiple-choice task, or a value in it is wrong.
@@ -111,23 +115,14 @@ def log_records(
         )
     questions = [_question(f"{source}, row {row}", record) for row, record in lines]
     classes = _classes(questions)
-    labels = _labels(questions)
     records = []
-    for (row, record), question, label in zip(lines, questions, labels, strict=True):
-        scores = _normalised(question, normalise)
-        scores += [None] * (len(classes) - len(scores))
-        doc = record.get("doc")
-        records.append(
-            (
-                row,
-                {
-                    **(doc if isinstance(doc, dict) else {}),
-                    "id": record["doc_id"],
-                    "label": None if label < 0 else classes[label],
-                    **{f"logit_{name}": s for name, s in zip(classes, scores, strict=True)},
-                },
-            )
-        )
+    for (row, record), question, label in zip(lines, questions, _labels(questions), strict=True):
+        doc = record["doc"] if isinstance(record.get("doc"), dict) else {}
+        ours = {"id": record.get("doc_id"), "label": None if label < 0 else classes[label]}
+        logits: Record = dict.fromkeys(classes)
+        logits |= zip(classes, _normalised(question, normalise), strict=False)
+        ours |= {f"logit_{name}": logit for name, logit in logits.items()}
+        records.append((row, {k: v for k, v in doc.items() if not is_ours(k)} | ours))
     return records
 
 
@@ -170,25 +165,24 @@ def _labels(questions: Sequence[Question]) -> list[int]:
     for question, label in zip(questions, labels, strict=True):
         if question.target and not 0 <= label < len(question.scores):
             raise InputError(
-                f"{question.where}, 'target': {shown(question.target)} is not one of the "
-                f"{len(question.scores)} options; use an index from 0, an option's text, or a "
-                "letter, one per row and the same kind in every row"
+                f"{question.where}, 'target': {shown(question.target)} is not one of the options; "
+                "use an index from 0, an option's text, or a letter, the same kind in every row"
             )
     return list(labels)
 
 
-def _normalised(question: Question, normalise: str) -> list[float | None]:
+def _normalised(question: Question, normalise: str) -> list[float]:
     """Return the log-likelihoods divided by the lengths of the options."""
+    scores, texts = question.scores, question.texts
     if normalise == "none":
-        return [*question.scores]
-    texts = question.texts
-    if "" in texts or len(texts) != len(question.scores):
+        return scores
+    if "" in texts or len(texts) != len(scores):
         raise InputError(
-            f"{question.where} has an option without text in 'arguments', so "
-            f"normalise={normalise!r} cannot divide by its length; use 'none'"
+            f"{question.where}, 'arguments': an option has no text, whose length normalise="
+            f"{normalise!r} needs; use 'none'"
         )
     lengths = [len(text.encode() if normalise == "bytes" else text) for text in texts]
-    return [score / length for score, length in zip(question.scores, lengths, strict=True)]
+    return [score / length for score, length in zip(scores, lengths, strict=True)]
 
 
 def _classes(questions: Sequence[Question]) -> list[str]:

@@ -2,9 +2,8 @@
 
 A Parquet file cannot be appended to once its writer is closed. Each finished piece is therefore a
 separate file in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
-everything that determines the predictions. The last step joins the pieces in one file there,
-deletes them, and moves the file to its place: a directory without pieces and joined file has
-nothing to resume from.
+everything that determines the predictions. The last step joins the pieces in the predictions file,
+and deletes them: a directory without pieces has nothing to resume from.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from bayeslora.data.formats import open_file, parquet_file
 from bayeslora.errors import InputError
-from bayeslora.io.files import hidden, lock, read_json, real_path, refuse_special, write_json
+from bayeslora.io.files import hidden, lock, read_json, real_path, write_json
 from bayeslora.predictions.files import ROW_GROUP, write
 from bayeslora.predictions.record import BY_ROW, Predictions
 
@@ -62,8 +61,7 @@ def _column(pieces: Sequence[Predictions], name: str) -> NDArray[Any] | None:
 
 
 _IDENTITY = "predictions.json"
-_KEPT = re.compile(r"[0-9]+\.parquet|joined\.(?i:parquet|csv|jsonl)")
-_OURS = re.compile(rf"{_KEPT.pattern}|{re.escape(_IDENTITY)}|\..*\.(?:part|lock)")
+_OURS = re.compile(r"[0-9]+\.parquet|predictions\.json|\..*\.(?:part|lock)")
 
 
 class PredictionParts:
@@ -73,10 +71,9 @@ class PredictionParts:
         """Set the path of the predictions file; nothing is read or written."""
         self.out = real_path(out)
         self.folder = hidden(self.out, ".parts")
-        self._joined = self.folder / f"joined{self.out.suffix}"
 
     def sweep(self) -> None:
-        """Delete leftovers of a run killed after it had moved the predictions file to its place."""
+        """Delete leftovers of a run that was killed when it had no pieces, or none any more."""
         with suppress(InputError), lock(self.out):
             if not self.num_finished():
                 self.remove()
@@ -116,16 +113,12 @@ class PredictionParts:
             write_json(self.folder / _IDENTITY, dict(identity))
 
     def missing(self, count: int) -> list[int]:
-        """Return which of `count` pieces are missing; none once they are joined."""
-        if self._joined.is_file():
-            return []
+        """Return which of `count` pieces are missing."""
         return [number for number in range(count) if not self._file(number).is_file()]
 
     def num_finished(self) -> int:
-        """Return the number of pieces; the joined file counts as one."""
-        if not self.folder.is_dir():
-            return 0
-        return sum(_KEPT.fullmatch(file.name) is not None for file in self.folder.iterdir())
+        """Return the number of pieces."""
+        return len(self._pieces())
 
     def add(self, number: int, predictions: Predictions) -> None:
         """Write one finished piece."""
@@ -133,20 +126,11 @@ class PredictionParts:
 
     def finish(self) -> None:
         """Join all pieces into the predictions file by row groups; remove the directory."""
-        pieces = sorted(self.folder.glob("[0-9]*.parquet"))
-        if not self._joined.is_file():
-            schemas = [_schema(piece) for piece in pieces]
-            # Pieces without a labelled row lack the column `label`.
-            schema = next((each for each in schemas if "label" in each.names), schemas[0])
-            tables = (_read(piece, schema) for piece in pieces)
-            write(self._joined, schema, _regrouped(tables))
-        for piece in pieces:
-            piece.unlink()
-        refuse_special(self.out)
-        with lock(self.out):
-            if self.out.exists():
-                self._joined.chmod(self.out.stat().st_mode)
-            self._joined.replace(self.out)
+        pieces = self._pieces()
+        schemas = [_schema(piece) for piece in pieces]
+        # Pieces without a labelled row lack the column `label`.
+        schema = next((each for each in schemas if "label" in each.names), schemas[0])
+        write(self.out, schema, _regrouped(_read(piece, schema) for piece in pieces))
         self.remove()
 
     def remove(self) -> None:
@@ -160,15 +144,15 @@ class PredictionParts:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
 
+    def _pieces(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
+
     def _differences(self, identity: Mapping[str, str]) -> list[str]:
         mark = self.folder / _IDENTITY
-        if not mark.is_file():
-            return []
         try:
-            stored = read_json(mark)
+            known = read_json(mark) if mark.is_file() else identity
         except InputError:  # damaged: the origin of the pieces is unknown
-            stored = None
-        known = stored if isinstance(stored, dict) else {}
+            known = {}
         return [key for key, value in identity.items() if known.get(key) != value]
 
 

@@ -32,6 +32,7 @@ IGNORED = -100
 """The label of ignored rows in transformers."""
 
 _EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
+_SHOWN = ("id", "label", "prediction", "confidence", "epistemic")
 _SHOWN_ROWS, _SHOWN_CLASSES = 10, 5  # more classes would not fit a line
 
 
@@ -187,21 +188,16 @@ class Predictions:
         return f"<Predictions {self.name!r}: {self._size()}, uncertainties {uncertainties}>"
 
     def _repr_html_(self) -> str:
-        """Return an HTML table of the first rows for notebooks; empty columns are omitted."""
-        first = [self._row(row) for row in range(min(len(self), _SHOWN_ROWS))]
-        columns = {
-            "": [str(index) if row.id is None else row.id for index, row in enumerate(first)],
-            "label": [row.label or "" for row in first],
-            "prediction": [row.prediction for row in first],
-            "confidence": [f"{row.confidence:.3f}" for row in first],
-            "epistemic": [f"{row.epistemic:.3g}" if row.epistemic else "" for row in first],
-        }
-        shown_columns = {name: texts for name, texts in columns.items() if any(texts)}
-        rows = zip(*shown_columns.values(), strict=True)
-        rest = f"; the first {len(first)} rows" if len(first) < len(self) else ""
+        """Return an HTML table of the first rows for notebooks."""
+        table = files.table_of(self[:_SHOWN_ROWS])
+        columns = [name for name in _SHOWN if name in table.column_names]
+        texts = [
+            [as_label(v) if isinstance(v, str) else f"{v:.3f}" if v else "" for v in row.values()]
+            for row in table.select(columns).to_pylist()
+        ]
+        rest = f"; the first {len(table)} rows" if len(table) < len(self) else ""
         caption = f"{self.name or 'unnamed'}: {self._size()}{rest}"
-        texts = [[cell and as_label(cell) for cell in row] for row in rows]
-        return table_html(clean(caption), [*shown_columns], texts)
+        return table_html(clean(caption), columns, texts)
 
     def _size(self) -> str:
         names = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
@@ -437,7 +433,7 @@ class Predictions:
         names = _class_names(_as_texts(range(matrix.shape[-1]) if classes is None else classes))
         _check_shape(matrix.shape, names)
         fields: dict[str, Any] = {"probs": matrix, "classes": names, "ids": ids}
-        with files.rows_named("<arrays>"):
+        with files.named("<arrays>"):
             if kind == "logits":
                 files.softmax(matrix, names)
             if labels is not None:
@@ -475,7 +471,7 @@ class Predictions:
         made = cls.from_arrays(logits, kind="logits", classes=classes, ids=ids, name=name)
         if labels is None:
             return made
-        with files.rows_named("<PredictionOutput>"):
+        with files.named("<PredictionOutput>"):
             return made.replace(labels=np.where(labels == IGNORED, -1, labels))
 
     @classmethod
@@ -514,13 +510,9 @@ class Predictions:
         """Return a record that takes over `fields["probs"]`; errors name source and row."""
         if name is not None:
             fields["name"] = name
-        try:
+        with files.named(source, where):
             fields["probs"] = _normalised(fields["probs"], fields["classes"])
             return cls(**fields)
-        except RowError as error:
-            raise InputError(f"{source}, {error.named(where)}") from None
-        except InputError as error:
-            raise error.within(source) from None
 
 
 def _class_names(names: Sequence[Any]) -> tuple[str, ...]:
@@ -613,8 +605,7 @@ def _row_ids(names: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     """Return N distinct strings."""
     if names is None:
         return None
-    # A tuple is immutable: no second copy of millions of ids.
-    ids = names if isinstance(names, tuple) else tuple(map(str, names))
+    ids = tuple(map(str, names))
     if len(ids) != rows:
         raise InputError(f"{len(ids)} ids for {rows} rows")
     if len(set(ids)) < rows:

@@ -335,7 +335,7 @@ def test_further_columns_are_kept_where_they_are_asked_for(tmp_path, suffix):
 def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     path = tmp_path / "p.parquet"
     random_predictions(3, ["a", "b"]).replace(columns={"source": ["s", "t", "u"]}).save(path)
-    with refused("input", "'sauce'", "source"):
+    with refused("unknown", "'sauce'", "source"):
         Predictions.load(path, columns=["sauce"])
 
 
@@ -399,5 +399,5 @@ def test_columns_of_other_names_hold_probabilities(tmp_path):
     predictions = Predictions.load(path, probability_columns={"p": "yes", "no": "no"})
     assert predictions.classes == ("yes", "no")
     assert predictions.probs.tolist() == [[0.75, 0.25], [0.5, 0.5]]
-    with refused("input", "'q'"):
+    with refused("unknown", "'q'"):
         Predictions.load(path, probability_columns={"q": "yes"})

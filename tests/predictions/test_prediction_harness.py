@@ -158,7 +158,7 @@ def test_fields_of_the_document_are_kept_where_they_are_asked_for(tmp_path):
     predictions = Predictions.load(toy(tmp_path), columns=["question", "source"])
     assert list(predictions.columns["question"]) == [question for question, *_ in QUESTIONS]
     assert list(predictions.columns["source"]) == ["book 0", "book 1", "book 2"]
-    with refused("input", "'sauce'", "'source'"):
+    with refused("unknown", "'sauce'", "'source'"):
         Predictions.load(toy(tmp_path), columns=["sauce"])
 
 
