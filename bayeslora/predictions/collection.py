@@ -383,7 +383,7 @@ def _labels(
     A label is a name; if several fits share it, with that place and the seed as far as they differ.
     """
     files = [
-        None if path is None or shown_path(path) == STDIN else Path(path).absolute()
+        None if path is None or shown_path(path) == STDIN else Path(path).absolute().with_suffix("")
         for path in paths
     ]
     fits = list(zip(names, seeds, files, strict=True))
@@ -391,7 +391,7 @@ def _labels(
     for name, seed, file in fits:
         twins = [other for *key, other in fits if other and key == [name, seed]]
         rest = file.relative_to(os.path.commonpath(twins)).parts if file else ()
-        places.append(Path(rest[0]).stem if rest else "")
+        places.append(rest[0] if rest else "")
         differ = len({other for same, other, _ in fits if same == name}) > 1
         labels.append(_marked(name, places[-1], f"seed {seed}" if seed and differ else ""))
     return unique_labels(labels), places

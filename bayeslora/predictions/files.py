@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -234,11 +235,14 @@ def _csv_columns(file: File) -> Columns:
         if content.count(b'"') % 2:  # Arrow takes everything after an unclosed mark for a field
             _refuse_text(file, _csv_records(file), numbers)
         if "id" in texts:  # two unclosed marks make a field of the rows between them
-            broken = np.flatnonzero(_floats(pc.match_substring(table.column("id"), "\n")) == 1)
-            if len(broken):
-                value = table.column("id")[int(broken[0])].as_py()
-                problem = f"line break in {shown(value)}; check for an unclosed quotation mark"
-                raise InputError(f"{file}, {where(int(broken[0]))}, column 'id': {problem}")
+            delimiter = re.escape(file.delimiter)
+            rows = f"(?s)\n.*{delimiter}|{delimiter}.*\n"
+            broken = _floats(pc.match_substring_regex(table.column("id"), rows)) == 1
+            if broken.any():
+                row = int(np.argmax(broken))
+                problem = f"{shown(table.column('id')[row].as_py())} contains rows"
+                advice = "check for an unclosed quotation mark"
+                raise InputError(f"{file}, {where(row)}, column 'id': {problem}; {advice}")
         return table
 
     def where(index: int) -> str:
@@ -432,7 +436,7 @@ def _renormalise(probs: NDArray[np.float64]) -> NDArray[np.float64]:
         ~((probs >= 0).all(1) & (sums > 0) & (sums < np.inf)),
         lambda row: f": probabilities sum to {sums[row]:.9g} and cannot be renormalised",
     )
-    probs /= sums[:, None]
+    probs /= np.where(np.abs(sums - 1) > SUM_TOLERANCE, sums, 1)[:, None]
     return sums
 
 
