@@ -476,7 +476,7 @@ def _truths(table: Any, name: str) -> NDArray[np.bool_]:
         ~known,
         lambda row: f", column {shown(name)}: {shown(words[row].as_py())} is not a boolean",
     )
-    return yes
+    return np.asarray(yes)
 
 
 def as_text(value: Any) -> str | None:
