@@ -44,7 +44,7 @@ ROOMS = {
     "io": 493,
     "metrics": 3389,
     "posteriors": 5759,
-    "predictions": 1266,
+    "predictions": 1267,
     "recalibration": 646,
     "reporting": 5207,
     "testing": 563,

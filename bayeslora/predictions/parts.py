@@ -73,9 +73,13 @@ class PredictionParts:
         self.folder = hidden(self.out, ".parts")
 
     def sweep(self) -> None:
-        """Delete leftovers of a run that was killed when it had no pieces, or none any more."""
+        """Delete leftovers of a run that was killed before its first piece, or after joining them.
+
+        Joined pieces are older than the predictions file.
+        """
         with suppress(InputError), lock(self.out):
-            if not self.num_finished():
+            written = self.out.stat().st_mtime_ns if self.out.exists() else 0
+            if all(piece.stat().st_mtime_ns <= written for piece in self._pieces()):
                 self.remove()
 
     def refuse(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
