@@ -62,9 +62,9 @@ from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, chec
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
+from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
 
 logger = logging.getLogger(__name__)

@@ -49,7 +49,7 @@ from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
 from bayeslora.option_checks import CountOrZero, NotNegative, OnlyWith, Options, Seed, Share
 from bayeslora.predictions.collection import PredictionsLike
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 
 ALPHA = 0.1

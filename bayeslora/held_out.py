@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
-from bayeslora.predictions.files import text_columns
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def held_out(
     """
     _check_files(fit, apply, step)
     fitted = as_predictions(fit, reading=reading)
-    columns = text_columns(apply, reading) if isinstance(apply, str | Path) else ()
+    columns = open_columns(apply, reading).further if isinstance(apply, str | Path) else ()
     applied = as_predictions(apply, columns, reading)
     check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), step)
     return fitted, applied

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.cli.arguments import given
 from bayeslora.errors import InputError
+from bayeslora.plain_text import shown
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.examples import Examples
     from bayeslora.data.read import ExampleStream
-    from bayeslora.predictions.columns import PredictionsReading
+    from bayeslora.predictions.files import PredictionsReading
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -42,13 +43,18 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
         InputError: An option is not allowed.
     """
     from bayeslora.data.formats import Reading
-    from bayeslora.predictions.columns import PredictionsReading, probability_columns
+    from bayeslora.predictions.files import PredictionsReading
 
-    return PredictionsReading(
-        Reading(args.delimiter, args.encoding),
-        probability_columns(args.probability_column),
-        renormalise=args.renormalise,
-    )
+    classes: dict[str, str] = {}
+    for pair in args.probability_column:
+        column, _, name = pair.rpartition("=")
+        if not column or not name or column in classes:
+            raise InputError(
+                f"--probability-column {shown(pair)}: expected NAME=CLASS, once per column"
+            )
+        classes[column] = name
+    table = Reading(args.delimiter, args.encoding)
+    return PredictionsReading(table, classes, renormalise=args.renormalise)
 
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:

@@ -131,7 +131,7 @@ def check_new_file(
     Raises:
         InputError: Its suffix is another, it is one of `inputs`, or it exists.
     """
-    from bayeslora.predictions.writing import file_kind
+    from bayeslora.predictions.files import file_kind
 
     target = Path(path)
     if ending is None:

@@ -14,7 +14,7 @@ from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
-    from bayeslora.predictions.columns import PredictionsReading
+    from bayeslora.predictions.files import PredictionsReading
 
 TEST = "predictions/test.parquet"
 FITTED = frozenset({"train", "validation"})
@@ -111,9 +111,9 @@ def _sets_beside(test: Path) -> dict[str, Path]:
 
 
 def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
-    from bayeslora.predictions.files import read_notes
+    from bayeslora.predictions.files import open_columns
 
-    return "corruption" in read_notes(file, reading)[1]
+    return "corruption" in open_columns(file, reading).notes
 
 
 def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:

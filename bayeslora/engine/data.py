@@ -23,7 +23,7 @@ from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
 from bayeslora.posteriors import feature_scores as feature_options
-from bayeslora.predictions.checks import check_further
+from bayeslora.predictions.record import check_further
 
 if TYPE_CHECKING:
     from torch import Tensor

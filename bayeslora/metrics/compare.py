@@ -31,8 +31,8 @@ from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted, quoted, table_html
-from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
-from bayeslora.predictions.names import told_apart
+from bayeslora.predictions import collection
+from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.record import Predictions
 
 _MOST_DIGITS = 6
@@ -277,14 +277,14 @@ def compare(
 def _loaded(
     predictions: Sequence[PredictionsLike], column: str | None, *, over_seeds: bool
 ) -> list[Predictions]:
-    if is_single(predictions):
-        raise InputError(
-            "compare needs a list with the predictions of two or more methods, got one"
-        )
+    if collection.is_single(predictions):
+        raise InputError("compare needs the predictions of two or more methods, got one")
     columns = [] if column is None else [column]
-    records = [as_predictions(source, columns) for source in predictions]
-    paths = [source if isinstance(source, str | Path) else None for source in predictions]
-    return told_apart(records, paths, over_seeds=over_seeds)
+    if not all(isinstance(source, str | Path) for source in predictions):
+        return [collection.as_predictions(source, columns) for source in predictions]
+    methods = collection.gather(predictions, needed=columns)
+    several = over_seeds and len({method.group for method in methods}) > 1
+    return [collection.named_predictions(method, over_seeds=several) for method in methods]
 
 
 def _index_of(option: str, name: str, names: Sequence[str]) -> int:

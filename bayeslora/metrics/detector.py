@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.option_checks import LINKS
-from bayeslora.predictions.names import QUESTION_FORMAT
+from bayeslora.predictions.collection import QUESTION_FORMAT
 from bayeslora.predictions.record import Predictions
 
 NEGLIGIBLE = 1e-3

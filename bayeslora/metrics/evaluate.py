@@ -32,7 +32,7 @@ from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
-from bayeslora.predictions.files import further_columns
+from bayeslora.predictions.files import open_columns
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
@@ -170,7 +170,7 @@ def _loaded(predictions: PredictionsLike, columns: Sequence[str] = ()) -> tuple[
 def _carried(predictions: PredictionsLike, column: str | None) -> list[str]:
     if column is None or not isinstance(predictions, str | Path):
         return []
-    return [name for name in further_columns(predictions) if name == column]
+    return [name for name in open_columns(predictions).further if name == column]
 
 
 def _clusters(

@@ -21,7 +21,7 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.plain_text import quoted
-from bayeslora.predictions.names import QUESTION_FORMAT, Seeds, group_seeds
+from bayeslora.predictions.collection import QUESTION_FORMAT, Seeds, group_seeds
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

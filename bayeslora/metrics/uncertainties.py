@@ -18,8 +18,8 @@ from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.clusters import clusters_in
 from bayeslora.metrics.intervals import Resampling, in_order
 from bayeslora.metrics.scores import Score
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.sources import UNCERTAINTIES
 
 LOGIT_VARIANCE = "logit_variance"
 """The score `score_logit_variance` of predictions, in squared logit units."""

@@ -1,40 +1,58 @@
 """Predictions as function arguments: one set, or several methods with their OOD sets.
 
-Each is a record, a predictions file, or a data frame.
+Each is a record, a predictions file, or a data frame. A method may have several fits, which differ
+only in their random numbers: its seeds.
+
+Predictions are grouped as seeds of one method if they have the same method name, classes, number of
+rows, `fit_options` and recalibration in the metadata (or none), and distinct seeds. `fit_options`
+is a hash of everything that determines the fit except the seed. The seed is `fit_seed` in the
+metadata; else the one at the end of the file's name, such as `lora-seed-1.csv`; else `seed` in the
+metadata, which is often only that of the draws.
+
+Methods that share a name are distinguished by their seed or the location of their file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.io.files import shown_path
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
-from bayeslora.predictions.files import further_columns, read_notes
-from bayeslora.predictions.in_memory import is_frame
-from bayeslora.predictions.names import (
-    Called,
-    by_number,
-    called_like,
-    file_labels,
-    names_of,
-    under_label,
-    unique_labels,
-)
+from bayeslora.io.files import STDIN, shown_path
+from bayeslora.plain_text import clean, shorten
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
 
 PredictionsLike = Predictions | str | Path | Any
 """Predictions, the path of a file, or a data frame; `as_predictions` refuses everything else."""
 
+OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
+"""Set name -> predictions, or method name -> set name -> predictions."""
+
+EXAMPLE_COLUMN = "text"
+"""The default further column for the texts of rows."""
+
+QUESTION_COLUMNS = ("question", "context", "choices")
+"""The further columns for questions and their options (a JSON list)."""
+
+QUESTION_FORMAT = "question_format"
+"""Key in the metadata: how questions were answered, by `options` or by `letters`."""
+
+_TELLING = ("fit_options", "recalibration_before", "recalibration")
+_SEED = re.compile(r"(?P<name>.+?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE)
+
 
 def is_single(predictions: object) -> bool:
     """Return whether `predictions` is a single set rather than a sequence of sets."""
-    return isinstance(predictions, Predictions | str | Path) or is_frame(predictions)
+    is_frame = hasattr(predictions, "__arrow_c_stream__")
+    return is_frame or isinstance(predictions, Predictions | str | Path)
 
 
 def as_list(predictions: Any) -> list[PredictionsLike]:
@@ -60,18 +78,8 @@ def as_predictions(
     if isinstance(predictions, Predictions):
         return predictions
     if isinstance(predictions, str | Path):
-        return Predictions.read(predictions, columns=tuple(dict.fromkeys(columns)), reading=reading)
+        return Predictions.read(predictions, columns=columns, reading=reading)
     return Predictions.from_frame(predictions)
-
-
-EXAMPLE_COLUMN = "text"
-"""The default further column for the texts of rows."""
-
-QUESTION_COLUMNS = ("question", "context", "choices")
-"""The further columns for questions and their options (a JSON list)."""
-
-OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
-"""Set name -> predictions, or method name -> set name -> predictions."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,13 @@ class Source:
         predictions: The record.
         path: The file it was read from; None for an object in memory.
         sha256: Hash of that file in hexadecimal; empty for an object in memory.
-        reading: How the file was read.
+        further: Further columns that could be kept.
     """
 
     predictions: Predictions
     path: Path | None = None
     sha256: str = ""
-    reading: PredictionsReading = AS_WRITTEN
+    further: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class Method:
     label: str
     name: str
     source: Source
-    ood: Mapping[str, Source]
+    ood: Mapping[str, Source] = field(default_factory=dict)
     group: str = ""
     seed: str = ""
 
@@ -148,55 +156,10 @@ def gather(
     inputs = as_list(items)
     if not inputs:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item, columns, needed, reading) for item in inputs]
-    names = names_of([source.predictions for source in sources])
-    namings = called_like(
-        [source.predictions for source in sources], [source.path for source in sources]
-    )
-    labels = [naming.label for naming in namings]
+    methods = _methods([load_source(item, columns, needed, reading) for item in inputs])
     load = partial(load_source, optional=(*columns, *needed), reading=reading)
-    outside = _by_method(names, labels, ood or {}, load)
-    return [
-        Method(naming.label, name, source, sets, naming.group, naming.seed)
-        for naming, name, source, sets in zip(namings, names, sources, outside, strict=True)
-    ]
-
-
-def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
-    """Return the paths among the arguments of `gather`."""
-    inputs: list[object] = as_list(items)
-    for value in ood.values():
-        inputs += value.values() if isinstance(value, Mapping) else [value]
-    return [Path(path) for path in inputs if isinstance(path, str | Path)]
-
-
-def labels_of(
-    paths: Sequence[str | Path], reading: PredictionsReading = AS_WRITTEN
-) -> list[tuple[str, str]]:
-    """Return the label and the name that `gather` would assign to files, without reading rows.
-
-    Raises:
-        InputError: A file is missing, unreadable, or not a predictions file.
-    """
-    notes = [read_notes(path, reading) for path in paths]
-    return list(zip(file_labels(notes, paths), [name for name, _ in notes], strict=True))
-
-
-def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
-    """Return the fits of each method by group, sorted by seed; groups in order of appearance."""
-    groups: dict[str, list[Method]] = {}
-    for method in methods:
-        groups.setdefault(method.group, []).append(method)
-    return {
-        group: sorted(seeds, key=lambda method: by_number(method.seed))
-        for group, seeds in groups.items()
-    }
-
-
-def named_predictions(method: Method, *, over_seeds: bool) -> Predictions:
-    """Return a method's predictions, named for a comparison; see `under_label`."""
-    called = Called(method.label, method.group, method.seed)
-    return under_label(method.predictions, called, over_seeds=over_seeds)
+    outside = _by_method(methods, ood or {}, load)
+    return [replace(method, ood=sets) for method, sets in zip(methods, outside, strict=True)]
 
 
 def load_source(
@@ -217,15 +180,90 @@ def load_source(
         InputError: `item` is none of the three, or its file cannot be read.
     """
     if not isinstance(item, str | Path):
-        return Source(as_predictions(item))
+        predictions = as_predictions(item)
+        return Source(predictions, further=[*predictions.columns])
     path = Path(item)
-    present = (
-        [name for name in further_columns(path, reading) if name in optional] if optional else []
-    )
-    columns = list(dict.fromkeys([*needed, *present]))
-    predictions = Predictions.read(path, columns=columns, reading=reading)
+    further = open_columns(path, reading).further
+    columns = dict.fromkeys([*needed, *(name for name in further if name in optional)])
+    predictions = Predictions.read(path, columns=[*columns], reading=reading)
     with path.open("rb") as stream:
-        return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest(), reading)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Source(predictions, path, sha256, further)
+
+
+def _by_method(
+    methods: Sequence[Method], ood: OodLike, load: Callable[[PredictionsLike], Source]
+) -> list[dict[str, Source]]:
+    """Return the out-of-distribution sets of each method."""
+    if not any(isinstance(value, Mapping) for value in ood.values()):
+        if ood and len(methods) > 1:
+            raise InputError(
+                f"ood set {next(iter(ood))!r}: state which of the {len(methods)} methods made its "
+                "predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
+            )
+        return [{str(name): load(item) for name, item in ood.items()} for _ in methods]
+    outside: list[dict[str, Source]] = [{} for _ in methods]
+    for key, sets in ood.items():
+        if not isinstance(sets, Mapping):
+            raise InputError("ood mixes sets by name with sets by method; use {method: {set: …}}")
+        same = [k for k, method in enumerate(methods) if key == method.label] or [
+            k for k, method in enumerate(methods) if key == method.name
+        ]
+        if len(same) > 1:
+            choices = [methods[k].label for k in same]
+            raise InputError(f"ood key {key!r} is ambiguous; choose from {choices}")
+        if not same:
+            allowed = {name for method in methods for name in (method.label, method.name)}
+            raise unknown_choice("method in ood", key, allowed)
+        outside[same[0]] |= {str(name): load(item) for name, item in sets.items()}
+    return outside
+
+
+def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
+    """Return the paths among the arguments of `gather`."""
+    inputs: list[object] = as_list(items)
+    for value in ood.values():
+        inputs += value.values() if isinstance(value, Mapping) else [value]
+    return [Path(path) for path in inputs if isinstance(path, str | Path)]
+
+
+def labels_of(
+    paths: Sequence[str | Path], reading: PredictionsReading = AS_WRITTEN
+) -> list[tuple[str, str]]:
+    """Return the label and the name that `gather` would assign to files, without reading rows.
+
+    Raises:
+        InputError: A file is missing, unreadable, or not a predictions file.
+    """
+    opened = [open_columns(path, reading) for path in paths]
+    names = [each.title for each in opened]
+    seeds = [seed_of("", each.notes, path)[1] for each, path in zip(opened, paths, strict=True)]
+    labels, _ = _labels(names, seeds, paths)
+    return list(zip(labels, names, strict=True))
+
+
+def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
+    """Return the fits of each method by group, sorted by seed; groups in order of appearance."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        groups.setdefault(method.group, []).append(method)
+    for same in groups.values():
+        same.sort(key=lambda method: _by_number(method.seed))
+    return groups
+
+
+def named_predictions(method: Method, *, over_seeds: bool) -> Predictions:
+    """Return a method's predictions, named for a comparison.
+
+    Args:
+        method: The method.
+        over_seeds: Whether they are pooled with the other seeds of their group: if so, they get the
+            group's name, and their seed in the metadata.
+    """
+    item = method.predictions
+    if not over_seeds or method.group == method.label:
+        return item.replace(name=method.label)
+    return item.replace(name=method.group, metadata={**item.metadata, "fit_seed": method.seed})
 
 
 def check_column(methods: Sequence[Method], column: str) -> None:
@@ -234,20 +272,9 @@ def check_column(methods: Sequence[Method], column: str) -> None:
     Raises:
         InputError: No method has it; the message lists the available columns.
     """
-    if any(column in method.predictions.columns for method in methods):
-        return
-    known = {
-        name
-        for method in methods
-        for name in (
-            method.predictions.columns
-            if method.source.path is None
-            else further_columns(method.source.path, method.source.reading)
-        )
-    }
-    if not known:
-        raise InputError(f"example column {column!r}: the predictions have no further columns")
-    raise unknown_choice("example column", column, known)
+    known = {name for method in methods for name in method.source.further}
+    if column not in known:
+        raise unknown_choice("example column", column, known)
 
 
 def ood_names(methods: Sequence[Method]) -> dict[str, str]:
@@ -256,37 +283,134 @@ def ood_names(methods: Sequence[Method]) -> dict[str, str]:
     return dict(zip(names, unique_labels(names), strict=True))
 
 
-def _by_method(
-    names: Sequence[str],
-    labels: Sequence[str],
-    ood: OodLike,
-    load: Callable[[PredictionsLike], Source],
-) -> list[dict[str, Source]]:
-    nested = [isinstance(value, Mapping) for value in ood.values()]
-    if not any(nested):
-        if ood and len(names) > 1:
-            raise InputError(
-                f"ood set {next(iter(ood))!r}: state which of the {len(names)} methods made its "
-                f"predictions, as {{method: {{set: predictions}}}} (--ood METHOD:SET=FILE)"
-            )
-        return [_load_sets(ood, load) for _ in names]
-    if not all(nested):
-        raise InputError("ood mixes sets by name with sets by method; use {method: {set: …}}")
-    for key in ood:
-        if key in labels:
-            continue
-        if key not in names:
-            raise unknown_choice("method in ood", key, {*names, *labels})
-        if names.count(key) > 1:
-            same = [label for label, name in zip(labels, names, strict=True) if name == key]
-            raise InputError(f"ood key {key!r} is ambiguous; choose from {same}")
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of one method; for a method with a single fit, that fit.
+
+    Attributes:
+        name: Name of the method.
+        members: Indices of the predictions, by increasing seed.
+        seeds: The seed of each member; empty if unknown.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    seeds: tuple[str, ...]
+
+
+def seed_of(
+    name: str, metadata: Mapping[str, str], path: str | Path | None = None
+) -> tuple[str, str]:
+    """Return the name of the method and the seed; an empty seed if unknown.
+
+    Args:
+        name: Name of the predictions.
+        metadata: Metadata of the predictions.
+        path: The file they were read from, if any.
+    """
+    if "fit_seed" in metadata:
+        return name, metadata["fit_seed"]
+    stem = "" if path is None else Path(path).stem
+    if match := _SEED.fullmatch(stem):
+        return (match["name"] if name == stem else name), match["seed"]
+    return name, metadata.get("seed", "")
+
+
+def _by_number(seed: str) -> tuple[int, str]:
+    """Return a sort key that orders numeric seeds as numbers."""
+    return (int(seed) if seed.isdecimal() else 0, seed)
+
+
+def group_seeds(
+    items: Sequence[Predictions], paths: Sequence[str | Path | None] | None = None
+) -> list[Seeds]:
+    """Group the seeds of each method, in order of first appearance; every item is in one group.
+
+    Items with the same seed, or without a seed, are never grouped: they may be the same fit twice,
+    or two methods that share a name.
+
+    Args:
+        items: Predictions of one or more methods.
+        paths: The file of each, None for an object in memory.
+    """
+    by_key: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
+    for index, (item, path) in enumerate(zip(items, paths or [None] * len(items), strict=True)):
+        name, seed = seed_of(item.name, item.metadata, path)
+        notes = [item.metadata.get(note, "") for note in _TELLING]
+        key = (name, frozenset(item.classes), len(item), *notes)
+        by_key.setdefault(key, []).append((seed, index))
+    groups = []
+    for (name, *_), fits in by_key.items():
+        seeds = {seed for seed, _ in fits}
+        is_one_method = "" not in seeds and len(seeds) == len(fits)
+        for same in [fits] if is_one_method else [[fit] for fit in fits]:
+            rising = sorted(same, key=lambda fit: _by_number(fit[0]))
+            members = tuple(index for _, index in rising)
+            groups.append(Seeds(name, members, tuple(seed for seed, _ in rising)))
+    return sorted(groups, key=lambda group: min(group.members))
+
+
+def _methods(sources: Sequence[Source]) -> list[Method]:
+    """Return sources as methods, with distinct labels and groups."""
+    records = [source.predictions for source in sources]
+    paths = [source.path for source in sources]
+    names = [record.name or f"method {number}" for number, record in enumerate(records, 1)]
+    seeds = [seed_of("", r.metadata, path)[1] for r, path in zip(records, paths, strict=True)]
+    labels, places = _labels(names, seeds, paths)
+    groups = group_seeds(records, paths)
+    groups.sort(key=lambda group: len(group.members))  # single fits keep their label
+    called = []
+    for group in groups:
+        first = group.members[0]
+        several = len(group.members) > 1
+        called.append(_marked(group.name, places[first]) if several else labels[first])
+    group_of = {
+        index: name
+        for group, name in zip(groups, unique_labels(called), strict=True)
+        for index in group.members
+    }
     return [
-        _load_sets(ood.get(label, ood.get(name, {})), load)
-        for label, name in zip(labels, names, strict=True)
+        Method(labels[k], names[k], source, group=group_of[k], seed=seeds[k])
+        for k, source in enumerate(sources)
     ]
 
 
-def _load_sets(sets: object, load: Callable[[PredictionsLike], Source]) -> dict[str, Source]:
-    if not isinstance(sets, Mapping):
-        return {}
-    return {str(name): load(item) for name, item in sets.items()}
+def _labels(
+    names: Sequence[str], seeds: Sequence[str], paths: Sequence[str | Path | None]
+) -> tuple[list[str], list[str]]:
+    """Return distinct labels of fits, and where fits with equal name and seed part in their paths.
+
+    A label is a name; if several fits share it, with that place and the seed as far as they differ.
+    """
+    files = [
+        None if path is None or shown_path(path) == STDIN else Path(path).absolute().with_suffix("")
+        for path in paths
+    ]
+    fits = list(zip(names, seeds, files, strict=True))
+    labels, places = [], []
+    for name, seed, file in fits:
+        twins = [other for *key, other in fits if other and key == [name, seed]]
+        rest = file.relative_to(os.path.commonpath(twins)).parts if file else ()
+        places.append(rest[0] if rest else "")
+        differ = len({other for same, other, _ in fits if same == name}) > 1
+        labels.append(_marked(name, places[-1], f"seed {seed}" if seed and differ else ""))
+    return unique_labels(labels), places
+
+
+def _marked(name: str, *marks: str) -> str:
+    present = ", ".join(filter(None, marks))
+    return f"{name} ({present})" if present else name
+
+
+def unique_labels(names: Sequence[str]) -> list[str]:
+    """Return one short, distinct label for each name; those that are still equal are numbered."""
+    cleaned = [clean(name) for name in names]
+    cut_alike = Counter(map(shorten, set(cleaned)))
+    unique: list[str] = []
+    for name in cleaned:
+        label = candidate = shorten(name, middle=cut_alike[shorten(name)] > 1)
+        count = 2
+        while candidate in unique:
+            candidate, count = f"{label} ({count})", count + 1
+        unique.append(candidate)
+    return unique

@@ -19,409 +19,618 @@ unless every class has one. Classes are in the order of the columns, unless the 
 lists the same classes in another order. Labels are names if any of them is a class name, else
 indices: a column never mixes the two.
 
-Every format becomes an Arrow table; the record checks its values (`record`).
+Reading has two steps. `open_columns` finds the columns of a file of any format; `fields_of` reads
+those that are needed as an Arrow table and converts them. The record checks the values (`record`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.data import formats
 from bayeslora.data.columns import check_spelling
-from bayeslora.errors import InputError, unknown_choice
-from bayeslora.io.files import STDIN
+from bayeslora.data.formats import File, Reading, Record
+from bayeslora.errors import InputError, RowError, first_line, unknown_choice
+from bayeslora.io.files import STDIN, atomic_file
 from bayeslora.plain_text import listed, shown
-from bayeslora.predictions import sources
-from bayeslora.predictions.columns import (
-    AS_WRITTEN,
-    SUM_TOLERANCE,
-    PredictionsReading,
-    Where,
-    floats,
-    is_plain,
-    label_codes,
-    softmax,
-    strings,
-)
-from bayeslora.predictions.harness import is_sample_log, log_columns, log_name, read_sample_log
-from bayeslora.predictions.sources import UNCERTAINTIES, Source, is_ours
+from bayeslora.predictions.harness import is_sample_log, log_metadata, log_records
+
+if TYPE_CHECKING:
+    from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
 
-_OF_DATA = frozenset({"text", "question", "history", "image"})
+FORMAT_VERSION = "1"
+UNCERTAINTIES = ("total", "aleatoric", "epistemic")
+RESERVED = frozenset({"format_version", "name", "classes"})
+"""Keys of the Parquet metadata that are not the caller's."""
 
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+"""Suffixes of predictions files to write."""
 
-def read_fields(
-    path: str | Path, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
-) -> tuple[dict[str, Any], Where]:
-    """Return the keyword arguments of `Predictions` from a file, and the names of its rows.
+SUM_TOLERANCE = 1e-5
+"""How far from 1 a row's probabilities may sum; float32 softmax is off by about 2e-7."""
 
-    Args:
-        path: A `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.json` file, the text formats also with
-            `.gz`, or a sample log of lm-evaluation-harness.
-        columns: Further columns to read.
-        reading: How to read a file in another format than this package writes.
+ROW_GROUP = 65_536
+"""Rows that are written, or read from JSON, at a time; of 150 columns 80 MB."""
 
-    Raises:
-        InputError: The file is missing, unreadable, of a newer format, not a predictions file, or
-            lacks one of `columns`.
-    """
-    if is_sample_log(path, reading):
-        return read_sample_log(path, columns=columns, reading=reading)
-    return fields_of(sources.open_source(path, reading), columns, reading)
+_PREFIX = "bayeslora."  # of the keys of our Parquet metadata
+_NESTED = {"probs": "prob_", "logits": "logit_"}
+_NUMBERS = ("prob_", "logit_", "score_")
+_FIXED = frozenset({"id", "label", "prediction", "confidence", *UNCERTAINTIES, *_NESTED})
 
-
-def fields_of(
-    source: Source, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
-) -> tuple[dict[str, Any], Where]:
-    """Return the keyword arguments of `Predictions` from a table; see `read_fields`.
-
-    Args:
-        source: A file whose header has been read, or a data frame.
-        columns: Further columns to read.
-        reading: Which columns are the probabilities.
-
-    Raises:
-        InputError: As `read_fields`.
-    """
-    matrix = matrix_of(source, reading)
-    further = _further(source, reading)
-    for column in columns:
-        if column not in further:
-            raise InputError(f"{source.name}: {unknown_choice('column', column, further)}")
-    if "label" not in columns:
-        check_spelling(source.name, source.names, "label", "labels must be in a column 'label'")
-    scores = [n for n in source.names if n.startswith("score_") or n in UNCERTAINTIES]
-    sets = [f"set_{name}" for name in matrix.classes]
-    if len(sets) < 2 or not {*sets} <= {*source.names}:
-        sets = []
-    kinds: dict[str, sources.Kind] = dict.fromkeys((*matrix.columns, *scores), "number")
-    kinds |= dict.fromkeys(sets, "truth")
-    kinds |= dict.fromkeys((n for n in source.names if n in {"id", "label", *columns}), "text")
-    table = source.read(kinds)
-    texts = {name: _texts(source, table, name) for name, kind in kinds.items() if kind == "text"}
-    labels = texts.get("label")
-    values = np.empty((len(table), len(matrix.columns)))
-    for place, name in enumerate(matrix.columns):
-        values[:, place] = _numbers(source, table, name)
-    available = _available(table, matrix.columns, values)
-    probs, classes = matrix.probabilities(values, labels, source.where, available)
-    if reading.renormalise:
-        _renormalise(source.name, probs, source.where)
-    numbers = {name: _numbers(source, table, name) for name in scores}
-    fields: dict[str, Any] = {
-        "probs": probs,
-        "classes": classes,
-        "available": available,
-        "name": _name(source),
-        "metadata": _notes(source),
-        "scores": {
-            name.removeprefix("score_"): values
-            for name, values in numbers.items()
-            if name not in UNCERTAINTIES
-        },
-        "columns": {name: texts[name] for name in columns},
-    }
-    fields |= {name: numbers[name] for name in UNCERTAINTIES if name in numbers}
-    if labels is not None:
-        fields["labels"] = label_codes(source.name, labels, classes, source.where)
-    if sets:
-        fields["sets"] = np.column_stack([_truths(source, table, f"set_{n}") for n in classes])
-    if "id" in texts:
-        if None in texts["id"]:
-            row = source.where(texts["id"].index(None))
-            problem = "empty; give every row an id, or no row"
-            raise InputError(f"{source.name}, {row}, column 'id': {problem}")
-        fields["ids"] = tuple(texts["id"])
-    return fields, source.where
-
-
-def read_notes(
-    path: str | Path, reading: PredictionsReading = AS_WRITTEN
-) -> tuple[str, dict[str, str]]:
-    """Return the name and the metadata of the predictions in a file, without reading its rows.
-
-    Raises:
-        InputError: The file is missing, unreadable, of a newer format, or not a predictions file.
-    """
-    if is_sample_log(path, reading):
-        return log_name(path), {}
-    source = sources.open_source(path, reading)
-    matrix_of(source, reading)
-    return _name(source), _notes(source)
-
-
-def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
-    """Return the further columns of a predictions file, those without a fixed meaning, in order.
-
-    Raises:
-        InputError: The file is missing or unreadable.
-    """
-    if is_sample_log(path, reading):
-        return log_columns(path, reading)
-    return _further(sources.open_source(path, reading), reading)
-
-
-def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
-    """Return the further columns of a file that can be kept: all but lists and structures.
-
-    Logs the omitted columns.
-
-    Raises:
-        InputError: The file is missing or unreadable.
-    """
-    if is_sample_log(path, reading):
-        return log_columns(path, reading)
-    source = sources.open_source(path, reading)
-    names = _further(source, reading)
-    if source.schema is None:
-        return names
-    plain = [name for name in names if is_plain(source.schema.field(name).type)]
-    if len(plain) < len(names):
-        lost = listed([name for name in names if name not in plain])
-        logger.warning("%s: skipped columns without text or numbers: %s", source.name, lost)
-    return plain
-
-
-def _further(source: Source, reading: PredictionsReading) -> list[str]:
-    used = reading.probability_columns
-    return [name for name in source.names if not is_ours(name) and name not in used]
-
-
-def _numbers(source: Source, table: Any, name: str) -> NDArray[np.float64]:
-    """Return the [N] values of a column, null as NaN."""
-    import pyarrow as pa
-
-    column = table.column(name)
-    is_boolean = pa.types.is_boolean(column.type)
-    if is_boolean or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        raise _not_numbers(source, name, column.type)
-    try:
-        return floats(column)
-    except pa.ArrowException:
-        raise _not_numbers(source, name, column.type) from None
-
-
-def _not_numbers(source: Source, name: str, kind: Any) -> InputError:
-    return InputError(f"{source.name}: column {shown(name)} contains {str(kind)[:60]}, not numbers")
-
-
-def _truths(source: Source, table: Any, name: str) -> NDArray[np.bool_]:
-    """Return the [N] booleans of a column; 1 and 0 are accepted."""
-    import pyarrow as pa
-
-    try:
-        values = floats(table.column(name))
-    except pa.ArrowException:
-        raise _not_numbers(source, name, table.column(name).type) from None
-    bad = (values != 0) & (values != 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        value = None if np.isnan(values[row]) else f"{values[row]:g}"
-        raise sources.bad_value(source.name, source.where(row), name, f"{value} is not a boolean")
-    return np.asarray(values == 1)
-
-
-def _texts(source: Source, table: Any, name: str) -> list[str | None]:
-    import pyarrow as pa
-
-    column = table.column(name)
-    try:
-        values: list[str | None] = strings(column).to_pylist()
-    except pa.ArrowException:
-        raise InputError(
-            f"{source.name}: column {shown(name)} must hold text or numbers, got "
-            f"{str(column.type)[:60]}"
-        ) from None
-    return values
-
-
-def _available(
-    table: Any, columns: Sequence[str], values: NDArray[np.float64]
-) -> NDArray[np.bool_] | None:
-    """Return the [N, C] mask of the classes of each row; None if every row has all classes.
-
-    A row with fewer than two values is left unchanged, with NaN for the missing ones.
-    """
-    if not np.isnan(values).any():
-        return None
-    gaps = np.column_stack([floats(table.column(name).is_null()) for name in columns]).astype(bool)
-    gaps &= ((~gaps).sum(1) > 1)[:, None]
-    return ~gaps if gaps.any() else None
-
-
-def _name(source: Source) -> str:
-    if source.name == STDIN:
-        return source.metadata.get("name") or "stdin"
-    stem = Path(source.name).name.removesuffix(".gz")
-    return source.metadata.get("name") or Path(stem).stem
-
-
-def _notes(source: Source) -> dict[str, str]:
-    return {key: value for key, value in source.metadata.items() if key not in sources.RESERVED}
-
-
-def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
-    """Divide each row by its sum in place; log the range of the sums, or that they all were 1."""
-    sums = probs.sum(1)
-    bad = ~((probs >= 0).all(1) & np.isfinite(sums) & (sums > 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"{source}, {where(row)}: probabilities sum to {sums[row]:.9g} and cannot be "
-            "renormalised"
-        )
-    if np.allclose(sums, 1, rtol=0, atol=SUM_TOLERANCE):
-        logger.warning(
-            "%s: renormalise (--renormalise) had no effect, because all rows sum to 1", source
-        )
-        return
-    probs /= sums[:, None]
-    logger.warning(
-        "%s: divided rows by their sums, which ranged from %.4g to %.4g",
-        source,
-        sums.min(),
-        sums.max(),
-    )
+Where = Callable[[int], str]
+"""Takes the index of a row, from 0; returns its name in messages."""
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """The probability or logit columns, one per class.
+class PredictionsReading:
+    """How to read a predictions file.
+
+    Attributes:
+        table: Delimiter and encoding of a text file.
+        probability_columns: The class whose probability a column holds, by the column's name, in
+            the order of the classes; empty takes the columns `prob_<class>`, or `logit_<class>`.
+        renormalise: Whether rows whose probabilities do not sum to 1 are divided by their sum.
+        normalise: Divisor of log-likelihoods in a sample log, see `harness`; None means `none`, and
+            that the file may be of another kind.
+    """
+
+    table: Reading = formats.DEFAULT
+    probability_columns: Mapping[str, str] = field(default_factory=dict)
+    renormalise: bool = False
+    normalise: str | None = None
+
+
+AS_WRITTEN = PredictionsReading()
+"""Columns and format as written by this package."""
+
+
+def is_ours(column: str) -> bool:
+    """Return whether a column's name has a fixed meaning in predictions files."""
+    return column in _FIXED or column.startswith((*_NUMBERS, "set_"))
+
+
+def row_number(index: int) -> str:
+    """Return the name, in messages, of a row that is not from a text file."""
+    return f"row {index + 1}"
+
+
+@contextmanager
+def named(source: str, where: Where = row_number) -> Iterator[None]:
+    """Add the name of the source, and of the row, to an `InputError` that is raised within."""
+    try:
+        yield
+    except RowError as error:
+        raise InputError(f"{source}, {error.named(where)}") from None
+    except InputError as error:
+        raise error.within(source) from None
+
+
+def refuse(wrong: NDArray[np.bool_], problem: Callable[..., str]) -> None:
+    """Raise RowError for the first row with a true value.
+
+    Args:
+        wrong: [N] or [N, C].
+        problem: Takes the index of that value; returns the message after the row's name.
+    """
+    if wrong.any():
+        row, *column = np.argwhere(wrong)[0].tolist()
+        raise RowError(row, problem(row, *column))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that have not been read yet.
 
     Attributes:
         source: Name of the file in messages.
-        columns: Names of the columns.
-        classes: Their classes; with a single column, the second class follows from the labels.
-        are_logits: Whether the columns hold logits.
-        stored: The classes listed in the file's metadata, in order.
+        names: Names of the columns.
+        read: Takes the names of columns of numbers and of columns of texts; returns a
+            `pyarrow.Table` with both. Values of text formats are converted.
+        where: Returns the name of a row in messages; after `read`.
+        metadata: Our metadata, with keys without their prefix.
+        reading: Which columns are the probabilities.
     """
 
     source: str
-    columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    are_logits: bool = False
-    stored: tuple[str, ...] = ()
+    names: tuple[str, ...]
+    read: Callable[[Sequence[str], Sequence[str]], Any]
+    where: Where = row_number
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    reading: PredictionsReading = AS_WRITTEN
 
-    def probabilities(
-        self,
-        values: NDArray[np.float64],
-        labels: Sequence[str | None] | None,
-        where: Where,
-        available: NDArray[np.bool_] | None = None,
-    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """Return [N, C] probabilities, not yet checked, and C classes.
+    @property
+    def title(self) -> str:
+        """The stored name of the predictions, else the file's name without its suffix."""
+        stem = "stdin" if self.source == STDIN else Path(self.source.removesuffix(".gz")).stem
+        return self.metadata.get("name") or stem
 
-        Args:
-            values: [N, number of columns]; logits are changed in place.
-            labels: [N] texts, or None.
-            where: Returns the name of a row in messages.
-            available: [N, number of columns] mask of the classes of each row; None: all.
+    @property
+    def notes(self) -> dict[str, str]:
+        """The metadata of the record."""
+        return {key: value for key, value in self.metadata.items() if key not in RESERVED}
 
-        Raises:
-            InputError: A logit is not finite, or a single column does not fit two classes.
-        """
-        classes = self.classes
-        if len(classes) == 1:
-            classes = (self._other(labels), *classes)
-            values = self._both(values[:, 0], where)
-        if self.are_logits:
-            softmax(self.source, values, classes, where, available)
-        elif available is not None:
-            values[~available] = 0
-        return values, classes
+    @property
+    def further(self) -> list[str]:
+        """The names of the columns without a fixed meaning, in order."""
+        used = self.reading.probability_columns
+        return [name for name in self.names if not is_ours(name) and name not in used]
 
-    def _both(self, values: NDArray[np.float64], where: Where) -> NDArray[np.float64]:
-        """Return [N, 2] with the other class first, so that indices 0 and 1 are correct."""
-        if self.are_logits:
-            return np.column_stack([np.zeros_like(values), values])
-        bad = ~((values >= 0) & (values <= 1))
-        if bad.any():
-            row = int(np.argmax(bad))
-            problem = f"probability {values[row]} is not between 0 and 1"
-            raise sources.bad_value(self.source, where(row), self.columns[0], problem)
-        return np.column_stack([1 - values, values])
 
-    def _other(self, labels: Sequence[str | None] | None) -> str:
-        """Return the name of the class without a column."""
-        name = self.classes[0]
-        if len(self.stored) == 2 and name in self.stored:
-            return next(label for label in self.stored if label != name)
-        known = {label for label in labels or () if label is not None}
-        if name not in known and known <= {"0", "1"}:
-            return f"not {name}"
-        others = sorted(known - {name})
-        if len(others) > 1:
-            raise InputError(
-                f"{self.source} has a single probability column, {shown(self.columns[0])}, but "
-                f"more than two classes: the labels are {listed(sorted(known))}; add a column "
-                "prob_<class> for each class"
+def open_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> Columns:
+    """Open a predictions file, reading only its header; sample logs are read as a whole.
+
+    Raises:
+        InputError: The file is missing, unreadable, empty, or of another format version.
+    """
+    file = formats.open_file(path, reading.table)
+    if file.kind in (".json", ".jsonl") or reading.normalise is not None:
+        opened = _json_columns(file, reading.normalise)
+    else:
+        opened = _csv_columns(file) if file.is_csv else _parquet_columns(file)
+    return replace(opened, reading=reading)
+
+
+def _parquet_columns(file: File) -> Columns:
+    with formats.parquet_file(file) as parquet:
+        schema = parquet.schema_arrow
+    texts = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    metadata = {
+        key.removeprefix(_PREFIX): text for key, text in texts.items() if key.startswith(_PREFIX)
+    }
+    version = metadata.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise InputError(f"{file} has format version {shown(version)}, not {FORMAT_VERSION}")
+
+    def read_columns(numbers: Sequence[str], texts: Sequence[str]) -> Any:
+        with formats.parquet_file(file) as parquet:
+            table = parquet.read([*numbers, *texts], use_threads=False)
+            table.validate(full=True)
+        return table
+
+    return Columns(str(file), tuple(schema.names), read_columns, metadata=metadata)
+
+
+def _csv_columns(file: File) -> Columns:
+    def read_columns(numbers: Sequence[str], texts: Sequence[str]) -> Any:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.csv
+
+        types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(texts, pa.string())
+        with file.binary() as stream:
+            content = stream.read()
+        try:
+            table = pa.csv.read_csv(
+                pa.BufferReader(content),
+                pa.csv.ReadOptions(
+                    use_threads=False,
+                    block_size=min(len(content) + 1, 2**31 - 1),
+                    encoding=file.reading.encoding or "utf8",
+                ),
+                pa.csv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
+                pa.csv.ConvertOptions(
+                    include_columns=[*types],
+                    column_types=types,
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
             )
-        return others[0] if others else f"not {name}"
+        except (pa.ArrowException, UnicodeError) as error:
+            _refuse_text(file, _csv_records(file), numbers)
+            raise InputError(f"{file} cannot be read as CSV: {first_line(error)}") from None
+        if content.count(b'"') % 2:  # Arrow takes everything after an unclosed mark for a field
+            _refuse_text(file, _csv_records(file), numbers)
+        if "id" in texts:  # two unclosed marks make a field of the rows between them
+            delimiter = re.escape(file.delimiter)
+            rows = f"(?s)\n.*{delimiter}|{delimiter}.*\n"
+            broken = _floats(pc.match_substring_regex(table.column("id"), rows)) == 1
+            if broken.any():
+                row = int(np.argmax(broken))
+                problem = f"{shown(table.column('id')[row].as_py())} contains rows"
+                advice = "check for an unclosed quotation mark"
+                raise InputError(f"{file}, {where(row)}, column 'id': {problem}; {advice}")
+        return table
+
+    def where(index: int) -> str:
+        line, _ = next(islice(_csv_records(file), index, None))
+        return f"row {line}"
+
+    return Columns(str(file), formats.csv_header(file), read_columns, where)
 
 
-def matrix_of(source: Source, reading: PredictionsReading) -> Matrix:
-    """Return the columns of probabilities or logits in a table.
+def _csv_records(file: File) -> Iterator[tuple[int, Record]]:
+    """Yield the line and the cells of each row, empty ones as None; a broken row raises."""
+    rows = formats.csv_rows(file)
+    _, header = next(rows)
+    for line, cells in rows:
+        yield line, {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _refuse_text(file: File, rows: Iterable[tuple[int, Record]], numbers: Sequence[str]) -> None:
+    """Raise InputError for the first value in columns of numbers that is none."""
+    for line, row in rows:
+        for name in numbers:
+            try:
+                float(row[name] or 0)
+            except (OverflowError, TypeError, ValueError):
+                problem = f"{shown(row[name])} is not a number"
+                raise InputError(f"{file}, row {line}, column {shown(name)}: {problem}") from None
+
+
+def _json_columns(file: File, normalise: str | None) -> Columns:
+    first = next((record for _, record in formats.json_rows(file)), None)
+    if first is None:
+        raise InputError(f"{file} is empty; at least one row is needed")
+    log: list[tuple[int, Record]] = []
+    metadata: dict[str, str] = {}
+    if normalise is not None or is_sample_log(first):
+        log = log_records(file, formats.json_rows(file), normalise or "none", is_ours)
+        metadata = log_metadata(file.path, normalise or "none")
+        first = log[0][1]
+    names = tuple(_flat(first))
+    lines: list[int] = []
+
+    def read_columns(numbers: Sequence[str], texts: Sequence[str]) -> Any:
+        import pyarrow as pa
+
+        tables = []
+        remaining = iter(log or formats.json_rows(file))
+        while piece := [(line, _flat(row)) for line, row in islice(remaining, ROW_GROUP)]:
+            for line, row in piece:
+                odd = [] if tuple(row) == names else row.keys() ^ {*names}
+                for name in sorted(odd):
+                    if is_ours(name) or name in (*numbers, *texts):
+                        has = f"{'has' if name in row else 'lacks'} {shown(name)}"
+                        raise InputError(f"{file}, row {line} {has}, unlike the first row")
+            try:
+                arrays = [pa.array([row[n] for _, row in piece], pa.float64()) for n in numbers]
+            except (pa.ArrowException, OverflowError) as error:
+                _refuse_text(file, piece, numbers)
+                raise InputError(f"{file}: {first_line(error)}") from None
+            arrays += [pa.array([as_text(row[n]) for _, row in piece], pa.string()) for n in texts]
+            tables.append(pa.table(arrays, [*numbers, *texts]))
+            lines.extend(line for line, _ in piece)
+        return pa.concat_tables(tables)
+
+    return Columns(str(file), names, read_columns, lambda index: f"row {lines[index]}", metadata)
+
+
+def _flat(record: Record) -> Record:
+    """Return the row with `{"probs": {"a": 0.2}}` as `prob_a`, and the same for logits."""
+    for key, prefix in _NESTED.items():
+        nested = record.get(key)
+        if isinstance(nested, dict) and not any(name.startswith(_NUMBERS[:2]) for name in record):
+            record = {name: value for name, value in record.items() if name != key}
+            record |= {f"{prefix}{name}": value for name, value in nested.items()}
+    return record
+
+
+def _class_columns(opened: Columns) -> dict[str, str]:
+    """Return the class of each column of probabilities or logits, by the column's name.
 
     Raises:
         InputError: There are none, there are several kinds, or a named column is missing.
     """
-    if reading.probability_columns:
-        for name in reading.probability_columns:
-            if name not in source.names:
-                raise InputError(
-                    f"{source.name}: {unknown_choice('probability column', name, source.names)}"
-                )
-        columns, classes = zip(*reading.probability_columns.items(), strict=True)
-        return Matrix(source.name, columns, classes)
-    probs, logits = (
-        [name.removeprefix(prefix) for name in source.names if name.startswith(prefix)]
-        for prefix in sources.NESTED.values()
+    names, chosen = opened.names, opened.reading.probability_columns
+    for name in chosen:
+        if name not in names:
+            raise unknown_choice("probability column", name, names)
+    kinds = [prefix for prefix in _NESTED.values() if any(n.startswith(prefix) for n in names)]
+    if not kinds and not chosen:
+        raise InputError(
+            "no columns prob_<class> (or logit_<class>); add them (`bayeslora predict` makes them "
+            f"from data), or use --probability-column NAME=CLASS. The columns are {listed(names)}"
+        )
+    kinds += [name for name in _NESTED if name in names]
+    if len(kinds) > 1 and not chosen:
+        raise InputError(f"columns {kinds[0]}<class> and {kinds[1]!r}; keep only one kind")
+    if chosen:
+        return dict(chosen)
+    classes = [name.removeprefix(kinds[0]) for name in names if name.startswith(kinds[0])]
+    with suppress(ValueError):  # the columns may have been moved
+        stored = json.loads(opened.metadata.get("classes", "[]"))
+        classes = stored if sorted(stored) == sorted(classes) else classes
+    return {f"{kinds[0]}{name}": name for name in classes}
+
+
+def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the keyword arguments of `Predictions` from a table.
+
+    Args:
+        opened: A file whose header has been read, or a data frame.
+        columns: Further columns to read.
+
+    Raises:
+        InputError: The table has no predictions, lacks one of `columns`, or a value is wrong.
+    """
+    names = opened.names
+    with named(opened.source):
+        class_of = _class_columns(opened)
+        for column in columns:
+            if column not in opened.further:
+                raise unknown_choice("column", column, opened.further)
+    if "label" not in columns:
+        check_spelling(opened.source, names, "label", "labels must be in a column 'label'")
+    scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
+    sets = [f"set_{name}" for name in class_of.values()]
+    if len(sets) < 2 or not {*sets} <= {*names}:
+        sets = []
+    texts = [name for name in names if name in {"id", "label", *columns}]
+    table = opened.read((*class_of, *scores), (*texts, *sets))
+    with named(opened.source, opened.where):
+        values = {name: [*map(as_text, table.column(name).to_pylist())] for name in texts}
+        numbers = {name: _numbers(table, name) for name in scores}
+        fields: dict[str, Any] = {
+            "name": opened.title,
+            "metadata": opened.notes,
+            "columns": {name: values[name] for name in columns},
+            **{name: numbers.pop(name) for name in UNCERTAINTIES if name in numbers},
+            **_probabilities(table, class_of, values.get("label")),
+        }
+        fields["scores"] = {name.removeprefix("score_"): v for name, v in numbers.items()}
+        if opened.reading.renormalise:
+            sums = _renormalise(fields["probs"])
+            extent = sums.min(), sums.max()
+            logger.warning("%s: divided rows by sums from %.4g to %.4g", opened.source, *extent)
+        if "label" in values:
+            fields["labels"] = label_codes(values["label"], fields["classes"])
+        if sets:
+            fields["sets"] = np.column_stack([_truths(table, name) for name in sets])
+        if "id" in values:
+            if None in values["id"]:
+                empty = ", column 'id': empty; give every row an id, or no row"
+                raise RowError(values["id"].index(None), empty)
+            fields["ids"] = values["id"]
+    return fields
+
+
+def _probabilities(
+    table: Any, class_of: Mapping[str, str], labels: Sequence[str | None] | None
+) -> dict[str, Any]:
+    """Return `probs` [N, C], not yet checked, `classes` and `available`."""
+    classes, available = [*class_of.values()], None
+    are_logits = all(column == f"logit_{name}" for column, name in class_of.items())
+    values = np.empty((len(table), len(classes)))
+    for place, column in enumerate(class_of):
+        values[:, place] = _numbers(table, column)
+    if len(classes) == 1:
+        # The class without a column is first, so that labels 0 and 1 are correct.
+        classes = [_other_class(classes[0], labels), *classes]
+        values = np.hstack([np.zeros_like(values) if are_logits else 1 - values, values])
+    elif np.isnan(values).any():
+        gaps = [_floats(table.column(column).is_null()) for column in class_of]
+        available = np.column_stack(gaps) == 0
+        available[available.sum(1) < 2] = True  # too few for a question: NaN is refused
+    if are_logits:
+        softmax(values, classes, available)
+    elif available is not None:
+        values[~available] = 0
+    return {"probs": values, "classes": classes, "available": available}
+
+
+def _other_class(name: str, labels: Sequence[str | None] | None) -> str:
+    """Return the name of the class without a column."""
+    known = {label for label in labels or () if label is not None}
+    are_indices = name not in known and known <= {"0", "1"}
+    return f"not {name}" if are_indices or known <= {name} else min(known - {name})
+
+
+def _renormalise(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide each row by its sum in place; return the sums [N]."""
+    sums: NDArray[np.float64] = probs.sum(1)
+    refuse(
+        ~((probs >= 0).all(1) & (sums > 0) & (sums < np.inf)),
+        lambda row: f": probabilities sum to {sums[row]:.9g} and cannot be renormalised",
     )
-    if probs and logits:
-        raise InputError(
-            f"{source.name} has both prob_<class> and logit_<class> columns; keep only one kind"
-        )
-    if not probs and not logits:
-        advice = ""
-        if _OF_DATA & {*source.names}:
-            command = f"bayeslora predict MODEL {source.name} --out FILE.parquet"
-            advice = f". To predict these rows: `{command}`"
-        raise InputError(
-            f"{source.name} has no columns prob_<class> (or logit_<class>); add one for each "
-            "class, or use --probability-column NAME=CLASS. Its columns are "
-            f"{listed(source.names)}{advice}"
-        )
-    prefix = "logit_" if logits else "prob_"
-    for name in sources.NESTED:
-        if name in source.names:
-            raise InputError(
-                f"{source.name} has a column {shown(name)} beside columns {prefix}<class>; keep "
-                "only one of them"
-            )
-    if reading.renormalise and logits:
-        raise InputError(
-            f"{source.name} contains logits; --renormalise applies only to probabilities"
-        )
-    stored = _stored(source.metadata.get("classes", "[]"))
-    names = logits or probs
-    # The stored order counts if the columns are a permutation of it.
-    ordered = tuple(stored if Counter(stored) == Counter(names) else names)
-    of_file = tuple(f"{prefix}{name}" for name in ordered)
-    return Matrix(source.name, of_file, ordered, are_logits=bool(logits), stored=stored)
+    probs /= np.where(np.abs(sums - 1) > SUM_TOLERANCE, sums, 1)[:, None]
+    return sums
 
 
-def _stored(text: str) -> tuple[str, ...]:
+def _floats(column: Any) -> NDArray[np.float64]:
+    """Return a column of numbers or booleans, null as NaN.
+
+    `to_numpy` would import pandas (0.5 s), as do `fill_null` and `pyarrow.array`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = pc.cast(column, pa.float64(), safe=False).combine_chunks()
+    return np.asarray(np.from_dlpack(pc.fill_null(array, np.nan) if array.null_count else array))
+
+
+def _numbers(table: Any, name: str) -> NDArray[np.float64]:
+    """Return the [N] values of a column of numbers, null as NaN."""
+    import pyarrow as pa
+
+    kind = table.column(name).type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not numbers")
+    return _floats(table.column(name))
+
+
+def _truths(table: Any, name: str) -> NDArray[np.bool_]:
+    """Return the [N] booleans of a column; `true` and `1` are accepted in any type and case."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    words = pc.cast(table.column(name), pa.string())
+    known, yes = (
+        _floats(pc.match_substring_regex(words, f"^({pattern})$", ignore_case=True)) == 1
+        for pattern in ("0|1|false|true", "1|true")
+    )
+    refuse(
+        ~known,
+        lambda row: f", column {shown(name)}: {shown(words[row].as_py())} is not a boolean",
+    )
+    return np.asarray(yes)
+
+
+def as_text(value: Any) -> str | None:
+    """Return a value as text; None and NaN as None, lists and mappings as JSON.
+
+    3.0 reads '3', since integer columns with gaps become floats.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def softmax(
+    logits: NDArray[np.float64],
+    classes: Sequence[str],
+    available: NDArray[np.bool_] | None = None,
+) -> None:
+    """Turn logits [N, C] into probabilities in place.
+
+    Args:
+        logits: [N, C].
+        classes: C names.
+        available: [N, C] mask of the classes of each row, at least one; others get 0. None: all.
+
+    Raises:
+        RowError: A logit is not finite.
+    """
+    absent = np.zeros(logits.shape, bool) if available is None else ~available
+    refuse(
+        ~(np.isfinite(logits) | absent),
+        lambda row, k: f", column {shown(f'logit_{classes[k]}')}: {logits[row, k]} is not finite",
+    )
+    logits[absent] = -np.inf
+    logits -= logits.max(1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(1, keepdims=True)
+
+
+def label_codes(labels: Sequence[str | None], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return [N] class indices of labels; -1 for None.
+
+    Labels are class names or, if no label is a class name, indices.
+
+    Raises:
+        RowError: A label is neither the name nor the index of a class.
+    """
+    codes = {name: index for index, name in enumerate(classes)}
+    for name in set(classes) & {"True", "False", "true", "false"}:
+        # Python writes booleans with a capital, JSON and Arrow without.
+        codes = {name.lower(): codes[name], name.capitalize(): codes[name]} | codes
+    # A single class name means that the column holds names.
+    if codes.keys().isdisjoint(labels):
+        codes = {str(index): index for index in range(len(classes))}
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+        return np.array([-1 if label is None else codes[label] for label in labels], np.int64)
+    except KeyError as error:
+        label = error.args[0]
+        problem = f", column 'label': unknown label {shown(label)}; the classes are "
+        problem += f"{listed(classes)} (or, in every row, an index from 0 to {len(classes) - 1})"
+        raise RowError(labels.index(label), problem) from None
+
+
+def file_kind(path: str | Path) -> str:
+    """Return the suffix of a predictions file to write, in lower case.
+
+    Raises:
+        InputError: The suffix is not in `SUFFIXES`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path} must end in {', '.join(SUFFIXES)}, got {suffix!r}")
+    return suffix
+
+
+def table_of(record: Predictions) -> Any:
+    """Return a record as the `pyarrow.Table` of its file, with its metadata.
+
+    Raises:
+        InputError: A name is not valid Unicode.
+    """
+    import pyarrow as pa
+
+    names = np.array((*record.classes, None), dtype=object)  # -1 picks the None
+    probs = record.probs
+    if record.available is not None:
+        probs = np.ma.MaskedArray(probs, ~record.available)
+    columns = {
+        "id": record.ids,
+        "label": None if record.labels is None else names[record.labels],
+        "prediction": names[record.prediction],
+        "confidence": record.confidence,
+        **{f"prob_{name}": probs[:, k] for k, name in enumerate(record.classes)},
+        **{name: getattr(record, name) for name in UNCERTAINTIES},
+        **{f"score_{name}": values for name, values in record.scores.items()},
+    }
+    if record.sets is not None:
+        columns |= {f"set_{name}": record.sets[:, k] for k, name in enumerate(record.classes)}
+    columns |= record.columns
+    metadata = {
+        **record.metadata,
+        "format_version": FORMAT_VERSION,
+        "name": record.name,
+        "classes": json.dumps(record.classes, ensure_ascii=False),
+    }
+    try:
+        # Without a type, a column of None only would become a null column.
+        arrays = {
+            name: pa.array(values, pa.string() if np.asarray(values).dtype.kind in "OU" else None)
+            for name, values in columns.items()
+            if values is not None
+        }
+        return pa.table(arrays, metadata={f"{_PREFIX}{k}": v for k, v in metadata.items()})
+    except UnicodeEncodeError as error:
+        raise InputError(f"a name or label is not valid Unicode: {error}") from None
+
+
+def write(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
+    """Write tables one after the other as a `.parquet`, `.csv` or `.jsonl` file, atomically.
+
+    Args:
+        path: The target file; the suffix selects the format. An existing file is replaced.
+        schema: The `pyarrow.Schema` of the tables. Only Parquet stores its metadata.
+        tables: `pyarrow.Table`s, consumed one at a time.
+
+    Raises:
+        InputError: The suffix is none of the three.
+    """
+    kind = file_kind(path)
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    with atomic_file(path) as temporary:
+        if kind == ".jsonl":
+            with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                for batch in (batch for table in tables for batch in table.to_batches(ROW_GROUP)):
+                    rows = (json.dumps(row, ensure_ascii=False) for row in batch.to_pylist())
+                    out.writelines(f"{row}\n" for row in rows)
+            return
+        # A dictionary of mostly distinct numbers is larger than the numbers.
+        texts = [field.name for field in schema if not pa.types.is_floating(field.type)]
+        writer = (
+            pa.csv.CSVWriter(temporary, schema)
+            if kind == ".csv"
+            else pq.ParquetWriter(temporary, schema, use_dictionary=texts, write_page_checksum=True)
+        )
+        with writer:
+            for table in tables:
+                writer.write_table(table, ROW_GROUP)

@@ -2,9 +2,8 @@
 
 A Parquet file cannot be appended to once its writer is closed. Each finished piece is therefore a
 separate file in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
-everything that determines the predictions. The last step joins the pieces in one file there,
-deletes them, and moves the file to its place: a directory without pieces and joined file has
-nothing to resume from.
+everything that determines the predictions. The last step joins the pieces in the predictions file,
+and deletes them: a directory without pieces has nothing to resume from.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from numpy.typing import NDArray
 
 from bayeslora.data.formats import open_file, parquet_file
 from bayeslora.errors import InputError
-from bayeslora.io.files import hidden, lock, read_json, real_path, refuse_special, write_json
-from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.sources import UNCERTAINTIES
-from bayeslora.predictions.writing import ROW_GROUP, write_tables
+from bayeslora.io.files import hidden, lock, read_json, real_path, write_json
+from bayeslora.predictions.files import ROW_GROUP, write
+from bayeslora.predictions.record import BY_ROW, Predictions
 
 
 def joined(pieces: Sequence[Predictions]) -> Predictions:
@@ -40,41 +38,30 @@ def joined(pieces: Sequence[Predictions]) -> Predictions:
     first = pieces[0]
     if len(pieces) == 1:
         return first
-
-    def column(name: str) -> Any:
-        parts = [getattr(piece, name) for piece in pieces]
-        return None if parts[0] is None else np.concatenate(parts)
-
+    ids = [piece.ids for piece in pieces if piece.ids is not None]
     return first.replace(
-        probs=column("probs"),
-        labels=np.concatenate([_labels(piece) for piece in pieces]),
-        ids=None if first.ids is None else tuple(chain(*(piece.ids or () for piece in pieces))),
-        sets=column("sets"),
-        available=None
-        if all(piece.available is None for piece in pieces)
-        else np.concatenate([_options(piece) for piece in pieces]),
-        scores={
-            name: np.concatenate([piece.scores[name] for piece in pieces]) for name in first.scores
-        },
-        columns={
-            name: np.concatenate([piece.columns[name] for piece in pieces])
-            for name in first.columns
-        },
-        **{name: column(name) for name in UNCERTAINTIES},
+        **{name: _column(pieces, name) for name in BY_ROW},
+        ids=tuple(chain(*ids)) if ids else None,
+        scores={k: np.concatenate([piece.scores[k] for piece in pieces]) for k in first.scores},
+        columns={k: np.concatenate([piece.columns[k] for piece in pieces]) for k in first.columns},
     )
 
 
-def _labels(piece: Predictions) -> NDArray[np.int64]:
-    return np.full(len(piece), -1) if piece.labels is None else piece.labels
-
-
-def _options(piece: Predictions) -> NDArray[np.bool_]:
-    return np.ones(piece.probs.shape, bool) if piece.available is None else piece.available
+def _column(pieces: Sequence[Predictions], name: str) -> NDArray[Any] | None:
+    parts = [getattr(piece, name) for piece in pieces]
+    if all(part is None for part in parts):
+        return None
+    if name == "labels":
+        missing = [np.full(len(piece), -1) for piece in pieces]
+    else:  # only `available` is in some pieces and not in others
+        missing = [np.ones(piece.probs.shape, bool) for piece in pieces]
+    return np.concatenate(
+        [other if part is None else part for part, other in zip(parts, missing, strict=True)]
+    )
 
 
 _IDENTITY = "predictions.json"
-_KEPT = re.compile(r"[0-9]+\.parquet|joined\.(?i:parquet|csv|jsonl)")
-_OURS = re.compile(rf"{_KEPT.pattern}|{re.escape(_IDENTITY)}|\..*\.(?:part|lock)")
+_OURS = re.compile(r"[0-9]+\.parquet|predictions\.json|\..*\.(?:part|lock)")
 
 
 class PredictionParts:
@@ -84,13 +71,15 @@ class PredictionParts:
         """Set the path of the predictions file; nothing is read or written."""
         self.out = real_path(out)
         self.folder = hidden(self.out, ".parts")
-        self._joined = self.folder / f"joined{self.out.suffix}"
 
     def sweep(self) -> None:
-        """Delete leftovers of a run killed after it had moved the predictions file to its place."""
+        """Delete leftovers of a run that was killed before its first piece, or after joining them.
+
+        Joined pieces are older than the predictions file.
+        """
         with suppress(InputError), lock(self.out):
-            if not self.num_finished():
-                self._check_ours()
+            written = self.out.stat().st_mtime_ns if self.out.exists() else 0
+            if all(piece.stat().st_mtime_ns <= written for piece in self._pieces()):
                 self.remove()
 
     def refuse(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
@@ -101,9 +90,8 @@ class PredictionParts:
             overwrite: Whether pieces of other predictions may be deleted.
 
         Raises:
-            InputError: They may not be replaced, or the directory holds something else.
+            InputError: They may not be replaced.
         """
-        self._check_ours()
         different = self._differences(identity)
         if different and not overwrite:
             raise InputError(
@@ -125,20 +113,16 @@ class PredictionParts:
         self.refuse(identity, overwrite=overwrite)
         if self._differences(identity) or not (self.folder / _IDENTITY).is_file():
             self.remove()
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / _IDENTITY, dict(identity))
 
     def missing(self, count: int) -> list[int]:
-        """Return which of `count` pieces are missing; none once they are joined."""
-        if self._joined.is_file():
-            return []
+        """Return which of `count` pieces are missing."""
         return [number for number in range(count) if not self._file(number).is_file()]
 
     def num_finished(self) -> int:
-        """Return the number of pieces; the joined file counts as one."""
-        if not self.folder.is_dir():
-            return 0
-        return sum(_KEPT.fullmatch(file.name) is not None for file in self.folder.iterdir())
+        """Return the number of pieces."""
+        return len(self._pieces())
 
     def add(self, number: int, predictions: Predictions) -> None:
         """Write one finished piece."""
@@ -146,18 +130,11 @@ class PredictionParts:
 
     def finish(self) -> None:
         """Join all pieces into the predictions file by row groups; remove the directory."""
-        pieces = sorted(self.folder.glob("[0-9]*.parquet"))
-        if not self._joined.is_file():
-            schema = _common_schema(pieces)
-            tables = (_read(piece, schema) for piece in pieces)
-            write_tables(self._joined, schema, _regrouped(tables))
-        for piece in pieces:
-            piece.unlink()
-        refuse_special(self.out)
-        with lock(self.out):
-            if self.out.exists():
-                self._joined.chmod(self.out.stat().st_mode)
-            self._joined.replace(self.out)
+        pieces = self._pieces()
+        schemas = [_schema(piece) for piece in pieces]
+        # Pieces without a labelled row lack the column `label`.
+        schema = next((each for each in schemas if "label" in each.names), schemas[0])
+        write(self.out, schema, _regrouped(_read(piece, schema) for piece in pieces))
         self.remove()
 
     def remove(self) -> None:
@@ -171,41 +148,21 @@ class PredictionParts:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
 
-    def _check_ours(self) -> None:
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise InputError(
-                f"{self.folder} is not a directory, but partial predictions are saved there; "
-                "move it"
-            )
-        for file in self.folder.iterdir():
-            if not _OURS.fullmatch(file.name) or not file.is_file():
-                raise InputError(
-                    f"{file} was not written by bayeslora; move it or choose another --out"
-                )
+    def _pieces(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def _differences(self, identity: Mapping[str, str]) -> list[str]:
         mark = self.folder / _IDENTITY
-        if not mark.is_file():
-            return []
         try:
-            stored = read_json(mark)
+            known = read_json(mark) if mark.is_file() else identity
         except InputError:  # damaged: the origin of the pieces is unknown
-            stored = None
-        known = stored if isinstance(stored, dict) else {}
+            known = {}
         return [key for key, value in identity.items() if known.get(key) != value]
 
 
-def _common_schema(files: Sequence[Path]) -> Any:
-    """Return the schema of the first piece with labels, else of the first piece."""
-    schemas = []
-    for file in files:
-        with parquet_file(open_file(file)) as parquet:
-            schemas.append(parquet.schema_arrow)
-        if "label" in schemas[-1].names:
-            return schemas[-1]
-    return schemas[0]
+def _schema(file: Path) -> Any:
+    with parquet_file(open_file(file)) as parquet:
+        return parquet.schema_arrow
 
 
 def _read(file: Path, schema: Any) -> Any:
@@ -214,10 +171,7 @@ def _read(file: Path, schema: Any) -> Any:
 
     with parquet_file(open_file(file)) as parquet:
         table = parquet.read(use_threads=False)
-    for name in schema.names:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
-    return table.select(schema.names).cast(schema)
+    return pa.concat_tables([schema.empty_table(), table], promote_options="default")
 
 
 def _regrouped(tables: Iterable[Any]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ other tool made it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -15,18 +15,24 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.data.formats import Reading
-from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.plain_text import as_label, clean, counted, table_html
-from bayeslora.predictions import checks
-from bayeslora.predictions.checks import COMPUTED
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, row_number
-from bayeslora.predictions.files import read_fields
-from bayeslora.predictions.harness import read_sample_log
-from bayeslora.predictions.in_memory import array_fields, frame_fields, output_fields
-from bayeslora.predictions.sources import UNCERTAINTIES
-from bayeslora.predictions.writing import file_columns, write_fields
+from bayeslora.data.formats import Reading, check_distinct
+from bayeslora.errors import InputError, RowError, located, unknown_choice
+from bayeslora.plain_text import as_label, clean, counted, shown, table_html
+from bayeslora.predictions import files
+from bayeslora.predictions.files import AS_WRITTEN, UNCERTAINTIES, PredictionsReading, refuse
 
+COMPUTED = ("max_probability", "entropy")
+"""Uncertainty scores that follow from the probabilities."""
+
+BY_ROW = ("probs", "labels", "sets", "available", *UNCERTAINTIES)
+"""Fields of `Predictions` that are arrays with a row per row, or None."""
+
+KINDS = ("probs", "logits")
+IGNORED = -100
+"""The label of ignored rows in transformers."""
+
+_EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
+_SHOWN = ("id", "label", "prediction", "confidence", "epistemic")
 _SHOWN_ROWS, _SHOWN_CLASSES = 10, 5  # more classes would not fit a line
 
 
@@ -106,25 +112,27 @@ class Predictions:
     available: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        classes = checks.class_names(self.classes)
-        probs = checks.probabilities(self.probs, classes)
-        rows = len(probs)
-        labels = checks.label_indices(self.labels, rows, len(classes))
-        sets = checks.prediction_sets(self.sets, rows, len(classes))
+        classes = _class_names(self.classes)
+        check_further(self.columns)
+        shape = np.shape(self.probs)
+        _check_shape(shape, classes)
+        rows = shape[0]
+        probs = _normalised(_array("probs", self.probs, np.float64, shape), classes)
+        labels = _label_indices(self.labels, rows, classes)
         checked: dict[str, Any] = {
             "classes": classes,
             "probs": probs,
             "labels": labels,
-            "ids": checks.row_ids(self.ids, rows),
-            "scores": {name: checks.named_score(name, v, rows) for name, v in self.scores.items()},
-            "metadata": checks.notes(self.metadata),
-            "sets": sets,
-            "available": checks.available_options(self.available, probs, labels, sets, classes),
-            "columns": checks.row_columns(self.columns, rows),
+            "ids": _row_ids(self.ids, rows),
+            "scores": {name: _score(name, values, rows) for name, values in self.scores.items()},
+            "metadata": {str(key): str(value) for key, value in self.metadata.items()},
+            "sets": None if self.sets is None else _array("sets", self.sets, np.bool_, shape),
+            "available": _available(self.available, shape, labels, classes),
+            "columns": {name: _further(name, texts, rows) for name, texts in self.columns.items()},
         }
         for name in UNCERTAINTIES:
             values = getattr(self, name)
-            checked[name] = None if values is None else checks.finite(name, values, rows)
+            checked[name] = None if values is None else _finite(name, values, rows)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -164,16 +172,15 @@ class Predictions:
             prediction=self.classes[best],
             confidence=probs[best],
             probs={
-                name: probs[c] for c, name in enumerate(self.classes) if self._has_option(row, c)
+                name: probs[c]
+                for c, name in enumerate(self.classes)
+                if self.available is None or self.available[row, c]
             },
             scores={name: float(values[row]) for name, values in self.scores.items()},
             set=None if members is None else tuple(self.classes[c] for c in members),
             columns={name: values[row] for name, values in self.columns.items()},
             **{name: None if v is None else float(v[row]) for name, v in parts.items()},
         )
-
-    def _has_option(self, row: int, column: int) -> bool:
-        return self.available is None or bool(self.available[row, column])
 
     def __repr__(self) -> str:
         """Return one line with the name, the size and the uncertainties."""
@@ -182,15 +189,21 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         """Return an HTML table of the first rows for notebooks."""
-        first = [self._row(row) for row in range(min(len(self), _SHOWN_ROWS))]
-        rest = f"; the first {len(first)} rows" if len(first) < len(self) else ""
-        return _rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
+        table = files.table_of(self[:_SHOWN_ROWS])
+        columns = [name for name in _SHOWN if name in table.column_names]
+        texts = [
+            [as_label(v) if isinstance(v, str) else f"{v:.3f}" if v else "" for v in row.values()]
+            for row in table.select(columns).to_pylist()
+        ]
+        rest = f"; the first {len(table)} rows" if len(table) < len(self) else ""
+        caption = f"{self.name or 'unnamed'}: {self._size()}{rest}"
+        return table_html(clean(caption), columns, texts)
 
     def _size(self) -> str:
-        shown = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
+        names = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
         more = ", …" if self.num_classes > _SHOWN_CLASSES else ""
         rows = f"{counted(len(self), 'row')} ({int(self.labelled.sum())} labelled)"
-        return f"{rows}, {counted(self.num_classes, 'class')} ({shown}{more})"
+        return f"{rows}, {counted(self.num_classes, 'class')} ({names}{more})"
 
     @property
     def num_classes(self) -> int:
@@ -263,18 +276,12 @@ class Predictions:
             )
         chosen = np.arange(len(self))[selection]
 
-        def pick(values: NDArray[Any] | None) -> Any:
-            return None if values is None else values[chosen]
-
+        arrays = {name: getattr(self, name) for name in BY_ROW}
         return self.replace(
-            probs=self.probs[chosen],
-            labels=pick(self.labels),
+            **{name: None if v is None else v[chosen] for name, v in arrays.items()},
             ids=None if self.ids is None else tuple(self.ids[row] for row in chosen.tolist()),
             scores={name: values[chosen] for name, values in self.scores.items()},
-            sets=pick(self.sets),
-            available=pick(self.available),
             columns={name: np.asarray(v)[chosen] for name, v in self.columns.items()},
-            **{name: pick(getattr(self, name)) for name in UNCERTAINTIES},
         )
 
     def with_probs(self, probs: ArrayLike, name: str | None = None) -> Predictions:
@@ -302,7 +309,9 @@ class Predictions:
         Raises:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
-        write_fields(self._fields(), path)
+        with located(path):
+            table = files.table_of(self)
+        files.write(path, table.schema, [table])
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with the columns of a saved file.
@@ -311,22 +320,9 @@ class Predictions:
         uncertainties, `score_<name>`, `set_<class>` and further columns, if known. `from_frame` and
         `bayeslora.evaluate` accept it.
 
-        Raises:
-            InputError: pandas is not installed; bayeslora does not depend on it.
+        pandas must be installed; bayeslora does not depend on it.
         """
-        try:
-            import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        except ModuleNotFoundError:
-            raise InputError(
-                "to_pandas requires pandas; run `pip install pandas`", code="missing"
-            ) from None
-        return pandas.DataFrame(file_columns(self._fields()))
-
-    def _fields(self) -> dict[str, Any]:
-        fields = {
-            attribute.name: getattr(self, attribute.name) for attribute in dataclasses.fields(self)
-        }
-        return {**fields, "prediction": self.prediction, "confidence": self.confidence}
+        return files.table_of(self).to_pandas()
 
     @classmethod
     def load(
@@ -372,8 +368,9 @@ class Predictions:
         reading: PredictionsReading = AS_WRITTEN,
     ) -> Predictions:
         """Read a predictions file; `load` with its options in one object."""
-        fields, where = read_fields(path, columns, reading)
-        return cls._read(str(path), fields, name, where)
+        opened = files.open_columns(path, reading)
+        fields = files.fields_of(opened, columns)
+        return cls._made(opened.source, fields, name, opened.where)
 
     @classmethod
     def from_frame(cls, frame: Any, name: str | None = None) -> Predictions:
@@ -382,14 +379,27 @@ class Predictions:
         Args:
             frame: A pandas, polars or Arrow table, or a mapping from names to equally long columns,
                 with `prob_<class>` columns and optionally the others listed in `to_pandas`. Any
-                other text or number column becomes a further column.
+                other column becomes a further column.
             name: What made the predictions, for tables and legends.
 
         Raises:
             InputError: `frame` is not a data frame, or a value is wrong; the message names the row.
         """
-        fields, where = frame_fields(frame)
-        return cls._read(f"<{type(frame).__name__}>", fields, name, where)
+        import pyarrow as pa
+
+        source = f"<{type(frame).__name__}>"
+        try:
+            table = pa.table(frame)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InputError(
+                "expected Predictions, the path of a file, or a data frame with columns "
+                f"prob_<class> and label, got {shown(frame)} ({error}); for arrays use "
+                "Predictions.from_arrays"
+            ) from None
+        check_distinct(table.column_names, source)
+        columns = files.Columns(source, tuple(table.column_names), lambda *_names: table)
+        fields = files.fields_of(columns, columns.further)
+        return cls._made(source, fields, name or "")
 
     @classmethod
     def from_arrays(
@@ -417,8 +427,20 @@ class Predictions:
         Raises:
             InputError: A value is wrong; the message names the row.
         """
-        fields = array_fields(values, labels, classes, kind)
-        return cls._read("<arrays>", {**fields, "ids": ids}, name)
+        if kind not in KINDS:
+            raise unknown_choice("kind", str(kind), KINDS)
+        matrix = np.array(values, dtype=np.float64)
+        names = _class_names(_as_texts(range(matrix.shape[-1]) if classes is None else classes))
+        _check_shape(matrix.shape, names)
+        fields: dict[str, Any] = {"probs": matrix, "classes": names, "ids": ids}
+        with files.named("<arrays>"):
+            if kind == "logits":
+                files.softmax(matrix, names)
+            if labels is not None:
+                unlabelled = {None, "-1"} - {*names}
+                texts = [None if text in unlabelled else text for text in _as_texts(labels)]
+                fields["labels"] = files.label_codes(texts, names)
+        return cls._made("<arrays>", fields, name)
 
     @classmethod
     def from_prediction_output(
@@ -441,8 +463,16 @@ class Predictions:
         Raises:
             InputError: The output is from another task, or a value is wrong.
         """
-        fields = output_fields(output, classes)
-        return cls._read("<PredictionOutput>", {**fields, "ids": ids}, name)
+        logits, labels = output.predictions, output.label_ids
+        if isinstance(logits, tuple):
+            logits = logits[0]
+        if isinstance(classes, Mapping):  # the keys of an `id2label` are strings in JSON
+            classes = [classes[index] for index in sorted(classes, key=int)]
+        made = cls.from_arrays(logits, kind="logits", classes=classes, ids=ids, name=name)
+        if labels is None:
+            return made
+        with files.named("<PredictionOutput>"):
+            return made.replace(labels=np.where(labels == IGNORED, -1, labels))
 
     @classmethod
     def from_lm_eval(
@@ -452,7 +482,6 @@ class Predictions:
         normalise: Literal["none", "characters", "bytes"] = "none",
         name: str | None = None,
         columns: Sequence[str] = (),
-        reading: PredictionsReading = AS_WRITTEN,
     ) -> Predictions:
         """Read a sample log of lm-evaluation-harness; `load` does the same without normalising.
 
@@ -462,46 +491,173 @@ class Predictions:
                 `characters` (`acc_norm`) or of `bytes` (`acc_bytes`).
             name: The name to use; else model and task, from the file's path.
             columns: Fields of `doc` to keep as further columns.
-            reading: The encoding of the file.
 
         Raises:
             InputError: The log is not of a multiple-choice task, or a value in it is wrong.
         """
-        fields, where = read_sample_log(path, normalise, columns, reading)
-        return cls._read(str(path), fields, name, where)
+        return cls.read(
+            path, name, columns=columns, reading=PredictionsReading(normalise=normalise)
+        )
 
     @classmethod
-    def _read(
-        cls, source: str, fields: dict[str, Any], name: str | None, where: Where = row_number
+    def _made(
+        cls,
+        source: str,
+        fields: dict[str, Any],
+        name: str | None,
+        where: files.Where = files.row_number,
     ) -> Predictions:
         """Return a record that takes over `fields["probs"]`; errors name source and row."""
         if name is not None:
             fields["name"] = name
-        try:
-            classes = checks.class_names(fields["classes"])
-            fields["probs"] = checks.probabilities(fields["probs"], classes, in_place=True)
+        with files.named(source, where):
+            fields["probs"] = _normalised(fields["probs"], fields["classes"])
             return cls(**fields)
-        except RowError as error:
-            raise InputError(f"{source}, {error.named(where)}") from None
-        except InputError as error:
-            raise error.within(source) from None
 
 
-def _rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
-    """Return an HTML table of rows for a notebook; columns without any value are omitted.
+def _class_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """Return two or more distinct, non-empty names."""
+    classes = tuple(names)
+    if len(classes) < 2:
+        raise InputError(f"classes must be at least two names, got {classes!r}")
+    for index, name in enumerate(classes):
+        if not isinstance(name, str) or not name:
+            raise InputError(f"class {index + 1}: a name must be a non-empty string, got {name!r}")
+        if name in classes[:index]:
+            raise InputError(f"class {index + 1}: duplicate name {name!r}")
+    return classes
 
-    Args:
-        caption: Caption of the table.
-        rows: The rows to show, in order.
+
+def _check_shape(shape: tuple[int, ...], classes: Sequence[str]) -> None:
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != len(classes):
+        raise InputError(
+            f"expected numbers [rows, {len(classes)} classes] with at least 1 row, got shape "
+            f"{list(shape)}"
+        )
+
+
+def _as_texts(values: Any) -> list[str | None]:
+    """Return names or indices, such as an array's, as texts; None and NaN as None."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    return [files.as_text(value) for value in plain]
+
+
+def _array(
+    name: str, values: ArrayLike, kind: type[np.generic], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return a read-only array; that of another record is shared, others are copied."""
+    array = np.asarray(values)
+    if not np.can_cast(array.dtype, kind, "same_kind") or array.shape != shape:
+        raise InputError(
+            f"{name} must be {kind.__name__} of shape {list(shape)}, got {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    if array.dtype != kind or array.base is not None or array.flags.writeable:
+        array = array.astype(kind)
+        array.setflags(write=False)
+    return array
+
+
+def _normalised(probs: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Return probabilities [N, C] read-only, each row renormalised; in place where writeable.
+
+    Sums may be off by `SUM_TOLERANCE`.
     """
-    columns: dict[str, list[str | None]] = {
-        "label": [row.label for row in rows],
-        "prediction": [row.prediction for row in rows],
-        "confidence": [f"{row.confidence:.3f}" for row in rows],
-        "epistemic": [None if row.epistemic is None else f"{row.epistemic:.3g}" for row in rows],
-    }
-    shown = {name: values for name, values in columns.items() if any(values)}
-    names = [str(index) if row.id is None else row.id for index, row in enumerate(rows)]
-    cells = zip(names, *shown.values(), strict=True)
-    texts = [["" if cell is None else as_label(cell) for cell in row] for row in cells]
-    return table_html(clean(caption), ("", *shown), texts)
+    refuse(
+        ~((probs >= 0) & (probs < np.inf)),
+        lambda row, k: (
+            f", class {shown(classes[k])}: probability {probs[row, k]} is not between 0 and 1"
+        ),
+    )
+    sums = probs.sum(1)
+    off = np.abs(sums - 1)
+    refuse(
+        off > files.SUM_TOLERANCE,
+        lambda row: (
+            f": probabilities sum to {sums[row]:.9g}, expected 1 ± {files.SUM_TOLERANCE:g}; "
+            "renormalise (--renormalise) divides by the sum"
+        ),
+    )
+    # A weighted mean of certain rows may exceed 1 by rounding.
+    if off.max() > _EXACT or probs.max() > 1:
+        probs = probs if probs.flags.writeable else probs.copy()
+        probs /= np.where(off > _EXACT, sums, 1.0)[:, None]
+        np.minimum(probs, 1.0, out=probs)
+    probs.setflags(write=False)
+    return probs
+
+
+def _label_indices(
+    values: ArrayLike | None, rows: int, classes: Sequence[str]
+) -> NDArray[np.int64] | None:
+    """Return [N] class indices, -1 where unlabelled; None where no row is labelled."""
+    if values is None:
+        return None
+    labels, most = _array("labels", values, np.int64, (rows,)), len(classes) - 1
+    refuse(
+        (labels < -1) | (labels > most),
+        lambda row: f": label {labels[row]} is not between 0 and {most} (-1: unlabelled)",
+    )
+    return labels if (labels >= 0).any() else None
+
+
+def _row_ids(names: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
+    """Return N distinct strings."""
+    if names is None:
+        return None
+    ids = tuple(map(str, names))
+    if len(ids) != rows:
+        raise InputError(f"{len(ids)} ids for {rows} rows")
+    if len(set(ids)) < rows:
+        first: dict[str, int] = {}
+        row = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
+        raise RowError(row, f": id {shown(ids[row])} duplicates the id of", first[ids[row]])
+    return ids
+
+
+def _finite(name: str, values: ArrayLike, rows: int) -> NDArray[np.float64]:
+    """Return [N] values without NaN or infinities."""
+    array = _array(name, values, np.float64, (rows,))
+    refuse(~np.isfinite(array), lambda row: f": {name} is {array[row]}, not a finite number")
+    return array
+
+
+def _score(name: str, values: ArrayLike, rows: int) -> NDArray[np.float64]:
+    if name in (*COMPUTED, *UNCERTAINTIES):
+        raise InputError(f"a score cannot be named {name!r}: the name is reserved")
+    return _finite(f"score {name!r}", values, rows)
+
+
+def _available(
+    values: ArrayLike | None,
+    shape: tuple[int, ...],
+    labels: NDArray[np.int64] | None,
+    classes: Sequence[str],
+) -> NDArray[np.bool_] | None:
+    """Return which classes a row has, [N, C]; None where every row has all of them."""
+    if values is None:
+        return None
+    options = _array("available", values, np.bool_, shape)
+    if labels is not None:
+        labelled = labels[:, None] == np.arange(len(classes))
+        refuse(
+            labelled & ~options,
+            lambda _, k: f": the label {shown(classes[k])} is not an available option",
+        )
+    return None if options.all() else options
+
+
+def check_further(names: Iterable[str]) -> None:
+    """Raise InputError if a name is not allowed for a further column."""
+    for name in names:
+        if files.is_ours(name):
+            raise InputError(f"a further column cannot be named {name!r}: the name is reserved")
+
+
+def _further(name: str, texts: Sequence[str | None], rows: int) -> NDArray[Any]:
+    """Return a further column as [N] strings and None."""
+    values = np.array([None if text is None else str(text) for text in texts], dtype=object)
+    if len(values) != rows:
+        raise InputError(f"column {name!r} has {len(values)} values, but there are {rows} rows")
+    values.setflags(write=False)
+    return values

@@ -21,7 +21,7 @@ from bayeslora.held_out import fitting_rows, held_out, settled_order
 from bayeslora.plain_text import counted
 from bayeslora.plugins import Catalogue
 from bayeslora.predictions.collection import PredictionsLike
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.histogram import HistogramBinning

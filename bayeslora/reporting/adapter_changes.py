@@ -16,7 +16,7 @@ from typing import Any
 from bayeslora.errors import InputError
 from bayeslora.io.files import atomic_file
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import unique_labels
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, render
 from bayeslora.reporting.tables import Cell, Column, Row, Table

@@ -29,8 +29,7 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.metrics.top_label import TopLabel, top_label
-from bayeslora.predictions.collection import Method, by_group, named_predictions
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import Method, by_group, named_predictions, unique_labels
 
 Names = str | Sequence[str] | None
 """A name, several names, or None."""

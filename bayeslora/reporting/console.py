@@ -10,7 +10,7 @@ from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
 from bayeslora.reporting.detectors import detector_notes, score_words

@@ -25,7 +25,7 @@ from bayeslora.predictions.collection import (
     ood_names,
     paths_in,
 )
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
 from bayeslora.reporting.document import compose

@@ -13,7 +13,7 @@ from bayeslora.metrics.selective import COVERAGES
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.plain_text import as_label, clean, counted, shorten
-from bayeslora.predictions.sources import UNCERTAINTIES
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table

@@ -13,8 +13,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, SPACES, Robustness, check_curves
 from bayeslora.metrics.scores import Score
 from bayeslora.plain_text import clean, counted, listed, shorten
-from bayeslora.predictions.collection import Source
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import Source, unique_labels
 from bayeslora.reporting.assess import Assessed, Evaluation
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 

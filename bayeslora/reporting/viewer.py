@@ -28,8 +28,7 @@ from bayeslora.predictions.collection import (
     gather,
     paths_in,
 )
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
-from bayeslora.predictions.files import text_columns
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.page import asset, content_policy, render
@@ -95,7 +94,7 @@ def view(
 
 def browsed_columns(paths: Iterable[Path], reading: PredictionsReading) -> Sequence[str]:
     """Return the names of all further columns with texts in predictions files."""
-    return sorted({name for path in paths for name in text_columns(path, reading)})
+    return sorted({name for path in paths for name in open_columns(path, reading).further})
 
 
 def viewer_page(

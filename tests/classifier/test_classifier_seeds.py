@@ -6,7 +6,7 @@ from tiny import toy_rows
 from usage import TEST, fitted, load, new
 
 from bayeslora.engine.fitted.card import fit_options
-from bayeslora.predictions.names import group_seeds
+from bayeslora.predictions.collection import group_seeds
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import recalibrate
 

@@ -28,7 +28,7 @@ PREDICTIONS = {
     "no probabilities": ({"prob_a": None, "prob_b": None}, ["prob_<class>"]),
     "one class of three": (
         {"prob_b": None, "label": ["a", "b", "c"]},
-        ["prob_<class>", "'a', 'b', 'c'"],
+        ["row 3", "'label'", "'c'"],
     ),
     "score": ({"score_x": [1.0, np.nan, 2.0]}, ["row 2", "nan"]),
     "text": ({"prob_a": ["0.7", "high", "0.6"]}, ["'prob_a'"]),

@@ -118,4 +118,4 @@ def test_refusals(refused, files, tmp_path):
         assert "alpha" in message
         assert "got 2" in message
     assert "got -1" in refused("conformal", *files, "--seed", "-1")
-    assert ".csv or .jsonl, got '.json'" in refused("conformal", *files[:5], tmp_path / "out.json")
+    assert "'.json'" in refused("conformal", *files[:5], tmp_path / "out.json")

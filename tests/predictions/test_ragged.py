@@ -66,22 +66,10 @@ def test_every_class_of_every_row_is_none():
     assert ragged().take([0, 79]).num_options.tolist() == [5, 2]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"available": [[True, True, True], [True, False, False]]},
-        {"available": [[True, True, True], [True, False, True]]},
-        {"available": [[True, True, True], [True, True, False]], "labels": [0, 2]},
-        {
-            "available": [[True, True, True], [True, True, False]],
-            "sets": [[True, True, True], [True, True, True]],
-        },
-    ],
-)
-def test_what_a_row_does_not_have_is_named(changes):
-    probs = [[0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]
-    with refused("row", "row 2"):
-        Predictions(probs, "ABC", **changes)
+def test_a_label_that_is_no_option_of_its_row_is_named():
+    probs, available = [[0.2, 0.3, 0.5], [0.4, 0.6, 0.0]], [[True] * 3, [True, True, False]]
+    with refused("row", "row 2", "'C'"):
+        Predictions(probs, "ABC", [0, 2], available=available)
 
 
 def test_a_row_has_the_options_that_it_has():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import NO_INTERVAL, Score, difference_digits
 from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.text import (
     interval,
@@ -142,39 +142,3 @@ def test_labels_are_distinct_and_short(names):
     labels = unique_labels(names)
     assert len(set(labels)) == len(names)
     assert all(display_columns(label) <= LABEL_COLUMNS + 12 for label in labels)
-
-
-def test_equal_names_are_told_apart_by_their_seeds():
-    labels = unique_labels(["vbll", "vbll", "map"], ["seed 0", "seed 1", "seed 0"])
-    assert labels == ["vbll (seed 0)", "vbll (seed 1)", "map"]
-
-
-def test_equal_names_and_seeds_are_told_apart_by_the_part_of_the_path_that_differs():
-    seeds = ["seed 0"] * 2
-    assert unique_labels(["m", "m"], seeds, [["mt", "runs"], ["test", "runs"]]) == [
-        "m (mt)",
-        "m (test)",
-    ]
-    same_file = [["test", "x", "runs"], ["test", "y", "runs"]]
-    assert unique_labels(["m", "m"], seeds, same_file) == ["m (x)", "m (y)"]
-
-
-def test_seeds_stay_beside_the_place_where_they_differ_too():
-    hints = ["seed 0", "seed 1", "seed 0", "seed 1", "seed 2"]
-    places = [["a"], ["a"], ["b"], ["b"], ["a"]]
-    assert unique_labels(["m"] * 5, hints, places) == [
-        "m (a, seed 0)",
-        "m (a, seed 1)",
-        "m (b, seed 0)",
-        "m (b, seed 1)",
-        "m (seed 2)",
-    ]
-
-
-def test_a_number_is_left_for_what_no_path_tells_apart():
-    twice = [["test", "x"], ["test", "x"]]
-    assert unique_labels(["m", "m"], ["seed 0"] * 2, twice) == ["m (seed 0)", "m (seed 0) (2)"]
-    assert unique_labels(["m", "m"], None, [[], []]) == ["m", "m (2)"]
-    assert unique_labels(["m", "m"], None, [["x"], []]) == ["m (x)", "m"]
-    assert unique_labels(["m", "m"], None, [["", "x"], []]) == ["m (x)", "m"]
-    assert unique_labels(["m", "n"], None, [["x"], ["y"]]) == ["m", "n"]

@@ -97,7 +97,7 @@ def test_texts_enter_the_page_from_files_unless_told_not_to(file, tmp_path):
 def test_a_column_that_is_not_there_is_named(file, make):
     with refused("unknown", "'texts'", "'note', 'text'"):
         check_column(gather(file, columns=["texts"]), "texts")
-    with refused("input", "'text'"):
+    with refused("unknown", "'text'"):
         check_column(gather(make("m"), columns=["text"]), "text")
 
 

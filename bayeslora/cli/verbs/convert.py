@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from bayeslora.cli.arguments import add_json, add_keep, add_overwrite, add_reading
@@ -46,17 +47,8 @@ def run(args: argparse.Namespace) -> None:
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
     if args.name is not None and Path(args.out).suffix != ".parquet":
         note(f"--name has no effect on {args.out}: only .parquet files keep a name")
-    reading = predictions_reading(args)
-    if args.normalise is None:
-        predictions = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)
-    else:
-        predictions = Predictions.from_lm_eval(
-            args.file,
-            normalise=args.normalise,
-            name=args.name,
-            columns=args.keep,
-            reading=reading,
-        )
+    reading = replace(predictions_reading(args), normalise=args.normalise)
+    predictions = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)
     predictions.save(args.out)
     labelled = int(predictions.labelled.sum())
     if args.json:

@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.data.corruptions import Corruption, corrupted_stream
     from bayeslora.engine.data import CheckedRows
     from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
-    from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
+    from bayeslora.predictions.record import check_further
 
     world, parts = current(), PredictionParts(args.out)
     world.first(parts.sweep)

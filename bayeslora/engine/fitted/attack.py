@@ -29,9 +29,9 @@ from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
-from bayeslora.predictions.sources import UNCERTAINTIES
 
 _PIECE = 32
 """Rows attacked together."""

@@ -48,8 +48,7 @@ from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import check_draws, check_link
-from bayeslora.predictions.collection import EXAMPLE_COLUMN
-from bayeslora.predictions.names import QUESTION_FORMAT
+from bayeslora.predictions.collection import EXAMPLE_COLUMN, QUESTION_FORMAT
 from bayeslora.predictions.parts import PredictionParts, joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current

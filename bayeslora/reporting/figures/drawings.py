@@ -7,7 +7,7 @@ from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.predictions.names import unique_labels
+from bayeslora.predictions.collection import unique_labels
 from bayeslora.reporting.adapter_changes import spectrum_panel
 from bayeslora.reporting.assess import Assessed, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
