@@ -24,30 +24,31 @@ from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
-from bayeslora.data.read import data_columns, renamed
+from bayeslora.data.read import read
 from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
-    CheckedRows,
-    check_calibration,
-    check_labels,
+    TrainingData,
     check_pairs,
-    labelled_for,
-    open_for,
     read_for,
     read_labelled,
-    read_rows,
     read_validation,
-    say_fitted_to,
+    stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import calibrate, zero_shot
+from bayeslora.engine.fitted.calibrate import (
+    calibrate,
+    check_calibration,
+    check_labels,
+    zero_shot,
+)
 from bayeslora.engine.fitted.card import fit_words, learnt_from, model_card
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import Drawing, predict_to_file
 from bayeslora.engine.fitted.side_by_side import SideBySide
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.rows import CheckedRows, say_fitted_to
 from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
@@ -318,9 +319,10 @@ class BayesianClassifier:
             "report_to": report_to,
         }
         refuse_training_options(self.adapter, trained)
-        columns = data_columns(text_column, label_column, pair_column, image_column)
-        read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
-        data = current().first_then_all(read)
+        columns = DataColumns().renamed(text_column, label_column, pair_column, image_column)
+        data = current().first_then_all(
+            lambda: TrainingData.read(train, validation, columns, across_tasks=across_tasks)
+        )
         if self._requested in (None, AUTO):
             name = self._requested or self._usual_backbone(data.rows)
             if self._backbone_name() != name:
@@ -399,7 +401,7 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
         fitted = self._calibrated()
-        rows = read_for(fitted.record, data, fitted.columns, keep)
+        rows = read_for(fitted.record, data, fitted.columns, keep=keep)
         say_fitted_to(fitted.record, data_hash(rows), rows.source)
         return fitted.predict(
             rows,
@@ -474,7 +476,7 @@ class BayesianClassifier:
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
-        stream = open_for(fitted.record, data, fitted.columns, keep)
+        stream = stream_for(fitted.record, data, fitted.columns, keep=keep)
         rows = CheckedRows.of(fitted.record, stream, unknown_labels)
         predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
 
@@ -535,9 +537,8 @@ class BayesianClassifier:
         if scores is None and (config is None or feature_options.has_one_feature(config)):
             scores = tuple(fitted.record.feature_scores) or None
         check_pairs(fitted.record, pair_column)
-        old = fitted.columns
-        columns = renamed(old, text_column, label_column, pair_column, image_column)
-        rows = read_labelled(labelled_for(fitted.record, train, columns), columns)
+        columns = fitted.columns.renamed(text_column, label_column, pair_column, image_column)
+        rows = read_labelled(train, columns, fitted.record)
         # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
         has_validation = validation is not None or bool(hold_out)
         if learnt_from(config, has_validation=has_validation) == "train":
@@ -545,9 +546,7 @@ class BayesianClassifier:
             check_labels(fitted.record, rows, moves=moves)
         validation_rows = None
         if validation is not None:
-            validation_rows = read_validation(
-                labelled_for(fitted.record, validation, columns), columns, rows
-            )
+            validation_rows = read_validation(validation, columns, rows, fitted.record)
         self._fitted = calibrate(
             fitted,
             config,
@@ -613,8 +612,7 @@ class BayesianClassifier:
         from bayeslora.engine.fitted.new_classes import for_new_classes
 
         fitted = self._known()
-        old = fitted.columns
-        columns = renamed(old, text_column, label_column, None, image_column)
+        columns = fitted.columns.renamed(text_column, label_column, None, image_column)
         rows = read_labelled(support, columns)
         config = fitted.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
@@ -908,8 +906,8 @@ class BayesianClassifier:
             refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
-        columns = data_columns(text_column, label_column, pair_column)
-        rows = None if texts is None else read_rows(texts, columns)
+        columns = DataColumns().renamed(text_column, label_column, pair_column)
+        rows = None if texts is None else read(texts, columns)
         if rows is not None and rows.columns is not None:
             columns = DataColumns.of(rows.columns)
         if self._requested is None and self._backbone_name() != QUESTIONS:

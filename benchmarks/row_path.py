@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import bayeslora
 from bayeslora.classifier import BayesianClassifier
@@ -20,7 +22,7 @@ MARK = "xylophone"
 _PACKAGE = str(Path(bayeslora.__file__).parent)
 
 
-def holds(value):
+def holds(value: Any) -> bool:
     """Return whether a value contains the row."""
     if isinstance(value, str | bytes):
         return (MARK.encode() if isinstance(value, bytes) else MARK) in value
@@ -33,23 +35,23 @@ def holds(value):
     return isinstance(value, list | tuple | set | frozenset) and any(map(holds, value))
 
 
-def functions_passed(folder):
+def functions_passed(folder: Path) -> list[str]:
     """Return the names of the functions that a row passes before the tokenizer, in order."""
     train, row = folder / "train.jsonl", folder / "one-row.csv"
     train.write_text("\n".join(map(json.dumps, toy_rows(24))))
     row.write_text(f"text,label\n{MARK} dog barks,animals\n")
-    options = {"adapter": "none", "posterior": "mle", "progress": False}
+    options: dict[str, Any] = {"adapter": "none", "posterior": "mle", "progress": False}
     classifier = BayesianClassifier(tiny_bert(folder / "backbone"), **options)
     classifier.fit(train)
-    passed = {}
+    passed: dict[str, None] = {}
 
-    def watch(frame, event, returned):
+    def watch(frame: FrameType, event: str, returned: Any) -> None:
         code = frame.f_code
         if event == "call" and code.co_name == "__call__" and "tokenization" in code.co_filename:
             sys.setprofile(None)
         if event not in ("call", "return") or not code.co_filename.startswith(_PACKAGE):
             return
-        if event == "return" and holds(returned) or event == "call" and holds(frame.f_locals):
+        if (event == "return" and holds(returned)) or (event == "call" and holds(frame.f_locals)):
             name = code.co_qualname.split(".<locals>.<")[0]
             passed[f"{Path(code.co_filename).relative_to(_PACKAGE)}: {name}"] = None
 

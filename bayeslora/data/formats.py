@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
@@ -37,19 +37,21 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_GZIP = b"\x1f\x8b"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMED = {"tab": "\t", "\\t": "\t"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Options for text files that deviate from their suffix.
+    """How rows are read, where a file does not say it itself.
 
     Attributes:
         delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
             or a tab, depending on the suffix.
         encoding: Encoding of a text file, by its Python name; None uses UTF-8.
+        blank: `skip` skips rows with a missing or blank text, and logs their number.
+        kind: `text-classification` or `multiple-choice`; None infers it from the columns.
 
     Raises:
         InputError: The delimiter is not one character, or the encoding is unknown.
@@ -57,6 +59,13 @@ class Reading:
 
     delimiter: str | None = None
     encoding: str | None = None
+    blank: Literal["refuse", "skip"] = "refuse"
+    kind: str | None = None
+
+    @property
+    def is_of_text_file(self) -> bool:
+        """Whether an option is set that only text files take."""
+        return self.delimiter is not None or self.encoding is not None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
@@ -85,16 +94,13 @@ class Piece:
     """Consecutive rows of a table.
 
     Attributes:
-        columns: [N] Python values by column name, None for missing values.
+        columns: [N] Python values by column name, None for missing values; requested columns that
+            the table lacks may be absent.
         rows: [N] row numbers, from 1. For text files, the line on which the row begins.
     """
 
     columns: Mapping[str, Sequence[Any]]
     rows: Sequence[int]
-
-    def column(self, name: str) -> Sequence[Any]:
-        """Return the [N] values of a column; all None if the piece has no such column."""
-        return self.columns[name] if name in self.columns else (None,) * len(self.rows)
 
     def take(self, indices: Sequence[int]) -> Piece:
         """Return the rows at `indices`, from 0."""
@@ -257,36 +263,6 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    reading = Reading(encoding=encoding)
-    if head.startswith(_GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(_PARQUET):
-        return ".parquet"
-    text = head.decode(reading.encoding or "utf-8-sig", errors="replace").lstrip()
-    if text.startswith(("{", "[")):
-        return ".json"
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    line = text.partition("\n")[0]
-    return ".tsv" if "\t" in line and "," not in line else ".csv"
-
-
 def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
     """Open a file as a table, reading only its header.
 
@@ -307,12 +283,11 @@ def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
         header = csv_header(file)
 
         def read_csv(columns: Sequence[str], size: int) -> Iterator[Piece]:
-            places = [(name, place) for place, name in enumerate(header) if name in columns]
-            for rows, records in _csv_batches(file, len(header), size):
-                fields = list(zip(*records, strict=True))
-                yield Piece(
-                    {name: [cell or None for cell in fields[k]] for name, k in places}, rows
-                )
+            places = {name: place for place, name in enumerate(header) if name in columns}
+            records = islice(csv_rows(file), 1, None)
+            while part := list(islice(records, size)):
+                cells = {name: [row[k] or None for _, row in part] for name, k in places.items()}
+                yield Piece(cells, [line for line, _ in part])
 
         return Table(str(file), header, read_csv, is_text=True)
 
@@ -387,40 +362,6 @@ def csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
                 f"{file}, row {row}: {error}; check for an unclosed quotation mark, and double "
                 "quotation marks inside a quoted field"
             ) from None
-
-
-def _csv_batches(
-    file: File, width: int, size: int
-) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
-    """Yield the rows of `csv_rows` below the header, about `size` at a time, which is faster."""
-    csv.field_size_limit(LONGEST_FIELD)
-    with file.text(newline="") as lines:
-        reader = csv.reader(lines, delimiter=file.delimiter, strict=True)
-        next(row for row in reader if row)
-        before = reader.line_num
-        is_regular = True
-        while is_regular:
-            try:
-                records = list(islice(reader, size))
-            except csv.Error:
-                is_regular = False
-                continue
-            if not records:
-                return
-            rows: Sequence[int] = range(before + 1, reader.line_num + 1)
-            if len(rows) != len(records):
-                heights = (1 + sum(cell.count("\n") for cell in record) for record in records)
-                rows = list(accumulate(heights, initial=before + 1))[:-1]
-            lengths = set(map(len, records))
-            is_regular = lengths <= {0, width}
-            if 0 in lengths:
-                rows = [row for row, record in zip(rows, records, strict=True) if record]
-                records = [record for record in records if record]
-            if is_regular and records:
-                yield rows, records
-            before = reader.line_num
-    for _ in csv_rows(file):  # finds the row and raises
-        pass
 
 
 def json_rows(file: File) -> Iterator[tuple[int, Record]]:
@@ -601,19 +542,21 @@ def records_table(records: Sequence[Any], source: str) -> Table:
                 f"{source}, row {row}: expected an object with columns such as "
                 f'{{"text": …, "label": …}}, got {shown(record)}'
             )
-    names = names_of(records)
-    columns = {name: [record.get(name) for record in records] for name in names}
-    return columns_table(columns, names, source, len(records))
+
+    def column(name: str) -> list[Any]:
+        return [record.get(name) for record in records]
+
+    return columns_table(column, names_of(records), source, len(records))
 
 
 def columns_table(
-    columns: Mapping[str, Sequence[Any]], names: Sequence[str], source: str, size: int
+    column: Callable[[str], Sequence[Any]], names: Sequence[str], source: str, size: int
 ) -> Table:
     """Return the table of equally long columns in memory.
 
     Args:
-        columns: Columns that can be read.
-        names: Names of all columns.
+        column: Returns the values of the column of a name.
+        names: Names of the columns.
         source: Name of the table for messages.
         size: Number of rows.
 
@@ -623,7 +566,8 @@ def columns_table(
     if not size:
         raise InputError(f"{source} is empty; at least one row is needed")
 
-    def read(_wanted: Sequence[str], rows: int) -> Iterator[Piece]:
+    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
+        columns = {name: column(name) for name in names if name in wanted}
         for start in range(0, size, rows):
             end = min(start + rows, size)
             part = {name: values[start:end] for name, values in columns.items()}

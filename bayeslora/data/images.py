@@ -17,11 +17,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.data.columns import IMAGE, DataColumns
 from bayeslora.data.formats import Table, columns_table
 from bayeslora.errors import InputError, first_line
-
-IMAGE, LABEL = "image", "label"
-"""Columns of a table of images."""
 
 DIGITS = "digits"
 """The images of `sklearn.datasets.load_digits`, of shape 8 × 8, as an array."""
@@ -68,10 +66,10 @@ def open_images(path: str | Path) -> Table:
                 f"{path}: labels must be {len(images)} integers or strings, one per image, got "
                 f"{labels.dtype} of shape {list(labels.shape)}"
             )
-        columns[LABEL] = (
+        columns[DataColumns.label] = (
             labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
         )
-    return columns_table(columns, tuple(columns), str(path), len(images))
+    return columns_table(columns.__getitem__, tuple(columns), str(path), len(images))
 
 
 def _folder(folder: Path) -> Table:
@@ -84,14 +82,14 @@ def _folder(folder: Path) -> Table:
         )
     columns = {IMAGE: [str(Path(*part)) for part in parts]}
     if all(len(part) > 1 for part in parts):
-        columns[LABEL] = [part[0] for part in parts]
+        columns[DataColumns.label] = [part[0] for part in parts]
     elif any(len(part) > 1 for part in parts):
         alone = next(path for path, part in zip(paths, parts, strict=True) if len(part) == 1)
         raise InputError(
             f"{folder} contains both folders and images, such as {alone.name}; put every image "
             "into the folder of its class, or use no folders"
         )
-    return columns_table(columns, tuple(columns), str(folder), len(paths))
+    return columns_table(columns.__getitem__, tuple(columns), str(folder), len(paths))
 
 
 def located(image: str, source: str) -> str:

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import DataColumns, RowChecks
+from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import PIECE, Record, Table, open_table, records_table
+from bayeslora.data.formats import PIECE, Piece, Reading, Record, Table, open_table, records_table
 from bayeslora.data.images import DIGITS, digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
-from bayeslora.data.questions import QUESTIONS, question_checks
-from bayeslora.data.read import load_all
+from bayeslora.data.questions import QUESTIONS
+from bayeslora.data.read import read
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, read_yaml
@@ -249,7 +249,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         of_hub = _is_of_hub(task, data_dir)
         return _twins(task, _load_questions(table, keep), of_hub=of_hub)
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    examples = load_all(RowChecks(table, columns, required=True, keep=keep))
+    as_texts = Reading(kind="text-classification")
+    examples = read(table, columns, labels="required", keep=keep, reading=as_texts)
     return _named(examples, classes, indexed=task.indexed)
 
 
@@ -292,13 +293,21 @@ def _digits(split: str) -> Examples:
 
 
 def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
-    checks = question_checks(table, QUESTIONS, required=True, keep=keep, skip_blank=False)
-    checks = replace(checks, skip_repeated=True)
-    examples = load_all(checks)
+    def pieces(columns: Sequence[str], size: int) -> Iterator[Piece]:
+        for piece in table.pieces(columns, size):
+            options = piece.columns["choices"]
+            yield piece.take([k for k, row in enumerate(options) if not _are_repeated(row)])
+
+    distinct = replace(table, pieces=pieces)
+    examples = read(distinct, QUESTIONS, labels="required", keep=keep)
     total = sum(len(piece.rows) for piece in table.pieces(("id",), PIECE))
     dropped: dict[str, int] = {}
     _count(dropped, "two equal options", total - len(examples))
     return replace(examples, dropped=dropped)
+
+
+def _are_repeated(values: Any) -> bool:
+    return isinstance(values, list) and len({*map(str, values)}) < len(values)
 
 
 def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:

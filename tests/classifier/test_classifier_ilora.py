@@ -106,9 +106,9 @@ def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
 
 
 def bl_rows(clf, rows):
-    from bayeslora.engine.data import read_rows
+    from bayeslora.data.read import read
 
-    return read_rows(rows, clf._fitted.columns)
+    return read(rows, clf._fitted.columns)
 
 
 NEXT = toy_next_items(9, seed=2)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from bayeslora import options
@@ -20,7 +21,7 @@ from bayeslora.data.examples import Examples, class_names, data_hash
 from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
-from bayeslora.engine.data import encode_for, format_of
+from bayeslora.engine.data import check_hold_out, encode_for, format_of
 from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.fitted.side_by_side import (
     FEWEST_EXAMPLES,
@@ -33,8 +34,8 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
+from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def calibrate(
     # remains the classifier's if the fit fails.
     try:
         names = formats.feature_scores(format_of(fitted.record), feature_scores)
-        scores = settled_scores(names, posterior)
+        scores = feature_options.settled_scores(names, posterior)
         new = fitted.with_posterior(posterior).calibrated(known, held_out, columns, scores)
         if race is None:
             features = known.rows.features
@@ -346,3 +347,62 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
         )
     check_max_length(cut, plan.max_length)
     return whole, cut
+
+
+def check_calibration(
+    posterior: Posterior | None,
+    feature_scores: str | Sequence[str] | None,
+    hold_out: float,
+    *,
+    validated: bool,
+) -> Sequence[str] | None:
+    """Check the options of a calibration, for which no model is needed.
+
+    Args:
+        posterior: Options of the posterior; None to choose the best.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+        hold_out: Share of the rows to use as validation rows.
+        validated: Whether there are validation rows.
+
+    Returns:
+        The names of the scores, or None.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    check_hold_out(hold_out, validated=validated)
+    names = feature_options.feature_scores(feature_scores)
+    if posterior is not None:
+        feature_options.check_feature_scores(names, posterior)
+    return names
+
+
+def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
+    """Raise InputError if all rows are of one class, and warn about classes without rows.
+
+    Args:
+        record: Record of the classifier.
+        rows: Rows to fit a posterior to.
+        moves: Whether that posterior fits its own mean, from these rows alone.
+
+    Raises:
+        InputError: All rows are of one class, or a label is unknown.
+    """
+    if rows.choices is not None:  # letters are not classes
+        encode_for(record, rows)
+        return
+    classes = record.classes
+    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(missing) == len(classes) - 1:
+        only = classes[int(counts.argmax())]
+        raise InputError(
+            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
+            "of every class"
+        )
+    if missing and moves:
+        logger.warning(
+            "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
+            rows.source,
+            ", ".join(map(repr, missing)),
+        )

@@ -21,6 +21,7 @@ from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
 from bayeslora.data.union import TASK
+from bayeslora.engine import rows as engine_rows
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
 from bayeslora.engine.data import (
     classes_for,
@@ -28,7 +29,6 @@ from bayeslora.engine.data import (
     encode_for,
     format_of,
     most_options,
-    split,
 )
 from bayeslora.engine.fitted.card import (
     answering,
@@ -153,12 +153,14 @@ class FittedModel:
         """
         drawing = Drawing.of(self.posterior) if drawing is None else drawing
         labels = torch.from_numpy(encode_for(self.record, rows, drawing.unknown))
+        size = engine_rows.PIECE
+        starts = range(0, len(rows), size)
         predictions = predict_pieces(
             self,
-            split(rows, labels),
+            ((rows.take(range(len(rows))[k : k + size]), labels[k : k + size]) for k in starts),
             drawing,
             total=len(rows),
-            most_options=most_options(rows),
+            most_options=0 if rows.choices is None else most_options(rows),
             keep=True,
             say=say,
         )

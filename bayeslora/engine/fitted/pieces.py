@@ -1,6 +1,6 @@
 """Predictions in pieces, so that memory does not grow with the number of rows.
 
-Texts are always tokenised, run and forgotten one piece at a time (`data.PIECE`): `predict` in
+Texts are always tokenised, run and forgotten one piece at a time (`rows.PIECE`): `predict` in
 Python and on the command line give the same numbers, since the batches are the same. Every piece
 has the same draws of the weights and of the link. With an output file, finished pieces are stored
 on disk: a killed run resumes with the next piece and produces the same file.
@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING
 from bayeslora.checkpoint import library_versions
 from bayeslora.data.examples import Examples
 from bayeslora.data.questions import question_columns
-from bayeslora.engine import data
-from bayeslora.engine.data import (
+from bayeslora.engine import rows as engine_rows
+from bayeslora.engine.data import LabelledExamples, Unknown, classes_for
+from bayeslora.engine.fitted.card import method_name
+from bayeslora.engine.predict import answer, num_passes, to_predictions
+from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
+from bayeslora.engine.rows import (
     CheckedRows,
-    LabelledExamples,
-    Unknown,
-    classes_for,
+    LabelledTexts,
+    inputs,
     say_fitted_to,
     say_truncation,
     unknown_labels,
 )
-from bayeslora.engine.fitted.card import method_name
-from bayeslora.engine.predict import answer, num_passes, to_predictions
-from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
@@ -247,6 +246,6 @@ def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
         "link": drawing.link,
         "seed": str(drawing.seed),
         "unknown_labels": drawing.unknown,
-        "piece": str(data.PIECE),
+        "piece": str(engine_rows.PIECE),
         "versions": versions,
     }
