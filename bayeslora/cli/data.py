@@ -158,6 +158,8 @@ def labelled_rows(
     from bayeslora.engine.data import encode_for, read_for
 
     data, how = named_rows(files, args), reading(args)
+    if record is None and isinstance(files, Mapping):
+        raise InputError("MODEL was not fitted to several tasks; use TRAIN instead of --multi-task")
     if record is None:
         return read(data, columns, labels="required", reading=how)
     rows = read_for(record, data, columns, labels="required", reading=how)
@@ -244,19 +246,6 @@ def files_of(*arguments: Any) -> list[str]:
     return files
 
 
-def refuse_tasks(files: Any, record: ModelRecord | None, model: str, instead: str) -> None:
-    """Raise InputError for a file per task of a model that was fitted to one task.
-
-    Args:
-        files: A file, or a mapping of files by task.
-        record: Record of the model; None for a classifier trained elsewhere.
-        model: Path of the model, for the message.
-        instead: Argument to use instead, for the message.
-    """
-    if isinstance(files, Mapping) and (record is None or not record.tasks):
-        raise InputError(f"{model} was fitted to one task; use {instead} instead of --multi-task")
-
-
 @contextmanager
 def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     """Replace `-` in arguments by the path of a file with the content of standard input.
@@ -330,18 +319,18 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     """
     from bayeslora.data.formats import Reading
 
-    reading = Reading(encoding=encoding)
-    if head.startswith(b"\x1f\x8b"):
+    packed = head.startswith(b"\x1f\x8b")
+    if packed:
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
         except zlib.error as error:
             raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
     if head.startswith(b"PAR1"):
         return ".parquet"
-    text = head.decode(reading.encoding or "utf-8-sig", errors="replace").lstrip()
-    if text.startswith(("{", "[")):
-        return ".json"
+    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
     if "\0" in text:
         raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
     line = text.partition("\n")[0]
-    return ".tsv" if "\t" in line and "," not in line else ".csv"
+    kind = ".tsv" if "\t" in line and "," not in line else ".csv"
+    kind = ".json" if text.startswith(("{", "[")) else kind
+    return f"{kind}.gz" if packed else kind

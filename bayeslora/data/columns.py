@@ -259,27 +259,10 @@ class RowChecks:
             end = f"Use {option}, or set the separator {mark!r} with --delimiter {mark!r}"
         if self.columns.described is not None:
             end = f"The columns are set by {self.columns.described}"
-        raise MissingColumnError(
+        raise InputError(
             f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. {end}",
-            source,
-            name,
+            code="unknown",
         )
-
-
-class MissingColumnError(InputError):
-    """A table lacks a column.
-
-    Attributes:
-        source: Source of the table.
-        column: Name of the missing column.
-    """
-
-    code = "unknown"
-
-    def __init__(self, message: str, source: str, column: str) -> None:
-        """Store the source and the missing column."""
-        super().__init__(message)
-        self.source, self.column = source, column
 
 
 class BadValueError(ValueError):
@@ -341,7 +324,7 @@ def _id(value: Any) -> str:
         raise BadValueError(f"the id is missing; {_IDS}")
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise BadValueError(f"the id is {shown(value)}; {_IDS}")
-    return str(_bounded(value))
+    return str(value)
 
 
 def _unexpected_id(value: Any) -> str:
@@ -360,16 +343,8 @@ def _label(value: Any) -> Label:
         return _whole(value)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and value == int(value):
-        return _bounded(value)
+        return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
-
-
-def _bounded(value: Any) -> int:
-    """Return an integer with at most `_DIGITS` digits."""
-    whole = int(value)
-    if abs(whole) >= 10**_DIGITS:
-        raise BadValueError(f"{shown(whole)} has more than {_DIGITS} digits")
-    return whole
 
 
 def is_integer(label: Label) -> bool:

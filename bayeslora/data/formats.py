@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
@@ -37,7 +37,6 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
-_GZIP = b"\x1f\x8b"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMED = {"tab": "\t", "\\t": "\t"}
 
@@ -52,6 +51,7 @@ class Reading:
         encoding: Encoding of a text file, by its Python name; None uses UTF-8.
         blank: `skip` skips rows with a missing or blank text, and logs their number.
         kind: `text-classification` or `multiple-choice`; None infers it from the columns.
+        optional: Further columns to keep if there are such columns.
 
     Raises:
         InputError: The delimiter is not one character, or the encoding is unknown.
@@ -61,6 +61,7 @@ class Reading:
     encoding: str | None = None
     blank: Literal["refuse", "skip"] = "refuse"
     kind: str | None = None
+    optional: tuple[str, ...] = ()
 
     @property
     def is_of_text_file(self) -> bool:
@@ -134,13 +135,11 @@ class File:
         path: Path of the file.
         kind: Format of its rows: its suffix without `.gz`.
         reading: Options of text formats.
-        is_packed: Whether it is compressed by gzip.
     """
 
     path: Path
     kind: str
     reading: Reading
-    is_packed: bool
 
     def __str__(self) -> str:
         return shown_path(self.path)
@@ -163,7 +162,8 @@ class File:
             InputError: Reading fails, also inside the block.
         """
         try:
-            with gzip.open(self.path) if self.is_packed else self.path.open("rb") as stream:
+            is_packed = self.path.suffix.lower() == _PACKED
+            with gzip.open(self.path) if is_packed else self.path.open("rb") as stream:
                 yield stream  # type: ignore[misc]
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{self} cannot be decompressed with gzip: {error}") from None
@@ -212,37 +212,29 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     """
     file = Path(path)
     try:
-        mode = file.stat().st_mode
-        is_directory, special = stat.S_ISDIR(mode), not stat.S_ISREG(mode)
-        start = b"" if is_directory or special else _start_of(file)
+        state = file.stat()
+        if stat.S_ISREG(state.st_mode):
+            file.open("rb").close()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(file)[:200]} cannot be read: {reason}") from None
-    if is_directory:
-        raise InputError(f"{file} is a directory; pass a file ({', '.join(SUFFIXES)})")
-    if special:
+    if not stat.S_ISREG(state.st_mode):
+        what = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
         raise InputError(
-            f"{file} is not a regular file; pass one, or pipe the rows to standard input and "
-            "pass '-'"
+            f"{file} is {what}; pass a file ({', '.join(SUFFIXES)}), or pipe the rows to standard "
+            "input and pass '-'"
         )
     kind = kind_of(file)
-    if not start:
+    if not state.st_size:
         raise InputError(f"{file} is empty; at least one row is needed")
-    opened = File(file, kind, reading, start == _GZIP and kind != ".parquet")
-    if file.suffix.lower() == _PACKED and not opened.is_packed:
-        raise InputError(f"{file} is not gzip-compressed, despite its suffix")
+    opened = File(file, kind, reading)
     if reading.delimiter is not None and not opened.is_csv:
         raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
     if reading.encoding is not None and kind == ".parquet":
         raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
     return opened
-
-
-def _start_of(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(2)
 
 
 def kind_of(path: Path) -> str:
@@ -254,8 +246,7 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
     if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
-        suffixes = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
-        extension = f"extension {shown(suffixes)}" if suffixes else "no extension"
+        extension = f"extension {shown(suffix)}" if suffix else "no extension"
         raise InputError(
             f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also with "
             f"{_PACKED})"
@@ -298,7 +289,8 @@ def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
     first = [record for _, record in islice(json_rows(file), PIECE)]
     if not first:
         raise InputError(f"{file} is empty; at least one row is needed")
-    return Table(str(file), names_of(first), read_json)
+    names = dict.fromkeys(name for record in first for name in record)
+    return Table(str(file), tuple(names), read_json)
 
 
 def batches(
@@ -528,55 +520,3 @@ def _python_values(column: Any) -> list[Any]:
         column = pc.cast(column, pa.string())
     values: list[Any] = column.cast(pa.int64()).to_pylist() if is_duration else column.to_pylist()
     return values
-
-
-def records_table(records: Sequence[Any], source: str) -> Table:
-    """Return the table of a list of mappings; missing keys count as None.
-
-    Raises:
-        InputError: There are no records, or a record is not a mapping.
-    """
-    for row, record in enumerate(records, 1):
-        if not isinstance(record, Mapping):
-            raise InputError(
-                f"{source}, row {row}: expected an object with columns such as "
-                f'{{"text": …, "label": …}}, got {shown(record)}'
-            )
-
-    def column(name: str) -> list[Any]:
-        return [record.get(name) for record in records]
-
-    return columns_table(column, names_of(records), source, len(records))
-
-
-def columns_table(
-    column: Callable[[str], Sequence[Any]], names: Sequence[str], source: str, size: int
-) -> Table:
-    """Return the table of equally long columns in memory.
-
-    Args:
-        column: Returns the values of the column of a name.
-        names: Names of the columns.
-        source: Name of the table for messages.
-        size: Number of rows.
-
-    Raises:
-        InputError: There are no rows.
-    """
-    if not size:
-        raise InputError(f"{source} is empty; at least one row is needed")
-
-    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
-        columns = {name: column(name) for name in names if name in wanted}
-        for start in range(0, size, rows):
-            end = min(start + rows, size)
-            part = {name: values[start:end] for name, values in columns.items()}
-            yield Piece(part, range(start + 1, end + 1))
-
-    return Table(source, tuple(names), read)
-
-
-def names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
-    """Return the string keys of records, in order of appearance."""
-    names = dict.fromkeys(chain.from_iterable(records))
-    return tuple(name for name in names if isinstance(name, str))

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.data.columns import IMAGE, DataColumns
-from bayeslora.data.formats import Table, columns_table
 from bayeslora.errors import InputError, first_line
 
 DIGITS = "digits"
@@ -36,12 +35,12 @@ def is_image(path: str | Path) -> bool:
 
 
 def holds_images(path: str | Path) -> bool:
-    """Return whether a path is a directory or an array file, which `open_images` reads."""
+    """Return whether a path is a directory or an array file, which `image_columns` reads."""
     return Path(path).suffix.lower() in _ARRAYS or Path(path).is_dir()
 
 
-def open_images(path: str | Path) -> Table:
-    """Open a directory or an array file as a table with columns `image` and optionally `label`.
+def image_columns(path: str | Path) -> dict[str, list[Any]]:
+    """Return the columns of a directory or an array file: `image` and optionally `label`.
 
     Args:
         path: A directory with images, or with one directory of images per class; or a `.npy` file
@@ -69,10 +68,10 @@ def open_images(path: str | Path) -> Table:
         columns[DataColumns.label] = (
             labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
         )
-    return columns_table(columns.__getitem__, tuple(columns), str(path), len(images))
+    return columns
 
 
-def _folder(folder: Path) -> Table:
+def _folder(folder: Path) -> dict[str, list[Any]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path))
     parts = [path.relative_to(folder).parts for path in paths]
     if not paths:
@@ -89,7 +88,7 @@ def _folder(folder: Path) -> Table:
             f"{folder} contains both folders and images, such as {alone.name}; put every image "
             "into the folder of its class, or use no folders"
         )
-    return columns_table(columns.__getitem__, tuple(columns), str(folder), len(paths))
+    return columns
 
 
 def located(image: str, source: str) -> str:

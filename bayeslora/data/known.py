@@ -21,12 +21,12 @@ import numpy as np
 
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import PIECE, Piece, Reading, Record, Table, open_table, records_table
+from bayeslora.data.formats import PIECE, Piece, Reading, Record, Table, open_table
 from bayeslora.data.images import DIGITS, digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.questions import QUESTIONS
-from bayeslora.data.read import read
+from bayeslora.data.read import read, records_table
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, read_yaml
@@ -442,22 +442,14 @@ def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
     if directory and file.exists():
         return file
     task = KNOWN_TASKS[key]
-    fields = "label, and classes.json"
-    if task.kind == "multiple-choice":
-        fields = "choices and answer_index"
-    elif task.indexed:
-        fields = "answer_index"
-    hub = (
-        "it is not on the Hugging Face hub"
-        if task.hub_id is None
-        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is used if the "
-        "package datasets is installed and HF_HUB_OFFLINE is not set"
-    )
+    options = task.kind == "multiple-choice"
+    index = "answer_index" if options or task.indexed else "label, and classes.json"
+    hub = f"read from the hub ({task.hub_id}) by the package datasets, if HF_HUB_OFFLINE is not set"
     raise InputError(
-        f"{file} "
-        f"{'does not exist' if directory else 'cannot be found: no data directory is set'}; set "
-        f"data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
-        f"question and {fields}. Without a directory, {hub}"
+        f"{file} {'does not exist' if directory else 'cannot be found: no data directory is set'}; "
+        f"set data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
+        f"question, {'choices, ' if options else ''}{index}. Without a directory, the task is "
+        f"{'not available' if task.hub_id is None else hub}"
     )
 
 

@@ -17,16 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bayeslora.data import formats
 from bayeslora.data.columns import (
+    IMAGE,
     DataColumns,
-    MissingColumnError,
     RowChecks,
     as_integer,
     is_integer,
 )
 from bayeslora.data.examples import Examples, is_numbered, joined
-from bayeslora.data.formats import DEFAULT, PIECE, Reading, Table
+from bayeslora.data.formats import DEFAULT, PIECE, Piece, Reading, Table, open_table
 from bayeslora.data.questions import QUESTIONS, are_questions, question_checks
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
@@ -127,7 +126,7 @@ def read(
             column, the value and what is allowed.
     """
     if isinstance(data, Examples):
-        return kept(data, keep)
+        return _kept(data, keep, reading.optional)
     rows = as_texts(data) if labels == "optional" else data
     survey = _Survey(_checks(rows, columns, labels, keep, reading))
     pieces = list(survey.examples())
@@ -146,7 +145,7 @@ def stream(
 ) -> ExampleStream:
     """Return the examples of `read`, labelled or not, as a stream that reads a file in pieces."""
     if isinstance(data, Examples):
-        return stream_of(kept(data, keep))
+        return stream_of(_kept(data, keep, reading.optional))
     checks = _checks(as_texts(data), columns, "optional", keep, reading)
     survey = _Survey(checks)
     for _ in survey.examples():
@@ -252,7 +251,7 @@ def _checks(
         table,
         columns,
         required=labels == "required",
-        keep=tuple(keep),
+        keep=tuple(dict.fromkeys([*keep, *(n for n in reading.optional if n in table.names)])),
         skip_blank=reading.blank == "skip",
     )
 
@@ -270,18 +269,14 @@ def as_questions(columns: DataColumns) -> DataColumns:
     return DataColumns(text, label, columns.pair, columns.choices or QUESTIONS.choices)
 
 
-def kept(examples: Examples, keep: Sequence[str]) -> Examples:
-    """Return examples with the further columns of `keep`, among which `text` is always available.
-
-    Raises:
-        InputError: A column was not read.
-    """
+def _kept(examples: Examples, keep: Sequence[str], optional: Sequence[str]) -> Examples:
+    """Return examples with the further columns to keep, of which `text` always exists."""
     known = {"text": examples.texts, **examples.further}
     for name in keep:
         if name not in known:
-            problem = str(unknown_choice("column to keep", name, known))
-            raise MissingColumnError(problem, examples.source, name)
-    return replace(examples, further={name: known[name] for name in keep}) if keep else examples
+            raise unknown_choice("column to keep", name, known)
+    names = [*keep, *(name for name in optional if name in known)]
+    return replace(examples, further={name: known[name] for name in names}) if names else examples
 
 
 def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
@@ -301,7 +296,7 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
     if names is not None:
         # Column names of a frame may be numbers.
         known = {str(name): name for name in names}
-        return formats.columns_table(
+        return _columns_table(
             lambda name: plain_list(data[known[name]]), list(known), source, len(data)
         )
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
@@ -316,19 +311,20 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
     rows: Any = data if isinstance(data, Sequence) or is_array else list(data)
     if is_array or (len(rows) and isinstance(rows[0], str)):
         return _pair_table(rows, None, columns)
-    return formats.records_table(rows, source)
+    return records_table(rows, source)
 
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
     if columns.images or Path(path).suffix.lower() in (".npz", ".npy") or Path(path).is_dir():
         # Imported here: texts do not need it.
-        from bayeslora.data.images import holds_images, is_image, open_images
+        from bayeslora.data.images import holds_images, image_columns, is_image
 
         if columns.images and is_image(path):
             return _pair_table([str(path)], None, columns)
         if holds_images(path) and not reading.is_of_text_file:
-            return open_images(path)
-    return formats.open_table(path, reading)
+            values = image_columns(path)
+            return _columns_table(values.__getitem__, [*values], str(path), len(values[IMAGE]))
+    return open_table(path, reading)
 
 
 def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
@@ -343,7 +339,55 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
             f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; pass one "
             "label per text"
         )
-    return formats.columns_table(values.__getitem__, tuple(values), source, sizes[0])
+    return _columns_table(values.__getitem__, tuple(values), source, sizes[0])
+
+
+def records_table(records: Sequence[Any], source: str) -> Table:
+    """Return the table of a list of mappings; missing keys count as None.
+
+    Raises:
+        InputError: There are no records, or a record is not a mapping.
+    """
+    for row, record in enumerate(records, 1):
+        if not isinstance(record, Mapping):
+            raise InputError(
+                f"{source}, row {row}: expected an object with columns such as "
+                f'{{"text": …, "label": …}}, got {shown(record)}'
+            )
+
+    names = dict.fromkeys(name for record in records for name in record if isinstance(name, str))
+
+    def column(name: str) -> list[Any]:
+        return [record.get(name) for record in records]
+
+    return _columns_table(column, [*names], source, len(records))
+
+
+def _columns_table(
+    column: Callable[[str], Sequence[Any]], names: Sequence[str], source: str, size: int
+) -> Table:
+    """Return the table of equally long columns in memory.
+
+    Args:
+        column: Returns the values of the column of a name.
+        names: Names of the columns.
+        source: Name of the table for messages.
+        size: Number of rows.
+
+    Raises:
+        InputError: There are no rows.
+    """
+    if not size:
+        raise InputError(f"{source} is empty; at least one row is needed")
+
+    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
+        columns = {name: column(name) for name in names if name in wanted}
+        for start in range(0, size, rows):
+            end = min(start + rows, size)
+            part = {name: values[start:end] for name, values in columns.items()}
+            yield Piece(part, range(start + 1, end + 1))
+
+    return Table(source, tuple(names), read)
 
 
 def plain_list(values: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
-from bayeslora.data.columns import IMAGE, DataColumns, MissingColumnError
+from bayeslora.data.columns import IMAGE, DataColumns
 from bayeslora.data.examples import (
     LETTERS,
     Examples,
@@ -32,7 +32,6 @@ from bayeslora.data.union import (
     check_tasks,
     counts,
     is_union,
-    no_task,
     union,
     union_classes,
     with_tasks,
@@ -84,10 +83,8 @@ def read_for(
             or an unknown one.
     """
     names = _checked_names(keep)
-    if not record.tasks and is_union(data):
+    if is_union(data) and not record.tasks:
         raise InputError("the classifier was fitted to one task; pass its rows without a task name")
-    if not record.tasks:
-        return read(data, columns, labels=labels, keep=names, reading=reading)
     if is_union(data):
         check_tasks(data, [*record.tasks], "the classifier")
         if not data:
@@ -97,19 +94,12 @@ def read_for(
             for task, rows in data.items()
         }
         return union(parts, None if record.across_tasks else record.tasks)
-    rows = [*data] if isinstance(data, Iterator) else data  # may be read twice
-    try:
-        with_task = [*dict.fromkeys([*names, TASK])]
-        examples = read(rows, columns, labels=labels, keep=with_task, reading=reading)
-    except MissingColumnError as error:
-        if error.column != TASK:
-            raise
-        if record.across_tasks and TASK not in names:
-            return read(rows, columns, labels=labels, keep=names, reading=reading)
-        raise no_task(error.source, record.tasks) from None
-    if not record.across_tasks:
-        examples = among_own(examples, record.tasks)
-    return with_tasks(examples, record.classes)
+    reading = replace(reading, optional=(TASK,)) if record.tasks else reading
+    rows = read(data, columns, labels=labels, keep=names, reading=reading)
+    if not record.tasks or (record.across_tasks and TASK not in rows.further):
+        return rows
+    rows = rows if record.across_tasks else among_own(rows, record.tasks)
+    return with_tasks(rows, record.classes)
 
 
 def stream_for(

@@ -10,7 +10,7 @@ from PIL import Image
 from refusal import refused
 
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.images import open_images, read_image, thumbnail
+from bayeslora.data.images import image_columns, read_image, thumbnail
 from bayeslora.data.known import load_task
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
@@ -116,7 +116,7 @@ def test_other_arrays_are_refused(tmp_path, arrays):
     path = tmp_path / "some.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError) as caught:
-        open_images(path)
+        image_columns(path)
     assert str(path) in str(caught.value)
 
 
@@ -141,7 +141,7 @@ def test_an_array_file_that_was_cut_is_named(tmp_path, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError) as caught:
-        open_images(path)
+        image_columns(path)
     assert str(path) in str(caught.value)
 
 
@@ -176,11 +176,11 @@ def test_a_row_that_an_array_has_not(tmp_path, name):
 
 def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
     with pytest.raises(InputError):
-        open_images(tmp_path)
+        image_columns(tmp_path)
     write(tmp_path / "alone.png")
     write(tmp_path / "cat" / "a.png")
     with pytest.raises(InputError) as caught:
-        open_images(tmp_path)
+        image_columns(tmp_path)
     assert "alone.png" in str(caught.value)
 
 

@@ -91,7 +91,7 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
         (b"\xef\xbb\xbf" + b'{"a": 1}', ".json"),
         (b"a,b\n1\t,2", ".csv"),
         (b"a\tb\n1,\t2", ".tsv"),
-        (gzip.compress(b"a\tb\n", mtime=0), ".tsv"),
+        (gzip.compress(b"a\tb\n", mtime=0), ".tsv.gz"),
         (b"text", ".csv"),
     ],
 )

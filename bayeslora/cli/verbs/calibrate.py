@@ -24,7 +24,6 @@ from bayeslora.cli.data import (
     columns_for,
     files_of,
     labelled_rows,
-    refuse_tasks,
     settle_tasks,
 )
 from bayeslora.cli.messages import show, show_last
@@ -140,7 +139,6 @@ def run(args: argparse.Namespace) -> None:
     check_calibration(posterior, args.feature_scores, hold_out, validated=validated)
     record = _own_record(args)
     columns = columns_for(args, record)
-    refuse_tasks(args.multi_task, record, args.model, "TRAIN")
     train, validation = (
         None if files is None else labelled_rows(files, args, columns, record)
         for files in (args.multi_task or args.train, args.validation)

@@ -26,7 +26,6 @@ from bayeslora.cli.data import (
     named_files,
     named_rows,
     reading,
-    refuse_tasks,
 )
 from bayeslora.cli.messages import next_step, note, show_last
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
@@ -110,7 +109,6 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    refuse_tasks(files, record, args.model, "DATA")
     posterior = stored_posterior(record.posterior)
 
     from bayeslora.engine.fitted.pieces import Drawing, identity, predict_to_file
