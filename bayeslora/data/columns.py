@@ -7,13 +7,12 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 from bayeslora.data.examples import Examples, Label
-from bayeslora.data.formats import Piece, Table
 from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
 
@@ -108,6 +107,43 @@ class DataColumns:
         """Names of the columns to read, if they exist."""
         choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
         return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of a table.
+
+    Attributes:
+        columns: [N] Python values by column name, None for missing values; requested columns that
+            the table lacks may be absent.
+        rows: [N] row numbers, from 1. For text files, the line on which the row begins.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int]
+
+    def take(self, indices: Sequence[int]) -> Piece:
+        """Return the rows at `indices`, from 0."""
+        columns = {name: [values[k] for k in indices] for name, values in self.columns.items()}
+        return Piece(columns, [self.rows[k] for k in indices])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that are read in pieces.
+
+    Attributes:
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        names: Names of the columns; for JSON, those in the first thousands of records.
+        pieces: Function of column names and rows per piece; yields all rows in order, from the
+            start at each call. Pieces have these columns, if they exist, and may have more.
+        is_text: Whether all values were read from text, so that numbers are strings.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    pieces: Callable[[Sequence[str], int], Iterator[Piece]]
+    is_text: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ import json
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+from bayeslora.data.columns import Piece, Table
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.plain_text import listed, shown
@@ -88,43 +89,6 @@ class Reading:
 
 
 DEFAULT = Reading()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive rows of a table.
-
-    Attributes:
-        columns: [N] Python values by column name, None for missing values; requested columns that
-            the table lacks may be absent.
-        rows: [N] row numbers, from 1. For text files, the line on which the row begins.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    rows: Sequence[int]
-
-    def take(self, indices: Sequence[int]) -> Piece:
-        """Return the rows at `indices`, from 0."""
-        columns = {name: [values[k] for k in indices] for name, values in self.columns.items()}
-        return Piece(columns, [self.rows[k] for k in indices])
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that are read in pieces.
-
-    Attributes:
-        source: Path of the file, or a placeholder such as `<list>` for data in memory.
-        names: Names of the columns; for JSON, those in the first `PIECE` records.
-        pieces: Function of column names and rows per piece; yields all rows in order, from the
-            start at each call. Pieces have these columns, if they exist, and may have more.
-        is_text: Whether all values were read from text, so that numbers are strings.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    pieces: Callable[[Sequence[str], int], Iterator[Piece]]
-    is_text: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -19,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import DataColumns
+from bayeslora.data.columns import DataColumns, Piece, Table
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import PIECE, Piece, Reading, Record, Table, open_table
+from bayeslora.data.formats import Reading, Record, open_table
 from bayeslora.data.images import DIGITS, digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
@@ -189,19 +190,20 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
         return _ood(name, split, data_dir)
     examples = load_known(name, split, data_dir)
     distinct = without_duplicates(examples, by_label=False)
-    dropped = dict(examples.dropped)
-    _count(dropped, "repeated", len(examples) - len(distinct))
+    dropped = Counter(examples.dropped)
+    dropped["repeated"] += len(examples) - len(distinct)
     for other, rows in _judged(known_name(name), split, data_dir):
         remaining = without_overlap(distinct, rows)
-        _count(dropped, f"in {other} too", len(distinct) - len(remaining))
+        dropped[f"in {other} too"] += len(distinct) - len(remaining)
         distinct = remaining
+    dropped = +dropped  # without zeros
     if dropped:
         logger.warning(
             "%s: skipped %s",
             examples.source,
             ", ".join(f"{counted(count, 'row')} ({reason})" for reason, count in dropped.items()),
         )
-    return replace(distinct, dropped=dropped)
+    return replace(distinct, dropped=dict(dropped))
 
 
 def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
@@ -213,9 +215,9 @@ def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
     splits = [split for split in ("train", "test") if split in KNOWN_TASKS[key].splits]
     known_texts = {text for split in splits for text in load_known(key, split, data_dir).texts}
     remaining = rows.take([k for k, text in enumerate(rows.texts) if text not in known_texts])
-    dropped = dict(rows.dropped)
-    _count(dropped, f"in {key} too", len(rows) - len(remaining))
-    return replace(remaining, dropped=dropped)
+    dropped = Counter(rows.dropped)
+    dropped[f"in {key} too"] += len(rows) - len(remaining)
+    return replace(remaining, dropped=dict(+dropped))
 
 
 def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
@@ -244,13 +246,12 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if key == DIGITS:
         return _digits(split)
     table, classes = _table(key, split, data_dir)
-    keep = [column for column in task.keep if column in table.names]
     if task.kind == "multiple-choice":
         of_hub = _is_of_hub(task, data_dir)
-        return _twins(task, _load_questions(table, keep), of_hub=of_hub)
+        return _twins(task, _load_questions(table, task.keep), of_hub=of_hub)
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    as_texts = Reading(kind="text-classification")
-    examples = read(table, columns, labels="required", keep=keep, reading=as_texts)
+    reading = Reading(kind="text-classification", optional=task.keep)
+    examples = read(table, columns, labels="required", reading=reading)
     return _named(examples, classes, indexed=task.indexed)
 
 
@@ -292,22 +293,25 @@ def _digits(split: str) -> Examples:
     )
 
 
-def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
+def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
+    """Return the questions of a table without those with two equal options."""
+    skipped = 0
+
     def pieces(columns: Sequence[str], size: int) -> Iterator[Piece]:
+        nonlocal skipped
         for piece in table.pieces(columns, size):
             options = piece.columns["choices"]
-            yield piece.take([k for k, row in enumerate(options) if not _are_repeated(row)])
+            distinct = [k for k, row in enumerate(options) if not _are_repeated(row)]
+            skipped += len(piece.rows) - len(distinct)
+            yield piece.take(distinct)
 
-    distinct = replace(table, pieces=pieces)
-    examples = read(distinct, QUESTIONS, labels="required", keep=keep)
-    total = sum(len(piece.rows) for piece in table.pieces(("id",), PIECE))
-    dropped: dict[str, int] = {}
-    _count(dropped, "two equal options", total - len(examples))
-    return replace(examples, dropped=dropped)
+    reading = Reading(optional=keep)
+    examples = read(replace(table, pieces=pieces), QUESTIONS, labels="required", reading=reading)
+    return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
 
-def _are_repeated(values: Any) -> bool:
-    return isinstance(values, list) and len({*map(str, values)}) < len(values)
+def _are_repeated(options: Any) -> bool:
+    return isinstance(options, list) and len({*map(str, options)}) < len(options)
 
 
 def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
@@ -322,11 +326,6 @@ def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
         else tuple(" / ".join(sorted(options)) for options in choices)
     )
     return replace(examples, groups=groups, further={**examples.further, "twins": groups})
-
-
-def _count(dropped: dict[str, int], reason: str, count: int) -> None:
-    if count:
-        dropped[reason] = dropped.get(reason, 0) + count
 
 
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:

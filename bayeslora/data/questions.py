@@ -23,9 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import BadValueError, DataColumns, RowChecks, is_blank, text_value
+from bayeslora.data.columns import (
+    BadValueError,
+    DataColumns,
+    Piece,
+    RowChecks,
+    Table,
+    is_blank,
+    text_value,
+)
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.data.formats import Piece, Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 from bayeslora.plain_text import counted, shown

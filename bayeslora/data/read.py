@@ -20,12 +20,14 @@ import numpy as np
 from bayeslora.data.columns import (
     IMAGE,
     DataColumns,
+    Piece,
     RowChecks,
+    Table,
     as_integer,
     is_integer,
 )
 from bayeslora.data.examples import Examples, is_numbered, joined
-from bayeslora.data.formats import DEFAULT, PIECE, Piece, Reading, Table, open_table
+from bayeslora.data.formats import DEFAULT, PIECE, Reading, open_table
 from bayeslora.data.questions import QUESTIONS, are_questions, question_checks
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
