@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora.adapters.registry import resolve_adapter, resolve_sampling, stored_adapter
-from bayeslora.adapters.spectrum import SiteSpectrum
+from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import AUTO, IMAGES, QUESTIONS, TEXTS, directories
 from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
@@ -29,23 +29,21 @@ from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
     TrainingData,
     check_pairs,
+    columns_of,
     read_for,
     read_labelled,
     read_validation,
     stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import (
-    calibrate,
-    check_calibration,
-    check_labels,
-    zero_shot,
-)
-from bayeslora.engine.fitted.card import fit_words, learnt_from, model_card
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.calibrate import calibrate, check_calibration, check_labels
+from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
-from bayeslora.engine.fitted.pieces import Drawing, predict_to_file
+from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_to_file
+from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.side_by_side import SideBySide
+from bayeslora.engine.fitted.zero_shot import zero_shot
+from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import CheckedRows, say_fitted_to
@@ -74,6 +72,13 @@ class BayesianClassifier:
         >>> clf = BayesianClassifier("minilm", adapter="polar", posterior="vbll")
         >>> clf.fit("train.jsonl", validation="valid.jsonl")          # doctest: +SKIP
         >>> clf.predict("test.jsonl").confidence                      # doctest: +SKIP
+
+    Attributes:
+        adapter: Options of the adapter.
+        posterior: Options of the posterior.
+        validation_scores: Scores of the validation rows before and after the last `calibrate`; None
+            if there are none.
+        side_by_side: Comparison of posteriors by the last `calibrate`; None if none were compared.
     """
 
     def __init__(
@@ -160,8 +165,10 @@ class BayesianClassifier:
         self._dtype = backbone.dtype if isinstance(backbone, Backbone) else dtype
         self._device = device
         self._trust = trust_remote_code
-        self._fitted: FittedModel | None = None
+        self._network: Network | None = None
         self._in_memory = False
+        self.validation_scores: tuple[Scores, Scores] | None = None
+        self.side_by_side: SideBySide | None = None
 
     def __repr__(self) -> str:
         """Return a one-line summary of the components and the fit."""
@@ -170,7 +177,7 @@ class BayesianClassifier:
     def _repr_html_(self) -> str:
         """Return an HTML table for notebooks."""
         rows = [("made of", self._made_of()), ("state", self._state())]
-        if self._fitted is not None:
+        if self._network is not None:
             results = self.record.results
             rows.append(("classes", self._named_classes(most=20)))
             rows += [
@@ -182,12 +189,12 @@ class BayesianClassifier:
 
     def _made_of(self) -> str:
         name = self._backbone_name() or "the default backbone"
-        adapted = self._fitted is None or self._fitted.record.adapter is not None
+        adapted = self._network is None or self.record.adapter is not None
         adapter = f"{self.adapter.name} + " if adapted else ""
         return f"{adapter}{self.posterior.name} on {name}"
 
     def _state(self) -> str:
-        if self._fitted is None:
+        if self._network is None:
             return "not fitted"
         rows = self.record.num_train
         fitted = fit_words(self.record) if rows else "no posterior fitted yet"
@@ -202,19 +209,23 @@ class BayesianClassifier:
         return tuple(self.record.classes)
 
     @property
+    def network(self) -> Network:
+        """The finished network: backbone, adapters, last layer and their record.
+
+        Raises:
+            InputError: Nothing is fitted.
+        """
+        if self._network is None:
+            raise InputError(
+                "this classifier is not fitted; call fit, from_pretrained or from_transformers",
+                code="not-fitted",
+            )
+        return self._network
+
+    @property
     def record(self) -> ModelRecord:
         """Configuration and results of the fit, as stored in `bayeslora.json`."""
-        return self._known().record
-
-    @property
-    def validation_scores(self) -> tuple[Scores, Scores] | None:
-        """Validation scores before and after the last `calibrate`; None if there are none."""
-        return self._known().validation_scores
-
-    @property
-    def side_by_side(self) -> SideBySide | None:
-        """Comparison of posteriors by the last `calibrate`; None if none were compared."""
-        return self._known().side_by_side
+        return self.network.record
 
     def fit(
         self,
@@ -341,9 +352,8 @@ class BayesianClassifier:
             world.first_holds(lambda: nullcontext() if out is None else lock(out)),
             quiet_transformers(),
         ):
-            self._fitted = fit_classifier(
-                plan, data, self._load_backbone, out=out, overwrite=overwrite
-            )
+            network = fit_classifier(plan, data, self._load_backbone, out=out, overwrite=overwrite)
+            self._take(network)
             if out is not None:
                 world.first(partial(self._save_fit, out))
         if self._backbone == AUTO:
@@ -400,19 +410,13 @@ class BayesianClassifier:
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
-        fitted = self._calibrated()
-        rows = read_for(fitted.record, data, fitted.columns, keep=keep)
-        say_fitted_to(fitted.record, data_hash(rows), rows.source)
-        return fitted.predict(
-            rows,
-            Drawing.of(
-                fitted.posterior,
-                num_samples=num_samples,
-                link=link,
-                seed=seed,
-                unknown=unknown_labels,
-            ),
+        network = self._calibrated()
+        rows = read_for(self.record, data, columns_of(self.record), keep=keep)
+        say_fitted_to(self.record, data_hash(rows), rows.source)
+        drawing = Drawing.of(
+            network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
+        return predict_rows(network, rows, drawing)
 
     def predict_proba(
         self,
@@ -472,13 +476,13 @@ class BayesianClassifier:
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
         refuse_inputs(out, *_files(data))
-        fitted = self._calibrated()
+        network = self._calibrated()
         drawing = Drawing.of(
-            fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
+            network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
-        stream = stream_for(fitted.record, data, fitted.columns, keep=keep)
-        rows = CheckedRows.of(fitted.record, stream, unknown_labels)
-        predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
+        stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
+        rows = CheckedRows.of(self.record, stream, unknown_labels)
+        predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(
         self,
@@ -524,39 +528,41 @@ class BayesianClassifier:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
-        fitted = self._known()
+        network, record = self.network, self.record
         # After `zero_shot` the configured posterior has not been fitted yet.
-        default = self.posterior if not fitted.record.num_train else fitted.posterior
+        default = self.posterior if not record.num_train else network.posterior
         config = None if posterior == BEST else default
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
-        fitted.check_takes(config or OWN_SOFTMAX)
+        check_takes(network, config or OWN_SOFTMAX)
         scores = check_calibration(
             config, feature_scores, hold_out, validated=validation is not None
         )
         if scores is None and (config is None or feature_options.has_one_feature(config)):
-            scores = tuple(fitted.record.feature_scores) or None
-        check_pairs(fitted.record, pair_column)
-        columns = fitted.columns.renamed(text_column, label_column, pair_column, image_column)
-        rows = read_labelled(train, columns, fitted.record)
+            scores = tuple(record.feature_scores) or None
+        check_pairs(record, pair_column)
+        columns = columns_of(record).renamed(text_column, label_column, pair_column, image_column)
+        rows = read_labelled(train, columns, record)
         # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
         has_validation = validation is not None or bool(hold_out)
         if learnt_from(config, has_validation=has_validation) == "train":
             moves = config is not None and config.moves_mean
-            check_labels(fitted.record, rows, moves=moves)
+            check_labels(record, rows, moves=moves)
         validation_rows = None
         if validation is not None:
-            validation_rows = read_validation(validation, columns, rows, fitted.record)
-        self._fitted = calibrate(
-            fitted,
-            config,
-            rows,
-            validation_rows,
-            columns=columns,
-            feature_scores=scores,
-            hold_out=hold_out,
+            validation_rows = read_validation(validation, columns, rows, record)
+        self._take(
+            *calibrate(
+                network,
+                config,
+                rows,
+                validation_rows,
+                columns=columns,
+                feature_scores=scores,
+                hold_out=hold_out,
+            )
         )
-        self.posterior = self._fitted.posterior
+        self.posterior = self.network.posterior
         return self
 
     def robustness(self, data: Any, attack: Any = None) -> Robustness:
@@ -576,9 +582,9 @@ class BayesianClassifier:
         """
         from bayeslora.engine.fitted.attack import robustness
 
-        fitted = self._calibrated()
-        rows = read_for(fitted.record, data, fitted.columns)
-        return robustness(fitted, rows, Attack.of(attack))
+        network = self._calibrated()
+        rows = read_for(self.record, data, columns_of(self.record))
+        return robustness(network, rows, Attack.of(attack))
 
     def adapt(
         self,
@@ -611,12 +617,12 @@ class BayesianClassifier:
         # Imported here: predictions do not need it.
         from bayeslora.engine.fitted.new_classes import for_new_classes
 
-        fitted = self._known()
-        columns = fitted.columns.renamed(text_column, label_column, None, image_column)
+        network = self.network
+        columns = columns_of(self.record).renamed(text_column, label_column, None, image_column)
         rows = read_labelled(support, columns)
-        config = fitted.posterior if posterior is None else resolve_posterior(posterior)
+        config = network.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
-        adapted = for_new_classes(fitted, config, rows, adapter=chosen, columns=columns)
+        adapted = for_new_classes(network, config, rows, adapter=chosen, columns=columns)
         return self._around(
             adapted, self._backbone, device=self._device, trust_remote_code=self._trust
         )
@@ -630,7 +636,22 @@ class BayesianClassifier:
         Raises:
             InputError: Nothing is fitted, or the network has no bayeslora adapters.
         """
-        return self._known().spectra()
+        network = self.network
+        if not network.is_adapted:
+            raise InputError(
+                f"{method_name(self.record)} has no bayeslora adapter, so none of its weights were "
+                "changed"
+            )
+        spectra = []
+        try:
+            for member in network.members:
+                network.load_trained_state(member)
+                full = network.full
+                sites = [spectrum(site) for site in network.sites]
+                spectra.append(sites if full is None else full_spectrum(full))
+        finally:
+            network.load_trained_state(network.members[0])
+        return spectra
 
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier to a directory atomically.
@@ -650,7 +671,7 @@ class BayesianClassifier:
         write_model(
             directory,
             files,
-            tokenizer=self._known().network.encoder.backbone.tokenizer,
+            tokenizer=self.network.encoder.backbone.tokenizer,
             card=model_card(files.record, files.fingerprint),
             overwrite=overwrite,
         )
@@ -683,8 +704,8 @@ class BayesianClassifier:
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
-        with self._known().one_member(member) as model:
-            return write_peft(model, directory, prefix=prefix, head=head, overwrite=overwrite)
+        with export.one_member(self.network, member) as network:
+            return write_peft(network, directory, prefix=prefix, head=head, overwrite=overwrite)
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -704,8 +725,8 @@ class BayesianClassifier:
                 backbone itself, or there is no adapter, or no such member; or no classifier
                 of transformers computes the same function (none does for text encoders).
         """
-        with self._known().one_member(member) as model:
-            export.export_merged(model, directory, overwrite=overwrite)
+        with export.one_member(self.network, member) as network:
+            export.export_merged(network, directory, overwrite=overwrite)
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -725,8 +746,8 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is no adapter, or no such
                 member.
         """
-        with self._known().one_member(member) as model:
-            export.export_tensors(model, path, overwrite=overwrite)
+        with export.one_member(self.network, member) as network:
+            export.export_tensors(network, path, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(
@@ -758,7 +779,7 @@ class BayesianClassifier:
         files = read_model(directory)
         source = files.record.backbone["name"] if backbone is None else backbone
         source = str(source) if isinstance(source, Path) else source
-        fitted = load.saved_model(
+        network = load.saved_model(
             files,
             source,
             module,
@@ -767,7 +788,7 @@ class BayesianClassifier:
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-        return cls._around(fitted, source, device=device, trust_remote_code=trust_remote_code)
+        return cls._around(network, source, device=device, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_transformers(
@@ -807,7 +828,7 @@ class BayesianClassifier:
                 or the posterior is neither over the last layer nor over existing adapters.
         """
         checked("max_length", max_length, Count)
-        fitted = load.foreign_model(
+        network = load.foreign_model(
             str(model) if isinstance(model, Path) else model,
             resolve_posterior(posterior),
             tokenizer=tokenizer,
@@ -819,8 +840,8 @@ class BayesianClassifier:
             progress=progress,
         )
         clf = cls._around(
-            fitted,
-            fitted.record.backbone["name"],
+            network,
+            network.record.backbone["name"],
             device=device,
             trust_remote_code=trust_remote_code,
         )
@@ -865,8 +886,8 @@ class BayesianClassifier:
         """
         config = resolve_posterior(posterior)
         encoder = wrap_module(module, encode, classes, layer=layer, device=device)
-        fitted = load.module_model(encoder, config, progress=progress)
-        return cls._around(fitted, fitted.record.backbone["name"], device=device)
+        network = load.module_model(encoder, config, progress=progress)
+        return cls._around(network, network.record.backbone["name"], device=device)
 
     def zero_shot(
         self,
@@ -913,7 +934,7 @@ class BayesianClassifier:
         if self._requested is None and self._backbone_name() != QUESTIONS:
             self._backbone = QUESTIONS
         with quiet_transformers():
-            self._fitted = zero_shot(self._plan(()), classes, rows, columns, self._load_backbone)
+            self._take(zero_shot(self._plan(()), classes, rows, columns, self._load_backbone))
         if out is not None:
             self.save_pretrained(out, overwrite=overwrite)
         return self
@@ -921,13 +942,13 @@ class BayesianClassifier:
     @classmethod
     def _around(
         cls,
-        fitted: FittedModel,
+        network: Network,
         backbone: str | Backbone | None,
         *,
         device: str | None,
         trust_remote_code: bool = False,
     ) -> BayesianClassifier:
-        record = fitted.record
+        record = network.record
         clf = cls(
             backbone,
             stored_adapter(record.adapter) if record.adapter else "polar",
@@ -941,28 +962,29 @@ class BayesianClassifier:
             dtype=record.backbone["dtype"],
             device=device,
             trust_remote_code=trust_remote_code,
-            progress=fitted.progress,
+            progress=network.progress,
         )
-        clf._fitted = fitted
+        clf._network = network
         return clf
 
-    def _known(self) -> FittedModel:
-        if self._fitted is None:
-            raise InputError(
-                "this classifier is not fitted; call fit, from_pretrained or from_transformers",
-                code="not-fitted",
-            )
-        return self._fitted
+    def _take(
+        self,
+        network: Network,
+        validation_scores: tuple[Scores, Scores] | None = None,
+        side_by_side: SideBySide | None = None,
+    ) -> None:
+        self._network = network
+        self.validation_scores, self.side_by_side = validation_scores, side_by_side
 
-    def _calibrated(self) -> FittedModel:
-        fitted = self._known()
-        if not fitted.record.num_train and fitted.posterior.learns_from != "nothing":
+    def _calibrated(self) -> Network:
+        network = self.network
+        if not self.record.num_train and network.posterior.learns_from != "nothing":
             raise InputError(
-                f"posterior {fitted.posterior.name!r} is not fitted to this classifier yet; call "
+                f"posterior {network.posterior.name!r} is not fitted to this classifier yet; call "
                 "calibrate with rows that the network was not trained on",
                 code="not-fitted",
             )
-        return fitted
+        return network
 
     def _load_backbone(self, name: str | None = None) -> Backbone:
         if name is not None:

@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import bayeslora
 from bayeslora.adapters import registry as adapters
@@ -63,7 +63,7 @@ def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) 
         function: Function that the command calls.
         elsewhere: Python equivalents of options that are not arguments of the function, by name.
     """
-    arguments = inspect.signature(function).parameters
+    arguments = keywords(function)
     rows = []
     for action in _verb(verb)._actions:
         name = action.dest
@@ -71,6 +71,18 @@ def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) 
         python = f"`{name}{value}`" if name in arguments else elsewhere.get(name, "")
         rows.append((_typed(action), python, (action.help or "").replace("%%", "%")))
     return table(("command line", "Python", "what it does"), rows)
+
+
+def keywords(function: Callable[..., Any]) -> set[str]:
+    """Return the names of a function's parameters, those of `**options: Unpack[...]` included."""
+    names: set[str] = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (typed,) = get_args(get_type_hints(function)[name])
+            names |= {*typed.__annotations__}
+        else:
+            names.add(name)
+    return names
 
 
 def _verb(name: str) -> argparse.ArgumentParser:

@@ -100,11 +100,14 @@ def default_epochs(monkeypatch):
 @pytest.fixture(scope="module")
 def few_resamples():
     """Set the default number of resamples of scores to 60, an eighth of the work."""
-    from bayeslora import compare, evaluate, report
+    from bayeslora.metrics.intervals import Resampling
+    from bayeslora.reporting.assess import Evaluation
 
     with pytest.MonkeyPatch.context() as patch:
-        for function in (compare, evaluate, report):
-            patch.setitem(function.__kwdefaults__, "num_resamples", 60)
+        for options in (Resampling, Evaluation):
+            defaults = options.__init__.__defaults__
+            few = tuple(60 if value == Resampling.num_resamples else value for value in defaults)
+            patch.setattr(options.__init__, "__defaults__", few)
         yield
 
 

@@ -128,7 +128,7 @@ def _exit_code(words: Sequence[str]) -> int:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = build_parser()
+    parser = build_parser(words)
     if not words:
         # The help is for people; a script without a verb gets the exit code.
         parser.print_help(sys.stderr)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -55,18 +55,15 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(verb)
 
 
-VERBS: Mapping[str, Any] = {
-    name: import_module(f"bayeslora.cli.verbs.{name}")
-    for name in (
-        *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
-        *("export", "convert", "compare", "report", "view", "experiment"),
-        *("tasks", "methods", "info", "cache"),
-    )
-}
-"""The module of each verb, in the order of the help.
+VERBS = (
+    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
+    *("export", "convert", "compare", "report", "view", "experiment"),
+    *("tasks", "methods", "info", "cache"),
+)
+"""Verbs in the order of the help.
 
-Each has a `SUMMARY`, `add_arguments(parser)` and `run(args)`, which prints results to stdout and
-everything else to stderr."""
+The module of each has a `SUMMARY`, `add_arguments(parser)` and `run(args)`, which prints results to
+stdout and everything else to stderr."""
 
 
 EXAMPLES = """examples:
@@ -100,8 +97,12 @@ class _VerbParser(_Parser):
             self._mixing = False
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Args:
+        words: The arguments to parse. If they begin with a verb, only this one is imported.
+    """
     parser = _Parser(
         prog="bayeslora",
         description="Calibrated probabilities and uncertainty for fine-tuned transformer "
@@ -121,7 +122,8 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_VerbParser
     )
-    for name, verb in VERBS.items():
+    for name in words[:1] if words and words[0] in VERBS else VERBS:
+        verb = import_module(f"bayeslora.cli.verbs.{name}")
         verb_parser = verbs.add_parser(
             name,
             help=verb.SUMMARY,

@@ -30,7 +30,7 @@ from bayeslora.engine.cross_validation import (
 from bayeslora.engine.data import TrainingData, check_images
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
 from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.adapter_start import read_texts
@@ -53,7 +53,7 @@ def fit_classifier(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-) -> FittedModel:
+) -> Network:
     """Fit a classifier, resuming an interrupted fit with the same options in `out`.
 
     Several processes fit it together inside `processes.together`; only the first accesses `out`.
@@ -119,9 +119,11 @@ def fit_classifier(
         num_members=len(members),
         results=_entries(results[0]) | learnt | mass,
     )
-    fitted = FittedModel(record, network, members, plan.progress)
+    network.finished(record, members, progress=plan.progress)
     rows = None if plan.training.refit else data.held_out
-    return fitted if rows is None else fitted.measured(rows)
+    if rows is not None:
+        network.record = replace(record, results=record.results | measured(network, rows))
+    return network
 
 
 def _entries(result: FitResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,24 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
+from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
+from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.posteriors.types import LastLayer, WeightPosterior
 
 CONDITIONING = "adapter.conditioning."
 """Prefix of the tensors that make an adapter depend on the example."""
+
+Members = list[dict[str, Tensor]]
+
+
+def member_prefix(number: int, count: int) -> str:
+    """Return the prefix of the tensors of a member, counted from 0, in a model directory."""
+    return f"member-{number}." if count > 1 else ""
 
 
 class Network(nn.Module):
@@ -29,7 +40,15 @@ class Network(nn.Module):
     Attributes:
         feature_scores: Out-of-distribution scores fitted to the features of training rows.
         weights: Posterior over the network's weights, or None.
+        record: Configuration and results, once the network is finished; see `finished`.
+        members: Trained tensors of each member, whose predictions are averaged; usually one. Those
+            of the first are loaded.
+        progress: Whether to show progress bars on stderr.
     """
+
+    record: ModelRecord
+    members: Members
+    progress: bool
 
     def __init__(
         self,
@@ -55,6 +74,41 @@ class Network(nn.Module):
         self.weights: WeightPosterior | None = None
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
+
+    def finished(
+        self, record: ModelRecord, members: Members | None = None, *, progress: bool
+    ) -> Network:
+        """Return this network in evaluation mode, with what belongs to it once it is trained.
+
+        Args:
+            record: Configuration and results.
+            members: Trained tensors of each member; None for the present ones.
+            progress: Whether to show progress bars on stderr.
+        """
+        self.record, self.progress = record, progress
+        self.members = [self.trained_state()] if members is None else members
+        return self.eval()
+
+    @property
+    def posterior(self) -> Posterior:
+        """The options of the recorded posterior."""
+        config: Posterior = stored_posterior(self.record.posterior)
+        return config
+
+    def files(self) -> ModelFiles:
+        """Return the content of the model directory."""
+        files = ModelFiles(self.record, adapter={}, posterior={})
+        for number, tensors in enumerate(self.members):
+            prefix = member_prefix(number, len(self.members))
+            for name, tensor in tensors.items():
+                part = files.adapter if name.startswith("adapter.") else files.posterior
+                part[prefix + name] = tensor.contiguous()
+        return files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all tensors and the backbone; takes a second for large last layers."""
+        return self.files().fingerprint
 
     @property
     def is_adapted(self) -> bool:

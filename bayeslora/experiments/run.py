@@ -16,12 +16,13 @@ import logging
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError, first_line, located
@@ -77,31 +78,60 @@ class Plan:
         grid: The grid.
         settings: The settings of each cell, JSON-ready.
         deviations: All deviations from the protocol.
-        num_finished: Number of finished cells.
+        finished: Records of the finished cells.
         missing: What this machine lacks, in sentences.
     """
 
     grid: Grid
     settings: Mapping[Cell, dict[str, Any]]
     deviations: Sequence[str]
-    num_finished: int
+    finished: Sequence[Mapping[str, Any]]
     missing: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready values, with one entry for all seeds of a cell."""
-        keys = ("task", "backbone", "method", "rows")
-        groups = Counter(tuple(cell.key[key] for key in keys) for cell in self.settings)
+        """Return the plan as JSON-ready values, with one entry for all seeds of a cell.
+
+        Seconds and memory of a cell are the means over its finished seeds, None without any.
+        """
+        seeds = Counter(map(_but_seed, (cell.key for cell in self.settings)))
+        done: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {group: [] for group in seeds}
+        for record in self.finished:
+            done[_but_seed(record["cell"])].append(record)
         return {
             "protocol": self.grid.protocol,
             "num_cells": len(self.settings),
-            "num_finished": self.num_finished,
+            "num_finished": len(self.finished),
             "cells": [
-                {**dict(zip(keys, group, strict=True)), "seeds": count}
-                for group, count in groups.items()
+                {
+                    **dict(zip(_KEYS, group, strict=True)),
+                    "seeds": count,
+                    "finished": len(done[group]),
+                    "seconds": _mean(_seconds(record) for record in done[group]),
+                    "memory_bytes": _mean(record["peak_memory_bytes"] for record in done[group]),
+                }
+                for group, count in seeds.items()
             ],
             "deviations": list(self.deviations),
             "missing": list(self.missing),
         }
+
+
+_KEYS = ("task", "backbone", "method", "rows")
+
+
+def _but_seed(key: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(key[name] for name in _KEYS)
+
+
+def _seconds(record: Mapping[str, Any]) -> float:
+    """Return the seconds of a finished cell, for its fit and its predictions."""
+    fit, per_1000 = (record["seconds"][name] for name in ("fit", "predict_per_1000"))
+    return float(fit + per_1000 * record["num_reported"] / 1000)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = [*values]
+    return fmean(known) if known else None
 
 
 def experiment(
@@ -194,11 +224,12 @@ def plan(
     store = None if out is None else Store(out)
     with _in_file(grid):
         setups = _checked(Workshop(parsed, data_dir), store, shard)
+    records = [] if store is None else map(store.record, setups)
     return Plan(
         parsed,
         {cell: setup.settings for cell, setup in setups.items()},
         [*dict.fromkeys(text for setup in setups.values() for text in setup.deviations)],
-        0 if store is None else sum(store.record(cell) is not None for cell in setups),
+        [record for record in records if record is not None],
         _missing_backbones(parsed),
     )
 

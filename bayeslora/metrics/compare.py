@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,11 @@ from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import num_units, values_of, without_gaps
 from bayeslora.metrics.differences import distances, over_rows, over_seeds_of
-from bayeslora.metrics.intervals import IntervalMethod, Resampling
+from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
-from bayeslora.option_checks import as_seed, check_count
+from bayeslora.option_checks import check_count
 from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
 from bayeslora.predictions.names import told_apart
@@ -200,10 +200,8 @@ def compare(
     distance_to: str | None = None,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
-    interval: IntervalMethod = "percentile",
-    num_resamples: int = 1000,
     num_permutations: int = 1999,
-    seed: int = 0,
+    **bootstrap: Unpack[Bootstrap],
 ) -> Comparison:
     """Return paired differences of scores between methods.
 
@@ -228,10 +226,8 @@ def compare(
         cluster_by: A column of the first predictions whose equal values mark related rows, which
             are resampled and permuted together.
         num_bins: Bins of the calibration errors.
-        interval: `percentile` or `bca`; the interval of ECE is always reflected.
-        num_resamples: Bootstrap resamples.
         num_permutations: Permutations behind the p-values; 0 skips them.
-        seed: Seed of the bootstrap and of the permutations.
+        **bootstrap: As for `evaluate`; `seed` is also that of the permutations.
 
     Raises:
         InputError: An option is wrong, names repeat, or the methods differ in their rows, classes
@@ -241,8 +237,9 @@ def compare(
         raise unknown_choice("score to compare by", by, RANKING)
     check_count("num_permutations", num_permutations, least=0)
     keys = COMPARED if scores is None else chosen_keys(scores)
-    num_bins, seed = as_num_bins(num_bins), as_seed(seed)
-    resampling = Resampling(num_resamples, seed, interval)
+    num_bins = as_num_bins(num_bins)
+    resampling = Resampling(**bootstrap)
+    seed = resampling.seed
     loaded = _loaded(predictions, cluster_by, over_seeds=over_seeds)
     methods = fits_of(loaded, over_seeds=over_seeds)
     names = [method.name for method in methods]
@@ -264,11 +261,11 @@ def compare(
         reference=names[base],
         n=len(methods[0].rows[0]),
         num_bins=num_bins,
-        num_resamples=num_resamples,
+        num_resamples=resampling.num_resamples,
         seed=seed,
         rows=tuple(rows[index] for index in _order(methods, by, num_bins)),
         distance_to=distance_to,
-        interval=interval,
+        interval=resampling.interval,
         cluster_by=cluster_by,
         num_permutations=num_permutations,
         num_clusters=None if clusters is None else num_units(clusters, 0),

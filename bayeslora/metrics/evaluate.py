@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from bayeslora.metrics.calibration import (
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.confusion import confusion
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, resampled_means
+from bayeslora.metrics.intervals import LEVEL, Bootstrap, Resampling, resampled_means
 from bayeslora.metrics.ood import detect
 from bayeslora.metrics.ood_groups import check_kinds, grouped
 from bayeslora.metrics.prediction_sets import SET_KEYS, set_scores, stated_coverage
@@ -31,7 +31,6 @@ from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
-from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import further_columns
 from bayeslora.predictions.record import Predictions
@@ -51,9 +50,7 @@ def evaluate(
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
     closed: Closed = "left",
-    interval: IntervalMethod = "percentile",
-    num_resamples: int = 1000,
-    seed: int = 0,
+    **bootstrap: Unpack[Bootstrap],
 ) -> Scores:
     """Score predictions, with a 95 % bootstrap interval over rows for each score.
 
@@ -78,10 +75,9 @@ def evaluate(
             the column.
         num_bins: Bins of the calibration errors and of the reliability diagram.
         closed: Which edge these bins include: `left`, or `right` as in scikit-learn.
-        interval: `percentile` or `bca`; scores that noise biases upwards always have reflected
+        **bootstrap: `num_resamples`, 1000 unless given; `seed`, 0 unless given; and `interval`,
+            `percentile` (default) or `bca`: scores that noise biases upwards always have reflected
             intervals, and groups of rows and means over sets percentile intervals.
-        num_resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap; the same seed gives the same intervals.
 
     Raises:
         InputError: A file, a value in it, or an option is wrong.
@@ -96,7 +92,7 @@ def evaluate(
     """
     num_bins = as_num_bins(num_bins)
     check_closed(closed)
-    resampling = Resampling(num_resamples, as_seed(seed), interval)
+    resampling = Resampling(**bootstrap)
     kinds = {"near": column_names(near), "far": column_names(far)}
     check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +44,14 @@ INTERVALS: tuple[IntervalMethod, ...] = ("percentile", "bca")
 """Available methods; scores that noise biases upwards always get the reflected interval."""
 
 
+class Bootstrap(TypedDict, total=False):
+    """Keywords of the bootstrap; see `Resampling` for their meaning and defaults."""
+
+    num_resamples: int
+    seed: int
+    interval: IntervalMethod
+
+
 @dataclass(frozen=True)
 class Resampling:
     """Options of bootstrap intervals.
@@ -64,7 +72,7 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
             raise unknown_choice("interval", self.interval, INTERVALS)
-        as_seed(self.seed)
+        object.__setattr__(self, "seed", as_seed(self.seed))
 
     def spread(
         self,

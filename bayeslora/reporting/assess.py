@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, wilson
+from bayeslora.metrics.intervals import LEVEL, Bootstrap, IntervalMethod, Resampling, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
@@ -37,9 +37,21 @@ Names = str | Sequence[str] | None
 """A name, several names, or None."""
 
 
+class EvaluateOptions(Bootstrap, total=False):
+    """Keywords of `evaluate` that a report passes on, with the same meaning and defaults."""
+
+    ood_score: str | None
+    near: Names
+    far: Names
+    group_by: Names
+    by_class: bool
+    cluster_by: str | None
+    num_bins: int
+
+
 @dataclass(frozen=True)
-class Asked:
-    """Options of `evaluate` that a report passes on, with the same meaning.
+class Evaluation:
+    """The values of `EvaluateOptions`.
 
     Raises:
         InputError: `num_bins`, `seed` or `interval` is wrong.
@@ -62,11 +74,12 @@ class Asked:
         Resampling(self.num_resamples, self.seed, self.interval)  # checks the method
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Asked:
-        """Return the options among the arguments of `report`, with names of columns as tuples."""
-        chosen = {option.name: arguments[option.name] for option in fields(cls)}
-        names = {name: column_names(chosen[name]) for name in ("near", "far", "group_by")}
-        return cls(**{**chosen, **names})
+    def of(cls, **options: Unpack[EvaluateOptions]) -> Evaluation:
+        """Return the options, with names of sets and columns as tuples."""
+        values: dict[str, Any] = {**options}
+        for name in ("near", "far", "group_by"):
+            values[name] = column_names(values.get(name))
+        return cls(**values)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -283,7 +296,7 @@ class Assessed:
         return is_doubtful(min(miscalibration_p(fit.scores) for fit in self.each))
 
 
-def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
+def assess(methods: Sequence[Method], options: Evaluation) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
         Assessed(
@@ -376,7 +389,7 @@ def is_doubtful(p: float) -> bool:
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
-def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison]:
+def pair(methods: Sequence[Assessed], options: Evaluation) -> Mapping[str, Comparison]:
     """Compare every labelled method row by row with the best one by each score of `COMPARED`.
 
     Return score -> paired differences from the method that is best by it; those of NLL cover all

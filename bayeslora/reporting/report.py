@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
-from bayeslora.metrics.calibration import NUM_BINS
-from bayeslora.metrics.intervals import IntervalMethod
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
@@ -29,7 +27,7 @@ from bayeslora.predictions.collection import (
 )
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.assess import Asked, Names, assess, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
@@ -79,34 +77,58 @@ LAYOUT = Layout("a report", SCORES)
 """Contents of a report's directory."""
 
 
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page of a report shows.
+
+    Attributes:
+        title: Title of the page; by default it names up to two methods, else it counts them.
+        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
+            not be shared.
+        example_column: The further column with the texts of these rows; by default `text` if it
+            exists. Rows without a text are shown by their ids.
+        interactive: Whether to also write `view.html`, a page to filter and sort every example in a
+            browser; it holds all texts, unless `examples` is false.
+        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
+        per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
+            the classes to draw.
+    """
+
+    title: str = ""
+    examples: bool = True
+    example_column: str | None = None
+    interactive: bool = False
+    figures: Sequence[str] = FORMATS[:1]
+    per_class: PerClass = False
+
+
+class ReportOptions(EvaluateOptions, total=False):
+    """Keywords of `report`: those of `evaluate`, and the fields of `PageOptions`."""
+
+    title: str
+    examples: bool
+    example_column: str | None
+    interactive: bool
+    figures: Sequence[str]
+    per_class: PerClass
+
+
+EVALUATE = frozenset(EvaluateOptions.__annotations__)
+
+
 def report(
     items: PredictionsLike | Sequence[PredictionsLike],
     *,
     ood: OodLike | None = None,
     shifted: PredictionsLike | Sequence[PredictionsLike] = (),
     out: str | Path,
-    title: str = "",
     overwrite: bool = False,
-    examples: bool = True,
-    example_column: str | None = None,
-    interactive: bool = False,
-    figures: Sequence[str] = FORMATS[:1],
-    per_class: PerClass = False,
+    over_seeds: bool = True,
     spectrum: SpectrumLike | None = None,
     robustness: RobustnessLike | None = None,
     provenance: Provenance | None = None,
-    ood_score: str | None = None,
-    near: Names = None,
-    far: Names = None,
-    group_by: Names = None,
-    by_class: bool = False,
-    cluster_by: str | None = None,
-    interval: IntervalMethod = "percentile",
-    over_seeds: bool = True,
-    num_bins: int = NUM_BINS,
-    num_resamples: int = 1000,
-    seed: int = 0,
     reading: PredictionsReading = AS_WRITTEN,
+    **options: Unpack[ReportOptions],
 ) -> Report:
     """Score predictions and write a report whose page can be shared as a single file.
 
@@ -122,35 +144,19 @@ def report(
         shifted: Predictions of the same rows, corrupted (`bayeslora predict --corrupt`), for any of
             the methods: the page shows calibration against severity.
         out: Directory to create.
-        title: Title of the page; by default it names up to two methods, else it counts them.
         overwrite: Replace `out` if it is an earlier report.
-        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
-            not be shared.
-        example_column: The further column with the texts of these rows; by default `text` if it
-            exists. Rows without a text are shown by their ids.
-        interactive: Whether to also write `view.html`, a page to filter and sort every example in a
-            browser; it holds all texts, unless `examples` is false.
-        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
-        per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
-            the classes to draw.
+        over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
+            intervals. Figures and examples show every fit.
         spectrum: Adapter changes, as `{label: clf.spectrum()}`; for an ensemble the first member is
             shown.
         robustness: Scores under attack: results of `clf.robustness`, or files of
             `bayeslora evaluate --attack --out`, one or several.
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
-        ood_score: The uncertainty used for detection; see `evaluate`.
-        near: Names of out-of-distribution sets to average as near sets, as in `evaluate`.
-        far: Names of out-of-distribution sets to average as far sets.
-        group_by: Columns of the predictions; adds a table with scores per value for each.
-        by_class: Add a table of scores per class.
-        cluster_by: A column whose equal values mark rows that the bootstrap resamples together.
-        interval: `percentile`, or `bca`.
-        over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
-            intervals. Figures and examples show every fit.
-        num_bins: Number of bins of the calibration errors and of the diagrams.
-        num_resamples: Number of bootstrap resamples for the intervals.
-        seed: Seed of the bootstrap.
         reading: How to read files in another format than this package writes.
+        **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
+            `interactive`, `figures`, `per_class`; and keywords of `evaluate`: `ood_score`, `near`,
+            `far`, `group_by`, `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`,
+            `seed`.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.
@@ -158,56 +164,65 @@ def report(
     Raises:
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
-    arguments = locals()  # every option, for the call that repeats the report
+    remaining: dict[str, Any] = {**options}
+    look = PageOptions(
+        **{name: remaining.pop(name) for name in [*remaining] if name not in EVALUATE}
+    )
+    scoring = Evaluation.of(**remaining)
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)
     read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
     refuse_inputs(target, *read)
-    formats = check_formats(figures)
-    options = Asked.of(arguments)
-    column = (example_column or EXAMPLE_COLUMN) if examples else None
+    formats = check_formats(look.figures)
+    column = (look.example_column or EXAMPLE_COLUMN) if look.examples else None
+    keywords: dict[str, Any] = {"out": str(out), **options, **scoring.sizes}
+    if "figures" in options:
+        keywords["figures"] = formats
+    if not over_seeds:
+        keywords["over_seeds"] = False
+    if worse:
+        keywords["shifted"] = worse
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
         shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
-        if interactive and shown:
+        if look.interactive and shown:
             shown = [*shown, *browsed_columns(read, reading)]
-        methods = gather(items, ood, columns=shown, needed=options.columns, reading=reading)
-        if examples and example_column is not None:
-            check_column(methods, example_column)
-        check_classes(per_class, methods)
-        options.check(methods)
+        methods = gather(items, ood, columns=shown, needed=scoring.columns, reading=reading)
+        if column is not None and look.example_column is not None:
+            check_column(methods, column)
+        check_classes(look.per_class, methods)
+        scoring.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
         # Checked before the first score.
         changes = adapter_changes(spectrum)
         names = {name for method in methods for name in (method.name, method.predictions.name)}
         attacked = robustness_curves(robustness, names)
-        fits = assess(methods, options)
+        fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
             pooled,
-            pair(pooled, options),
+            pair(pooled, scoring),
             ood_names(methods),
             fits=fits,
-            shift=shift_curves(fits, sources, options),
+            shift=shift_curves(fits, sources, scoring),
             changes=changes,
             robustness=attacked,
         )
-        resolved = {**arguments, **options.sizes, "figures": formats}
         document = compose(
-            title,
+            look.title,
             facts,
-            draw(facts, formats=formats, per_class=per_class),
-            provenance={**_command(methods, worse, facts, resolved), **(provenance or {})},
-            settings=_settings(facts, options, column),
+            draw(facts, formats=formats, per_class=look.per_class),
+            provenance={**_command(methods, keywords, facts), **(provenance or {})},
+            settings=_settings(facts, scoring, column),
             example_column=column,
-            view=VIEW if interactive else "",
+            view=VIEW if look.interactive else "",
         )
         texts = {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
             "tables.tex": render_latex(document),
         }
-        if interactive:
+        if look.interactive:
             leader = facts.leader
             texts[VIEW] = viewer_page(
                 methods,
@@ -235,40 +250,25 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-_ALWAYS_SHOWN = {"num_bins", "num_resamples", "seed"}
-_NEVER_SHOWN = {"items", "ood", "overwrite", "spectrum", "robustness", "provenance", "reading"}
-
-
 def _command(
-    methods: Sequence[Method],
-    worse: Sequence[PredictionsLike],
-    facts: Facts,
-    arguments: Mapping[str, Any],
+    methods: Sequence[Method], keywords: Mapping[str, Any], facts: Facts
 ) -> dict[str, str]:
     """Return the call that reproduces the report, if all inputs are files."""
+    worse = keywords.get("shifted", ())
     # A spectrum exists only in memory, so no call can reproduce it.
-    in_memory = [path for path in worse if not isinstance(path, str | Path)]
-    if facts.changes or facts.robustness or in_memory:
+    if facts.changes or facts.robustness or not all(isinstance(path, str | Path) for path in worse):
         return {}
-    known = signature(report).parameters
-    keywords = {
-        name: str(arguments[name]) if isinstance(arguments[name], Path) else arguments[name]
-        for name in known
-        if name in _ALWAYS_SHOWN
-        or (name not in _NEVER_SHOWN and arguments[name] != known[name].default)
-    }
-    if worse:
-        keywords["shifted"] = [str(path) for path in worse]
-    call = python_call(methods, **keywords)
+    paths = {"shifted": [str(path) for path in worse]} if worse else {}
+    call = python_call(methods, **{**keywords, **paths})
     return {"command": call} if call else {}
 
 
-def _settings(facts: Facts, options: Asked, column: str | None) -> dict[str, str]:
+def _settings(facts: Facts, scoring: Evaluation, column: str | None) -> dict[str, str]:
     method = facts.fits[0].scores.intervals.get("method", "bootstrap")
     settings = {
-        "bins": f"{options.num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {method}, {options.num_resamples:,} resamples",
-        "seed of the bootstrap": str(options.seed),
+        "bins": f"{scoring.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {method}, {scoring.num_resamples:,} resamples",
+        "seed of the bootstrap": str(scoring.seed),
     }
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"

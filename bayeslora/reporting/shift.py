@@ -15,7 +15,7 @@ from bayeslora.metrics.scores import Score
 from bayeslora.plain_text import clean, counted, listed, shorten
 from bayeslora.predictions.collection import Source
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.assess import Asked, Assessed
+from bayeslora.reporting.assess import Assessed, Evaluation
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ShiftCurve:
 
 
 def shift_curves(
-    methods: Sequence[Assessed], shifted: Sequence[Source], options: Asked
+    methods: Sequence[Assessed], shifted: Sequence[Source], options: Evaluation
 ) -> tuple[ShiftCurve, ...]:
     """Return a curve for each corruption and method.
 

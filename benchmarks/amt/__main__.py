@@ -204,7 +204,7 @@ class Study:
             progress=False,
         )
         rows = self.setting.read("train", self.data_dir)
-        network = clf.fit(rows, feature_scores="none")._known().network
+        network = clf.fit(rows, feature_scores="none").network
         scales: list[float] = network.sites[0].get_buffer("cosine_scales").tolist()
         return Judge.of(self.setting, network, part, scales, self.data_dir)
 

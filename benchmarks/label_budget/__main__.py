@@ -289,7 +289,7 @@ def fit(
     rows = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
     if method.scheme == "cv" and factor != 1.0:
         # Remove the factor from the same fit.
-        scale_logits(clf._known().network, 1 / factor)
+        scale_logits(clf.network, 1 / factor)
         rows[name.removesuffix(", cv")] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
     return rows
 

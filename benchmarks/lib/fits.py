@@ -142,7 +142,7 @@ def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
         clf.save_pretrained(Path(folder) / "model")
         files = (Path(folder) / "model").glob("*.safetensors")
         size = sum(file.stat().st_size for file in files)
-    return {"passes": num_passes(clf.posterior, None, len(clf._known().members)), "bytes": size}
+    return {"passes": num_passes(clf.posterior, None, len(clf.network.members)), "bytes": size}
 
 
 EPOCHS = 6

@@ -127,9 +127,7 @@ def main() -> None:
             train = pools.train.take(stratified_sample(labels, classes * each, seed))
             score = drawn(pools.score, min(MOST_SCORED, len(pools.score)), seed)
             clf = new_classifier(backbone, "none", "mle", pools.num_tokens, seed).fit(train)
-            rows, scored = (
-                features(clf._known().network, part, clf.classes) for part in (train, score)
-            )
+            rows, scored = (features(clf.network, part, clf.classes) for part in (train, score))
             probe = LinearProbe.fitted(rows, classes, seed)
             for arm in todo:
                 row = cell | {"arm": arm} | scores(ARMS[arm].fitted(rows, probe, seed), scored)

@@ -100,7 +100,7 @@ def areas(backbone: Backbone, reading: str, pools: Pools, seed: int) -> dict[str
 def features(clf: BayesianClassifier, rows: Examples, frame: str) -> dict[str, Tensor]:
     """Return the pooled last states [N, d] of texts, by place of pooling."""
     # There is no public API for the states of all tokens.
-    network = clf._known().network
+    network = clf.network
     network.eval()
     encoder = network.encoder
     prepared = encoder.prepare(rows.texts)

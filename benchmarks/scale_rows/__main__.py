@@ -76,7 +76,7 @@ def compared(name: str, task: str, seed: int, data_dir: Path | None) -> dict[str
             progress=False,
         )
         clf.fit(train, cv=0)
-        scales[key] = float(clf._fitted.network.feature_scale)
+        scales[key] = float(clf.network.feature_scale)
         scores[key] = evaluate(clf.predict(pools.score), num_resamples=20)["nll"].value
     return scores | {"ratio": scales["few"] / scales["all"]}
 

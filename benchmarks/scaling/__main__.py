@@ -73,7 +73,7 @@ def _of_fit(backbone: Backbone, adapter: str) -> list[str]:
     known = bool(backbone.prefix_states)
     with FlopCounterMode(display=False) as counter, _saved(backbone.model) as saved:
         clf.fit(train, validation, epochs=EPOCHS, batch_size=BATCH, feature_scores=())
-    network = clf._fitted.network
+    network = clf.network
     with torch.no_grad():
         lengths = network.encoder.prepare(train[0]).tokens.lengths
     fit = Fit(

@@ -51,8 +51,9 @@ def clock(work: Callable[[], object]) -> float:
 
 def accepted(function: Callable[..., object], **options: Any) -> dict[str, Any]:
     """Return the options that a function accepts; an older version lacks some."""
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in names}
+    known = inspect.signature(function).parameters
+    is_open = any(item.kind is item.VAR_KEYWORD for item in known.values())
+    return {name: value for name, value in options.items() if is_open or name in known}
 
 
 def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:

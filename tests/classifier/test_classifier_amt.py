@@ -11,6 +11,7 @@ from usage import TEST, load, new, same
 
 import bayeslora as bl
 from bayeslora.cli.app import main
+from bayeslora.engine.fitted.refit import known, prepare_rows
 from bayeslora.errors import InputError
 
 OPTIONS = {
@@ -41,8 +42,8 @@ def uniform(bert):
 
 
 def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
-    network = uniform._known().network
-    rows = uniform._known().known(bl_examples(TRAIN)).rows.features
+    network = uniform.network
+    rows = known(uniform.network, bl_examples(TRAIN)).rows.features
     features, labels = rows.values, rows.labels
     expected = torch.stack([features[labels == n].double().mean(0) for n in range(3)])
     torch.testing.assert_close(network.head.centres, expected)
@@ -76,14 +77,14 @@ def test_the_pool_as_an_ensemble_is_named_so(bert, tmp_path):
     assert predictions.name == "amt-ensemble-prototypes"
     assert (predictions.epistemic > 0).any()
     parts = []
-    for member in clf._known().members:
-        network = clf._known().network
+    for member in clf.network.members:
+        network = clf.network
         network.load_trained_state(member)
         features = network.scaled(
-            network.encoder.features(clf._known().prepare(bl_examples(TEST)).texts)
+            network.encoder.features(prepare_rows(clf.network, bl_examples(TEST)).texts)
         )
         parts.append(network.head.predict(features).mean.softmax(1))
-    network.load_trained_state(clf._known().members[0])
+    network.load_trained_state(clf.network.members[0])
     np.testing.assert_allclose(predictions.probs, torch.stack(parts).mean(0).numpy(), atol=1e-6)
     clf.save_pretrained(tmp_path / "model")
     assert same(load(tmp_path / "model").predict(TEST), predictions)
@@ -95,7 +96,7 @@ def test_an_export_for_peft_computes_the_same(bert, uniform, tmp_path):
     from transformers import AutoModel
 
     uniform.export_peft(tmp_path / "peft")
-    encoder = uniform._known().network.encoder
+    encoder = uniform.network.encoder
     batch = encoder.probe().collate([0, 1])
     with torch.no_grad():
         expected = encoder(batch)

@@ -73,7 +73,7 @@ def test_an_attack_repeats_and_leaves_the_classifier_as_it_is(clf, curve):
     again = clf.robustness(TEST, {"eps": [0.1, 0.3, 1.0], "steps": 5})
     assert again == curve
     np.testing.assert_array_equal(clf.predict(TEST).probs, before)
-    network = clf._known().network
+    network = clf.network
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -93,7 +93,7 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
     monkeypatch.setattr(_Piece, "_predictions", listed)
     options = {"eps": (0.3,), "steps": 2}
     worst = [
-        label_probs(clf, attacked(clf._known(), rows, Attack(restarts=count, **options))[0.3])
+        label_probs(clf, attacked(clf.network, rows, Attack(restarts=count, **options))[0.3])
         for count in (1, 2, 3)
     ]
     # Clean rows are predicted before the restarts: 1 + 1, 1 + 2 and 1 + 3 times.
@@ -108,7 +108,7 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
 def test_more_steps_are_never_better(clf):
     rows, nll = read(TEST), []
     for steps in (1, 2, 4, 8):
-        result = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
+        result = attacked(clf.network, rows, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
         nll.append(-np.log(label_probs(clf, result)))
     assert (np.diff(nll, axis=0) > 0).all()
 

@@ -88,7 +88,7 @@ def test_a_temperature_divides_the_logits(foreign):
 
 def test_calibration_leaves_the_network_alone(foreign):
     clf = from_transformers(foreign)
-    network = clf._fitted.network.encoder.model
+    network = clf.network.encoder.model
     before = {name: item.clone() for name, item in network.state_dict().items()}
     clf.calibrate(toy_rows(30))
     assert all(torch.equal(before[name], item) for name, item in network.state_dict().items())
@@ -384,7 +384,7 @@ def test_labels_beyond_the_outputs_are_refused(nameless):
 def test_a_bias_has_the_prior_of_any_weight(foreign):
     """It is the weight of a constant 1, so its variance is at most 1/δ, and not zero."""
     clf = from_transformers(foreign, "laplace:structure=full").calibrate(toy_rows(30))
-    head, encoder = clf._fitted.network.head, clf._fitted.network.encoder
+    head, encoder = clf.network.head, clf.network.encoder
     width = encoder.num_features
     nothing, constant = torch.zeros(2, 1, width)
     constant[:, -1] = 1
@@ -409,7 +409,7 @@ def test_a_calibration_that_fails_changes_nothing(llama):
 def test_every_row_is_run_once(foreign, monkeypatch):
     counts = []
     clf = from_transformers(foreign)
-    encoder = type(clf._known().network.encoder)
+    encoder = type(clf.network.encoder)
     features = encoder.features_and_middle
 
     def counted(self, prepared, **options):

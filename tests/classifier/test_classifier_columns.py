@@ -47,7 +47,7 @@ def fitted(backbone, posterior, more="", **options):
 
 
 def columns(clf):
-    return {site.name: site.idx.tolist() for site in clf._known().network.sites}
+    return {site.name: site.idx.tolist() for site in clf.network.sites}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,7 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, posterior):
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     assert (again.predict(toy_rows(9, 5)).probs == expected.probs).all()
     assert expected.name == f"s2ft-{posterior.split(':')[0]}"
-    assert any(site.sel.weight.abs().max() > 0 for site in again._known().network.sites if site.k)
+    assert any(site.sel.weight.abs().max() > 0 for site in again.network.sites if site.k)
     keys = {name.rsplit(".", 1)[-1] for name in read_model(tmp_path / "model").adapter}
     assert keys == {"sel", "idx"}
 
@@ -114,7 +114,7 @@ def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeyp
 
 def test_draws_and_curvature_are_of_the_columns_alone(backbone):
     clf = fitted(backbone, "laplace_lora:prior_precision=1", ",selection=gradient")
-    network = clf._known().network
+    network = clf.network
     trained = sum(16 * site.k for site in network.sites)
     assert network.weights.num_weights == trained + 3 * 16
     moved = sum(float(site.delta().detach().double().square().sum()) for site in network.sites)
@@ -172,7 +172,7 @@ def test_members_train_columns_of_their_own(backbone, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         clf = fitted(backbone, "ensemble:num_members=2", out=tmp_path / "model")
     assert "start alike" not in caplog.text
-    member, other = clf._known().members
+    member, other = clf.network.members
     places = [name for name in member if name.endswith(".idx")]
     assert places
     assert any(member[name].tolist() != other[name].tolist() for name in places)

@@ -106,10 +106,10 @@ def test_calibrating_refits_means_unless_told_to_hold_what_training_left(llama, 
     rows = toy_rows(16)
     clf = new(llama, posterior="vbll:head_lr=0.05").fit(rows, epochs=10, batch_size=2, cv=0)
     assert clf.record.results["posterior"]["polish_mean"] == "trained"
-    trained = clf._fitted.network.head.mean.detach().clone()
+    trained = clf.network.head.mean.detach().clone()
     clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
     assert clf.record.results["posterior"]["polish_mean"] == means
-    head = clf._fitted.network.head
+    head = clf.network.head
     assert torch.equal(head.mean, trained)
     assert torch.equal(head.mean_weight, trained.double()) == (means == "trained")
 

@@ -56,7 +56,7 @@ def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind
     clf.export_peft(tmp_path / "peft")
     model = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path / "peft").eval()
     assert not any("router" in name or "experts" in name for name in model.state_dict())
-    network = clf._fitted.network
+    network = clf.network
     batch = network.encoder.probe().collate([0, 1])
     with torch.no_grad():
         hidden = model(**batch).last_hidden_state
@@ -69,7 +69,7 @@ def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind
         last = (mask * torch.arange(mask.shape[1])).argmax(1)
         pooled = hidden[torch.arange(len(last)), last]
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
-    assert check_mergeable(clf._fitted).shape[0] == 3
+    assert check_mergeable(clf.network).shape[0] == 3
 
 
 def test_one_file_holds_the_merged_network(backbones, tmp_path):
@@ -84,12 +84,12 @@ def test_one_file_holds_the_merged_network(backbones, tmp_path):
     plain.load_state_dict(
         {n.removeprefix("backbone."): t for n, t in tensors.items() if "head" not in n}
     )
-    batch = clf._fitted.network.encoder.probe().collate([0, 1])
+    batch = clf.network.encoder.probe().collate([0, 1])
     with torch.no_grad():
         states = plain(**batch).last_hidden_state
     mask = batch["attention_mask"][..., None]
     logits = ((states * mask).sum(1) / mask.sum(1)) @ tensors["head.weight"].T
-    expected = clf._fitted.network.head.predict(clf._fitted.network(batch)).mean
+    expected = clf.network.head.predict(clf.network(batch)).mean
     np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
 
 

@@ -163,11 +163,11 @@ def test_one_file_holds_all_tensors(tmp_path, fitted, backbone):
 
 def test_exporting_leaves_the_classifier_as_it_was(tmp_path, fitted):
     clf = fitted("llama", "pissa:r=4,lr=5e-3", "map")
-    before, fingerprint = clf.predict(ROWS).probs, clf._known().files().fingerprint
+    before, fingerprint = clf.predict(ROWS).probs, clf.network.files().fingerprint
     clf.export_merged(tmp_path / "out")
     assert (clf.predict(ROWS).probs == before).all()
-    assert clf._known().files().fingerprint == fingerprint
-    assert clf._known().network.sites
+    assert clf.network.files().fingerprint == fingerprint
+    assert clf.network.sites
 
 
 def test_members_of_an_ensemble_leave_one_by_one(tmp_path, fitted):
@@ -200,7 +200,7 @@ def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch
             export(tmp_path / name, member=3)
         assert not (tmp_path / name).exists()
     clf = fitted("llama", "lora:r=2", "laplace")
-    head = clf._known().network.head
+    head = clf.network.head
     known = head.predict
     monkeypatch.setattr(
         head, "predict", lambda rows: known(rows.map(lambda values: values.square() + 1))

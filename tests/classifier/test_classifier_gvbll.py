@@ -34,7 +34,7 @@ def test_the_adapter_trains_as_for_maximum_likelihood(generative, llama):
     plain = fitted(llama, "lora:r=2", "mle")
     first, second = (clf.record.results["history"] for clf in (generative, plain))
     assert first == second
-    weights = [clf._fitted.network.head.mean_weight for clf in (generative, plain)]
+    weights = [clf.network.head.mean_weight for clf in (generative, plain)]
     assert weights[0].tolist() == weights[1].tolist()
 
 

@@ -10,6 +10,8 @@ from tiny import QUICK_VBLL, lettered_llama, toy_next_items, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
+from bayeslora.engine.data import columns_of
+from bayeslora.engine.fitted.refit import prepare_rows
 
 ILORA = "ilora:r=4,num_experts=2"
 ROWS, HELD = toy_rows(24), toy_rows(12, seed=1)
@@ -29,15 +31,15 @@ def test_one_expert_is_lora_bit_by_bit(llama):
 
 def test_without_its_factors_features_are_the_backbones(llama, trained):
     """The gate sees these features, whatever was trained."""
-    plain = fitted(llama, "lora:r=4", "mle")._fitted
+    plain = fitted(llama, "lora:r=4", "mle")
     with torch.no_grad():
         for site in plain.network.sites:
             site.B.weight.zero_()
     rows = bl_rows(trained, TEST)
-    expected = plain.network.encoder.features(plain.prepare(rows).texts)
-    texts = trained._fitted.prepare(rows).texts
+    expected = plain.network.encoder.features(prepare_rows(plain.network, rows).texts)
+    texts = prepare_rows(trained.network, rows).texts
     assert torch.equal(texts.contexts, expected)
-    assert not torch.equal(trained._fitted.network.encoder.features(texts), expected)
+    assert not torch.equal(trained.network.encoder.features(texts), expected)
 
 
 def test_the_gate_differs_from_text_to_text_and_not_with_the_batch(trained):
@@ -55,7 +57,7 @@ def test_the_gate_differs_from_text_to_text_and_not_with_the_batch(trained):
 def test_the_router_is_saved_with_the_adapter(trained, tmp_path):
     trained.save_pretrained(tmp_path / "model")
     assert same(load(tmp_path / "model").predict(TEST), trained.predict(TEST))
-    state = trained._fitted.network.trained_state()
+    state = trained.network.trained_state()
     assert state["adapter.conditioning.router.weight"].any()
 
 
@@ -71,7 +73,7 @@ def test_another_posterior_is_fitted_to_the_gated_network(trained, tmp_path, pos
 
 def test_members_have_routers_of_their_own(llama):
     clf = new(llama, ILORA, "ensemble:num_members=2").fit(ROWS, epochs=2, batch_size=8)
-    first, second = clf._fitted.members
+    first, second = clf.network.members
     name = "adapter.conditioning.router.weight"
     assert not torch.equal(first[name], second[name])
     assert (clf.predict(TEST).epistemic > 0).any()
@@ -108,7 +110,7 @@ def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
 def bl_rows(clf, rows):
     from bayeslora.data.read import read
 
-    return read(rows, clf._fitted.columns)
+    return read(rows, columns_of(clf.record))
 
 
 NEXT = toy_next_items(9, seed=2)
@@ -122,7 +124,7 @@ def recommender(llama):
 
 
 def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_path):
-    assert recommender._fitted.network.conditioning.sees_history
+    assert recommender.network.conditioning.sees_history
     predictions = recommender.predict(NEXT)
     np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-9)
     recommender.save_pretrained(tmp_path / "model")
@@ -148,14 +150,14 @@ def test_the_order_of_candidates_and_of_rows_moves_probabilities_with_them(recom
 
 def test_another_history_opens_other_gates_for_the_same_question(recommender):
     """With a separate question, the text does not contain the history."""
-    gate = recommender._fitted.network.conditioning
+    gate = recommender.network.conditioning
     questions = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
     rows = bl_rows(recommender, questions)
-    texts = recommender._fitted.prepare(rows).texts
+    texts = prepare_rows(recommender.network, rows).texts
     p = gate.weights(texts.contexts)
     assert not torch.equal(p[0], p[1])
     unknown = [{**row, "history": ["never seen"]} for row in questions]
-    assert not recommender._fitted.prepare(bl_rows(recommender, unknown)).texts.contexts.any()
+    assert not prepare_rows(recommender.network, bl_rows(recommender, unknown)).texts.contexts.any()
     assert np.isfinite(recommender.predict(unknown).probs).all()
 
 
@@ -173,7 +175,7 @@ def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     """For a decoder, the part that its options share; for an encoder, the mean over its options."""
     clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
     clf.fit(toy_next_items(12), epochs=1, batch_size=6)
-    texts = clf._fitted.prepare(bl_rows(clf, NEXT)).texts
+    texts = prepare_rows(clf.network, bl_rows(clf, NEXT)).texts
     assert texts.contexts.shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()
 
@@ -194,7 +196,7 @@ def test_the_published_form_asks_for_a_letter_under_the_gate(tmp_path):
     adapter = "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10"
     clf = new(llama, adapter, "map", format="letters", max_length=48)
     clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=2, batch_size=8)
-    assert clf._fitted.network.conditioning.sees_history
+    assert clf.network.conditioning.sees_history
     assert 0 < clf.record.results["letter_mass"] < 1
     predictions = clf.predict(NEXT)
     assert predictions.classes == ("A", "B", "C", "D")

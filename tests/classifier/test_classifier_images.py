@@ -84,7 +84,7 @@ def test_the_last_layer_alone(vit, files):
 def test_target_modules_and_merging(vit, files):
     clf = new(vit, "lora:r=2,target_modules=fc1,num_layers=1", "mle")
     clf.fit(files[0], epochs=1, batch_size=8)
-    sites = find_sites(clf._known().network.encoder.model)
+    sites = find_sites(clf.network.encoder.model)
     assert [site.name for site in sites] == ["encoder.layer.1.mlp.fc1"]
 
 
@@ -95,7 +95,7 @@ def test_an_export_for_peft_computes_the_same(vit, files, tmp_path):
 
     clf = new(vit, "lora:r=2", "mle", dtype="float32").fit(files[0], epochs=1, batch_size=8)
     clf.export_peft(tmp_path / "peft")
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     batch = encoder.probe().collate([0, 1])
     with torch.no_grad():
         expected = encoder(batch)
@@ -125,7 +125,7 @@ def test_a_merged_model_is_an_image_classifier_of_transformers(
     clf.export_merged(out)
     rows = toy_images(tmp_path / "images", 6, seed=5, size=16)
     paths = [str(tmp_path / "images" / row["image"]) for row in rows]
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     pixels = encoder.prepare(paths).tokens.pad(range(6))["pixel_values"]
     model = AutoModelForImageClassification.from_pretrained(out).eval()
     assert tuple(model.config.id2label.values()) == clf.classes

@@ -82,7 +82,7 @@ def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch
 
 def test_map_is_the_optimum_that_another_library_finds(backbones):
     clf = fitted(backbones["bert"], "map:prior_scale=1.5")
-    network = clf._known().network
+    network = clf.network
     texts = network.encoder.prepare([row["text"] for row in ROWS])
     features = network.scaled(network.encoder.features(texts)).values.double().numpy()
     labels = [row["label"] for row in ROWS]
@@ -104,7 +104,7 @@ def test_map_is_the_optimum_that_another_library_finds(backbones):
 )
 def test_the_feature_is_the_state_that_is_asked_for(backbones, kind, template, adapter, pooling):
     clf = fitted(backbones[kind], "map", adapter, template=template or "{text}", depth=1.0)
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     text = "the cat" if template is None else "the cat is"
     tokens = encoder.backbone.tokenizer([text], return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
 def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
     words = {"animals": "cat", "food": "bread", "weather": "rain"}
     clf = fitted(backbones["llama"], template="{text} is", verbaliser=words)
-    assert clf._known().network.head.prior_mean is not None
+    assert clf.network.head.prior_mean is not None
     assert clf.record.results["prior_factor"] >= 0
 
 

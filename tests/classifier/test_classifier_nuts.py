@@ -52,7 +52,7 @@ def test_the_seed_of_the_fit_is_that_of_the_chains(foreign, llama):
     first = from_transformers(foreign, QUICK).calibrate(toy_rows(30))
     again = from_transformers(foreign).calibrate(toy_rows(30), posterior=QUICK)
     assert same(first.predict(TEST), again.predict(TEST))
-    heads = [fitted(llama, "lora:r=2", QUICK, seed=seed)._fitted.network.head for seed in (0, 5)]
+    heads = [fitted(llama, "lora:r=2", QUICK, seed=seed).network.head for seed in (0, 5)]
     assert [head.seed for head in heads] == [0, 5]
 
 

@@ -64,7 +64,7 @@ def test_the_sites_are_those_of_the_checkpoint(tmp_path):
         change = layer.get_delta_weight("default").double()
         expected = torch.linalg.svdvals(change)[:3].tolist()
         assert site.singular_values == pytest.approx(expected, rel=1e-5)
-        frozen = clf._known().network.encoder.model.get_submodule(site.name).weight
+        frozen = clf.network.encoder.model.get_submodule(site.name).weight
         torch.testing.assert_close(frozen, layer.base_layer.weight, atol=1e-6, rtol=0)
 
 

@@ -427,7 +427,7 @@ def test_questions_are_attacked(fitted, format):
 def test_no_token_of_an_option_is_perturbed(fitted):
     from bayeslora.backbones.perturbation import open_inputs
 
-    encoder = fitted["options"]._fitted.network.encoder
+    encoder = fitted["options"].network.encoder
     questions = toy_questions(2, 2)
     texts = encoder.prepare(
         [row["question"] for row in questions], choices=[row["choices"] for row in questions]

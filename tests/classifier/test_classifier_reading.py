@@ -48,7 +48,7 @@ def test_a_model_reads_as_it_was_fitted(backbones, kind, tmp_path):
 
 def test_only_upper_layers_of_what_is_left_are_adapted(backbones):
     clf = fitted(backbones["llama"])
-    layers = {site.name.split(".")[1] for site in clf._known().network.sites}
+    layers = {site.name.split(".")[1] for site in clf.network.sites}
     assert layers == {"0", "1"}
 
 
@@ -114,7 +114,7 @@ def test_the_depth_is_chosen_for_the_state_that_is_the_feature(backbones, monkey
     options = {"depth": "auto", "template": "{text}", "dtype": "float32", "progress": False}
     clf = BayesianClassifier(backbones["llama"], f"none:pooling={pooling}", "map", **options)
     clf.fit(ROWS)
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     expected = encoder.features(encoder.prepare([row["text"] for row in ROWS]))
     torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-4)
 
@@ -189,7 +189,7 @@ def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, 
     assert "num_hidden_layers=2" in note.split("```")[1]
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
     reader = AutoTokenizer.from_pretrained(backbones["llama"])
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     expected = encoder.features(encoder.prepare(TEXTS))
     for place, text in enumerate(TEXTS):
         tokens = reader([FRAME.replace("{text}", text)], return_tensors="pt")

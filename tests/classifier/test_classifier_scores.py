@@ -11,6 +11,8 @@ from tiny import tiny_albert, toy_rows, without_hashes
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
+from bayeslora.engine.data import columns_of
+from bayeslora.engine.fitted.refit import prepare_rows
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
@@ -112,8 +114,8 @@ def test_texts_that_read_alike_within_a_class_have_no_distance(llama):
 
 def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
     clf = from_transformers(foreign).calibrate(toy_rows(30))
-    network = clf._fitted.network
-    texts = clf._fitted.prepare(bl_rows(clf, TEST)).texts
+    network = clf.network
+    texts = prepare_rows(clf.network, bl_rows(clf, TEST)).texts
     with torch.no_grad():
         features = network.scaled(network.encoder.features(texts)).values.double()
     logits = (features @ network.head.mean_weight.double().T).numpy()
@@ -126,7 +128,7 @@ def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
 def bl_rows(clf, rows):
     from bayeslora.data.read import read
 
-    return read(rows, clf._fitted.columns)
+    return read(rows, columns_of(clf.record))
 
 
 def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):

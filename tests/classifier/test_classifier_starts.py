@@ -93,7 +93,7 @@ def test_members_that_start_alike_are_said(backbone, caplog, adapter):
     with caplog.at_level(logging.WARNING):
         clf = fitted(backbone, adapter, "ensemble:num_members=2")
     assert f"members with adapter '{adapter}' start alike" in caplog.text
-    first, second = (member for member in clf._known().members)
+    first, second = (member for member in clf.network.members)
     name = next(name for name in first if name.endswith(".A"))
     assert not torch.equal(first[name], second[name])
 
@@ -102,7 +102,7 @@ def test_members_that_start_alike_are_said(backbone, caplog, adapter):
 def test_the_prior_is_centred_on_the_start_after_loading(backbone, tmp_path, adapter):
     fitted(backbone, adapter, "laplace_lora:prior_precision=1", out=tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    network = again._known().network
+    network = again.network
     layers = network.weights.layers
     assert len(layers) == 8
     expected = sum(

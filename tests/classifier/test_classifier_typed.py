@@ -64,7 +64,7 @@ def test_a_classifier_says_what_it_is(shared, model):
 
 def test_hostile_names_are_text_in_a_notebook(shared, monkeypatch):
     record = dataclasses.replace(shared.record, classes=["<script>x</script>", "b"])
-    monkeypatch.setattr(shared, "_fitted", dataclasses.replace(shared._fitted, record=record))
+    monkeypatch.setattr(shared.network, "record", record)
     html = shared._repr_html_()
     assert "<script" not in html
     assert re.search("&lt;script", html)

@@ -155,8 +155,8 @@ def test_a_gated_adapter_comes_back_whole(bert, tmp_path, adapter):
     again = load(tmp_path / "model")
     assert same(again.predict(TEST), clf.predict(TEST))
     assert same(again.predict(TEST, num_samples=0), clf.predict(TEST, num_samples=0))
-    weights = clf._known().network.weights
-    assert again._known().network.weights.report() == weights.report()
+    weights = clf.network.weights
+    assert again.network.weights.report() == weights.report()
     for gate in weights.gates:
         gate.output.bias.data += 0.5
     mean = clf.predict(TEST, num_samples=0)

@@ -62,7 +62,7 @@ def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
 
 @pytest.mark.parametrize("frame", [FRAME, "today {text} and {text_pair}"])
 def test_features_have_the_scale_that_priors_refer_to_without_texts_too(backbones, frame):
-    network = classifier(backbones["llama"], template=frame).zero_shot(CLASSES)._known().network
+    network = classifier(backbones["llama"], template=frame).zero_shot(CLASSES).network
     pairs = TEXTS if "{text_pair}" in frame else None
     features = network.scaled(network.encoder.features(network.encoder.prepare(TEXTS, pairs)))
     assert features.values.square().sum(1).mean().sqrt() == pytest.approx(1, rel=0.2)
@@ -96,11 +96,11 @@ def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
 @pytest.mark.parametrize("posterior", ["vbll:prior_scale=0.01", "laplace", "map"])
 def test_what_labels_add_is_added_to_it(backbones, posterior):
     clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
-    answer = clf._known().network.head.mean_weight
+    answer = clf.network.head.mean_weight
     before = clf.predict(TEXTS).probs
     clf.calibrate(toy_rows(40), posterior=posterior)
     assert clf.record.num_train == 40
-    torch.testing.assert_close(clf._known().network.head.prior_mean, answer)
+    torch.testing.assert_close(clf.network.head.prior_mean, answer)
     if posterior.startswith("vbll"):
         # Under such a narrow prior, labels change nothing.
         np.testing.assert_allclose(clf.predict(TEXTS, num_samples=0).probs, before, atol=1e-3)

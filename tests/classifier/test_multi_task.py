@@ -86,7 +86,7 @@ def test_without_an_adapter_each_task_has_the_last_layer_that_it_would_have_alon
     both = fresh(backbone, "map", "none").fit(TRAIN)
     single = fresh(backbone, "map", "none").fit(TRAIN["topic"])
     predictions, expected = both.predict({"topic": TEST["topic"]}), single.predict(TEST["topic"])
-    scale = float(both._fitted.network.feature_scale / single._fitted.network.feature_scale)
+    scale = float(both.network.feature_scale / single.network.feature_scale)
     assert abs(scale - 1) < 0.05
     np.testing.assert_allclose(predictions.probs[:, :3], expected.probs, atol=0.02)
 
@@ -347,4 +347,4 @@ def test_one_task_is_what_it_was(backbone):
     assert predictions.available is None
     assert "task" not in predictions.columns
     assert clf.record.tasks == {}
-    assert torch.is_tensor(clf._fitted.network.head.weight)
+    assert torch.is_tensor(clf.network.head.weight)

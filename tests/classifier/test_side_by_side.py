@@ -82,7 +82,7 @@ def test_best_has_the_lowest_cross_validated_nll(foreign, tmp_path):
 def faint(foreign, factor):
     """Return the classifier with all logits scaled: as accurate, but more or less confident."""
     clf = from_transformers(foreign, "mle")
-    head = clf._fitted.network.head
+    head = clf.network.head
     head.set_mean(factor * head.mean_weight)
     return clf
 

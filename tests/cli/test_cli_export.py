@@ -29,7 +29,7 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     base = AutoModel.from_pretrained(config["base_model_name_or_path"], dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
     clf = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    encoder = clf._known().network.encoder
+    encoder = clf.network.encoder
     texts = encoder.prepare(["the cat barks today", "cold rain"])
     batch = texts.collate([0, 1])
     with torch.no_grad():

@@ -246,11 +246,11 @@ def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):
         add(self, number, predictions)
 
     monkeypatch.setattr(PredictionParts, "add", counted)
-    states = dict(clf._fitted.network.encoder.backbone.prefix_states)
+    states = dict(clf.network.encoder.backbone.prefix_states)
     write(clf, data, tmp_path / "p.parquet")
     assert len(most) == 4
     assert max(most) <= 2
-    assert clf._fitted.network.encoder.backbone.prefix_states.keys() == states.keys()
+    assert clf.network.encoder.backbone.prefix_states.keys() == states.keys()
 
 
 def test_texts_are_made_worse_on_request(run, refused, world, tmp_path):

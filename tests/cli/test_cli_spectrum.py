@@ -13,7 +13,7 @@ def test_each_layer_has_the_numbers_of_its_change(run, world):
     result = run("info", world.model, "--spectrum", "--json")
     assert result.code == 0, result.err
     (sites,) = json.loads(result.out)["members"]
-    network = BayesianClassifier.from_pretrained(world.model, progress=False)._known().network
+    network = BayesianClassifier.from_pretrained(world.model, progress=False).network
     assert [item["name"] for item in sites] == [site.name for site in network.sites]
     for item, site in zip(sites, network.sites, strict=True):
         delta = site.delta().detach().double()

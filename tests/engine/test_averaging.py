@@ -70,7 +70,7 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     monkeypatch.setattr("bayeslora.engine.cross_validation.Average", Watched)
     clf = fitted(backbone, adapter, posterior, cv=3)
     assert len(added) == clf.record.results["averaged"] == 3
-    network = clf._known().network
+    network = clf.network
     for place, layer in enumerate(network.sites):
         mean = torch.stack([deltas[place] for deltas, _ in added]).mean(0)
         U, S, Vh = torch.linalg.svd(mean)
@@ -107,7 +107,7 @@ def test_one_network_goes_on_with_all_rows(backbone, adapter, monkeypatch):
 
 
 def test_the_average_of_equal_networks_is_that_network(backbone):
-    network = fitted(backbone, "polar:r=2", "mle", cv=0)._known().network
+    network = fitted(backbone, "polar:r=2", "mle", cv=0).network
     before = [site.delta().detach().clone() for site in network.sites]
     weight = network.head.trained_mean.clone()
     average = Average()
@@ -133,7 +133,7 @@ def test_an_average_that_fails_is_not_trained_further(backbone, monkeypatch):
             patch.setattr(f"bayeslora.engine.cross_validation.{name}", item)
             clf = fitted(backbone, "polar:r=2", "mle", cv=3)
         assert "averaged" not in clf.record.results
-        states.append(clf._known().network.trained_state())
+        states.append(clf.network.trained_state())
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name

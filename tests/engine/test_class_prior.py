@@ -37,7 +37,7 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
 
     words = {"animals": "dog", "food": "fish", "weather": "wind"}
     clf = fitted(backbone, adapter="none", depth=1.0, verbaliser=words)
-    network = clf._known().network
+    network = clf.network
     factor = clf.record.results["prior_factor"]
     assert factor > 0.05  # a mean of zero would prove nothing
     model = AutoModelForCausalLM.from_pretrained(backbone).eval()
@@ -88,12 +88,12 @@ def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
         fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
         for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")
     )
-    states = [clf._known().network.trained_state() for clf in (with_words, without)]
+    states = [clf.network.trained_state() for clf in (with_words, without)]
     adapters = [name for name in states[1] if name.startswith("adapter.")]
     if means == "refit":
         assert all(torch.equal(states[0][name], states[1][name]) for name in adapters)
         assert with_words.record.results["prior_factor"] > 0
-        centre = with_words._known().network.head.prior_mean
+        centre = with_words.network.head.prior_mean
         assert centre.abs().max() > 0
     else:
         # Nothing is refitted: training starts at the prior mean.

@@ -258,7 +258,7 @@ def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapt
     clf = BayesianClassifier(backbone, adapter, "vbll:link=probit", dtype="float32", progress=False)
     clf.fit(ROWS, TEST, out=tmp_path / "m", **({} if adapter == "none" else {"epochs": 2}))
     factor = clf.record.results["posterior"]["logit_scale"]
-    network = clf._known().network
+    network = clf.network
     head, features = network.head, network.encoder.features
     labels = torch.tensor([clf.classes.index(row["label"]) for row in TEST])
     logits = head.predict(
@@ -302,16 +302,16 @@ def test_parts_beside_validation_rows_are_refused(backbone):
 @pytest.mark.parametrize("posterior", ["mle", "vbll:num_samples=60"])
 def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, posterior, tmp_path):
     clf = fitted(backbone, 3, "polar:r=2", posterior, keep_folds=True, out=tmp_path / "model")
-    predictions, network = clf.predict(TEST), clf._fitted.network
-    assert len(clf._fitted.members) == clf.record.num_members == 3
+    predictions, network = clf.predict(TEST), clf.network
+    assert len(clf.network.members) == clf.record.num_members == 3
     texts = network.encoder.prepare([row["text"] for row in TEST])
     alone = []
-    for state in clf._fitted.members:
+    for state in clf.network.members:
         network.load_trained_state(state)
         with torch.no_grad():
             features = network.scaled(network.encoder.features(texts, batch_size=64))
             alone.append(link_probabilities(network.head.predict(features), num_samples=60))
-    network.load_trained_state(clf._fitted.members[0])
+    network.load_trained_state(clf.network.members[0])
     assert not torch.equal(alone[0].probs, alone[1].probs)
     mean = torch.stack([prediction.probs for prediction in alone]).mean(0)
     aleatoric = torch.stack([prediction.aleatoric for prediction in alone]).mean(0)
@@ -340,7 +340,7 @@ def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypat
     assert scale == plain.record.results["logit_scale"]
     # Without the factor, each member is unchanged from its fit.
     before, after = (
-        state["feature_scale"] for state in (first_fold(backbone), with_folds._fitted.members[0])
+        state["feature_scale"] for state in (first_fold(backbone), with_folds.network.members[0])
     )
     torch.testing.assert_close(before / after, torch.tensor(scale["factor"], dtype=before.dtype))
 
@@ -351,7 +351,7 @@ def first_fold(backbone):
     rest = np.setdiff1d(np.arange(len(ROWS)), held_out_parts(codes, 3, 0)[0])
     clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
     clf.fit([ROWS[row] for row in rest], epochs=3, batch_size=8)
-    return clf._fitted.members[0]
+    return clf.network.members[0]
 
 
 def test_by_default_five_folds_are_kept(backbone):

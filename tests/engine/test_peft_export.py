@@ -45,7 +45,7 @@ def test_an_adapter_without_a_last_layer_is_loaded_by_its_task(models, tmp_path,
     module, _, loader = export.loader.rpartition(".")
     assert module == "peft"
     theirs = getattr(peft, loader).from_pretrained(tmp_path / "lora").eval()
-    encoder = fits[kind]._known().network.encoder
+    encoder = fits[kind].network.encoder
     batch = encoder.prepare(["the cat barks today"]).tokens.pad([0])
     states = theirs(**{k: batch[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
     states = states.mean(1) if kind == "bert" else states[:, -1]

@@ -7,8 +7,9 @@ import pytest
 from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
+from bayeslora.metrics.intervals import Resampling
 
-RESAMPLES = bl.evaluate.__kwdefaults__["num_resamples"]
+RESAMPLING = Resampling.__init__.__defaults__
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def finished(place, tmp_path_factory):
     content, out = small_grid(place), tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
         # The same intervals as in other processes, where `few_resamples` has no effect.
-        patch.setitem(bl.evaluate.__kwdefaults__, "num_resamples", RESAMPLES)
+        patch.setattr(Resampling.__init__, "__defaults__", RESAMPLING)
         return content, out, bl.experiment(content, out)
 
 

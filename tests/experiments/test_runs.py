@@ -495,3 +495,15 @@ def test_a_plan_reads_as_json_and_needs_no_weights(grid):
     assert content["num_cells"] == 4
     assert [cell["seeds"] for cell in content["cells"]] == [2, 2]
     assert any("Llama-3.1-8B" in sentence for sentence in content["missing"])
+
+
+def test_a_plan_has_the_time_and_memory_of_finished_cells(grid, tmp_path):
+    content = {**grid, "posteriors": ["mle"], "seeds": [0]}
+    done = bl.experiment(content, tmp_path, progress=False).records[0]
+    (cell,) = run.plan({**content, "seeds": [0, 1]}, tmp_path).to_json()["cells"]
+    assert (cell["seeds"], cell["finished"]) == (2, 1)
+    assert cell["memory_bytes"] == done["peak_memory_bytes"]
+    seconds = done["seconds"]["predict_per_1000"] * done["num_reported"] / 1000
+    assert cell["seconds"] == pytest.approx(done["seconds"]["fit"] + seconds)
+    unknown = run.plan({**content, "posteriors": ["map"]}, tmp_path).to_json()["cells"]
+    assert [cell["seconds"] for cell in unknown] == [None]

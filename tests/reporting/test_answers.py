@@ -7,7 +7,7 @@ import pytest
 
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.assess import Answers, Asked, assess, pair
+from bayeslora.reporting.assess import Answers, Evaluation, assess, pair
 from bayeslora.reporting.findings import findings
 from bayeslora.reporting.overview import advice
 from bayeslora.reporting.ranking import Facts
@@ -18,9 +18,11 @@ MARKS = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "
 def words(items, ood=None, num_resamples=100):
     """Return the sentences by key, without the marks around names."""
     options = {"num_bins": 15, "num_resamples": num_resamples, "seed": 0}
-    methods = assess(gather(items, ood), Asked(**options))
+    methods = assess(gather(items, ood), Evaluation(**options))
     names = {name for method in methods for name in method.scores.ood}
-    facts = Facts(methods, pair(methods, Asked(**options)), {name: name for name in sorted(names)})
+    facts = Facts(
+        methods, pair(methods, Evaluation(**options)), {name: name for name in sorted(names)}
+    )
     results = [finding for finding in (advice(facts), *findings(facts)) if finding is not None]
     return {
         finding.key: [sentence.translate(MARKS) for sentence in finding.sentences]
@@ -100,12 +102,12 @@ def test_a_tied_method_that_detects_better_is_preferred(make, ood):
         for predictions in tied
     ]
     options = {"num_bins": 15, "num_resamples": 60, "seed": 0}
-    methods = assess(gather(tied, sets), Asked("s", **options))
-    facts = Facts(methods, pair(methods, Asked(**options)), {"far": "far"})
+    methods = assess(gather(tied, sets), Evaluation("s", **options))
+    facts = Facts(methods, pair(methods, Evaluation(**options)), {"far": "far"})
     first = advice(facts).sentences[0]
     assert "knowing" in first
     assert "flat" not in first
-    alone = Facts(methods, pair(methods, Asked(**options)), {})
+    alone = Facts(methods, pair(methods, Evaluation(**options)), {})
     assert all(name in advice(alone).sentences[0] for name in ("flat", "knowing"))
 
 

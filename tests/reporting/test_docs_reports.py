@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.robustness import Robustness, RobustnessPoint
 from bayeslora.metrics.scores import Score
-from bayeslora.reporting.report import report
+from bayeslora.reporting.report import ReportOptions, report
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -25,9 +26,9 @@ def table(section):
 
 def test_every_argument_in_python_is_listed():
     options = TEXT.split("## Options\n")[1].split("\n## ")[0]
-    known = inspect.signature(report).parameters
-    assert set(known) <= set(re.findall(r"`(\w+)(?:=\w+)?`", options))
-    assert f"`num_resamples` ({known['num_resamples'].default})" in options
+    known = {*inspect.signature(report).parameters, *ReportOptions.__annotations__} - {"options"}
+    assert known <= set(re.findall(r"`(\w+)(?:=\w+)?`", options))
+    assert f"`num_resamples` ({Resampling.num_resamples})" in options
 
 
 def stem(name):

@@ -9,8 +9,8 @@ from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
-    Asked,
     Assessed,
+    Evaluation,
     Point,
     misses_more_than_chance,
     pair,
@@ -324,4 +324,4 @@ def test_the_verb_agrees_with_the_bins(missed, bins, verb):
 
 
 def test_one_method_has_no_pair():
-    assert pair([assessed("m")], Asked(num_resamples=10)) == {}
+    assert pair([assessed("m")], Evaluation(num_resamples=10)) == {}

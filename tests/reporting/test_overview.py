@@ -11,7 +11,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Asked, Assessed, assess, pair, pool
+from bayeslora.reporting.assess import Assessed, Evaluation, assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
@@ -27,7 +27,7 @@ MOST_WORDS = 60
 
 
 def first_screen(*items, ood=None):
-    methods = pool(assess(gather(list(items), ood), Asked(num_resamples=200)))
+    methods = pool(assess(gather(list(items), ood), Evaluation(num_resamples=200)))
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
     return overview(Facts(methods, {}, sets))
 
@@ -40,7 +40,7 @@ def composed(items, ood=None):
 
 def document_of(items, ood=None, title="t"):
     """Return the facts of a report, and its whole document."""
-    options = Asked(num_resamples=100)
+    options = Evaluation(num_resamples=100)
     methods = assess(gather(items, ood), options)
     comparisons = pair(methods, options)
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)

@@ -6,7 +6,7 @@ from refusal import refused
 
 from bayeslora.predictions.collection import check_column, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Asked, assess
+from bayeslora.reporting.assess import Evaluation, assess
 from bayeslora.reporting.report import report
 from bayeslora.reporting.run_record import (
     UNKNOWN,
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 def assessed(*items):
     options = {"num_bins": 15, "num_resamples": 5, "seed": 0}
-    return assess(gather(list(items)), Asked(**options))
+    return assess(gather(list(items)), Evaluation(**options))
 
 
 def test_examples_are_the_most_confident_errors(make):

@@ -21,8 +21,9 @@ from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inp
 from bayeslora.backbones.tokens import Batch
 from bayeslora.data.examples import Examples
 from bayeslora.engine.data import classes_for, encode_for, most_options
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
+from bayeslora.engine.network import Network
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
@@ -36,25 +37,25 @@ _PIECE = 32
 """Rows attacked together."""
 
 
-def robustness(fitted: FittedModel, rows: Examples, attack: Attack) -> Robustness:
+def robustness(network: Network, rows: Examples, attack: Attack) -> Robustness:
     """Return the scores of rows by radius of the perturbation.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         rows: Labelled rows.
         attack: Options of the attack.
 
     Raises:
         InputError: A row has no label, or the classifier is from another library.
     """
-    by_eps = attacked(fitted, rows, attack)
+    by_eps = attacked(network, rows, attack)
     points = []
     for eps, predictions in by_eps.items():
         scores = evaluate(predictions)
         points.append(RobustnessPoint(eps, {key: scores[key] for key in KEYS}))
     return Robustness(
-        fitted.name,
-        space_of(fitted),
+        method_name(network.record),
+        space_of(network),
         attack.steps,
         attack.restarts,
         len(rows),
@@ -62,51 +63,51 @@ def robustness(fitted: FittedModel, rows: Examples, attack: Attack) -> Robustnes
     )
 
 
-def space_of(fitted: FittedModel) -> str:
+def space_of(network: Network) -> str:
     """Return the perturbed space: `embeddings` or `pixels`."""
-    return "pixels" if fitted.network.encoder.backbone.kind == "vision" else "embeddings"
+    return "pixels" if network.encoder.backbone.kind == "vision" else "embeddings"
 
 
-def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float, Predictions]:
+def attacked(network: Network, rows: Examples, attack: Attack) -> dict[float, Predictions]:
     """Return the predictions of perturbed rows by radius, starting at 0.
 
     With several restarts, each row has the answer that gives its label the lowest probability.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         rows: Labelled rows.
         attack: Options of the attack.
 
     Raises:
         InputError: See `robustness`.
     """
-    encoder = fitted.network.encoder
+    encoder = network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{fitted.name} was fitted by another library, so its inputs cannot be perturbed; "
-            "attacks need a classifier that was fitted here"
+            f"{method_name(network.record)} was fitted by another library, so its inputs cannot be "
+            "perturbed; attacks need a classifier that was fitted here"
         )
-    labels = torch.from_numpy(encode_for(fitted.record, rows))
+    labels = torch.from_numpy(encode_for(network.record, rows))
     missing = np.flatnonzero(labels.numpy() < 0)
     if len(missing):
         raise InputError(
             f"{rows.source}, row {rows.rows[missing[0]]}: the label is missing, and an attack "
             "needs it"
         )
-    radii = (0.0, *attack.radii(space_of(fitted)))
-    num_options = len(classes_for(fitted.record, most_options(rows)))
+    radii = (0.0, *attack.radii(space_of(network)))
+    num_options = len(classes_for(network.record, most_options(rows)))
     by_eps: dict[float, list[Predictions]] = {eps: [] for eps in radii}
     passes = 1 + (len(radii) - 1) * attack.restarts
-    fitted.network.eval()
+    network.eval()
     total = passes * len(rows)
     with (
-        progress_bar("attack", total, shown=fitted.progress, unit="row") as advance,
+        progress_bar("attack", total, shown=network.progress, unit="row") as advance,
         quiet_transformers(),
     ):
         for start in range(0, len(rows), _PIECE):
             indices = range(start, min(start + _PIECE, len(rows)))
             piece_labels = labels[indices.start : indices.stop]
-            piece = _Piece(fitted, rows.take(indices), piece_labels, start, num_options)
+            piece = _Piece(network, rows.take(indices), piece_labels, start, num_options)
             for eps in radii:
                 by_eps[eps].append(piece.worst(attack, eps, advance))
     return {eps: joined(parts) for eps, parts in by_eps.items()}
@@ -116,10 +117,10 @@ class _Piece:
     """A batch of rows under attack."""
 
     def __init__(
-        self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int, num_options: int
+        self, network: Network, rows: Examples, labels: Tensor, start: int, num_options: int
     ) -> None:
-        self.fitted, self.rows, self.labels, self.start = fitted, rows, labels, start
-        encoder = fitted.network.encoder
+        self.network, self.rows, self.labels, self.start = network, rows, labels, start
+        encoder = network.encoder
         texts = encoder.prepare(**inputs(rows, num_options))
         encoder.forget(texts)
         # The lower layers see perturbed inputs too.
@@ -139,8 +140,7 @@ class _Piece:
         return _worst_of(answers, self.labels.numpy())
 
     def _perturbed(self, attack: Attack, eps: float, seed: int) -> PreparedTexts:
-        network = self.fitted.network
-        encoder = network.encoder
+        encoder = self.network.encoder
         if not isinstance(encoder, Encoder):
             raise TypeError("only inputs of an Encoder can be perturbed")
         generator = torch.Generator().manual_seed(seed)
@@ -151,7 +151,7 @@ class _Piece:
         return encoder.with_contexts(replace(self.texts, tokens=tokens), self.rows)
 
     def _losses(self, batch: Batch) -> Iterator[Tensor]:
-        network, members = self.fitted.network, self.fitted.members
+        network, members = self.network, self.network.members
         labels = self.labels.to(network.feature_scale.device)
         try:
             for state in members:
@@ -164,8 +164,8 @@ class _Piece:
 
     def _predictions(self, texts: PreparedTexts) -> Predictions:
         prepared = LabelledTexts(texts, self.labels)
-        drawing = Drawing.of(self.fitted.posterior)
-        return predict_texts(self.fitted, self.rows, prepared, drawing, advance=lambda _: None)
+        drawing = Drawing.of(self.network.posterior)
+        return predict_texts(self.network, self.rows, prepared, drawing, advance=lambda _: None)
 
 
 def _as_tokens(texts: PreparedTexts, clean: Inputs, delta: Tensor) -> Perturbed:

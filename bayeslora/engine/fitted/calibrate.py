@@ -1,28 +1,28 @@
-"""Models without training: another posterior on a finished network, and zero-shot classifiers."""
+"""Fit a posterior to labelled rows of a finished network, beside others on the same rows."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from bayeslora import options
-from bayeslora.adapters.registry import NO_ADAPTER
-from bayeslora.backbones.depth import read_as_asked
-from bayeslora.backbones.load import Backbone, lasting_name
-from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_rows, class_words
-from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, class_names, data_hash
+from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
-from bayeslora.engine.build import build_network
 from bayeslora.engine.data import check_hold_out, encode_for, format_of
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.refit import (
+    answers,
+    compared,
+    known,
+    refit,
+    say_too_wide,
+    scores_of,
+    with_posterior,
+)
 from bayeslora.engine.fitted.side_by_side import (
     FEWEST_EXAMPLES,
     SideBySide,
@@ -30,10 +30,8 @@ from bayeslora.engine.fitted.side_by_side import (
     best_posterior,
 )
 from bayeslora.engine.network import Network
-from bayeslora.engine.plan import Plan
-from bayeslora.engine.rows import prepare, set_feature_scale
-from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
+from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import OWN_SOFTMAX
@@ -42,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def calibrate(
-    fitted: FittedModel,
+    network: Network,
     posterior: Posterior | None,
     train: Examples,
     validation: Examples | None,
@@ -50,11 +48,11 @@ def calibrate(
     columns: DataColumns,
     feature_scores: Sequence[str] | None = (),
     hold_out: float = 0.0,
-) -> FittedModel:
-    """Return the network with a posterior fitted to labelled examples; see `check_takes`.
+) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
+    """Fit a posterior to labelled examples; see `check_takes`.
 
     Args:
-        fitted: The classifier; unchanged if anything fails.
+        network: The finished network; unchanged, also if anything fails.
         posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL.
         train: Examples to fit to.
         validation: Held-out examples, or None.
@@ -62,55 +60,59 @@ def calibrate(
         feature_scores: Names of scores to fit as well; None for the default ones.
         hold_out: Share of `train` to use as `validation`, which must be None; 0 for none.
 
+    Returns:
+        The network with the posterior, scores of the held-out examples before and after, and the
+        comparison with other posteriors; None without any.
+
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
-    whole = train
+    record, whole = network.record, train
     if hold_out:
-        labels = encode_for(fitted.record, whole)
-        train_rows, validation_rows = split_examples(whole, labels, hold_out, fitted.record.seed)
+        labels = encode_for(record, whole)
+        train_rows, validation_rows = split_examples(whole, labels, hold_out, record.seed)
         train, validation = whole.take(train_rows), whole.take(validation_rows)
-    held_out = None if validation is None else fitted.known(validation)
+    held_out = None if validation is None else known(network, validation)
     rows = None if held_out is None else held_out.rows.features
-    before = None if held_out is None else fitted.scores_of(held_out)
-    known = fitted.known(train, to_fit=True)
+    before = None if held_out is None else scores_of(network, held_out)
+    fitted_to = known(network, train, to_fit=True)
+    features = fitted_to.rows.features
     race: SideBySide | None = None
     if posterior is None:
-        posterior, race = best_posterior(fitted, known.rows.features, rows)
-    classes, size = fitted.network.head.mean_weight.shape
+        posterior, race = best_posterior(network, features, rows)
+    classes, size = network.head.mean_weight.shape
     posterior = posterior.sized(classes, size, len(train))
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = formats.feature_scores(format_of(fitted.record), feature_scores)
-        scores = feature_options.settled_scores(names, posterior)
-        new = fitted.with_posterior(posterior).calibrated(known, held_out, columns, scores)
+        names = formats.feature_scores(format_of(record), feature_scores)
+        new = with_posterior(network, posterior)
+        refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
         if race is None:
-            features = known.rows.features
             race = beside_others(
-                fitted, posterior, features, rows, lambda: new.answers(held_out or known)
+                network, posterior, features, rows, lambda: answers(new, held_out or fitted_to)
             )
     except BaseException:
         # Both share the adapters, which an unfinished search may have rotated.
-        fitted.network.load_trained_state(fitted.members[0])
+        network.load_trained_state(network.members[0])
         raise
+    results, data = dict(new.record.results), dict(new.record.data)
+    scores: tuple[Scores, Scores] | None = None
     if held_out is not None and before is not None:
-        new.say_too_wide(held_out)
-        new = new.compared(before, held_out)
+        say_too_wide(new, held_out)
+        scores = before, scores_of(new, held_out)
+        results["validation"] = compared(*scores)
     if race is None:
-        _say_too_few(posterior, len(rows or known.rows.features))
+        _say_too_few(posterior, len(rows or features))
+    else:
+        for note in race.notes:
+            logger.warning("%s", note)
+        results["comparison"] = race.to_json()
     if hold_out:
-        new = _divided(new, whole, hold_out)
-    return new if race is None else _recorded(new, race)
-
-
-def _divided(fitted: FittedModel, whole: Examples, hold_out: float) -> FittedModel:
-    """Return the model with the undivided rows and the held-out share in its record."""
-    old = fitted.record
-    calibration = old.results["calibration"] | {"hold_out": hold_out}
-    data = old.data | {"whole": data_hash(whole)}
-    record = replace(old, data=data, results=old.results | {"calibration": calibration})
-    return replace(fitted, record=record)
+        results["calibration"] = results["calibration"] | {"hold_out": hold_out}
+        data["whole"] = data_hash(whole)
+    new.record = replace(new.record, results=results, data=data)
+    return new, scores, race
 
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:
@@ -123,230 +125,6 @@ def _say_too_few(posterior: Posterior, examples: int) -> None:
             posterior.name,
             FEWEST_EXAMPLES,
         )
-
-
-def _recorded(fitted: FittedModel, race: SideBySide) -> FittedModel:
-    """Return the model with the comparison in its record, and log its notes."""
-    for note in race.notes:
-        logger.warning("%s", note)
-    results = {**fitted.record.results, "comparison": race.to_json()}
-    record = replace(fitted.record, results=results)
-    return replace(fitted, record=record, side_by_side=race)
-
-
-# The mean answer to fewer texts depends too much on each of them.
-_FEWEST_TEXTS = 8
-
-
-def zero_shot(
-    plan: Plan,
-    classes: Sequence[str] | None,
-    texts: Examples | None,
-    columns: DataColumns,
-    load: Callable[[], Backbone],
-) -> FittedModel:
-    """Return a classifier whose last layer is the language model's answer, without labels.
-
-    For questions it is the unchanged answer: the length-normalised log-likelihood of each option,
-    or the logits of the letters.
-
-    Args:
-        plan: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
-        classes: C names in index order; None for those of the verbaliser and of labels, and for
-            questions.
-        texts: N texts, whose mean answer is subtracted and, at a lower depth, whose states are
-            used to fit the lens; labels only name classes. None leaves the answer unchanged.
-            Questions set the feature scale, and nothing is subtracted.
-        columns: Columns that the texts were read from.
-        load: Returns the backbone; called after all checks that do not need it.
-
-    Raises:
-        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
-            or images; or see `class_prior`.
-    """
-    if texts is not None and texts.images:
-        raise InputError("zero-shot needs a language model, which cannot read images")
-    if texts is not None and texts.choices is not None:
-        return _of_questions(formats.settled(plan, texts), load, texts, columns)
-    if classes is None:
-        classes = _named_classes(plan, texts)
-    classes = [classes] if isinstance(classes, str) else list(classes)
-    words = _words(classes, plan)
-    if texts is not None and len(texts) < _FEWEST_TEXTS:
-        raise InputError(
-            f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
-            "or none"
-        )
-    whole, cut = _read(plan, load(), texts)
-    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
-    prior = class_prior(whole, classes, verbaliser, texts)
-    if prior is None:
-        raise InputError(
-            "zero-shot uses the language model's answer, which verbaliser 'none' disables"
-        )
-    network = build_network(
-        cut,
-        adapter,
-        posterior,
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-    )
-    weight = prior.rows.double().cpu()
-    if texts is None:
-        # Prior scales refer to the scale of features, which is similar for all texts.
-        pairs = words if cut.template is not None and cut.template.takes_pairs else None
-        read = network.encoder.prepare(words, pairs)
-    else:
-        unknown = torch.full((len(texts),), -1)
-        read = prepare(network.encoder, (texts, unknown), progress=plan.progress).texts
-    states = network.encoder.features(read)
-    network.feature_scale.fill_(network.encoder.root_mean_square(states))
-    if texts is not None:
-        weight, _, _ = prior.weight(network, read, states)
-    mean = float(network.feature_scale) * weight
-    network.head.set_mean(mean.to(network.head.mean_weight))
-    return _answering(network, plan, cut, classes, columns)
-
-
-def _of_questions(
-    plan: Plan, load: Callable[[], Backbone], rows: Examples, columns: DataColumns
-) -> FittedModel:
-    """Return a classifier of questions that answers like the language model."""
-    classes = class_names(rows)
-    words = class_words(classes, _mapping(plan))
-    backbone = load()
-    templated = replace(plan, template=formats.default_template(plan, backbone, rows))
-    whole, cut = _read(templated, backbone, rows)
-    formats.check_backbone(plan.format, whole, cut, len(classes))
-    network = build_network(
-        cut,
-        NO_ADAPTER,
-        OWN_SOFTMAX,
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
-    unknown = torch.full((len(rows),), -1)
-    prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
-    set_feature_scale(network, prepared.texts)
-    if plan.format == "letters":
-        weight = float(network.feature_scale) * class_rows(whole, words)
-        network.head.set_mean(weight.to(network.head.mean_weight))
-    elif not network.head.mean_weight.any():
-        raise InputError(
-            f"{whole.name} is an encoder, which cannot choose between options without labels; "
-            "choose a decoder"
-        )
-    fitted = _answering(network, plan, cut, classes, columns)
-    mass = formats.letter_mass(plan, network, whole, rows)
-    record = replace(fitted.record, results=fitted.record.results | mass)
-    return replace(fitted, record=record)
-
-
-def _answering(
-    network: Network,
-    plan: Plan,
-    cut: Backbone,
-    classes: Sequence[str],
-    columns: DataColumns,
-) -> FittedModel:
-    """Return the classifier for a network whose last layer is the language model's answer."""
-    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    record = ModelRecord(
-        backbone={
-            "name": lasting_name(plan.backbone),
-            "dtype": plan.dtype,
-            "fingerprint": cut.fingerprint,
-            "settings": cut.settings,
-            "kind": ADAPTED,
-            **formats.recorded_reading(plan, cut),
-        },
-        adapter=options.as_mapping(adapter),
-        posterior=options.as_mapping(posterior),
-        classes=list(classes),
-        columns=columns.recorded(),
-        max_length=plan.max_length,
-        seed=plan.seed,
-        num_train=0,
-        head=network.head.extra_config(),
-        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
-        versions=library_versions(),
-    )
-    return FittedModel(record, network.eval(), [network.trained_state()], plan.progress)
-
-
-def _named_classes(plan: Plan, texts: Examples | None) -> Sequence[str]:
-    """Return the classes named by labels and by the verbaliser, in the order of a fit.
-
-    Raises:
-        InputError: They name no class, or labels mix strings and integers.
-    """
-    labels = {label for label in (() if texts is None else texts.labels) if label is not None}
-    if texts is not None and len(labels) > 1:
-        return class_names(texts)
-    # Labels of a single class cannot be complete.
-    classes = sorted({*_mapping(plan), *map(str, labels)})
-    if not classes:
-        raise InputError(
-            "zero-shot needs classes: set a verbaliser (--verbaliser CLASS=WORDS) for each class, "
-            "or give labels, of which only the names are used"
-        )
-    return classes
-
-
-def _mapping(plan: Plan) -> Mapping[str, str]:
-    """Return the words by class name; empty without any."""
-    return plan.verbaliser if isinstance(plan.verbaliser, Mapping) else {}
-
-
-def _words(classes: list[str], plan: Plan) -> list[str]:
-    """Return the words for each class in the language model's answer.
-
-    Raises:
-        InputError: There are fewer than two classes, or two of them have the same words.
-    """
-    names = all(isinstance(name, str) for name in classes)
-    if len(classes) < 2 or not names or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different class names, got {classes}")
-    words = class_words(classes, _mapping(plan))
-    mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
-    if mute:
-        logger.warning(
-            "the words %s do not describe a class to a language model; give others: verbaliser "
-            "(--verbaliser CLASS=WORDS)",
-            ", ".join(map(repr, mute)),
-        )
-    if len({*words}) < len(words):
-        raise InputError(f"zero-shot needs different words for each class, got {words}")
-    return words
-
-
-def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backbone, Backbone]:
-    """Return the backbone with all its layers and at the requested depth.
-
-    Raises:
-        InputError: The depth needs labels, or needs texts and there are none, or `max_length` is
-            too large.
-    """
-    if plan.depth == "auto":
-        raise InputError("depth 'auto' needs labels, and zero-shot has none")
-    whole, cut = read_as_asked(
-        backbone,
-        1.0 if plan.depth is None else plan.depth,
-        plan.template,
-        pairs=texts is not None and texts.pairs is not None,
-        max_length=plan.max_length,
-    )
-    if cut.depth is not None and texts is None:
-        raise InputError(
-            f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
-            "model's answer; give texts, or leave depth out"
-        )
-    check_max_length(cut, plan.max_length)
-    return whole, cut
 
 
 def check_calibration(

@@ -25,11 +25,12 @@ from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import size_for
 from bayeslora.backbones.load import Kind
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.engine.data import format_of
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
@@ -42,7 +43,7 @@ from bayeslora.io.files import (
     refuse_inputs,
     write_json,
 )
-from bayeslora.option_checks import Pooling
+from bayeslora.option_checks import Pooling, is_whole
 from bayeslora.posteriors.features import Features
 
 LOADERS: dict[Kind, str] = {
@@ -83,11 +84,54 @@ _FIELDS = {TEXT: "text", PAIR: "text_pair"}
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool) -> None:
+@contextmanager
+def one_member(network: Network, number: int | None = None) -> Iterator[Network]:
+    """Yield the network of one member, whose tensors are loaded within the context.
+
+    Args:
+        network: The finished network.
+        number: Number of the member, from 1; None for a single network.
+
+    Raises:
+        InputError: There are several members and `number` is None, or there is no such member.
+    """
+    name = method_name(network.record)
+    if isinstance(network.encoder, FinalLayerEncoder) and network.is_adapted:
+        raise InputError(
+            f"{name} uses the adapters of a PEFT checkpoint, which needs no export: "
+            f"{network.record.backbone['name']}; only adapters that were fitted here can be "
+            "exported"
+        )
+    count = len(network.members)
+    if number is None and count > 1:
+        raise InputError(
+            f"{name} has {count} networks; choose one: member=1 to {count} (--member)",
+            code="several-networks",
+        )
+    if number is not None and count == 1 and not network.posterior.has_members:
+        raise InputError(
+            f"{name} is not an ensemble, so it has no members to choose from; leave "
+            f"member={number} (--member) out"
+        )
+    number = 1 if number is None else number
+    if not is_whole(number) or not 1 <= number <= count:
+        raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
+    member = network.members[number - 1]
+    try:
+        network.load_trained_state(member)
+        single = Network(network.encoder, network.sites, network.head, network.full)
+        single.feature_scale = network.feature_scale
+        single.weights = network.weights
+        yield single.finished(network.record, [member], progress=network.progress)
+    finally:
+        network.load_trained_state(network.members[0])
+
+
+def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -> None:
     """Write the mean network as a classifier of transformers, for one of `LOADERS`.
 
     Args:
-        fitted: A single adapted network.
+        network: A single adapted network.
         directory: Output directory.
         overwrite: Whether an export there may be replaced.
 
@@ -95,9 +139,9 @@ def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool
         InputError: See `check_mergeable` and `check_export`; or no such classifier computes the
             same function.
     """
-    weight, encoder = check_mergeable(fitted), encoder_of(fitted)
-    with open_export(fitted, directory, "merged", overwrite=overwrite) as temporary:
-        whole = _classifier(fitted, export(encoder.model), weight)
+    weight, encoder = check_mergeable(network), encoder_of(network)
+    with open_export(network, directory, "merged", overwrite=overwrite) as temporary:
+        whole = _classifier(network, export(encoder.model), weight)
         whole.save_pretrained(temporary)
         if encoder.backbone.kind == "vision":
             encoder.backbone.tokenizer.save_pretrained(temporary, side=whole.config.image_size)
@@ -106,15 +150,15 @@ def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool
             # Keeps the same tokens with truncation=True.
             tokenizer.model_max_length = encoder.max_length
             tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(_readme(fitted), encoding="utf-8")
+        (temporary / "README.md").write_text(_readme(network), encoding="utf-8")
 
 
-def _readme(fitted: FittedModel) -> str:
+def _readme(network: Network) -> str:
     """Return the README: how to predict with transformers, template included."""
-    if encoder_of(fitted).backbone.kind == "vision":
-        return _image_readme(fitted)
-    frame = fitted.record.backbone.get("template")
-    length = encoder_of(fitted).max_length
+    if encoder_of(network).backbone.kind == "vision":
+        return _image_readme(network)
+    frame = network.record.backbone.get("template")
+    length = encoder_of(network).max_length
     filling: list[str] = []
     text = "text"
     if frame is not None and PAIR in frame:
@@ -135,24 +179,24 @@ def _readme(fitted: FittedModel) -> str:
     pair_note = " For longer pairs, truncate the texts, not the template." if is_pair else ""
     return (
         f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
-        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
+        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
         f"- At most {length} tokens are read.{pair_note}\n\n"
         "Uncertainty is not exported: these are the probabilities of the mean network.\n"
-        f"{tasks_words(fitted)}"
+        f"{tasks_words(network)}"
     )
 
 
-def _image_readme(fitted: FittedModel) -> str:
-    encoder = encoder_of(fitted)
+def _image_readme(network: Network) -> str:
+    encoder = encoder_of(network)
     side, _ = size_for(encoder.model.config, encoder.max_length)
     return (
         "# Image classifier for transformers\n\n```python\nfrom transformers import pipeline\n\n"
         'classify = pipeline("image-classification", "PATH OF THIS DIRECTORY")\n'
-        f'classify("PATH OF AN IMAGE", top_k={len(fitted.record.classes)})\n```\n\n'
-        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
+        f'classify("PATH OF AN IMAGE", top_k={len(network.record.classes)})\n```\n\n'
+        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
         f"- Images are resized to {side} × {side} pixels.\n\n"
         "Uncertainty is not exported: these are the probabilities of the mean network.\n"
-        f"{tasks_words(fitted)}"
+        f"{tasks_words(network)}"
     )
 
 
@@ -163,9 +207,9 @@ def pooling_words(encoder: Encoder) -> str:
     return _POOLING[encoder.pooling]
 
 
-def tasks_words(fitted: FittedModel) -> str:
+def tasks_words(network: Network) -> str:
     """Return instructions on exported logits of several tasks; empty for one task."""
-    tasks = fitted.record.tasks
+    tasks = network.record.tasks
     if not tasks:
         return ""
     return (
@@ -175,7 +219,7 @@ def tasks_words(fitted: FittedModel) -> str:
     )
 
 
-def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
+def classifier_head(network: Network) -> tuple[str, dict[str, Tensor]]:
     """Return the prefix and last layer that make an adapter a sequence classifier in PEFT.
 
     Returns:
@@ -185,17 +229,17 @@ def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
     Raises:
         InputError: See `check_mergeable`; or no such classifier computes the same function.
     """
-    if fitted.network.encoder.backbone.kind == "vision":
+    if network.encoder.backbone.kind == "vision":
         raise InputError(
             "--head (head) writes the last layer of text decoders only; for images use --format "
             "merged (export_merged)"
         )
-    weight = check_mergeable(fitted)
-    whole = _classifier(fitted, export(encoder_of(fitted).model), weight)
+    weight = check_mergeable(network)
+    whole = _classifier(network, export(encoder_of(network).model), weight)
     return f"{whole.base_model_prefix}.", {"score.weight": weight}
 
 
-def export_tensors(fitted: FittedModel, path: str | Path, *, overwrite: bool) -> None:
+def export_tensors(network: Network, path: str | Path, *, overwrite: bool) -> None:
     """Write the tensors of the mean network to one safetensors file.
 
     Names are those of the backbone with the prefix `backbone.`, and `head.weight` [C, d] for pooled
@@ -205,37 +249,36 @@ def export_tensors(fitted: FittedModel, path: str | Path, *, overwrite: bool) ->
     Raises:
         InputError: See `check_mergeable` and `check_export`.
     """
-    check_export(path, "safetensors", overwrite=overwrite, inputs=_sources(fitted))
-    weight = check_mergeable(fitted)
-    plain = export(encoder_of(fitted).model)
+    check_export(path, "safetensors", overwrite=overwrite, inputs=_sources(network))
+    weight = check_mergeable(network)
+    plain = export(encoder_of(network).model)
     tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
     tensors["head.weight"] = weight.float()
     # Copies, since a file cannot hold shared tensors.
     copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
-    config: Any = encoder_of(fitted).model.config
-    note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
+    config: Any = encoder_of(network).model.config
+    note = json.dumps({**_note(network), "config": json.loads(config.to_json_string())})
     with atomic_file(path) as temporary:
         save_file(copies, str(temporary), metadata={"format": "pt", NOTE: note})
 
 
 @torch.no_grad()
-def check_mergeable(fitted: FittedModel) -> Tensor:
+def check_mergeable(network: Network) -> Tensor:
     """Return the mean last layer [C, d] for unscaled features, in float64.
 
     Raises:
         InputError: The classifier is from another library, or its mean logits are not a linear
             function of the features.
     """
-    network = fitted.network
     for site in network.sites:
         site.check_fixed()
-    if format_of(fitted.record) is not None:
+    if format_of(network.record) is not None:
         raise InputError(
-            f"{fitted.name} chooses between the options of each question, but an exported last "
-            "layer has the same classes for every row; use --format peft without --head to write "
-            "the adapter"
+            f"{method_name(network.record)} chooses between the options of each question, but an "
+            "exported last layer has the same classes for every row; use --format peft without "
+            "--head to write the adapter"
         )
-    encoder = encoder_of(fitted)
+    encoder = encoder_of(network)
     network.eval()
     rows = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(rows).mean
@@ -246,28 +289,28 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
             merged: Tensor = (weight / network.feature_scale.double()).cpu()
             return merged
     raise InputError(
-        f"the mean logits of posterior {fitted.posterior.name!r} are not a linear function of the "
+        f"the mean logits of posterior {network.posterior.name!r} are not a linear function of the "
         "features, so they cannot be exported as a linear layer"
     )
 
 
-def encoder_of(fitted: FittedModel) -> Encoder:
+def encoder_of(network: Network) -> Encoder:
     """Return the encoder of a network that was fitted here.
 
     Raises:
         InputError: The classifier is from another library.
     """
-    encoder = fitted.network.encoder
+    encoder = network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{fitted.name} is a classifier of another library, whose weights were not changed, "
-            "so there is nothing to merge"
+            f"{method_name(network.record)} is a classifier of another library, whose weights were "
+            "not changed, so there is nothing to merge"
         )
     return encoder
 
 
 @torch.no_grad()
-def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
+def _classifier(network: Network, plain: nn.Module, weight: Tensor) -> Any:
     """Return the architecture's classifier of texts or images around a merged backbone.
 
     Raises:
@@ -275,15 +318,15 @@ def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
     """
     import transformers
 
-    encoder = encoder_of(fitted)
+    encoder = encoder_of(network)
     kind = encoder.backbone.kind
     if kind == "encoder":
         raise _no_classifier(
-            fitted,
+            network,
             "the states of an encoder are averaged here, but pooled by a layer of its own there",
         )
     config: Any = copy.deepcopy(plain.config)
-    config.id2label = dict(enumerate(fitted.record.classes))
+    config.id2label = dict(enumerate(network.record.classes))
     config.label2id = {name: index for index, name in config.id2label.items()}
     state = plain.state_dict()
     if kind == "vision":
@@ -300,30 +343,30 @@ def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
     if _takes(last, weight, kind):
         if not _load(whole.base_model, state):
             raise _no_classifier(
-                fitted, f"the tensors of {type(plain).__name__} do not fit {type(whole).__name__}"
+                network, f"the tensors of {type(plain).__name__} do not fit {type(whole).__name__}"
             )
         _set_weight(last, weight, encoder.pooling)
         whole.to(encoder.backbone.device).eval()
-        if _agrees(fitted.network, encoder, whole):
+        if _agrees(network, encoder, whole):
             return whole
     if kind == "vision" and whole is not None:
         is_mean = getattr(config, "use_mean_pooling", False)
         other = "the normalised mean over patches" if is_mean else "another feature"
         raise _no_classifier(
-            fitted,
+            network,
             f"the last layer of {type(whole).__name__} reads {other}, not the "
             f"{pooling_words(encoder)}",
         )
     raise _no_classifier(
-        fitted, f"the one for {type(plain).__name__} is missing or computes something else"
+        network, f"the one for {type(plain).__name__} is missing or computes something else"
     )
 
 
-def _no_classifier(fitted: FittedModel, reason: str) -> InputError:
+def _no_classifier(network: Network, reason: str) -> InputError:
     return InputError(
-        f"no classifier of transformers computes the same as {fitted.name} ({reason}); "
-        "use --format safetensors (export_safetensors) to write the merged tensors and the last "
-        "layer, or --format peft without --head for the adapter"
+        f"no classifier of transformers computes the same as {method_name(network.record)} "
+        f"({reason}); use --format safetensors (export_safetensors) to write the merged tensors "
+        "and the last layer, or --format peft without --head for the adapter"
     )
 
 
@@ -384,16 +427,16 @@ def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
     return bool((logits.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _note(fitted: FittedModel) -> dict[str, Any]:
+def _note(network: Network) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
-        "classes": list(fitted.record.classes),
-        "pooling": pooling_words(encoder_of(fitted)),
-        "max_length": fitted.network.encoder.max_length,
-        "template": fitted.record.backbone.get("template"),
-        **({"tasks": fitted.record.tasks} if fitted.record.tasks else {}),
-        "backbone": fitted.record.backbone["name"],
-        "model_fingerprint": fitted.fingerprint,
+        "classes": list(network.record.classes),
+        "pooling": pooling_words(encoder_of(network)),
+        "max_length": network.encoder.max_length,
+        "template": network.record.backbone.get("template"),
+        **({"tasks": network.record.tasks} if network.record.tasks else {}),
+        "backbone": network.record.backbone["name"],
+        "model_fingerprint": network.fingerprint,
     }
 
 
@@ -443,14 +486,14 @@ def check_export(
 
 @contextmanager
 def open_export(
-    fitted: FittedModel, directory: str | Path, kind: ExportKind, *, overwrite: bool
+    network: Network, directory: str | Path, kind: ExportKind, *, overwrite: bool
 ) -> Iterator[Path]:
     """Yield a directory that replaces `directory` with a marker and its list of files at the end.
 
     Raises:
         InputError: As `check_export`.
     """
-    check_export(directory, kind, overwrite=overwrite, inputs=_sources(fitted))
+    check_export(directory, kind, overwrite=overwrite, inputs=_sources(network))
     with (
         atomic_directory(directory, EXPORTS[kind], overwrite=overwrite) as temporary,
         quiet_transformers(),
@@ -460,9 +503,9 @@ def open_export(
         write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
 
 
-def _sources(fitted: FittedModel) -> list[Path]:
+def _sources(network: Network) -> list[Path]:
     """Return the directories that an export is made from."""
-    return directories(fitted.network.encoder.backbone.name)
+    return directories(network.encoder.backbone.name)
 
 
 def _refuse_foreign_file(path: Path) -> None:

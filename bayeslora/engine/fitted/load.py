@@ -41,8 +41,7 @@ from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelReco
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
 from bayeslora.engine.data import format_of
 from bayeslora.engine.fitted.card import model_card
-from bayeslora.engine.fitted.model import FittedModel, Members, member_prefix
-from bayeslora.engine.network import Network, under
+from bayeslora.engine.network import Members, Network, member_prefix, under
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
@@ -61,8 +60,8 @@ def saved_model(
     *,
     progress: bool,
     **loading: Any,
-) -> FittedModel:
-    """Return the fitted model of a model directory.
+) -> Network:
+    """Return the finished network of a model directory.
 
     Args:
         files: The model directory's content.
@@ -110,7 +109,7 @@ def saved_model(
     if isinstance(backbone, str) and not is_module:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**record.backbone, "name": lasting_name(backbone)})
-    return FittedModel(record, network.eval(), members, progress)
+    return network.finished(record, members, progress=progress)
 
 
 def _adapted(
@@ -280,7 +279,7 @@ def foreign_model(
     max_length: int,
     progress: bool,
     **loading: Any,
-) -> FittedModel:
+) -> Network:
     """Return a model around a sequence classifier, with the classifier's weights in its head.
 
     Args:
@@ -300,14 +299,14 @@ def foreign_model(
         encoder = load_sequence_classifier(model, max_length=max_length, **loading)
         check_max_length(encoder.backbone, max_length)
         sites = split_peft(encoder.backbone.model, str(model)) if split else []
-    fitted = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
-    if not split:
-        return fitted
-    adapter = options.as_mapping(peft_adapter(str(model)))
-    return replace(fitted, record=replace(fitted.record, adapter=adapter))
+    network = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
+    if split:
+        adapter = options.as_mapping(peft_adapter(str(model)))
+        network.record = replace(network.record, adapter=adapter)
+    return network
 
 
-def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool) -> FittedModel:
+def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool) -> Network:
     """Return a model around a module, with the weights of its final layer in the head.
 
     Raises:
@@ -325,13 +324,13 @@ def _unfitted(
     sites: list[Site],
     *,
     progress: bool,
-) -> FittedModel:
+) -> Network:
     """Return a model whose posterior is not fitted yet."""
     backbone = encoder.backbone
     head = last_layer(posterior, encoder.weight)
     network = Network(encoder, sites, head)
     network.weights = build_weights(posterior, network)
-    network.to(backbone.device).eval()
+    network.to(backbone.device)
     record = ModelRecord(
         backbone={
             "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
@@ -350,7 +349,7 @@ def _unfitted(
         head=head.extra_config(),
         versions=library_versions() | provider(posterior),
     )
-    return FittedModel(record, network, [network.trained_state()], progress)
+    return network.finished(record, progress=progress)
 
 
 def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:

@@ -19,9 +19,10 @@ from bayeslora.data.examples import (
     encode_labels,
 )
 from bayeslora.engine.build import check_last_layer
-from bayeslora.engine.data import check_images
+from bayeslora.engine.data import check_images, columns_of
 from bayeslora.engine.ensemble import fit_frozen
-from bayeslora.engine.fitted.model import FittedModel, refitted_record
+from bayeslora.engine.fitted.card import method_name
+from bayeslora.engine.fitted.refit import refitted_record
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
@@ -34,13 +35,13 @@ from bayeslora.posteriors.registry import build_head, provider
 
 
 def for_new_classes(
-    fitted: FittedModel,
+    fitted: Network,
     posterior: Posterior,
     rows: Examples,
     *,
     adapter: Adapter | None,
     columns: DataColumns,
-) -> FittedModel:
+) -> Network:
     """Return a classifier of the classes of some rows; `fitted` is unchanged.
 
     Args:
@@ -54,12 +55,12 @@ def for_new_classes(
         InputError: See `BayesianClassifier.adapt`.
     """
     record = fitted.record
-    if record.backbone["kind"] != ADAPTED or not isinstance(fitted.network.encoder, Encoder):
+    if record.backbone["kind"] != ADAPTED or not isinstance(fitted.encoder, Encoder):
         raise InputError(
-            f"{fitted.name} is a classifier of another library, whose classes are fixed; adapt "
-            "needs a classifier that was fitted here"
+            f"{method_name(record)} is a classifier of another library, whose classes are fixed; "
+            "adapt needs a classifier that was fitted here"
         )
-    check_images(rows, images=fitted.columns.images)
+    check_images(rows, images=columns_of(record).images)
     check_last_layer(posterior, adapted=False)
     merged = _merge_of(fitted, adapter)
     classes = class_names(rows)
@@ -90,17 +91,10 @@ def for_new_classes(
         num_members=len(members),
         versions=record.versions | provider(posterior),
     )
-    return replace(
-        fitted,
-        record=new_record,
-        network=network.eval(),
-        members=members,
-        validation_scores=None,
-        side_by_side=None,
-    )
+    return network.finished(new_record, members, progress=fitted.progress)
 
 
-def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
+def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
     """Return the adapter options of the fit, with the requested merge, if any.
 
     Raises:
@@ -111,7 +105,9 @@ def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
     if adapter is None:
         return known
     if known is None or type(adapter) is not type(known) or known.episodes is None:
-        raise InputError(f"{fitted.name} has no pool of adapters to merge; leave adapter out")
+        raise InputError(
+            f"{method_name(fitted.record)} has no pool of adapters to merge; leave adapter out"
+        )
     return known.merged_as(adapter)
 
 
@@ -120,13 +116,13 @@ def _differ(labels: torch.Tensor) -> bool:
     return bool((torch.bincount(labels) > 1).any())
 
 
-def _with_head(fitted: FittedModel, posterior: Posterior, num_classes: int) -> Network:
+def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:
     """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
-    encoder = fitted.network.encoder
-    shared = [*fitted.network.parameters(), encoder.backbone.tokenizer]
+    encoder = fitted.encoder
+    shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]
-    network = copy.deepcopy(fitted.network, {id(item): item for item in shared})
+    network = copy.deepcopy(fitted, {id(item): item for item in shared})
     size, seed = network.encoder.num_features, fitted.record.seed
     head = build_head(posterior, size, num_classes, seed=seed)
     network = Network(network.encoder, network.sites, head, network.full)
-    return network.to(fitted.network.feature_scale.device).eval()
+    return network.to(fitted.feature_scale.device).eval()

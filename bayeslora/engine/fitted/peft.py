@@ -16,7 +16,8 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import base_name
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted import export as merged
-from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.card import method_name
+from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.io.files import read_json
@@ -48,7 +49,7 @@ class PeftExport:
 
 
 def write_peft(
-    fitted: FittedModel, directory: str | Path, *, prefix: str, head: bool, overwrite: bool
+    network: Network, directory: str | Path, *, prefix: str, head: bool, overwrite: bool
 ) -> PeftExport:
     """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
 
@@ -59,7 +60,7 @@ def write_peft(
     without a hub id is named by its path, with a note.
 
     Args:
-        fitted: A single network.
+        network: A single network.
         directory: Output directory.
         prefix: Prefix of the layers' names in the model that PEFT will wrap.
         head: Whether to include the mean last layer; `prefix` is then that of the classifier.
@@ -69,28 +70,28 @@ def write_peft(
         InputError: There is no adapter; see `export.check_export`; with `head`, see
             `export.classifier_head`; else see `export_peft`.
     """
-    if fitted.network.full is not None:
+    if network.full is not None:
         raise InputError(
-            f"{fitted.name} changed whole weights of the backbone, which PEFT cannot load as "
-            "LoRA; use export_merged or export_safetensors (--format merged, safetensors) to "
-            "write the changed backbone"
+            f"{method_name(network.record)} changed whole weights of the backbone, which PEFT "
+            "cannot load as LoRA; use export_merged or export_safetensors (--format merged, "
+            "safetensors) to write the changed backbone"
         )
-    if not fitted.network.sites:
+    if not network.sites:
         raise InputError(
-            f"{fitted.name} has no adapter to export; use export_merged (--format merged) to "
-            "write its backbone and last layer"
+            f"{method_name(network.record)} has no adapter to export; use export_merged (--format "
+            "merged) to write its backbone and last layer"
         )
-    network, name = fitted.network, fitted.record.backbone["name"]
+    name = network.record.backbone["name"]
     last: dict[str, Tensor] = {}
     if head:
-        prefix, last = merged.classifier_head(fitted)
+        prefix, last = merged.classifier_head(network)
     task = _CLASSIFIER if head else None if prefix else _FEATURES
     embedded = EMBEDDED_MODELS.get(name)
     base = embedded.hub_id if embedded else str(network.encoder.model.name_or_path or name)
     folder = str(Path(base).resolve()) if Path(base).is_dir() else ""
     base = (_origin(Path(folder)) or folder) if folder else base
-    exported = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
-    with merged.open_export(fitted, directory, "peft", overwrite=overwrite) as temporary:
+    exported = PeftExport(_LOADERS[task], tuple(_notes(network, base, folder, head=head)))
+    with merged.open_export(network, directory, "peft", overwrite=overwrite) as temporary:
         export_peft(
             network.sites,
             temporary,
@@ -100,7 +101,7 @@ def write_peft(
             task_type=task,
             embedded=name if embedded else None,
         )
-        readme = _readme(fitted, base, exported, head=head)
+        readme = _readme(network, base, exported, head=head)
         (temporary / NOTE).write_text(readme, encoding="utf-8")
     return exported
 
@@ -112,9 +113,9 @@ def _origin(folder: Path) -> str:
     return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
 
 
-def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[str]:
-    name, classes = fitted.record.backbone["name"], fitted.record.classes
-    depth = fitted.record.backbone.get("depth")
+def _notes(network: Network, base: str, folder: str, *, head: bool) -> list[str]:
+    name, classes = network.record.backbone["name"], network.record.classes
+    depth = network.record.backbone.get("depth")
     notes = []
     if depth:
         notes.append(
@@ -148,8 +149,8 @@ def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[s
     return notes
 
 
-def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool) -> str:
-    record, encoder = fitted.record, merged.encoder_of(fitted)
+def _readme(network: Network, base: str, exported: PeftExport, *, head: bool) -> str:
+    record, encoder = network.record, merged.encoder_of(network)
     module, _, loader = exported.loader.rpartition(".")
     depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     options = f", num_labels={len(record.classes)}" if head else ""
@@ -161,7 +162,7 @@ def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool)
     length = usable_length(encoder.backbone, record.max_length)
     facts = [
         f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
-        f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
+        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`",
         f"- Feature of a text: {pooling}; texts are truncated to {length} tokens",
         *([f"- Texts are inserted into the template `{visible(template)}`"] if template else []),
         *(f"- {note[0].upper()}{note[1:]}" for note in exported.notes),
@@ -170,7 +171,7 @@ def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool)
     return (
         f"# LoRA adapter for PEFT\n\n```python\nfrom {module} import {loader}\n\n{load}\n```\n\n"
         f"{listed}\n\nUncertainty is not exported: this is the mean network.\n"
-        f"{merged.tasks_words(fitted) if head else ''}"
+        f"{merged.tasks_words(network) if head else ''}"
     )
 
 

@@ -12,14 +12,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from bayeslora.checkpoint import library_versions
 from bayeslora.data.examples import Examples
 from bayeslora.data.questions import question_columns
 from bayeslora.engine import rows as engine_rows
-from bayeslora.engine.data import LabelledExamples, Unknown, classes_for
-from bayeslora.engine.fitted.card import method_name
+from bayeslora.engine.data import (
+    LabelledExamples,
+    Unknown,
+    classes_for,
+    encode_for,
+    most_options,
+)
+from bayeslora.engine.fitted.card import (
+    answering,
+    fit_options,
+    held_out_words,
+    method_name,
+    method_notes,
+)
+from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import (
@@ -37,12 +51,10 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.collection import EXAMPLE_COLUMN
-from bayeslora.predictions.parts import PredictionParts
+from bayeslora.predictions.names import QUESTION_FORMAT
+from bayeslora.predictions.parts import PredictionParts, joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
-
-if TYPE_CHECKING:
-    from bayeslora.engine.fitted.model import FittedModel
 
 DEFAULT_LINK = "mc"
 
@@ -85,8 +97,35 @@ class Drawing:
         return cls(num_samples, chosen, as_seed(seed), unknown)
 
 
+def predict_rows(
+    network: Network, rows: Examples, drawing: Drawing | None = None, *, say: bool = True
+) -> Predictions:
+    """Return the predictions of rows; see `BayesianClassifier.predict`.
+
+    Args:
+        network: The finished network.
+        rows: Rows, labelled or not.
+        drawing: Options of the prediction; None for the defaults.
+        say: Whether to warn about truncated texts.
+    """
+    drawing = Drawing.of(network.posterior) if drawing is None else drawing
+    labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown))
+    size = engine_rows.PIECE
+    starts = range(0, len(rows), size)
+    pieces = predict_pieces(
+        network,
+        ((rows.take(range(len(rows))[k : k + size]), labels[k : k + size]) for k in starts),
+        drawing,
+        total=len(rows),
+        most_options=0 if rows.choices is None else most_options(rows),
+        keep=True,
+        say=say,
+    )
+    return joined(list(pieces))
+
+
 def predict_pieces(
-    fitted: FittedModel,
+    network: Network,
     pieces: Iterable[LabelledExamples],
     drawing: Drawing,
     *,
@@ -99,7 +138,7 @@ def predict_pieces(
     """Yield the predictions of each piece.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         pieces: Rows with their labels [N] int64, -1 where unlabelled or unknown.
         drawing: Options of the prediction.
         total: Total number of rows, for the progress bar.
@@ -108,21 +147,21 @@ def predict_pieces(
         keep: Whether to keep the states of the frozen layers in memory for another call.
         say: Whether to warn about truncated texts.
     """
-    encoder = fitted.network.encoder
-    num_options = len(classes_for(fitted.record, most_options))
-    members = len(fitted.members)
-    passes = 1 + num_passes(fitted.posterior, drawing.num_samples, members)  # frozen layers: one
+    encoder = network.encoder
+    num_options = len(classes_for(network.record, most_options))
+    members = len(network.members)
+    passes = 1 + num_passes(network.posterior, drawing.num_samples, members)  # frozen layers: one
     cut = rows = 0
     source = ""
     with progress_bar(
-        "predict", passes * total, shown=fitted.progress, unit="text pass", done=passes * done
+        "predict", passes * total, shown=network.progress, unit="text pass", done=passes * done
     ) as advance:
         for examples, labels in pieces:
             with quiet_transformers():
                 texts = encoder.prepare(**inputs(examples, num_options), advance=advance)
                 texts = encoder.with_contexts(texts, examples)
             prepared = LabelledTexts(texts, labels)
-            yield predict_texts(fitted, examples, prepared, drawing, advance=advance)
+            yield predict_texts(network, examples, prepared, drawing, advance=advance)
             if not keep:
                 encoder.forget(texts)
             source = examples.source
@@ -133,7 +172,7 @@ def predict_pieces(
 
 
 def predict_texts(
-    fitted: FittedModel,
+    network: Network,
     examples: Examples,
     texts: LabelledTexts,
     drawing: Drawing,
@@ -144,20 +183,20 @@ def predict_texts(
     """Return the predictions of prepared texts.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         examples: N rows.
         texts: The same rows, prepared.
         drawing: Options of the prediction.
         advance: Called with the number of texts after each batch of a pass.
         features: Features of the texts, if this network has computed them already.
     """
-    posterior = fitted.posterior
+    posterior = network.posterior
     draws = drawing.num_samples
     codes = texts.labels.numpy()
-    classes = classes_for(fitted.record, texts.num_options)
+    classes = classes_for(network.record, texts.num_options)
     answers = answer(
-        fitted.network,
-        fitted.members,
+        network,
+        network.members,
         posterior,
         texts.texts,
         features=features,
@@ -174,18 +213,40 @@ def predict_texts(
         link=drawing.link,
         num_samples=posterior.num_samples or 0 if draws is None else draws,
         seed=drawing.seed,
-        feature_scores=fitted.network.feature_scores,
+        feature_scores=network.feature_scores,
         available=examples.available(len(classes)),
-        notes=fitted.notes(num_passes(posterior, draws, len(fitted.members)), draws),
-        name=method_name(fitted.record, draws),
+        notes=_notes(network, draws),
+        name=method_name(network.record, draws),
         labels=codes if (codes >= 0).any() else None,
         ids=examples.ids,
         columns={**images, **question_columns(examples), **examples.further, **unknown},
     )
 
 
+def _notes(network: Network, draws: int | None) -> dict[str, str]:
+    """Return the metadata of predictions that describe a classifier."""
+    record = network.record
+    passes = num_passes(network.posterior, draws, len(network.members))
+    share = record.results.get("posterior", {}).get("prior_share")
+    format = record.backbone.get("format")
+    held_out = held_out_words(record.results)
+    return {
+        **method_notes(
+            None if record.adapter is None else record.adapter["name"],
+            answering(record, draws),
+            passes,
+        ),
+        "fit_seed": str(record.seed),
+        "fit_options": fit_options(record),
+        "model_fingerprint": network.fingerprint,
+        **({} if format is None else {QUESTION_FORMAT: format}),
+        **({} if share is None else {"prior_share": f"{share:.3f}"}),
+        **({"held_out_nll": held_out} if held_out else {}),
+    }
+
+
 def predict_to_file(
-    fitted: FittedModel,
+    network: Network,
     rows: CheckedRows,
     drawing: Drawing,
     out: str | Path,
@@ -198,7 +259,7 @@ def predict_to_file(
     `processes.together`; only the first writes.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         rows: Rows to predict.
         drawing: Options of the prediction.
         out: A `.parquet`, `.csv` or `.jsonl` file.
@@ -208,9 +269,9 @@ def predict_to_file(
         InputError: There are pieces of other predictions beside `out`, the rows have changed, or
             another process is writing to `out`.
     """
-    say_fitted_to(fitted.record, rows.data_hash, rows.stream.source)
+    say_fitted_to(network.record, rows.data_hash, rows.stream.source)
     world, parts = current(), PredictionParts(out)
-    model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
+    model = {"model": network.fingerprint, "device": str(network.feature_scale.device)}
 
     def claimed() -> list[int]:
         parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
@@ -223,7 +284,7 @@ def predict_to_file(
         total = rows.stream.num_rows
         done = total - sum(rows.piece_size(number) for number in missing)
         made = predict_pieces(
-            fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
+            network, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
         try:
             for predictions, number in zip(made, missing, strict=True):

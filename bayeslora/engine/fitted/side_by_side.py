@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.fitted.card import learnt_from
+from bayeslora.engine.fitted.refit import with_posterior
+from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import drawing_of, fit_head
 from bayeslora.errors import InputError
@@ -31,9 +33,6 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
-
-if TYPE_CHECKING:
-    from bayeslora.engine.fitted.model import FittedModel
 
 FEWEST_EXAMPLES = 20
 """Examples below which no difference is worth a table."""
@@ -94,12 +93,12 @@ class SideBySide:
 
 
 def best_posterior(
-    fitted: FittedModel, train: Features, held_out: Features | None
+    network: Network, train: Features, held_out: Features | None
 ) -> tuple[Posterior, SideBySide]:
     """Return the candidate of lowest cross-validated NLL, and the comparison of all.
 
     Args:
-        fitted: The classifier as it is.
+        network: The classifier as it is.
         train: Examples to cross-validate on.
         held_out: Held-out examples, on which candidates choose their options.
 
@@ -111,9 +110,9 @@ def best_posterior(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
             f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
-    configs = {name: _candidate(fitted, name, train) for name in COMPARED}
+    configs = {name: _candidate(network, name, train) for name in COMPARED}
     predictions = _cross_fitted(
-        fitted, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
+        network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
     )
     best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
     race = SideBySide("train", FOLDS, best, _compared(predictions, best), is_best=True)
@@ -121,7 +120,7 @@ def best_posterior(
 
 
 def beside_others(
-    fitted: FittedModel,
+    network: Network,
     config: Posterior,
     train: Features,
     held_out: Features | None,
@@ -130,7 +129,7 @@ def beside_others(
     """Compare the chosen posterior with the candidates; return None if there is nothing to compare.
 
     Args:
-        fitted: The classifier before `config` was fitted.
+        network: The classifier before `config` was fitted.
         config: The chosen posterior.
         train: Examples that it was fitted to.
         held_out: Held-out examples; None compares with the network's own softmax only.
@@ -147,11 +146,11 @@ def beside_others(
         return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
 
     names = (OWN_SOFTMAX.name,) if held_out is None else COMPARED
-    configs = {name: _candidate(fitted, name, train) for name in names}
+    configs = {name: _candidate(network, name, train) for name in names}
     configs.pop(config.name, None)
     if refits:
         configs[config.name] = config
-    predictions = _cross_fitted(fitted, configs, scored, HALVES, split)
+    predictions = _cross_fitted(network, configs, scored, HALVES, split)
     if not refits:
         predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
     race = SideBySide(
@@ -164,15 +163,15 @@ def beside_others(
     return _with_notes(race, config)
 
 
-def _candidate(fitted: FittedModel, name: str, train: Features) -> Posterior:
+def _candidate(network: Network, name: str, train: Features) -> Posterior:
     """Return the default options of a posterior for these examples."""
-    classes, size = fitted.network.head.mean_weight.shape
+    classes, size = network.head.mean_weight.shape
     config: Posterior = resolve_posterior(name)
     return config.sized(classes, size, len(train))
 
 
 def _cross_fitted(
-    fitted: FittedModel,
+    network: Network,
     configs: Mapping[str, Posterior],
     scored: Features,
     num_folds: int,
@@ -181,28 +180,28 @@ def _cross_fitted(
     """Return each candidate's predictions, by fits that an example neither entered nor chose for.
 
     Args:
-        fitted: The classifier.
+        network: The classifier.
         configs: Options by name.
         scored: Examples to predict.
         num_folds: Number of parts that they are divided into.
         split: From a mask of the part to predict, [M] bool, to the examples to fit to and those
             that choose options.
     """
-    labels, classes = scored.targets.cpu().numpy(), tuple(fitted.record.classes)
-    fold = torch.from_numpy(stratified_folds(labels, num_folds, fitted.record.seed))
+    labels, classes = scored.targets.cpu().numpy(), tuple(network.record.classes)
+    fold = torch.from_numpy(stratified_folds(labels, num_folds, network.record.seed))
     fold = fold.to(scored.values.device)
     predictions = {}
     total = num_folds * len(configs)
-    bar = progress_bar("compare", total, shown=fitted.progress, unit="fit")
+    bar = progress_bar("compare", total, shown=network.progress, unit="fit")
     with _without_notes(), bar as advance:
         for name, config in configs.items():
             few_draws = _with_few_draws(config)
             probs = np.empty((len(scored), len(classes)))
             for part in range(num_folds):
                 rows = fold == part
-                network = fitted.with_posterior(few_draws).network
-                fit_head(network, *split(rows))
-                logits = network.head.predict(scored.take(rows))
+                new = with_posterior(network, few_draws)
+                fit_head(new, *split(rows))
+                logits = new.head.predict(scored.take(rows))
                 drawn = link_probabilities(logits, **drawing_of(few_draws)).probs
                 probs[rows.cpu().numpy()] = drawn.cpu().numpy()
                 advance(1)

@@ -1,0 +1,309 @@
+"""Another posterior, or other rows, for a finished network: its last layer is fitted again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayeslora import options
+from bayeslora.adapters.registry import stored_adapter
+from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples, data_hash, dropped_by_split
+from bayeslora.data.union import TASK
+from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
+from bayeslora.engine.data import classes_for, encode_for, format_of, most_options
+from bayeslora.engine.fitted.card import fit_options, learnt_from
+from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
+from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
+from bayeslora.engine.network import Network
+from bayeslora.engine.predict import num_passes
+from bayeslora.engine.progress import progress_bar, quiet_transformers
+from bayeslora.engine.rows import KnownRows, LabelledTexts, feature_rows, prepare
+from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.rowwise import row_scores
+from bayeslora.metrics.scores import Scores, without_nan
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import OWN_SOFTMAX, build_weights, check_factors, provider
+from bayeslora.predictions.record import Predictions
+
+logger = logging.getLogger(__name__)
+
+# Zero mistakes on 59 rows mean an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
+_TELLING_ROWS = 59
+# Loss by the posterior's spread, in nats, before a warning, and its certainty.
+_WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
+_RECORDED_SCORES = ("accuracy", "nll", "ece")
+
+
+def check_takes(network: Network, config: Posterior) -> None:
+    """Raise InputError if a posterior cannot be fitted to a finished network.
+
+    Raises:
+        InputError: `config` cannot be fitted to this network, or there is no single last layer.
+    """
+    sites, record = network.sites, network.record
+    check_last_layer(
+        config,
+        adapted=network.is_adapted,
+        with_sites=bool(sites),
+        # Gates that belong to the adapter stay with it.
+        gated_by=network.posterior.name
+        if network.conditioning is None and any(site.is_gated for site in sites)
+        else "",
+    )
+    if record.adapter is not None and record.backbone["kind"] == ADAPTED:
+        check_episodes(stored_adapter(record.adapter), config)
+    check_factors(config, low_rank=all(site.has_factors for site in sites))
+    if len(network.members) != 1:
+        raise InputError(
+            "an ensemble has no single last layer to calibrate", code="several-networks"
+        )
+
+
+def with_posterior(network: Network, config: Posterior) -> Network:
+    """Return the same network with an unfitted posterior that starts from the current mean.
+
+    Args:
+        network: The finished network; unchanged.
+        config: Options of a posterior that it takes; see `check_takes`.
+    """
+    record = network.record
+    head = last_layer(
+        config,
+        config.start_from(network.head),
+        record.seed,
+        shared=format_of(record) == "options",
+    )
+    centre = _prior_mean(network)
+    if centre is not None:
+        head.set_prior_mean(centre, start=False)
+    new = Network(network.encoder, network.sites, head, network.full)
+    new.weights = build_weights(config, new, record.seed)
+    new.to(network.feature_scale.device)
+    new.feature_scale.copy_(network.feature_scale)
+    changed = replace(
+        record,
+        posterior=options.as_mapping(config),
+        data={"before": fit_options(record)},
+        versions=record.versions | provider(config),
+    )
+    return new.finished(changed, network.members, progress=network.progress)
+
+
+def _prior_mean(network: Network) -> Tensor | None:
+    """Return the centre of a posterior's prior: the language model's answer, or None."""
+    head, record = network.head, network.record
+    if record.adapter is not None and not record.num_train:  # before the first label
+        return head.mean_weight
+    return head.prior_centre()
+
+
+def refit(
+    network: Network,
+    train: KnownRows,
+    validation: KnownRows | None,
+    columns: DataColumns,
+    feature_scores: Sequence[str] | None = (),
+) -> None:
+    """Fit the posterior of a network from `with_posterior` in place, and record it.
+
+    Args:
+        network: The network.
+        train: Labelled rows, from `known`.
+        validation: Held-out rows, from `known`, or None.
+        columns: Columns that the data was read from.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+
+    Raises:
+        InputError: The data is not allowed.
+    """
+    rows, config = train.rows, network.posterior
+    held_out = None if validation is None else validation.rows
+    last = LastFit(config, feature_scores, seed=network.record.seed, progress=network.progress)
+    fit = final_fit(network, last, rows.source, None if held_out is None else held_out.source)
+    if config.before_last_layer(fit):
+        rows = feature_rows(network, rows.source)
+    accuracy = _accuracy(network, rows.features, train.examples.source)
+    chosen = fit_last_layer(network, last, rows, held_out)
+    record = refitted_record(
+        network.record,
+        network,
+        train.examples,
+        None if validation is None else validation.examples,
+        columns=columns,
+        # Drop the fit's validation results, which were measured under another posterior.
+        results={
+            "posterior": chosen,
+            "calibration": {
+                "rows": len(train.examples),
+                "accuracy": accuracy,
+                "validation_rows": 0 if validation is None else len(validation.examples),
+                "fitted_to": learnt_from(config, has_validation=validation is not None),
+            },
+        },
+    )
+    network.finished(record, progress=network.progress)
+
+
+def _accuracy(network: Network, rows: Features, source: str) -> float:
+    """Return the accuracy of the mean weights on the training rows; warn if it is perfect."""
+    labels = rows.targets
+    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
+    accuracy = (predicted == labels).double().mean().item()
+    if accuracy == 1 and len(labels) >= _TELLING_ROWS:
+        logger.warning(
+            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
+            "posterior will be overconfident: use rows that it has not seen",
+            source,
+            len(labels),
+        )
+    return accuracy
+
+
+def refitted_record(
+    record: ModelRecord,
+    network: Network,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    results: dict[str, Any],
+) -> ModelRecord:
+    """Return the record of a model whose last layer was fitted to other rows.
+
+    Args:
+        record: Record of the model before.
+        network: Network with the fitted last layer.
+        train: Rows that it was fitted to.
+        validation: Held-out rows, or None.
+        columns: Columns that the rows were read from.
+        results: Results of the fit; those on the network are taken over.
+    """
+    lasting = ("adapter", LETTER_MASS)
+    of_network = {name: record.results[name] for name in lasting if name in record.results}
+    return replace(
+        record,
+        columns=columns.recorded(),
+        num_train=len(train),
+        data={
+            "before": fit_options(record),
+            "train": data_hash(train),
+            "validation": None if validation is None else data_hash(validation),
+        },
+        dropped=dropped_by_split(train=train, validation=validation),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        results=results | of_network,
+    )
+
+
+def prepare_rows(network: Network, rows: Examples) -> LabelledTexts:
+    """Return rows prepared for a finished network; warn about truncated texts."""
+    labels = torch.from_numpy(encode_for(network.record, rows))
+    room = len(classes_for(network.record, most_options(rows)))
+    with quiet_transformers():
+        return prepare(network.encoder, (rows, labels), progress=network.progress, num_options=room)
+
+
+def known(network: Network, rows: Examples, *, to_fit: bool = False) -> KnownRows:
+    """Return labelled rows with their features, which no posterior of the last layer changes.
+
+    Args:
+        network: The finished network.
+        rows: Labelled rows.
+        to_fit: Whether a last layer is fitted to them; see `rows_to_fit`.
+
+    Raises:
+        InputError: A label is unknown.
+    """
+    record = network.record
+    read = rows_to_fit(rows, format_of(record), record.seed) if to_fit else rows
+    return KnownRows(rows, feature_rows(network, prepare_rows(network, read)))
+
+
+def answers(network: Network, rows: KnownRows, num_samples: int | None = None) -> Predictions:
+    """Return the predictions of rows with known features."""
+    drawing = Drawing.of(network.posterior, num_samples=num_samples)
+    texts, features = rows.rows.source, rows.rows.features
+    passes = num_passes(network.posterior, num_samples, len(network.members))
+    total = passes * len(rows.examples)
+    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
+        return predict_texts(
+            network, rows.examples, texts, drawing, advance=advance, features=features
+        )
+
+
+def scores_of(network: Network, rows: KnownRows) -> Scores:
+    """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
+    is_fitted = bool(network.record.num_train)
+    return evaluate(answers(network if is_fitted else with_posterior(network, OWN_SOFTMAX), rows))
+
+
+def compared(before: Scores, after: Scores) -> dict[str, Any]:
+    """Return scores of the same rows before and after calibration, for the record."""
+    return {
+        key: without_nan({"before": asdict(before[key]), "after": asdict(after[key])})
+        for key in _RECORDED_SCORES
+    }
+
+
+def measured(network: Network, rows: Examples) -> dict[str, Any]:
+    """Return NLL and accuracy on labelled rows, for the record.
+
+    They are those of the saved classifier's default predictions with all its members.
+    """
+    predictions = predict_rows(network, rows, say=False)
+    scores = row_scores(predictions)
+    metrics: dict[str, Any] = {
+        "validation_nll": float(scores.nll.mean()),
+        "validation_accuracy": float(scores.correct.mean()),
+    }
+    if network.record.tasks:
+        names = np.asarray(predictions.columns[TASK])
+        metrics["validation_tasks"] = {
+            task: {
+                "nll": float(scores.nll[names == task].mean()),
+                "accuracy": float(scores.correct[names == task].mean()),
+                "num_rows": int((names == task).sum()),
+            }
+            for task in network.record.tasks
+            if (names == task).any()
+        }
+    return metrics
+
+
+def say_too_wide(network: Network, rows: KnownRows) -> None:
+    """Warn if the spread of a last layer's posterior makes its predictions much worse.
+
+    The cause is a prior that is too wide: its draws drown the information of the rows, and more
+    draws do not help. The mean weights alone then predict better.
+
+    Args:
+        network: The finished network.
+        rows: Labelled rows, preferably held out.
+    """
+    if network.weights is not None or len(network.members) != 1:
+        return
+    drawn, mean = (row_scores(answers(network, rows, count)).nll for count in (None, 0))
+    loss = drawn - mean
+    if len(loss) < _FEWEST_ROWS:
+        return
+    error = loss.std(ddof=1) / len(loss) ** 0.5
+    if loss.mean() > max(_WORSE, _STANDARD_ERRORS * error):
+        logger.warning(
+            "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean: the prior "
+            "is too wide; choose its scale or precision on validation rows",
+            rows.examples.source,
+            drawn.mean(),
+            mean.mean(),
+        )
