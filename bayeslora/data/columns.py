@@ -358,7 +358,8 @@ def _id(value: Any) -> str:
         return _whole(value)
     if value is None:
         raise BadValueError(f"the id is missing; {_IDS}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or abs(int(value)) >= 10**_DIGITS:
         raise BadValueError(f"the id is {shown(value)}; {_IDS}")
     return str(value)
 
@@ -377,8 +378,10 @@ def _label(value: Any) -> Label:
         if is_blank(value):
             raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
         return _whole(value)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value == int(value):
+    is_whole = isinstance(value, numbers.Integral) or (
+        isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
+    )
+    if is_whole and not isinstance(value, bool) and abs(int(value)) < 10**_DIGITS:
         return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
 

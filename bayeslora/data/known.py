@@ -18,17 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bayeslora.data.columns import DataColumns, Piece, Table
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
 from bayeslora.data.formats import Reading, Record, open_table
-from bayeslora.data.images import DIGITS, digits
+from bayeslora.data.images import DIGITS, load_digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.questions import QUESTIONS
 from bayeslora.data.read import read, records_table
-from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, read_yaml
 from bayeslora.plain_text import counted
@@ -244,7 +241,7 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if key == "movielens-100k":
         return load_movielens(split)
     if key == DIGITS:
-        return _digits(split)
+        return load_digits(split)
     table, classes = _table(key, split, data_dir)
     if task.kind == "multiple-choice":
         of_hub = _is_of_hub(task, data_dir)
@@ -273,24 +270,6 @@ def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple
     for other in (other for other in ("test", "validation") if other in available):
         if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
             yield other, load_known(key, other, data_dir)
-
-
-def _digits(split: str) -> Examples:
-    """Return 1,000 training, 297 validation or 500 test rows, stratified by class."""
-    names, labels = digits()
-    test = stratified_sample(labels, 500, 0)
-    rest = np.setdiff1d(np.arange(len(labels)), test)
-    train = rest[stratified_sample(labels[rest], 1000, 0)]
-    rows = {"train": train, "test": test, "validation": np.setdiff1d(rest, train)}[split]
-    return Examples(
-        ids=tuple(map(str, rows)),
-        texts=tuple(names[row] for row in rows),
-        pairs=None,
-        labels=tuple(str(labels[row]) for row in rows),
-        rows=tuple(range(1, len(rows) + 1)),
-        source=f"{DIGITS} ({split})",
-        images=True,
-    )
 
 
 def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
