@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ from bayeslora.engine.training_options import TrainingSettings, resolve_retainin
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
 from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
+from bayeslora.keywords import ColumnNames, FitOptions, Loading, check_keywords, columns_in
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
@@ -93,10 +94,8 @@ class BayesianClassifier:
         template: str | None = None,
         verbaliser: Verbaliser | None = None,
         format: Format | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
-        trust_remote_code: bool = False,
         progress: bool = True,
+        **loading: Unpack[Loading],
     ) -> None:
         r"""Configure a classifier; nothing is loaded yet.
 
@@ -135,21 +134,20 @@ class BayesianClassifier:
                 question with one shared weight vector and the language model's log-likelihood;
                 `"letters"` lists the options in the prompt and asks for a letter, as published
                 results do. None uses `"options"`.
-            dtype: Data type of the frozen weights: `auto`, `float32`, `bfloat16`.
-            device: A torch device; None uses the GPU if there is one.
-            trust_remote_code: Whether code from the backbone's repository may run.
             progress: Whether to show progress bars on stderr.
+            **loading: `dtype`, `device` and `trust_remote_code`, see `Loading`.
 
         Raises:
             InputError: A name or an option is not allowed.
         """
+        check_keywords("BayesianClassifier", loading, Loading)
         self.adapter = resolve_adapter(adapter)
         self.posterior = resolve_posterior(posterior)
         if isinstance(backbone, Path):
             backbone = str(backbone)
         if not isinstance(backbone, str | Backbone | None):
             raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
-        checked("dtype", dtype, Dtype)
+        dtype = checked("dtype", loading.get("dtype", "auto"), Dtype)
         if depth is not None:
             check_depth(depth)
         self.depth = depth
@@ -163,8 +161,8 @@ class BayesianClassifier:
         self.progress = progress
         self._requested = self._backbone = backbone
         self._dtype = backbone.dtype if isinstance(backbone, Backbone) else dtype
-        self._device = device
-        self._trust = trust_remote_code
+        self._device = loading.get("device")
+        self._trust = loading.get("trust_remote_code", False)
         self._network: Network | None = None
         self._in_memory = False
         self.validation_scores: tuple[Scores, Scores] | None = None
@@ -210,7 +208,7 @@ class BayesianClassifier:
 
     @property
     def network(self) -> Network:
-        """The finished network: backbone, adapters, last layer and their record.
+        """The finished network, with backbone, adapters, last layer and their record.
 
         Raises:
             InputError: Nothing is fitted.
@@ -234,23 +232,13 @@ class BayesianClassifier:
         *,
         epochs: int | None = None,
         batch_size: int = TrainingSettings.batch_size,
-        head_lr: float | None = None,
-        patience: int = TrainingSettings.patience,
         cv: int | Literal["auto"] | None = None,
-        keep_folds: bool = False,
         hold_out: float = 0.0,
         refit: bool = False,
-        text_column: str = "text",
-        label_column: str = "label",
-        pair_column: str | None = None,
-        image_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
-        layer_sampling: Any = None,
-        quality_retaining: Any = None,
-        report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None,
-        across_tasks: bool = False,
         out: str | Path | None = None,
         overwrite: bool = False,
+        **options: Unpack[FitOptions],
     ) -> BayesianClassifier:
         """Fine-tune the adapter and fit the posterior.
 
@@ -268,49 +256,31 @@ class BayesianClassifier:
                 with `SWAG`), 2, 5 or 12 by the held-out rows of `cv`, else 5; and more with fewer
                 than 128 rows, for as many steps as 128 take.
             batch_size: Rows per step.
-            head_lr: Learning rate of a point estimate's last layer; None uses 0.02. The adapter
-                and `VBLL` have their own options.
-            patience: Epochs without a better validation NLL before training stops.
             cv: Number of cross-validation folds, at least 2, each held out of one fit. The held-out
                 predictions select the epochs and one scale for all logits. The result is the
                 average of the networks, or, where there is one or they cannot be averaged, the
                 first, trained for a few epochs more on all rows. `"auto"` uses as many of five
                 folds as give 128 held-out rows, 0 none. None uses `"auto"` for `VBLL` without
                 validation data (without an adapter from 257 rows on), else 0.
-            keep_folds: Whether to keep the networks of the folds as an ensemble, with a pass each,
-                instead of one network; `"auto"` then means five folds.
             hold_out: Share of the training rows to use as validation data, stratified by class,
                 instead of `validation` and `cv`.
             refit: Whether to refit to all rows with the epoch, prior and scale selected on the
                 `hold_out` rows.
-            text_column: Name of the text column.
-            label_column: Name of the label column.
-            pair_column: Name of the column with a second text.
-            image_column: Name of the column with image paths, relative to the file, for a vision
-                model; not needed for data with a column `image` and no `text`, image directories
-                and image arrays.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
                 predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
                 `unfamiliarity`. None uses `unfamiliarity` with the two distances that it combines,
                 if one pass gives the features and the rows of a class differ; `none` uses none.
-            layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
-                `num_active=2,interval=5`: trains only some layers of the adapter at a time. None
-                trains all. The adapter `LISA` has these options itself.
-            quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
-                `momentum=0.8`, or `True` for its defaults: a loss that keeps rows near recent
-                logits of their class, weighted more as the task's loss falls. None disables it.
-            report_to: Experiment tracker that receives the loss and the validation metrics of each
-                epoch, one run per network. TensorBoard's files are written to `runs/`.
-            across_tasks: Whether to classify rows among the classes of all tasks, so that
-                predictions need no task; otherwise among those of the row's own task.
             out: Directory to save the model in. The same call resumes an interrupted fit from its
                 last checkpoint there.
             overwrite: Whether `out` may be replaced.
+            **options: Names of columns (`text_column`, `label_column`, …) and rarer options of
+                training (`patience`, `report_to`, …), see `FitOptions`.
 
         Raises:
             InputError: The data or an option is not allowed, or `out` holds an input; nothing is
                 written.
         """
+        check_keywords("fit", options, FitOptions)
         if out is not None:
             files = [*_files(train, validation), *self.adapter.files]
             refuse_inputs(out, *files, *directories(self._backbone))
@@ -323,14 +293,15 @@ class BayesianClassifier:
         trained: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
-            "head_lr": head_lr,
-            "patience": patience,
-            "layer_sampling": resolve_sampling(layer_sampling),
-            "quality_retaining": resolve_retaining(quality_retaining),
-            "report_to": report_to,
+            "head_lr": options.get("head_lr"),
+            "patience": options.get("patience", TrainingSettings.patience),
+            "layer_sampling": resolve_sampling(options.get("layer_sampling")),
+            "quality_retaining": resolve_retaining(options.get("quality_retaining")),
+            "report_to": options.get("report_to"),
         }
         refuse_training_options(self.adapter, trained)
-        columns = DataColumns().renamed(text_column, label_column, pair_column, image_column)
+        columns = DataColumns().renamed(**columns_in(options))
+        across_tasks = options.get("across_tasks", False)
         data = current().first_then_all(
             lambda: TrainingData.read(train, validation, columns, across_tasks=across_tasks)
         )
@@ -343,7 +314,7 @@ class BayesianClassifier:
             data,
             trained,
             cv=cv,
-            keep_folds=keep_folds,
+            keep_folds=options.get("keep_folds", False),
             hold_out=hold_out,
             refit=refit,
         )
@@ -491,11 +462,8 @@ class BayesianClassifier:
         *,
         posterior: Any = None,
         hold_out: float = 0.0,
-        text_column: str | None = None,
-        label_column: str | None = None,
-        pair_column: str | None = None,
-        image_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
+        **columns: Unpack[ColumnNames],
     ) -> BayesianClassifier:
         """Fit the posterior to labelled data, without changing the network's weights.
 
@@ -517,17 +485,15 @@ class BayesianClassifier:
                 and `vbll`; the comparison is in `side_by_side` and on the model card.
             hold_out: Share of the `train` rows to use as `validation`, stratified by class and
                 drawn with the classifier's seed.
-            text_column: Name of the text column; None keeps the current one.
-            label_column: Name of the label column; None keeps the current one.
-            pair_column: Name of the column with a second text; None keeps the current one.
-            image_column: Name of the column with image paths; None keeps the current one.
             feature_scores: As for `fit`, but None refits the classifier's scores to the new rows,
                 or uses the default of `fit` if it has none.
+            **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
 
         Raises:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
+        check_keywords("calibrate", columns, ColumnNames)
         network, record = self.network, self.record
         # After `zero_shot` the configured posterior has not been fitted yet.
         default = self.posterior if not record.num_train else network.posterior
@@ -540,9 +506,9 @@ class BayesianClassifier:
         )
         if scores is None and (config is None or feature_options.has_one_feature(config)):
             scores = tuple(record.feature_scores) or None
-        check_pairs(record, pair_column)
-        columns = columns_of(record).renamed(text_column, label_column, pair_column, image_column)
-        rows = read_labelled(train, columns, record)
+        check_pairs(record, columns.get("pair_column"))
+        names = columns_of(record).renamed(**columns_in(columns))
+        rows = read_labelled(train, names, record)
         # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
         has_validation = validation is not None or bool(hold_out)
         if learnt_from(config, has_validation=has_validation) == "train":
@@ -550,14 +516,14 @@ class BayesianClassifier:
             check_labels(record, rows, moves=moves)
         validation_rows = None
         if validation is not None:
-            validation_rows = read_validation(validation, columns, rows, record)
+            validation_rows = read_validation(validation, names, rows, record)
         self._take(
             *calibrate(
                 network,
                 config,
                 rows,
                 validation_rows,
-                columns=columns,
+                columns=names,
                 feature_scores=scores,
                 hold_out=hold_out,
             )
@@ -592,9 +558,7 @@ class BayesianClassifier:
         *,
         posterior: Any = None,
         adapter: Any = None,
-        text_column: str | None = None,
-        label_column: str | None = None,
-        image_column: str | None = None,
+        **columns: Unpack[ColumnNames],
     ) -> BayesianClassifier:
         """Return a classifier for new classes, fitted to a few labelled rows.
 
@@ -606,9 +570,7 @@ class BayesianClassifier:
             support: Labelled rows of the new classes.
             posterior: Posterior of the last layer; None keeps the current one.
             adapter: Options of the pool's merge, such as `AMT(merge="published")`; None keeps them.
-            text_column: Name of the text column; None keeps the current one.
-            label_column: Name of the label column; None keeps the current one.
-            image_column: Name of the column with image paths; None keeps the current one.
+            **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
 
         Raises:
             InputError: The rows are not allowed, the posterior cannot be fitted to a finished
@@ -617,12 +579,13 @@ class BayesianClassifier:
         # Imported here: predictions do not need it.
         from bayeslora.engine.fitted.new_classes import for_new_classes
 
+        check_keywords("adapt", columns, ColumnNames)
         network = self.network
-        columns = columns_of(self.record).renamed(text_column, label_column, None, image_column)
-        rows = read_labelled(support, columns)
+        names = columns_of(self.record).renamed(**columns_in(columns))
+        rows = read_labelled(support, names)
         config = network.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
-        adapted = for_new_classes(network, config, rows, adapter=chosen, columns=columns)
+        adapted = for_new_classes(network, config, rows, adapter=chosen, columns=names)
         return self._around(
             adapted, self._backbone, device=self._device, trust_remote_code=self._trust
         )
@@ -894,11 +857,9 @@ class BayesianClassifier:
         classes: Sequence[str] | None = None,
         texts: Any = None,
         *,
-        text_column: str = "text",
-        label_column: str = "label",
-        pair_column: str | None = None,
         out: str | Path | None = None,
         overwrite: bool = False,
+        **columns: Unpack[ColumnNames],
     ) -> BayesianClassifier:
         """Use the language model's own answers, without labels.
 
@@ -914,27 +875,26 @@ class BayesianClassifier:
             texts: Eight or more representative texts or questions, as for `predict`; the mean
                 answer to texts is subtracted, since a language model prefers some words regardless
                 of the text. None subtracts nothing. Labels do not change an answer.
-            text_column: Name of the text column.
-            label_column: Name of the label column.
-            pair_column: Name of the column with a second text.
             out: Directory to save the model in.
             overwrite: Whether `out` may be replaced.
+            **columns: Names of columns, see `ColumnNames`.
 
         Raises:
             InputError: The backbone is an encoder, or the classes, words or texts are not allowed.
         """
+        check_keywords("zero_shot", columns, ColumnNames)
         if out is not None:
             refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
-        columns = DataColumns().renamed(text_column, label_column, pair_column)
-        rows = None if texts is None else read(texts, columns)
+        names = DataColumns().renamed(**columns_in(columns))
+        rows = None if texts is None else read(texts, names)
         if rows is not None and rows.columns is not None:
-            columns = DataColumns.of(rows.columns)
+            names = DataColumns.of(rows.columns)
         if self._requested is None and self._backbone_name() != QUESTIONS:
             self._backbone = QUESTIONS
         with quiet_transformers():
-            self._take(zero_shot(self._plan(()), classes, rows, columns, self._load_backbone))
+            self._take(zero_shot(self._plan(()), classes, rows, names, self._load_backbone))
         if out is not None:
             self.save_pretrained(out, overwrite=overwrite)
         return self

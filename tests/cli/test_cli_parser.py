@@ -13,6 +13,7 @@ from bayeslora import BayesianClassifier
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
+from bayeslora.data.columns import DataColumns
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import options_of
 
@@ -139,13 +140,12 @@ def test_defaults_in_the_help_are_those_of_python():
         for name, action in build_parser().parse_args(["fit", "train.jsonl"]).actions.items()
         if "(default: " in (action.help or "")
     }
-    checked = [
-        *("adapter", "posterior", "max_length", "dtype", "seed", "batch_size"),
-        *("patience", "text_column", "label_column"),
-    ]
-    for name in checked:
+    for name in ("adapter", "posterior", "max_length", "seed", "batch_size"):
         assert stated[name] == str(python[name]), name
-    assert stated["head_lr"] == str(TrainingSettings.head_lr)
+    for name in ("patience", "head_lr"):
+        assert stated[name] == str(getattr(TrainingSettings, name)), name
+    columns = DataColumns()
+    assert (stated["text_column"], stated["label_column"]) == (columns.text, columns.label)
 
 
 def test_training_options_are_described_once():
