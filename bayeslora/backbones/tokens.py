@@ -146,12 +146,8 @@ def tokenise(
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
     typed = template is None and (pairs is not None or as_its_owner)
     cuts_end = not keep_end and getattr(backbone.tokenizer, "truncation_side", "right") == "right"
-    if pairs is None and cuts_end:
-        longest = 2 * _LONG * max(limit, _ROOM)
-        texts = [
-            text if len(text) <= longest else _beginning(backbone.tokenizer, text, limit)
-            for text in texts
-        ]
+    if pairs is None and cuts_end and max(map(len, texts), default=0) > _LONG * _ROOM:
+        texts = [_beginning(backbone.tokenizer, text, limit) for text in texts]
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -193,6 +189,8 @@ def _beginning(tokenizer: Any, text: str, limit: int) -> str:
     a space, or with fewer tokens before it, are returned whole.
     """
     room = max(limit, _ROOM)
+    if len(text) <= 2 * _LONG * room:
+        return text
     start = text[: _LONG * room].rpartition(" ")[0].rstrip()
     num_tokens = len(tokenizer(start, add_special_tokens=False, verbose=False)["input_ids"])
     return start if num_tokens >= limit + room else text
