@@ -379,7 +379,7 @@ def _label(value: Any) -> Label:
             raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
         return _whole(value)
     is_whole = isinstance(value, numbers.Integral) or (
-        isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
+        isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0
     )
     if is_whole and not isinstance(value, bool) and abs(int(value)) < 10**_DIGITS:
         return int(value)

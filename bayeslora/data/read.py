@@ -382,8 +382,8 @@ def _columns_table(
     if not size:
         raise InputError(f"{source} is empty; at least one row is needed")
 
-    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
-        columns = {name: column(name) for name in names if name in wanted}
+    def read(requested: Sequence[str], rows: int) -> Iterator[Piece]:
+        columns = {name: column(name) for name in names if name in requested}
         for start in range(0, size, rows):
             end = min(start + rows, size)
             part = {name: values[start:end] for name, values in columns.items()}
