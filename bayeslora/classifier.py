@@ -24,24 +24,19 @@ from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
-from bayeslora.data.read import data_columns, renamed
+from bayeslora.data.read import read
 from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
-    CheckedRows,
-    check_calibration,
-    check_labels,
+    TrainingData,
     check_pairs,
     columns_of,
-    labelled_for,
-    open_for,
     read_for,
     read_labelled,
-    read_rows,
     read_validation,
-    say_fitted_to,
+    stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import calibrate
+from bayeslora.engine.fitted.calibrate import calibrate, check_calibration, check_labels
 from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_to_file
@@ -49,8 +44,9 @@ from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.rows import CheckedRows, say_fitted_to
 from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
@@ -304,10 +300,11 @@ class BayesianClassifier:
             "report_to": options.get("report_to"),
         }
         refuse_training_options(self.adapter, trained)
-        columns = data_columns(**columns_in(options))
+        columns = DataColumns().renamed(**columns_in(options))
         across_tasks = options.get("across_tasks", False)
-        read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
-        data = current().first_then_all(read)
+        data = current().first_then_all(
+            lambda: TrainingData.read(train, validation, columns, across_tasks=across_tasks)
+        )
         if self._requested in (None, AUTO):
             name = self._requested or self._usual_backbone(data.rows)
             if self._backbone_name() != name:
@@ -385,7 +382,7 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
         network = self._calibrated()
-        rows = read_for(self.record, data, columns_of(self.record), keep)
+        rows = read_for(self.record, data, columns_of(self.record), keep=keep)
         say_fitted_to(self.record, data_hash(rows), rows.source)
         drawing = Drawing.of(
             network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
@@ -454,7 +451,7 @@ class BayesianClassifier:
         drawing = Drawing.of(
             network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
-        stream = open_for(self.record, data, columns_of(self.record), keep)
+        stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
         rows = CheckedRows.of(self.record, stream, unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 
@@ -510,8 +507,8 @@ class BayesianClassifier:
         if scores is None and (config is None or feature_options.has_one_feature(config)):
             scores = tuple(record.feature_scores) or None
         check_pairs(record, columns.get("pair_column"))
-        names = renamed(columns_of(record), **columns_in(columns))
-        rows = read_labelled(labelled_for(record, train, names), names)
+        names = columns_of(record).renamed(**columns_in(columns))
+        rows = read_labelled(train, names, record)
         # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
         has_validation = validation is not None or bool(hold_out)
         if learnt_from(config, has_validation=has_validation) == "train":
@@ -519,7 +516,7 @@ class BayesianClassifier:
             check_labels(record, rows, moves=moves)
         validation_rows = None
         if validation is not None:
-            validation_rows = read_validation(labelled_for(record, validation, names), names, rows)
+            validation_rows = read_validation(validation, names, rows, record)
         self._take(
             *calibrate(
                 network,
@@ -584,7 +581,7 @@ class BayesianClassifier:
 
         check_keywords("adapt", columns, ColumnNames)
         network = self.network
-        names = renamed(columns_of(self.record), **columns_in(columns))
+        names = columns_of(self.record).renamed(**columns_in(columns))
         rows = read_labelled(support, names)
         config = network.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
@@ -890,8 +887,8 @@ class BayesianClassifier:
             refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
-        names = data_columns(**columns_in(columns))
-        rows = None if texts is None else read_rows(texts, names)
+        names = DataColumns().renamed(**columns_in(columns))
+        rows = None if texts is None else read(texts, names)
         if rows is not None and rows.columns is not None:
             names = DataColumns.of(rows.columns)
         if self._requested is None and self._backbone_name() != QUESTIONS:

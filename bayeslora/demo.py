@@ -19,7 +19,6 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
-from bayeslora.engine import data
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.options import MLE, VBLL, Ensemble, Laplace, MCDropout
@@ -92,7 +91,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     test: list[Predictions] = []
     ood: dict[str, dict[str, Predictions]] = {}
     records: dict[str, ModelRecord] = {}
-    with each_note_once(data.__name__):
+    with each_note_once("bayeslora.engine.data", "bayeslora.engine.rows"):
         for index, (name, method) in enumerate(METHODS.items(), 1):
             logger.info("%d of %d: %s", index, len(METHODS), name)
             clf = BayesianClassifier(

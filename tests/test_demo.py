@@ -8,7 +8,7 @@ import tiny
 from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
 from bayeslora.data.newsgroups import NewsgroupsDemo
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine import data
 from bayeslora.engine.progress import each_note_once
 
@@ -26,7 +26,7 @@ METHODS = [
 def result(tmp_path_factory):
     path = tiny.tiny_llama(tmp_path_factory.mktemp("demo") / "llama")
     backbone = load_backbone(str(path), dtype="float32")
-    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((36, 30, 12))]
+    rows = [read(tiny.toy_rows(size, seed)) for seed, size in enumerate((36, 30, 12))]
     train, test, other = rows
     posts = NewsgroupsDemo(train, train.take([]), test, other, other, classes=("cats", "space"))
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from refusal import refused
 
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 from bayeslora.predictions.record import Predictions
 
@@ -76,4 +76,4 @@ def test_page_checksums_of_other_programs_are_checked(tmp_path):
     pq.write_table(texts, path, compression="none", write_page_checksum=True)
     path.write_bytes(path.read_bytes().replace(b"another text", b"a mother text"[:12], 1))
     with refused("input", "t.parquet"):
-        load_examples(path)
+        read(path)

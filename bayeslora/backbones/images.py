@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bayeslora.data.images import read_image
 from bayeslora.errors import InputError
 from bayeslora.io.files import read_json
 from bayeslora.option_checks import is_number
@@ -153,6 +152,8 @@ def read_pixels(
         InputError: An image cannot be read.
     """
     from PIL import Image
+
+    from bayeslora.data.images import read_image
 
     side, length = size_for(config, max_length)
     arrays = []

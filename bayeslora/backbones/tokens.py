@@ -146,7 +146,7 @@ def tokenise(
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
     typed = template is None and (pairs is not None or as_its_owner)
     cuts_end = not keep_end and getattr(backbone.tokenizer, "truncation_side", "right") == "right"
-    if pairs is None and cuts_end:
+    if pairs is None and cuts_end and max(map(len, texts), default=0) > _LONG * _ROOM:
         texts = [_beginning(backbone.tokenizer, text, limit) for text in texts]
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from bayeslora.cli import config_file
+from bayeslora.cli.data import stdin_as_file
 from bayeslora.cli.messages import (
     drop,
     log_on_stderr,
@@ -30,7 +31,6 @@ from bayeslora.cli.messages import (
     with_options_alone,
 )
 from bayeslora.cli.parser import build_parser
-from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.errors import FailedError, InputError
 from bayeslora.io.files import lock
 from bayeslora.processes import current, is_repeated, launched, together

@@ -1,22 +1,36 @@
-"""Rows named by arguments: files, splits of a known task, and `NAME=FILE` for several tasks."""
+"""Rows named by arguments: files, standard input, splits of a known task, `NAME=FILE`s of tasks."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import given
 from bayeslora.errors import InputError
+from bayeslora.io.files import SPOOL, shown_path
+from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import shown
+from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.examples import Examples
-    from bayeslora.data.read import ExampleStream
+    from bayeslora.data.formats import Reading
     from bayeslora.predictions.files import PredictionsReading
+
+_STDIN = "-"
+_HEAD = 2**16  # bytes
+
+_FILES = ("train", "validation", "data", "file", "files", "fit", "apply", "ood")
+"""Arguments that name files to read, or `NAME=FILE`, one or several."""
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,9 +45,16 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def reading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options for reading text files, as keyword arguments of `load_examples`."""
-    return given(args, "delimiter", "encoding", "blank")
+def reading(args: argparse.Namespace) -> Reading:
+    """Return how the rows of data files are read.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    from bayeslora.data.formats import Reading
+
+    kind = args.task if args.task in KINDS else None
+    return Reading(args.delimiter, args.encoding, args.blank or "refuse", kind)
 
 
 def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
@@ -58,78 +79,97 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
 
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
-    """Return the columns set by options, with a bayeslora model's columns as defaults."""
+    """Return the columns set by options, with a bayeslora model's columns as defaults.
+
+    Raises:
+        InputError: A description names the columns, too, or the model takes no second texts.
+    """
     from bayeslora.data.columns import DataColumns
-    from bayeslora.data.read import renamed
+    from bayeslora.data.questions import is_description, read_description
     from bayeslora.engine.data import check_pairs, columns_of
 
-    known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)
-    pair = named.get("pair_column", known.pair)
-    if record is not None:
-        check_pairs(record, pair)
+    if is_description(args.task):
+        if named:
+            raise InputError(
+                f"--task {args.task} already names the columns; remove --text-column, "
+                "--text-pair-column and --label-column"
+            )
+        return read_description(args.task).columns
+    known = DataColumns() if record is None else columns_of(record)
     names = ("text_column", "label_column", "pair_column", "image_column")
-    return renamed(known, *map(named.get, names))
+    columns = known.renamed(*map(named.get, names))
+    if record is not None:
+        check_pairs(record, columns.pair)
+    return columns
 
 
-def read(
-    data: str,
-    args: argparse.Namespace,
-    columns: DataColumns,
-    *,
-    labels: Literal["optional", "required"] = "optional",
-    keep: Sequence[str] = (),
-) -> Examples:
-    """Return the rows of a file, or of a split if `args.task` is a known task.
+def named_rows(files: Any, args: argparse.Namespace) -> Any:
+    """Return what arguments name: the path of a file, or the rows of a split of a known task.
 
-    `keep` names additional columns.
+    Args:
+        files: A file or a split; a mapping from tasks to these; or None.
+        args: Options for reading files.
 
     Raises:
-        InputError: As `load_examples`.
+        InputError: A task or split is unknown, or an option has no effect.
     """
-    from bayeslora.data.read import is_description, load_examples, load_rows
-    from bayeslora.option_checks import KINDS
+    from bayeslora.data.questions import is_description
 
-    _refuse_idle(args)
-    if is_description(args.task) and column_options(args):
-        raise InputError(
-            f"--task {args.task} already names the columns; remove --text-column, "
-            "--text-pair-column and --label-column"
-        )
-    if args.task is None or args.task in KINDS:
-        options = reading_options(args)
-        return load_rows(data, columns, kind=args.task, labels=labels, keep=keep, **options)
-    return load_examples(
-        data,
-        labels=labels,
-        task=args.task,
-        data_dir=args.data_dir,
-        keep=keep,
-        **reading_options(args),
-    )
-
-
-def open_rows(
-    data: str, args: argparse.Namespace, columns: DataColumns, *, keep: Sequence[str] = ()
-) -> ExampleStream:
-    """Return the rows of `read`, labelled or not, as a stream that reads a file in pieces.
-
-    Raises:
-        InputError: As `load_examples`.
-    """
-    from bayeslora.data.read import open_examples, stream_of
-
-    _refuse_idle(args)
-    if args.task is not None:
-        return stream_of(read(data, args, columns, keep=keep))
-    return open_examples(data, columns, keep=keep, **reading_options(args))
-
-
-def _refuse_idle(args: argparse.Namespace) -> None:
+    if files is None:
+        return None
+    if isinstance(files, Mapping):
+        if args.task is not None:
+            raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
+        return {task: _of_task(task, file, args.data_dir) for task, file in files.items()}
     if args.data_dir is not None and args.task is None:
         raise InputError(
             "--data-dir, the directory with the files of known tasks, has no effect without --task"
         )
+    if args.task is None or args.task in KINDS or is_description(args.task):
+        return Path(files)
+
+    from bayeslora.data.known import load_task
+
+    if args.delimiter is not None or args.encoding is not None:
+        raise InputError(
+            f"--delimiter and --encoding apply only to files, not to task {args.task!r}"
+        )
+    return load_task(args.task, files, args.data_dir)
+
+
+def _of_task(task: str, file: str, data_dir: str | None) -> Any:
+    from bayeslora.data.known import KNOWN_TASKS, has_rows, load_task
+
+    is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
+    # Without a directory, a user's file may have the name of a split.
+    if is_split and has_rows(task, data_dir) and (data_dir or not Path(file).exists()):
+        return load_task(task, file, data_dir)
+    return Path(file)
+
+
+def labelled_rows(
+    files: str | Mapping[str, str],
+    args: argparse.Namespace,
+    columns: DataColumns,
+    record: ModelRecord | None,
+) -> Examples:
+    """Return labelled rows for a model, whose labels are checked if its classes are known.
+
+    Raises:
+        InputError: As `read_for`, or a label is not a class.
+    """
+    from bayeslora.data.read import read
+    from bayeslora.engine.data import encode_for, read_for
+
+    data, how = named_rows(files, args), reading(args)
+    if record is None and isinstance(files, Mapping):
+        raise InputError("MODEL was not fitted to several tasks; use TRAIN instead of --multi-task")
+    if record is None:
+        return read(data, columns, labels="required", reading=how)
+    rows = read_for(record, data, columns, labels="required", reading=how)
+    encode_for(record, rows)
+    return rows
 
 
 def add_multi_task(parser: argparse.ArgumentParser, source: str) -> argparse.Action:
@@ -211,103 +251,91 @@ def files_of(*arguments: Any) -> list[str]:
     return files
 
 
-def read_tasks(
-    files: Mapping[str, str],
-    args: argparse.Namespace,
-    columns: DataColumns,
-    *,
-    labels: Literal["optional", "required"] = "optional",
-    keep: Sequence[str] = (),
-) -> dict[str, Examples]:
-    """Return the rows of each task; see `data.read`.
+@contextmanager
+def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
+    """Replace `-` in arguments by the path of a file with the content of standard input.
+
+    Commands read their files more than once. The file is deleted when the block ends; errors name
+    `<stdin>` instead.
 
     Raises:
-        InputError: As `data.read`, or --task is set too.
+        InputError: Standard input is empty, is closed, or has an endless first line.
     """
-    from bayeslora.data.known import KNOWN_TASKS, has_rows, load_task
-    from bayeslora.data.read import kept
+    if not any(map(_names_stdin, _values(args))):
+        yield
+        return
+    if current().size > 1:
+        raise InputError(
+            "several processes cannot share standard input; pass a file instead of '-'"
+        )
+    with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
+        path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
+        for name in _FILES:
+            value = getattr(args, name, None)
+            if isinstance(value, list):
+                setattr(args, name, [_replaced(argument, path) for argument in value])
+            elif isinstance(value, str):
+                setattr(args, name, _replaced(value, path))
+        try:
+            yield
+        except InputError as error:
+            raise InputError(str(error).replace(path, shown_path(path))) from None
 
-    if args.task is not None:
-        raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
-    rows = {}
-    directory, args.data_dir = args.data_dir, None
-    try:
-        for task, file in files.items():
-            is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
-            # Without a directory, a user's file may have the name of a split.
-            if is_split and has_rows(task, directory) and (directory or not Path(file).exists()):
-                rows[task] = kept(load_task(task, file, directory), keep)
-            else:
-                rows[task] = read(file, args, columns, labels=labels, keep=keep)
-    finally:
-        args.data_dir = directory
-    return rows
+
+def _values(args: argparse.Namespace) -> Iterator[object]:
+    for name in _FILES:
+        value = getattr(args, name, None)
+        yield from value if isinstance(value, list) else [value]
 
 
-def refuse_tasks(files: Any, record: ModelRecord | None, model: str, instead: str) -> None:
-    """Raise InputError for a file per task of a model that was fitted to one task.
+def _names_stdin(value: object) -> bool:
+    return isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
+
+
+def _replaced(value: str, path: str) -> str:
+    return f"{value.removesuffix(_STDIN)}{path}" if _names_stdin(value) else value
+
+
+def _spooled(folder: Path, encoding: str | None) -> Path:
+    """Copy standard input to a file with the suffix of the format that its beginning suggests."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed, so '-' cannot be read")
+    stream = sys.stdin.buffer
+    head = stream.read(_HEAD)
+    path = folder / f"stdin{suffix_of(head, encoding)}"
+    with path.open("wb") as out:
+        out.write(head)
+        shutil.copyfileobj(stream, out)
+    return path
+
+
+def suffix_of(head: bytes, encoding: str | None = None) -> str:
+    """Infer the suffix of a file from its first bytes.
+
+    Parquet is detected by its first bytes and JSON by its first character; everything else is a
+    comma-separated table, or tab-separated if its first line has a tab and no comma.
 
     Args:
-        files: A file, or a mapping of files by task.
-        record: Record of the model; None for a classifier trained elsewhere.
-        model: Path of the model, for the message.
-        instead: Argument to use instead, for the message.
-    """
-    if isinstance(files, Mapping) and (record is None or not record.tasks):
-        raise InputError(f"{model} was fitted to one task; use {instead} instead of --multi-task")
-
-
-def labelled_rows(
-    files: str | Mapping[str, str],
-    args: argparse.Namespace,
-    columns: DataColumns,
-    record: ModelRecord | None,
-) -> Examples:
-    """Return labelled rows for a model, whose labels are checked if its classes are known.
+        head: The first few thousand bytes, which may be compressed by gzip.
+        encoding: Encoding of the text; None for UTF-8.
 
     Raises:
-        InputError: As `read_of_tasks`, or a label is not a class.
+        InputError: The bytes are not the start of a table.
     """
-    from bayeslora.engine.data import encode_for
+    from bayeslora.data.formats import Reading
 
-    if record is None or not record.tasks:
-        rows = read(str(files), args, columns, labels="required")
-    else:
-        rows = read_of_tasks(files, args, columns, record, labels="required")
-    if record is not None:
-        encode_for(record, rows)
-    return rows
-
-
-def read_of_tasks(
-    files: str | Mapping[str, str],
-    args: argparse.Namespace,
-    columns: DataColumns,
-    record: ModelRecord,
-    *,
-    labels: Literal["optional", "required"] = "optional",
-    keep: Sequence[str] = (),
-) -> Examples:
-    """Return rows for a model of several tasks, each with its task; see `data.read`.
-
-    Args:
-        files: One file whose rows have a column `task`, or a file per task.
-        args: Options for reading files.
-        columns: Columns of the data.
-        record: Record of the model.
-        labels: Whether each row needs a label.
-        keep: Additional columns.
-
-    Raises:
-        InputError: As `data.read`, or a row has no task, or an unknown one.
-    """
-    from bayeslora.data.union import check_tasks
-    from bayeslora.engine.data import read_for, told_apart
-
-    if isinstance(files, Mapping):
-        check_tasks(files, [*record.tasks], "the model")
-        parts = read_tasks(files, args, columns, labels=labels, keep=keep)
-        return read_for(record, parts, columns, keep)
-    return told_apart(
-        record, lambda names: read(files, args, columns, labels=labels, keep=names), keep
-    )
+    packed = head.startswith(b"\x1f\x8b")
+    if packed:
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
+        except zlib.error as error:
+            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
+    if head.startswith(b"PAR1"):
+        return ".parquet"
+    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
+    if "\0" in text:
+        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
+    line = text.partition("\n")[0]
+    kind = ".tsv" if "\t" in line and "," not in line else ".csv"
+    kind = ".json" if text.startswith(("{", "[")) else kind
+    return f"{kind}.gz" if packed else kind

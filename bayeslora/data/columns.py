@@ -7,22 +7,20 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
-import numpy as np
-
 from bayeslora.data.examples import Examples, Label
-from bayeslora.data.formats import Piece, Table
-from bayeslora.data.images import IMAGE, located, read_image
 from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
 
+IMAGE = "image"
+"""Column of the paths of images, unless another one is named."""
+
 _ALIKE = 0.8  # of the letters; `lable` is as near to `label`
 _DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
-_TEXT_COLUMN, _IMAGE_COLUMN = "text_column (--text-column)", "image_column (--image-column)"
 _INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 
@@ -37,6 +35,7 @@ class DataColumns:
         choices: The options of a question: a column of lists, or one column per option; None for
             texts to classify.
         images: Whether `text` contains image paths, relative to the file.
+        described: Path of the description that names the columns, or None.
 
     Raises:
         InputError: Two roles have the same column, or images have second texts.
@@ -47,6 +46,7 @@ class DataColumns:
     pair: str | None = None
     choices: str | tuple[str, ...] | None = None
     images: bool = False
+    described: str | None = None
 
     def __post_init__(self) -> None:
         if self.images and self.pair is not None:
@@ -76,7 +76,25 @@ class DataColumns:
     def recorded(self) -> dict[str, Any]:
         """Return the columns for a model's record, with `image` if they contain images."""
         columns = asdict(self)
+        del columns["described"]
         return columns | {"image": self.text} if columns.pop("images") else columns
+
+    def renamed(
+        self,
+        text: str | None = None,
+        label: str | None = None,
+        pair: str | None = None,
+        image: str | None = None,
+    ) -> DataColumns:
+        """Return these columns with those replaced that are named; `image` replaces `text`."""
+        named = text if image is None else image
+        return replace(
+            self,
+            text=self.text if named is None else named,
+            label=self.label if label is None else label,
+            pair=self.pair if pair is None else pair,
+            images=image is not None or (self.images and text is None),
+        )
 
     def among(self, names: Collection[str]) -> DataColumns:
         """Return the columns for a table with these names; without texts it may have images."""
@@ -89,6 +107,43 @@ class DataColumns:
         """Names of the columns to read, if they exist."""
         choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
         return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of a table.
+
+    Attributes:
+        columns: [N] Python values by column name, None for missing values; requested columns that
+            the table lacks may be absent.
+        rows: [N] row numbers, from 1. For text files, the line on which the row begins.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int]
+
+    def take(self, indices: Sequence[int]) -> Piece:
+        """Return the rows at `indices`, from 0."""
+        columns = {name: [values[k] for k in indices] for name, values in self.columns.items()}
+        return Piece(columns, [self.rows[k] for k in indices])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that are read in pieces.
+
+    Attributes:
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        names: Names of the columns; for JSON, those in the first thousands of records.
+        pieces: Function of column names and rows per piece; yields all rows in order, from the
+            start at each call. Pieces have these columns, if they exist, and may have more.
+        is_text: Whether all values were read from text, so that numbers are strings.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    pieces: Callable[[Sequence[str], int], Iterator[Piece]]
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,21 +168,22 @@ class RowChecks:
     skip_blank: bool = False
 
     def __post_init__(self) -> None:
-        if self.columns.images:
-            self._require(self.columns.text, _IMAGE_COLUMN)
+        columns, names = self.columns, self.table.names
+        image = "image_column (--image-column)"
+        if columns.images:
+            self._require(columns.text, image)
+        elif "candidates" in names:
+            other = "; rows with candidates need a column 'history' or 'question'"
+            self._require(columns.text, "text_column (--text-column)", other)
         else:
-            advice = f", or for images {_IMAGE_COLUMN}"
-            if "candidates" in self.table.names:
-                advice = "; rows with candidates need a column 'history' or 'question'"
-            self._require(self.columns.text, _TEXT_COLUMN, advice)
-        if self.columns.pair is not None:
-            self._require(self.columns.pair, "pair_column (--text-pair-column)")
+            other = f", or for images {image}"
+            self._require(columns.text, "text_column (--text-column)", other)
+        if columns.pair is not None:
+            self._require(columns.pair, "pair_column (--text-pair-column)")
         if self.required:
-            self._require(self.columns.label, "label_column (--label-column)")
+            self._require(columns.label, "label_column (--label-column)")
         else:
-            check_spelling(
-                self.table.source, self.table.names, self.columns.label, "set --label-column"
-            )
+            check_spelling(self.table.source, names, columns.label, "set --label-column")
         for name in self.keep:
             self._require(name, "keep (--keep)")
 
@@ -149,31 +205,37 @@ class RowChecks:
         Raises:
             InputError: A value is not allowed.
         """
-        pair = self.columns.pair
         if self.skip_blank:
-            texts = piece.column(self.columns.text)
-            both = zip(texts, texts if pair is None else piece.column(pair), strict=True)
-            piece = piece.take([k for k, parts in enumerate(both) if not any(map(is_blank, parts))])
-        text_or_image = self._image if self.columns.images else text_value
+            piece = piece.take([k for k in range(len(piece.rows)) if not self._is_blank(piece, k)])
+        ids: tuple[str, ...] = tuple(map(str, piece.rows))
+        if has_ids:
+            ids = self._each(piece, "id", _id)
+        elif any(value is not None for value in piece.columns.get("id", ())):
+            self._each(piece, "id", _unexpected_id)
         return Examples(
-            ids=self._ids(piece, has_ids=has_ids),
-            texts=self._each(piece, self.columns.text, text_or_image),
-            pairs=None if pair is None else self._each(piece, pair, text_value),
-            labels=self._each(piece, self.columns.label, self._label),
+            **self._content(piece),
+            ids=ids,
             rows=tuple(piece.rows),
             source=self.table.source,
             label_column=self.columns.label,
-            further=self._further(piece),
+            further={name: self._each(piece, name, as_text) for name in self.keep},
             images=self.columns.images,
         )
 
-    def _ids(self, piece: Piece, *, has_ids: bool) -> tuple[str, ...]:
-        if has_ids or any(value is not None for value in piece.column("id")):
-            return self._each(piece, "id", _id if has_ids else _unexpected_id)
-        return tuple(map(str, piece.rows))
+    def _is_blank(self, piece: Piece, row: int) -> bool:
+        names = filter(None, (self.columns.text, self.columns.pair))
+        return any(is_blank(piece.columns[name][row]) for name in names)
 
-    def _further(self, piece: Piece) -> dict[str, tuple[str | None, ...]]:
-        return {name: self._each(piece, name, as_text) for name in self.keep}
+    def _content(self, piece: Piece) -> dict[str, Any]:
+        """Return the texts, second texts and labels, by the names of `Examples`."""
+        pair = self.columns.pair
+        return {
+            "texts": self._each(
+                piece, self.columns.text, self._image if self.columns.images else text_value
+            ),
+            "pairs": None if pair is None else self._each(piece, pair, text_value),
+            "labels": self._each(piece, self.columns.label, self._label),
+        }
 
     def _each(
         self,
@@ -184,9 +246,14 @@ class RowChecks:
     ) -> tuple[Any, ...]:
         """Return the converted values of a column, or other [N] values; errors name the row."""
         if values is None:
-            values = piece.column(name)
-            if convert != self._image and _are_plain(values):
-                return tuple(values)
+            values = piece.columns.get(name, [None] * len(piece.rows))
+        if convert != self._image:
+            try:
+                "".join(values).encode()
+                if all(map(str.strip, values)):  # texts that no conversion changes
+                    return tuple(values)
+            except (TypeError, UnicodeEncodeError):
+                pass
         converted = []
         try:
             for value in values:
@@ -202,6 +269,8 @@ class RowChecks:
         """Return the path of a readable image."""
         if not isinstance(value, str) or is_blank(value):
             raise BadValueError(f"{shown(value)} is not an image path")
+        from bayeslora.data.images import located, read_image
+
         image = located(_whole(value), self.table.source)
         try:
             read_image(image)
@@ -221,33 +290,15 @@ class RowChecks:
         near = get_close_matches(name, names[:1000], n=1)
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
-        unlike = "" if near or mark else otherwise
-        other = (
-            unlike if mark is None else f", or set the separator {mark!r} with --delimiter {mark!r}"
+        end = f"Use {option}{'' if near else otherwise}"
+        if mark is not None:
+            end = f"Use {option}, or set the separator {mark!r} with --delimiter {mark!r}"
+        if self.columns.described is not None:
+            end = f"The columns are set by {self.columns.described}"
+        raise InputError(
+            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. {end}",
+            code="unknown",
         )
-        raise MissingColumnError(
-            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}",
-            f"Use {option}{other}",
-            source,
-            name,
-        )
-
-
-class MissingColumnError(InputError):
-    """A table lacks a column.
-
-    Attributes:
-        problem: The message without its advice.
-        source: Source of the table.
-        column: Name of the missing column.
-    """
-
-    code = "unknown"
-
-    def __init__(self, problem: str, advice: str, source: str, column: str) -> None:
-        """Store the parts of the message, the source and the missing column."""
-        super().__init__(f"{problem}. {advice}" if advice else problem)
-        self.problem, self.source, self.column = problem, source, column
 
 
 class BadValueError(ValueError):
@@ -273,15 +324,6 @@ def text_value(value: Any) -> str:
     elif isinstance(value, str):
         problem = f"the text {shown(value)} is blank"
     raise BadValueError(f"{problem}; expected a text that is not blank")
-
-
-def _are_plain(values: Sequence[Any]) -> bool:
-    """Return whether all values are valid texts that are not blank, which no check changes."""
-    try:
-        "".join(values).encode()
-    except (TypeError, UnicodeEncodeError):
-        return False
-    return all(map(str.strip, values))
 
 
 def _whole(text: str) -> str:
@@ -316,9 +358,10 @@ def _id(value: Any) -> str:
         return _whole(value)
     if value is None:
         raise BadValueError(f"the id is missing; {_IDS}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or abs(int(value)) >= 10**_DIGITS:
         raise BadValueError(f"the id is {shown(value)}; {_IDS}")
-    return str(_bounded(value))
+    return str(value)
 
 
 def _unexpected_id(value: Any) -> str:
@@ -335,21 +378,12 @@ def _label(value: Any) -> Label:
         if is_blank(value):
             raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
         return _whole(value)
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
-    if isinstance(value, numbers.Integral):
-        return _bounded(value)
-    if math.isfinite(value) and float(value).is_integer():
-        return _bounded(value)
+    is_whole = isinstance(value, numbers.Integral) or (
+        isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0
+    )
+    if is_whole and not isinstance(value, bool) and abs(int(value)) < 10**_DIGITS:
+        return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
-
-
-def _bounded(value: Any) -> int:
-    """Return an integer with at most `_DIGITS` digits."""
-    whole = int(value)
-    if abs(whole) >= 10**_DIGITS:
-        raise BadValueError(f"{shown(whole)} has more than {_DIGITS} digits")
-    return whole
 
 
 def is_integer(label: Label) -> bool:

@@ -97,15 +97,13 @@ class Examples:
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices` (from 0), in that order."""
         picked = [int(index) for index in indices]
-
-        def pick(values: tuple[Any, ...] | None) -> Any:
-            return None if values is None else tuple(values[i] for i in picked)
-
-        return replace(
-            self,
-            **{name: pick(getattr(self, name)) for name in _BY_ROW},
-            further={name: pick(values) for name, values in self.further.items()},
-        )
+        columns: dict[str, Any] = {
+            name: tuple(values[i] for i in picked)
+            for name in _BY_ROW
+            if (values := getattr(self, name)) is not None
+        }
+        further = {name: tuple(values[i] for i in picked) for name, values in self.further.items()}
+        return replace(self, **columns, further=further)
 
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the strata of random splits: the labels, or a single stratum for questions.
@@ -130,38 +128,28 @@ class Examples:
         return np.asarray(np.arange(num_options or counts.max(initial=0)) < counts[:, None])
 
 
-class DataHash:
-    """Incremental hash of the data of a fit: inputs, labels, classes and groups, in order."""
+def data_hash(pieces: Examples | Iterable[Examples]) -> str:
+    """Return a hash of the data of a fit, 32 hexadecimal digits.
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._is_begun = False
+    Inputs, labels, classes and groups count, in order.
 
-    def add(self, examples: Examples) -> None:
-        """Add a piece."""
+    Args:
+        pieces: Examples, or consecutive pieces of them.
+    """
+    digest = hashlib.sha256()
+    parts = [pieces] if isinstance(pieces, Examples) else pieces
+    for number, examples in enumerate(parts):
         pairs = examples.pairs or [None] * len(examples)
         fields: list[Sequence[Any]] = [examples.texts, pairs, examples.labels]
         # Fields that no row has are omitted, which keeps the hash of texts from earlier versions.
         for name in ("choices", "history", "groups", "among"):
             if (values := getattr(examples, name)) is not None:
                 fields.append(values)
-                if not self._is_begun:
-                    self._digest.update(name.encode())
-        self._is_begun = True
-        for part in zip(*fields, strict=True):
-            self._digest.update(json.dumps(part, ensure_ascii=False).encode())
-
-    @property
-    def value(self) -> str:
-        """The hash of all pieces, 32 hexadecimal digits."""
-        return self._digest.hexdigest()[:32]
-
-
-def data_hash(examples: Examples) -> str:
-    """Return the `DataHash` of examples."""
-    digest = DataHash()
-    digest.add(examples)
-    return digest.value
+                if not number:
+                    digest.update(name.encode())
+        for row in zip(*fields, strict=True):
+            digest.update(json.dumps(row, ensure_ascii=False).encode())
+    return digest.hexdigest()[:32]
 
 
 def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
@@ -175,19 +163,16 @@ _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "gro
 def joined(parts: Sequence[Examples]) -> Examples:
     """Concatenate one or more parts of the same source."""
     first = parts[0]
-
-    def column(name: str) -> Any:
-        return None if getattr(first, name) is None else _chain(getattr(p, name) for p in parts)
-
-    return replace(
-        first,
-        **{name: column(name) for name in _BY_ROW},
-        further={name: _chain(part.further[name] for part in parts) for name in first.further},
-    )
-
-
-def _chain(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return tuple(chain.from_iterable(parts))
+    columns: dict[str, Any] = {
+        name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
+        for name in _BY_ROW
+        if getattr(first, name) is not None
+    }
+    further = {
+        name: tuple(chain.from_iterable(part.further[name] for part in parts))
+        for name in first.further
+    }
+    return replace(first, **columns, further=further)
 
 
 def is_numbered(labels: Iterable[Label]) -> bool:

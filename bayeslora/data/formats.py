@@ -14,13 +14,14 @@ import json
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
+from bayeslora.data.columns import Piece, Table
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.plain_text import listed, shown
@@ -37,19 +38,21 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMED = {"tab": "\t", "\\t": "\t"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Options for text files that deviate from their suffix.
+    """How rows are read, where a file does not say it itself.
 
     Attributes:
         delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
             or a tab, depending on the suffix.
         encoding: Encoding of a text file, by its Python name; None uses UTF-8.
+        blank: `skip` skips rows with a missing or blank text, and logs their number.
+        kind: `text-classification` or `multiple-choice`; None infers it from the columns.
+        optional: Further columns to keep if there are such columns.
 
     Raises:
         InputError: The delimiter is not one character, or the encoding is unknown.
@@ -57,6 +60,14 @@ class Reading:
 
     delimiter: str | None = None
     encoding: str | None = None
+    blank: Literal["refuse", "skip"] = "refuse"
+    kind: str | None = None
+    optional: tuple[str, ...] = ()
+
+    @property
+    def is_of_text_file(self) -> bool:
+        """Whether an option is set that only text files take."""
+        return self.delimiter is not None or self.encoding is not None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
@@ -81,46 +92,6 @@ DEFAULT = Reading()
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive rows of a table.
-
-    Attributes:
-        columns: [N] Python values by column name, None for missing values.
-        rows: [N] row numbers, from 1. For text files, the line on which the row begins.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    rows: Sequence[int]
-
-    def column(self, name: str) -> Sequence[Any]:
-        """Return the [N] values of a column; all None if the piece has no such column."""
-        return self.columns[name] if name in self.columns else (None,) * len(self.rows)
-
-    def take(self, indices: Sequence[int]) -> Piece:
-        """Return the rows at `indices`, from 0."""
-        columns = {name: [values[k] for k in indices] for name, values in self.columns.items()}
-        return Piece(columns, [self.rows[k] for k in indices])
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that are read in pieces.
-
-    Attributes:
-        source: Path of the file, or a placeholder such as `<list>` for data in memory.
-        names: Names of the columns; for JSON, those in the first `PIECE` records.
-        pieces: Function of column names and rows per piece; yields all rows in order, from the
-            start at each call. Pieces have these columns, if they exist, and may have more.
-        is_text: Whether all values were read from text, so that numbers are strings.
-    """
-
-    source: str
-    names: tuple[str, ...]
-    pieces: Callable[[Sequence[str], int], Iterator[Piece]]
-    is_text: bool = False
-
-
-@dataclass(frozen=True)
 class File:
     """A regular file of rows.
 
@@ -128,13 +99,11 @@ class File:
         path: Path of the file.
         kind: Format of its rows: its suffix without `.gz`.
         reading: Options of text formats.
-        is_packed: Whether it is compressed by gzip.
     """
 
     path: Path
     kind: str
     reading: Reading
-    is_packed: bool
 
     def __str__(self) -> str:
         return shown_path(self.path)
@@ -157,7 +126,8 @@ class File:
             InputError: Reading fails, also inside the block.
         """
         try:
-            with gzip.open(self.path) if self.is_packed else self.path.open("rb") as stream:
+            is_packed = self.path.suffix.lower() == _PACKED
+            with gzip.open(self.path) if is_packed else self.path.open("rb") as stream:
                 yield stream  # type: ignore[misc]
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{self} cannot be decompressed with gzip: {error}") from None
@@ -206,37 +176,29 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     """
     file = Path(path)
     try:
-        mode = file.stat().st_mode
-        is_directory, special = stat.S_ISDIR(mode), not stat.S_ISREG(mode)
-        start = b"" if is_directory or special else _start_of(file)
+        state = file.stat()
+        if stat.S_ISREG(state.st_mode):
+            file.open("rb").close()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(file)[:200]} cannot be read: {reason}") from None
-    if is_directory:
-        raise InputError(f"{file} is a directory; pass a file ({', '.join(SUFFIXES)})")
-    if special:
+    if not stat.S_ISREG(state.st_mode):
+        what = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
         raise InputError(
-            f"{file} is not a regular file; pass one, or pipe the rows to standard input and "
-            "pass '-'"
+            f"{file} is {what}; pass a file ({', '.join(SUFFIXES)}), or pipe the rows to standard "
+            "input and pass '-'"
         )
     kind = kind_of(file)
-    if not start:
+    if not state.st_size:
         raise InputError(f"{file} is empty; at least one row is needed")
-    opened = File(file, kind, reading, start == _GZIP and kind != ".parquet")
-    if file.suffix.lower() == _PACKED and not opened.is_packed:
-        raise InputError(f"{file} is not gzip-compressed, despite its suffix")
+    opened = File(file, kind, reading)
     if reading.delimiter is not None and not opened.is_csv:
         raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
     if reading.encoding is not None and kind == ".parquet":
         raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
     return opened
-
-
-def _start_of(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(2)
 
 
 def kind_of(path: Path) -> str:
@@ -248,43 +210,12 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
     if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
-        suffixes = "".join(path.suffixes[-2:] if suffix == _PACKED else path.suffixes[-1:])
-        extension = f"extension {shown(suffixes)}" if suffixes else "no extension"
+        extension = f"extension {shown(suffix)}" if suffix else "no extension"
         raise InputError(
             f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also with "
             f"{_PACKED})"
         )
     return kind
-
-
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    reading = Reading(encoding=encoding)
-    if head.startswith(_GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(_PARQUET):
-        return ".parquet"
-    text = head.decode(reading.encoding or "utf-8-sig", errors="replace").lstrip()
-    if text.startswith(("{", "[")):
-        return ".json"
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    line = text.partition("\n")[0]
-    return ".tsv" if "\t" in line and "," not in line else ".csv"
 
 
 def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
@@ -307,12 +238,11 @@ def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
         header = csv_header(file)
 
         def read_csv(columns: Sequence[str], size: int) -> Iterator[Piece]:
-            places = [(name, place) for place, name in enumerate(header) if name in columns]
-            for rows, records in _csv_batches(file, len(header), size):
-                fields = list(zip(*records, strict=True))
-                yield Piece(
-                    {name: [cell or None for cell in fields[k]] for name, k in places}, rows
-                )
+            places = {name: place for place, name in enumerate(header) if name in columns}
+            records = islice(csv_rows(file), 1, None)
+            while part := list(islice(records, size)):
+                cells = {name: [row[k] or None for _, row in part] for name, k in places.items()}
+                yield Piece(cells, [line for line, _ in part])
 
         return Table(str(file), header, read_csv, is_text=True)
 
@@ -323,7 +253,8 @@ def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
     first = [record for _, record in islice(json_rows(file), PIECE)]
     if not first:
         raise InputError(f"{file} is empty; at least one row is needed")
-    return Table(str(file), names_of(first), read_json)
+    names = dict.fromkeys(name for record in first for name in record)
+    return Table(str(file), tuple(names), read_json)
 
 
 def batches(
@@ -387,40 +318,6 @@ def csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
                 f"{file}, row {row}: {error}; check for an unclosed quotation mark, and double "
                 "quotation marks inside a quoted field"
             ) from None
-
-
-def _csv_batches(
-    file: File, width: int, size: int
-) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
-    """Yield the rows of `csv_rows` below the header, about `size` at a time, which is faster."""
-    csv.field_size_limit(LONGEST_FIELD)
-    with file.text(newline="") as lines:
-        reader = csv.reader(lines, delimiter=file.delimiter, strict=True)
-        next(row for row in reader if row)
-        before = reader.line_num
-        is_regular = True
-        while is_regular:
-            try:
-                records = list(islice(reader, size))
-            except csv.Error:
-                is_regular = False
-                continue
-            if not records:
-                return
-            rows: Sequence[int] = range(before + 1, reader.line_num + 1)
-            if len(rows) != len(records):
-                heights = (1 + sum(cell.count("\n") for cell in record) for record in records)
-                rows = list(accumulate(heights, initial=before + 1))[:-1]
-            lengths = set(map(len, records))
-            is_regular = lengths <= {0, width}
-            if 0 in lengths:
-                rows = [row for row, record in zip(rows, records, strict=True) if record]
-                records = [record for record in records if record]
-            if is_regular and records:
-                yield rows, records
-            before = reader.line_num
-    for _ in csv_rows(file):  # finds the row and raises
-        pass
 
 
 def json_rows(file: File) -> Iterator[tuple[int, Record]]:
@@ -587,52 +484,3 @@ def _python_values(column: Any) -> list[Any]:
         column = pc.cast(column, pa.string())
     values: list[Any] = column.cast(pa.int64()).to_pylist() if is_duration else column.to_pylist()
     return values
-
-
-def records_table(records: Sequence[Any], source: str) -> Table:
-    """Return the table of a list of mappings; missing keys count as None.
-
-    Raises:
-        InputError: There are no records, or a record is not a mapping.
-    """
-    for row, record in enumerate(records, 1):
-        if not isinstance(record, Mapping):
-            raise InputError(
-                f"{source}, row {row}: expected an object with columns such as "
-                f'{{"text": …, "label": …}}, got {shown(record)}'
-            )
-    names = names_of(records)
-    columns = {name: [record.get(name) for record in records] for name in names}
-    return columns_table(columns, names, source, len(records))
-
-
-def columns_table(
-    columns: Mapping[str, Sequence[Any]], names: Sequence[str], source: str, size: int
-) -> Table:
-    """Return the table of equally long columns in memory.
-
-    Args:
-        columns: Columns that can be read.
-        names: Names of all columns.
-        source: Name of the table for messages.
-        size: Number of rows.
-
-    Raises:
-        InputError: There are no rows.
-    """
-    if not size:
-        raise InputError(f"{source} is empty; at least one row is needed")
-
-    def read(_wanted: Sequence[str], rows: int) -> Iterator[Piece]:
-        for start in range(0, size, rows):
-            end = min(start + rows, size)
-            part = {name: values[start:end] for name, values in columns.items()}
-            yield Piece(part, range(start + 1, end + 1))
-
-    return Table(source, tuple(names), read)
-
-
-def names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
-    """Return the string keys of records, in order of appearance."""
-    names = dict.fromkeys(chain.from_iterable(records))
-    return tuple(name for name in names if isinstance(name, str))

@@ -17,11 +17,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.data.formats import Table, columns_table
+from bayeslora.data.columns import IMAGE, DataColumns
+from bayeslora.data.examples import Examples
+from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, first_line
-
-IMAGE, LABEL = "image", "label"
-"""Columns of a table of images."""
 
 DIGITS = "digits"
 """The images of `sklearn.datasets.load_digits`, of shape 8 × 8, as an array."""
@@ -38,12 +37,12 @@ def is_image(path: str | Path) -> bool:
 
 
 def holds_images(path: str | Path) -> bool:
-    """Return whether a path is a directory or an array file, which `open_images` reads."""
+    """Return whether a path is a directory or an array file, which `image_columns` reads."""
     return Path(path).suffix.lower() in _ARRAYS or Path(path).is_dir()
 
 
-def open_images(path: str | Path) -> Table:
-    """Open a directory or an array file as a table with columns `image` and optionally `label`.
+def image_columns(path: str | Path) -> dict[str, list[Any]]:
+    """Return the columns of a directory or an array file: `image` and optionally `label`.
 
     Args:
         path: A directory with images, or with one directory of images per class; or a `.npy` file
@@ -68,13 +67,13 @@ def open_images(path: str | Path) -> Table:
                 f"{path}: labels must be {len(images)} integers or strings, one per image, got "
                 f"{labels.dtype} of shape {list(labels.shape)}"
             )
-        columns[LABEL] = (
+        columns[DataColumns.label] = (
             labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
         )
-    return columns_table(columns, tuple(columns), str(path), len(images))
+    return columns
 
 
-def _folder(folder: Path) -> Table:
+def _folder(folder: Path) -> dict[str, list[Any]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path))
     parts = [path.relative_to(folder).parts for path in paths]
     if not paths:
@@ -84,14 +83,14 @@ def _folder(folder: Path) -> Table:
         )
     columns = {IMAGE: [str(Path(*part)) for part in parts]}
     if all(len(part) > 1 for part in parts):
-        columns[LABEL] = [part[0] for part in parts]
+        columns[DataColumns.label] = [part[0] for part in parts]
     elif any(len(part) > 1 for part in parts):
         alone = next(path for path, part in zip(paths, parts, strict=True) if len(part) == 1)
         raise InputError(
             f"{folder} contains both folders and images, such as {alone.name}; put every image "
             "into the folder of its class, or use no folders"
         )
-    return columns_table(columns, tuple(columns), str(folder), len(paths))
+    return columns
 
 
 def located(image: str, source: str) -> str:
@@ -175,10 +174,22 @@ def thumbnail(image: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def digits() -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of scikit-learn's digit images, and their classes, [N], from 0 to 9."""
+def load_digits(split: str) -> Examples:
+    """Return 1,000 training, 297 validation or 500 test digits, stratified by class, 0 to 9."""
     labels: NDArray[np.int64] = _digits()["labels"]
-    return [f"{DIGITS}#{row}" for row in range(len(labels))], labels
+    test = stratified_sample(labels, 500, 0)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    train = rest[stratified_sample(labels[rest], 1000, 0)]
+    rows = {"train": train, "test": test, "validation": np.setdiff1d(rest, train)}[split]
+    return Examples(
+        ids=tuple(map(str, rows)),
+        texts=tuple(f"{DIGITS}#{row}" for row in rows),
+        pairs=None,
+        labels=tuple(str(labels[row]) for row in rows),
+        rows=tuple(range(1, len(rows) + 1)),
+        source=f"{DIGITS} ({split})",
+        images=True,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -214,16 +225,13 @@ def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
     if "images" not in arrays:
         raise InputError(f"{path} has no array 'images'")
     images = arrays["images"]
-    shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    if not shaped or images.dtype.kind not in "uf" or not images.size:
-        raise InputError(
-            f"{path}: images must have shape [N, H, W] or [N, H, W, 3] and type uint8 or float, "
-            f"got {images.dtype} of shape {list(images.shape)}"
-        )
     if images.ndim == 4 and images.shape[3] == 1:
         arrays["images"] = images = images[..., 0]
-    if images.dtype.kind == "f" and not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(f"{path}: float images must be finite and between 0 and 1")
-    if images.dtype.kind == "u" and images.dtype != np.uint8:
-        raise InputError(f"{path}: integer images must be uint8, got {images.dtype}")
+    shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    is_share = images.dtype.kind == "f" and images.size and 0 <= images.min() <= images.max() <= 1
+    if not shaped or not images.size or not (images.dtype == np.uint8 or is_share):
+        raise InputError(
+            f"{path}: images must have shape [N, H, W] or [N, H, W, 3] and be uint8, or floats "
+            f"between 0 and 1, got {images.dtype} of shape {list(images.shape)}"
+        )
     return arrays

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bayeslora.data.columns import DataColumns, RowChecks
+from bayeslora.data.columns import DataColumns, Piece, Table
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import PIECE, Record, Table, open_table, records_table
-from bayeslora.data.images import DIGITS, digits
+from bayeslora.data.formats import Reading, Record, open_table
+from bayeslora.data.images import DIGITS, load_digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
-from bayeslora.data.questions import QUESTIONS, question_checks
-from bayeslora.data.read import load_all
-from bayeslora.data.splits import stratified_sample
+from bayeslora.data.questions import QUESTIONS
+from bayeslora.data.read import read, records_table
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, read_yaml
 from bayeslora.plain_text import counted
@@ -189,19 +187,20 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
         return _ood(name, split, data_dir)
     examples = load_known(name, split, data_dir)
     distinct = without_duplicates(examples, by_label=False)
-    dropped = dict(examples.dropped)
-    _count(dropped, "repeated", len(examples) - len(distinct))
+    dropped = Counter(examples.dropped)
+    dropped["repeated"] += len(examples) - len(distinct)
     for other, rows in _judged(known_name(name), split, data_dir):
         remaining = without_overlap(distinct, rows)
-        _count(dropped, f"in {other} too", len(distinct) - len(remaining))
+        dropped[f"in {other} too"] += len(distinct) - len(remaining)
         distinct = remaining
+    dropped = +dropped  # without zeros
     if dropped:
         logger.warning(
             "%s: skipped %s",
             examples.source,
             ", ".join(f"{counted(count, 'row')} ({reason})" for reason, count in dropped.items()),
         )
-    return replace(distinct, dropped=dropped)
+    return replace(distinct, dropped=dict(dropped))
 
 
 def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
@@ -213,9 +212,9 @@ def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
     splits = [split for split in ("train", "test") if split in KNOWN_TASKS[key].splits]
     known_texts = {text for split in splits for text in load_known(key, split, data_dir).texts}
     remaining = rows.take([k for k, text in enumerate(rows.texts) if text not in known_texts])
-    dropped = dict(rows.dropped)
-    _count(dropped, f"in {key} too", len(rows) - len(remaining))
-    return replace(remaining, dropped=dropped)
+    dropped = Counter(rows.dropped)
+    dropped[f"in {key} too"] += len(rows) - len(remaining)
+    return replace(remaining, dropped=dict(+dropped))
 
 
 def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
@@ -242,14 +241,14 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if key == "movielens-100k":
         return load_movielens(split)
     if key == DIGITS:
-        return _digits(split)
+        return load_digits(split)
     table, classes = _table(key, split, data_dir)
-    keep = [column for column in task.keep if column in table.names]
     if task.kind == "multiple-choice":
         of_hub = _is_of_hub(task, data_dir)
-        return _twins(task, _load_questions(table, keep), of_hub=of_hub)
+        return _twins(task, _load_questions(table, task.keep), of_hub=of_hub)
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    examples = load_all(RowChecks(table, columns, required=True, keep=keep))
+    reading = Reading(kind="text-classification", optional=task.keep)
+    examples = read(table, columns, labels="required", reading=reading)
     return _named(examples, classes, indexed=task.indexed)
 
 
@@ -273,32 +272,25 @@ def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple
             yield other, load_known(key, other, data_dir)
 
 
-def _digits(split: str) -> Examples:
-    """Return 1,000 training, 297 validation or 500 test rows, stratified by class."""
-    names, labels = digits()
-    test = stratified_sample(labels, 500, 0)
-    rest = np.setdiff1d(np.arange(len(labels)), test)
-    train = rest[stratified_sample(labels[rest], 1000, 0)]
-    rows = {"train": train, "test": test, "validation": np.setdiff1d(rest, train)}[split]
-    return Examples(
-        ids=tuple(map(str, rows)),
-        texts=tuple(names[row] for row in rows),
-        pairs=None,
-        labels=tuple(str(labels[row]) for row in rows),
-        rows=tuple(range(1, len(rows) + 1)),
-        source=f"{DIGITS} ({split})",
-        images=True,
-    )
+def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
+    """Return the questions of a table without those with two equal options."""
+    skipped = 0
+
+    def pieces(columns: Sequence[str], size: int) -> Iterator[Piece]:
+        nonlocal skipped
+        for piece in table.pieces(columns, size):
+            options = piece.columns["choices"]
+            distinct = [k for k, row in enumerate(options) if not _are_repeated(row)]
+            skipped += len(piece.rows) - len(distinct)
+            yield piece.take(distinct)
+
+    reading = Reading(optional=keep)
+    examples = read(replace(table, pieces=pieces), QUESTIONS, labels="required", reading=reading)
+    return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
 
-def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
-    checks = question_checks(table, QUESTIONS, required=True, keep=keep, skip_blank=False)
-    checks = replace(checks, skip_repeated=True)
-    examples = load_all(checks)
-    total = sum(len(piece.rows) for piece in table.pieces(("id",), PIECE))
-    dropped: dict[str, int] = {}
-    _count(dropped, "two equal options", total - len(examples))
-    return replace(examples, dropped=dropped)
+def _are_repeated(options: Any) -> bool:
+    return isinstance(options, list) and len({*map(str, options)}) < len(options)
 
 
 def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
@@ -313,11 +305,6 @@ def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
         else tuple(" / ".join(sorted(options)) for options in choices)
     )
     return replace(examples, groups=groups, further={**examples.further, "twins": groups})
-
-
-def _count(dropped: dict[str, int], reason: str, count: int) -> None:
-    if count:
-        dropped[reason] = dropped.get(reason, 0) + count
 
 
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
@@ -433,22 +420,14 @@ def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
     if directory and file.exists():
         return file
     task = KNOWN_TASKS[key]
-    fields = "label, and classes.json"
-    if task.kind == "multiple-choice":
-        fields = "choices and answer_index"
-    elif task.indexed:
-        fields = "answer_index"
-    hub = (
-        "it is not on the Hugging Face hub"
-        if task.hub_id is None
-        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is used if the "
-        "package datasets is installed and HF_HUB_OFFLINE is not set"
-    )
+    options = task.kind == "multiple-choice"
+    index = "answer_index" if options or task.indexed else "label, and classes.json"
+    hub = f"read from the hub ({task.hub_id}) by the package datasets, if HF_HUB_OFFLINE is not set"
     raise InputError(
-        f"{file} "
-        f"{'does not exist' if directory else 'cannot be found: no data directory is set'}; set "
-        f"data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
-        f"question and {fields}. Without a directory, {hub}"
+        f"{file} {'does not exist' if directory else 'cannot be found: no data directory is set'}; "
+        f"set data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
+        f"question, {'choices, ' if options else ''}{index}. Without a directory, the task is "
+        f"{'not available' if task.hub_id is None else hub}"
     )
 
 

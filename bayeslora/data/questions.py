@@ -23,10 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import BadValueError, DataColumns, RowChecks, is_blank, text_value
+from bayeslora.data.columns import (
+    BadValueError,
+    DataColumns,
+    Piece,
+    RowChecks,
+    Table,
+    is_blank,
+    text_value,
+)
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.data.formats import Piece, Table
-from bayeslora.errors import InputError, located
+from bayeslora.errors import InputError, located, unknown_choice
+from bayeslora.io.files import read_yaml
 from bayeslora.plain_text import counted, shown
 
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
@@ -38,12 +46,6 @@ _OTHER_NAMES = {
     "answer": ("answer_index", "answer"),
     "context": ("context", "passage"),
 }
-_LIST_NAMES = ("question", "history", *(n for names in _OTHER_NAMES.values() for n in names))
-
-
-def may_be_of_questions(name: str) -> bool:
-    """Return whether a column of this name may be read from questions."""
-    return name in _LIST_NAMES or _NUMBERED.fullmatch(name) is not None
 
 
 def are_questions(names: Sequence[str]) -> bool:
@@ -82,7 +84,7 @@ def question_checks(
         if isinstance(choices, tuple):
             with located(table.source):
                 _check_numbering(choices)
-    resolved = DataColumns(text, label, pair, choices)
+    resolved = replace(columns, text=text, label=label, pair=pair, choices=choices)
     return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
 
 
@@ -114,11 +116,9 @@ class QuestionChecks(RowChecks):
 
     Attributes:
         history: Column of the earlier items, or None.
-        skip_repeated: Whether to skip questions with two equal options.
     """
 
     history: str | None = None
-    skip_repeated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,18 +135,14 @@ class QuestionChecks(RowChecks):
         names = self.columns.choices or ()
         return (names,) if isinstance(names, str) else names
 
-    def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
-        """Return the questions in a piece; see `RowChecks.examples`."""
-        if self.skip_blank:
-            texts = piece.column(self.columns.text)
-            piece = piece.take([k for k, text in enumerate(texts) if not is_blank(text)])
-        if self.skip_repeated:
-            values = map(self._list, piece.column(self._choice_names[0]))
-            piece = piece.take([k for k, value in enumerate(values) if not _are_repeated(value)])
+    def _is_blank(self, piece: Piece, row: int) -> bool:
+        return is_blank(piece.columns[self.columns.text][row])
+
+    def _content(self, piece: Piece) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair
         history = None
         if self.history is not None:
-            lists = list(map(self._list, piece.column(self.history)))
+            lists = list(map(self._list, piece.columns[self.history]))
             history = self._each(piece, self.history, _items, lists)
         texts = (
             tuple(map("\n".join, history))
@@ -154,24 +150,20 @@ class QuestionChecks(RowChecks):
             else self._each(piece, text, text_value)
         )
         choices = self._choices(piece)
-        answers = list(zip(piece.column(label), choices, strict=True))
-        return Examples(
-            ids=self._ids(piece, has_ids=has_ids),
-            texts=texts,
-            pairs=None if pair is None else self._each(piece, pair, _context),
-            labels=self._each(piece, label, self._answer, answers),
-            rows=tuple(piece.rows),
-            source=self.table.source,
-            label_column=label,
-            further=self._further(piece),
-            choices=choices,
-            history=history,
-        )
+        labels = piece.columns.get(label, [None] * len(choices))
+        answers = list(zip(labels, choices, strict=True))
+        return {
+            "texts": texts,
+            "pairs": None if pair is None else self._each(piece, pair, _context),
+            "labels": self._each(piece, label, self._answer, answers),
+            "choices": choices,
+            "history": history,
+        }
 
     def _choices(self, piece: Piece) -> tuple[tuple[str, ...], ...]:
         names = self._choice_names
         if len(names) == 1:
-            values = list(map(self._list, piece.column(names[0])))
+            values = list(map(self._list, piece.columns[names[0]]))
             return self._each(piece, names[0], _options, values)
 
         def options(cells: tuple[Any, ...]) -> tuple[str, ...]:
@@ -181,7 +173,8 @@ class QuestionChecks(RowChecks):
                 raise BadValueError(f"{shown(names[empty])} is empty, but a later option is not")
             return _options(filled)
 
-        return self._each(piece, names[0], options, [*zip(*map(piece.column, names), strict=True)])
+        cells = zip(*(piece.columns[name] for name in names), strict=True)
+        return self._each(piece, names[0], options, list(cells))
 
     def _list(self, value: Any) -> Any:
         """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""
@@ -261,10 +254,6 @@ def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:
     return {**columns, "choices": tuple(lists)}
 
 
-def _are_repeated(values: Any) -> bool:
-    return isinstance(values, list) and len({*map(str, values)}) < len(values)
-
-
 def _options(values: Any) -> tuple[str, ...]:
     allowed = f"expected a list of 2 to {len(LETTERS)} different texts"
     if not isinstance(values, list):
@@ -296,3 +285,71 @@ def _items(items: Any) -> tuple[str, ...]:
 
 def _context(value: Any) -> str:
     return "" if is_blank(value) else text_value(value)
+
+
+_KEYS = ("question", "choices", "answer", "context", "prompt")
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """A YAML description of files of questions with options.
+
+        question: stem
+        choices: [option_a, option_b]
+        answer: key
+        context: story
+        prompt: "{text_pair} {text}"
+
+    All lines are optional. `choices` is one column of lists, or a list of columns; columns that are
+    not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
+    `{text_pair}` the context.
+
+    Attributes:
+        columns: Columns of the questions.
+        prompt: Prompt around each question, a `template`; None for the default.
+    """
+
+    columns: DataColumns
+    prompt: str | None = None
+
+
+def is_description(task: str | None) -> bool:
+    """Return whether `task` is the path of a description rather than a task name."""
+    return task is not None and task.lower().endswith((".yaml", ".yml"))
+
+
+def read_description(path: str) -> TaskDescription:
+    """Read a description.
+
+    Raises:
+        InputError: The file is missing or not YAML, or a key or value is not allowed.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} must be a mapping, such as `question: stem`")
+    used: list[str] = []
+    for key, value in content.items():
+        if key not in _KEYS:
+            raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
+        several = key == "choices" and isinstance(value, list) and len(value) > 1
+        texts = value if several else [value]
+        if not all(isinstance(text, str) and text for text in texts):
+            allowed = "a column or a list of columns" if key == "choices" else "a text"
+            raise InputError(f"{path}: {key} must be {allowed}, got {shown(value)}")
+        used += texts if key != "prompt" else []
+    usual = {"question": QUESTIONS.text, "answer": QUESTIONS.label, "choices": QUESTIONS.choices}
+    columns: dict[str, Any] = {**usual, **content}
+    used += [columns[key] for key in columns.keys() - content.keys()]
+    if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
+        raise InputError(f"{path}: column {shown(repeated)} is listed twice")
+    choices = columns["choices"]
+    return TaskDescription(
+        DataColumns(
+            columns["question"],
+            columns["answer"],
+            content.get("context"),
+            tuple(choices) if isinstance(choices, list) else choices,
+            described=path,
+        ),
+        content.get("prompt"),
+    )

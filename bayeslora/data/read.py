@@ -1,7 +1,7 @@
-"""Read examples from a file, a data set object, a list, a pair of lists, or a known task.
+"""One way in: rows of any kind become `Examples`, checked once.
 
-`load_rows` returns all examples; `open_examples` returns them in pieces, after a first pass that
-checks all of them and stores eight bytes per row, a hash of its id.
+`read` returns all examples; `stream` returns the same in pieces, after a first pass that checks all
+of them and stores eight bytes per row, a hash of its id.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bayeslora.data import formats
 from bayeslora.data.columns import (
+    IMAGE,
     DataColumns,
-    MissingColumnError,
+    Piece,
     RowChecks,
+    Table,
     as_integer,
     is_integer,
 )
 from bayeslora.data.examples import Examples, is_numbered, joined
-from bayeslora.data.formats import DEFAULT, PIECE, Reading, Table
-from bayeslora.data.images import holds_images, is_image, open_images
-from bayeslora.data.questions import QUESTIONS, are_questions, may_be_of_questions, question_checks
+from bayeslora.data.formats import DEFAULT, PIECE, Reading, open_table
+from bayeslora.data.questions import QUESTIONS, are_questions, question_checks
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import counted, listed, shown
 
@@ -62,13 +61,6 @@ def as_texts(data: Any) -> Any:
             "use a list: [text]"
         )
     return [data]
-
-
-def are_texts(data: object) -> bool:
-    """Return whether data are only texts: a list, a tuple, an array or a series of strings."""
-    if isinstance(data, list | tuple):
-        return bool(data) and isinstance(data[0], str)
-    return hasattr(data, "tolist") and getattr(data, "ndim", 0) == 1
 
 
 def _looks_like_a_path(text: str) -> bool:
@@ -108,6 +100,68 @@ def stream_of(examples: Examples) -> ExampleStream:
     return ExampleStream(examples.source, len(examples), is_numbered(examples.labels), pieces)
 
 
+def read(
+    data: object,
+    columns: DataColumns = DataColumns(),  # noqa: B008 (immutable)
+    *,
+    labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
+    reading: Reading = DEFAULT,
+) -> Examples:
+    """Return the checked examples in `data`.
+
+    Args:
+        data: Path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats also
+            with `.gz`; a directory of images, or of one directory of images per class, or a `.npz`
+            or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a data
+            frame); a list or another iterable of mappings, or of texts; a pair (texts, labels),
+            where labels may be None; or examples, which are returned with the columns to keep.
+            Without required labels, a string may also be a text; see `as_texts`.
+        columns: Names of the columns. Labels may be missing if they are optional. The default
+            columns also find questions with options, and images.
+        labels: `required` raises an error for examples without a label.
+        keep: Further columns to keep, as texts.
+        reading: How to read the rows, where `data` does not say it.
+
+    Raises:
+        InputError: The data or an argument is invalid; the message names the file, the row, the
+            column, the value and what is allowed.
+    """
+    if isinstance(data, Examples):
+        return _kept(data, keep, reading.optional)
+    rows = as_texts(data) if labels == "optional" else data
+    survey = _Survey(_checks(rows, columns, labels, keep, reading))
+    pieces = list(survey.examples())
+    examples = survey.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
+    if columns.described is None:
+        return examples
+    return replace(examples, columns=columns.recorded())
+
+
+def stream(
+    data: object,
+    columns: DataColumns = DataColumns(),  # noqa: B008 (immutable)
+    *,
+    keep: Sequence[str] = (),
+    reading: Reading = DEFAULT,
+) -> ExampleStream:
+    """Return the examples of `read`, labelled or not, as a stream that reads a file in pieces."""
+    if isinstance(data, Examples):
+        return stream_of(_kept(data, keep, reading.optional))
+    checks = _checks(as_texts(data), columns, "optional", keep, reading)
+    survey = _Survey(checks)
+    for _ in survey.examples():
+        pass
+
+    def pieces(rows: int) -> Iterator[Examples]:
+        for piece in checks.table.pieces(checks.column_names, rows):
+            examples = checks.examples(piece, has_ids=survey.has_ids)
+            if len(examples):
+                yield survey.finished(examples)
+
+    return ExampleStream(checks.table.source, survey.num_rows, survey.numbered, pieces)
+
+
 class _Survey:
     """A pass over the examples of a table, which finds the properties of the whole.
 
@@ -116,7 +170,6 @@ class _Survey:
         num_rows: Number of examples.
         has_ids: Whether rows have ids.
         integer_labels: Whether all labels read from text are integers.
-        numbered: Whether all labels are non-negative integers, like class indices.
         has_pairs: Whether any row has a non-empty second text.
     """
 
@@ -129,6 +182,7 @@ class _Survey:
 
     @property
     def numbered(self) -> bool:
+        """Whether all labels are non-negative integers, like class indices."""
         # `1.0` in a file is the integer 1.
         return not self._negative if self.integer_labels else self._decimal
 
@@ -141,7 +195,7 @@ class _Survey:
         table, hashes, total = self.checks.table, array("q"), 0
         for piece in table.pieces(self.checks.column_names, PIECE):
             if not total:
-                self.has_ids = piece.column("id")[0] is not None
+                self.has_ids = piece.columns.get("id", (None,))[0] is not None
             examples = self.checks.examples(piece, has_ids=self.has_ids)
             total += len(piece.rows)
             self.num_rows += len(examples)
@@ -156,12 +210,8 @@ class _Survey:
         if not self.num_rows:
             raise InputError(f"{table.source}: every row is blank ({total}), so no rows are left")
         if self.num_rows < total:
-            logger.warning(
-                "%s: skipped %d of %d rows, which have no text or repeated options",
-                table.source,
-                total - self.num_rows,
-                total,
-            )
+            skipped = total - self.num_rows
+            logger.warning("%s: skipped %d of %d rows without text", table.source, skipped, total)
         ordered = np.sort(np.frombuffer(hashes, np.int64))
         repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         if repeated:
@@ -184,195 +234,15 @@ class _Survey:
         return replace(examples, labels=labels, pairs=examples.pairs if self.has_pairs else None)
 
 
-def open_stream(checks: RowChecks) -> ExampleStream:
-    """Check all examples of a table and return a stream that rereads them.
-
-    Raises:
-        InputError: A value is not allowed, an id is repeated, or no row is left.
-    """
-    survey = _Survey(checks)
-    for _ in survey.examples():
-        pass
-
-    def pieces(rows: int) -> Iterator[Examples]:
-        for piece in checks.table.pieces(checks.column_names, rows):
-            examples = checks.examples(piece, has_ids=survey.has_ids)
-            if len(examples):
-                yield survey.finished(examples)
-
-    return ExampleStream(checks.table.source, survey.num_rows, survey.numbered, pieces)
-
-
-def load_all(checks: RowChecks) -> Examples:
-    """Return all examples of a table in one pass.
-
-    Raises:
-        InputError: As for `open_stream`.
-    """
-    survey = _Survey(checks)
-    return survey.finished(joined(list(survey.examples())))
-
-
-def load_examples(
-    data: object = None,
-    *,
-    text_column: str = "text",
-    label_column: str = "label",
-    pair_column: str | None = None,
-    image_column: str | None = None,
-    labels: Literal["optional", "required"] = "optional",
-    task: str | None = None,
-    data_dir: str | Path | None = None,
-    split: str | None = None,
-    keep: Sequence[str] = (),
-    blank: Literal["refuse", "skip"] = "refuse",
-    delimiter: str | None = None,
-    encoding: str | None = None,
-) -> Examples:
-    """Load and check the examples in `data`.
-
-    Args:
-        data: Path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats also
-            with `.gz`; a directory of images, or of one directory of images per class, or a `.npz`
-            or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a data
-            frame); a list or another iterable of mappings, or of texts; a pair (texts, labels),
-            where labels may be None. For a known task: the name of the split.
-        text_column: Column of the texts.
-        label_column: Column of the labels, strings or integers. If it is missing and labels are
-            optional, the examples are unlabelled.
-        pair_column: Column of the second text, if the task has two.
-        image_column: Column of image paths, relative to the file, instead of texts; detected by
-            default if data have a column `image` and no `text`.
-        labels: `required` raises an error for examples without a label.
-        task: Name of a known task (see `KNOWN_TASKS`); or, for your own `data`,
-            `text-classification`, `multiple-choice`, a YAML file that names its columns
-            (`TaskDescription`), or None to infer the kind from the columns.
-        data_dir: Directory of the files of known tasks; default: `BAYESLORA_DATA`.
-        split: Split of the known task, if not given by `data`.
-        keep: Further columns to keep, as texts; known tasks have `text`.
-        blank: `skip` skips rows with a missing or blank text, and logs their number.
-        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
-            or a tab, depending on the suffix.
-        encoding: Encoding of a text file, such as `latin-1`; None uses UTF-8.
-
-    Raises:
-        InputError: The data or an argument is invalid; the message names the file, the row, the
-            column, the value and what is allowed.
-    """
-    reading = Reading(delimiter, encoding)
-    described = read_description(task).columns if task and is_description(task) else None
-    if task is not None and task not in KINDS and described is None:
-        if reading != DEFAULT:
-            raise InputError(
-                f"--delimiter and --encoding apply only to files, not to task {task!r}"
-            )
-        return kept(_known(task, data, split, data_dir), keep)
-    if split is not None:
-        raise InputError(f"split={split!r} requires a known task; see `bayeslora tasks`")
-    try:
-        examples = load_rows(
-            data,
-            described or data_columns(text_column, label_column, pair_column, image_column),
-            kind=task if described is None else KINDS[1],
-            labels=labels,
-            keep=keep,
-            blank=blank,
-            delimiter=delimiter,
-            encoding=encoding,
-        )
-    except MissingColumnError as error:
-        if described is None:
-            raise
-        problem = f"{error.problem}; the columns are set by {task}"
-        raise InputError(problem, code=error.code) from None
-    return examples if described is None else replace(examples, columns=described.recorded())
-
-
-def load_rows(
-    data: object,
-    columns: DataColumns,
-    *,
-    kind: str | None = None,
-    labels: Literal["optional", "required"] = "optional",
-    keep: Sequence[str] = (),
-    blank: Literal["refuse", "skip"] = "refuse",
-    delimiter: str | None = None,
-    encoding: str | None = None,
-) -> Examples:
-    """Return all examples in `data`; see `load_examples`.
-
-    Args:
-        data: The rows.
-        columns: Names of their columns.
-        kind: A kind of task among `KINDS`; None to infer it from the columns.
-        labels: Whether each row needs a label.
-        keep: Further columns to keep.
-        blank: How to handle rows without a text.
-        delimiter: Delimiter of a text file.
-        encoding: Encoding of a text file.
-
-    Raises:
-        InputError: As for `load_examples`.
-    """
-    reading = Reading(delimiter, encoding)
-    return load_all(
-        _checks(data, columns, reading, keep=keep, blank=blank, labels=labels, kind=kind)
-    )
-
-
-def open_examples(
-    data: object,
-    columns: DataColumns,
-    *,
-    keep: Sequence[str] = (),
-    blank: Literal["refuse", "skip"] = "refuse",
-    delimiter: str | None = None,
-    encoding: str | None = None,
-) -> ExampleStream:
-    """Return the examples in `data`, labelled or not, as a stream; see `load_rows`."""
-    reading = Reading(delimiter, encoding)
-    return open_stream(_checks(data, columns, reading, keep=keep, blank=blank))
-
-
-def renamed(
-    known: DataColumns,
-    text: str | None = None,
-    label: str | None = None,
-    pair: str | None = None,
-    image: str | None = None,
-) -> DataColumns:
-    """Return the columns of a model, replacing those that are named here."""
-    columns = data_columns(
-        text or known.text,
-        label or known.label,
-        pair or known.pair,
-        image or (known.text if known.images else None),
-    )
-    return replace(columns, choices=known.choices)
-
-
-def data_columns(
-    text: str = "text", label: str = "label", pair: str | None = None, image: str | None = None
-) -> DataColumns:
-    """Return the columns given by the options of a fit; `image` replaces `text`."""
-    return DataColumns(text if image is None else image, label, pair, images=image is not None)
-
-
 def _checks(
-    data: object,
-    columns: DataColumns,
-    reading: Reading,
-    *,
-    keep: Sequence[str],
-    blank: str,
-    labels: str = "optional",
-    kind: str | None = None,
+    data: object, columns: DataColumns, labels: str, keep: Sequence[str], reading: Reading
 ) -> RowChecks:
-    if kind == KINDS[1] and columns.choices is None:
+    """Return the table of `data` with the conversion of its kind of rows."""
+    if reading.kind == KINDS[1] and columns.choices is None:
         columns = as_questions(columns)
-    table = _table(data, columns, keep, reading)
+    table = _table(data, columns, reading)
     columns = columns.among(table.names)
-    if kind is None and are_questions(table.names):
+    if reading.kind is None and columns.described is None and are_questions(table.names):
         # A model fitted to questions with other column names accepts the usual ones too.
         if columns.choices is not None and columns.text not in table.names:
             columns = QUESTIONS
@@ -383,8 +253,8 @@ def _checks(
         table,
         columns,
         required=labels == "required",
-        keep=tuple(keep),
-        skip_blank=blank == "skip",
+        keep=tuple(dict.fromkeys([*keep, *(n for n in reading.optional if n in table.names)])),
+        skip_blank=reading.blank == "skip",
     )
 
 
@@ -401,37 +271,22 @@ def as_questions(columns: DataColumns) -> DataColumns:
     return DataColumns(text, label, columns.pair, columns.choices or QUESTIONS.choices)
 
 
-def kept(examples: Examples, keep: Sequence[str]) -> Examples:
-    """Return examples with the further columns of `keep`, among which `text` is always available.
-
-    Raises:
-        InputError: A column was not read.
-    """
+def _kept(examples: Examples, keep: Sequence[str], optional: Sequence[str]) -> Examples:
+    """Return examples with the further columns to keep, of which `text` always exists."""
     known = {"text": examples.texts, **examples.further}
     for name in keep:
         if name not in known:
-            problem = str(unknown_choice("column to keep", name, known))
-            raise MissingColumnError(problem, "", examples.source, name)
-    return replace(examples, further={name: known[name] for name in keep}) if keep else examples
+            raise unknown_choice("column to keep", name, known)
+    names = [*keep, *(name for name in optional if name in known)]
+    return replace(examples, further={name: known[name] for name in names}) if names else examples
 
 
-def _known(task: str, data: object, split: str | None, data_dir: str | Path | None) -> Examples:
-    from bayeslora.data.known import KNOWN_TASKS, known_name, load_task
-
-    key = known_name(task)
-    name = data if split is None else split
-    if not isinstance(name, str) or (split is not None and data is not None):
-        raise InputError(
-            f"task {task!r} needs exactly one split name ({', '.join(KNOWN_TASKS[key].splits)}), "
-            f"got data={shown(data)}, split={split!r}"
-        )
-    return load_task(key, name, data_dir)
-
-
-def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Reading) -> Table:
+def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
+    if isinstance(data, Table):
+        return data
     if isinstance(data, str | Path):
         return _file_table(data, columns, reading)
-    if reading != DEFAULT:
+    if reading.is_of_text_file:
         raise InputError("delimiter and encoding apply only to files, but the data is in memory")
     names = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(names, Mapping):
@@ -441,37 +296,37 @@ def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Readin
         )
     source = f"<{type(data).__name__}>"
     if names is not None:
-        selected = (*columns.among(list(names)).column_names, *keep)
-        values = {
-            name: plain_list(data[name])
-            for name in names
-            if name in selected or may_be_of_questions(name)
-        }
-        return formats.columns_table(values, list(map(str, names)), source, len(data))
+        # Column names of a frame may be numbers.
+        known = {str(name): name for name in names}
+        return _columns_table(
+            lambda name: plain_list(data[known[name]]), list(known), source, len(data)
+        )
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
-    if are_texts(data):
-        return _pair_table(data, None, columns)
+    is_array = hasattr(data, "tolist") and getattr(data, "ndim", 0) == 1
     # A set has no order for the predictions; a mapping is a single row, or columns.
-    if isinstance(data, Iterable) and not isinstance(data, bytes | Mapping | set | frozenset):
-        rows = data if isinstance(data, Sequence) else list(data)
-        return (
-            _pair_table(rows, None, columns)
-            if are_texts(rows)
-            else formats.records_table(rows, source)
+    if not isinstance(data, Iterable) or isinstance(data, bytes | Mapping | set | frozenset):
+        raise InputError(
+            "data must be the path of a file, an object with named columns, a list or another "
+            f"iterable of texts or of mappings, or a pair (texts, labels), got {shown(data)}"
         )
-    raise InputError(
-        "data must be the path of a file, an object with named columns, a list or another "
-        f"iterable of texts or of mappings, or a pair (texts, labels), got {shown(data)}"
-    )
+    rows: Any = data if isinstance(data, Sequence) or is_array else list(data)
+    if is_array or (len(rows) and isinstance(rows[0], str)):
+        return _pair_table(rows, None, columns)
+    return records_table(rows, source)
 
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
-    if columns.images and is_image(path):
-        return _pair_table([str(path)], None, columns)
-    if holds_images(path) and reading == DEFAULT:
-        return open_images(path)
-    return formats.open_table(path, reading)
+    if columns.images or Path(path).suffix.lower() in (".npz", ".npy") or Path(path).is_dir():
+        # Imported here: texts do not need it.
+        from bayeslora.data.images import holds_images, image_columns, is_image
+
+        if columns.images and is_image(path):
+            return _pair_table([str(path)], None, columns)
+        if holds_images(path) and not reading.is_of_text_file:
+            values = image_columns(path)
+            return _columns_table(values.__getitem__, [*values], str(path), len(values[IMAGE]))
+    return open_table(path, reading)
 
 
 def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
@@ -486,7 +341,55 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
             f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; pass one "
             "label per text"
         )
-    return formats.columns_table(values, tuple(values), source, sizes[0])
+    return _columns_table(values.__getitem__, tuple(values), source, sizes[0])
+
+
+def records_table(records: Sequence[Any], source: str) -> Table:
+    """Return the table of a list of mappings; missing keys count as None.
+
+    Raises:
+        InputError: There are no records, or a record is not a mapping.
+    """
+    for row, record in enumerate(records, 1):
+        if not isinstance(record, Mapping):
+            raise InputError(
+                f"{source}, row {row}: expected an object with columns such as "
+                f'{{"text": …, "label": …}}, got {shown(record)}'
+            )
+
+    names = dict.fromkeys(name for record in records for name in record if isinstance(name, str))
+
+    def column(name: str) -> list[Any]:
+        return [record.get(name) for record in records]
+
+    return _columns_table(column, [*names], source, len(records))
+
+
+def _columns_table(
+    column: Callable[[str], Sequence[Any]], names: Sequence[str], source: str, size: int
+) -> Table:
+    """Return the table of equally long columns in memory.
+
+    Args:
+        column: Returns the values of the column of a name.
+        names: Names of the columns.
+        source: Name of the table for messages.
+        size: Number of rows.
+
+    Raises:
+        InputError: There are no rows.
+    """
+    if not size:
+        raise InputError(f"{source} is empty; at least one row is needed")
+
+    def read(requested: Sequence[str], rows: int) -> Iterator[Piece]:
+        columns = {name: column(name) for name in names if name in requested}
+        for start in range(0, size, rows):
+            end = min(start + rows, size)
+            part = {name: values[start:end] for name, values in columns.items()}
+            yield Piece(part, range(start + 1, end + 1))
+
+    return Table(source, tuple(names), read)
 
 
 def plain_list(values: Any) -> list[Any]:
@@ -500,72 +403,3 @@ def plain_list(values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InputError(f"expected a list of values, got {shown(values)}")
     return list(values)
-
-
-_KEYS = ("question", "choices", "answer", "context", "prompt")
-
-
-@dataclass(frozen=True)
-class TaskDescription:
-    """A YAML description of files of questions with options.
-
-        question: stem
-        choices: [option_a, option_b]
-        answer: key
-        context: story
-        prompt: "{text_pair} {text}"
-
-    All lines are optional. `choices` is one column of lists, or a list of columns; columns that are
-    not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
-    `{text_pair}` the context.
-
-    Attributes:
-        columns: Columns of the questions.
-        prompt: Prompt around each question, a `template`; None for the default.
-    """
-
-    columns: DataColumns
-    prompt: str | None = None
-
-
-def is_description(task: str | None) -> bool:
-    """Return whether `task` is the path of a description rather than a task name."""
-    return task is not None and task.lower().endswith((".yaml", ".yml"))
-
-
-def read_description(path: str) -> TaskDescription:
-    """Read a description.
-
-    Raises:
-        InputError: The file is missing or not YAML, or a key or value is not allowed.
-    """
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} must be a mapping, such as `question: stem`")
-    for key, value in content.items():
-        if key not in _KEYS:
-            raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
-        several = key == "choices" and isinstance(value, list) and len(value) > 1
-        texts = value if several else [value]
-        if not all(isinstance(text, str) and text for text in texts):
-            allowed = "a column or a list of columns" if key == "choices" else "a text"
-            raise InputError(f"{path}: {key} must be {allowed}, got {shown(value)}")
-    return TaskDescription(_columns(path, content), content.get("prompt"))
-
-
-def _columns(path: str, content: dict[str, Any]) -> DataColumns:
-    choices: str | list[str] = content.get("choices") or "choices"
-    names = (choices,) if isinstance(choices, str) else tuple(choices)
-    try:
-        columns = DataColumns(
-            content.get("question", QUESTIONS.text),
-            content.get("answer", QUESTIONS.label),
-            content.get("context"),
-            choices if isinstance(choices, str) else names,
-        )
-    except InputError as error:
-        raise error.within(path) from None
-    used = [columns.text, columns.label, *filter(None, [columns.pair]), *names]
-    if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
-        raise InputError(f"{path}: column {shown(repeated)} is listed twice")
-    return columns

@@ -52,15 +52,11 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
         task: tuple(class_of(task, name) for name in class_names(rows))
         for task, rows in parts.items()
     }
-    seen: dict[str, str] = {}
-    for task, names in classes.items():
-        for name in names:
-            if name in seen:
-                raise InputError(
-                    f"tasks {seen[name]!r} and {task!r} would both have a class named {name!r}; "
-                    "rename one of the tasks"
-                )
-            seen[name] = task
+    every = [name for names in classes.values() for name in names]
+    if repeated := next((name for name in every if every.count(name) > 1), None):
+        raise InputError(
+            f"two tasks would have a class named {repeated!r}; rename one of {listed(list(parts))}"
+        )
     return classes
 
 
@@ -75,23 +71,20 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Exa
     Raises:
         InputError: Only some tasks have second texts or images, or one has questions with options.
     """
-    paired = {task for task, rows in parts.items() if rows.pairs is not None}
-    if paired and len(paired) < len(parts):
+    kinds = {
+        task: "questions with options"
+        if rows.choices is not None
+        else "images"
+        if rows.images
+        else "texts"
+        if rows.pairs is None
+        else "pairs of texts"
+        for task, rows in parts.items()
+    }
+    if len({*kinds.values()}) > 1 or "questions with options" in kinds.values():
         raise InputError(
-            f"tasks {listed(sorted(paired))} have second texts, but the other tasks do not; use "
-            "second texts in all tasks or in none"
-        )
-    shown = {task for task, rows in parts.items() if rows.images}
-    if shown and len(shown) < len(parts):
-        raise InputError(
-            f"tasks {listed(sorted(shown))} contain images, but the other tasks contain texts; "
-            "use only images or only texts"
-        )
-    asks = next((task for task, rows in parts.items() if rows.choices is not None), None)
-    if asks is not None:
-        raise InputError(
-            f"task {asks!r} contains questions with options; several tasks are supported only "
-            "for texts with labels"
+            "several tasks are supported for rows of one kind with labels: texts, pairs of texts "
+            f"or images, got {', '.join(f'{kind} in {task!r}' for task, kind in kinds.items())}"
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     named_parts = [named(task, rows, common) for task, rows in parts.items()]
@@ -146,7 +139,11 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
     """
     names = rows.further.get(TASK)
     if names is None:
-        raise no_task(rows.source, tasks)
+        raise InputError(
+            f"{rows.source}: the classifier was fitted to several tasks ({listed(list(tasks))}); "
+            "specify the task of the rows: {name: data} (--multi-task NAME=FILE), or a column "
+            f"{TASK!r}"
+        )
     indices = {task: index for index, task in enumerate(tasks)}
     for index, name in enumerate(names):
         if name not in indices:
@@ -155,14 +152,6 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
                 f"{unknown_choice('task', str(name), list(tasks))}"
             )
     return np.array([indices[str(name)] for name in names], dtype=np.int64)
-
-
-def no_task(source: str, tasks: Iterable[str]) -> InputError:
-    """Return the error for rows without a task."""
-    return InputError(
-        f"{source}: the classifier was fitted to several tasks ({listed(list(tasks))}); specify "
-        f"the task of the rows: {{name: data}} (--multi-task NAME=FILE), or a column {TASK!r}"
-    )
 
 
 def among_own(rows: Examples, tasks: Mapping[str, int]) -> Examples:

@@ -9,7 +9,8 @@ from bayeslora.backbones.embedded import EMBEDDED_MODELS, INSTALL, installed_fil
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.build import build_network
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.data import TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.errors import InputError, MissingAssetError

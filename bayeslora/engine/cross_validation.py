@@ -18,10 +18,10 @@ from torch import Tensor
 from bayeslora.data.examples import Examples
 from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.baselines import baselines
-from bayeslora.engine.data import LabelledExamples
+from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.ensemble import Further, Part
 from bayeslora.engine.network import Network
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import drawing_of, scale_logits

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
-from bayeslora.data.columns import DataColumns, MissingColumnError
-from bayeslora.data.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
-from bayeslora.data.read import ExampleStream, as_texts, kept, load_rows, open_examples, stream_of
-from bayeslora.data.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
+from bayeslora.data.columns import IMAGE, DataColumns
+from bayeslora.data.examples import (
+    LETTERS,
+    Examples,
+    class_names,
+    data_hash,
+    dropped_by_split,
+    encode_labels,
+    is_numbered,
+)
+from bayeslora.data.formats import DEFAULT, Reading
+from bayeslora.data.read import ExampleStream, read, stream, stream_of
+from bayeslora.data.union import (
+    TASK,
+    among_own,
+    check_tasks,
+    counts,
+    is_union,
+    union,
+    union_classes,
+    with_tasks,
+)
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.plain_text import counted
-from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.predictions.record import check_further
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bayeslora.posteriors.base import Posterior
-
 
 logger = logging.getLogger(__name__)
 
@@ -40,35 +51,69 @@ _KEEP_UNKNOWN = (
 )
 
 
-LabelledExamples: TypeAlias = "tuple[Examples, Tensor]"
+LabelledExamples: TypeAlias = tuple[Examples, Tensor]
 """Rows and their labels [N] int64."""
 
 Unknown = Literal["error", "ood"]
 """How to treat a label that is not a class: raise, or keep the row as out of distribution."""
 
 
-def open_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> ExampleStream:
-    """Return the examples in `data` as a stream, labelled or not, with further columns to keep.
+def read_for(
+    record: ModelRecord,
+    data: Any,
+    columns: DataColumns,
+    *,
+    labels: Literal["optional", "required"] = "optional",
+    keep: str | Sequence[str] = (),
+    reading: Reading = DEFAULT,
+) -> Examples:
+    """Return rows for a model, as `read`; with their tasks for a model of several tasks.
+
+    Args:
+        record: Record of the model.
+        data: As for `read`; for several tasks a mapping from their names to data, or rows with
+            a column `task`, which is optional if rows are classified among all classes.
+        columns: Columns to read.
+        labels: As for `read`.
+        keep: Further columns to keep.
+        reading: As for `read`.
 
     Raises:
-        InputError: As `open_examples`, or a column name is reserved for predictions.
+        InputError: As `read`; or a column name is reserved for predictions; or a row has no task,
+            or an unknown one.
     """
-    if isinstance(data, Examples):
-        return stream_of(kept(data, _checked_names(keep)))
-    return open_examples(as_texts(data), columns, keep=_checked_names(keep))
+    names = _checked_names(keep)
+    if is_union(data) and not record.tasks:
+        raise InputError("the classifier was fitted to one task; pass its rows without a task name")
+    if is_union(data):
+        check_tasks(data, [*record.tasks], "the classifier")
+        if not data:
+            raise InputError("data by task is empty; name at least one task")
+        parts = {
+            task: read(rows, columns, labels=labels, keep=names, reading=reading)
+            for task, rows in data.items()
+        }
+        return union(parts, None if record.across_tasks else record.tasks)
+    reading = replace(reading, optional=(TASK,)) if record.tasks else reading
+    rows = read(data, columns, labels=labels, keep=names, reading=reading)
+    if not record.tasks or (record.across_tasks and TASK not in rows.further):
+        return rows
+    rows = rows if record.across_tasks else among_own(rows, record.tasks)
+    return with_tasks(rows, record.classes)
 
 
-def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
-    """Return the examples in `data`, labelled or not, with further columns to keep.
-
-    A string is a text or the path of a file; see `as_texts`.
-
-    Raises:
-        InputError: As `load_examples`, or a column name is reserved for predictions.
-    """
-    if isinstance(data, Examples):
-        return kept(data, _checked_names(keep))
-    return load_rows(as_texts(data), columns, keep=_checked_names(keep))
+def stream_for(
+    record: ModelRecord,
+    data: Any,
+    columns: DataColumns,
+    *,
+    keep: str | Sequence[str] = (),
+    reading: Reading = DEFAULT,
+) -> ExampleStream:
+    """Return the rows of `read_for` as a stream; in memory for several tasks."""
+    if record.tasks or is_union(data):
+        return stream_of(read_for(record, data, columns, keep=keep, reading=reading))
+    return stream(data, columns, keep=_checked_names(keep), reading=reading)
 
 
 def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:
@@ -77,99 +122,21 @@ def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:
     return names
 
 
-def read_for(
-    record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
-) -> Examples:
-    """Return rows for a model, as `read_rows`; with their tasks for a model of several tasks.
-
-    Args:
-        record: Record of the model.
-        data: As for `read_rows`; for several tasks a mapping from their names to data, or rows with
-            a column `task`, which is optional if rows are classified among all classes.
-        columns: Columns to read.
-        keep: Further columns to keep.
-
-    Raises:
-        InputError: As `read_rows`; or a row has no task, or an unknown one.
-    """
-    if is_union(data):
-        if not record.tasks:
-            raise InputError(
-                "the classifier was fitted to one task; pass its rows without a task name"
-            )
-        check_tasks(data, [*record.tasks], "the classifier")
-        parts = {task: read_rows(rows, columns, keep) for task, rows in data.items()}
-        if not parts:
-            raise InputError("data by task is empty; name at least one task")
-        return union(parts, None if record.across_tasks else record.tasks)
-    if not record.tasks:
-        return read_rows(data, columns, keep)
-
-    rows = [*data] if isinstance(data, Iterator) else data  # may be read twice
-
-    def read(keep: Sequence[str]) -> Examples:
-        return read_rows(rows, columns, keep)
-
-    return told_apart(record, read, (keep,) if isinstance(keep, str) else keep)
-
-
-def told_apart(
-    record: ModelRecord, read: Callable[[Sequence[str]], Examples], keep: Sequence[str]
-) -> Examples:
-    """Return rows for a model of several tasks, named by a column `task`.
-
-    Args:
-        record: Record of the model.
-        read: Reads the rows with the further columns passed to it.
-        keep: Further columns to keep.
-
-    Raises:
-        InputError: As `read_for`.
-    """
-    try:
-        rows = read([*dict.fromkeys([*keep, TASK])])
-    except MissingColumnError as error:
-        if error.column != TASK:
-            raise
-        if record.across_tasks and TASK not in keep:
-            return read(keep)
-        raise no_task(error.source, record.tasks) from None
-    if not record.across_tasks:
-        rows = among_own(rows, record.tasks)
-    return with_tasks(rows, record.classes)
-
-
-def labelled_for(record: ModelRecord, data: Any, columns: DataColumns) -> Any:
-    """Return labelled data for a model: rows with their tasks for several tasks, else unchanged.
-
-    Raises:
-        InputError: As `read_for`.
-    """
-    return read_for(record, data, columns) if record.tasks or is_union(data) else data
-
-
-def open_for(
-    record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
-) -> ExampleStream:
-    """Return rows for a model as a stream, as `open_rows`; in memory for several tasks.
-
-    Raises:
-        InputError: As `read_for`.
-    """
-    if not record.tasks:
-        return open_rows(data, columns, keep)
-    return stream_of(read_for(record, data, columns, keep))
-
-
-def read_labelled(data: Any, columns: DataColumns) -> Examples:
+def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = None) -> Examples:
     """Return the examples in `data`, which must have labels; warn about repeated rows.
 
+    Args:
+        data: As for `read`.
+        columns: Columns to read.
+        record: Record of the model that the rows are for, if there is one; see `read_for`.
+
     Raises:
-        InputError: As `load_examples`, or a label is missing.
+        InputError: As `read_for`, or a label is missing.
     """
-    rows: Examples = (
-        data if isinstance(data, Examples) else load_rows(data, columns, labels="required")
-    )
+    if record is None:
+        rows = read(data, columns, labels="required")
+    else:
+        rows = read_for(record, data, columns, labels="required")
     missing = next((index for index, label in enumerate(rows.labels) if label is None), None)
     if missing is not None:
         raise InputError(
@@ -269,46 +236,21 @@ def check_hold_out(hold_out: float, *, validated: bool) -> None:
         )
 
 
-def check_calibration(
-    posterior: Posterior | None,
-    feature_scores: str | Sequence[str] | None,
-    hold_out: float,
-    *,
-    validated: bool,
-) -> Sequence[str] | None:
-    """Check the options of a calibration, for which no model is needed.
-
-    Args:
-        posterior: Options of the posterior; None to choose the best.
-        feature_scores: Names of scores to fit as well; None for the default ones.
-        hold_out: Share of the rows to use as validation rows.
-        validated: Whether there are validation rows.
-
-    Returns:
-        The names of the scores, or None.
-
-    Raises:
-        InputError: An option is not allowed.
-    """
-    check_hold_out(hold_out, validated=validated)
-    names = feature_options.feature_scores(feature_scores)
-    if posterior is not None:
-        feature_options.check_feature_scores(names, posterior)
-    return names
-
-
-def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
+def read_validation(
+    data: Any, columns: DataColumns, train: Examples, record: ModelRecord | None = None
+) -> Examples:
     """Return held-out examples, which must have labels and differ from the training texts.
 
     Args:
         data: As for `read_labelled`.
         columns: Columns to read.
         train: Training rows; among held-out rows they would make the network look always right.
+        record: As for `read_labelled`.
 
     Raises:
         InputError: As `read_labelled`, or most of their texts are among `train`.
     """
-    rows = read_labelled(data, columns)
+    rows = read_labelled(data, columns, record)
     shared = rows.num_shared(train)
     if not shared:
         return rows
@@ -327,37 +269,6 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
         overlap,
     )
     return rows
-
-
-def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
-    """Raise InputError if all rows are of one class, and warn about classes without rows.
-
-    Args:
-        record: Record of the classifier.
-        rows: Rows to fit a posterior to.
-        moves: Whether that posterior fits its own mean, from these rows alone.
-
-    Raises:
-        InputError: All rows are of one class, or a label is unknown.
-    """
-    if rows.choices is not None:  # letters are not classes
-        encode_for(record, rows)
-        return
-    classes = record.classes
-    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
-    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if len(missing) == len(classes) - 1:
-        only = classes[int(counts.argmax())]
-        raise InputError(
-            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
-            "of every class"
-        )
-    if missing and moves:
-        logger.warning(
-            "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
-            rows.source,
-            ", ".join(map(repr, missing)),
-        )
 
 
 def columns_of(record: ModelRecord) -> DataColumns:
@@ -399,9 +310,12 @@ def encode_for(
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
     """
-    check_images(rows, images=columns_of(record).images)
-    check_questions(format_of(record), record.classes, rows)
-    classes = classes_for(record, most_options(rows))
+    classes = tuple(record.classes)
+    format, images = format_of(record), columns_of(record).images
+    if images or rows.images or format is not None or rows.choices is not None:
+        check_images(rows, images=images)
+        check_questions(format, classes, rows)
+        classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     numbered = is_numbered(rows.labels) if numbered is None else numbered
     if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
@@ -434,154 +348,117 @@ def check_images(rows: Examples, *, images: bool) -> None:
         )
 
 
-def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
-    """Return the labels that are not classes as the further column `unknown_label`.
-
-    Args:
-        rows: Rows, labelled or not.
-        codes: [N] int64, the index of each row's label among the classes, -1 if there is none.
-    """
-    labels = (
-        None if label is None or code >= 0 else str(label)
-        for label, code in zip(rows.labels, codes.tolist(), strict=True)
-    )
-    return {"unknown_label": tuple(labels)}
-
-
-def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
-    """Warn about truncated texts, if there are any."""
-    if num_truncated:
-        logger.warning(
-            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were truncated",
-            source,
-            num_truncated,
-            total,
-            100 * num_truncated / total,
-            max_length,
-        )
-
-
-def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
-    """Warn if the rows to predict are those that a model was fitted to.
-
-    Args:
-        record: Record of the model.
-        data: `data_hash` of the rows.
-        source: Name of the rows.
-    """
-    rows = record.results.get("calibration", {}).get("fitted_to", "train")
-    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
-        logger.warning(
-            "%s contains rows that the model was fitted to, so scores on them are optimistic; "
-            "use rows that it has not seen",
-            source,
-        )
-
-
-PIECE = 2048
-"""Rows per piece of a prediction."""
-
-
 @dataclass(frozen=True)
-class CheckedRows:
-    """Rows to predict, read and checked once.
+class TrainingData:
+    """Checked data of a fit.
 
     Attributes:
-        record: Record of the model.
-        stream: The rows.
-        unknown: How to treat a label that is not a class.
-        digests: SHA-256 of ids, texts, labels and further columns, for each piece.
-        num_labelled: Number of rows with a label that is a class.
-        data_hash: Hash of texts and labels, as in a model's record.
-        most_options: Largest number of options of a question; 0 for texts.
+        columns: Columns that the data was read from.
+        classes: Names of the classes in index order.
+        train: Training rows and their labels [N] int64.
+        validation: Held-out rows and their labels, or None.
+        tasks: Number of classes of each of several tasks, in the order of the classes; empty for
+            one task.
+        across_tasks: Whether rows are classified among the classes of all tasks.
     """
 
-    record: ModelRecord
-    stream: ExampleStream
-    unknown: Unknown
-    digests: tuple[bytes, ...]
-    num_labelled: int
-    data_hash: str
-    most_options: int = 0
+    columns: DataColumns
+    classes: tuple[str, ...]
+    train: LabelledExamples
+    validation: LabelledExamples | None
+    tasks: dict[str, int] = field(default_factory=dict)
+    across_tasks: bool = False
 
     @classmethod
-    def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
-        """Read the rows once.
-
-        Args:
-            record: Record of the model.
-            stream: The rows.
-            unknown: How to treat a label that is not a class.
+    def read(
+        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool = False
+    ) -> TrainingData:
+        """Read the data that a user passed; see `BayesianClassifier.fit`.
 
         Raises:
-            InputError: A label is not a class and `unknown` is not `ood`.
+            InputError: The data is not allowed.
         """
-        digests, data = [], DataHash()
-        labelled = most = 0
-        for rows in _whole_pieces(stream):
-            codes = encode_for(record, rows, unknown, numbered=stream.numbered)
-            digests.append(_digest(rows))
-            data.add(rows)
-            labelled += int((codes >= 0).sum())
-            most = max(most, most_options(rows))
-        return cls(record, stream, unknown, tuple(digests), labelled, data.value, most)
+        if is_union(train) or is_union(validation):
+            return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
+        if across_tasks:
+            raise InputError(
+                "across_tasks (--across-tasks) has no effect with one task; give data by task "
+                "(--multi-task NAME=FILE), or leave it out",
+                code="no-effect",
+            )
+        rows = read_labelled(train, columns)
+        columns = columns if rows.columns is None else DataColumns.of(rows.columns)
+        columns = _with_images(columns, rows)
+        held_out = None if validation is None else read_validation(validation, columns, rows)
+        classes = class_names(rows)
+        if held_out is not None:
+            check_images(held_out, images=rows.images)
+            if (held_out.choices is None) != (rows.choices is None):
+                raise InputError(
+                    f"{held_out.source} and {rows.source} hold rows of different kinds: one has "
+                    "questions with options, the other texts"
+                )
+            if held_out.choices is not None:
+                classes = max(classes, class_names(held_out), key=len)
+        return cls(columns, classes, *_encoded(classes, rows, held_out))
+
+    @classmethod
+    def _of_tasks(
+        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool
+    ) -> TrainingData:
+        """Read several tasks, named by the keys, as one data set."""
+        if not is_union(train) or not (validation is None or is_union(validation)):
+            raise InputError(
+                "training and validation data must both name their tasks; give both as mappings "
+                "from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
+            )
+        check_tasks(validation or (), [*train], "validation data")
+        parts = {task: read_labelled(data, columns) for task, data in train.items()}
+        held_out = {
+            task: read_validation(data, columns, parts[task])
+            for task, data in (validation or {}).items()
+        }
+        of_task = union_classes(parts)
+        sizes = counts(of_task)
+        known = None if across_tasks else sizes
+        classes = tuple(name for names in of_task.values() for name in names)
+        for task, rows in held_out.items():  # by the task's own class names
+            encode_labels(rows, class_names(parts[task]))
+        whole = union(parts, known)
+        splits = _encoded(classes, whole, union(held_out, known) if held_out else None)
+        return cls(_with_images(columns, whole), classes, *splits, sizes, across_tasks)
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of all rows."""
-        return hashlib.sha256(b"".join(self.digests)).hexdigest()
+    def rows(self) -> Examples:
+        """The training rows."""
+        return self.train[0]
 
     @property
-    def num_pieces(self) -> int:
-        """Number of pieces of `PIECE` rows."""
-        return -(-self.stream.num_rows // PIECE)
+    def held_out(self) -> Examples | None:
+        """The held-out rows, or None."""
+        return None if self.validation is None else self.validation[0]
 
-    def piece_size(self, number: int) -> int:
-        """Return the number of rows of a piece, counted from 0."""
-        return min(PIECE, self.stream.num_rows - number * PIECE)
+    def hashes(self) -> dict[str, str | None]:
+        """Return a hash of each split."""
+        validation = None if self.held_out is None else data_hash(self.held_out)
+        return {"train": data_hash(self.rows), "validation": validation}
 
-    def pieces(self) -> Iterator[LabelledExamples]:
-        """Yield the rows, `PIECE` at a time, with the index of each label; -1 if there is none.
-
-        Raises:
-            InputError: The rows have changed.
-        """
-        import torch
-
-        changed = InputError(
-            f"{self.stream.source} changed while it was read; run the command again"
-        )
-        count = 0
-        for count, rows in enumerate(_whole_pieces(self.stream), 1):
-            # Check before a piece is predicted, since its predictions are kept for the next run.
-            if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
-                raise changed
-            codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
-            yield rows, torch.from_numpy(codes)
-        if count != len(self.digests):
-            raise changed
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Return how many rows were dropped on reading, by split and reason."""
+        return dropped_by_split(train=self.rows, validation=self.held_out)
 
 
-def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
-    """Yield runs of `PIECE` rows with their labels [N] int64; the last may be shorter."""
-    for start in range(0, len(rows), PIECE):
-        indices = range(start, min(start + PIECE, len(rows)))
-        yield rows.take(indices), labels[indices.start : indices.stop]
+def _with_images(columns: DataColumns, rows: Examples) -> DataColumns:
+    """Return the columns that rows were read from, which may be images without being named."""
+    is_found = rows.images and not columns.images
+    return replace(columns, text=IMAGE, images=True) if is_found else columns
 
 
-def _digest(rows: Examples) -> bytes:
-    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
-    fields += [column for column in (rows.choices, rows.history) if column is not None]
-    return hashlib.sha256(json.dumps(fields).encode()).digest()
-
-
-def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
-    """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
-    waiting: Examples | None = None
-    for rows in stream.pieces(PIECE):
-        waiting = rows if waiting is None else joined([waiting, rows])
-        if len(waiting) >= PIECE:
-            yield waiting.take(range(PIECE))
-            waiting = waiting.take(range(PIECE, len(waiting))) if len(waiting) > PIECE else None
-    if waiting is not None:
-        yield waiting
+def _encoded(
+    classes: tuple[str, ...], train: Examples, validation: Examples | None
+) -> tuple[LabelledExamples, LabelledExamples | None]:
+    """Return both splits with the indices of their labels."""
+    labelled = (train, torch.from_numpy(encode_labels(train, classes)))
+    if validation is None:
+        return labelled, None
+    return labelled, (validation, torch.from_numpy(encode_labels(validation, classes)))

@@ -18,9 +18,10 @@ from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
+from bayeslora.engine.data import TrainingData
 from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix

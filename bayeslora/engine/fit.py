@@ -27,12 +27,12 @@ from bayeslora.engine.cross_validation import (
     split_off,
     what_was_chosen,
 )
-from bayeslora.engine.data import check_images
+from bayeslora.engine.data import TrainingData, check_images
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
 from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts
 from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.network import Network
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse
 from bayeslora.engine.training.loop import FitResult

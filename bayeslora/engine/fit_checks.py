@@ -11,8 +11,8 @@ from typing import Any, Literal
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import divided, held_out_parts
-from bayeslora.engine.data import check_hold_out
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.data import TrainingData, check_hold_out
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
 from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs

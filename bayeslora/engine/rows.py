@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +19,22 @@ from torch.utils.data import Sampler
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
-from bayeslora.data.examples import Examples
-from bayeslora.engine.data import LabelledExamples, say_truncation
+from bayeslora.checkpoint import ModelRecord
+from bayeslora.data.examples import Examples, data_hash, joined
+from bayeslora.data.read import ExampleStream
+from bayeslora.engine.data import (
+    LabelledExamples,
+    Unknown,
+    encode_for,
+    most_options,
+)
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
+from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
 from bayeslora.processes import current
+
+logger = logging.getLogger(__name__)
 
 _POOL_BATCHES = 8
 
@@ -82,6 +95,36 @@ def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]
         "choices": examples.choices,
         "available": examples.available(num_options),
     }
+
+
+def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
+    """Warn about truncated texts, if there are any."""
+    if num_truncated:
+        logger.warning(
+            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were truncated",
+            source,
+            num_truncated,
+            total,
+            100 * num_truncated / total,
+            max_length,
+        )
+
+
+def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
+    """Warn if the rows to predict are those that a model was fitted to.
+
+    Args:
+        record: Record of the model.
+        data: `data_hash` of the rows.
+        source: Name of the rows.
+    """
+    rows = record.results.get("calibration", {}).get("fitted_to", "train")
+    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
+        logger.warning(
+            "%s contains rows that the model was fitted to, so scores on them are optimistic; "
+            "use rows that it has not seen",
+            source,
+        )
 
 
 SCALE_ROWS = 64
@@ -179,3 +222,122 @@ class Collator:
         part = rows[current().share(len(rows))] or rows[:1]
         labels = self._rows.labels[torch.tensor(rows)]
         return {**self._rows.texts.collate(part), "labels": labels}
+
+
+PIECE = 2048
+"""Rows per piece of a prediction."""
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows to predict, read and checked once.
+
+    Attributes:
+        record: Record of the model.
+        stream: The rows.
+        unknown: How to treat a label that is not a class.
+        digests: SHA-256 of ids, texts, labels and further columns, for each piece.
+        num_labelled: Number of rows with a label that is a class.
+        data_hash: Hash of texts and labels, as in a model's record.
+        most_options: Largest number of options of a question; 0 for texts.
+    """
+
+    record: ModelRecord
+    stream: ExampleStream
+    unknown: Unknown
+    digests: tuple[bytes, ...]
+    num_labelled: int
+    data_hash: str
+    most_options: int = 0
+
+    @classmethod
+    def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
+        """Read the rows once.
+
+        Args:
+            record: Record of the model.
+            stream: The rows.
+            unknown: How to treat a label that is not a class.
+
+        Raises:
+            InputError: A label is not a class and `unknown` is not `ood`.
+        """
+        digests = []
+        labelled = most = 0
+
+        def pieces() -> Iterator[Examples]:
+            nonlocal labelled, most
+            for rows in _whole_pieces(stream):
+                codes = encode_for(record, rows, unknown, numbered=stream.numbered)
+                digests.append(_digest(rows))
+                labelled += int((codes >= 0).sum())
+                most = max(most, most_options(rows))
+                yield rows
+
+        data = data_hash(pieces())
+        return cls(record, stream, unknown, tuple(digests), labelled, data, most)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all rows."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
+
+    @property
+    def num_pieces(self) -> int:
+        """Number of pieces of `PIECE` rows."""
+        return -(-self.stream.num_rows // PIECE)
+
+    def piece_size(self, number: int) -> int:
+        """Return the number of rows of a piece, counted from 0."""
+        return min(PIECE, self.stream.num_rows - number * PIECE)
+
+    def pieces(self) -> Iterator[LabelledExamples]:
+        """Yield the rows, `PIECE` at a time, with the index of each label; -1 if there is none.
+
+        Raises:
+            InputError: The rows have changed.
+        """
+        changed = InputError(
+            f"{self.stream.source} changed while it was read; run the command again"
+        )
+        count = 0
+        for count, rows in enumerate(_whole_pieces(self.stream), 1):
+            # Check before a piece is predicted, since its predictions are kept for the next run.
+            if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
+                raise changed
+            codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
+            yield rows, torch.from_numpy(codes)
+        if count != len(self.digests):
+            raise changed
+
+
+def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
+    """Return the labels that are not classes as the further column `unknown_label`.
+
+    Args:
+        rows: Rows, labelled or not.
+        codes: [N] int64, the index of each row's label among the classes, -1 if there is none.
+    """
+    labels = (
+        None if label is None or code >= 0 else str(label)
+        for label, code in zip(rows.labels, codes.tolist(), strict=True)
+    )
+    return {"unknown_label": tuple(labels)}
+
+
+def _digest(rows: Examples) -> bytes:
+    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    fields += [column for column in (rows.choices, rows.history) if column is not None]
+    return hashlib.sha256(json.dumps(fields).encode()).digest()
+
+
+def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
+    """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
+    waiting: Examples | None = None
+    for rows in stream.pieces(PIECE):
+        waiting = rows if waiting is None else joined([waiting, rows])
+        if len(waiting) >= PIECE:
+            yield waiting.take(range(PIECE))
+            waiting = waiting.take(range(PIECE, len(waiting))) if len(waiting) > PIECE else None
+    if waiting is not None:
+        yield waiting

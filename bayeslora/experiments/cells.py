@@ -23,7 +23,7 @@ import numpy as np
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.data.corruptions import Corruption, corrupted
 from bayeslora.data.examples import class_names, data_hash, encode_labels
-from bayeslora.data.read import is_description, read_description
+from bayeslora.data.questions import is_description, read_description
 from bayeslora.errors import InputError
 from bayeslora.experiments.grid import Cell, Grid, Search, Task, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows

@@ -31,7 +31,7 @@ from pydantic import (
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.template import check_prompt
 from bayeslora.data.corruptions import SEVERITIES, Corruption
-from bayeslora.data.read import is_description, read_description
+from bayeslora.data.questions import is_description, read_description
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import PROTOCOLS, Protocol
 from bayeslora.io.files import read_yaml

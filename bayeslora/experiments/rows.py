@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import (
     Examples,
     class_names,
@@ -13,6 +15,7 @@ from bayeslora.data.examples import (
     without_duplicates,
     without_overlap,
 )
+from bayeslora.data.formats import Reading
 from bayeslora.data.known import (
     KNOWN_TASKS,
     derived,
@@ -21,7 +24,8 @@ from bayeslora.data.known import (
     splits_of,
     validation_is_test,
 )
-from bayeslora.data.read import load_examples
+from bayeslora.data.questions import is_description, read_description
+from bayeslora.data.read import read
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError
 from bayeslora.experiments.grid import Task
@@ -179,12 +183,21 @@ def num_classes(examples: Examples) -> int:
 def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:
     if not task.files:
         return load_task(task.name, split, data_dir)
-    examples = load_examples(task.files[split], labels="required", **task.columns)
+    examples = _read_file(task.files[split], task, labels="required")
     if split != "train":
         return examples
     distinct = without_duplicates(examples)
     num_repeated = len(examples) - len(distinct)
     return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
+
+
+def _read_file(
+    path: str, task: Task, *, labels: Literal["optional", "required"] = "optional"
+) -> Examples:
+    if is_description(task.task):
+        return read(Path(path), read_description(str(task.task)).columns, labels=labels)
+    columns = DataColumns().renamed(task.text_column, task.label_column, task.pair_column)
+    return read(Path(path), columns, labels=labels, reading=Reading(kind=task.task))
 
 
 def _ood_sources(task: Task) -> Mapping[str, str]:
@@ -210,7 +223,7 @@ def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -
         data_dir: Directory of the known tasks' files.
     """
     if Path(source).is_file():
-        return load_examples(source, **task.columns)
+        return _read_file(source, task)
     if Path(source).is_absolute() or Path(source).suffix:  # not the name of a task
         raise InputError(f"task {task.name}: ood {source} does not exist")
     name, _, own = source.partition("/")

@@ -189,7 +189,9 @@ def experiment(
             pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
         store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         try:
-            with each_note_once("bayeslora.engine.data", "bayeslora.metrics.ood"):
+            with each_note_once(
+                "bayeslora.engine.data", "bayeslora.engine.rows", "bayeslora.metrics.ood"
+            ):
                 run.compute(waiting, pool)
         finally:
             pool.close()

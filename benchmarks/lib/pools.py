@@ -21,7 +21,7 @@ from bayeslora.data.examples import (
 )
 from bayeslora.data.known import load_known
 from bayeslora.data.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.experiments.rows import drawn
 
@@ -108,7 +108,7 @@ def _tweets(column: str) -> Pools:
         for row in rows
         if len(row) == len(names) and row[text].strip() and row[language] == "en"
     ]
-    tweets = without_duplicates(load_examples(records))
+    tweets = without_duplicates(read(records))
     order = np.random.default_rng(7).permutation(len(tweets)).tolist()
     score = tweets.take(order[:1500])
     return Pools(without_overlap(tweets.take(order[1500:]), score), score, {})

@@ -5,7 +5,7 @@ from tiny import tiny_llama, toy_rows
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.data.columns import DataColumns
-from bayeslora.engine.data import read_rows
+from bayeslora.data.read import read
 from benchmarks.default_fit.__main__ import ABLATION, DEFAULT, METHODS, RIVAL, fit, write
 from benchmarks.lib.pools import Pools
 
@@ -29,9 +29,7 @@ def test_the_default_holds_if_no_set_is_behind_and_the_mean_is_ahead(tmp_path, g
 
 def test_fits_have_scores_and_what_they_should_beat(tmp_path):
     backbone = load_backbone(str(tiny_llama(tmp_path)), dtype="float32", device="cpu")
-    train, test = (
-        read_rows(toy_rows(count, seed), DataColumns()) for count, seed in ((40, 0), (30, 1))
-    )
+    train, test = (read(toy_rows(count, seed), DataColumns()) for count, seed in ((40, 0), (30, 1)))
     pools = Pools(train=train, score=test, ood={})
     rows = {
         name: fit(backbone, method, pools, 30, 0)

@@ -5,7 +5,7 @@ from tiny import tiny_llama, toy_rows
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.data.columns import DataColumns
-from bayeslora.engine.data import read_rows
+from bayeslora.data.read import read
 from benchmarks.label_budget.__main__ import fit
 from benchmarks.label_budget.summary import differences
 from benchmarks.lib.pools import Pools
@@ -13,9 +13,7 @@ from benchmarks.lib.pools import Pools
 
 def test_without_the_scale_it_is_the_same_fit(tmp_path):
     backbone = load_backbone(str(tiny_llama(tmp_path / "model")), dtype="float32", device="cpu")
-    train, test = (
-        read_rows(toy_rows(count, seed), DataColumns()) for count, seed in ((24, 0), (30, 1))
-    )
+    train, test = (read(toy_rows(count, seed), DataColumns()) for count, seed in ((24, 0), (30, 1)))
     scaled = fit(backbone, "polar-vbll, cv", train, Pools(train=train, score=test, ood={}), 0)
     assert scaled["polar-vbll, cv"]["factor"] != 1
     assert scaled["polar-vbll"]["nll"] != pytest.approx(scaled["polar-vbll, cv"]["nll"], rel=1e-6)

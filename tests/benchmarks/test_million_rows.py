@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from bayeslora.cli import main
-from bayeslora.engine import data as checked_rows
+from bayeslora.engine import rows as checked_rows
 from benchmarks.lib.results import Results
 from benchmarks.million_rows import __main__ as million_rows
 

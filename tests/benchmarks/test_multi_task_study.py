@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_bert, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.data.union import TASK
 from benchmarks.lib.results import Results
 from benchmarks.multi_task import __main__ as study
@@ -26,8 +26,8 @@ def splits():
     counts = {"train": 24, "validation": 8, "test": 12}
     return {
         split: {
-            "topic": load_examples(toy_rows(count, seed)),
-            "animal": load_examples(about_animals(count // 2, seed + 5)),
+            "topic": read(toy_rows(count, seed)),
+            "animal": read(about_animals(count // 2, seed + 5)),
         }
         for seed, (split, count) in enumerate(counts.items())
     }

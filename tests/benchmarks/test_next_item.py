@@ -7,7 +7,7 @@ from tiny import TOPICS, tiny_bert
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.data.examples import Examples
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import IN_DIRECTION, NOT_RUN
 from benchmarks.next_item import bi_encoder, groups, summary
@@ -36,9 +36,7 @@ def test_a_permuted_arm_trains_and_predicts_with_the_contexts_of_other_rows(tmp_
     study = bi_encoder.Study.of(backbone, Items(tuple(words), np.ones((1, 24))), lr=1e-3, epochs=1)
     rng = np.random.default_rng(0)
     drawn = [[str(word) for word in rng.permutation(words)] for _ in range(16)]
-    rows = load_examples(
-        [{"history": row[:4], "candidates": row[4:], "answer": row[5]} for row in drawn]
-    )
+    rows = read([{"history": row[:4], "candidates": row[4:], "answer": row[5]} for row in drawn])
     for arm, is_permuted in (("ilora", False), ("ilora-permuted", True)):
         fitted = bi_encoder.fit(study, arm, rows, 3)
         fitted.predict(rows)

@@ -12,7 +12,7 @@ import tiny
 from bayeslora import options
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 from bayeslora.testing.last_layer import toy
@@ -84,7 +84,7 @@ def cell(tmp_path, monkeypatch):
     measured = {"map": SAME_PRIOR[:1], "vbll": SAME_PRIOR[-1:]}
     monkeypatch.setattr(posteriors_distances, "APPROXIMATIONS", measured)
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
-    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
+    rows = [read(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
     # Labels of out-of-distribution rows are not classes.
     far = replace(rows[3], labels=("elsewhere",) * len(rows[3]))
     data = ExperimentData("toy", *rows[:3], {"far": far}, {"far": "b"})

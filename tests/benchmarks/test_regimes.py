@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.regimes import __main__ as regimes
@@ -21,7 +21,7 @@ def bench(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data():
-    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
+    rows = [read(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
     return ExperimentData("toy", *rows[:3], {"far": rows[3]}, {"far": "b"})
 
 

@@ -10,7 +10,7 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, check_parts, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine.fitted.pieces import Drawing
 from bayeslora.posteriors.registry import resolve_posterior
 
@@ -209,7 +209,7 @@ def test_columns_of_the_data_go_with_the_predictions(shared):
     assert list(predictions.columns["source"]) == [row["source"] for row in rows]
     assert not shared.predict(rows).columns
     assert list(shared.predict(rows, keep="source").columns) == ["source"]
-    examples = load_examples(rows, keep=["source"])
+    examples = read(rows, keep=["source"])
     assert list(shared.predict(examples, keep=("text",)).columns) == ["text"]
     with refused("input", "'confidence'"):
         shared.predict(rows, keep=("confidence",))

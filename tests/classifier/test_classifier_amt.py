@@ -52,9 +52,9 @@ def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
 
 
 def bl_examples(rows):
-    from bayeslora.data.read import load_examples
+    from bayeslora.data.read import read
 
-    return load_examples(rows)
+    return read(rows)
 
 
 @pytest.mark.parametrize("merge", ["uniform", "best", "published"])

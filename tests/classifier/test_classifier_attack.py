@@ -12,7 +12,7 @@ from usage import TEST, new
 import bayeslora as bl
 from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine.fitted.attack import _Piece, attacked
 from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import Attack, Robustness
@@ -83,7 +83,7 @@ def label_probs(clf, predictions):
 
 
 def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
-    rows, single = load_examples(TEST), []
+    rows, single = read(TEST), []
     predictions_of = _Piece._predictions
 
     def listed(self, texts):
@@ -106,7 +106,7 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
 
 
 def test_more_steps_are_never_better(clf):
-    rows, nll = load_examples(TEST), []
+    rows, nll = read(TEST), []
     for steps in (1, 2, 4, 8):
         result = attacked(clf.network, rows, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
         nll.append(-np.log(label_probs(clf, result)))

@@ -13,8 +13,8 @@ from usage import TEST, fitted, from_transformers, load, same
 import bayeslora as bl
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.cross_validation import split_off
+from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.card import fit_options
-from bayeslora.engine.plan import TrainingData
 from bayeslora.posteriors.features import Features
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")

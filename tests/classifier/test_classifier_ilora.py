@@ -108,9 +108,9 @@ def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
 
 
 def bl_rows(clf, rows):
-    from bayeslora.engine.data import read_rows
+    from bayeslora.data.read import read
 
-    return read_rows(rows, columns_of(clf.record))
+    return read(rows, columns_of(clf.record))
 
 
 NEXT = toy_next_items(9, seed=2)

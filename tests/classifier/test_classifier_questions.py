@@ -24,7 +24,7 @@ import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.data.examples import data_hash
 from bayeslora.data.questions import with_shuffled_options
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.posteriors.registry import POSTERIORS
 
 FORMATS = ("letters", "options")
@@ -466,15 +466,15 @@ def first_is_right(n, seed=0):
 def test_the_position_of_the_next_item_gives_nothing_away_in_letters(model):
     """Shuffled rows, as questions with a fixed order, give the same fit in every bit."""
     rows, test = first_is_right(36), first_is_right(12, 1)
-    read, shown = load_examples(rows), load_examples(test)
-    shuffled = replace(with_shuffled_options(read, 0), history=None)
+    known, shown = read(rows), read(test)
+    shuffled = replace(with_shuffled_options(known, 0), history=None)
     assert len({*shuffled.labels}) == 4
 
     def fitted_to(data, format="letters"):
         clf = bl.BayesianClassifier(model, "none", "laplace", format=format, **OPTIONS)
         return clf.fit(data)
 
-    clf = fitted_to(read)
+    clf = fitted_to(known)
     predictions, expected = (part.predict(shown) for part in (clf, fitted_to(shuffled)))
     np.testing.assert_array_equal(predictions.probs, expected.probs)
     assert predictions.columns["choices"][0] == json.dumps(test[0]["candidates"])

@@ -126,9 +126,9 @@ def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
 
 
 def bl_rows(clf, rows):
-    from bayeslora.engine.data import read_rows
+    from bayeslora.data.read import read
 
-    return read_rows(rows, columns_of(clf.record))
+    return read(rows, columns_of(clf.record))
 
 
 def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):

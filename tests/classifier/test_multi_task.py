@@ -10,7 +10,7 @@ from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
 LORA = "lora:r=2,num_layers=2"
@@ -238,7 +238,7 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
 def test_rows_that_say_no_task_are_told_how_to(backbone):
     clf = fitted(backbone)
     for call in (clf.predict, clf.calibrate, clf.robustness):
-        for data in (toy_rows(3), load_examples(toy_rows(3))):
+        for data in (toy_rows(3), read(toy_rows(3))):
             with pytest.raises(InputError, match="--multi-task") as error:
                 call(data)
             assert "--keep" not in str(error.value)

@@ -15,8 +15,9 @@ from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.read import open_examples
-from bayeslora.engine import data as checked_rows
+from bayeslora.data.formats import Reading
+from bayeslora.data.read import stream
+from bayeslora.engine import rows as checked_rows
 from bayeslora.engine.fitted import load
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -98,8 +99,8 @@ def test_python_and_files_agree_in_every_byte(clf, data, tmp_path, monkeypatch, 
 def test_rows_that_the_reader_leaves_out_do_not_move_the_others(run, clf, world, tmp_path):
     rows = [{"text": row["text"]} for row in tiny.toy_rows(ROWS, seed=5)]
     data = write_rows(tmp_path / "data.jsonl", [*rows[:3], {"text": " "}, *rows[3:]])
-    stream = open_examples(data, DataColumns(), blank="skip")
-    checked = checked_rows.CheckedRows.of(clf.record, stream, "error")
+    streamed = stream(data, DataColumns(), reading=Reading(blank="skip"))
+    checked = checked_rows.CheckedRows.of(clf.record, streamed, "error")
     assert [len(examples) for examples, _ in checked.pieces()] == [8, 8, 8, 6]
     run("predict", world.model, data, "--blank", "skip", "--out", tmp_path / "p.parquet")
     assert np.array_equal(Predictions.load(tmp_path / "p.parquet").probs, clf.predict(rows).probs)

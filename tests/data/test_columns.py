@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bayeslora.data.read import load_examples
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
 
 def message(data, **options):
     with pytest.raises(InputError) as caught:
-        load_examples(data, **options)
+        read(data, **options)
     text = str(caught.value)
     assert text.count("\n") <= 1
     return text
@@ -66,21 +67,21 @@ def test_a_record_without_the_text_is_named():
 
 def test_the_second_text_is_checked_too():
     data = [{"text": "x", "other": "y"}, {"text": "x", "other": None}]
-    assert "row 2, column 'other'" in message(data, pair_column="other")
-    assert load_examples(data[:1], pair_column="other").pairs == ("y",)
-    assert load_examples(data).pairs is None
+    assert "row 2, column 'other'" in message(data, columns=DataColumns(pair="other"))
+    assert read(data[:1], columns=DataColumns(pair="other")).pairs == ("y",)
+    assert read(data).pairs is None
 
 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
         (
-            {"text_column": "txet"},
+            {"columns": DataColumns("txet")},
             ["no column 'txet'", "mean 'text'", "'text', 'label'", "--text-column"],
         ),
-        ({"pair_column": "second"}, ["no column 'second'", "--text-pair-column"]),
+        ({"columns": DataColumns(pair="second")}, ["no column 'second'", "--text-pair-column"]),
         (
-            {"label_column": "labels", "labels": "required"},
+            {"columns": DataColumns(label="labels"), "labels": "required"},
             ["no column 'labels'", "mean 'label'", "--label-column"],
         ),
     ],
@@ -93,7 +94,7 @@ def test_a_missing_column_lists_those_that_exist(options, parts):
 
 def test_columns_that_are_named_make_texts_of_questions():
     record = {"id": "q1", "question": "which?", "choices": ["a", "b"], "answer_index": 1}
-    examples = load_examples([record], text_column="question", label_column="answer_index")
+    examples = read([record], columns=DataColumns("question", "answer_index"))
     assert examples.labels == (1,)
     assert examples.choices is None
 
@@ -116,16 +117,16 @@ def test_a_blank_label_is_neither_a_class_nor_absent():
 
 def test_whole_floats_and_numpy_integers_are_integers(tmp_path):
     data = [{"text": "x", "label": v} for v in (1.0, np.float32(2), np.int64(3), 2**70, None)]
-    labels = load_examples(data).labels
+    labels = read(data).labels
     assert labels == (1, 2, 3, 2**70, None)
     assert all(type(label) is int for label in labels[:4])
     path = tmp_path / "data.parquet"
     pq.write_table(pa.table({"text": ["x", "y"], "label": pa.array([1.0, None])}), path)
-    assert load_examples(path).labels == (1, None)
+    assert read(path).labels == (1, None)
 
 
 def test_numbers_written_as_json_strings_stay_strings():
-    assert load_examples(rows({"text": "x", "label": "1"})).labels == ("a", "1")
+    assert read(rows({"text": "x", "label": "1"})).labels == ("a", "1")
 
 
 @pytest.mark.parametrize(
@@ -143,11 +144,11 @@ def test_numbers_written_as_json_strings_stay_strings():
 )
 def test_labels_in_csv(cells, expected, tmp_path):
     path = csv_file(tmp_path, "text,label\n" + "".join(f"x,{cell}\n" for cell in cells))
-    assert load_examples(path).labels == expected
+    assert read(path).labels == expected
 
 
 def test_labels_are_optional_unless_required(tmp_path):
-    assert load_examples([{"text": "x"}]).labels == (None,)
+    assert read([{"text": "x"}]).labels == (None,)
     text = message(rows({"text": "x"}), labels="required")
     assert "row 2, column 'label': the label is missing" in text
     path = csv_file(tmp_path, "text,label\nx,a\ny,\n")
@@ -157,11 +158,11 @@ def test_labels_are_optional_unless_required(tmp_path):
 
 
 def test_ids_are_kept_and_default_to_the_row(tmp_path):
-    assert load_examples([{"id": "a", "text": "x"}, {"id": 7, "text": "y"}]).ids == ("a", "7")
-    assert load_examples([{"id": None, "text": "x"}]).ids == ("1",)
+    assert read([{"id": "a", "text": "x"}, {"id": 7, "text": "y"}]).ids == ("a", "7")
+    assert read([{"id": None, "text": "x"}]).ids == ("1",)
     path = tmp_path / "data.jsonl"
     path.write_text("\n" + json.dumps({"text": "x"}) + "\n")
-    assert load_examples(path).ids == ("2",)
+    assert read(path).ids == ("2",)
 
 
 @pytest.mark.parametrize(

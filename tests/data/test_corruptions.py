@@ -14,7 +14,7 @@ from bayeslora.data.corruptions import (
     corrupted_stream,
 )
 from bayeslora.data.examples import joined
-from bayeslora.data.read import load_examples, stream_of
+from bayeslora.data.read import read, stream_of
 from bayeslora.errors import InputError
 
 TEXTS = st.text(min_size=1).filter(lambda text: bool(text.strip()))
@@ -56,7 +56,7 @@ def test_words_that_are_dropped_stay_dropped():
 def test_questions_keep_their_options_and_rows_their_order():
     row = {"question": SENTENCE, "context": SENTENCE[:80], "choices": ["one two", "three"]}
     rows = [{**row, "answer": 0}, {**row, "question": "other words here", "answer": 1}]
-    examples = load_examples(rows)
+    examples = read(rows)
     worse = corrupted(examples, Corruption("truncation", 5))
     assert worse.choices == examples.choices
     assert worse.labels == examples.labels

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
+from bayeslora.data.columns import DataColumns
 from bayeslora.data.formats import open_table
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
@@ -62,7 +63,7 @@ RECORDS = st.one_of(records_of(STRINGS), records_of(INTEGERS))
 def test_what_was_written_is_read_back(suffix, records, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / f"round-trip{suffix}"
     write(path, records)
-    examples = load_examples(path, pair_column="second")
+    examples = read(path, columns=DataColumns(pair="second"))
     assert list(examples.texts) == [record["text"] for record in records]
     assert list(examples.pairs) == [record["second"] for record in records]
     assert list(examples.labels) == [record["label"] for record in records]
@@ -153,7 +154,7 @@ def test_broken_files_are_explained(name, content, parts, tmp_path):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        load_examples(path)
+        read(path)
     for part in [str(path), *parts]:
         assert part in str(caught.value)
     assert str(caught.value).count("\n") <= 1
@@ -161,9 +162,9 @@ def test_broken_files_are_explained(name, content, parts, tmp_path):
 
 def test_missing_files_and_directories(tmp_path):
     with refused("input", "nothing.csv"):
-        load_examples(tmp_path / "nothing.csv")
+        read(tmp_path / "nothing.csv")
     with refused("input", "directory", ".jsonl", ".csv"):
-        load_examples(str(tmp_path))
+        read(str(tmp_path))
 
 
 def test_a_file_that_the_system_refuses_to_read(tmp_path, monkeypatch):
@@ -175,7 +176,7 @@ def test_a_file_that_the_system_refuses_to_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", refuse)
     with refused("input", "a.csv", "denied"):
-        load_examples(path)
+        read(path)
 
 
 def test_parquet_with_a_string_that_is_not_utf8(tmp_path):
@@ -183,17 +184,17 @@ def test_parquet_with_a_string_that_is_not_utf8(tmp_path):
     pq.write_table(pa.table({"text": ["intact", "damaged"]}), path, compression="none")
     path.write_bytes(path.read_bytes().replace(b"damaged", b"d\xffmaged"))
     with refused("input", "a.parquet", "UTF8"):
-        load_examples(path)
+        read(path)
 
 
 def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     with refused("input", "'text'"):
-        load_examples(path)
+        read(path)
     pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), path)
     with refused("input", "'text'"):
-        load_examples(path)
+        read(path)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
@@ -206,4 +207,4 @@ def test_damaged_files_never_give_another_error(suffix, data, tmp_path_factory):
     end = data.draw(st.integers(start, len(content)))
     path.write_bytes(content[:start] + data.draw(st.binary(max_size=8)) + content[end:])
     with contextlib.suppress(InputError):
-        assert all(text.strip() for text in load_examples(path).texts)
+        assert all(text.strip() for text in read(path).texts)

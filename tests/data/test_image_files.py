@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from refusal import refused
 
-from bayeslora.data.images import open_images, read_image, thumbnail
-from bayeslora.data.read import load_examples
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.images import image_columns, read_image, thumbnail
+from bayeslora.data.known import load_task
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
 
@@ -24,7 +26,7 @@ def test_a_folder_of_one_folder_per_class(tmp_path):
     for name in ("cat/a.png", "cat/deep/b.png", "dog/a.png"):
         write(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
-    rows = load_examples(tmp_path)
+    rows = read(tmp_path)
     assert rows.images
     assert rows.labels == ("cat", "cat", "dog")
     assert rows.texts == tuple(
@@ -35,22 +37,22 @@ def test_a_folder_of_one_folder_per_class(tmp_path):
 def test_what_is_no_path_is_no_image():
     for value in (None, 7, " "):
         with refused("input", "image") as caught:
-            load_examples([{"image": value, "label": "a"}])
+            read([{"image": value, "label": "a"}])
         assert "text" not in str(caught.value)
 
 
 def test_a_missing_column_may_be_one_of_images():
     rows = [{"file": "a.png", "label": "a"}]
     with refused("unknown", "--image-column"):
-        load_examples(rows)
+        read(rows)
     with pytest.raises(InputError) as caught:
-        load_examples([{"txet": "a cat", "label": "a"}])
+        read([{"txet": "a cat", "label": "a"}])
     assert "image" not in str(caught.value)
 
 
 def test_images_of_one_folder_have_no_labels(tmp_path):
     write(tmp_path / "a.png")
-    assert load_examples(tmp_path).labels == (None,)
+    assert read(tmp_path).labels == (None,)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "b.jsonl"])
@@ -61,19 +63,21 @@ def test_paths_are_relative_to_the_file(tmp_path, name):
         "b.jsonl": '{"image": "pictures/1.png", "label": "x"}\n',
     }[name]
     (tmp_path / name).write_text(text)
-    rows = load_examples(tmp_path / name)
+    rows = read(tmp_path / name)
     assert rows.texts == (str(tmp_path / "pictures" / "1.png"),)
     assert rows.images
 
 
 def test_the_column_can_be_named(tmp_path):
     path = write(tmp_path / "1.png")
-    rows = load_examples([{"text": "a note", "picture": str(path)}], image_column="picture")
+    rows = read(
+        [{"text": "a note", "picture": str(path)}], columns=DataColumns("picture", images=True)
+    )
     assert rows.texts == (str(path),)
 
 
 def test_a_text_column_goes_before_an_image_column():
-    rows = load_examples([{"text": "a note", "image": "nowhere.png"}])
+    rows = read([{"text": "a note", "image": "nowhere.png"}])
     assert rows.texts == ("a note",)
     assert not rows.images
 
@@ -83,7 +87,7 @@ def test_an_array_file_gives_its_images(tmp_path, floats):
     images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     path = tmp_path / "some.npz"
     np.savez(path, images=images / 255.0 if floats else images, labels=np.array(["x", "y"]))
-    rows = load_examples(path)
+    rows = read(path)
     assert rows.labels == ("x", "y")
     np.testing.assert_array_equal(read_image(rows.texts[1]), np.stack([images[1]] * 3, -1))
 
@@ -91,7 +95,7 @@ def test_an_array_file_gives_its_images(tmp_path, floats):
 def test_an_array_of_images_alone(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
     np.save(tmp_path / "some.npy", images)
-    rows = load_examples(tmp_path / "some.npy")
+    rows = read(tmp_path / "some.npy")
     np.testing.assert_array_equal(read_image(rows.texts[0]), images[0])
 
 
@@ -112,7 +116,7 @@ def test_other_arrays_are_refused(tmp_path, arrays):
     path = tmp_path / "some.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError) as caught:
-        open_images(path)
+        image_columns(path)
     assert str(path) in str(caught.value)
 
 
@@ -127,7 +131,7 @@ def test_an_array_file_that_claims_more_than_fits_the_memory_is_named(tmp_path, 
         with zipfile.ZipFile(path, "w") as packed:
             packed.writestr("images.npy", content.getvalue())
     with refused("input", name):
-        load_examples(path)
+        read(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -137,7 +141,7 @@ def test_an_array_file_that_was_cut_is_named(tmp_path, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError) as caught:
-        open_images(path)
+        image_columns(path)
     assert str(path) in str(caught.value)
 
 
@@ -157,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, damage):
     table = tmp_path / "rows.csv"
     table.write_text("image,label\ngood.png,x\nbad.png,y\n")
     with pytest.raises(InputError) as caught:
-        load_examples(table)
+        read(table)
     assert "row 3" in str(caught.value)
     assert str(bad) in str(caught.value)
 
@@ -172,16 +176,16 @@ def test_a_row_that_an_array_has_not(tmp_path, name):
 
 def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
     with pytest.raises(InputError):
-        open_images(tmp_path)
+        image_columns(tmp_path)
     write(tmp_path / "alone.png")
     write(tmp_path / "cat" / "a.png")
     with pytest.raises(InputError) as caught:
-        open_images(tmp_path)
+        image_columns(tmp_path)
     assert "alone.png" in str(caught.value)
 
 
 def test_the_digits_are_a_known_task():
-    parts = {name: load_examples(name, task="digits") for name in ("train", "validation", "test")}
+    parts = {name: load_task("digits", name) for name in ("train", "validation", "test")}
     assert [len(part) for part in parts.values()] == [1000, 297, 500]
     assert len({text for part in parts.values() for text in part.texts}) == 1797
     assert {*parts["test"].labels} == {*"0123456789"}

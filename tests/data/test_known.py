@@ -21,7 +21,6 @@ from bayeslora.data.known import (
     splits_of,
     validation_is_test,
 )
-from bayeslora.data.read import load_examples
 from bayeslora.errors import InputError
 
 
@@ -123,8 +122,8 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "does not exist",
         "--data-dir",
         "BAYESLORA_DATA",
-        "'fancyzhx/ag_news'",
-        "id, question and label",
+        "fancyzhx/ag_news",
+        "id, question, label",
     ):
         assert part in text
 
@@ -133,7 +132,7 @@ def test_no_directory_at_all(data_dir):
     text = message(load_known, "boolq_question_only", "train")
     assert "<data directory>/boolq_question_only/train.jsonl cannot be found" in text
     assert "no data directory is set" in text
-    assert "id, question and answer_index" in text
+    assert "id, question, answer_index" in text
 
 
 def test_unknown_names():
@@ -223,7 +222,7 @@ def test_questions_are_read_with_their_options(tmp_path):
     assert examples.choices == (("a", "b", "c"), ("a", "b"), ("a", "b", "d"))
     assert examples.labels == ("C", "A", "C")
     assert examples.dropped == {"two equal options": 1, "repeated": 1, "in test too": 1}
-    assert load_examples(task="arc_easy", split="train", data_dir=tmp_path) == examples
+    assert load_task("arc_easy", "train", tmp_path) == examples
     assert len(load_known("arc-easy", "train", tmp_path)) == 5
     assert examples.take([0]).dropped == examples.dropped
 
@@ -239,7 +238,6 @@ def test_out_of_distribution_sets_share_no_text_with_the_task(tmp_path):
     sets = [load_task("arc-easy", f"ood:{name}", tmp_path) for name in names]
     assert [rows.texts for rows in sets] == [(f"{name.replace('-', '_')}?",) for name in names]
     assert sets[0].dropped == {"in arc-easy too": 1}
-    assert load_examples("ood:arc-challenge", task="arc-easy", data_dir=tmp_path) == sets[0]
     text = message(load_task, "arc-easy", "ood:arc", tmp_path)
     assert "'ood:arc-challenge'" in text
     assert "'train'" in text

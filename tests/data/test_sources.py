@@ -6,7 +6,8 @@ import json
 import pytest
 from refusal import refused
 
-from bayeslora.data.formats import Reading, kind_of, open_table, suffix_of
+from bayeslora.cli.data import suffix_of
+from bayeslora.data.formats import Reading, kind_of, open_table
 
 ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -90,7 +91,7 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
         (b"\xef\xbb\xbf" + b'{"a": 1}', ".json"),
         (b"a,b\n1\t,2", ".csv"),
         (b"a\tb\n1,\t2", ".tsv"),
-        (gzip.compress(b"a\tb\n", mtime=0), ".tsv"),
+        (gzip.compress(b"a\tb\n", mtime=0), ".tsv.gz"),
         (b"text", ".csv"),
     ],
 )

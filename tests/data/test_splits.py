@@ -101,16 +101,12 @@ def test_every_row_of_a_class_is_as_likely_as_any_other():
             lambda: stratified_sample(shuffled([9, 3]), 8, 0, balanced=True),
             ["class 1 has 3 rows", "needs 4 for 8 rows of 2 classes"],
         ),
-        (lambda: stratified_sample(np.array([0, -1, 1]), 2, 0), ["row 2 is unlabelled"]),
-        (lambda: stratified_sample(np.array([], dtype=np.int64), 1, 0), ["empty"]),
         (
             lambda: stratified_split(np.array([0, 0, 0, 1]), 2, 0),
             ["class 1 has 1 row,", "needs 2 to be in both parts"],
         ),
         (lambda: stratified_split(shuffled([5, 5]), 9, 0), ["hold out 9 of 10", "2 to 8"]),
         (lambda: stratified_split(shuffled([5, 5]), 0.01, 0), ["hold out 0 of 10"]),
-        (lambda: stratified_split(shuffled([5, 5]), 1.5, 0), ["fraction between 0 and 1", "1.5"]),
-        (lambda: stratified_split(shuffled([5, 5]), True, 0), ["True"]),
     ],
 )
 def test_errors_name_the_class_and_the_numbers(call, parts):

@@ -11,7 +11,8 @@ from refusal import refused
 
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import joined
-from bayeslora.data.read import load_examples, open_examples, stream_of
+from bayeslora.data.formats import Reading
+from bayeslora.data.read import read, stream, stream_of
 
 COLUMNS = DataColumns()
 
@@ -43,16 +44,16 @@ def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
         path.write_text("id,text,label,source\n" + "".join(",".join(c) + "\n" for c in cells))
     else:
         pq.write_table(pa.Table.from_pylist(records), path)
-    whole = load_examples(path, keep=["source"])
-    stream = open_examples(path, COLUMNS, keep=["source"])
+    whole = read(path, keep=["source"])
+    streamed = stream(path, COLUMNS, keep=["source"])
     for size in (1, 4, 11, 100):
-        pieces = list(stream.pieces(size))
+        pieces = list(streamed.pieces(size))
         assert joined(pieces) == whole
         assert max(map(len, pieces)) <= size
     in_memory = stream_of(whole)
-    assert (in_memory.num_rows, in_memory.numbered) == (stream.num_rows, stream.numbered)
+    assert (in_memory.num_rows, in_memory.numbered) == (streamed.num_rows, streamed.numbered)
     assert joined(list(in_memory.pieces(4))) == whole
-    assert stream.num_rows == len(whole) == 11
+    assert streamed.num_rows == len(whole) == 11
     assert len(set(whole.ids)) == 11
 
 
@@ -67,31 +68,31 @@ def test_whether_labels_are_numbers_is_known_of_the_whole(tmp_path, labels, numb
     """The piece they are in does not matter, and examples in memory agree."""
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f"x,{label}\n" * 5000 for label in labels))
-    stream = open_examples(path, COLUMNS)
-    assert stream.numbered == numbered
-    assert stream_of(joined(list(stream.pieces(1000)))).numbered == numbered
+    streamed = stream(path, COLUMNS)
+    assert streamed.numbered == numbered
+    assert stream_of(joined(list(streamed.pieces(1000)))).numbered == numbered
 
 
 def test_rows_that_share_a_line_are_named_by_their_number(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "x"}, {"text": "y"}, {"text": "z"}]))
-    examples = load_examples(path)
+    examples = read(path)
     assert examples.ids == ("1", "2", "3")
     assert examples.rows == (1, 2, 3)
     path.write_text('[{"text": "x"}, {"text": "y"}, {"text": 3}]')
     with refused("input", "row 3"):
-        load_examples(path)
+        read(path)
 
 
 def test_labels_from_text_are_integers_only_if_all_rows_say_so(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "x,1\n" * 5000 + "y,2\n")
-    stream = open_examples(path, COLUMNS)
-    assert next(stream.pieces(1)).labels == (1,)
+    streamed = stream(path, COLUMNS)
+    assert next(streamed.pieces(1)).labels == (1,)
     path.write_text("text,label\n" + "x,1\n" * 5000 + "y,two\n")
-    stream = open_examples(path, COLUMNS)
-    assert next(stream.pieces(1)).labels == ("1",)
-    assert load_examples(path).labels == ("1",) * 5000 + ("two",)
+    streamed = stream(path, COLUMNS)
+    assert next(streamed.pieces(1)).labels == ("1",)
+    assert read(path).labels == ("1",) * 5000 + ("two",)
 
 
 @pytest.mark.parametrize("place", [1, 4999, 9000])
@@ -99,7 +100,7 @@ def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
     records = rows(9001)
     records[place]["id"] = "r0"
     path = lines(tmp_path / "a.jsonl", records)
-    for reader in (load_examples, lambda path: open_examples(path, COLUMNS)):
+    for reader in (read, lambda path: stream(path, COLUMNS)):
         with refused("input", f"row {place + 1}", "'id'", "'r0'", "row 1"):
             reader(path)
 
@@ -113,7 +114,7 @@ def test_the_pass_keeps_a_few_bytes_a_row(tmp_path):
             out.write("id,text,label\n")
             out.writelines(f"row-{k},some words {k},{label('abc')}\n" for k in range(n))
         tracemalloc.start()
-        open_examples(path, COLUMNS)
+        stream(path, COLUMNS)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -128,16 +129,16 @@ def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blan
     path = lines(
         tmp_path / "a.jsonl", [{"id": str(k), **record} for k, record in enumerate(records)]
     )
-    examples = load_examples(path, blank="skip")
+    examples = read(path, reading=Reading(blank="skip"))
     assert examples.rows == (2, 3, 4, 6)
     assert "2 of 6" in caplog.text
-    assert joined(list(open_examples(path, COLUMNS, blank="skip").pieces(2))) == examples
+    assert joined(list(stream(path, COLUMNS, reading=Reading(blank="skip")).pieces(2))) == examples
     with refused("input", "row 1, column 'text'"):
-        load_examples(path)
+        read(path)
     with refused("input", "blank"):
-        load_examples([{"text": blank}], blank="skip")
+        read([{"text": blank}], reading=Reading(blank="skip"))
     with refused("input", "row 1, column 'text'"):
-        load_examples([{"text": 3}], blank="skip")
+        read([{"text": 3}], reading=Reading(blank="skip"))
 
 
 @pytest.mark.parametrize(
@@ -147,26 +148,26 @@ def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blan
 def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, name):
     path = lines(tmp_path / "a.jsonl", [{"text": "x", name: "a"}])
     with refused("input", "'label'"):
-        load_examples(path)
-    assert load_examples(path, label_column=name).labels == ("a",)
+        read(path)
+    assert read(path, columns=DataColumns(label=name)).labels == ("a",)
     both = lines(tmp_path / "b.jsonl", [{"text": "x", name: "a", "label": "b"}])
-    assert load_examples(both).labels == ("b",)
+    assert read(both).labels == ("b",)
 
 
 @pytest.mark.parametrize("name", ["label_source", "label2", "labeller", "level", "text_label"])
 def test_a_column_of_another_name_is_not_taken_for_labels(name):
-    assert load_examples([{"text": "x", name: "a"}]).labels == (None,)
-    assert load_examples([{"text": "x", "x": "a"}], label_column="y").labels == (None,)
+    assert read([{"text": "x", name: "a"}]).labels == (None,)
+    assert read([{"text": "x", "x": "a"}], columns=DataColumns(label="y")).labels == (None,)
 
 
 def test_labels_that_all_differ_are_not_kept(tmp_path):
     """Free text in place of a label, with `--unknown-labels ood`."""
     path = tmp_path / "a.jsonl"
     lines(path, [{"text": "x", "label": f"free text {n}"} for n in range(5000)])
-    open_examples(path, COLUMNS)
+    stream(path, COLUMNS)
     tracemalloc.start()
-    stream = open_examples(path, COLUMNS)
+    streamed = stream(path, COLUMNS)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert stream.num_rows == 5000
+    assert streamed.num_rows == 5000
     assert size < 200_000, "bytes"

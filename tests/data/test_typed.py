@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.data.read import as_texts, load_examples
+from bayeslora.data.read import as_texts, read
 
 TEXTS = (
     "A lovely film.",
@@ -51,13 +51,13 @@ def test_an_existing_file_is_a_file_whatever_its_name(tmp_path, monkeypatch):
     "texts", [["one", "two"], ("one", "two"), np.array(["one", "two"])], ids=["list", "tuple", "np"]
 )
 def test_texts_alone_are_unlabelled_examples(texts):
-    examples = load_examples(texts)
+    examples = read(texts)
     assert examples.texts == ("one", "two")
     assert examples.labels == (None, None)
-    assert examples.ids == load_examples((["one", "two"], None)).ids
+    assert examples.ids == read((["one", "two"], None)).ids
 
 
 @pytest.mark.parametrize("texts", [["one", 2], ["one", " "], ["one", {"text": "two"}]])
 def test_other_things_among_texts_are_refused_with_their_row(texts):
     with refused("input", "row 2"):
-        load_examples(texts)
+        read(texts)

@@ -16,7 +16,7 @@ from bayeslora.adapters.corda import corda
 from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.stats import second_moments
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter, read_texts
 from bayeslora.io.cache import read_kept
@@ -177,6 +177,6 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
         read_texts(adapter, DataColumns())
     with refused("input", "nowhere.jsonl"):
         read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
-    examples = load_examples([{"sentence": "rain"}], text_column="sentence")
+    examples = read([{"sentence": "rain"}], columns=DataColumns("sentence"))
     with refused("input", "1", "'rain'"):
         read_texts(adapter, DataColumns("sentence", "label", None), examples)

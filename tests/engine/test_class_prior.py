@@ -11,7 +11,8 @@ from scipy.special import log_softmax
 from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.data.read import load_examples
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import read
 from bayeslora.engine.training.starts import best_factor, lens, varied
 
 F64 = torch.float64
@@ -131,16 +132,16 @@ def test_a_class_that_is_not_there_is_refused(backbone):
 
 
 def test_more_texts_are_made_of_what_is_there():
-    examples = load_examples([{"text": "one two three"}, {"text": "four"}])
+    examples = read([{"text": "one two three"}, {"text": "four"}])
     texts, pairs = varied(examples, 50)
     assert pairs is None
     assert len(texts) == 50
     assert {word for text in texts for word in text.split()} == {"one", "two", "three", "four"}
     assert varied(examples, 50) == (texts, None)
-    letters, _ = varied(load_examples([{"text": "東京"}, {"text": "大阪"}]), 30)
+    letters, _ = varied(read([{"text": "東京"}, {"text": "大阪"}]), 30)
     assert "東阪" in letters
     rows = [{"text": "a b", "other": "x"}, {"text": "c d", "other": "y"}]
-    _, pairs = varied(load_examples(rows, pair_column="other"), 10)
+    _, pairs = varied(read(rows, columns=DataColumns(pair="other")), 10)
     assert {*pairs} == {"x", "y"}
 
 

@@ -13,8 +13,9 @@ from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network
+from bayeslora.engine.data import TrainingData
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training_options import TrainingSettings

@@ -12,7 +12,7 @@ from tiny import toy_rows
 
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.training.checkpoints import (
     claim,
@@ -153,7 +153,7 @@ def test_everything_that_a_question_asks_is_part_of_the_hash():
     item = {"history": ["one", "two"], "candidates": ["a", "b"], "answer": 1}
 
     def hashed(row):
-        return data_hash(load_examples([row]))
+        return data_hash(read([row]))
 
     hashes = [
         hashed(row),
@@ -170,7 +170,7 @@ def test_everything_that_a_question_asks_is_part_of_the_hash():
 
 
 def test_twins_that_stay_together_are_part_of_the_hash():
-    rows = load_examples([{"question": "why", "choices": ["a", "b"], "answer": 0}] * 2)
+    rows = read([{"question": "why", "choices": ["a", "b"], "answer": 0}] * 2)
     together, apart = (replace(rows, groups=groups) for groups in (("x", "x"), ("x", "y")))
     assert data_hash(together) != data_hash(apart)
 

@@ -13,7 +13,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import split_off
-from bayeslora.engine.plan import TrainingData
+from bayeslora.engine.data import TrainingData
 from bayeslora.errors import InputError
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]

@@ -18,7 +18,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import embedded
 from bayeslora.backbones.load import load_backbone
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.engine import baselines, choose_backbone, cross_validation
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.training.starts import (
@@ -182,7 +182,7 @@ def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
 
 def test_a_bag_of_words_has_seen_the_rows_of_its_part_alone():
     """The oracle is scikit-learn on these rows; a class that they lack is very unlikely."""
-    rows = load_examples(
+    rows = read(
         [{"text": row["text"], "label": row["label"]} for row in toy_rows(40)]
         + [{"text": "alone here", "label": "zebra"}]
     )
@@ -200,7 +200,7 @@ def test_a_bag_of_words_has_seen_the_rows_of_its_part_alone():
 
 
 def test_no_bag_of_words_for_texts_without_words():
-    rows = load_examples([{"text": f"{n} !", "label": "ab"[n % 2]} for n in range(8)])
+    rows = read([{"text": f"{n} !", "label": "ab"[n % 2]} for n in range(8)])
     part = Part(np.arange(6), "", "", np.arange(6, 8))
     assert baselines.bag_of_words((rows, torch.tensor([0, 1] * 4)), part) is None
 

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import tiny
-import torch
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.data.read import load_examples
-from bayeslora.engine import data as checked_rows
+from bayeslora.engine import rows as checked_rows
 from bayeslora.predictions.parts import joined
 
 
@@ -54,17 +52,6 @@ def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
     last = fitted.predict(rows(20)[16:])
     assert np.array_equal(whole.probs[16:], last.probs)
     assert np.array_equal(whole.epistemic[16:], last.epistemic)
-
-
-def test_pieces_are_of_a_fixed_number_of_rows(monkeypatch):
-    monkeypatch.setattr(checked_rows, "PIECE", 8)
-    pieces = list(checked_rows.split(load_examples(rows(20)), torch.arange(20)))
-    assert [labels.tolist() for _, labels in pieces] == [
-        [*range(8)],
-        [*range(8, 16)],
-        [*range(16, 20)],
-    ]
-    assert [len(examples) for examples, _ in pieces] == [8, 8, 4]
 
 
 def test_one_piece_is_itself(fitted):

@@ -10,10 +10,11 @@ from transformers.utils import logging as transformers_logging
 from bayeslora import MLE, LoRA
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import read
 from bayeslora.engine import progress as bars
-from bayeslora.engine.data import encode_for, read_labelled, read_rows
+from bayeslora.engine.data import TrainingData, encode_for, read_labelled
 from bayeslora.engine.fit_checks import with_training
-from bayeslora.engine.plan import Plan, TrainingData
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
@@ -67,9 +68,7 @@ def record(kind, classes):
 
 
 def labelled(*labels):
-    return read_rows(
-        [{"text": f"t{n}", "label": item} for n, item in enumerate(labels)], DataColumns()
-    )
+    return read([{"text": f"t{n}", "label": item} for n, item in enumerate(labels)], DataColumns())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_repeated_rows_are_counted_and_said(caplog):
 
 def test_labels_are_required_for_training_only():
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
-    assert len(read_rows(rows, DataColumns())) == 2
+    assert len(read(rows, DataColumns())) == 2
     with refused("input", "label"):
         read_labelled(rows, DataColumns())
 

@@ -12,7 +12,7 @@ from refusal import refused
 
 import bayeslora as bl
 from bayeslora.data.examples import class_names, encode_labels
-from bayeslora.data.read import load_examples
+from bayeslora.data.read import read
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells, run
 from bayeslora.experiments import search as searching
@@ -154,8 +154,8 @@ def test_a_machine_without_the_directory_works_elsewhere(grid, tmp_path):
 def test_a_forecast_without_a_model_is_below_the_methods(finished):
     """Its NLL and Brier score, by hand from the shares of the training rows."""
     content, out, result = finished
-    train = load_examples(content["tasks"][0]["train"], labels="required")
-    test = load_examples(content["tasks"][0]["test"], labels="required")
+    train = read(content["tasks"][0]["train"], labels="required")
+    test = read(content["tasks"][0]["test"], labels="required")
     names = class_names(train)
     shares = np.bincount(encode_labels(train, names)) / len(train)
     labels = encode_labels(test, names)

@@ -57,7 +57,7 @@ class Write:
 
 def _in_pieces() -> None:
     """Predict four rows at a time, so that a few rows are several pieces."""
-    from bayeslora.engine import data as checked_rows
+    from bayeslora.engine import rows as checked_rows
 
     checked_rows.PIECE = 4  # type: ignore[misc]
 

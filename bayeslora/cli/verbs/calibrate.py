@@ -24,8 +24,6 @@ from bayeslora.cli.data import (
     columns_for,
     files_of,
     labelled_rows,
-    read,
-    refuse_tasks,
     settle_tasks,
 )
 from bayeslora.cli.messages import show, show_last
@@ -119,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora.engine.data import check_calibration
+    from bayeslora.engine.fitted.calibrate import check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     settle_tasks(args)
@@ -141,7 +139,6 @@ def run(args: argparse.Namespace) -> None:
     check_calibration(posterior, args.feature_scores, hold_out, validated=validated)
     record = _own_record(args)
     columns = columns_for(args, record)
-    refuse_tasks(args.multi_task, record, args.model, "TRAIN")
     train, validation = (
         None if files is None else labelled_rows(files, args, columns, record)
         for files in (args.multi_task or args.train, args.validation)
@@ -167,7 +164,7 @@ def _adapt(args: argparse.Namespace) -> None:
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
-    rows = read(args.train, args, columns_for(args, record), labels="required")
+    rows = labelled_rows(args.train, args, columns_for(args, record), None)
     classifier = _load(args, None, is_ours=True)
     adapted = classifier.adapt(rows, posterior=posterior, adapter=adapter)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))

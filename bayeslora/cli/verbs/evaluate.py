@@ -25,7 +25,6 @@ from bayeslora.cli.data import (
     files_of,
     labelled_rows,
     named_files,
-    refuse_tasks,
 )
 from bayeslora.cli.messages import show, show_last
 from bayeslora.cli.outputs import check_new_file, print_json, table_width
@@ -137,7 +136,6 @@ def _attack(args: argparse.Namespace) -> None:
 
     record = read_record(model)
     columns = columns_of(record)
-    refuse_tasks(data, record, model, "DATA")
     rows = labelled_rows(data, args, columns, record)
 
     from bayeslora.classifier import BayesianClassifier

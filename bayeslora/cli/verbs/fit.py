@@ -28,8 +28,8 @@ from bayeslora.cli.data import (
     column_options,
     columns_for,
     files_of,
-    read,
-    read_tasks,
+    named_rows,
+    reading,
     settle_tasks,
 )
 from bayeslora.cli.messages import show_last
@@ -211,17 +211,22 @@ def run(args: argparse.Namespace) -> None:
     _show(args, classifier.record, time.monotonic() - began)
 
 
-def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
-    """Return the labelled rows of a file, or of each of several tasks; None without data."""
+def _rows(files: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
+    """Return the labelled rows of a file, or of each of several tasks; None without files."""
+    from bayeslora.data.read import read
+
+    data, how = named_rows(files, args), reading(args)
     if isinstance(data, dict):
-        return read_tasks(data, args, columns, labels="required")
-    return None if data is None else read(data, args, columns, labels="required")
+        return {
+            task: read(rows, columns, labels="required", reading=how) for task, rows in data.items()
+        }
+    return None if data is None else read(data, columns, labels="required", reading=how)
 
 
 def _settle_task(args: argparse.Namespace) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
     from bayeslora.backbones.template import check_prompt
-    from bayeslora.data.read import is_description, read_description
+    from bayeslora.data.questions import is_description, read_description
 
     if is_description(args.task):
         if args.template is None:
@@ -251,9 +256,12 @@ def _zero_shot(args: argparse.Namespace) -> None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)
     columns = columns_for(args, None)
-    texts = None if args.train is None else read(args.train, args, columns)
 
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.read import read
+
+    data = named_rows(args.train, args)
+    texts = None if data is None else read(data, columns, reading=reading(args))
 
     began = time.monotonic()
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)

@@ -24,9 +24,8 @@ from bayeslora.cli.data import (
     columns_for,
     files_of,
     named_files,
-    open_rows,
-    read_of_tasks,
-    refuse_tasks,
+    named_rows,
+    reading,
 )
 from bayeslora.cli.messages import next_step, note, show_last
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
@@ -36,9 +35,10 @@ from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.checkpoint import ModelRecord
+    from collections.abc import Callable
+
     from bayeslora.data.read import ExampleStream
-    from bayeslora.engine.data import CheckedRows
+    from bayeslora.engine.rows import CheckedRows
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.record import Predictions
 
@@ -96,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
-    from bayeslora.data.corruptions import Corruption, corrupted_stream
-    from bayeslora.engine.data import CheckedRows
+    from bayeslora.engine.data import stream_for
+    from bayeslora.engine.rows import CheckedRows
     from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.predictions.record import check_further
@@ -109,7 +109,6 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    refuse_tasks(files, record, args.model, "DATA")
     posterior = stored_posterior(record.posterior)
 
     from bayeslora.engine.fitted.pieces import Drawing, identity, predict_to_file
@@ -125,12 +124,11 @@ def run(args: argparse.Namespace) -> None:
     check_further(args.keep)
     if args.corrupt is not None and len(args.corrupt) > 1:
         raise InputError(f"--corrupt must be set only once, got {' and '.join(args.corrupt)}")
-    corruption = None if args.corrupt is None else Corruption.of(args.corrupt[0], args.seed or 0)
+    corrupt = _corruption(args)
 
     def checked() -> CheckedRows:
-        stream = _opened(files, args, record)
-        if corruption is not None:
-            stream = corrupted_stream(stream, corruption)
+        columns, data = columns_for(args, record), named_rows(files, args)
+        stream = corrupt(stream_for(record, data, columns, keep=args.keep, reading=reading(args)))
         return CheckedRows.of(record, stream, args.unknown_labels)
 
     rows = world.first_then_all(checked)
@@ -165,17 +163,14 @@ def _files(args: argparse.Namespace) -> str | dict[str, str]:
     return str(args.data)
 
 
-def _opened(
-    files: str | dict[str, str], args: argparse.Namespace, record: ModelRecord
-) -> ExampleStream:
-    """Return the rows to predict as a stream, with their tasks if there are several."""
-    columns = columns_for(args, record)
-    if not record.tasks:
-        return open_rows(str(files), args, columns, keep=args.keep)
+def _corruption(args: argparse.Namespace) -> Callable[[ExampleStream], ExampleStream]:
+    """Return what `--corrupt` does to rows."""
+    if args.corrupt is None:
+        return lambda stream: stream
 
-    from bayeslora.data.read import stream_of
+    from bayeslora.data.corruptions import Corruption, corrupted_stream
 
-    return stream_of(read_of_tasks(files, args, columns, record, keep=args.keep))
+    return partial(corrupted_stream, corruption=Corruption.of(args.corrupt[0], args.seed or 0))
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
-from bayeslora.engine.data import encode_for, format_of
+from bayeslora.engine.data import check_hold_out, encode_for, format_of
 from bayeslora.engine.fitted.refit import (
     answers,
     compared,
@@ -27,9 +30,10 @@ from bayeslora.engine.fitted.side_by_side import (
     best_posterior,
 )
 from bayeslora.engine.network import Network
+from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
+from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 
 logger = logging.getLogger(__name__)
@@ -83,7 +87,7 @@ def calibrate(
     try:
         names = formats.feature_scores(format_of(record), feature_scores)
         new = with_posterior(network, posterior)
-        refit(new, fitted_to, held_out, columns, settled_scores(names, posterior))
+        refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
         if race is None:
             race = beside_others(
                 network, posterior, features, rows, lambda: answers(new, held_out or fitted_to)
@@ -120,4 +124,63 @@ def _say_too_few(posterior: Posterior, examples: int) -> None:
             examples,
             posterior.name,
             FEWEST_EXAMPLES,
+        )
+
+
+def check_calibration(
+    posterior: Posterior | None,
+    feature_scores: str | Sequence[str] | None,
+    hold_out: float,
+    *,
+    validated: bool,
+) -> Sequence[str] | None:
+    """Check the options of a calibration, for which no model is needed.
+
+    Args:
+        posterior: Options of the posterior; None to choose the best.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+        hold_out: Share of the rows to use as validation rows.
+        validated: Whether there are validation rows.
+
+    Returns:
+        The names of the scores, or None.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    check_hold_out(hold_out, validated=validated)
+    names = feature_options.feature_scores(feature_scores)
+    if posterior is not None:
+        feature_options.check_feature_scores(names, posterior)
+    return names
+
+
+def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
+    """Raise InputError if all rows are of one class, and warn about classes without rows.
+
+    Args:
+        record: Record of the classifier.
+        rows: Rows to fit a posterior to.
+        moves: Whether that posterior fits its own mean, from these rows alone.
+
+    Raises:
+        InputError: All rows are of one class, or a label is unknown.
+    """
+    if rows.choices is not None:  # letters are not classes
+        encode_for(record, rows)
+        return
+    classes = record.classes
+    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(missing) == len(classes) - 1:
+        only = classes[int(counts.argmax())]
+        raise InputError(
+            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
+            "of every class"
+        )
+    if missing and moves:
+        logger.warning(
+            "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
+            rows.source,
+            ", ".join(map(repr, missing)),
         )

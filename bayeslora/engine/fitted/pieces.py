@@ -1,6 +1,6 @@
 """Predictions in pieces, so that memory does not grow with the number of rows.
 
-Texts are always tokenised, run and forgotten one piece at a time (`data.PIECE`): `predict` in
+Texts are always tokenised, run and forgotten one piece at a time (`rows.PIECE`): `predict` in
 Python and on the command line give the same numbers, since the batches are the same. Every piece
 has the same draws of the weights and of the link. With an output file, finished pieces are stored
 on disk: a killed run resumes with the next piece and produces the same file.
@@ -18,18 +18,13 @@ import torch
 from bayeslora.checkpoint import library_versions
 from bayeslora.data.examples import Examples
 from bayeslora.data.questions import question_columns
-from bayeslora.engine import data
+from bayeslora.engine import rows as engine_rows
 from bayeslora.engine.data import (
-    CheckedRows,
     LabelledExamples,
     Unknown,
     classes_for,
     encode_for,
     most_options,
-    say_fitted_to,
-    say_truncation,
-    split,
-    unknown_labels,
 )
 from bayeslora.engine.fitted.card import (
     answering,
@@ -41,7 +36,14 @@ from bayeslora.engine.fitted.card import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import LabelledTexts, inputs
+from bayeslora.engine.rows import (
+    CheckedRows,
+    LabelledTexts,
+    inputs,
+    say_fitted_to,
+    say_truncation,
+    unknown_labels,
+)
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
@@ -107,12 +109,14 @@ def predict_rows(
     """
     drawing = Drawing.of(network.posterior) if drawing is None else drawing
     labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown))
+    size = engine_rows.PIECE
+    starts = range(0, len(rows), size)
     pieces = predict_pieces(
         network,
-        split(rows, labels),
+        ((rows.take(range(len(rows))[k : k + size]), labels[k : k + size]) for k in starts),
         drawing,
         total=len(rows),
-        most_options=most_options(rows),
+        most_options=0 if rows.choices is None else most_options(rows),
         keep=True,
         say=say,
     )
@@ -302,6 +306,6 @@ def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
         "link": drawing.link,
         "seed": str(drawing.seed),
         "unknown_labels": drawing.unknown,
-        "piece": str(data.PIECE),
+        "piece": str(engine_rows.PIECE),
         "versions": versions,
     }

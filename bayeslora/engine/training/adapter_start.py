@@ -23,7 +23,7 @@ from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples
-from bayeslora.engine.data import read_rows
+from bayeslora.data.read import read
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
@@ -51,10 +51,10 @@ def read_texts(adapter: Adapter, columns: DataColumns, held_out: Examples | None
         InputError: The file cannot be read, or the context holds texts of `held_out`.
     """
 
-    def read(path: str) -> Sequence[str]:
-        return read_rows(path, DataColumns(columns.text, columns.label, None)).texts
+    def read_texts(path: str) -> Sequence[str]:
+        return read(path, DataColumns(columns.text, columns.label, None)).texts
 
-    return adapter.with_texts(read, held_out.texts if held_out is not None else ())
+    return adapter.with_texts(read_texts, held_out.texts if held_out is not None else ())
 
 
 def begin_adapter(
