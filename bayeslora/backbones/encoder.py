@@ -68,17 +68,24 @@ class PreparedTexts:
     Attributes:
         tokens: The tokenised texts.
         prefix: Their states at the split, or None if the split is at the bottom.
+        labels: [N] int64, -1 where there is none; [0] if they were not told.
         contexts: [N, k], on which passes also depend; None if they do not.
         known: [N, C] float32, logits known beforehand; None if there are none.
     """
 
     tokens: Tokens | Pixels
     prefix: PrefixStates | None
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), kw_only=True)
     contexts: Tensor | None = field(default=None, kw_only=True)
     known: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def num_options(self) -> int:
+        """Number of options that questions are padded to; 0 for texts."""
+        return self.tokens.num_options
 
     def take(self, rows: Sequence[int]) -> PreparedTexts:
         """Return some of the texts, without copying their states."""
@@ -87,8 +94,9 @@ class PreparedTexts:
             prefix = prefix.take(rows)
         contexts = None if self.contexts is None else self.contexts[list(rows)]
         known = None if self.known is None else self.known[list(rows)]
+        labels = self.labels[list(rows)] if len(self.labels) else self.labels
         tokens = self.tokens.take(rows)
-        return PreparedTexts(tokens, prefix, contexts=contexts, known=known)
+        return PreparedTexts(tokens, prefix, labels=labels, contexts=contexts, known=known)
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """Return the padded batch of `rows`: inputs, maybe `hidden`, `contexts` and `known`."""

@@ -84,6 +84,6 @@ def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
         format=plan.format,
     )
     texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
-    set_feature_scale(network, texts.texts)
+    set_feature_scale(network, texts)
     rows = feature_rows(network, texts).features.double()
     return best_prior_scale(rows, len(data.classes), plan.seed, folds=_FOLDS)[1]

@@ -263,7 +263,7 @@ def _answers(
     """Return the logits of a part's unseen rows and their labels, in pieces."""
     if not len(part.unseen):
         return []
-    texts = prepare(network.encoder, train, progress=False, say=False).texts
+    texts = prepare(network.encoder, train, progress=False, say=False)
     pieces = answer(network, members, posterior, texts.take(part.unseen.tolist()))
     logits = [piece.logits for piece in pieces]
     labels = torch.split(train[1][part.unseen], [len(piece.mean) for piece in logits])
@@ -395,7 +395,7 @@ def what_was_chosen(
         held_out: The held-out rows.
     """
     network, members, results = fitted
-    texts = prepare(network.encoder, held_out, progress=False, say=False).texts
+    texts = prepare(network.encoder, held_out, progress=False, say=False)
     drawing = drawing_of(posterior)
     parts = [
         link_probabilities(piece.logits, **drawing).probs.cpu()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
@@ -23,7 +24,7 @@ from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
+from bayeslora.engine.rows import FeatureRows, prepare
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.training.layer_sampling import layer_sampler
@@ -169,7 +170,7 @@ def fit_members(
 
 
 def _begin(
-    probes: LinearProbes, train: LabelledTexts, part: Part | None, seed: int
+    probes: LinearProbes, train: PreparedTexts, part: Part | None, seed: int
 ) -> Callable[[Network], None] | None:
     """Return the start of a last layer; None for options, which the language model answers."""
     if train.num_options:
@@ -212,7 +213,7 @@ def _fresh(plan: Plan, data: TrainingData, backbone: Backbone, seed: int) -> Net
 
 def _prepared(
     network: Network, data: TrainingData, *, shown: bool, say: bool
-) -> tuple[LabelledTexts, LabelledTexts | None]:
+) -> tuple[PreparedTexts, PreparedTexts | None]:
     """Return the training and validation rows prepared for a network."""
     train = prepare(network.encoder, data.train, progress=shown and say, say=say)
     if data.validation is None:
@@ -299,8 +300,8 @@ def _say_alike(adapter: Adapter, num_members: int) -> None:
 def fit_frozen(
     network: Network,
     last: LastFit,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
+    train: PreparedTexts,
+    validation: PreparedTexts | None,
     *,
     prior: ClassPrior | None = None,
 ) -> FitResult:
@@ -331,7 +332,7 @@ def fit_frozen(
     return FitResult(posterior=chosen, prior_factor=factor)
 
 
-def _states(network: Network, rows: LabelledTexts, *, shown: bool) -> tuple[Tensor, Tensor | None]:
+def _states(network: Network, rows: PreparedTexts, *, shown: bool) -> tuple[Tensor, Tensor | None]:
     """Return features of rows, and their states in the middle of the backbone."""
-    with progress_bar("features", len(rows.texts), shown=shown, unit="text") as advance:
-        return network.encoder.features_and_middle(rows.texts, advance=advance)
+    with progress_bar("features", len(rows), shown=shown, unit="text") as advance:
+        return network.encoder.features_and_middle(rows, advance=advance)

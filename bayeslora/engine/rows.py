@@ -7,13 +7,12 @@ import json
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
@@ -39,23 +38,6 @@ logger = logging.getLogger(__name__)
 _POOL_BATCHES = 8
 
 
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Prepared texts with their labels [N] int64."""
-
-    texts: PreparedTexts
-    labels: Tensor
-
-    @property
-    def num_options(self) -> int:
-        """Number of options that questions are padded to; 0 for texts."""
-        return self.texts.tokens.num_options
-
-    def take(self, rows: list[int]) -> LabelledTexts:
-        """Return a subset of the rows."""
-        return LabelledTexts(self.texts.take(rows), self.labels[rows])
-
-
 def prepare(
     encoder: Encoder | FinalLayerEncoder,
     rows: LabelledExamples,
@@ -63,7 +45,7 @@ def prepare(
     progress: bool,
     say: bool = True,
     num_options: int | None = None,
-) -> LabelledTexts:
+) -> PreparedTexts:
     """Tokenise rows and run the frozen layers below the first adapted one.
 
     Args:
@@ -79,7 +61,7 @@ def prepare(
         texts = encoder.with_contexts(texts, examples)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
-    return LabelledTexts(texts, labels)
+    return replace(texts, labels=labels)
 
 
 def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]:
@@ -149,26 +131,18 @@ class FeatureRows:
     """Rows with their features for the last layer.
 
     Attributes:
-        source: The texts and labels.
+        texts: The labelled texts.
         features: Labelled features, float32, on the head's device.
     """
 
-    source: LabelledTexts
+    texts: PreparedTexts
     features: Features
 
 
-@dataclass(frozen=True)
-class KnownRows:
-    """Rows as read, and with their features from a finished network."""
-
-    examples: Examples
-    rows: FeatureRows
-
-
-def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
+def feature_rows(network: Network, texts: PreparedTexts) -> FeatureRows:
     """Return rows with their features from the network in evaluation mode."""
     network.eval()
-    return FeatureRows(rows, network.features_of(rows.texts, rows.labels))
+    return FeatureRows(texts, network.features_of(texts, texts.labels))
 
 
 class LengthBatchSampler(Sampler[list[int]]):
@@ -210,7 +184,7 @@ class LengthBatchSampler(Sampler[list[int]]):
 class Collator:
     """Turns row numbers into a padded batch with labels."""
 
-    def __init__(self, rows: LabelledTexts) -> None:
+    def __init__(self, rows: PreparedTexts) -> None:
         """Store the rows."""
         self._rows = rows
 
@@ -221,7 +195,7 @@ class Collator:
         """
         part = rows[current().share(len(rows))] or rows[:1]
         labels = self._rows.labels[torch.tensor(rows)]
-        return {**self._rows.texts.collate(part), "labels": labels}
+        return {**self._rows.collate(part), "labels": labels}
 
 
 PIECE = 2048

@@ -6,12 +6,13 @@ Features of every split are computed once per state and shared by all last-layer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import Examples, encode_labels
 from bayeslora.engine.build import build_network, last_layer
@@ -19,7 +20,7 @@ from bayeslora.engine.fitted.card import method_notes
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import LabelledTexts, feature_rows
+from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training.final_fit import scale_by
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
@@ -95,7 +96,7 @@ class Evaluation:
             TEST: data.test,
             **data.ood,
         }
-        self._texts: dict[str, LabelledTexts] = {}
+        self._texts: dict[str, PreparedTexts] = {}
 
     def prepare(self, *, progress: bool) -> None:
         """Run the frozen layers on all splits, with a progress bar."""
@@ -104,7 +105,7 @@ class Evaluation:
             for split in self.rows:
                 self.texts(split, advance)
 
-    def texts(self, split: str, advance: Callable[[int], object] = lambda _: None) -> LabelledTexts:
+    def texts(self, split: str, advance: Callable[[int], object] = lambda _: None) -> PreparedTexts:
         """Return a split, prepared on first use."""
         if split not in self._texts:
             rows = self.rows[split]
@@ -112,7 +113,7 @@ class Evaluation:
             classes = () if split in self.data.ood else self.data.classes
             labels = torch.from_numpy(encode_labels(rows, classes, unknown="ood"))
             texts = self.network.encoder.prepare(rows.texts, rows.pairs, advance=advance)
-            self._texts[split] = LabelledTexts(texts, labels)
+            self._texts[split] = replace(texts, labels=labels)
         return self._texts[split]
 
     def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
@@ -168,7 +169,7 @@ class Evaluation:
         """Return the predictions of Monte Carlo dropout with `state` loaded."""
         self.network.load_trained_state(state)
         answers = {
-            split: answer(self.network, [state], config, self.texts(split).texts, advance=advance)
+            split: answer(self.network, [state], config, self.texts(split), advance=advance)
             for split in self.scored
         }
         return Outcome(self.predictions(name, answers, posterior=config, passes=config.num_samples))

@@ -37,6 +37,7 @@ from torch import Tensor
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.emtal import GatedUnits
 from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.data.examples import (
     Examples,
@@ -49,7 +50,7 @@ from bayeslora.data.splits import stratified_sample
 from bayeslora.data.union import TASK, class_of, counts, named, union, union_classes
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
-from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
+from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import QualityRetaining, TrainingSettings
@@ -220,12 +221,12 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     }
 
 
-def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> LabelledTexts:
+def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> PreparedTexts:
     labels = torch.from_numpy(encode_labels(rows, classes))
     return prepare(network.encoder, (rows, labels), progress=False, say=False)
 
 
-def _logits(network: Network, rows: LabelledTexts) -> Tensor:
+def _logits(network: Network, rows: PreparedTexts) -> Tensor:
     """Return logits [N, C], including classes of other tasks."""
     features = feature_rows(network, rows).features.double()
     return mean_logits(features.values, network.head.mean_weight.double())

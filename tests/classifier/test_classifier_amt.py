@@ -43,7 +43,7 @@ def uniform(bert):
 
 def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
     network = uniform.network
-    rows = known(uniform.network, bl_examples(TRAIN)).rows.features
+    rows = known(uniform.network, bl_examples(TRAIN))[1].features
     features, labels = rows.values, rows.labels
     expected = torch.stack([features[labels == n].double().mean(0) for n in range(3)])
     torch.testing.assert_close(network.head.centres, expected)
@@ -81,7 +81,7 @@ def test_the_pool_as_an_ensemble_is_named_so(bert, tmp_path):
         network = clf.network
         network.load_trained_state(member)
         features = network.scaled(
-            network.encoder.features(prepare_rows(clf.network, bl_examples(TEST)).texts)
+            network.encoder.features(prepare_rows(clf.network, bl_examples(TEST)))
         )
         parts.append(network.head.predict(features).mean.softmax(1))
     network.load_trained_state(clf.network.members[0])

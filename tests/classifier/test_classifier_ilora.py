@@ -36,8 +36,8 @@ def test_without_its_factors_features_are_the_backbones(llama, trained):
         for site in plain.network.sites:
             site.B.weight.zero_()
     rows = bl_rows(trained, TEST)
-    expected = plain.network.encoder.features(prepare_rows(plain.network, rows).texts)
-    texts = prepare_rows(trained.network, rows).texts
+    expected = plain.network.encoder.features(prepare_rows(plain.network, rows))
+    texts = prepare_rows(trained.network, rows)
     assert torch.equal(texts.contexts, expected)
     assert not torch.equal(trained.network.encoder.features(texts), expected)
 
@@ -153,11 +153,11 @@ def test_another_history_opens_other_gates_for_the_same_question(recommender):
     gate = recommender.network.conditioning
     questions = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
     rows = bl_rows(recommender, questions)
-    texts = prepare_rows(recommender.network, rows).texts
+    texts = prepare_rows(recommender.network, rows)
     p = gate.weights(texts.contexts)
     assert not torch.equal(p[0], p[1])
     unknown = [{**row, "history": ["never seen"]} for row in questions]
-    assert not prepare_rows(recommender.network, bl_rows(recommender, unknown)).texts.contexts.any()
+    assert not prepare_rows(recommender.network, bl_rows(recommender, unknown)).contexts.any()
     assert np.isfinite(recommender.predict(unknown).probs).all()
 
 
@@ -175,7 +175,7 @@ def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     """For a decoder, the part that its options share; for an encoder, the mean over its options."""
     clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
     clf.fit(toy_next_items(12), epochs=1, batch_size=6)
-    texts = prepare_rows(clf.network, bl_rows(clf, NEXT)).texts
+    texts = prepare_rows(clf.network, bl_rows(clf, NEXT))
     assert texts.contexts.shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()
 

@@ -115,7 +115,7 @@ def test_texts_that_read_alike_within_a_class_have_no_distance(llama):
 def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
     clf = from_transformers(foreign).calibrate(toy_rows(30))
     network = clf.network
-    texts = prepare_rows(clf.network, bl_rows(clf, TEST)).texts
+    texts = prepare_rows(clf.network, bl_rows(clf, TEST))
     with torch.no_grad():
         features = network.scaled(network.encoder.features(texts)).values.double()
     logits = (features @ network.head.mean_weight.double().T).numpy()

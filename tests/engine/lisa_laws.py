@@ -177,7 +177,7 @@ class SamplingLaws:
         loaded = other.network.trained_state()
         assert loaded.keys() == state.keys()
         assert all(torch.equal(loaded[n], state[n]) for n in state if n.startswith("adapter."))
-        batch = fit.train.texts.collate([0, 1, 2])
+        batch = fit.train.collate([0, 1, 2])
         fit.network.eval()
         other.network.eval()
         with torch.no_grad():

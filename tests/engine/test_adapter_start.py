@@ -67,7 +67,7 @@ def test_sites_start_where_the_backbones_own_inputs_say(decoder):
     """Inputs are collected on the plain backbone without a prefix, in one padded batch."""
     fit = begin(decoder)
     started(fit)
-    plain, batch = decoder.clone().model, fit.train.texts.tokens.pad(range(30))
+    plain, batch = decoder.clone().model, fit.train.tokens.pad(range(30))
     layers = {site.name: plain.get_submodule(site.name) for site in fit.network.sites}
     moments = second_moments(lambda inputs: plain(**inputs), layers, [batch])
     for site in fit.network.sites:

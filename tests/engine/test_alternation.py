@@ -38,7 +38,7 @@ POSTERIORS = [
 
 def loop_of(fit, monkeypatch, update_head=None):
     """Return the loop of a fit, with the head's updates of the published alternation."""
-    set_feature_scale(fit.network, fit.train.texts)
+    set_feature_scale(fit.network, fit.train)
     update_head = update_head or GradientSteps(1, len(fit.train.labels))
     monkeypatch.setattr(loops, "_head_update", lambda *_: update_head)
     training = Training(
@@ -54,10 +54,10 @@ def loop_of(fit, monkeypatch, update_head=None):
 def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, encoder, most):
     monkeypatch.setattr(rows, "SCALE_ROWS", most)
     fit = fresh(encoder)
-    set_feature_scale(fit.network, fit.train.texts)
+    set_feature_scale(fit.network, fit.train)
     last = len(fit.train.labels) - 1
     chosen = [0, round(last / 2), last] if most == 3 else range(last + 1)
-    features = fit.network.encoder.features(fit.train.texts)[list(chosen)]
+    features = fit.network.encoder.features(fit.train)[list(chosen)]
     assert float(fit.network.feature_scale) == pytest.approx(
         features.square().sum(1).mean().sqrt().item()
     )
@@ -65,7 +65,7 @@ def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, e
 
 def batch_of(fit, size=6):
     rows = list(range(size))
-    return {**fit.train.texts.collate(rows), "labels": fit.train.labels[rows]}
+    return {**fit.train.collate(rows), "labels": fit.train.labels[rows]}
 
 
 def adapter_gradients(network):
@@ -183,7 +183,7 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
 
 def test_refits_happen_when_their_turn_comes(decoder):
     fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
-    set_feature_scale(fit.network, fit.train.texts)
+    set_feature_scale(fit.network, fit.train)
     update = Refits(fit.network.head, 3, TrainingFeatures(fit.train))
     rows = Features(torch.randn(4, 16), torch.tensor([0, 1, 2, 0]))
     fit.network.train()
@@ -199,7 +199,7 @@ def test_refits_happen_when_their_turn_comes(decoder):
 
 def test_a_refit_lowers_the_heads_own_loss(decoder):
     fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
-    set_feature_scale(fit.network, fit.train.texts)
+    set_feature_scale(fit.network, fit.train)
     head = fit.network.head
     rows = feature_rows(fit.network, fit.train).features
     before = head.loss(rows, 30).item()
@@ -248,13 +248,13 @@ def test_a_fresh_network_computes_what_its_backbone_does(decoder):
     """Adapters start at zero, so at first the seed changes only their directions."""
     fit = fresh(decoder)
     other = build_network(decoder, POLAR, VBLL(), num_classes=len(CLASSES), seed=8, max_length=32)
-    first = fit.network.encoder.features(fit.train.texts)
-    assert torch.equal(first, other.encoder.features(fit.train.texts))
+    first = fit.network.encoder.features(fit.train)
+    assert torch.equal(first, other.encoder.features(fit.train))
     assert not torch.equal(fit.network.sites[0].A.weight, other.sites[0].A.weight)
 
 
 def test_features_start_at_a_mean_square_norm_of_one(decoder):
     fit = fresh(decoder)
-    set_feature_scale(fit.network, fit.train.texts)
-    features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
+    set_feature_scale(fit.network, fit.train)
+    features = fit.network.encoder.features(fit.train) / fit.network.feature_scale
     assert float(features.square().sum(1).mean()) == pytest.approx(1, rel=1e-5)

@@ -26,7 +26,7 @@ def _same_start(fit):
 
 def degradation(fit, config):
     return degradation_on_anchors(
-        config, fit.network, fit.network.weights, fit.train.texts, fit.train.labels, seed=3
+        config, fit.network, fit.network.weights, fit.train, fit.train.labels, seed=3
     )
 
 
@@ -57,7 +57,7 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
     config = TFB(num_anchors=1000, num_search_samples=4)
     measure = degradation(fit, config)
     fit.network.weights.sigma.fill_(5.0)
-    labels, texts = fit.train.labels, fit.train.texts
+    labels, texts = fit.train.labels, fit.train
 
     def nll_of(num_samples):
         logits = next(
@@ -73,11 +73,11 @@ def test_degradation_is_the_relative_loss_of_nll(fit):
 
 
 def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
-    before = next(answer(fit.network, [], TFB(), fit.validation.texts, num_samples=0)).logits
+    before = next(answer(fit.network, [], TFB(), fit.validation, num_samples=0)).logits
     again = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
     result = again.run(tmp_path)
     assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
-    after = next(answer(again.network, [], TFB(), again.validation.texts, num_samples=0)).logits
+    after = next(answer(again.network, [], TFB(), again.validation, num_samples=0)).logits
     torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)
 
 

@@ -11,13 +11,13 @@ from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
 from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
@@ -36,12 +36,12 @@ def fitted(backbone, posterior, seed=3, adapter=LORA):
 
 def logits(backbone, posterior, fit, **options):
     network, members, _ = fit
-    texts = prepare(network.encoder, rows(12, 5), progress=False).texts
+    texts = prepare(network.encoder, rows(12, 5), progress=False)
     return next(answer(network, members, posterior, texts, **options)).logits
 
 
 def sampled_by(network, draws):
-    texts = prepare(network.encoder, rows(12, 5), progress=False).texts
+    texts = prepare(network.encoder, rows(12, 5), progress=False)
     head = network.head
     head.set_mean(torch.randn(head.mean_weight.shape, generator=torch.Generator().manual_seed(0)))
     return sampled_logits(network.eval(), draws, texts, 3, seed=0)
@@ -216,15 +216,15 @@ def test_adapters_outside_the_layers_leave_no_prefix(encoder, targets):
     adapter = LoRA(r=2, target_modules=targets)
     network = build_network(encoder, adapter, MLE(), num_classes=3, seed=0, max_length=32)
     prepared = prepare(network.encoder, rows(6, 0), progress=False)
-    assert isinstance(prepared, LabelledTexts)
-    assert prepared.texts.prefix is None
-    assert network.encoder.features(prepared.texts).shape == (6, 16)
+    assert isinstance(prepared, PreparedTexts)
+    assert prepared.prefix is None
+    assert network.encoder.features(prepared).shape == (6, 16)
 
 
 def test_cut_texts_are_said(encoder, caplog):
     network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=6)
     with caplog.at_level(logging.WARNING):
-        texts = prepare(network.encoder, rows(12, 0), progress=False).texts
+        texts = prepare(network.encoder, rows(12, 0), progress=False)
     count = texts.tokens.num_truncated
     assert 0 < count < 12
     assert f"{count} of 12 texts" in caplog.text

@@ -13,7 +13,6 @@ from bayeslora.adapters.options import AMT
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training import episodes as engine
 from bayeslora.engine.training.episodes import (
     MetaTuning,
@@ -58,7 +57,7 @@ def texts_of(network, count=24):
     rows = toy_rows(count)
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
     prepared = network.encoder.prepare([row["text"] for row in rows])
-    return LabelledTexts(prepared, labels)
+    return replace(prepared, labels=labels)
 
 
 def images_of(network, folder, count=18):
@@ -66,7 +65,7 @@ def images_of(network, folder, count=18):
     names = sorted({row["label"] for row in rows})
     labels = torch.tensor([names.index(row["label"]) for row in rows])
     prepared = network.encoder.prepare([str(folder / row["image"]) for row in rows])
-    return LabelledTexts(prepared, labels)
+    return replace(prepared, labels=labels)
 
 
 def state_of(network):
@@ -125,14 +124,14 @@ def loss_of(network, labels):
 def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
     network = network_of(bert)
     rows = texts_of(network)
-    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    inputs = open_inputs(network.encoder, rows, range(6))
     delta = ascend(
         loss_of(network, rows.labels[:6]), inputs, eps=0.1, steps=4, generator=torch.Generator()
     )
     table = bert.model.get_input_embeddings().weight
     radius = 0.1 * table.norm(dim=-1).mean()
     length = delta.norm(dim=-1)
-    batch = rows.texts.collate(range(6))
+    batch = rows.collate(range(6))
     inside = content(bert, batch["input_ids"], batch["attention_mask"]).bool()
     special = torch.isin(batch["input_ids"], torch.tensor(bert.tokenizer.all_special_ids))
     assert not bool((inside & special).any())
@@ -144,7 +143,7 @@ def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
 def test_pixels_stay_pixels(vit, tmp_path):
     network = network_of(vit, replace(ADAPTER, target_modules=None))
     rows = images_of(network, tmp_path)
-    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    inputs = open_inputs(network.encoder, rows, range(6))
     delta = ascend(
         loss_of(network, rows.labels[:6]), inputs, eps=8 / 255, steps=5, generator=torch.Generator()
     )
@@ -164,7 +163,7 @@ def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, t
     rows = texts_of(network, 18) if kind == "bert" else images_of(network, tmp_path)
     before = state_of(network)
     loss = loss_of(network, rows.labels)
-    inputs = open_inputs(network.encoder, rows.texts, range(18))
+    inputs = open_inputs(network.encoder, rows, range(18))
     eps = 0.2
     generator = torch.Generator().manual_seed(0)
     delta = ascend(loss, inputs, eps=eps, steps=5, generator=generator)
@@ -182,7 +181,7 @@ def test_a_divergence_has_no_gradient_at_zero(bert):
     """A start at zero therefore attacks nothing."""
     network = network_of(bert)
     rows = texts_of(network)
-    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    inputs = open_inputs(network.encoder, rows, range(6))
     weight = torch.randn(3, network.encoder.num_features)
     with torch.no_grad():
         clean = network.encoder(inputs.batch()) @ weight.T
@@ -207,8 +206,8 @@ def tuned(backbone, member=1, adversary=None, limit=math.inf):
 def test_weights_move_by_a_share_of_their_norm_and_come_back_in_every_bit(bert):
     network, rows, tuning, episode = tuned(bert)
     before = state_of(network)
-    support = open_inputs(network.encoder, rows.texts, episode.support.tolist()).batch()
-    queries = open_inputs(network.encoder, rows.texts, episode.queries.tolist())
+    support = open_inputs(network.encoder, rows, episode.support.tolist()).batch()
+    queries = open_inputs(network.encoder, rows, episode.queries.tolist())
     with tuning._perturbed_weights(support, episode, queries, None):
         for tensor, places, axis in tuning.parts:
             name = next(n for n, p in network.named_parameters() if p is tensor)
@@ -228,11 +227,11 @@ def test_without_an_adversary_a_step_is_one_of_sgd(bert):
     other = network_of(bert)
     mix(other, [1.0, 0.0])
     tuning.optimizer.param_groups[0]["lr"] = 0.01
-    tuning.step(rows.texts, episode, torch.Generator())
+    tuning.step(rows, episode, torch.Generator())
     encoder, labels = other.encoder, episode.query_labels
-    support = encoder(rows.texts.collate(episode.support.tolist()))
+    support = encoder(rows.collate(episode.support.tolist()))
     centres = torch.stack([support[episode.support_labels == n].mean(0) for n in range(3)])
-    queries = encoder(rows.texts.collate(episode.queries.tolist()))
+    queries = encoder(rows.collate(episode.queries.tolist()))
     cosines = torch.nn.functional.cosine_similarity(queries[:, None], centres[None], dim=-1)
     torch.nn.functional.cross_entropy(10 * cosines, labels).backward()
     with torch.no_grad():
@@ -248,7 +247,7 @@ def test_an_adversary_of_zero_strength_is_none(bert):
     states = []
     for adversary in (Adversary(0.0, 0.0), Adversary(1e-9, 1e-9)):
         network, rows, tuning, episode = tuned(bert, member=0, adversary=adversary)
-        tuning.step(rows.texts, episode, torch.Generator().manual_seed(0))
+        tuning.step(rows, episode, torch.Generator().manual_seed(0))
         states.append(state_of(network))
     for name, item in states[0].items():
         torch.testing.assert_close(states[1][name], item, atol=1e-6, rtol=1e-5)
@@ -276,8 +275,7 @@ class WrittenOut:
         """Take one step at a learning rate, and return its loss."""
         self.labels = episode.support_labels, episode.query_labels
         self.support, self.queries = (
-            self.rows.texts.collate(numbers.tolist())
-            for numbers in (episode.support, episode.queries)
+            self.rows.collate(numbers.tolist()) for numbers in (episode.support, episode.queries)
         )
         x = self.table()[self.queries["input_ids"]].detach()
         delta = self.ascended(x, generator)
@@ -363,7 +361,7 @@ def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary, limi
     start = factors_of(network)
     written = WrittenOut(network_of(bert), rows, 1, Adversary(*adversary), limit)
     tuning.optimizer.param_groups[0]["lr"] = 1.0
-    loss = tuning.step(rows.texts, episode, torch.Generator().manual_seed(5))
+    loss = tuning.step(rows, episode, torch.Generator().manual_seed(5))
     expected = written.step(episode, torch.Generator().manual_seed(5), 1.0)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert written.norm > LIMIT

@@ -53,8 +53,8 @@ def test_the_change_is_zero_and_the_directions_are_those_of_the_loss(request, ki
     """Autograd recomputes the gradient on the plain backbone, in one padded batch."""
     backbone = request.getfixturevalue(kind)
     fit = started(backbone)
-    network, rows = fit.network, list(range(len(fit.train.texts)))
-    features = network.encoder(fit.train.texts.collate(rows)).detach()
+    network, rows = fit.network, list(range(len(fit.train)))
+    features = network.encoder(fit.train.collate(rows)).detach()
     size = features.double().square().sum(-1).mean().sqrt().float()
     weight = adapter_start._last_layer(
         adapter_start.Features(features / size, fit.train.labels), len(network.head.mean_weight)
@@ -62,7 +62,7 @@ def test_the_change_is_zero_and_the_directions_are_those_of_the_loss(request, ki
     for site in network.sites:
         assert torch.count_nonzero(site.delta()) == 0
         site.weight.requires_grad_(True)
-    logits = network.encoder(fit.train.texts.collate(rows)) @ (weight / size).mT
+    logits = network.encoder(fit.train.collate(rows)) @ (weight / size).mT
     cross_entropy(logits, fit.train.labels).backward()
     for site in network.sites:
         expected = gradient_factors(site.weight.grad, 4)
@@ -87,8 +87,8 @@ def test_the_first_step_goes_further_down_than_from_anywhere(decoder):
 
     def norm(fit):
         fit.network.train()
-        scale = fit.network.encoder(fit.train.texts.collate(range(8))).detach().norm()
-        logits = fit.network.encoder(fit.train.texts.collate(range(8)))[:, :3] / scale
+        scale = fit.network.encoder(fit.train.collate(range(8))).detach().norm()
+        logits = fit.network.encoder(fit.train.collate(range(8)))[:, :3] / scale
         cross_entropy(logits, fit.train.labels[:8]).backward()
         return sum(float(site.core.weight.grad.square().sum()) for site in fit.network.sites)
 

@@ -25,7 +25,7 @@ def one_pass(fit, weight, step=0):
     network = fit.network.eval()
     gradient = KLGradient(network.weights, weight)
     gradient.before_step(step, 8, None)
-    batch = fit.train.texts.collate([0, 3, 5])
+    batch = fit.train.collate([0, 3, 5])
     network.weights.zero_grad()
     torch.manual_seed(0)
     with gradient.noise(batch):
@@ -85,7 +85,7 @@ def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encode
     fit = fresh(encoder, CLoRA(), LORA)
     report = fit.run(tmp_path).posterior
     weights = fit.network.weights
-    texts = fit.train.texts
+    texts = fit.train
     total, count = torch.zeros(3, dtype=torch.float64), 0
     for row in range(len(texts)):
         batch = texts.collate([row])
@@ -107,11 +107,11 @@ def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
     fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=4)
     fit.run(tmp_path)
     network = fit.network.eval()
-    before = network.encoder.features(fit.train.texts)
+    before = network.encoder.features(fit.train)
     for gate in network.weights.gates:
         torch.nn.init.zeros_(gate.output.weight[: 2**2])
         torch.nn.init.zeros_(gate.output.bias[: 2**2])
-    assert not torch.equal(network.encoder.features(fit.train.texts), before)
+    assert not torch.equal(network.encoder.features(fit.train), before)
 
 
 @pytest.mark.parametrize("constraint", ["landing", "euclidean-penalty"])

@@ -193,10 +193,10 @@ def test_a_ramp_makes_shorter_steps(encoder, tmp_path):
 def test_layers_below_run_once_and_those_above_from_their_states(decoder):
     fit = fresh(decoder, MLE(), WHOLE)
     assert fit.network.encoder.first_running_layer == 1
-    assert fit.train.texts.prefix is not None
+    assert fit.train.prefix is not None
     trained = fresh(decoder, MLE(), replace(WHOLE, train_embedding=True))
     assert trained.network.encoder.first_running_layer == 0
-    assert trained.train.texts.prefix is None
+    assert trained.train.prefix is None
 
 
 def test_what_trains_always_is_what_runs_after_the_layers(decoder, encoder):
@@ -260,7 +260,7 @@ def saved_bytes(fit, sampler, step):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = fit.network(fit.train.texts.collate(range(8))).values
+        features = fit.network(fit.train.collate(range(8))).values
     assert features.requires_grad
     return sum(sizes.values())
 

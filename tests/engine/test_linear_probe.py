@@ -237,7 +237,7 @@ def test_auto_takes_the_backbone_whose_features_tell_classes_apart(world, monkey
         if network.encoder.backbone.name != "blind":
             return rows
         values = torch.ones_like(rows.features.values)
-        return type(rows)(rows.source, Features(values, rows.features.labels))
+        return type(rows)(rows.texts, Features(values, rows.features.labels))
 
     monkeypatch.setattr(BayesianClassifier, "_load_backbone", load)
     monkeypatch.setattr(choose_backbone, "feature_rows", seen)

@@ -25,7 +25,7 @@ KINDS = pytest.mark.parametrize("kind", ["encoder", "decoder"])
 
 
 def texts_of(fit):
-    return prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    return prepare(fit.network.encoder, rows(12, 5), progress=False)
 
 
 def logits(fit, **options):
@@ -54,7 +54,7 @@ def test_the_covariance_is_that_of_the_adapters_gradients(request, fitted, kind,
     fit, _ = fitted(kind, adapter)
     backbone = request.getfixturevalue(kind)
     fit = refitted(backbone, fit, LaplaceLoRA(structure="full", prior_precision=2.0))
-    jacobians, probs = by_hand(fit, fit.train.texts)
+    jacobians, probs = by_hand(fit, fit.train)
     middle = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
     hessian = torch.einsum("ncp,nck,nkq->pq", jacobians, middle, jacobians)
     inverse = torch.linalg.inv(hessian + 2 * torch.eye(len(hessian)).double())

@@ -69,7 +69,7 @@ def fitted(encoder, tmp_path_factory):
 
 
 def logits(fit, **options):
-    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False)
     return next(answer(fit.network, [], fit.posterior, texts, **options)).logits
 
 
@@ -100,7 +100,7 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
     fit, _ = fitted(recipe)
     mean = logits(fit, num_samples=0)
     assert mean.is_point
-    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False)
     plain = next(answer(fit.network, [], MLE(), texts)).logits
     assert torch.equal(mean.mean, plain.mean)
     fit.posterior, posterior = replace(fit.posterior, num_samples=0), fit.posterior
@@ -114,7 +114,7 @@ def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
     assert num_passes(fit.posterior, None, 1) == 3
     assert num_passes(fit.posterior, 7, 1) == 7
     assert num_passes(fit.posterior, 0, 1) == 1
-    texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
+    texts = prepare(fit.network.encoder, rows(12, 5), progress=False)
     layers = fit.network.encoder.model.encoder.layer
     calls = [0] * len(layers)
 

@@ -25,7 +25,7 @@ from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import LabelledTexts, inputs
+from bayeslora.engine.rows import inputs
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
@@ -163,7 +163,7 @@ class _Piece:
                 network.load_trained_state(members[0])
 
     def _predictions(self, texts: PreparedTexts) -> Predictions:
-        prepared = LabelledTexts(texts, self.labels)
+        prepared = replace(texts, labels=self.labels)
         drawing = Drawing.of(self.network.posterior)
         return predict_texts(self.network, self.rows, prepared, drawing, advance=lambda _: None)
 

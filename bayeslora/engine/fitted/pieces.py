@@ -9,12 +9,13 @@ on disk: a killed run resumes with the next piece and produces the same file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import library_versions
 from bayeslora.data.examples import Examples
 from bayeslora.data.questions import question_columns
@@ -38,7 +39,6 @@ from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import (
     CheckedRows,
-    LabelledTexts,
     inputs,
     say_fitted_to,
     say_truncation,
@@ -159,7 +159,7 @@ def predict_pieces(
             with quiet_transformers():
                 texts = encoder.prepare(**inputs(examples, num_options), advance=advance)
                 texts = encoder.with_contexts(texts, examples)
-            prepared = LabelledTexts(texts, labels)
+            prepared = replace(texts, labels=labels)
             yield predict_texts(network, examples, prepared, drawing, advance=advance)
             if not keep:
                 encoder.forget(texts)
@@ -173,7 +173,7 @@ def predict_pieces(
 def predict_texts(
     network: Network,
     examples: Examples,
-    texts: LabelledTexts,
+    texts: PreparedTexts,
     drawing: Drawing,
     *,
     advance: Advance,
@@ -197,7 +197,7 @@ def predict_texts(
         network,
         network.members,
         posterior,
-        texts.texts,
+        texts,
         features=features,
         num_samples=draws,
         seed=drawing.seed,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.registry import stored_adapter
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
@@ -25,7 +26,7 @@ from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import KnownRows, LabelledTexts, feature_rows, prepare
+from bayeslora.engine.rows import FeatureRows, feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 _TELLING_ROWS = 59
 # Loss by the posterior's spread, in nats, before a warning, and its certainty.
 _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
+Known = tuple[Examples, FeatureRows]
+"""Rows as they were read, and with their features from a finished network."""
+
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
 
@@ -110,8 +114,8 @@ def _prior_mean(network: Network) -> Tensor | None:
 
 def refit(
     network: Network,
-    train: KnownRows,
-    validation: KnownRows | None,
+    train: Known,
+    validation: Known | None,
     columns: DataColumns,
     feature_scores: Sequence[str] | None = (),
 ) -> None:
@@ -127,27 +131,27 @@ def refit(
     Raises:
         InputError: The data is not allowed.
     """
-    rows, config = train.rows, network.posterior
-    held_out = None if validation is None else validation.rows
+    (examples, rows), config = train, network.posterior
+    held_examples, held_out = (None, None) if validation is None else validation
     last = LastFit(config, feature_scores, seed=network.record.seed, progress=network.progress)
-    fit = final_fit(network, last, rows.source, None if held_out is None else held_out.source)
+    fit = final_fit(network, last, rows.texts, None if held_out is None else held_out.texts)
     if config.before_last_layer(fit):
-        rows = feature_rows(network, rows.source)
-    accuracy = _accuracy(network, rows.features, train.examples.source)
+        rows = feature_rows(network, rows.texts)
+    accuracy = _accuracy(network, rows.features, examples.source)
     chosen = fit_last_layer(network, last, rows, held_out)
     record = refitted_record(
         network.record,
         network,
-        train.examples,
-        None if validation is None else validation.examples,
+        examples,
+        held_examples,
         columns=columns,
         # Drop the fit's validation results, which were measured under another posterior.
         results={
             "posterior": chosen,
             "calibration": {
-                "rows": len(train.examples),
+                "rows": len(examples),
                 "accuracy": accuracy,
-                "validation_rows": 0 if validation is None else len(validation.examples),
+                "validation_rows": 0 if held_examples is None else len(held_examples),
                 "fitted_to": learnt_from(config, has_validation=validation is not None),
             },
         },
@@ -207,7 +211,7 @@ def refitted_record(
     )
 
 
-def prepare_rows(network: Network, rows: Examples) -> LabelledTexts:
+def prepare_rows(network: Network, rows: Examples) -> PreparedTexts:
     """Return rows prepared for a finished network; warn about truncated texts."""
     labels = torch.from_numpy(encode_for(network.record, rows))
     room = len(classes_for(network.record, most_options(rows)))
@@ -215,7 +219,7 @@ def prepare_rows(network: Network, rows: Examples) -> LabelledTexts:
         return prepare(network.encoder, (rows, labels), progress=network.progress, num_options=room)
 
 
-def known(network: Network, rows: Examples, *, to_fit: bool = False) -> KnownRows:
+def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     """Return labelled rows with their features, which no posterior of the last layer changes.
 
     Args:
@@ -228,22 +232,27 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> KnownRow
     """
     record = network.record
     read = rows_to_fit(rows, format_of(record), record.seed) if to_fit else rows
-    return KnownRows(rows, feature_rows(network, prepare_rows(network, read)))
+    return rows, feature_rows(network, prepare_rows(network, read))
 
 
-def answers(network: Network, rows: KnownRows, num_samples: int | None = None) -> Predictions:
+def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
     """Return the predictions of rows with known features."""
     drawing = Drawing.of(network.posterior, num_samples=num_samples)
-    texts, features = rows.rows.source, rows.rows.features
+    examples, prepared = rows
     passes = num_passes(network.posterior, num_samples, len(network.members))
-    total = passes * len(rows.examples)
+    total = passes * len(examples)
     with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
         return predict_texts(
-            network, rows.examples, texts, drawing, advance=advance, features=features
+            network,
+            examples,
+            prepared.texts,
+            drawing,
+            advance=advance,
+            features=prepared.features,
         )
 
 
-def scores_of(network: Network, rows: KnownRows) -> Scores:
+def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
     is_fitted = bool(network.record.num_train)
     return evaluate(answers(network if is_fitted else with_posterior(network, OWN_SOFTMAX), rows))
@@ -282,7 +291,7 @@ def measured(network: Network, rows: Examples) -> dict[str, Any]:
     return metrics
 
 
-def say_too_wide(network: Network, rows: KnownRows) -> None:
+def say_too_wide(network: Network, rows: Known) -> None:
     """Warn if the spread of a last layer's posterior makes its predictions much worse.
 
     The cause is a prior that is too wide: its draws drown the information of the rows, and more
@@ -303,7 +312,7 @@ def say_too_wide(network: Network, rows: KnownRows) -> None:
         logger.warning(
             "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean: the prior "
             "is too wide; choose its scale or precision on validation rows",
-            rows.examples.source,
+            rows[0].source,
             drawn.mean(),
             mean.mean(),
         )

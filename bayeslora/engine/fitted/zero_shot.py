@@ -95,7 +95,7 @@ def zero_shot(
         read = network.encoder.prepare(words, pairs)
     else:
         unknown = torch.full((len(texts),), -1)
-        read = prepare(network.encoder, (texts, unknown), progress=plan.progress).texts
+        read = prepare(network.encoder, (texts, unknown), progress=plan.progress)
     states = network.encoder.features(read)
     network.feature_scale.fill_(network.encoder.root_mean_square(states))
     if texts is not None:
@@ -126,7 +126,7 @@ def _of_questions(
     )
     unknown = torch.full((len(rows),), -1)
     prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
-    set_feature_scale(network, prepared.texts)
+    set_feature_scale(network, prepared)
     if plan.format == "letters":
         weight = float(network.feature_scale) * class_rows(whole, words)
         network.head.set_mean(weight.to(network.head.mean_weight))

@@ -26,7 +26,6 @@ from bayeslora.data.examples import Examples
 from bayeslora.data.read import read
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.io.cache import SECOND_MOMENTS, keep_tensors, kept_file, read_kept
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
@@ -61,7 +60,7 @@ def begin_adapter(
     network: Network,
     adapter: Adapter,
     posterior: Posterior,
-    train: LabelledTexts,
+    train: PreparedTexts,
     *,
     seed: int,
     trained: Mapping[str, Tensor] | None = None,
@@ -106,7 +105,7 @@ class _Rows:
     """The training rows as `bayeslora.adapters.base.TrainingRows`."""
 
     network: Network
-    train: LabelledTexts
+    train: PreparedTexts
     shown: bool
 
     @property
@@ -122,7 +121,7 @@ class _Rows:
 
         Cached states of the layers below the first adapted one are reused.
         """
-        prepared = self.train.texts
+        prepared = self.train
         if texts is not None:
             chosen = [texts[row] for row in spread(len(texts), count)]
             with progress_bar(
@@ -134,11 +133,11 @@ class _Rows:
     def backward(self, count: int) -> None:
         """Backpropagate through a fitted last layer: the network's own is zero."""
         network, train = self.network, self.train
-        rows = spread(len(train.texts), count)
-        batches = _batches(network.encoder, train.texts, rows, _GRADIENT_BATCH)
+        rows = spread(len(train), count)
+        batches = _batches(network.encoder, train, rows, _GRADIENT_BATCH)
         network.eval()
         with torch.no_grad():
-            features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
+            features = torch.cat([network.encoder(train.collate(batch)) for batch in batches])
         states = unscaled(network.encoder, features)
         scale = states.values.double().square().sum(-1).mean().sqrt().float()
         labels = train.labels[[row for batch in batches for row in batch]].to(features.device)
@@ -146,9 +145,7 @@ class _Rows:
         weight = _last_layer(scaled, len(network.head.mean_weight)) / scale
         with progress_bar("gradients", len(rows), shown=self.shown, unit="text") as advance:
             for batch in batches:
-                batch_states = unscaled(
-                    network.encoder, network.encoder(train.texts.collate(batch))
-                )
+                batch_states = unscaled(network.encoder, network.encoder(train.collate(batch)))
                 logits = batch_states.logits(weight)
                 truth = train.labels[batch].to(logits.device)
                 loss = cross_entropy(logits, truth, reduction="sum") / len(rows)

@@ -27,7 +27,6 @@ from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.training.checkpoints import (
     Checkpoint,
     read_checkpoint,
@@ -266,7 +265,7 @@ def adversaries(plan: Episodes, network: Network) -> tuple[Adversary, ...]:
 def meta_tune(
     network: Network,
     plan: Episodes,
-    train: LabelledTexts,
+    train: PreparedTexts,
     *,
     seed: int,
     max_grad_norm: float,
@@ -312,7 +311,7 @@ def meta_tune(
                 tuning.optimizer.param_groups[0]["lr"] = rate
                 episode = draw_episode(train.labels, plan, np.random.default_rng([seed, number]))
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-                losses[member, number] = tuning.step(train.texts, episode, generator)
+                losses[member, number] = tuning.step(train, episode, generator)
                 advance(1)
                 step = member * plan.count + number + 1
                 if number + 1 == plan.count:
@@ -326,7 +325,7 @@ def meta_tune(
     return losses[:, -_EVERY:].mean(1).tolist()
 
 
-def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> list[list[float]]:
+def choose_mixtures(network: Network, adapter: Adapter, rows: PreparedTexts) -> list[list[float]]:
     """Return the member weights of each network that a pool predicts with, usually one network.
 
     Args:
@@ -343,7 +342,7 @@ def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> 
     def support(member: int) -> tuple[Tensor, Tensor, float]:
         mix(network, [float(index == member) for index in range(count)])
         network.eval()
-        features = network.encoder.features(rows.texts)
+        features = network.encoder.features(rows)
         features = unscaled(network.encoder, features.double()).values
         cosines = held_out_cosines(features, labels, classes)
         return cosines, labels, float(sites[0].cosine_scales[member])

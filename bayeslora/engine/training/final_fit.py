@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.engine.rows import FeatureRows, feature_rows
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, centred_logits
@@ -50,7 +51,7 @@ class LastFit:
 
 
 def fit_posterior(
-    network: Network, last: LastFit, train: LabelledTexts, validation: LabelledTexts | None
+    network: Network, last: LastFit, train: PreparedTexts, validation: PreparedTexts | None
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
     held_out = None if validation is None else feature_rows(network, validation)
@@ -77,8 +78,8 @@ def fit_last_layer(
     with _watched(network.head, shown=last.progress):
         fit_head(network, rows, None if held_out is None else held_out.features)
     chosen = network.head.report() | network.head.fit_report(rows)
-    validation = None if held_out is None else held_out.source
-    last.posterior.after_last_layer(final_fit(network, last, train.source, validation))
+    validation = None if held_out is None else held_out.texts
+    last.posterior.after_last_layer(final_fit(network, last, train.texts, validation))
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
@@ -162,7 +163,7 @@ def _check_scale(norm: float) -> None:
 
 
 def final_fit(
-    network: Network, last: LastFit, train: LabelledTexts, held_out: LabelledTexts | None
+    network: Network, last: LastFit, train: PreparedTexts, held_out: PreparedTexts | None
 ) -> FinalFit:
     """Return the final fit for the hooks of a posterior.
 
@@ -172,9 +173,9 @@ def final_fit(
         train: Training rows.
         held_out: Held-out rows, or None.
     """
-    validation = None if held_out is None else (held_out.texts, held_out.labels)
+    validation = None if held_out is None else (held_out, held_out.labels)
     open_bar = partial(progress_bar, shown=last.progress, unit="text")
-    return FinalFit(network, (train.texts, train.labels), validation, last.seed, open_bar)
+    return FinalFit(network, (train, train.labels), validation, last.seed, open_bar)
 
 
 def drawing_of(posterior: Posterior | None) -> dict[str, Any]:

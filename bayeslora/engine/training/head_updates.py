@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
-from bayeslora.engine.rows import LabelledTexts, feature_rows
+from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
@@ -101,7 +102,7 @@ class JointSteps(HeadUpdate):
 class TrainingFeatures:
     """Features of all training rows in evaluation mode, cached per adapter step."""
 
-    def __init__(self, train: LabelledTexts) -> None:
+    def __init__(self, train: PreparedTexts) -> None:
         """Store the training rows."""
         self._train = train
         self._step: int | None = None

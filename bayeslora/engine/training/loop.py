@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader
 from bayeslora.adapters.base import Adapter, StepHook
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.progress import Report, open_bar, tracker
 from bayeslora.engine.rows import (
     Collator,
-    LabelledTexts,
     LengthBatchSampler,
     feature_rows,
     set_feature_scale,
@@ -110,7 +110,7 @@ class FitResult:
 def validation_metrics(
     network: Network,
     train: Features | None,
-    validation: LabelledTexts,
+    validation: PreparedTexts,
     drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Return NLL (nats) and accuracy on validation rows, for comparing epochs.
@@ -158,8 +158,8 @@ class Training:
     """
 
     network: Network
-    train: LabelledTexts
-    validation: LabelledTexts | None
+    train: PreparedTexts
+    validation: PreparedTexts | None
     adapter: Adapter
     last: LastFit
     settings: TrainingSettings
@@ -196,8 +196,8 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     network, posterior, prior = fit.network, fit.posterior, fit.prior
     torch.manual_seed(fit.settings.seed)
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
-    if network.conditioning is not None and fit.train.texts.contexts is not None:
-        network.conditioning.begin(fit.train.texts.contexts)
+    if network.conditioning is not None and fit.train.contexts is not None:
+        network.conditioning.begin(fit.train.contexts)
     begin_adapter(
         network,
         fit.adapter,
@@ -207,7 +207,7 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
         trained=None if checkpoint is None else under(_NETWORK, checkpoint.tensors),
         shown=fit.title is not None,
     )
-    set_feature_scale(network, fit.train.texts)
+    set_feature_scale(network, fit.train)
     # A final fit that starts over computes the prior mean from the final features: the language
     # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
@@ -253,11 +253,11 @@ def _announce(fit: Training) -> None:
     )
 
 
-def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
+def _adapted(network: Network, train: PreparedTexts) -> dict[str, float]:
     """Return the record's figures on the change of the weights."""
     figures = summary(network.sites) if network.full is None else network.full.summary()
-    if network.conditioning is not None and train.texts.contexts is not None:
-        figures |= network.conditioning.figures(train.texts.contexts)
+    if network.conditioning is not None and train.contexts is not None:
+        figures |= network.conditioning.figures(train.contexts)
         gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
         figures["num_parameters"] += gate
     return figures
@@ -280,7 +280,7 @@ class Loop:
         self._fit = fit
         self._network = network
         self._batches = LengthBatchSampler(
-            fit.train.texts.tokens.lengths, settings.batch_size, settings.seed
+            fit.train.tokens.lengths, settings.batch_size, settings.seed
         )
         self._num_steps = settings.num_steps(fit.num_train)
         weights = fit.posterior.training(
@@ -529,7 +529,7 @@ def _posteriors_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
 
 def _figures(fit: Training, epoch: int) -> dict[str, float]:
     """Return and log how much the contexts of the training rows matter, if there are any."""
-    conditioning, contexts = fit.network.conditioning, fit.train.texts.contexts
+    conditioning, contexts = fit.network.conditioning, fit.train.contexts
     if conditioning is None or contexts is None:
         return {}
     figures = conditioning.figures(contexts)

@@ -19,7 +19,6 @@ from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
 from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
 from bayeslora.posteriors.features import Features
@@ -110,7 +109,7 @@ class LinearProbes:
     def begin(
         self,
         network: Network,
-        texts: LabelledTexts,
+        texts: PreparedTexts,
         rows: NDArray[np.int64] | None,
         *,
         seed: int,
@@ -127,7 +126,7 @@ class LinearProbes:
         """
         if self.features is None:
             network.eval()
-            self.features = network.encoder.features(texts.texts)
+            self.features = network.encoder.features(texts)
         own = np.arange(len(texts.labels)) if rows is None else rows
         # Evenly spaced, since rows may be sorted by class.
         own = own[np.unique(np.linspace(0, len(own) - 1, _MOST_ROWS).round().astype(int))]
@@ -245,7 +244,7 @@ class ClassPrior:
     def centre(
         self,
         network: Network,
-        train: LabelledTexts,
+        train: PreparedTexts,
         states: Tensor | None = None,
         *,
         start: bool = True,
@@ -259,8 +258,8 @@ class ClassPrior:
             start: Whether the network is fresh: its adapter, if any, changes nothing yet, and its
                 weights start at the prior mean too.
         """
-        states = network.encoder.features(train.texts) if states is None else states
-        weight, answers, rows = self.weight(network, train.texts, states, fresh=start)
+        states = network.encoder.features(train) if states is None else states
+        weight, answers, rows = self.weight(network, train, states, fresh=start)
         # From the language model's own logits, since an adapter's features have seen the labels.
         factor = best_factor(answers.numpy(), train.labels.cpu().numpy()[rows])
         mean = factor * float(network.feature_scale) * weight
