@@ -74,13 +74,10 @@ class HeadTraining:
     """How the last layer is updated while the adapter trains.
 
     Attributes:
-        step: `gradient` steps before each adapter step, one `joint` gradient for both, or
-            closed-form `refit`s.
-        count: Gradient steps per adapter step, or refits per epoch.
-        lr: Learning rate of the gradient steps; None means that of the fit.
+        count: Gradient steps before each adapter step.
+        lr: Their learning rate; None means that of the fit.
     """
 
-    step: str = "gradient"
     count: int = 1
     lr: float | None = None
 

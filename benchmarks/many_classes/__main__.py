@@ -91,7 +91,6 @@ ARMS = {
     "VBLL, rate 0.02, prior around the means": Arm(VBLL(), 0.02),
     "VBLL, the same, started (default)": Arm(VBLL(), 0.02, starts=True),
     "the same, Knowles-Minka": Arm(VBLL(bound="knowles_minka"), 0.02, starts=True),
-    "the same, dense covariance": Arm(VBLL(training_covariance="dense"), 0.02, starts=True),
     "closed form, prior 2, eigenbasis": Arm(VBLL(prior_scale=2.0, covariance="eigenbasis")),
     "the same, empirical Bayes": Arm(VBLL(prior_scale="empirical-bayes", covariance="eigenbasis")),
     "the same, cross-validation": Arm(
@@ -146,8 +145,7 @@ def arms(classes: int) -> list[str]:
         for name, arm in ARMS.items()
         if classes <= ALL_UP_TO
         or arm.config is None
-        or not {"dense", "cross-validation"}
-        & {arm.config.covariance, arm.config.training_covariance, arm.config.prior_scale}
+        or not {"dense", "cross-validation"} & {arm.config.covariance, arm.config.prior_scale}
     ]
 
 

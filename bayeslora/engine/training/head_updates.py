@@ -15,7 +15,6 @@ from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import LastLayer
 
 _KEPT = 0.95
 _FIRST_LOSS = 10.0
@@ -30,13 +29,11 @@ class Moment:
         network: The network in training.
         optimizer: Optimiser with the head's parameters.
         rows: Features of the batch, detached.
-        step: Number of adapter steps taken.
     """
 
     network: Network
     optimizer: AlternatingOptimizer
     rows: Features
-    step: int
 
 
 class HeadUpdate:
@@ -48,9 +45,6 @@ class HeadUpdate:
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the loss of the adapter for the batch with its graph."""
         return now.network.head.data_loss(rows)
-
-    def after(self, now: Moment) -> None:
-        """Finish the update once the adapter's gradient is computed."""
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint needs beside the network's."""
@@ -79,25 +73,6 @@ class GradientSteps(HeadUpdate):
         head.zero_grad()
 
 
-class JointSteps(HeadUpdate):
-    """One gradient for adapter and head together, without alternation."""
-
-    def __init__(self, num_train: int) -> None:
-        """Weight the KL for `num_train` rows."""
-        self._num_train = num_train
-
-    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the head's own objective, whose gradient reaches adapter and head."""
-        now.network.head.zero_grad()
-        return now.network.head.loss(rows, self._num_train)
-
-    def after(self, now: Moment) -> None:
-        """Step the head by the gradient of the same backward pass."""
-        now.optimizer.head_step()
-        # Clipping must see the norm of the adapter's gradient alone.
-        now.network.head.zero_grad()
-
-
 class TrainingFeatures:
     """Features of all training rows in evaluation mode, cached per adapter step."""
 
@@ -116,22 +91,6 @@ class TrainingFeatures:
             network.train(was_training)
             self._step = step
         return self._features
-
-
-class Refits(HeadUpdate):
-    """Periodic closed-form refits of the head to the features of all training rows."""
-
-    def __init__(self, head: LastLayer, every: int, rows: TrainingFeatures) -> None:
-        """Refit `head` to these rows before every `every`-th adapter step."""
-        self._head = head
-        self._every = every
-        self._rows = rows
-
-    def __call__(self, now: Moment) -> None:
-        """Refit the head if the step is due."""
-        if now.step % self._every:
-            return
-        self._head.refit(self._rows.at(now.network, now.step))
 
 
 class Retained:
@@ -254,10 +213,6 @@ class Retaining(HeadUpdate):
         penalty = self._retained.loss(logits, rows.targets)
         self._retained.see(logits, rows.targets)
         return loss + penalty
-
-    def after(self, now: Moment) -> None:
-        """Finish the head's update."""
-        self._inner.after(now)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of both for a checkpoint."""

@@ -53,9 +53,7 @@ from bayeslora.engine.training.final_fit import (
 from bayeslora.engine.training.head_updates import (
     GradientSteps,
     HeadUpdate,
-    JointSteps,
     Moment,
-    Refits,
     Retained,
     Retaining,
     TrainingFeatures,
@@ -291,7 +289,7 @@ class Loop:
         )
         self._noise = weights.noise
         self._validate = _validation(fit, rows)
-        self._update_head = _head_update(fit, rows)
+        self._update_head = _head_update(fit)
         self.optimizer = _optimizer(fit, weights)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"] * fit.rate
@@ -381,12 +379,11 @@ class Loop:
                 raise InputError("no feature depends on the adapters; choose other target_modules")
             rows = rows.map(lambda values: world.joined(values, len(labels)))
             rows = replace(rows, labels=labels)
-            now = Moment(self._network, self.optimizer, rows.detach(), self.step)
+            now = Moment(self._network, self.optimizer, rows.detach())
             self._update_head(now)
             loss = self._update_head.adapter_loss(now, rows)
             torch.autograd.backward(loss)
             world.sum_(_adapter_gradients(self.optimizer) if world.size > 1 else ())
-            self._update_head.after(now)
         return loss.detach()
 
     @property
@@ -506,25 +503,14 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     return validate
 
 
-def _head_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
-    update = _posteriors_update(fit, rows)
+def _head_update(fit: Training) -> HeadUpdate:
+    update = GradientSteps(fit.posterior.head_training().count, fit.num_train)
     options = fit.settings.quality_retaining
     if options is None:
         return update
     sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
     task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
     return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
-
-
-def _posteriors_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
-    training = fit.posterior.head_training()
-    if training.step == "refit":
-        steps_per_epoch = math.ceil(fit.num_train / fit.settings.batch_size)
-        every = max(1, steps_per_epoch // training.count)
-        return Refits(fit.network.head, every, rows)
-    if training.step == "joint":
-        return JointSteps(fit.num_train)
-    return GradientSteps(training.count, fit.num_train)
 
 
 def _figures(fit: Training, epoch: int) -> dict[str, float]:
