@@ -34,7 +34,6 @@ from bayeslora.posteriors.base import (
     FEW_ROWS,
     FactorPosterior,
     FitFacts,
-    HeadTraining,
     KLWeights,
     Posterior,
 )
@@ -240,10 +239,6 @@ class VBLL(Posterior):
     def with_family(self, family: Covariance) -> VBLL:
         """Return the options with `auto` replaced by a family of covariances."""
         return replace(self, covariance=family) if self.covariance == AUTO else self
-
-    def head_training(self) -> HeadTraining:
-        """Return the number of gradient steps, and their learning rate."""
-        return HeadTraining(self.head_steps, self.head_lr)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return whether the means are refitted, as they always are without an adapter."""

@@ -16,7 +16,7 @@ from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training import loop as loops
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.head_updates import (
-    GradientSteps,
+    HeadUpdate,
     Moment,
     TrainingFeatures,
 )
@@ -36,7 +36,7 @@ POSTERIORS = [
 def loop_of(fit, monkeypatch, update_head=None):
     """Return the loop of a fit, with the head's updates of the published alternation."""
     set_feature_scale(fit.network, fit.train.texts)
-    update_head = update_head or GradientSteps(1, len(fit.train.labels))
+    update_head = update_head or HeadUpdate(1, len(fit.train.labels))
     monkeypatch.setattr(loops, "_head_update", lambda *_: update_head)
     training = Training(
         *(fit.network, fit.train, None, fit.adapter, LastFit(fit.posterior)),
@@ -116,7 +116,7 @@ def test_the_head_does_not_see_the_adapter(encoder):
     labels = batch.pop("labels")
     before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
     rows = replace(fit.network(batch).detach(), labels=labels)
-    GradientSteps(3, 30)(Moment(fit.network, optimizer, rows))
+    HeadUpdate(3, 30)(Moment(fit.network, optimizer, rows))
     assert all(item is None for item in adapter_gradients(fit.network).values())
     after = fit.network.trained_state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -128,7 +128,7 @@ def test_the_head_takes_its_number_of_steps(encoder, num_steps):
     head = fit.network.head
     optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
     rows = Features(torch.randn(6, 16), torch.tensor([0, 1, 2] * 2))
-    GradientSteps(num_steps, 30)(Moment(fit.network, optimizer, rows))
+    HeadUpdate(num_steps, 30)(Moment(fit.network, optimizer, rows))
     assert int(optimizer.state[head.mean]["step"]) == num_steps
 
 

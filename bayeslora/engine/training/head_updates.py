@@ -37,10 +37,22 @@ class Moment:
 
 
 class HeadUpdate:
-    """Updates `network.head`, by default before the adapter's step."""
+    """Gradient steps of the head before each step of the adapter: the published alternation."""
+
+    def __init__(self, num_steps: int, num_train: int) -> None:
+        """Take `num_steps` steps per batch; the KL is weighted for `num_train` rows."""
+        self._num_steps = num_steps
+        self._num_train = num_train
 
     def __call__(self, now: Moment) -> None:
-        """Update the head before the adapter's gradient is taken."""
+        """Step the head by its own loss on the batch's features."""
+        head = now.network.head
+        for _ in range(self._num_steps):
+            head.zero_grad()
+            torch.autograd.backward(head.loss(now.rows, self._num_train))
+            now.optimizer.head_step()
+        # Clipping must see the norm of the adapter's gradient alone.
+        head.zero_grad()
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the loss of the adapter for the batch with its graph."""
@@ -52,25 +64,6 @@ class HeadUpdate:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-
-
-class GradientSteps(HeadUpdate):
-    """Steps of the head's optimizer on the batch's features: the published alternation."""
-
-    def __init__(self, num_steps: int, num_train: int) -> None:
-        """Take `num_steps` steps per batch; the KL is weighted for `num_train` rows."""
-        self._num_steps = num_steps
-        self._num_train = num_train
-
-    def __call__(self, now: Moment) -> None:
-        """Update the head by gradient steps."""
-        head = now.network.head
-        for _ in range(self._num_steps):
-            head.zero_grad()
-            torch.autograd.backward(head.loss(now.rows, self._num_train))
-            now.optimizer.head_step()
-        # Clipping must see the norm of the adapter's gradient alone.
-        head.zero_grad()
 
 
 class TrainingFeatures:
@@ -197,28 +190,23 @@ class Retained:
 class Retaining(HeadUpdate):
     """A head update that adds the quality-retaining loss to the adapter's loss."""
 
-    def __init__(self, inner: HeadUpdate, retained: Retained) -> None:
-        """Wrap the update of the head, with the state of classes and tasks."""
-        self._inner = inner
+    def __init__(self, num_steps: int, num_train: int, retained: Retained) -> None:
+        """Take the same steps, with the state of classes and tasks."""
+        super().__init__(num_steps, num_train)
         self._retained = retained
-
-    def __call__(self, now: Moment) -> None:
-        """Update the head."""
-        self._inner(now)
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the adapter's loss plus the quality-retaining loss."""
-        loss = self._inner.adapter_loss(now, rows)
+        loss = super().adapter_loss(now, rows)
         logits = rows.to(torch.float32).logits(now.network.head.mean_weight.float())
         penalty = self._retained.loss(logits, rows.targets)
         self._retained.see(logits, rows.targets)
         return loss + penalty
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of both for a checkpoint."""
-        return self._inner.state() | self._retained.state()
+        """Return the tensors for a checkpoint."""
+        return self._retained.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        self._inner.load(state)
         self._retained.load(state)

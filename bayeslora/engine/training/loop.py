@@ -51,7 +51,6 @@ from bayeslora.engine.training.final_fit import (
     fit_posterior,
 )
 from bayeslora.engine.training.head_updates import (
-    GradientSteps,
     HeadUpdate,
     Moment,
     Retained,
@@ -469,8 +468,8 @@ def _tracker(fit: Training) -> AbstractContextManager[Report]:
 
 def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
-    lr = fit.posterior.head_training().lr
-    head_lr = fit.settings.head_lr if lr is None else lr
+    own_lr = fit.posterior.head_lr
+    head_lr = fit.settings.head_lr if own_lr is None else own_lr
     return build_optimizer(
         network.sites,
         network.head.parameters(),
@@ -504,13 +503,13 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
 
 
 def _head_update(fit: Training) -> HeadUpdate:
-    update = GradientSteps(fit.posterior.head_training().count, fit.num_train)
+    steps = (fit.posterior.head_steps, fit.num_train)
     options = fit.settings.quality_retaining
     if options is None:
-        return update
+        return HeadUpdate(*steps)
     sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
     task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
+    return Retaining(*steps, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 
 def _figures(fit: Training, epoch: int) -> dict[str, float]:

@@ -192,7 +192,7 @@ def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, si
     features[0] *= size
     options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-9}
     staged = fit(features, labels, **options)
-    monkeypatch.setattr(final, "_rough_stages", lambda ascent: [])
+    monkeypatch.setattr(final.Ascent, "stages", lambda self: [self])
     direct = fit(features, labels, **options)
     assert staged.elbo[-1] == pytest.approx(direct.elbo[-1], abs=1e-6 * len(labels))
     torch.testing.assert_close(staged.mean, direct.mean, atol=1e-3, rtol=1e-3)
@@ -201,10 +201,10 @@ def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, si
 def test_a_stage_that_float32_cannot_hold_is_left_out(monkeypatch):
     features, labels = toy(rows=40, size=5, classes=3)
     features[0] *= 1e5
-    stages = final._rough_stages
-    monkeypatch.setattr(final, "_rough_stages", lambda ascent: stages(ascent)[1:])
+    stages = final.Ascent.stages
+    monkeypatch.setattr(final.Ascent, "stages", lambda self: stages(self)[1:])
     single = fit(features, labels, covariance="dense", max_iterations=15)
-    monkeypatch.setattr(final, "_rough_stages", lambda ascent: [])
+    monkeypatch.setattr(final.Ascent, "stages", lambda self: [self])
     assert single.elbo == fit(features, labels, covariance="dense", max_iterations=15).elbo
 
 

@@ -20,9 +20,7 @@ of these with the others fixed, and none lowers the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,11 +89,14 @@ class Ascent:
         targets: [N, C] one-hot labels, float64.
         bound: `jensen` or `knowles_minka`.
         family: Family of the covariances.
-        tolerance: Negligible relative change of the bound.
-        dtype: Dtype of the matrices of `dense` covariances.
-        outside: Squared norm of fixed means outside the features' row space.
         offset: [N, C], logits of the prior mean, the origin of the means, plus known logits; None
             for zero.
+        learn_prior: Also maximise over σ0² (empirical Bayes).
+        hold_mean: Keep the means.
+        outside: Squared norm of kept means outside the features' row space.
+        max_iterations: Maximum number of rounds; at least one.
+        tolerance: Relative change of the bound below which to stop.
+        dtype: Dtype of the matrices of `dense` covariances.
     """
 
     features: Tensor
@@ -103,10 +104,33 @@ class Ascent:
     targets: Tensor
     bound: str
     family: type[Optimum]
+    offset: Tensor | None
+    learn_prior: bool
+    hold_mean: bool
+    outside: float
+    max_iterations: int
     tolerance: float
     dtype: torch.dtype = torch.float64
-    outside: float = 0.0
-    offset: Tensor | None = None
+
+    def stages(self) -> list[Ascent]:
+        """Return cheaper problems whose solutions are near, and last the full problem."""
+        if self.family is not Dense:
+            return [self]
+        rough = replace(self, tolerance=max(self.tolerance, _ROUGH_TOLERANCE))
+        return [replace(rough, family=Eigenbasis), replace(rough, dtype=torch.float32), self]
+
+    def climb(self, state: State) -> tuple[State, list[float]]:
+        """Return the state after all rounds, and the bound before and after each."""
+        trace = [state.elbo]
+        for _ in range(self.max_iterations):
+            if self.learn_prior:
+                state = self.improve_prior(state)
+            else:
+                state = self.improve_covariance(self.improve_mean(state))
+            trace.append(state.elbo)
+            if _settled(trace, self.tolerance):
+                break
+        return state, trace
 
     def begin(
         self,
@@ -130,7 +154,9 @@ class Ascent:
         return self._rated(State(mean, optimum, weights, tilt, prior_variance, -math.inf))
 
     def improve_mean(self, state: State) -> State:
-        """Return the state with better means."""
+        """Return the state with better means, unless they are kept."""
+        if self.hold_mean:
+            return state
         covariance = state.covariance.train_covariance
         tolerance = 0.1 * self.tolerance * abs(state.elbo)
         for _ in range(_TILTS_PER_ROUND if self.bound == "knowles_minka" else 1):
@@ -149,17 +175,13 @@ class Ascent:
                 break
         return state
 
-    def improve_prior(self, state: State, *, means: bool = True) -> State:
+    def improve_prior(self, state: State) -> State:
         """Return the state with a better prior variance, and updated means and covariances.
 
         For fixed means and covariances the best variance is the mean second moment of a weight.
         Repeating that step converges slowly, since covariances and means follow the prior where
         data are uninformative. A secant through the last two steps extrapolates to where the step
         vanishes; it is accepted if the bound has not fallen after updating means and covariances.
-
-        Args:
-            state: The current state.
-            means: Whether the means may move.
         """
         log_variance = math.log(state.prior_variance)
         fixed_point_step = math.log(self._second_moment(state) / state.mean.numel()) - log_variance
@@ -171,8 +193,7 @@ class Ascent:
             )
             candidate = self._rated(candidate)
             for _ in range(_FOLLOWING):
-                candidate = self.improve_mean(candidate) if means else candidate
-                candidate = self.improve_covariance(candidate)
+                candidate = self.improve_covariance(self.improve_mean(candidate))
                 if candidate.elbo >= state.elbo:
                     return candidate
         return state
@@ -361,23 +382,31 @@ def polish(
         start = Start(centre, targets.new_zeros(targets.shape))
     start_mean = start.mean.double() - centre
     ascent = Ascent(
-        space.coordinates(features),
-        rows.targets,
-        targets,
-        bound,
-        family,
-        tolerance,
-        outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
+        features=space.coordinates(features),
+        labels=rows.targets,
+        targets=targets,
+        bound=bound,
+        family=family,
         offset=_offset(rows, prior_mean),
-    )
-    climb = partial(
-        _climb, learn_prior=learn_prior, hold_mean=hold_mean, max_iterations=max_iterations
+        learn_prior=learn_prior,
+        hold_mean=hold_mean,
+        outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
     )
     logit_covariance = start.covariance.double()
     if features.ndim == 3 and logit_covariance.ndim == 2:
         logit_covariance = torch.diag_embed(logit_covariance)
-    begin = (space.coordinates(start_mean), logit_covariance, prior_variance)
-    state, trace = _climb_in_stages(ascent, climb, *begin)
+    mean, optimum = space.coordinates(start_mean), None
+    for stage in ascent.stages():
+        try:
+            state, trace = stage.climb(stage.begin(mean, logit_covariance, prior_variance, optimum))
+        except InputError:  # rows differ in size by more than float32 can hold
+            if stage is ascent:
+                raise
+            continue
+        mean, optimum, prior_variance = state.mean, state.covariance, state.prior_variance
+        logit_covariance = optimum.train_covariance
     return Polished(
         mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
@@ -401,50 +430,6 @@ def _offset(rows: Features, prior_mean: Tensor | None) -> Tensor | None:
         return rows.known
     offset = mean_logits(rows.values, prior_mean.double())
     return offset if rows.known is None else offset + rows.known
-
-
-def _climb_in_stages(
-    ascent: Ascent,
-    climb: Callable[[Ascent, State], tuple[State, list[float]]],
-    mean: Tensor,
-    logit_covariance: Tensor,
-    prior_variance: float,
-) -> tuple[State, list[float]]:
-    """Climb through cheaper problems, each from the solution of the last, to the full one."""
-    optimum = None
-    for stage in _rough_stages(ascent):
-        try:
-            state = climb(stage, stage.begin(mean, logit_covariance, prior_variance, optimum))[0]
-        except InputError:  # rows differ in size by more than float32 can hold
-            continue
-        mean, optimum, prior_variance = state.mean, state.covariance, state.prior_variance
-        logit_covariance = optimum.train_covariance
-    return climb(ascent, ascent.begin(mean, logit_covariance, prior_variance, optimum))
-
-
-def _rough_stages(ascent: Ascent) -> list[Ascent]:
-    """Return the cheaper problems whose solutions are near that of the full problem."""
-    if ascent.family is not Dense:
-        return []
-    rough = replace(ascent, tolerance=max(ascent.tolerance, _ROUGH_TOLERANCE))
-    return [replace(rough, family=Eigenbasis), replace(rough, dtype=torch.float32)]
-
-
-def _climb(
-    ascent: Ascent, state: State, *, learn_prior: bool, hold_mean: bool, max_iterations: int
-) -> tuple[State, list[float]]:
-    """Return the state after at most `max_iterations` rounds, and the bound after each."""
-    trace = [state.elbo]
-    for _ in range(max_iterations):
-        if learn_prior:
-            state = ascent.improve_prior(state, means=not hold_mean)
-        else:
-            state = state if hold_mean else ascent.improve_mean(state)
-            state = ascent.improve_covariance(state)
-        trace.append(state.elbo)
-        if _settled(trace, ascent.tolerance):
-            break
-    return state, trace
 
 
 def _settled(trace: list[float], tolerance: float) -> bool:
