@@ -53,19 +53,22 @@ def test_an_option_of_a_fit_that_does_nothing_is_refused(
 
 def test_options_that_a_file_sets_are_checked_too(refused, world, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("posterior: {name: vbll, rank: 4}\n")
-    assert "rank" in refused("fit", world.train, "--out", tmp_path / "m", "--config", config)
+    config.write_text("posterior: {name: vbll, num_bound_samples: 4}\n")
+    assert "num_bound_samples" in refused(
+        "fit", world.train, "--out", tmp_path / "m", "--config", config
+    )
 
 
 def test_a_default_and_what_is_needed_are_no_reason():
     from bayeslora import VBLL
     from bayeslora.posteriors.registry import resolve_posterior
 
-    assert resolve_posterior("vbll:rank=16") == VBLL()
-    needed = resolve_posterior("vbll:rank=4,covariance=low_rank")
-    assert needed == VBLL(rank=4, covariance="low_rank")
+    assert resolve_posterior("vbll:num_bound_samples=16") == VBLL()
+    needed = resolve_posterior("vbll:num_bound_samples=4,bound=mc")
+    assert needed == VBLL(num_bound_samples=4, bound="mc")
     # A record states every option.
-    assert resolve_posterior({"name": "vbll", "rank": 4}) == VBLL(rank=4)
+    stated = resolve_posterior({"name": "vbll", "num_bound_samples": 4})
+    assert stated == VBLL(num_bound_samples=4)
 
 
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):

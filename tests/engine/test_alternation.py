@@ -18,7 +18,6 @@ from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.head_updates import (
     HeadUpdate,
     Moment,
-    TrainingFeatures,
 )
 from bayeslora.engine.training.loop import Loop, Training
 from bayeslora.posteriors.features import Features
@@ -154,17 +153,6 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
     fit.run(tmp_path, fit_last=False)
     # Adam's first step moves every weight by the learning rate; the schedule starts at its top.
     assert float(fit.network.head.mean.detach().abs().max()) == pytest.approx(head_lr, rel=0.01)
-
-
-def test_training_features_are_computed_once_a_step(decoder, monkeypatch):
-    fit = fresh(decoder)
-    rows = TrainingFeatures(fit.train)
-    first = rows.at(fit.network.train(), 0)
-    assert fit.network.training
-    for site in fit.network.sites:
-        site.core.weight.data.normal_()
-    assert rows.at(fit.network, 0) is first
-    assert not torch.allclose(rows.at(fit.network, 1).values, first.values)
 
 
 @pytest.mark.parametrize("adapter", [POLAR, LoRA(r=2, num_layers=1)], ids=["polar", "lora"])

@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.engine.network import Network
-from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
@@ -64,26 +63,6 @@ class HeadUpdate:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-
-
-class TrainingFeatures:
-    """Features of all training rows in evaluation mode, cached per adapter step."""
-
-    def __init__(self, train: LabelledTexts) -> None:
-        """Store the training rows."""
-        self._train = train
-        self._step: int | None = None
-        self._features = Features(torch.empty(0))
-
-    @torch.no_grad()
-    def at(self, network: Network, step: int) -> Features:
-        """Return the features of the network after `step` adapter steps, scaled and labelled."""
-        if step != self._step:
-            was_training = network.training
-            self._features = feature_rows(network, self._train).features
-            network.train(was_training)
-            self._step = step
-        return self._features
 
 
 class Retained:

@@ -55,7 +55,6 @@ from bayeslora.engine.training.head_updates import (
     Moment,
     Retained,
     Retaining,
-    TrainingFeatures,
 )
 from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.engine.training.starts import ClassPrior
@@ -75,7 +74,7 @@ _NETWORK, _BEST, _STAGE, _HEAD = "network.", "best.", "stage.", "head update."
 """Prefixes of the tensors of a checkpoint."""
 _METRIC = "validation_nll"
 
-Validate = Callable[[Network, int], dict[str, float]]
+Validate = Callable[[Network], dict[str, float]]
 EpochHook = Callable[[int, Network], None]
 
 
@@ -273,7 +272,6 @@ class Loop:
     def __init__(self, fit: Training, checkpoint: Checkpoint | None = None) -> None:
         """Set up a training, or the rest of an interrupted one."""
         network, settings = fit.network, fit.settings
-        rows = TrainingFeatures(fit.train)
         self._fit = fit
         self._network = network
         self._batches = LengthBatchSampler(
@@ -287,7 +285,7 @@ class Loop:
             network, fit.adapter, fit.posterior, settings, fit.num_train, further=fit.rate < 1
         )
         self._noise = weights.noise
-        self._validate = _validation(fit, rows)
+        self._validate = _validation(fit)
         self._update_head = _head_update(fit)
         self.optimizer = _optimizer(fit, weights)
         for group in self.optimizer.param_groups:
@@ -406,7 +404,7 @@ class Loop:
         if self._validate is not None:
             network.eval()
             # All processes must agree on the best epoch and on when to stop.
-            scores = world.told(self._validate(network, self.step))
+            scores = world.told(self._validate(network))
             entry |= {f"validation_{name}": value for name, value in scores.items()}
         # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(item for group in self.optimizer.param_groups for item in group["params"])
@@ -481,7 +479,7 @@ def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
+def _validation(fit: Training) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
     held_out = fit.validation
     if held_out is None:
@@ -495,8 +493,9 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     # Epochs are chosen under the link of the predictions.
     drawing = drawing_of(fit.posterior)
 
-    def validate(network: Network, step: int) -> dict[str, float]:
-        train = rows.at(network, step) if network.head.uses_training_features else None
+    def validate(network: Network) -> dict[str, float]:
+        fits = network.head.uses_training_features
+        train = feature_rows(network, fit.train).features if fits else None
         return validation_metrics(network, train, held_out, drawing)
 
     return validate

@@ -469,17 +469,15 @@ class Polisher:
         means = self.config.polish_mean
         if trained is None or means == "refit" or (means, self.validation) == ("validation", None):
             return self._refit(start)
-        told = self._told_scale
-        fixed_mean = self._under(
-            HELD_PRIOR_SCALE if told is None else told, trained, hold_mean=True
-        )
+        scale = HELD_PRIOR_SCALE if self._stated_scale is None else self._stated_scale
+        fixed_mean = self._under(scale, trained, hold_mean=True)
         if means == "trained":
             return fixed_mean
         return min((self._refit(start), fixed_mean), key=self._validation_nll)
 
     def _refit(self, start: Start | None) -> Polished:
         """Return the optimum over the means too, under the configured prior."""
-        scale = self.fixed_scale if self._told_scale is None else self._told_scale
+        scale = self.fixed_scale if self._stated_scale is None else self._stated_scale
         if scale is not None:
             return self._under(scale, start)
         if self.config.prior_scale == CROSS_VALIDATION and self._wide_is_better():
@@ -487,7 +485,7 @@ class Polisher:
         return self._learned(start)
 
     @property
-    def _told_scale(self) -> float | None:
+    def _stated_scale(self) -> float | None:
         """The prior scale, if the configuration states a number."""
         scale = self.config.prior_scale
         return None if isinstance(scale, str) else scale
