@@ -192,7 +192,7 @@ class VBLL(Posterior):
 
     name: ClassVar[str] = "vbll"
     compared: ClassVar[int | None] = 3
-    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead.of"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:SharedVBLLHead.of"
     scales_logits: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"

@@ -69,7 +69,7 @@ class Arm:
         square = float(train.values.square().sum(-1).mean())
         head: VBLLHead | PointHead = PointHead(*size, mean_sq_norm=square)
         if self.config is not None:
-            head = VBLLHead.of(self.config, *size, mean_sq_norm=square, seed=seed)
+            head = VBLLHead(self.config, *size, mean_sq_norm=square, seed=seed)
         if self.lr is not None:
             if self.starts:
                 head.set_mean(probe.start.to(head.trained_mean))

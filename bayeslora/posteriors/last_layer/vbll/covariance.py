@@ -141,20 +141,29 @@ class Optimum(ABC):
         return (size - rows) / self.prior_precision
 
 
-class Diagonal(Optimum):
-    """Independent weights; stored as `scale` [C, d], their standard deviations."""
+class Independent(Optimum):
+    """Weights that are independent along some axes, with variances s_ci² there."""
 
-    def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
-        squares = features.square()
+    _variances: Tensor
+
+    def _settle(self, squares: Tensor, weights: Tensor) -> None:
+        """Set the attributes from the rows' squared coordinates along the axes, [N, d]."""
         self._variances = 1 / (weights.T @ squares + self.prior_precision)
         self.train_covariance = squares @ self._variances.T
         self.log_determinant = float(self._variances.log().sum())
         self.trace = float(self._variances.sum())
+
+
+class Diagonal(Independent):
+    """Independent weights; stored as `scale` [C, d], their standard deviations."""
+
+    def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
+        self._settle(features.square(), weights)
         # Features correlate: the diagonal alone would be a poor preconditioner for the means.
         self._factor = bounding_factor(features, self.prior_precision)
 
     def of_logits(self, features: Tensor) -> Tensor:
-        """Return Σ_i S_ci φ_i², [M, C]."""
+        """Return Σ_i s_ci² φ_i², [M, C]."""
         return features.square() @ self._variances.T
 
     def precondition(self, gradient: Tensor) -> Tensor:
@@ -166,7 +175,7 @@ class Diagonal(Optimum):
         return {"scale": self._variances.sqrt()}
 
 
-class Eigenbasis(Optimum):
+class Eigenbasis(Independent):
     """Weights that are independent along the eigenvectors of ΦᵀΦ.
 
     Stored as `scale` [C, d], standard deviations, along the columns of `basis` [d, d].
@@ -182,10 +191,7 @@ class Eigenbasis(Optimum):
         else:
             self._basis = torch.linalg.eigh(features.T @ features)[1]
             self._squares = (features @ self._basis).square()
-        self._variances = 1 / (weights.T @ self._squares + self.prior_precision)
-        self.train_covariance = self._squares @ self._variances.T
-        self.log_determinant = float(self._variances.log().sum())
-        self.trace = float(self._variances.sum())
+        self._settle(self._squares, weights)
 
     @staticmethod
     def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:

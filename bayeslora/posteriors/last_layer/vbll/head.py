@@ -107,21 +107,6 @@ class VBLLHead(LastLayer):
         # Triangles are stored without their zeros; older versions stored them in full.
         self._packs = config.covariance == "dense"
 
-    @classmethod
-    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
-        """Return a head.
-
-        Raises:
-            InputError: The covariance is not for options.
-        """
-        if config.covariance not in ("auto", *cls.families):
-            raise InputError(
-                f"covariance {config.covariance!r} is not supported for the format 'options', "
-                "whose options share one weight vector; choose 'dense' or 'diagonal'",
-                code="not-on-options",
-            )
-        return cls(config, num_features, num_classes, **options)
-
     @property
     def learns_prior_mean(self) -> bool:
         """Whether the prior of gradient steps is centred at the means (empirical Bayes).
@@ -277,8 +262,7 @@ class VBLLHead(LastLayer):
     @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:
         """Set the features' mean squared norm; the training variances of logits do not change."""
-        change = 0.5 * math.log(float(self.mean_sq_norm) / value)
-        self.spread.add_(change)
+        self.spread.add_(0.5 * math.log(float(self.mean_sq_norm) / value))
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
@@ -426,3 +410,18 @@ class SharedVBLLHead(VBLLHead):
     """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
 
     families: ClassVar[Mapping[str, type[Optimum]]] = SHARED_FAMILIES
+
+    @classmethod
+    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return a head for options.
+
+        Raises:
+            InputError: A basis that classes share is not for options.
+        """
+        if config.covariance not in ("auto", *cls.families):
+            raise InputError(
+                f"covariance {config.covariance!r} is not supported for the format 'options', "
+                "whose options share one weight vector; choose 'dense' or 'diagonal'",
+                code="not-on-options",
+            )
+        return cls(config, num_features, num_classes, **options)
