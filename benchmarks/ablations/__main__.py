@@ -5,7 +5,7 @@ Validation rows choose the epoch and, unless the variant says which, whether the
 trained means.
 
 The variants answer published objections: how tight the bound is, what the covariance family and
-the prior scale do, whether alternation helps, whether a Laplace refinement does, and whether the
+the prior scale do, whether a Laplace refinement helps, and whether the
 gain is the adapter's or the last layer's. What only concerns the final fit is calibrated on the
 features of the default's fit. Everything is stored as it comes; the same command goes on where it
 was interrupted.
