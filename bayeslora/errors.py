@@ -23,8 +23,14 @@ _KNOWN_AS = {
         "temperature_scaling": "temperature",
     },
     "method": {"dirichlet": "matrix", "platt": "vector", "split": "lac"},
-    "bound": {"quadrature": "gauss_hermite"},
-    "polish_bound": {"quadrature": "gauss_hermite"},
+    "bound": {"gauss_hermite": "mc", "quadrature": "mc", "tilted": "knowles_minka"},
+    "covariance": {"full": "dense", "low_rank": "eigenbasis"},
+    "polish_bound": {
+        "gauss_hermite": "knowles_minka",
+        "quadrature": "knowles_minka",
+        "tilted": "knowles_minka",
+    },
+    "prior_scale": {"validation": "empirical-bayes"},
 }
 
 _DORA = (

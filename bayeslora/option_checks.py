@@ -113,11 +113,11 @@ class Options:
     """Base of dataclasses whose annotations define the allowed values.
 
     Attributes:
-        retired: Options of earlier versions, which change nothing in a fitted model: they may stand
-            in its record.
+        retired: Options of earlier versions by name, and what to use instead. They change nothing
+            in a fitted model: they may stand in its record.
     """
 
-    retired: ClassVar[frozenset[str]] = frozenset()
+    retired: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -132,6 +132,15 @@ class Options:
         values = {name: getattr(self, name) for name in option_names(type(self))}
         for name, value in _accepted(checks(type(self)), values).items():
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options in the record of a stored model, without retired ones.
+
+        Raises:
+            InputError: A fit with these options cannot be read any more.
+        """
+        return {name: value for name, value in record.items() if name not in cls.retired}
 
 
 def checked(name: str, value: object, hint: Any) -> Any:

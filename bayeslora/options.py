@@ -62,7 +62,13 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         raise unknown_choice(kind, name, choices)
     owner, cls = _owner(kind, name), choices[name]
     names = option_names(cls)
+    retired: Mapping[str, str] = getattr(cls, "retired", {})
     for key in chosen:
+        if key in retired:
+            raise InputError(
+                f"{owner} has no option {quoted(key)} any more: {retired[key]}; leave it out",
+                code="unknown",
+            )
         if key not in names:
             raise unknown_choice(f"option of {owner}", str(key), names)
     with located(kind if name == kind else f"{kind} {quoted(name)}"):

@@ -213,9 +213,7 @@ class Catalogue(Mapping[str, type[Any]]):
                 f"bayeslora.register_{self.kind} on its class",
                 code="package",
             )
-        retired = getattr(self[name], "retired", ())
-        current = {key: value for key, value in record.items() if key not in retired}
-        return options.resolve(self.kind, current, self)
+        return options.resolve(self.kind, self[name].from_record(record), self)
 
     def provider(self, config: Any) -> dict[str, str]:
         """Return name and version of a method's package; empty for built-in and registered ones."""

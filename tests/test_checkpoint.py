@@ -30,7 +30,7 @@ def record(**changes):
     values = {
         "backbone": {"name": "x", "fingerprint": "abc", "kind": ADAPTED, "dtype": "auto"},
         "adapter": {"name": "lora", "r": 2, "target_modules": None},
-        "posterior": {"name": "vbll", "prior_scale": "validation"},
+        "posterior": {"name": "vbll", "prior_scale": "auto"},
         "classes": ["größe", "b"],
         "columns": {"text": "text", "label": "label", "pair": None},
         "max_length": 32,

@@ -123,7 +123,7 @@ class PoLAR(LowRankAdapter):
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "max_rotation": (("constraint", "retraction"),),
     }
-    retired: ClassVar[frozenset[str]] = frozenset({"init"})
+    retired: ClassVar[Mapping[str, str]] = {"init": "the directions start at random"}
 
     r: Count = 8
     alpha: Positive = 32.0

@@ -191,7 +191,7 @@ def with_training(
     posterior, adapter = plan.posterior, plan.adapter
     validated = data.validation is not None or bool(hold_out)
     chosen = {name: value for name, value in trained.items() if value is not None}
-    if "head_lr" in chosen and posterior.head_training().lr is not None:
+    if "head_lr" in chosen and posterior.head_lr is not None:
         lr = f"head_lr={chosen['head_lr']:g}"
         raise InputError(
             f"head_lr has no effect on posterior {posterior.name!r}; set its own option instead: "

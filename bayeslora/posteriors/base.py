@@ -69,22 +69,6 @@ class FitFacts:
         return self.epochs * math.ceil(self.num_rows / self.batch_size)
 
 
-@dataclass(frozen=True)
-class HeadTraining:
-    """How the last layer is updated while the adapter trains.
-
-    Attributes:
-        step: `gradient` steps before each adapter step, one `joint` gradient for both, or
-            closed-form `refit`s.
-        count: Gradient steps per adapter step, or refits per epoch.
-        lr: Learning rate of the gradient steps; None means that of the fit.
-    """
-
-    step: str = "gradient"
-    count: int = 1
-    lr: float | None = None
-
-
 class Posterior(Options):
     """Options of a posterior: a frozen dataclass that says what the method is and what it needs.
 
@@ -128,6 +112,8 @@ class Posterior(Options):
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
+        head_steps: Gradient steps of the last layer before each step of the adapter.
+        head_lr: Their learning rate; None means that of the fit.
         has_members: Whether it consists of networks that are trained apart, even if of one.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
@@ -172,6 +158,8 @@ class Posterior(Options):
     num_samples: int | None = None
     """Number of draws per prediction."""
     num_members: int = 1
+    head_steps: int = 1
+    head_lr: float | None = None
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
@@ -217,10 +205,6 @@ class Posterior(Options):
             )
         make: Callable[..., LastLayer] = resolve_name(self.shared_head)
         return make(self, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
-
-    def head_training(self) -> HeadTraining:
-        """Return how the last layer is updated while the adapter trains."""
-        return HeadTraining()
 
     def check_fit(self, facts: FitFacts) -> None:
         """Check a fit before anything is loaded.

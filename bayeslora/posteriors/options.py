@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Interval
 
@@ -34,7 +34,6 @@ from bayeslora.posteriors.base import (
     FEW_ROWS,
     FactorPosterior,
     FitFacts,
-    HeadTraining,
     KLWeights,
     Posterior,
 )
@@ -131,23 +130,13 @@ class TemperatureScaling(Posterior):
 
 SPREAD_PRIOR_SCALE = 0.5
 """Prior standard deviation of a logit around the trained mean, in gradient steps."""
-PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
-
-ClosedFormBound = Literal["gauss_hermite", "jensen", "knowles_minka", "tilted"]
-Bound = Literal["gauss_hermite", "jensen", "knowles_minka", "mc", "tilted"]
-Covariance = Literal["auto", "dense", "diagonal", "eigenbasis", "full", "low_rank"]
-# The basis of `eigenbasis` is that of the final features.
-TrainingCovariance = Literal["dense", "diagonal", "full", "low_rank"]
-HeadStep = Literal["gradient", "joint", "refit"]
-ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes", "validation"]
-
-BOUNDS: tuple[Bound, ...] = get_args(Bound)
-CLOSED_FORM_BOUNDS: tuple[ClosedFormBound, ...] = get_args(ClosedFormBound)
-# They depend on the variances of logits only, and would drive covariances between classes to zero.
-MARGINAL_BOUNDS = ("jensen", "knowles_minka")
-COUPLED = ("full",)  # covariances between classes
 AUTO: Literal["auto"] = "auto"
+
+ClosedFormBound = Literal["jensen", "knowles_minka"]
+Bound = Literal["jensen", "knowles_minka", "mc"]
+Covariance = Literal["auto", "dense", "diagonal", "eigenbasis"]
+ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes"]
 
 LARGEST_ROUND = 5e10
 """Largest number of multiplications per round of a fit for which `auto` is dense: at most three
@@ -165,47 +154,33 @@ class VBLL(Posterior):
 
     prior_scale: Positive | ScaleChoice = AUTO
     """Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` maximises
-    the ELBO (0.5 if the means are fixed), `validation` takes the power of 2 from 0.25 to 16 with
-    the lowest validation NLL, or is `empirical-bayes` if there are no validation rows, and
-    `cross-validation` takes 8 or the maximum of the ELBO, by the NLL of five-fold cross-validation
-    on the training rows. `auto` is `cross-validation` in a fit to at most 256 rows without an
-    adapter and validation rows, else `empirical-bayes`."""
+    the ELBO (0.5 if the means are fixed), and `cross-validation` takes 8 or the maximum of the
+    ELBO, by the NLL of five-fold cross-validation on the training rows. `auto` is
+    `cross-validation` in a fit to at most 256 rows without an adapter and validation rows, else
+    `empirical-bayes`."""
     training_prior_scale: Positive | None = None
     """Prior standard deviation of a logit while the adapter trains; None means `prior_scale` if
-    that is a number. Otherwise gradient steps use a prior around the means, so that only deviations
-    are penalised, with scale 0.5; refits of the means use scale 2."""
+    that is a number, and otherwise a prior around the means, so that only deviations are penalised,
+    with scale 0.5."""
     bound: Bound = "jensen"
     """Bound on the expected log-likelihood that the adapter trains against: `jensen`,
-    `knowles_minka`, `tilted` (the only closed form that uses covariances between classes; equal to
-    `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` (sampled,
-    unbiased)."""
+    `knowles_minka` or `mc` (sampled, unbiased)."""
     polish_bound: ClosedFormBound = "knowles_minka"
-    """Bound of the final fit: any of these except `mc`."""
+    """Bound of the final fit: `jensen` or `knowles_minka`."""
     polish_mean: Literal["validation", "refit", "trained"] = "validation"
     """Means of the final fit. `refit`: fitted in closed form, with the covariances. `trained`:
     those of the last training step; only the covariances are refitted. `validation`: whichever of
     the two has the lower validation NLL. Without validation rows, `validation` means `refit` in
-    `calibrate`, without an adapter and with `head_step=refit`; otherwise it means `trained`."""
+    `calibrate` and without an adapter; otherwise it means `trained`."""
     covariance: Covariance = AUTO
-    """Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`,
+    """Covariance of the weights after the closed-form refit, per class: `dense`, `diagonal`, or
     `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which classes
-    share), or `low_rank` (diagonal plus `rank` directions); `full` over all classes. `auto` means
-    `dense`, or `eigenbasis` (logged) if a dense covariance would take most of a minute or more than
-    100 MB."""
-    rank: Count = 16
-    """Number of directions of a `low_rank` covariance."""
-    head_step: HeadStep = "gradient"
-    """How the head trains with the adapter: `gradient` steps before each step of the adapter, one
-    `joint` gradient for both, or a closed-form `refit` under `bound` (under `polish_bound` if
-    `bound` is sampled)."""
-    training_covariance: TrainingCovariance = "diagonal"
-    """Covariance of the weights while the adapter trains."""
+    share). `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would take most of
+    a minute or more than 100 MB. It is diagonal while the adapter trains."""
     head_lr: Positive = 2e-2
     """Learning rate of the head's gradient steps."""
     head_steps: UpTo1000 = 1
     """Gradient steps of the head per step of the adapter."""
-    refits_per_epoch: Count = 2
-    """Closed-form refits per epoch if `head_step` is `refit`."""
     num_bound_samples: UpTo1000 = 16
     """Number of draws of the `mc` bound."""
     laplace_refinement: bool = False
@@ -217,7 +192,7 @@ class VBLL(Posterior):
 
     name: ClassVar[str] = "vbll"
     compared: ClassVar[int | None] = 3
-    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead.of"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:SharedVBLLHead.of"
     scales_logits: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"
@@ -227,22 +202,13 @@ class VBLL(Posterior):
     parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
-    only_with: ClassVar[OnlyWith] = {
-        "rank": (("covariance", "low_rank"), ("training_covariance", "low_rank")),
-        "num_bound_samples": (("bound", "mc"),),
-        "refits_per_epoch": (("head_step", "refit"),),
-        "head_steps": (("head_step", "gradient"),),
-        "head_lr": (("head_step", "gradient"), ("head_step", "joint")),
+    only_with: ClassVar[OnlyWith] = {"num_bound_samples": (("bound", "mc"),)}
+    retired: ClassVar[Mapping[str, str]] = {
+        "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
+        "rank": "choose covariance=dense, diagonal or eigenbasis, which have no rank",
+        "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
+        "training_covariance": "it is diagonal; `covariance` is that of the final fit",
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_seen("polish_bound", self.polish_bound, "covariance", self.covariance)
-        _check_seen("bound", self.bound, "training_covariance", self.training_covariance)
-        if self.head_step == "refit" and self.bound == "mc":
-            _check_seen(
-                "polish_bound", self.polish_bound, "training_covariance", self.training_covariance
-            )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
         """Return the options with `auto` resolved: `dense`, unless that is too large.
@@ -274,15 +240,6 @@ class VBLL(Posterior):
         """Return the options with `auto` replaced by a family of covariances."""
         return replace(self, covariance=family) if self.covariance == AUTO else self
 
-    def head_training(self) -> HeadTraining:
-        """Return the configured step, with its count and learning rate."""
-        count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
-        return HeadTraining(self.head_step, count, self.head_lr)
-
-    def check_fit(self, facts: FitFacts) -> None:
-        """Check that the bounds support the number of classes."""
-        check_classes(self, facts.num_classes)
-
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return whether the means are refitted, as they always are without an adapter."""
         return not adapter_trains or self.polish_mean != "trained"
@@ -309,52 +266,39 @@ class VBLL(Posterior):
             config = replace(config, prior_scale=CROSS_VALIDATION)
         if self.polish_mean != "validation":
             return config
-        keeps = facts.head_trains and self.head_step != "refit"
-        return replace(config, polish_mean="trained" if keeps else "refit")
+        return replace(config, polish_mean="trained" if facts.head_trains else "refit")
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
-        """Return the options with the means and prior that a fit chose on validation rows.
+        """Return the options with the means that a fit chose on validation rows.
 
         Args:
             chosen: Report of the fitted last layer.
         """
-        means, scale = self.polish_mean, self.prior_scale
-        training = self.training_prior_scale
-        if means == "validation":
-            means = chosen.get("polish_mean", means)
-        if scale == "validation":
-            # The training prior does not change.
-            training = DEFAULT_PRIOR_SCALE if training is None else training
-            scale = chosen.get("prior_scale", scale)
-        return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
+        if self.polish_mean != "validation":
+            return self
+        return replace(self, polish_mean=chosen.get("polish_mean", self.polish_mean))
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options in a record; bounds and priors of earlier versions by the nearest.
 
-def check_classes(config: VBLL, num_classes: int) -> None:
-    """Raise InputError for a bound that does not support the number of classes.
-
-    Raises:
-        InputError: The bound is for two classes, and there are more.
-    """
-    for field, allowed in (("bound", BOUNDS), ("polish_bound", CLOSED_FORM_BOUNDS)):
-        if getattr(config, field) == "gauss_hermite" and num_classes != 2:
-            alternatives = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
+        Raises:
+            InputError: The covariance of the fit is of a family of earlier versions.
+        """
+        chosen = super().from_record(record)
+        family = chosen.get("covariance")
+        if family in ("full", "low_rank"):
             raise InputError(
-                f"{field} 'gauss_hermite' needs two classes, got {num_classes}: it integrates "
-                f"over the difference of two logits; choose from {alternatives}",
+                f"the model's covariance is {family!r}, which only earlier versions of bayeslora "
+                "read; calibrate it there with vbll:covariance=dense, or fit it again",
                 code="option",
             )
-
-
-def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
-    if covariance in COUPLED and bound in MARGINAL_BOUNDS:
-        choices = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
-        allowed = ", ".join(sorted(set(choices) - set(MARGINAL_BOUNDS)))
-        raise InputError(
-            f"{covariance_field} {covariance!r} cannot be combined with {bound_field} {bound!r}, "
-            "which ignores covariances between classes and would drive them to zero; choose "
-            f"{bound_field} from {allowed}",
-            code="option",
-        )
+        for field in ("bound", "polish_bound"):
+            if chosen.get(field) in ("gauss_hermite", "tilted"):
+                chosen[field] = "knowles_minka"
+        if chosen.get("prior_scale") == "validation":
+            chosen["prior_scale"] = "empirical-bayes"
+        return chosen
 
 
 Shrinkage = Annotated[float, Interval(gt=0, le=1)] | Literal["ledoit-wolf"]

@@ -102,10 +102,6 @@ class LastLayer(nn.Module):
         """
         raise NotImplementedError
 
-    def refit(self, rows: Features) -> None:
-        """Move the training state near its optimum for labelled rows, for `HeadTraining.step`."""
-        raise NotImplementedError
-
     def solve(self, rows: Features) -> None:
         """Minimise `loss` over the weights for fixed features, if that is quick."""
 

@@ -5,7 +5,7 @@ Validation rows choose the epoch and, unless the variant says which, whether the
 trained means.
 
 The variants answer published objections: how tight the bound is, what the covariance family and
-the prior scale do, whether alternation helps, whether a Laplace refinement does, and whether the
+the prior scale do, whether a Laplace refinement helps, and whether the
 gain is the adapter's or the last layer's. What only concerns the final fit is calibrated on the
 features of the default's fit. Everything is stored as it comes; the same command goes on where it
 was interrupted.
@@ -57,8 +57,6 @@ FITS: dict[str, tuple[str, str]] = {
     "r 16": ("polar:r=16", "vbll"),
     "bound knowles_minka": ("polar", "vbll:bound=knowles_minka"),
     "bound mc": ("polar", "vbll:bound=mc"),
-    "training covariance dense": ("polar", "vbll:training_covariance=dense"),
-    "head step joint": ("polar", "vbll:head_step=joint"),
     "training prior scale 8": ("polar", "vbll:training_prior_scale=8"),
     "posterior mle": ("polar", "mle"),
 }
@@ -67,15 +65,12 @@ FITS: dict[str, tuple[str, str]] = {
 POLISHES: dict[str, str] = {
     "polish bound jensen": "vbll:polish_bound=jensen",
     "covariance diagonal": "vbll:covariance=diagonal",
-    "covariance low_rank": "vbll:covariance=low_rank",
-    "covariance full": "vbll:covariance=full,polish_bound=tilted",
     "Laplace refinement": "vbll:laplace_refinement=true",
     "prior scale 0.5": "vbll:prior_scale=0.5",
     "prior scale 1": "vbll:prior_scale=1",
     "prior scale 2": "vbll:prior_scale=2",
     "prior scale 4": "vbll:prior_scale=4",
     "prior scale 8": "vbll:prior_scale=8",
-    "prior scale validation": "vbll:prior_scale=validation",
     "means refit": "vbll:polish_mean=refit",
     "means trained": "vbll:polish_mean=trained",
     # Variants that take effect above only if validation rows choose to refit the means.

@@ -98,10 +98,7 @@ def _of_training(posterior: Posterior) -> dict[str, Any]:
         return training
     if isinstance(posterior.prior_scale, str):
         training["prior_scale"] = "chosen"
-    afterwards = set(_AFTERWARDS)
-    if posterior.head_step == "refit" and posterior.bound == "mc":
-        afterwards.remove("polish_bound")
-    return {key: value for key, value in training.items() if key not in afterwards}
+    return {key: value for key, value in training.items() if key not in _AFTERWARDS}
 
 
 def _train(

@@ -69,7 +69,7 @@ class Arm:
         square = float(train.values.square().sum(-1).mean())
         head: VBLLHead | PointHead = PointHead(*size, mean_sq_norm=square)
         if self.config is not None:
-            head = VBLLHead.of(self.config, *size, mean_sq_norm=square, seed=seed)
+            head = VBLLHead(self.config, *size, mean_sq_norm=square, seed=seed)
         if self.lr is not None:
             if self.starts:
                 head.set_mean(probe.start.to(head.trained_mean))
@@ -91,7 +91,6 @@ ARMS = {
     "VBLL, rate 0.02, prior around the means": Arm(VBLL(), 0.02),
     "VBLL, the same, started (default)": Arm(VBLL(), 0.02, starts=True),
     "the same, Knowles-Minka": Arm(VBLL(bound="knowles_minka"), 0.02, starts=True),
-    "the same, dense covariance": Arm(VBLL(training_covariance="dense"), 0.02, starts=True),
     "closed form, prior 2, eigenbasis": Arm(VBLL(prior_scale=2.0, covariance="eigenbasis")),
     "the same, empirical Bayes": Arm(VBLL(prior_scale="empirical-bayes", covariance="eigenbasis")),
     "the same, cross-validation": Arm(
@@ -144,8 +143,7 @@ def arms(classes: int) -> list[str]:
         for name, arm in ARMS.items()
         if classes <= ALL_UP_TO
         or arm.config is None
-        or not {"dense", "cross-validation"}
-        & {arm.config.covariance, arm.config.training_covariance, arm.config.prior_scale}
+        or not {"dense", "cross-validation"} & {arm.config.covariance, arm.config.prior_scale}
     ]
 
 

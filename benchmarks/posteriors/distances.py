@@ -34,7 +34,6 @@ APPROXIMATIONS: dict[str, tuple[str, ...]] = {
         _VBLL,
         f"{_VBLL},polish_bound=jensen",
         f"{_VBLL},covariance=diagonal",
-        f"{_VBLL},covariance=full,polish_bound=tilted",
         f"{_VBLL},laplace_refinement=true",
     ),
     "vbll": (

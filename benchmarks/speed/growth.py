@@ -91,7 +91,7 @@ def prediction(rows: int) -> Run:
 
 def rounds(num_classes: int) -> int:
     """Return the number of rounds in the fit of a head, over all stages."""
-    from bayeslora.posteriors.last_layer.vbll.polish import Ascent
+    from bayeslora.posteriors.last_layer.vbll.final import Ascent
 
     count, improve = 0, Ascent.improve_prior
 

@@ -170,15 +170,15 @@ def _scale_of_all() -> AbstractContextManager[Any]:
 
 
 def _one_stage() -> AbstractContextManager[Any]:
-    from bayeslora.posteriors.last_layer.vbll.families import Dense
+    from bayeslora.posteriors.last_layer.vbll import final
 
-    return patch.object(Dense, "approach", ())
+    return patch.object(final.Ascent, "stages", lambda self: [self])
 
 
 def _short_steps() -> AbstractContextManager[Any]:
-    from bayeslora.posteriors.last_layer.vbll import polish
+    from bayeslora.posteriors.last_layer.vbll import final
 
-    return patch.object(polish, "_secant", lambda _, short, __: short)
+    return patch.object(final, "_secant", lambda _, short, __: short)
 
 
 _FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"

@@ -309,7 +309,7 @@ def _peer_fit(
     import torch
     import vbll
 
-    from bayeslora.posteriors.last_layer.vbll.families import Dense
+    from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
 
     size, num_classes = features.shape[1], int(labels.max()) + 1
     torch.manual_seed(0)
@@ -330,7 +330,7 @@ def _peer_fit(
         # The bound of `vbll` would store a matrix for every row and class.
         means, triangles = layer.W().loc, layer.W().scale_tril
         logits = features @ means.T
-        raised = logits + Dense(triangles).of_logits(features) / 2
+        raised = logits + logit_covariance(features, triangles) / 2
         likelihood = (logits[torch.arange(ROWS), labels] - raised.logsumexp(1)).sum()
         posterior = torch.distributions.MultivariateNormal(means, scale_tril=triangles)
         start = torch.eye(size) * variance**0.5

@@ -170,9 +170,9 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
 def quick_ablations(monkeypatch):
     """Use fits without a learnt prior scale and with the closed-form bound."""
     quick = tiny.QUICK_VBLL.partition(":")[2]
-    default, joint = f"vbll:{quick}", f"vbll:head_step=joint,{quick}"
+    default, tight = f"vbll:{quick}", f"vbll:bound=knowles_minka,{quick}"
     monkeypatch.setitem(ablations.FITS, "default", ("polar", default))
-    monkeypatch.setitem(ablations.FITS, "head step joint", ("polar", joint))
+    monkeypatch.setitem(ablations.FITS, "bound knowles_minka", ("polar", tight))
     return {
         "covariance diagonal": f"vbll:covariance=diagonal,{quick}",
         "means refit": f"vbll:polish_mean=refit,{quick}",
@@ -182,16 +182,16 @@ def quick_ablations(monkeypatch):
 def test_ablations_fill_their_table(cell, quick_ablations, monkeypatch):
     diagonal = {"covariance diagonal": quick_ablations["covariance diagonal"]}
     monkeypatch.setattr(ablations, "POLISHES", diagonal)
-    for seed, fit in product((0, 1), ("default", "head step joint")):
+    for seed, fit in product((0, 1), ("default", "bound knowles_minka")):
         ablations.run(replace(cell, adapter="variants", seed=seed), fit)
     ablations.write_summary(cell.out)
     lines = (cell.out / "summary.md").read_text(encoding="utf-8").splitlines()
     table = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
-    assert list(table)[1:] == ["default", "head step joint", "covariance diagonal"]
+    assert list(table)[1:] == ["default", "bound knowles_minka", "covariance diagonal"]
     assert all(row[1] == "2" for name, row in table.items() if name != "variant")
     columns = table["variant"]
     change, prior, taken = map(columns.index, ("Δ NLL", "prior scale", "calibration |"))
-    assert "±" in table["head step joint"][change]
+    assert "±" in table["bound knowles_minka"][change]
     assert not table["default"][change]
     assert all(float(row[prior]) > 0 for name, row in table.items() if name != "variant")
     assert [name for name, row in table.items() if row[taken].strip("| ")] == [

@@ -68,8 +68,6 @@ def test_epochs_follow_the_rows_and_whether_others_choose_among_them(
         ("", 15, "trained"),
         ("", 2, "trained"),
         ("head_lr=5.1e-3", 15, "trained"),
-        ("head_step=joint", 10, "trained"),
-        ("head_step=refit", 15, "refit"),
         ("polish_mean=refit", 15, "refit"),
     ],
 )

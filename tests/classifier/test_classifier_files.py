@@ -310,7 +310,6 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
         ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
         ({"posterior": "mc_dropout"}, toy_rows(24), "'mc_dropout' needs active dropout"),
-        ({"posterior": "vbll:bound=gauss_hermite"}, toy_rows(24), "needs two classes, got 3"),
         ({"posterior": "temperature"}, toy_rows(24), "needs validation data"),
         ({"posterior": "gvbll:inflation=2"}, toy_rows(24), "'gvbll' needs validation data"),
         ({}, [{"text": "a", "label": "x"}], "at least two classes"),

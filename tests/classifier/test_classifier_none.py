@@ -11,7 +11,7 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
-from bayeslora.posteriors.last_layer.vbll.polish import WIDE_PRIOR_SCALE, Polisher
+from bayeslora.posteriors.last_layer.vbll.final import WIDE_PRIOR_SCALE, Polisher
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
 TEXTS = [row["text"] for row in toy_rows(12, 6)]

@@ -396,7 +396,7 @@ BAD = [
     (("--verbaliser", "A=cat"), None, "verbaliser"),
     (("--feature-scores", "mahalanobis"), None, "feature"),
     (("--posterior", "gvbll:shrinkage=0.5,inflation=1"), None, "gvbll"),
-    (("--posterior", "vbll:covariance=low_rank"), None, "low_rank"),
+    (("--posterior", "vbll:covariance=eigenbasis"), None, "eigenbasis"),
 ]
 
 

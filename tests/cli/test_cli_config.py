@@ -157,7 +157,7 @@ def test_a_hostile_file_is_refused(refused, world, tmp_path, config, text, word)
 @pytest.mark.parametrize("value", ["&a [*a]", "[" * 5000, "9" * 4301, "!!int x", "2026-99-99"])
 def test_a_hostile_option_is_refused(refused, world, tmp_path, value):
     for option in ("adapter", "posterior"):
-        name = "lora:r" if option == "adapter" else "vbll:rank"
+        name = "lora:r" if option == "adapter" else "vbll:head_steps"
         words = ["fit", world.train, "--out", tmp_path / "m", f"--{option}", f"{name}={value}"]
         assert name.partition(":")[2] in refused(*words)
 

@@ -36,10 +36,7 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--posterior", "vbll:rank=4", "rank"),
         ("--posterior", "vbll:num_bound_samples=8", "num_bound_samples"),
-        ("--posterior", "vbll:refits_per_epoch=9", "refits_per_epoch"),
-        ("--posterior", "vbll:head_steps=3,head_step=refit", "head_steps"),
         ("--posterior", "nuts:kernel=hmc,max_tree_depth=3", "max_tree_depth"),
         ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
         ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
@@ -56,19 +53,22 @@ def test_an_option_of_a_fit_that_does_nothing_is_refused(
 
 def test_options_that_a_file_sets_are_checked_too(refused, world, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("posterior: {name: vbll, rank: 4}\n")
-    assert "rank" in refused("fit", world.train, "--out", tmp_path / "m", "--config", config)
+    config.write_text("posterior: {name: vbll, num_bound_samples: 4}\n")
+    assert "num_bound_samples" in refused(
+        "fit", world.train, "--out", tmp_path / "m", "--config", config
+    )
 
 
 def test_a_default_and_what_is_needed_are_no_reason():
     from bayeslora import VBLL
     from bayeslora.posteriors.registry import resolve_posterior
 
-    assert resolve_posterior("vbll:rank=16") == VBLL()
-    needed = resolve_posterior("vbll:rank=4,covariance=low_rank")
-    assert needed == VBLL(rank=4, covariance="low_rank")
+    assert resolve_posterior("vbll:num_bound_samples=16") == VBLL()
+    needed = resolve_posterior("vbll:num_bound_samples=4,bound=mc")
+    assert needed == VBLL(num_bound_samples=4, bound="mc")
     # A record states every option.
-    assert resolve_posterior({"name": "vbll", "rank": 4}) == VBLL(rank=4)
+    stated = resolve_posterior({"name": "vbll", "num_bound_samples": 4})
+    assert stated == VBLL(num_bound_samples=4)
 
 
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):

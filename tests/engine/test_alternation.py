@@ -12,15 +12,12 @@ from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.options import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
-from bayeslora.engine.rows import feature_rows, set_feature_scale
+from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training import loop as loops
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.head_updates import (
-    GradientSteps,
-    JointSteps,
+    HeadUpdate,
     Moment,
-    Refits,
-    TrainingFeatures,
 )
 from bayeslora.engine.training.loop import Loop, Training
 from bayeslora.posteriors.features import Features
@@ -31,7 +28,6 @@ POSTERIORS = [
     GRADIENT,
     replace(GRADIENT, bound="knowles_minka"),
     replace(GRADIENT, bound="mc"),
-    replace(GRADIENT, training_covariance="dense"),
     Laplace(),
 ]
 
@@ -39,7 +35,7 @@ POSTERIORS = [
 def loop_of(fit, monkeypatch, update_head=None):
     """Return the loop of a fit, with the head's updates of the published alternation."""
     set_feature_scale(fit.network, fit.train)
-    update_head = update_head or GradientSteps(1, len(fit.train.labels))
+    update_head = update_head or HeadUpdate(1, len(fit.train.labels))
     monkeypatch.setattr(loops, "_head_update", lambda *_: update_head)
     training = Training(
         *(fit.network, fit.train, None, fit.adapter, LastFit(fit.posterior)),
@@ -111,28 +107,6 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
         torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
 
 
-def test_a_joint_step_takes_one_gradient_for_both(decoder, monkeypatch):
-    """The adapter's gradient is the ELBO's at the old head; the head moves by its own gradient."""
-    fit = fresh(decoder, replace(GRADIENT, head_lr=0.05))
-    loop = loop_of(fit, monkeypatch, JointSteps(30))
-    batch = batch_of(fit)
-    before = fit.network.trained_state()
-    loop.backward(dict(batch))
-    gradients = adapter_gradients(fit.network)
-    after = fit.network.trained_state()
-    assert all(item.grad is None for item in fit.network.head.parameters())
-    fit.network.load_trained_state(before)
-    fit.network.zero_grad()
-    labels = batch.pop("labels")
-    fit.network.head.loss(replace(fit.network(batch), labels=labels), 30).backward()
-    for name, expected in adapter_gradients(fit.network).items():
-        torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
-    # Adam's first step has the size of the learning rate, against the gradient's sign.
-    slope = fit.network.head.mean.grad
-    moved = (after["head.mean"] - before["head.mean"])[slope.abs() > 1e-6]
-    torch.testing.assert_close(moved, -0.05 * slope.sign()[slope.abs() > 1e-6], rtol=1e-2, atol=0)
-
-
 def test_the_head_does_not_see_the_adapter(encoder):
     """Its update gets features without a graph, so no gradient can reach the adapter."""
     fit = fresh(encoder, GRADIENT)
@@ -141,7 +115,7 @@ def test_the_head_does_not_see_the_adapter(encoder):
     labels = batch.pop("labels")
     before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
     rows = replace(fit.network(batch).detach(), labels=labels)
-    GradientSteps(3, 30)(Moment(fit.network, optimizer, rows, 0))
+    HeadUpdate(3, 30)(Moment(fit.network, optimizer, rows))
     assert all(item is None for item in adapter_gradients(fit.network).values())
     after = fit.network.trained_state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -153,7 +127,7 @@ def test_the_head_takes_its_number_of_steps(encoder, num_steps):
     head = fit.network.head
     optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
     rows = Features(torch.randn(6, 16), torch.tensor([0, 1, 2] * 2))
-    GradientSteps(num_steps, 30)(Moment(fit.network, optimizer, rows, 0))
+    HeadUpdate(num_steps, 30)(Moment(fit.network, optimizer, rows))
     assert int(optimizer.state[head.mean]["step"]) == num_steps
 
 
@@ -179,57 +153,6 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
     fit.run(tmp_path, fit_last=False)
     # Adam's first step moves every weight by the learning rate; the schedule starts at its top.
     assert float(fit.network.head.mean.detach().abs().max()) == pytest.approx(head_lr, rel=0.01)
-
-
-def test_refits_happen_when_their_turn_comes(decoder):
-    fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
-    set_feature_scale(fit.network, fit.train)
-    update = Refits(fit.network.head, 3, TrainingFeatures(fit.train))
-    rows = Features(torch.randn(4, 16), torch.tensor([0, 1, 2, 0]))
-    fit.network.train()
-    moved = []
-    for step in range(7):
-        before = fit.network.head.mean.detach().clone()
-        update(Moment(fit.network, None, rows, step))
-        moved.append(not torch.equal(before, fit.network.head.mean))
-        fit.network.head.mean.data.zero_()
-    assert moved == [True, False, False, True, False, False, True]
-    assert fit.network.training
-
-
-def test_a_refit_lowers_the_heads_own_loss(decoder):
-    fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
-    set_feature_scale(fit.network, fit.train)
-    head = fit.network.head
-    rows = feature_rows(fit.network, fit.train).features
-    before = head.loss(rows, 30).item()
-    update = Refits(head, 1, TrainingFeatures(fit.train))
-    update(Moment(fit.network, None, rows, 0))
-    assert head.loss(rows, 30).item() < before - 0.1
-
-
-def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
-    """30 rows in batches of 5 are 6 steps per epoch; two refits per epoch are every third step."""
-    posterior = VBLL(head_step="refit", refits_per_epoch=2)
-    fit = fresh(decoder, posterior, epochs=2, batch_size=5)
-    seen = []
-    refit = type(fit.network.head).refit
-    monkeypatch.setattr(
-        type(fit.network.head), "refit", lambda *args: seen.append(1) or refit(*args)
-    )
-    fit.run(tmp_path)
-    assert len(seen) == 4
-
-
-def test_training_features_are_computed_once_a_step(decoder, monkeypatch):
-    fit = fresh(decoder)
-    rows = TrainingFeatures(fit.train)
-    first = rows.at(fit.network.train(), 0)
-    assert fit.network.training
-    for site in fit.network.sites:
-        site.core.weight.data.normal_()
-    assert rows.at(fit.network, 0) is first
-    assert not torch.allclose(rows.at(fit.network, 1).values, first.values)
 
 
 @pytest.mark.parametrize("adapter", [POLAR, LoRA(r=2, num_layers=1)], ids=["polar", "lora"])

@@ -86,7 +86,6 @@ CASES = {
     "lora-mle": ("lora:r=4,num_layers=2", "mle"),
     "polar-vbll": ("polar:r=4,num_layers=2", tiny.QUICK_VBLL),
     "polar-cv": ("polar:r=4,num_layers=2", tiny.QUICK_VBLL),
-    "polar-refit": ("polar:r=4,num_layers=2", f"{tiny.QUICK_VBLL},head_step=refit"),
     "ilora-mle": ("ilora:num_layers=2", "mle"),
     "frozen": ("none", "laplace"),
     "questions": ("lora:r=4,num_layers=2", tiny.QUICK_VBLL),

@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from refusal import refused
 
 from bayeslora import GVBLL, MAP, NUTS, VBLL, Ensemble, Laplace, LaplaceLoRA, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.registry import POSTERIORS
+from bayeslora.posteriors.registry import POSTERIORS, stored_posterior
 
 
 def test_importing_configurations_does_not_import_torch():
@@ -33,24 +34,12 @@ def test_options_as_text():
     [
         (lambda: MAP(prior_scale=True), ["prior_scale", "True"]),
         (lambda: VBLL(prior_scale=-1.0), ["prior_scale", "-1.0"]),
-        (lambda: VBLL(prior_scale="validaton"), ["prior_scale", "did you mean 'validation'"]),
+        (lambda: VBLL(prior_scale="cross"), ["prior_scale", "did you mean 'cross-validation'"]),
         (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
         (lambda: VBLL(polish_bound="mc"), ["unknown polish_bound 'mc'", "'knowles_minka'"]),
-        (
-            lambda: VBLL(covariance="full"),
-            ["covariance 'full' cannot be combined with polish_bound 'knowles_minka'", "tilted"],
-        ),
-        (
-            lambda: VBLL(training_covariance="full"),
-            [
-                "training_covariance 'full' cannot be combined with bound 'jensen'",
-                "gauss_hermite, mc, til",
-            ],
-        ),
-        (
-            lambda: VBLL(training_covariance="full", bound="mc", head_step="refit"),
-            ["training_covariance 'full' cannot be combined with polish_bound 'knowles_minka'"],
-        ),
+        (lambda: VBLL(covariance="full"), ["unknown covariance 'full'", "'dense'"]),
+        (lambda: VBLL(bound="tilted"), ["unknown bound 'tilted'", "mean 'knowles_minka'"]),
+        (lambda: VBLL(prior_scale="validation"), ["prior_scale", "mean 'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
         (lambda: LaplaceLoRA(last_layer=1), ["last_layer", "true or false", "1"]),
@@ -67,12 +56,25 @@ def test_refusals_name_the_value_and_what_is_allowed(make, parts):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["polish_bound", "bound"])
-def test_the_bounds_that_are_offered_for_a_full_covariance_are_accepted(field):
-    covariance = "covariance" if field == "polish_bound" else "training_covariance"
-    with pytest.raises(InputError) as raised:
-        VBLL(**{covariance: "full", field: "jensen"})
-    offered = str(raised.value).rpartition(f"choose {field} from ")[2].split(", ")
-    assert offered
-    for bound in offered:
-        VBLL(**{covariance: "full", field: bound})
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("head_step=joint", "head_steps"),
+        ("rank=4", "covariance=dense"),
+        ("refits_per_epoch=1", "head_steps"),
+        ("training_covariance=dense", "diagonal"),
+    ],
+)
+def test_an_option_of_earlier_versions_is_refused_with_what_to_use(option, instead):
+    with refused("unknown", option.partition("=")[0], instead):
+        resolve("posterior", f"vbll:{option}", POSTERIORS)
+
+
+def test_records_of_earlier_versions_are_read():
+    record = as_mapping(VBLL(covariance="dense"))
+    old = {"head_step": "joint", "rank": 16, "bound": "tilted", "prior_scale": "validation"}
+    expected = VBLL(covariance="dense", bound="knowles_minka", prior_scale="empirical-bayes")
+    assert stored_posterior(record | old) == expected
+    for family in ("full", "low_rank"):
+        with refused("option", family, "calibrate"):
+            stored_posterior(record | {"covariance": family})

@@ -10,13 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
-from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import LastLayer
 
 _KEPT = 0.95
 _FIRST_LOSS = 10.0
@@ -31,38 +28,15 @@ class Moment:
         network: The network in training.
         optimizer: Optimiser with the head's parameters.
         rows: Features of the batch, detached.
-        step: Number of adapter steps taken.
     """
 
     network: Network
     optimizer: AlternatingOptimizer
     rows: Features
-    step: int
 
 
 class HeadUpdate:
-    """Updates `network.head`, by default before the adapter's step."""
-
-    def __call__(self, now: Moment) -> None:
-        """Update the head before the adapter's gradient is taken."""
-
-    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the loss of the adapter for the batch with its graph."""
-        return now.network.head.data_loss(rows)
-
-    def after(self, now: Moment) -> None:
-        """Finish the update once the adapter's gradient is computed."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint needs beside the network's."""
-        return {}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-
-
-class GradientSteps(HeadUpdate):
-    """Steps of the head's optimizer on the batch's features: the published alternation."""
+    """Gradient steps of the head before each step of the adapter: the published alternation."""
 
     def __init__(self, num_steps: int, num_train: int) -> None:
         """Take `num_steps` steps per batch; the KL is weighted for `num_train` rows."""
@@ -70,7 +44,7 @@ class GradientSteps(HeadUpdate):
         self._num_train = num_train
 
     def __call__(self, now: Moment) -> None:
-        """Update the head by gradient steps."""
+        """Step the head by its own loss on the batch's features."""
         head = now.network.head
         for _ in range(self._num_steps):
             head.zero_grad()
@@ -79,60 +53,16 @@ class GradientSteps(HeadUpdate):
         # Clipping must see the norm of the adapter's gradient alone.
         head.zero_grad()
 
-
-class JointSteps(HeadUpdate):
-    """One gradient for adapter and head together, without alternation."""
-
-    def __init__(self, num_train: int) -> None:
-        """Weight the KL for `num_train` rows."""
-        self._num_train = num_train
-
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the head's own objective, whose gradient reaches adapter and head."""
-        now.network.head.zero_grad()
-        return now.network.head.loss(rows, self._num_train)
+        """Return the loss of the adapter for the batch with its graph."""
+        return now.network.head.data_loss(rows)
 
-    def after(self, now: Moment) -> None:
-        """Step the head by the gradient of the same backward pass."""
-        now.optimizer.head_step()
-        # Clipping must see the norm of the adapter's gradient alone.
-        now.network.head.zero_grad()
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint needs beside the network's."""
+        return {}
 
-
-class TrainingFeatures:
-    """Features of all training rows in evaluation mode, cached per adapter step."""
-
-    def __init__(self, train: PreparedTexts) -> None:
-        """Store the training rows."""
-        self._train = train
-        self._step: int | None = None
-        self._features = Features(torch.empty(0))
-
-    @torch.no_grad()
-    def at(self, network: Network, step: int) -> Features:
-        """Return the features of the network after `step` adapter steps, scaled and labelled."""
-        if step != self._step:
-            was_training = network.training
-            self._features = feature_rows(network, self._train).features
-            network.train(was_training)
-            self._step = step
-        return self._features
-
-
-class Refits(HeadUpdate):
-    """Periodic closed-form refits of the head to the features of all training rows."""
-
-    def __init__(self, head: LastLayer, every: int, rows: TrainingFeatures) -> None:
-        """Refit `head` to these rows before every `every`-th adapter step."""
-        self._head = head
-        self._every = every
-        self._rows = rows
-
-    def __call__(self, now: Moment) -> None:
-        """Refit the head if the step is due."""
-        if now.step % self._every:
-            return
-        self._head.refit(self._rows.at(now.network, now.step))
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
 
 
 class Retained:
@@ -239,32 +169,23 @@ class Retained:
 class Retaining(HeadUpdate):
     """A head update that adds the quality-retaining loss to the adapter's loss."""
 
-    def __init__(self, inner: HeadUpdate, retained: Retained) -> None:
-        """Wrap the update of the head, with the state of classes and tasks."""
-        self._inner = inner
+    def __init__(self, num_steps: int, num_train: int, retained: Retained) -> None:
+        """Take the same steps, with the state of classes and tasks."""
+        super().__init__(num_steps, num_train)
         self._retained = retained
-
-    def __call__(self, now: Moment) -> None:
-        """Update the head."""
-        self._inner(now)
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the adapter's loss plus the quality-retaining loss."""
-        loss = self._inner.adapter_loss(now, rows)
+        loss = super().adapter_loss(now, rows)
         logits = rows.to(torch.float32).logits(now.network.head.mean_weight.float())
         penalty = self._retained.loss(logits, rows.targets)
         self._retained.see(logits, rows.targets)
         return loss + penalty
 
-    def after(self, now: Moment) -> None:
-        """Finish the head's update."""
-        self._inner.after(now)
-
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of both for a checkpoint."""
-        return self._inner.state() | self._retained.state()
+        """Return the tensors for a checkpoint."""
+        return self._retained.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        self._inner.load(state)
         self._retained.load(state)

@@ -51,14 +51,10 @@ from bayeslora.engine.training.final_fit import (
     fit_posterior,
 )
 from bayeslora.engine.training.head_updates import (
-    GradientSteps,
     HeadUpdate,
-    JointSteps,
     Moment,
-    Refits,
     Retained,
     Retaining,
-    TrainingFeatures,
 )
 from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.engine.training.starts import ClassPrior
@@ -78,7 +74,7 @@ _NETWORK, _BEST, _STAGE, _HEAD = "network.", "best.", "stage.", "head update."
 """Prefixes of the tensors of a checkpoint."""
 _METRIC = "validation_nll"
 
-Validate = Callable[[Network, int], dict[str, float]]
+Validate = Callable[[Network], dict[str, float]]
 EpochHook = Callable[[int, Network], None]
 
 
@@ -276,7 +272,6 @@ class Loop:
     def __init__(self, fit: Training, checkpoint: Checkpoint | None = None) -> None:
         """Set up a training, or the rest of an interrupted one."""
         network, settings = fit.network, fit.settings
-        rows = TrainingFeatures(fit.train)
         self._fit = fit
         self._network = network
         self._batches = LengthBatchSampler(
@@ -290,8 +285,8 @@ class Loop:
             network, fit.adapter, fit.posterior, settings, fit.num_train, further=fit.rate < 1
         )
         self._noise = weights.noise
-        self._validate = _validation(fit, rows)
-        self._update_head = _head_update(fit, rows)
+        self._validate = _validation(fit)
+        self._update_head = _head_update(fit)
         self.optimizer = _optimizer(fit, weights)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"] * fit.rate
@@ -381,12 +376,11 @@ class Loop:
                 raise InputError("no feature depends on the adapters; choose other target_modules")
             rows = rows.map(lambda values: world.joined(values, len(labels)))
             rows = replace(rows, labels=labels)
-            now = Moment(self._network, self.optimizer, rows.detach(), self.step)
+            now = Moment(self._network, self.optimizer, rows.detach())
             self._update_head(now)
             loss = self._update_head.adapter_loss(now, rows)
             torch.autograd.backward(loss)
             world.sum_(_adapter_gradients(self.optimizer) if world.size > 1 else ())
-            self._update_head.after(now)
         return loss.detach()
 
     @property
@@ -410,7 +404,7 @@ class Loop:
         if self._validate is not None:
             network.eval()
             # All processes must agree on the best epoch and on when to stop.
-            scores = world.told(self._validate(network, self.step))
+            scores = world.told(self._validate(network))
             entry |= {f"validation_{name}": value for name, value in scores.items()}
         # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(item for group in self.optimizer.param_groups for item in group["params"])
@@ -472,8 +466,8 @@ def _tracker(fit: Training) -> AbstractContextManager[Report]:
 
 def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
-    lr = fit.posterior.head_training().lr
-    head_lr = fit.settings.head_lr if lr is None else lr
+    own_lr = fit.posterior.head_lr
+    head_lr = fit.settings.head_lr if own_lr is None else own_lr
     return build_optimizer(
         network.sites,
         network.head.parameters(),
@@ -485,7 +479,7 @@ def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
+def _validation(fit: Training) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
     held_out = fit.validation
     if held_out is None:
@@ -499,32 +493,22 @@ def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     # Epochs are chosen under the link of the predictions.
     drawing = drawing_of(fit.posterior)
 
-    def validate(network: Network, step: int) -> dict[str, float]:
-        train = rows.at(network, step) if network.head.uses_training_features else None
+    def validate(network: Network) -> dict[str, float]:
+        fits = network.head.uses_training_features
+        train = feature_rows(network, fit.train).features if fits else None
         return validation_metrics(network, train, held_out, drawing)
 
     return validate
 
 
-def _head_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
-    update = _posteriors_update(fit, rows)
+def _head_update(fit: Training) -> HeadUpdate:
+    steps = (fit.posterior.head_steps, fit.num_train)
     options = fit.settings.quality_retaining
     if options is None:
-        return update
+        return HeadUpdate(*steps)
     sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
     task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
-
-
-def _posteriors_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
-    training = fit.posterior.head_training()
-    if training.step == "refit":
-        steps_per_epoch = math.ceil(fit.num_train / fit.settings.batch_size)
-        every = max(1, steps_per_epoch // training.count)
-        return Refits(fit.network.head, every, rows)
-    if training.step == "joint":
-        return JointSteps(fit.num_train)
-    return GradientSteps(training.count, fit.num_train)
+    return Retaining(*steps, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 
 def _figures(fit: Training, epoch: int) -> dict[str, float]:

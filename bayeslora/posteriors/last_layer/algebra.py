@@ -8,11 +8,11 @@ by the matrix inversion lemma, without a second set of formulas.
 
 Maximise over μ [C, d] the concave
 
-    Σ_n [ m_{n,y_n} − Σ_k s_k lse(m_n + h_kn) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
+    Σ_n [ m_{n,y_n} − lse(m_n + h_n) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
 
-by preconditioned conjugate gradients (Polak-Ribière). The shifts h_k and their shares s_k are
-defined in `vbll/bounds.py`. Along a direction the logits are m + t Δm, so the line search costs
-K N C operations per step and never touches the features.
+by preconditioned conjugate gradients (Polak-Ribière). The shift h is defined in `vbll/bounds.py`.
+Along a direction the logits are m + t Δm, so the line search costs N C operations per step and
+never touches the features.
 """
 
 from __future__ import annotations
@@ -117,21 +117,18 @@ class MeanProblem:
     Attributes:
         features: [N, d] float64, or [N, C, d] for options, whose weights μ are one vector [1, d].
         targets: [N, C] one-hot labels, float64.
-        shifts: [K, N, C], the shifts h_k of the logits inside the log-sum-exp.
-        shares: [K], their weights s_k; they sum to one.
+        shift: [N, C], the shift h of the logits inside the log-sum-exp.
         prior_variance: σ0².
     """
 
     features: Tensor
     targets: Tensor
-    shifts: Tensor
-    shares: Tensor
+    shift: Tensor
     prior_variance: float
 
     def gradient(self, mean: Tensor, logits: Tensor) -> Tensor:
         """Return the objective's gradient, [C, d]."""
-        probs = (logits + self.shifts).softmax(-1)
-        residual = self.targets - torch.tensordot(self.shares, probs, 1)
+        residual = self.targets - (logits + self.shift).softmax(-1)
         return weight_gradient(self.features, residual) - mean / self.prior_variance
 
     def line(self, mean: Tensor, logits: Tensor, direction: Tensor, change: Tensor) -> float:
@@ -139,19 +136,19 @@ class MeanProblem:
         linear = float((self.targets * change).sum())
         linear -= float((mean * direction).sum()) / self.prior_variance
         square = float(direction.square().sum()) / self.prior_variance
-        base = logits + self.shifts
+        base = logits + self.shift
 
         def gain(step: float) -> float:
-            normaliser = float((base + step * change).logsumexp(-1).sum(-1) @ self.shares)
+            normaliser = float((base + step * change).logsumexp(-1).sum())
             return step * linear - normaliser - 0.5 * step**2 * square
 
         step, best = 0.0, gain(0.0)
         for _ in range(8):
             probs = (base + step * change).softmax(-1)
             average = (probs * change).sum(-1)
-            slope = linear - float(average.sum(-1) @ self.shares) - step * square
+            slope = linear - float(average.sum()) - step * square
             variance = (probs * change.square()).sum(-1) - average.square()
-            curvature = float(variance.sum(-1) @ self.shares) + square
+            curvature = float(variance.sum()) + square
             move = slope / curvature
             while gain(step + move) < best and abs(move) > 1e-12:
                 move /= 2

@@ -157,7 +157,7 @@ class Target(AnyTarget):
         targets = one_hot(labels, len(start)).to(rotated)
         offset = torch.zeros_like(targets) if offset is None else offset
         weights = maximise_mean(
-            MeanProblem(rotated, targets, offset[None], targets.new_ones(1), 1 / precision),
+            MeanProblem(rotated, targets, offset, 1 / precision),
             start @ directions,
             # Half ΦᵀΦ bounds the curvature of any class (Böhning 1992).
             lambda gradient: gradient / (curvature / 2 + precision),
@@ -579,7 +579,7 @@ class SharedTarget(AnyTarget):
         targets = one_hot(labels, features.shape[1]).to(features)
         bound = bounding_factor(features.flatten(0, 1), precision)
         mode = maximise_mean(
-            MeanProblem(features, targets, offset[None], targets.new_ones(1), 1 / precision),
+            MeanProblem(features, targets, offset, 1 / precision),
             start,
             lambda gradient: torch.cholesky_solve(gradient.T, bound).T,
             max_iterations=_ITERATIONS,

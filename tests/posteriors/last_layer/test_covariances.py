@@ -1,103 +1,58 @@
-"""Gaussian weights: moments of logits, free parameters, triangles; and row-space coordinates."""
+"""Gaussian weights: moments of logits, and triangles; and row-space coordinates."""
 
 from functools import partial
 
 import pytest
 import torch
-from gaussian_oracles import F64, FAMILIES, TRAINABLE, matrix
+from gaussian_oracles import F64, FAMILIES, matrix
 
 from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
-from bayeslora.posteriors.last_layer.vbll import families
-from bayeslora.posteriors.last_layer.vbll.families import Eigenbasis, lower_triangle, raw_triangle
+from bayeslora.posteriors.last_layer.vbll import covariance as covariances
+from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance, packed, unpacked
 from bayeslora.runtime import row_slices
 
-CLASSES, SIZE, RANK = 3, 5, 2
+CLASSES, SIZE = 3, 5
 
 
-def free(family, seed=0):
-    """Return random free parameters of a family in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
-    return {
-        name: item.double() + 0.5 * torch.randn(item.shape, generator=generator, dtype=F64)
-        for name, item in start.items()
-    }
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def from_free(family, parts):
-    return families.TRAINABLE[family].from_free(parts["spread"], parts.get("factor"))
-
-
-def covariance(family, seed=0):
-    if family == "eigenbasis":
-        drawn = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=F64)
-        return Eigenbasis(covariance("diagonal", seed).scale, torch.linalg.qr(drawn)[0])
-    parameters = free(family, seed)
-    return from_free(family, parameters)
+def stored(family):
+    """Return random stored tensors of a family."""
+    if family == "dense":
+        return {"scale": drawn(CLASSES, SIZE, SIZE).tril()}
+    basis = {"basis": torch.linalg.qr(drawn(SIZE, SIZE))[0]} if family == "eigenbasis" else {}
+    return {"scale": drawn(CLASSES, SIZE).exp(), **basis}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
-    features = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(1), dtype=F64)
-    cov = covariance(family)
-    weights = matrix(cov).view(CLASSES, SIZE, CLASSES, SIZE)
+    features, tensors = drawn(4, SIZE, seed=1), stored(family)
+    shapes = {name: tuple(item.shape) for name, item in tensors.items()}
+    assert shapes == covariances.FAMILIES[family].shapes(CLASSES, SIZE)
+    weights = matrix(tensors).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
-    monkeypatch.setattr(
-        "bayeslora.posteriors.last_layer.vbll.families.row_slices",
-        partial(row_slices, most=3 * CLASSES * CLASSES * SIZE),
-    )
-    logit_covariance = cov.of_logits(features)
-    if family != "full":
-        # Classes are independent.
-        assert (expected - expected.diagonal(dim1=1, dim2=2).diag_embed()).abs().max() < 1e-14
-        logit_covariance = torch.diag_embed(logit_covariance)
-    torch.testing.assert_close(logit_covariance, expected, atol=1e-12, rtol=0)
-    assert cov.of_logits(features[:0]).shape == (0, *cov.of_logits(features).shape[1:])
+    few = partial(row_slices, most=3 * CLASSES * CLASSES * SIZE)
+    monkeypatch.setattr(covariances, "row_slices", few)
+    variance = logit_covariance(features, **tensors)
+    # Classes are independent.
+    torch.testing.assert_close(torch.diag_embed(variance), expected, atol=1e-12, rtol=0)
+    assert logit_covariance(features[:0], **tensors).shape == (0, CLASSES)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family):
-    cov = covariance(family)
-    tensors = cov.tensors()
-    assert {name: tuple(item.shape) for name, item in tensors.items()} == families.FAMILIES[
-        family
-    ].shapes(CLASSES, SIZE, RANK)
-    torch.testing.assert_close(matrix(families.FAMILIES[family].of_tensors(tensors)), matrix(cov))
-    torch.testing.assert_close(matrix(cov.double()), matrix(cov))
-    if family not in TRAINABLE:
-        return
-    again = cov.to_free()
-    back = from_free(family, again)
-    torch.testing.assert_close(matrix(back), matrix(cov))
-    assert back.name == family
+@pytest.mark.parametrize("family", ["dense", "diagonal"])
+def test_options_have_the_covariance_of_their_weights(family):
+    features = drawn(4, 3, SIZE, seed=1)
+    scale = drawn(1, SIZE, SIZE).tril() if family == "dense" else drawn(1, SIZE).exp()
+    expected = features @ matrix({"scale": scale}) @ features.mT
+    torch.testing.assert_close(logit_covariance(features, scale), expected)
 
 
-@pytest.mark.parametrize("family", TRAINABLE)
-def test_deviations_are_multiplied_and_correlations_stay(family):
-    parameters = free(family)
-    before = matrix(from_free(family, parameters))
-    families.TRAINABLE[family].shift_log_std(parameters["spread"], parameters.get("factor"), 0.7)
-    after = matrix(from_free(family, parameters))
-    torch.testing.assert_close(
-        after, before * torch.tensor(1.4, dtype=F64).exp(), rtol=1e-6, atol=0
-    )
-
-
-@pytest.mark.parametrize("family", TRAINABLE)
-def test_training_starts_with_one_deviation(family):
-    start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
-    initial = matrix(from_free(family, start))
-    expected = torch.tensor(-1.0).exp() * torch.eye(CLASSES * SIZE)
-    # The low-rank directions start at a tenth of the standard deviations, not at zero.
-    tolerance = 0.1 if family == "low_rank" else 1e-6
-    torch.testing.assert_close(initial, expected, atol=tolerance, rtol=0)
-
-
-def test_triangles_and_their_free_parameters():
-    triangle = covariance("dense").scale
-    torch.testing.assert_close(lower_triangle(raw_triangle(triangle)), triangle)
-    assert (triangle.diagonal(dim1=1, dim2=2) > 0).all()
-    assert not triangle.triu(1).any()
+def test_packed_triangles_come_back():
+    lower = drawn(CLASSES, SIZE, SIZE).tril()
+    assert packed(lower).shape == (CLASSES, SIZE * (SIZE + 1) // 2)
+    assert torch.equal(unpacked(packed(lower)), lower)
 
 
 def test_factor_of_an_inverse():

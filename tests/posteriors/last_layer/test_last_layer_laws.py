@@ -25,26 +25,12 @@ class TestDiagonalJensenVBLL(LastLayerLaws):
     config = VBLL(prior_scale=2.0, polish_bound="jensen", covariance="diagonal")
 
 
-class TestDenseTrainingVBLL(LastLayerLaws):
-    config = VBLL(prior_scale="empirical-bayes", training_covariance="dense", bound="mc")
+class TestSampledVBLL(LastLayerLaws):
+    config = VBLL(prior_scale="empirical-bayes", bound="mc")
 
 
 class TestRefinedVBLL(LastLayerLaws):
     config = VBLL(prior_scale=2.0, laplace_refinement=True, bound="knowles_minka")
-
-
-class TestFullVBLL(LastLayerLaws):
-    config = VBLL(
-        prior_scale=2.0,
-        covariance="full",
-        polish_bound="tilted",
-        training_covariance="full",
-        bound="tilted",
-    )
-
-
-class TestLowRankVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, covariance="low_rank", training_covariance="low_rank", rank=3)
 
 
 class TestFullLaplace(LastLayerLaws):

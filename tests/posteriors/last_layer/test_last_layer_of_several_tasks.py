@@ -13,7 +13,7 @@ import torch
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.vbll.polish import polish
+from bayeslora.posteriors.last_layer.vbll.final import polish
 from bayeslora.posteriors.options import GVBLL, MAP, VBLL, Laplace, Prototypes
 from bayeslora.posteriors.registry import build_head
 

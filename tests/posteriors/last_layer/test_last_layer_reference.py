@@ -1,7 +1,6 @@
 """Last-layer posteriors against the true posterior: grid quadrature and Hamiltonian Monte Carlo."""
 
 import math
-from itertools import product
 
 import pytest
 import torch
@@ -45,7 +44,6 @@ def fitted(config, features, labels, classes):
 LAPLACE = Laplace(structure="full", prior_precision=1 / TAU**2)
 KNOWLES_MINKA = VBLL(prior_scale=TAU, polish_bound="knowles_minka")
 JENSEN = VBLL(prior_scale=TAU, polish_bound="jensen")
-FULL = VBLL(prior_scale=TAU, polish_bound="tilted", covariance="full")
 
 
 def test_two_classes_two_features_against_a_grid():
@@ -60,8 +58,7 @@ def test_two_classes_two_features_against_a_grid():
     weights = (log_prior + log_likelihood).softmax(0)
     exact = weights @ (grid @ other.T).sigmoid()
     gaps = {}
-    exactly = VBLL(prior_scale=TAU, polish_bound="gauss_hermite", covariance="full")
-    configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN, "full": FULL, "gh": exactly}
+    configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN}
     for name, config in configs.items():
         logits = fitted(config, features, labels, 2).predict(Features(other))
         probs = link_probabilities(logits, num_samples=20_000).probs[:, 1]
@@ -69,8 +66,6 @@ def test_two_classes_two_features_against_a_grid():
     assert gaps["la"] < 0.02
     assert gaps["km"] < 0.03
     assert gaps["km"] < gaps["jensen"]
-    # The best Gaussian differs from the posterior only in skewness.
-    assert max(gaps["full"], gaps["gh"]) < 0.02
 
 
 def hamiltonian_draws(features, labels, *, chains=400, rounds=15, leaps=8, size=0.2):
@@ -178,23 +173,15 @@ def test_chains_sample_the_same_posterior(truth):
     assert (sampled.mean(0) - probs).abs().max() < 3.5 * 0.36 / math.sqrt(len(weights))
 
 
-@pytest.mark.parametrize(
-    ("family", "bound"),
-    [
-        *product(("diagonal", "low_rank", "dense"), ("jensen", "knowles_minka", "tilted")),
-        ("full", "tilted"),
-    ],
-)
+@pytest.mark.parametrize("family", ["diagonal", "dense"])
+@pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 def test_every_family_and_bound_against_the_true_posterior(truth, family, bound):
     """Jensen's bound gives too small covariances; independent classes, slightly too large."""
     features, labels, other, *_ = truth
-    config = VBLL(prior_scale=TAU, polish_bound=bound, covariance=family, rank=1)
+    config = VBLL(prior_scale=TAU, polish_bound=bound, covariance=family)
     apart, ratio = distances(fitted(config, features, labels, 3).predict(Features(other)), truth)
-    most = {"jensen": 0.013, "knowles_minka": 0.007, "tilted": 0.007}[bound]
-    assert apart < (0.004 if family == "full" else most)
-    if family == "full":
-        assert ratio == pytest.approx(1, abs=0.1)
-    elif bound == "jensen":
+    assert apart < {"jensen": 0.013, "knowles_minka": 0.007}[bound]
+    if bound == "jensen":
         assert 0.5 < ratio < 0.8
     else:
         assert 1.1 < ratio < 1.4
@@ -216,7 +203,7 @@ def test_laplace_against_the_true_posterior_and_what_would_be_wrong(truth):
 
 
 def test_moments_against_importance_sampling(sample):
-    """Full covariances capture what classes share; Knowles-Minka is closer than Jensen."""
+    """Knowles-Minka is closer than Jensen, and than the mode."""
     features, labels, weights, shares = sample
     # This many effective draws leave an error of 0.01 deviations, and of 0.01 in a log variance.
     assert 1 / shares.square().sum() > 100_000
@@ -225,7 +212,7 @@ def test_moments_against_importance_sampling(sample):
     variance = torch.einsum("s,snc->nc", shares, (logits - mean).square())
     centre = torch.eye(3, dtype=F64) - 1 / 3
     shift, spread = {}, {}
-    configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN, "full": FULL}
+    configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN}
     for name, config in configs.items():
         predicted = fitted(config, features, labels, 3).predict(Features(features))
         covariance = predicted.covariance
@@ -235,9 +222,8 @@ def test_moments_against_importance_sampling(sample):
         gap = (contrasts(predicted.mean) - mean).abs() / variance.sqrt()
         shift[name] = gap.mean().item()
     assert spread["la"] < 0.15
-    assert max(spread["full"], spread["km"]) < 0.2
+    assert spread["km"] < 0.2
     assert spread["jensen"] > 3 * spread["km"]
-    # The posterior is skewed: its mode differs from its mean, which the best Gaussian matches.
-    assert shift["full"] < 0.02
-    assert 3 * shift["full"] < shift["km"] < shift["jensen"] < 0.35
+    # The posterior is skewed: its mode differs from its mean.
+    assert shift["km"] < shift["jensen"] < 0.35
     assert shift["km"] < shift["la"] < 0.35

@@ -5,40 +5,33 @@ Every function takes the moments z ~ N(m, V) of a batch and returns nats for eac
 over classes,
 
     jensen          m_y − lse(m + v/2)
-    tilted          m_y − ½ aᵀVa − lse(m + ½ v − V a),   any a
-    knowles_minka   the same for independent logits: V a is then a v, elementwise
-    gauss_hermite   the expectation itself, by quadrature, for two classes
+    knowles_minka   m_y − ½ aᵀVa − lse(m + ½ v − V a),   the best a
     mc              the average over draws of z_y − lse(z)
 
-The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives the
-tilted bound; a = 0 yields Jensen's bound, and the best a solves a = softmax(m + ½ v − V a). It is
-the only bound in closed form that depends on the covariance between classes.
+The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives a bound
+for any tilt a. a = 0 yields Jensen's bound; the best a solves a = softmax(m + ½ v − V a), and gives
+for independent logits, where V a = v a elementwise, the bound of Knowles and Minka. `BEST_TILT`
+tells the two apart, and everything else is the same.
+
+For fixed logit covariances and tilts both are, as a function of the means,
+
+    m_y − lse(m + h) + constant,   h = ½ v − V a
+
+and their derivative with respect to a row's covariance is −½ W, see `curvature`.
 
 Sources: Knowles and Minka 2011 (Advances in Neural Information Processing Systems 24, section 5.1);
-Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen). The tilted bound for a full
-V follows by the same two steps as for a diagonal one.
-
-For fixed logit covariances every bound in closed form is, as a function of the means,
-
-    m_y − Σ_k s_k lse(m + h_k) + constant,
-
-with one shift h = ½ v − V a for the tilted bounds, and the nodes of a quadrature for the
-expectation itself. Its derivative with respect to a row's covariance is −½ W. `ASCENT_BOUNDS`
-implement the terms that coordinate ascent needs.
+Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen). The bound for a full V
+follows by the same two steps as for a diagonal one.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
-
-NUM_NODES = 64
 
 # Share of the gain that the slope predicts; below 0.5, the gain of a Newton step on a quadratic.
 _LEAST_GAIN = 0.3
@@ -58,16 +51,43 @@ def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
     return tilted(mean, covariance, labels, torch.zeros_like(mean))
 
 
-def best_tilted(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """Return the tilted bound of each row at its detached best tilt; arguments as for `jensen`.
+def knowles_minka(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return the bound of each row at its detached best tilt; arguments as for `jensen`.
 
     The tilt maximises the bound, so its derivative does not contribute to the gradient.
     """
     return tilted(mean, covariance, labels, best_tilt(mean.detach(), covariance.detach()))
 
 
+def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    """Return an unbiased estimate of each row's expected log-likelihood.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
+
+    Returns:
+        [B] nats.
+    """
+    if covariance.ndim == 2:
+        # The square root has no derivative at zero; the floor is far below any trained variance.
+        deviation = covariance.clamp_min(1e-12).sqrt() * noise
+    else:
+        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
+    # E z_y is m_y exactly; only the normaliser needs draws.
+    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)
+
+
+CLOSED_FORM: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "jensen": jensen,
+    "knowles_minka": knowles_minka,
+}
+
+
 def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-    """Return the tilted bound [B] at a tilt [B, C]."""
+    """Return the bound [B] at a tilt [B, C]."""
     shift, cost = tilt_terms(covariance, tilt)
     return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
 
@@ -102,74 +122,14 @@ def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
     return jacobian + gap[..., :, None] * gap[..., None, :]
 
 
-def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-    """Return an unbiased estimate of each row's expected log-likelihood.
-
-    Args:
-        mean: [B, C] logit means.
-        covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
-        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
-
-    Returns:
-        [B] nats.
-    """
-    if covariance.ndim == 2:
-        # The square root has no derivative at zero; the floor is far below any trained variance.
-        deviation = covariance.clamp_min(1e-12).sqrt() * noise
-    else:
-        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
-    # E z_y is m_y exactly; only the normaliser needs draws.
-    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)
-
-
-def gauss_hermite(
-    mean: Tensor, covariance: Tensor, labels: Tensor, num_nodes: int = NUM_NODES
-) -> Tensor:
-    """Return the expected log-likelihood of each row of a two-class problem by quadrature.
-
-    It depends only on the difference of the two logits, which is Gaussian.
-
-    Args:
-        mean: [B, 2] logit means.
-        covariance: [B, 2] logit variances, or [B, 2, 2].
-        labels: [B] int64, 0 or 1.
-        num_nodes: Gauss-Hermite nodes.
-
-    Raises:
-        InputError: There are not two classes.
-    """
-    points, shares = difference_points(mean, covariance, num_nodes)
-    return torch.nn.functional.logsigmoid((2.0 * labels - 1)[:, None] * points) @ shares
-
-
-def difference_points(
-    mean: Tensor, covariance: Tensor, num_nodes: int = NUM_NODES
-) -> tuple[Tensor, Tensor]:
-    """Return points [B, K] of z_1 − z_0 and their weights [K], by Gauss-Hermite quadrature."""
-    if covariance.ndim == 2:
-        variance = covariance.sum(-1)
-    else:
-        variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * covariance[:, 0, 1]
-    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
-    # The square root has no derivative at zero.
-    deviation = variance.clamp_min(1e-12).sqrt()
-    points = (mean[:, 1] - mean[:, 0])[:, None] + deviation[:, None] * torch.from_numpy(nodes).to(
-        mean
-    )
-    return points, torch.from_numpy(weights / math.sqrt(2 * math.pi)).to(mean)
-
-
 def _at_label(mean: Tensor, labels: Tensor) -> Tensor:
     return mean.gather(-1, labels[:, None])[:, 0]
 
 
-CLOSED_FORM = {
-    "gauss_hermite": gauss_hermite,
-    "jensen": jensen,
-    "knowles_minka": best_tilted,
-    "tilted": best_tilted,
-}
+def no_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return zeros [B, C], the tilt of Jensen's bound."""
+    del covariance
+    return torch.zeros_like(mean)
 
 
 @torch.no_grad()
@@ -265,63 +225,8 @@ def wright_omega(x: Tensor) -> Tensor:
     return torch.where(x < -40, x.exp(), omega)
 
 
-@dataclass(frozen=True)
-class AscentBound:
-    """A lower bound of the expected log-likelihood of N rows, with moments [N, C] and [N, C(, C)].
-
-    Here it is Jensen's bound, or the tilted one at its best tilt. A tilt is [N, C].
-
-    Attributes:
-        follows_means: Whether the tilt, and with it the shifts, depends on the means; otherwise it
-            is zero, which is Jensen's bound.
-    """
-
-    follows_means: bool = False
-
-    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Return the best tilt, or zeros."""
-        return best_tilt(mean, covariance) if self.follows_means else torch.zeros_like(mean)
-
-    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-        """Return the bound, [N] nats."""
-        return tilted(mean, covariance, labels, tilt)
-
-    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the shifts h [K, N, C] and their weights s [K], here a single one."""
-        return tilt_terms(covariance, tilt)[0][None], tilt.new_ones(1)
-
-    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
-        """Return W in the covariance's shape."""
-        return curvature(mean, covariance, tilt)
-
-
-class QuadratureBound(AscentBound):
-    """The expected log-likelihood of two classes, by Gauss-Hermite quadrature, without a tilt."""
-
-    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-        """Return the expectation, [N] nats."""
-        return gauss_hermite(mean, covariance, labels)
-
-    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return half the deviation of the difference at each node, ±, and the weights."""
-        points, shares = difference_points(torch.zeros_like(tilt), covariance)
-        half = 0.5 * points.T
-        return torch.stack([-half, half], -1), shares
-
-    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
-        """Return E p (1 − p) for each variance, and its negative for the covariance."""
-        points, shares = difference_points(mean, covariance)
-        probs = points.sigmoid()
-        weight = (probs * (1 - probs)) @ shares
-        if covariance.ndim == 2:
-            return weight[:, None].expand_as(covariance).contiguous()
-        sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=mean.dtype, device=mean.device)
-        return weight[:, None, None] * sign
-
-
-ASCENT_BOUNDS: dict[str, AscentBound] = {
-    "gauss_hermite": QuadratureBound(),
-    "jensen": AscentBound(),
-    "knowles_minka": AscentBound(follows_means=True),
-    "tilted": AscentBound(follows_means=True),
+BEST_TILT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "jensen": no_tilt,
+    "knowles_minka": best_tilt,
 }
+"""From the moments of logits to the tilt [B, C], by the name of the bound."""

@@ -3,34 +3,28 @@
     z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
     min over q:   −(1/N) Σ_n bound_n + KL(q ‖ prior) / N,   bound_n ≤ E_q log p(y_n | φ_n, Θ)
 
-While the adapter trains, q is updated by gradient steps on the objective of a batch, or by
-closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
-at the trained means or over the means too (`polish.py`), and stores it separately from the training
-parameters.
+With PoLAR this is PoLAR-VBLL. While the adapter trains, each of its steps on −mean bound
+(`data_loss`, q held constant) follows gradient steps of μ and a diagonal S on the whole objective
+(`loss`, the adapter held constant): the ELBO of a Pyro program, whose guide is q. Afterwards `fit`
+finds the optimum for the final features in closed form, at the trained means or over the means too
+(`final.py`), and stores it separately from the training parameters. `predict` needs one pass.
 
-Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
-
-Covariances of one weight vector shared by all options of a row.
+The options of a row share one weight vector:
 
     z_nc = wᵀφ_nc + o_nc,   w ~ N(m0, σ0² I),   q(w) = N(μ, S),   V_n = Φ_n S Φ_nᵀ
 
-The logits of a row are always correlated, so V is [N, C, C] in every family:
-
-    dense      S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n
-    diagonal   the diagonal of that precision
-
 Only differences between options affect the softmax: features are centred within their row, and
-Jensen's bound then equals the tilted bound at a uniform tilt.
+Jensen's bound then equals the bound at a uniform tilt.
 
-Source: the conditional logit of McFadden 1974 with the bounds of `bounds.py`.
+Sources: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4; Xiang, Li and Lu 2026,
+arXiv 2604.03388; for options the conditional logit of McFadden 1974 with the bounds of `bounds.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -41,29 +35,17 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.algebra import (
-    bounding_factor,
-    precision_factor,
-    precision_to_lower,
-)
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import (
-    Blocks,
-    Covariance,
-    Problem,
-    Trainable,
-)
-from bayeslora.posteriors.last_layer.vbll.families import (
     FAMILIES,
-    TRAINABLE,
-    Dense,
-    Diagonal,
-    affordable_covariance,
+    SHARED_FAMILIES,
+    Optimum,
+    logit_covariance,
     packed,
     unpacked,
 )
-from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
-from bayeslora.posteriors.options import SPREAD_PRIOR_SCALE, VBLL, check_classes
+from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
+from bayeslora.posteriors.options import SPREAD_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 
@@ -81,26 +63,21 @@ class VBLLHead(LastLayer):
     Attributes:
         mean: [C, d] parameter, μ while training; initially the prior mean.
         prior_mean: [C, d] buffer, m0; None for zero.
-        spread: Parameter of the training covariance: log standard deviations [C, d], or triangles
-            [C, d, d] or [C d, C d], see `covariance.Trainable`.
-        factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
+        spread: [C, d] parameter, log standard deviations of the weights while training.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
-        fitted_scale: Float32 buffer, the `scale` of `Covariance.shapes`, None before `fit`.
-        fitted_factor: [C, d, k] float32 buffer of a `low_rank` fit, else None.
+        fitted_scale: Float32 buffer, the `scale` of `Optimum.shapes`, None before `fit`.
         fitted_basis: [d, d] float32 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
         fitted_elbo: Evidence lower bound of the last fit in nats per row, None before `fit`.
     """
 
     uses_training_features = True
-    families: ClassVar[Mapping[str, type[Covariance]]] = FAMILIES
-    trainable: ClassVar[Mapping[str, type[Trainable]]] = TRAINABLE
+    families: ClassVar[Mapping[str, type[Optimum]]] = FAMILIES
     mean_sq_norm: Tensor
     num_draws: Tensor
     prior_mean: Tensor | None
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
-    fitted_factor: Tensor | None
     fitted_basis: Tensor | None
     fitted_prior_scale: Tensor | None
     fitted_elbo: Tensor | None
@@ -120,28 +97,15 @@ class VBLLHead(LastLayer):
         self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
-        free = self._trained_family.free_start(num_classes, num_features, config.rank, log_std)
-        self.spread = nn.Parameter(free["spread"])
-        self.factor = nn.Parameter(free["factor"]) if "factor" in free else None
+        self.spread = nn.Parameter(torch.full((num_classes, num_features), log_std))
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
         # Counts the draws of the sampled bound, so that resumed training sees new ones.
         self.register_buffer("num_draws", torch.tensor(0))
         self.register_buffer("prior_mean", None)
-        for name in ("mean", "scale", "factor", "basis", "prior_scale", "elbo"):
+        for name in ("mean", "scale", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
         # Triangles are stored without their zeros; older versions stored them in full.
-        self._packs = self._family.is_triangular
-
-    @classmethod
-    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
-        """Return a head whose covariances fit into memory.
-
-        Raises:
-            InputError: A bound does not support this number of classes.
-        """
-        check_classes(config, num_classes)
-        fitting = affordable_covariance(config, num_features, num_classes)
-        return cls(fitting, num_features, num_classes, **options)
+        self._packs = config.covariance == "dense"
 
     @property
     def learns_prior_mean(self) -> bool:
@@ -151,8 +115,7 @@ class VBLLHead(LastLayer):
         deviations, and one that fits these keeps the means from reaching their optimum.
         """
         chosen = (self.config.training_prior_scale, self.config.prior_scale)
-        is_open = not any(isinstance(scale, int | float) for scale in chosen)
-        return is_open and self.config.head_step != "refit"
+        return not any(isinstance(scale, int | float) for scale in chosen)
 
     @property
     def training_prior_scale(self) -> float:
@@ -165,50 +128,36 @@ class VBLLHead(LastLayer):
         """σ0² of a weight while training."""
         return self.training_prior_scale**2 / float(self.mean_sq_norm)
 
-    @property
-    def covariance(self) -> Trainable:
-        """Covariance of the weights while training; gradients reach the parameters."""
-        return self._trained_family.from_free(self.spread, self.factor)
-
     def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats per row."""
-        covariance = self.covariance
-        likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
+        deviations = self.spread.exp()
+        likelihood = num_train * self._bound(rows, self.mean, deviations).mean()
         centre = self.mean if self.learns_prior_mean else self.prior_mean
-        deviation = self.mean if centre is None else self.mean - centre
+        mean = self.mean if centre is None else self.mean - centre
         scale = SPREAD_PRIOR_SCALE if self.learns_prior_mean else self.training_prior_scale
         # A tensor, to avoid synchronising with the device.
         variance = self.mean_sq_norm.new_full((), scale**2)
         prior_variance = (variance / self.mean_sq_norm).to(self.mean)
-        return negative_elbo(deviation, covariance, prior_variance, likelihood) / num_train
+        return negative_elbo(mean, deviations, prior_variance, likelihood) / num_train
 
     def data_loss(self, rows: Features) -> Tensor:
         """Return −mean bound with q held constant, in nats per row."""
-        detached = (self.spread.detach(), None if self.factor is None else self.factor.detach())
-        covariance = self._trained_family.from_free(*detached)
-        return -self._bound(rows, self.mean.detach(), covariance).mean()
+        return -self._bound(rows, self.mean.detach(), self.spread.detach().exp()).mean()
 
     @torch.no_grad()
     def refit(self, rows: Features, iterations: int = 8) -> None:
-        """Move the training parameters near their optimum for the rows, in closed form."""
-        bound = self.config.bound
+        """Move the means near the optimum of `loss` for the rows, in closed form."""
         polished = polish(
             rows,
             len(self.mean),
-            families=self.trainable,
-            covariance=self.config.training_covariance,
+            covariance="diagonal",
             prior_variance=self.prior_variance,
-            bound=bound if bound in bounds.CLOSED_FORM else self.config.polish_bound,
-            rank=self.config.rank,
-            start=self._start(rows, self.mean, self.covariance),
+            bound=self.config.bound if self.config.bound != "mc" else self.config.polish_bound,
+            start=self._start(rows, self.mean, {"scale": self.spread.exp()}),
             prior_mean=self.prior_mean,
             max_iterations=iterations,
         )
         self.mean.copy_(polished.mean)
-        free = polished.covariance().to_free()
-        self.spread.copy_(free["spread"])
-        if self.factor is not None:
-            self.factor.copy_(free["factor"])
 
     @torch.no_grad()
     def fit(
@@ -232,18 +181,18 @@ class VBLLHead(LastLayer):
             float(self.mean_sq_norm),
             validation,
             self.prior_mean,
-            self.families,
             fixed_scale=None if choose_prior else self.training_prior_scale,
         )
-        trained = self._start(train, self.mean, self.covariance) if is_trained else None
-        polished = polisher.fit(self._start(train, *self._posterior()), trained)
+        in_training = self._start(train, self.mean, {"scale": self.spread.exp()})
+        start = self._start(train, *self._posterior())
+        polished = polisher.fit(start, in_training if is_trained else None)
         if not polished.converged:
             logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))
         # Contiguous, as when loaded: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
-        for name, tensor in polished.covariance().tensors().items():
+        for name, tensor in polished.covariance().items():
             setattr(self, f"fitted_{name}", tensor.float().contiguous())
-        self._packs = self._family.is_triangular
+        self._packs = config.covariance == "dense"
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(train))
@@ -252,8 +201,9 @@ class VBLLHead(LastLayer):
     def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits under the last fit, or under the training q before a fit."""
         check_features(rows)
-        mean, covariance = self._posterior()
-        return GaussianLogits(*_moments(rows.double(), mean.double(), covariance.double()))
+        mean, stored = self._posterior()
+        rows = rows.double()
+        return GaussianLogits(rows.logits(mean.double()), _variance_under(stored, rows))
 
     def fit_report(self, rows: Features) -> dict[str, float]:
         """Return `bound_gap` on the training rows."""
@@ -312,8 +262,7 @@ class VBLLHead(LastLayer):
     @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:
         """Set the features' mean squared norm; the training variances of logits do not change."""
-        change = 0.5 * math.log(float(self.mean_sq_norm) / value)
-        self._trained_family.shift_log_std(self.spread, self.factor, change)
+        self.spread.add_(0.5 * math.log(float(self.mean_sq_norm) / value))
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
@@ -341,7 +290,7 @@ class VBLLHead(LastLayer):
         self._packs = self._packs and extra.get("packed") is True
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
-        shapes = self._family.shapes(classes, size, self.config.rank)
+        shapes = self.families[self.config.covariance].shapes(classes, size)
         for name, shape in shapes.items():
             setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
@@ -370,40 +319,41 @@ class VBLLHead(LastLayer):
         key = f"{prefix}fitted_scale"
         if self._packs and key in state:
             state[key] = unpacked(state[key])
+        self._keep_deviations(state, prefix)
         super()._load_from_state_dict(state, prefix, *args)
 
-    @property
-    def _family(self) -> type[Covariance]:
-        return self.families[self.config.covariance]
+    def _keep_deviations(self, state: Any, prefix: str) -> None:
+        """Keep the deviations of a training covariance that earlier versions had beside these.
 
-    @property
-    def _trained_family(self) -> type[Trainable]:
-        return self.trainable[self.config.training_covariance]
+        They were the diagonal of `spread`, of triangles [C, d, d] or one [C d, C d]; `factor` were
+        directions of low rank. Nothing of them is in a fitted posterior.
+        """
+        state.pop(f"{prefix}factor", None)
+        key = f"{prefix}spread"
+        if key in state and state[key].shape != self.spread.shape:
+            state[key] = state[key].diagonal(dim1=-2, dim2=-1).reshape(self.spread.shape)
 
-    def _posterior(self) -> tuple[Tensor, Covariance]:
+    def _posterior(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return means and stored covariance of the last fit, or of the training q before a fit."""
         if self.fitted_mean is None or self.fitted_scale is None:
-            return self.mean, self.covariance
-        parts = {
-            "scale": self.fitted_scale,
-            "factor": self.fitted_factor,
-            "basis": self.fitted_basis,
-        }
-        tensors = {name: part for name, part in parts.items() if part is not None}
-        return self.fitted_mean, self._family.of_tensors(tensors)
+            return self.mean, {"scale": self.spread.exp()}
+        basis = {} if self.fitted_basis is None else {"basis": self.fitted_basis}
+        return self.fitted_mean, {"scale": self.fitted_scale, **basis}
 
     def _is_trained(self) -> bool:
         """Return whether the means ever left the prior mean."""
         centre = torch.zeros_like(self.mean) if self.prior_mean is None else self.prior_mean
         return not torch.equal(self.mean, centre)
 
-    def _start(self, rows: Features, mean: Tensor, covariance: Covariance) -> Start:
-        return Start(mean, _moments(rows.double(), mean.double(), covariance.double())[1])
+    def _start(self, rows: Features, mean: Tensor, stored: Mapping[str, Tensor]) -> Start:
+        return Start(mean, _variance_under(stored, rows.double()))
 
-    def _bound(self, rows: Features, mean: Tensor, covariance: Covariance) -> Tensor:
-        logits, variance = _moments(rows.to(mean.dtype), mean, covariance)
+    def _bound(self, rows: Features, mean: Tensor, deviations: Tensor) -> Tensor:
+        rows = rows.to(mean.dtype)
+        logits, covariance = rows.logits(mean), logit_covariance(rows.values, deviations)
         labels = rows.targets
         if self.config.bound != "mc":
-            return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
+            return bounds.CLOSED_FORM[self.config.bound](logits, covariance, labels)
         self.num_draws += 1
         noise = antithetic_noise(
             self.config.num_bound_samples,
@@ -411,16 +361,17 @@ class VBLLHead(LastLayer):
             self.seed + int(self.num_draws),
             logits,
         )
-        return bounds.monte_carlo(logits, variance, labels, noise)
+        return bounds.monte_carlo(logits, covariance, labels, noise)
 
 
-def _moments(rows: Features, mean: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
-    """Return the logits' means [N, C] and covariances [N, C] or [N, C, C]."""
-    return rows.logits(mean), covariance.of_logits(rows.values)
+def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
+    """Return the logits' covariance of float64 rows, [N, C] or [N, C, C]."""
+    tensors = {name: tensor.double() for name, tensor in stored.items()}
+    return logit_covariance(rows.values, **tensors)
 
 
 def negative_elbo(
-    mean: Tensor, covariance: Trainable, prior_variance: Tensor, log_likelihood: Tensor
+    mean: Tensor, deviations: Tensor, prior_variance: Tensor, log_likelihood: Tensor
 ) -> Tensor:
     """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
 
@@ -430,154 +381,47 @@ def negative_elbo(
     Pyro takes seconds to import, and only training needs this function.
 
     Args:
-        mean: [C, d] means of the weights.
-        covariance: Covariance of the weights.
+        mean: [C, d] means of the weights, relative to those of the prior.
+        deviations: [C, d] standard deviations of the weights.
         prior_variance: σ0², a scalar tensor.
         log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
     """
     import pyro.infer
+    from pyro.distributions import Normal
 
     elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
-    # Validation is redundant here and would synchronise with the device a dozen times per step.
-    with pyro.validation_enabled(False):
-        prior, posterior = covariance.distributions(mean, prior_variance)
+    normal: Any = Normal
 
     def model() -> None:
-        pyro.sample("weight", prior)
+        prior_deviation = prior_variance.to(mean).sqrt().expand_as(mean)
+        pyro.sample("weight", normal(torch.zeros_like(mean), prior_deviation).to_event(2))
         pyro.factor("log_likelihood", log_likelihood)
 
     def guide() -> None:
-        pyro.sample("weight", posterior)
+        pyro.sample("weight", normal(mean, deviations).to_event(2))
 
+    # Validation is redundant here and would synchronise with the device a dozen times per step.
     with pyro.validation_enabled(False):
         loss: Tensor = elbo().differentiable_loss(model, guide)
     return loss
 
 
-@dataclass(frozen=True)
-class SharedDense(Dense):
-    """One full covariance.
-
-    Attributes:
-        scale: [1, d, d] lower triangle with a positive diagonal.
-    """
-
-    turns: ClassVar[bool] = False
-    couples_classes: ClassVar[bool] = True
-    simpler: ClassVar[type[Covariance] | None] = None
-    simpler_in_training: ClassVar[type[Trainable] | None] = None
-    approach: ClassVar[tuple[tuple[type[Covariance], torch.dtype], ...]] = ()
-
-    @classmethod
-    def blocks(cls, problem: Problem) -> Blocks:
-        """Return the optimal covariance for [N, C, d] features and [N, C, C] weights."""
-        features, weights, prior = problem.features, problem.weights, problem.prior_precision
-        precision = shared_gram(features, weights)
-        precision.diagonal().add_(prior)
-        lower, factor = precision_to_lower(precision), precision_factor(precision)
-        return SharedBlocks(cls(lower[None]), features, weights, prior, factor)
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
-        return _gram_of_options(features, lambda part: part @ self.scale[0])
-
-    @classmethod
-    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> SharedDense:
-        """Return the covariance of `blocks` alone."""
-        precision = shared_gram(features, weights)
-        precision.diagonal().add_(prior_precision)
-        return cls(precision_to_lower(precision)[None])
-
-
-@dataclass(frozen=True)
-class SharedDiagonal(Diagonal):
-    """Independent weights.
-
-    Attributes:
-        scale: [1, d] standard deviations.
-    """
-
-    couples_classes: ClassVar[bool] = True
-
-    @classmethod
-    def blocks(cls, problem: Problem) -> Blocks:
-        """Return the optimal variances for [N, C, d] features and [N, C, C] weights."""
-        features, weights, prior = problem.features, problem.weights, problem.prior_precision
-        precision = ((weights @ features) * features).sum((0, 1)) + prior
-        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
-        factor = bounding_factor(features.flatten(0, 1), prior)
-        return SharedBlocks(cls(precision.rsqrt()[None]), features, weights, prior, factor)
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
-        return _gram_of_options(features, lambda part: part * self.scale[0])
-
-
-class SharedBlocks(Blocks):
-    """The optimum of either family, with a Cholesky factor that preconditions the means."""
-
-    def __init__(
-        self,
-        covariance: SharedDense | SharedDiagonal,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        factor: Tensor,
-    ) -> None:
-        """Store the covariance and compute its statistics.
-
-        Args:
-            covariance: Covariance of the weights, float64.
-            features: [N, C, d] float64.
-            weights: [N, C, C].
-            prior_precision: 1/σ0².
-            factor: [d, d], Cholesky factor of the precision of the means, or of a bound on it.
-        """
-        super().__init__(prior_precision)
-        self._covariance = covariance
-        self._factor = factor
-        self.train_covariance = covariance.of_logits(features)
-        scale = covariance.scale[0]
-        deviations = scale.diagonal() if scale.ndim == 2 else scale
-        self.log_determinant = 2 * float(deviations.log().sum())
-        self.trace = self._trace(len(deviations), weights)
-
-
-def shared_gram(features: Tensor, weights: Tensor) -> Tensor:
-    """Return Σ_n Φ_nᵀ W_n Φ_n, [d, d], for [N, C, d] features and [N, C, C] weights."""
-    return features.flatten(0, 1).T @ (weights @ features).flatten(0, 1)
-
-
-def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
-    parts = []
-    for rows in row_slices(len(features), features[0].numel()):
-        projected = root(features[rows])
-        parts.append(projected @ projected.mT)
-    return torch.cat(parts)
-
-
 class SharedVBLLHead(VBLLHead):
     """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
 
-    trainable: ClassVar[Mapping[str, type[Trainable]]] = {
-        "dense": SharedDense,
-        "diagonal": SharedDiagonal,
-    }
-    families: ClassVar[Mapping[str, type[Covariance]]] = trainable
+    families: ClassVar[Mapping[str, type[Optimum]]] = SHARED_FAMILIES
 
     @classmethod
     def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
         """Return a head for options.
 
         Raises:
-            InputError: A covariance is neither `dense` nor `diagonal`.
+            InputError: A basis that classes share is not for options.
         """
-        for field in ("covariance", "training_covariance"):
-            if getattr(config, field) not in ("auto", *cls.families):
-                raise InputError(
-                    f"{field} {getattr(config, field)!r} is not supported for the format "
-                    "'options', whose options share one weight vector; choose 'dense' or "
-                    "'diagonal'",
-                    code="not-on-options",
-                )
+        if config.covariance not in ("auto", *cls.families):
+            raise InputError(
+                f"covariance {config.covariance!r} is not supported for the format 'options', "
+                "whose options share one weight vector; choose 'dense' or 'diagonal'",
+                code="not-on-options",
+            )
         return cls(config, num_features, num_classes, **options)

@@ -1,12 +1,10 @@
 """Closed-form fit of a variational last layer to fixed features.
 
-Coordinate ascent over means, prior variance and covariances until the evidence
-lower bound converges. Algebra is batched over classes, and done in the row space of the features if
-that is smaller. Dense covariances are fitted in stages, each started from the result of the
-previous stage: in the eigenbasis, in float32, and finally in float64 like all other families.
-`Polisher` also chooses the prior scale and the means.
-
-One round of coordinate ascent for a variational last layer on fixed features.
+Coordinate ascent over means, prior variance and covariances until the evidence lower bound
+converges. Algebra is batched over classes, and done in the row space of the features if that is
+smaller. Dense covariances are fitted in stages, each started from the result of the previous stage:
+in the eigenbasis, in float32, and finally in float64 like all other families. `Polisher` also
+chooses the prior scale and the means.
 
 With q the class probabilities of the bound and W its curvature at the current logit moments
 (`bounds.py`), the evidence lower bound is stationary where
@@ -21,11 +19,8 @@ of these with the others fixed, and none lowers the bound.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,10 +31,15 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
-from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS, AscentBound, curvature
-from bayeslora.posteriors.last_layer.vbll.covariance import Blocks, Covariance, Problem
-from bayeslora.posteriors.last_layer.vbll.families import FAMILIES
-from bayeslora.posteriors.options import CROSS_VALIDATION, PRIOR_SCALE_GRID, VBLL
+from bayeslora.posteriors.last_layer.vbll.bounds import BEST_TILT, curvature, tilt_terms, tilted
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    FAMILIES,
+    SHARED_FAMILIES,
+    Dense,
+    Eigenbasis,
+    Optimum,
+)
+from bayeslora.posteriors.options import CROSS_VALIDATION, VBLL
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
 _SMALLEST_STEP = 1e-3
@@ -60,8 +60,8 @@ class State:
 
     Attributes:
         mean: [C, d].
-        blocks: The covariances.
-        weights: [N, C] or [N, C, C], the curvatures behind `blocks`.
+        covariance: The covariances.
+        weights: [N, C] or [N, C, C], the curvatures behind them.
         tilt: [N, C], optimal for the current moments.
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
@@ -70,7 +70,7 @@ class State:
     """
 
     mean: Tensor
-    blocks: Blocks
+    covariance: Optimum
     weights: Tensor
     tilt: Tensor
     prior_variance: float
@@ -87,33 +87,57 @@ class Ascent:
         features: [N, d] float64, or [N, C, d] for options.
         labels: [N] int64.
         targets: [N, C] one-hot labels, float64.
-        bound: A key of `ASCENT_BOUNDS`.
+        bound: `jensen` or `knowles_minka`.
         family: Family of the covariances.
-        rank: Directions of a `low_rank` covariance.
-        tolerance: Negligible relative change of the bound.
-        dtype: Dtype of the matrices of `dense` covariances.
-        outside: Squared norm of fixed means outside the features' row space.
         offset: [N, C], logits of the prior mean, the origin of the means, plus known logits; None
             for zero.
+        learn_prior: Also maximise over σ0² (empirical Bayes).
+        hold_mean: Keep the means.
+        outside: Squared norm of kept means outside the features' row space.
+        max_iterations: Maximum number of rounds; at least one.
+        tolerance: Relative change of the bound below which to stop.
+        dtype: Dtype of the matrices of `dense` covariances.
     """
 
     features: Tensor
     labels: Tensor
     targets: Tensor
     bound: str
-    family: type[Covariance]
-    rank: int
+    family: type[Optimum]
+    offset: Tensor | None
+    learn_prior: bool
+    hold_mean: bool
+    outside: float
+    max_iterations: int
     tolerance: float
     dtype: torch.dtype = torch.float64
-    outside: float = 0.0
-    offset: Tensor | None = None
+
+    def stages(self) -> list[Ascent]:
+        """Return cheaper problems whose solutions are near, and last the full problem."""
+        if self.family is not Dense:
+            return [self]
+        rough = replace(self, tolerance=max(self.tolerance, _ROUGH_TOLERANCE))
+        return [replace(rough, family=Eigenbasis), replace(rough, dtype=torch.float32), self]
+
+    def climb(self, state: State) -> tuple[State, list[float]]:
+        """Return the state after all rounds, and the bound before and after each."""
+        trace = [state.elbo]
+        for _ in range(self.max_iterations):
+            if self.learn_prior:
+                state = self.improve_prior(state)
+            else:
+                state = self.improve_covariance(self.improve_mean(state))
+            trace.append(state.elbo)
+            if _settled(trace, self.tolerance):
+                break
+        return state, trace
 
     def begin(
         self,
         mean: Tensor,
         covariance: Tensor,
         prior_variance: float,
-        previous: Blocks | None = None,
+        previous: Optimum | None = None,
     ) -> State:
         """Return the initial state for means and logit covariances.
 
@@ -124,43 +148,40 @@ class Ascent:
             previous: Covariances for the same features, if any.
         """
         logits = self._logits(mean)
-        tilt = self._bound.tilt(logits, covariance)
-        weights = self._bound.curvature(logits, covariance, tilt)
-        blocks = self._blocks(weights, 1 / prior_variance, previous)
-        tilt = self._bound.tilt(logits, blocks.train_covariance)
-        return self._rated(State(mean, blocks, weights, tilt, prior_variance, -math.inf))
+        weights = curvature(logits, covariance, self._tilt(logits, covariance))
+        optimum = self._optimum(weights, 1 / prior_variance, previous)
+        tilt = self._tilt(logits, optimum.train_covariance)
+        return self._rated(State(mean, optimum, weights, tilt, prior_variance, -math.inf))
 
     def improve_mean(self, state: State) -> State:
-        """Return the state with better means."""
-        covariance = state.blocks.train_covariance
+        """Return the state with better means, unless they are kept."""
+        if self.hold_mean:
+            return state
+        covariance = state.covariance.train_covariance
         tolerance = 0.1 * self.tolerance * abs(state.elbo)
-        for _ in range(_TILTS_PER_ROUND if self._bound.follows_means else 1):
-            shifts, shares = self._bound.shifts(covariance, state.tilt)
-            shifts = shifts if self.offset is None else shifts + self.offset
+        for _ in range(_TILTS_PER_ROUND if self.bound == "knowles_minka" else 1):
+            shift = tilt_terms(covariance, state.tilt)[0]
+            shift = shift if self.offset is None else shift + self.offset
             mean = maximise_mean(
-                MeanProblem(self.features, self.targets, shifts, shares, state.prior_variance),
+                MeanProblem(self.features, self.targets, shift, state.prior_variance),
                 state.mean,
-                state.blocks.precondition,
+                state.covariance.precondition,
                 tolerance=tolerance,
             )
-            tilt = self._bound.tilt(self._logits(mean), covariance)
+            tilt = self._tilt(self._logits(mean), covariance)
             candidate = self._rated(replace(state, mean=mean, tilt=tilt))
             gain, state = candidate.elbo - state.elbo, candidate
             if gain < tolerance:
                 break
         return state
 
-    def improve_prior(self, state: State, *, means: bool = True) -> State:
+    def improve_prior(self, state: State) -> State:
         """Return the state with a better prior variance, and updated means and covariances.
 
         For fixed means and covariances the best variance is the mean second moment of a weight.
         Repeating that step converges slowly, since covariances and means follow the prior where
         data are uninformative. A secant through the last two steps extrapolates to where the step
         vanishes; it is accepted if the bound has not fallen after updating means and covariances.
-
-        Args:
-            state: The current state.
-            means: Whether the means may move.
         """
         log_variance = math.log(state.prior_variance)
         fixed_point_step = math.log(self._second_moment(state) / state.mean.numel()) - log_variance
@@ -172,8 +193,7 @@ class Ascent:
             )
             candidate = self._rated(candidate)
             for _ in range(_FOLLOWING):
-                candidate = self.improve_mean(candidate) if means else candidate
-                candidate = self.improve_covariance(candidate)
+                candidate = self.improve_covariance(self.improve_mean(candidate))
                 if candidate.elbo >= state.elbo:
                     return candidate
         return state
@@ -186,45 +206,43 @@ class Ascent:
         stationary precisions follows the natural gradient.
         """
         logits = self._logits(state.mean)
-        target = self._bound.curvature(logits, state.blocks.train_covariance, state.tilt)
-        current = state.blocks.prior_precision
+        target = curvature(logits, state.covariance.train_covariance, state.tilt)
+        current = state.covariance.prior_precision
         step = min(1.0, 2 * state.step)
         while step >= _SMALLEST_STEP:
             weights = torch.lerp(state.weights, target, step)
             precision = current + step * (1 / state.prior_variance - current)
-            blocks = self._blocks(weights, precision, state.blocks)
-            tilt = self._bound.tilt(logits, blocks.train_covariance)
+            optimum = self._optimum(weights, precision, state.covariance)
+            tilt = self._tilt(logits, optimum.train_covariance)
             candidate = self._rated(
-                replace(state, blocks=blocks, weights=weights, tilt=tilt, step=step)
+                replace(state, covariance=optimum, weights=weights, tilt=tilt, step=step)
             )
             if candidate.elbo >= state.elbo:
                 return candidate
             step /= 2
         return state
 
-    @property
-    def _bound(self) -> AscentBound:
-        return ASCENT_BOUNDS[self.bound]
+    def _tilt(self, logits: Tensor, covariance: Tensor) -> Tensor:
+        return BEST_TILT[self.bound](logits, covariance)
 
     def _logits(self, mean: Tensor) -> Tensor:
         logits = mean_logits(self.features, mean)
         return logits if self.offset is None else logits + self.offset
 
     def _second_moment(self, state: State) -> float:
-        return float(state.mean.square().sum()) + self.outside + state.blocks.trace
+        return float(state.mean.square().sum()) + self.outside + state.covariance.trace
 
-    def _blocks(self, weights: Tensor, precision: float, previous: Blocks | None) -> Blocks:
-        problem = Problem(self.features, weights, precision, self.rank, previous, self.dtype)
-        return self.family.blocks(problem)
+    def _optimum(self, weights: Tensor, precision: float, previous: Optimum | None) -> Optimum:
+        return self.family(self.features, weights, precision, previous, self.dtype)
 
     def _rated(self, state: State) -> State:
         """Return the state with its bound evaluated: likelihood − KL."""
         logits = self._logits(state.mean)
-        covariance = state.blocks.train_covariance
-        likelihood = float(self._bound.value(logits, covariance, self.labels, state.tilt).sum())
+        covariance = state.covariance.train_covariance
+        likelihood = float(tilted(logits, covariance, self.labels, state.tilt).sum())
         size = state.mean.numel()
         second_moment = self._second_moment(state)
-        log_ratio = size * math.log(state.prior_variance) - state.blocks.log_determinant
+        log_ratio = size * math.log(state.prior_variance) - state.covariance.log_determinant
         kl = 0.5 * (second_moment / state.prior_variance - size + log_ratio)
         return replace(state, elbo=likelihood - kl)
 
@@ -246,12 +264,8 @@ def _secant(
     return min(max(factor * fixed_point_step, -_FARTHEST), _FARTHEST)
 
 
-logger = logging.getLogger(__name__)
-
 # Relative change of the bound at which a stage before the last stops.
 _ROUGH_TOLERANCE = 1e-5
-# Loose fits suffice to rank prior scales by validation NLL.
-_GRID_TOLERANCE = 1e-4
 # The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
 _LEARNING_TOLERANCE = 1e-5
 # Fixed means are short of their optimum, so their size is not informative about the prior; a wide
@@ -283,39 +297,30 @@ class Polished:
     Attributes:
         mean: [C, d] float64.
         prior_variance: σ0².
-        family: Family of the covariances.
         elbo: Evidence lower bound in nats after every round; never decreases.
         converged: Whether the last change was within the tolerance.
     """
 
     mean: Tensor
     prior_variance: float
-    family: type[Covariance]
     elbo: list[float]
     converged: bool
     _state: State = field(repr=False)
     _space: RowSpace = field(repr=False)
     _rows: Features = field(repr=False)
-    _rank: int = field(repr=False)
 
     def moments(self, rows: Features) -> tuple[Tensor, Tensor]:
         """Return the logits' means [M, C] and covariances [M, C] or [M, C, C]."""
         rows = rows.double()
-        states = rows.values
-        covariance = self._state.blocks.of_logits(self._space.coordinates(states))
+        covariance = self._state.covariance.of_logits(self._space.coordinates(rows.values))
         if self._space.basis is not None:
-            outside = self._space.outside(states) / self._state.blocks.prior_precision
-            if covariance.ndim == 3:
-                outside = torch.diag_embed(outside.expand(-1, covariance.shape[1]))
-            covariance = covariance + outside
+            outside = self._space.outside(rows.values)
+            covariance = covariance + outside / self._state.covariance.prior_precision
         return rows.logits(self.mean), covariance
 
-    def covariance(self) -> Covariance:
-        """Return the covariance of the weights in all d dimensions."""
-        blocks = self._state.blocks
-        if self._space.basis is None:
-            return blocks.stored()
-        return self.family.best(self._rows.values, self._state.weights, blocks.prior_precision)
+    def covariance(self) -> dict[str, Tensor]:
+        """Return the covariance of the weights in all d dimensions, see `Optimum.stored`."""
+        return self._state.covariance.stored(self._rows.values, self._state.weights)
 
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.
@@ -324,17 +329,16 @@ class Polished:
         curvature at the mean. The result is no longer the optimum of a single objective.
         """
         inside = self._space.coordinates(self._rows.values)
-        logits = self._rows.logits(self.mean)
-        zeros = torch.zeros_like(self._state.blocks.train_covariance)
+        logits, before = self._rows.logits(self.mean), self._state.covariance
+        zeros = torch.zeros_like(before.train_covariance)
         weights = curvature(logits, zeros, logits.softmax(-1))
-        precision, previous = 1 / self.prior_variance, self._state.blocks
-        blocks = self.family.blocks(Problem(inside, weights, precision, self._rank, previous))
-        return replace(self, _state=replace(self._state, blocks=blocks, weights=weights))
+        optimum = type(before)(inside, weights, 1 / self.prior_variance, before)
+        return replace(self, _state=replace(self._state, covariance=optimum, weights=weights))
 
     @property
     def start(self) -> Start:
         """Initial values for a fit to the same rows under another prior."""
-        return Start(self.mean, self._state.blocks.train_covariance)
+        return Start(self.mean, self._state.covariance.train_covariance)
 
 
 def polish(
@@ -344,12 +348,10 @@ def polish(
     prior_variance: float,
     bound: str = "knowles_minka",
     covariance: str = "dense",
-    rank: int = 1,
     start: Start | None = None,
     learn_prior: bool = False,
     hold_mean: bool = False,
     prior_mean: Tensor | None = None,
-    families: Mapping[str, type[Covariance]] = FAMILIES,
     max_iterations: int = 50,
     tolerance: float = 1e-6,
 ) -> Polished:
@@ -359,53 +361,60 @@ def polish(
         rows: Labelled.
         num_classes: C, or 1 for options, for their shared weight vector.
         prior_variance: σ0² of a weight, or its initial value if it is learned.
-        bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
-        covariance: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
-        rank: Directions of a `low_rank` covariance.
+        bound: `jensen` or `knowles_minka`.
+        covariance: `dense`, `eigenbasis` or `diagonal`.
         start: A fit of a similar problem; None starts from the prior mean.
         learn_prior: Also maximise over σ0² (empirical Bayes).
         hold_mean: Keep the means of `start` fixed.
         prior_mean: [C, d]; None for zero.
-        families: Families by the names in `covariance`.
         max_iterations: Maximum number of rounds; at least one.
         tolerance: Relative change of the bound below which to stop.
     """
     rows = rows.double()
-    features, family = rows.values, families[covariance]
+    features = rows.values
+    family = (SHARED_FAMILIES if features.ndim == 3 else FAMILIES)[covariance]
     # A diagonal covariance is not diagonal in rotated coordinates.
     space = RowSpace.of(features) if family.turns else RowSpace(None)
     targets = _one_hot(rows, num_classes)
     centre = features.new_zeros(num_classes, features.shape[-1])
     centre = centre if prior_mean is None else prior_mean.double()
-    start = Start(centre, torch.zeros_like(targets)) if start is None else start
+    if start is None:
+        start = Start(centre, targets.new_zeros(targets.shape))
     start_mean = start.mean.double() - centre
     ascent = Ascent(
-        space.coordinates(features),
-        rows.targets,
-        targets,
-        bound,
-        family,
-        rank,
-        tolerance,
-        outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
+        features=space.coordinates(features),
+        labels=rows.targets,
+        targets=targets,
+        bound=bound,
+        family=family,
         offset=_offset(rows, prior_mean),
+        learn_prior=learn_prior,
+        hold_mean=hold_mean,
+        outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
     )
-    climb = partial(
-        _climb, learn_prior=learn_prior, hold_mean=hold_mean, max_iterations=max_iterations
-    )
-    logit_covariance = _in_shape(start.covariance.double(), is_full=family.couples_classes)
-    begin = (space.coordinates(start_mean), logit_covariance, prior_variance)
-    state, trace = _climb_in_stages(ascent, climb, *begin)
+    logit_covariance = start.covariance.double()
+    if features.ndim == 3 and logit_covariance.ndim == 2:
+        logit_covariance = torch.diag_embed(logit_covariance)
+    mean, optimum = space.coordinates(start_mean), None
+    for stage in ascent.stages():
+        try:
+            state, trace = stage.climb(stage.begin(mean, logit_covariance, prior_variance, optimum))
+        except InputError:  # rows differ in size by more than float32 can hold
+            if stage is ascent:
+                raise
+            continue
+        mean, optimum, prior_variance = state.mean, state.covariance, state.prior_variance
+        logit_covariance = optimum.train_covariance
     return Polished(
         mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
-        family=family,
         elbo=trace,
         converged=len(trace) > 1 and _settled(trace, tolerance),
         _state=state,
         _space=space,
         _rows=rows,
-        _rank=rank,
     )
 
 
@@ -423,57 +432,8 @@ def _offset(rows: Features, prior_mean: Tensor | None) -> Tensor | None:
     return offset if rows.known is None else offset + rows.known
 
 
-def _climb_in_stages(
-    ascent: Ascent,
-    climb: Callable[[Ascent, State], tuple[State, list[float]]],
-    mean: Tensor,
-    logit_covariance: Tensor,
-    prior_variance: float,
-) -> tuple[State, list[float]]:
-    """Climb through cheaper problems, each from the solution of the last, to the full one."""
-    blocks = None
-    for stage in _rough_stages(ascent):
-        try:
-            state = climb(stage, stage.begin(mean, logit_covariance, prior_variance, blocks))[0]
-        except InputError:  # rows differ in size by more than float32 can hold
-            continue
-        mean, logit_covariance, blocks = state.mean, state.blocks.train_covariance, state.blocks
-        prior_variance = state.prior_variance
-    return climb(ascent, ascent.begin(mean, logit_covariance, prior_variance, blocks))
-
-
-def _rough_stages(ascent: Ascent) -> list[Ascent]:
-    """Return the cheaper problems whose solutions are near that of the full problem."""
-    rough = replace(ascent, tolerance=max(ascent.tolerance, _ROUGH_TOLERANCE))
-    return [replace(rough, family=family, dtype=dtype) for family, dtype in ascent.family.approach]
-
-
-def _climb(
-    ascent: Ascent, state: State, *, learn_prior: bool, hold_mean: bool, max_iterations: int
-) -> tuple[State, list[float]]:
-    """Return the state after at most `max_iterations` rounds, and the bound after each."""
-    trace = [state.elbo]
-    for _ in range(max_iterations):
-        if learn_prior:
-            state = ascent.improve_prior(state, means=not hold_mean)
-        else:
-            state = state if hold_mean else ascent.improve_mean(state)
-            state = ascent.improve_covariance(state)
-        trace.append(state.elbo)
-        if _settled(trace, ascent.tolerance):
-            break
-    return state, trace
-
-
 def _settled(trace: list[float], tolerance: float) -> bool:
     return trace[-1] - trace[-2] < tolerance * abs(trace[-1])
-
-
-def _in_shape(covariance: Tensor, *, is_full: bool) -> Tensor:
-    """Convert logit covariances to the shape that a family needs."""
-    if is_full == (covariance.ndim == 3):
-        return covariance
-    return torch.diag_embed(covariance) if is_full else covariance.diagonal(dim1=-2, dim2=-1)
 
 
 @dataclass(frozen=True)
@@ -485,10 +445,8 @@ class Polisher:
         train: Training rows.
         num_classes: C, or 1 for options.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
-        validation: Held-out rows; without them a prior scale `validation` means
-            `empirical-bayes`, as `auto` does here, and means `validation` are refitted.
+        validation: Held-out rows; without them means `validation` are refitted.
         prior_mean: [C, d]; None for zero.
-        families: Families by the names in `config`.
         fixed_scale: Prior scale of refitted means in the place of one that must be chosen, where
             epochs are compared; None chooses it.
     """
@@ -499,7 +457,6 @@ class Polisher:
     mean_sq_norm: float
     validation: Features | None = None
     prior_mean: Tensor | None = None
-    families: Mapping[str, type[Covariance]] = field(default_factory=lambda: FAMILIES)
     fixed_scale: float | None = None
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
@@ -511,30 +468,27 @@ class Polisher:
         """
         means = self.config.polish_mean
         if trained is None or means == "refit" or (means, self.validation) == ("validation", None):
-            return self._under_prior(start)
-        fixed_mean = self._under_prior(trained, hold_mean=True)
+            return self._refit(start)
+        scale = HELD_PRIOR_SCALE if self._stated_scale is None else self._stated_scale
+        fixed_mean = self._under(scale, trained, hold_mean=True)
         if means == "trained":
             return fixed_mean
-        return min((self._under_prior(start), fixed_mean), key=self._validation_nll)
+        return min((self._refit(start), fixed_mean), key=self._validation_nll)
 
-    def _under_prior(self, start: Start | None, *, hold_mean: bool = False) -> Polished:
-        scale = self.config.prior_scale
-        if not isinstance(scale, str):
-            return self._fit(scale, start, hold_mean=hold_mean)
-        if scale == "validation" and self.validation is not None and self.fixed_scale is None:
-            return self._on_grid(start, hold_mean=hold_mean)
-        if hold_mean:
-            return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
-        if self.fixed_scale is not None:
-            return self._fit(self.fixed_scale, start, hold_mean=False)
-        if scale == CROSS_VALIDATION and self._wide_is_better():
-            return self._fit(WIDE_PRIOR_SCALE, start, hold_mean=False)
+    def _refit(self, start: Start | None) -> Polished:
+        """Return the optimum over the means too, under the configured prior."""
+        scale = self.fixed_scale if self._stated_scale is None else self._stated_scale
+        if scale is not None:
+            return self._under(scale, start)
+        if self.config.prior_scale == CROSS_VALIDATION and self._wide_is_better():
+            return self._under(WIDE_PRIOR_SCALE, start)
         return self._learned(start)
 
-    def _learned(self, start: Start | None) -> Polished:
-        return self._fit(
-            DEFAULT_PRIOR_SCALE, start, _LEARNING_TOLERANCE, hold_mean=False, learn_prior=True
-        )
+    @property
+    def _stated_scale(self) -> float | None:
+        """The prior scale, if the configuration states a number."""
+        scale = self.config.prior_scale
+        return None if isinstance(scale, str) else scale
 
     def _wide_is_better(self) -> bool:
         """Return whether a wide prior has the lower cross-validated NLL."""
@@ -547,44 +501,37 @@ class Polisher:
             split = replace(
                 self, train=self.train.take(~held_out), validation=self.train.take(held_out)
             )
-            wide = split._fit(WIDE_PRIOR_SCALE, None, _LEARNING_TOLERANCE, hold_mean=False)
+            wide = split._under(WIDE_PRIOR_SCALE, None, tolerance=_LEARNING_TOLERANCE)
             difference = split._validation_nll(split._learned(None)) - split._validation_nll(wide)
             gain += difference * int(held_out.sum())
         return gain > 0
 
-    def _on_grid(self, start: Start | None, *, hold_mean: bool) -> Polished:
-        scores: dict[float, float] = {}
-        starts: dict[float, Start] = {}
-        for scale in PRIOR_SCALE_GRID:
-            candidate = self._fit(scale, start, _GRID_TOLERANCE, hold_mean=hold_mean)
-            start = starts[scale] = candidate.start
-            scores[scale] = self._validation_nll(candidate)
-        best = min(scores, key=scores.__getitem__)
-        if best in {PRIOR_SCALE_GRID[0], PRIOR_SCALE_GRID[-1]} and not hold_mean:
-            logger.warning("the best prior scale, %g, is at the edge of %s", best, PRIOR_SCALE_GRID)
-        return self._fit(best, starts[best], hold_mean=hold_mean)
+    def _learned(self, start: Start | None) -> Polished:
+        """Return the optimum over the prior scale too (empirical Bayes)."""
+        return self._under(
+            DEFAULT_PRIOR_SCALE, start, tolerance=_LEARNING_TOLERANCE, learn_prior=True
+        )
 
-    def _fit(
+    def _under(
         self,
         scale: float,
         start: Start | None,
-        tolerance: float = 1e-6,
         *,
-        hold_mean: bool,
+        tolerance: float = 1e-6,
+        hold_mean: bool = False,
         learn_prior: bool = False,
     ) -> Polished:
+        """Return the fit under a prior scale."""
         polished = polish(
             self.train,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
             bound=self.config.polish_bound,
             covariance=self.config.with_family("dense").covariance,
-            rank=self.config.rank,
             start=start,
             learn_prior=learn_prior,
             hold_mean=hold_mean,
             prior_mean=self.prior_mean,
-            families=self.families,
             tolerance=tolerance,
         )
         return polished.refined() if self.config.laplace_refinement else polished
