@@ -23,13 +23,7 @@ from pathlib import Path
 
 from bayeslora.cli import config_file
 from bayeslora.cli.data import stdin_as_file
-from bayeslora.cli.messages import (
-    drop,
-    log_on_stderr,
-    say,
-    trace,
-    with_options_alone,
-)
+from bayeslora.cli.messages import drop, log_on_stderr, say, trace, with_options_alone
 from bayeslora.cli.parser import build_parser
 from bayeslora.errors import FailedError, InputError
 from bayeslora.io.files import lock

@@ -22,11 +22,7 @@ from bayeslora.data.examples import data_hash
 from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.choose_backbone import choose_backbone
-from bayeslora.engine.cross_validation import (
-    cross_validate,
-    split_off,
-    what_was_chosen,
-)
+from bayeslora.engine.cross_validation import cross_validate, split_off, what_was_chosen
 from bayeslora.engine.data import TrainingData, check_images
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
 from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts

@@ -21,12 +21,7 @@ from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.examples import Examples, data_hash, joined
 from bayeslora.data.read import ExampleStream
-from bayeslora.engine.data import (
-    LabelledExamples,
-    Unknown,
-    encode_for,
-    most_options,
-)
+from bayeslora.engine.data import LabelledExamples, Unknown, encode_for, most_options
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import InputError

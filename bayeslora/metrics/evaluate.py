@@ -11,12 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import MAX_ROWS
-from bayeslora.metrics.calibration import (
-    NUM_BINS,
-    as_num_bins,
-    check_closed,
-    reliability_bins,
-)
+from bayeslora.metrics.calibration import NUM_BINS, as_num_bins, check_closed, reliability_bins
 from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.confusion import confusion

@@ -28,10 +28,7 @@ from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
-from bayeslora.reporting.assess import (
-    Assessed,
-    labelled,
-)
+from bayeslora.reporting.assess import Assessed, labelled
 from bayeslora.reporting.detectors import is_blind
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import listed_names

@@ -20,12 +20,7 @@ from bayeslora.cli.arguments import (
     given,
     refuse,
 )
-from bayeslora.cli.data import (
-    add_multi_task,
-    files_of,
-    labelled_rows,
-    named_files,
-)
+from bayeslora.cli.data import add_multi_task, files_of, labelled_rows, named_files
 from bayeslora.cli.messages import show, show_last
 from bayeslora.cli.outputs import check_new_file, print_json, table_width
 from bayeslora.cli.runs import find

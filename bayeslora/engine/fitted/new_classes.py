@@ -13,11 +13,7 @@ from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.checkpoint import ADAPTED
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import (
-    Examples,
-    class_names,
-    encode_labels,
-)
+from bayeslora.data.examples import Examples, class_names, encode_labels
 from bayeslora.engine.build import check_last_layer
 from bayeslora.engine.data import check_images, columns_of
 from bayeslora.engine.ensemble import fit_frozen

@@ -20,13 +20,7 @@ from bayeslora.checkpoint import library_versions
 from bayeslora.data.examples import Examples
 from bayeslora.data.questions import question_columns
 from bayeslora.engine import rows as engine_rows
-from bayeslora.engine.data import (
-    LabelledExamples,
-    Unknown,
-    classes_for,
-    encode_for,
-    most_options,
-)
+from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import (
     answering,
     fit_options,
@@ -37,13 +31,7 @@ from bayeslora.engine.fitted.card import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import (
-    CheckedRows,
-    inputs,
-    say_fitted_to,
-    say_truncation,
-    unknown_labels,
-)
+from bayeslora.engine.rows import CheckedRows, inputs, say_fitted_to, say_truncation, unknown_labels
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed

@@ -27,11 +27,7 @@ from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.checkpoints import (
-    Checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from bayeslora.engine.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 

@@ -30,12 +30,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.progress import Report, open_bar, tracker
-from bayeslora.engine.rows import (
-    Collator,
-    LengthBatchSampler,
-    feature_rows,
-    set_feature_scale,
-)
+from bayeslora.engine.rows import Collator, LengthBatchSampler, feature_rows, set_feature_scale
 from bayeslora.engine.training.adapter_start import begin_adapter
 from bayeslora.engine.training.checkpoints import (
     Checkpoint,
@@ -44,18 +39,8 @@ from bayeslora.engine.training.checkpoints import (
     together,
     write_checkpoint,
 )
-from bayeslora.engine.training.final_fit import (
-    LastFit,
-    drawing_of,
-    final_fit,
-    fit_posterior,
-)
-from bayeslora.engine.training.head_updates import (
-    HeadUpdate,
-    Moment,
-    Retained,
-    Retaining,
-)
+from bayeslora.engine.training.final_fit import LastFit, drawing_of, final_fit, fit_posterior
+from bayeslora.engine.training.head_updates import HeadUpdate, Moment, Retained, Retaining
 from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
 from bayeslora.engine.training.starts import ClassPrior
 from bayeslora.engine.training_options import TrainingSettings

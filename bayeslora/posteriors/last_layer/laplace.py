@@ -46,11 +46,7 @@ from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
 from bayeslora.posteriors.options import Laplace
 from bayeslora.posteriors.point import AroundPoint
-from bayeslora.posteriors.prior_precision import (
-    best_on_grid,
-    log_marginal_likelihood,
-    refine,
-)
+from bayeslora.posteriors.prior_precision import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.runtime import row_slices
 
 # A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
