@@ -255,26 +255,17 @@ def _present(front: Mapping[str, Any]) -> Index:
 def _merged(present: Index, new: Index) -> Index:
     """Return `present` with the single model of `new` merged in."""
     [new_model] = new
-    models = [dict(model) for model in present]
-    existing = next((model for model in models if model.get("name") == new_model["name"]), None)
-    if existing is None:
-        return [*models, new_model]
-    results = list(existing.get("results") or [])
+    models = {model.get("name"): model for model in present}
+    results = {_about(old): old for old in models.get(new_model["name"], {}).get("results") or []}
     for result in new_model["results"]:
-        index = next((i for i, old in enumerate(results) if _about(old) == _about(result)), None)
-        if index is None:
-            results.append(result)
-        else:
-            newer = {_metric(metric): metric for metric in result["metrics"]}
-            older = results[index].get("metrics") or []
-            metrics = [newer.pop(_metric(metric), metric) for metric in older]
-            results[index] = {**results[index], "metrics": [*metrics, *newer.values()]}
-    existing["results"] = results
-    return models
-
-
-def _metric(metric: Mapping[str, Any]) -> tuple[Any, Any]:
-    return metric.get("type"), metric.get("name")
+        old = results.get(_about(result), {})
+        metrics = {
+            (metric.get("type"), metric.get("name")): metric
+            for metric in [*(old.get("metrics") or []), *result["metrics"]]
+        }
+        results[_about(result)] = {**result, **old, "metrics": [*metrics.values()]}
+    models[new_model["name"]] = {**new_model, "results": [*results.values()]}
+    return [*models.values()]
 
 
 def _about(result: Mapping[str, Any]) -> tuple[Any, ...]:

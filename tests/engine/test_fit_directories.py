@@ -10,21 +10,22 @@ from crashes import survivors
 from refusal import refused
 from tiny import toy_rows
 
+from bayeslora.checkpoint import INTERRUPTED
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.data.read import read
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.training.checkpoints import (
-    claim,
-    is_interrupted,
-    refuse,
-)
+from bayeslora.engine.training.checkpoints import claim, refuse
 from bayeslora.errors import InputError
 from bayeslora.io.files import remove
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}
 MODEL = '{"format_version": 1, "backbone": {}, "posterior": {}, "classes": []}'
+
+
+def is_interrupted(out):
+    return (out / INTERRUPTED).is_file()
 
 
 def contents(folder):

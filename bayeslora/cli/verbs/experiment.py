@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +104,15 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
             *(cell["task"], cell["backbone"], cell["method"]),
             "all" if cell["rows"] is None else str(cell["rows"]),
             *(str(cell["seeds"]), str(cell["finished"])),
-            *(("?", "?") if cell["seconds"] is None else _cost(cell)),
+            *_cost(cell),
         )
         for cell in content["cells"]
     ]
     print_columns(rows)
     show(f"\n{counted(content['num_cells'], 'cell')}, {content['num_finished']} finished")
-    if content["num_finished"] < content["num_cells"]:
-        show(_remaining(content["cells"]))
+    left = [(cell["seeds"] - cell["finished"], cell["seconds"]) for cell in content["cells"]]
+    if known := sum(count * seconds for count, seconds in left if seconds is not None):
+        show(f"about {timedelta(seconds=round(known))} left for cells like the finished ones")
     show(f"protocol {plan.grid.protocol}: {plan.grid.rules.described()}")
     if plan.deviations:
         show("deviations from the protocol:")
@@ -122,19 +123,10 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def _cost(cell: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the mean time and peak memory of a cell's finished seeds."""
+    """Return the mean time and peak memory of a cell's finished seeds, `?` without any."""
+    if cell["seconds"] is None:
+        return "?", "?"
     return f"{cell['seconds']:.0f}", f"{cell['memory_bytes'] / 1e9:.1f} GB"
-
-
-def _remaining(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Return how long the unfinished cells will take one after the other, as far as known."""
-    left = [cell for cell in cells if cell["finished"] < cell["seeds"]]
-    known = [cell for cell in left if cell["seconds"] is not None]
-    if not known:
-        return "no cell is finished yet that would tell how long they take"
-    seconds = sum((cell["seeds"] - cell["finished"]) * cell["seconds"] for cell in known)
-    most = "" if len(known) == len(left) else f", without {len(left) - len(known)} kinds of cells"
-    return f"about {timedelta(seconds=round(seconds))} left in one process{most}"
 
 
 def _show(args: argparse.Namespace, result: Experiment) -> None:

@@ -164,11 +164,6 @@ def abandon(out: str | Path) -> None:
         folder.rmdir()
 
 
-def is_interrupted(out: str | Path) -> bool:
-    """Return whether `out` holds an unfinished fit."""
-    return (Path(out) / _MARK).is_file()
-
-
 def _plain(identity: Mapping[str, Any]) -> Any:
     """Return the identity as it reads back from the mark."""
     formats = {"format_version": FORMAT_VERSION, "format of checkpoints": _CHECKPOINT_FORMAT}
