@@ -10,11 +10,12 @@ STAMP := $(VENV)/.bayeslora-ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite unit slow check browser lint wording docs bench bench-speed faults mass clean
+.PHONY: help setup demo test test-all suite unit slow check browser lint wording docs bench bench-speed faults mass clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
-	@echo "make test    set up, then run every check and test"
+	@echo "make test    set up, then run the checks and tests"
+	@echo "make test-all  the same with those of tests/nightly.txt: studies, and all of some matrices"
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make mass    the package's weight, beside its limits (tests/test_mass.py)"
@@ -49,7 +50,10 @@ test: $(STAMP) browser
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 suite: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30 --durations-min 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not nightly" --durations 30 --durations-min 4
+
+test-all: $(STAMP) browser lint
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 60 --durations-min 4
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"

@@ -38,25 +38,32 @@ hypothesis.settings.load_profile("repeatable")
 
 # Slow files, functions and cases, as measured by `make slow` (measure.py).
 SLOW = frozenset((TESTS / "slow.txt").read_text(encoding="utf-8").splitlines())
+# What `make test` leaves to `make test-all`: studies, and the larger part of some matrices.
+NIGHTLY = frozenset((TESTS / "nightly.txt").read_text(encoding="utf-8").splitlines())
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Do not import files of slow tests when these are deselected."""
-    if config.option.markexpr == "not slow" and collection_path.is_file():
-        return collection_path.relative_to(TESTS).as_posix() in SLOW or None
+    """Do not import files of slow or nightly tests when these are deselected."""
+    lists = {"not slow": SLOW | NIGHTLY, "not nightly": NIGHTLY}
+    listed = lists.get(config.option.markexpr, frozenset())
+    if listed and collection_path.is_file():
+        return collection_path.relative_to(TESTS).as_posix() in listed or None
     return None
 
 
 def pytest_collection_modifyitems(items):
-    """Mark listed files, functions and cases as slow, and begin with the one that waits most.
+    """Mark listed files, functions and cases, and begin with the one that waits most.
 
     At the end of a run, a worker would wait for it alone.
     """
     items.sort(key=lambda item: "test_ray.py" not in item.nodeid)
     for item in items:
         case = item.nodeid.removeprefix("tests/")
-        if not SLOW.isdisjoint({case, case.partition("[")[0], case.partition("::")[0]}):
+        names = {case, case.partition("[")[0], case.partition("::")[0]}
+        if not (SLOW | NIGHTLY).isdisjoint(names):
             item.add_marker(pytest.mark.slow)
+        if not NIGHTLY.isdisjoint(names):
+            item.add_marker(pytest.mark.nightly)
 
 
 @pytest.fixture(autouse=True, scope="session")

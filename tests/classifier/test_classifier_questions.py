@@ -479,14 +479,14 @@ def test_the_position_of_the_next_item_gives_nothing_away_in_letters(model):
     np.testing.assert_array_equal(predictions.probs, expected.probs)
     assert predictions.columns["choices"][0] == json.dumps(test[0]["candidates"])
 
-    as_questions = replace(read, history=None)
+    as_questions = replace(known, history=None)
     by_position = fitted_to(as_questions)
-    clf.calibrate(read, posterior="map")
+    clf.calibrate(known, posterior="map")
     by_position.calibrate(as_questions, posterior="map")
     assert by_position.predict(shown).probs[:, 0].mean() > 0.7
     assert clf.predict(shown).probs[:, 0].mean() < 0.5
-    assert clf.record.data["train"] == data_hash(read)  # of the rows as the user has them
-    same = (fitted_to(data, "options").predict(shown).probs for data in (read, as_questions))
+    assert clf.record.data["train"] == data_hash(known)  # of the rows as the user has them
+    same = (fitted_to(data, "options").predict(shown).probs for data in (known, as_questions))
     np.testing.assert_array_equal(*same)
 
 

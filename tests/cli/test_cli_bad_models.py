@@ -43,7 +43,7 @@ def test_data_to_predict(refused, model, tmp_path, case):
 @pytest.mark.parametrize(
     ("out", "parts"),
     [
-        ("p.txt", ["'.txt'", ".parquet, .csv or .jsonl"]),
+        ("p.txt", ["'.txt'", ".parquet, .csv, .jsonl"]),
         ("there.parquet", ["exists", "--overwrite"]),
         ("folder.csv", ["is a directory"]),
     ],
