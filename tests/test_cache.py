@@ -6,13 +6,9 @@ import pytest
 from refusal import refused
 
 from bayeslora.io.cache import (
-    BACKBONES,
     FROZEN_STATES,
-    KINDS,
     SECOND_MOMENTS,
     cache_directory,
-    clear,
-    kept,
     kept_file,
     make_room,
     mark_used,
@@ -83,49 +79,16 @@ def test_a_limit_that_is_no_size_is_refused(monkeypatch, value):
         most_bytes()
 
 
-def test_only_what_is_ours_is_listed_and_cleared(tmp_path):
-    home = tmp_path / "cache"
-    states, moments = put("a", 10), put("b", 20, kind=SECOND_MOMENTS)
-    weights = home / "smollm2-135m-0123456789abcdef"
-    weights.mkdir()
-    (weights / "model.safetensors.sha256").write_bytes(b"x" * 30)
-    left = home / FROZEN_STATES / ".key.safetensors.part"
-    left.write_bytes(b"x" * 5)
-    strangers = [
-        home / "notes.txt",
-        home / FROZEN_STATES / "notes.txt",
-        home / "thesis-0123456789abcdef" / "a",
-    ]
-    strangers[2].parent.mkdir()
-    for stranger in strangers[:3]:
-        stranger.write_text("mine")
-    sizes = {entry.kind: (entry.paths, entry.num_bytes) for entry in kept()}
-    assert sizes == {
-        FROZEN_STATES: ((left, states), 15),
-        SECOND_MOMENTS: ((moments,), 20),
-        BACKBONES: ((weights,), 30),
-    }
-    assert [entry.num_bytes for entry in clear([SECOND_MOMENTS])] == [20]
-    assert (states.exists(), moments.exists(), weights.exists()) == (True, False, True)
-    clear(KINDS)
-    assert not any(path.exists() for path in (states, left, weights))
-    assert all(stranger.exists() for stranger in strangers)
-
-
-def test_a_link_is_cleared_and_what_it_leads_to_stays(tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "model.safetensors.sha256").write_text("mine")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "minilm-0123456789abcdef").symlink_to(elsewhere)
-    clear([BACKBONES])
-    assert (elsewhere / "model.safetensors.sha256").exists()
-    assert kept()[2].paths == ()
-
-
-def test_no_cache_yet_is_an_empty_one():
-    assert [(entry.paths, entry.num_bytes) for entry in kept()] == [((), 0)] * len(KINDS)
-    assert [entry.num_bytes for entry in clear(KINDS)] == [0] * len(KINDS)
+def test_only_what_is_ours_is_deleted(monkeypatch):
+    limit(monkeypatch, 100)
+    old = put("old", age=2)
+    left = old.with_name(".key.safetensors.part")
+    stranger = old.with_name("notes.txt")
+    for path in (left, stranger):
+        path.write_bytes(b"x" * 50)
+        os.utime(path, (0, 0))
+    mark_used(put("new"))
+    assert (old.exists(), left.exists(), stranger.exists()) == (False, False, True)
 
 
 def test_where_derived_files_are_kept(monkeypatch, tmp_path):

@@ -58,7 +58,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 VERBS = (
     *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
     *("export", "convert", "compare", "report", "view", "experiment"),
-    *("tasks", "methods", "info", "cache"),
+    *("tasks", "methods", "info"),
 )
 """Verbs in the order of the help.
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import PART, read_tensors, remove, write_tensors
+from bayeslora.io.files import PART, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,35 +26,14 @@ DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
 SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
 _DEFAULT_GIB = 2.0
 
-FROZEN_STATES, SECOND_MOMENTS, BACKBONES = "frozen-states", "second-moments", "backbones"
-KINDS: Mapping[str, str] = {
-    FROZEN_STATES: "outputs of the frozen layers, for the next fit to the same texts",
-    SECOND_MOMENTS: "context statistics from which adapters are initialised",
-    BACKBONES: "de-quantised weights of embedded models, which take a minute to rebuild",
-}
-"""Kinds of cached files, with what they hold."""
+FROZEN_STATES, SECOND_MOMENTS = "frozen-states", "second-moments"
+"""Kinds of cached files: outputs of the frozen layers, for the next fit to the same texts, and
+context statistics from which adapters are initialised."""
 
 WEIGHTS_CHECKSUM = "model.safetensors.sha256"
 """File beside de-quantised weights that identifies their directory as part of the cache."""
 
 _SUFFIX = ".safetensors"
-# Short name and hash prefix, as `embedded_directory` names a directory.
-_BACKBONE = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """All cached entries of one kind.
-
-    Attributes:
-        kind: A key of `KINDS`.
-        paths: Files, or directories for backbones.
-        num_bytes: Total size in bytes.
-    """
-
-    kind: str
-    paths: tuple[Path, ...]
-    num_bytes: int
 
 
 def cache_directory() -> Path:
@@ -148,51 +125,10 @@ def mark_used(path: Path) -> None:
                 file.unlink()
 
 
-def kept() -> list[Kept]:
-    """Return the cached entries of each kind.
-
-    Raises:
-        InputError: The cache path is not a directory.
-    """
-    home = cache_directory()
-    if home.exists() and not home.is_dir():
-        raise InputError(f"{DIRECTORY_VARIABLE} must be a directory, got {str(home)!r}")
-    entries = []
-    for kind in KINDS:
-        if kind == BACKBONES:
-            paths = [path for path in _inside(home) if _is_backbone(path)]
-        else:
-            paths = _files(home / kind)
-        entries.append(Kept(kind, tuple(paths), sum(map(_size, paths))))
-    return entries
-
-
-def clear(kinds: Collection[str]) -> list[Kept]:
-    """Delete all entries of the given kinds and return them."""
-    deleted = [entry for entry in kept() if entry.kind in kinds]
-    for entry in deleted:
-        for path in entry.paths:
-            remove(path)
-    return deleted
-
-
-def _is_backbone(path: Path) -> bool:
-    """Return whether a directory has the name and the checksum file of de-quantised weights."""
-    return bool(_BACKBONE.fullmatch(path.name)) and (path / WEIGHTS_CHECKSUM).is_file()
-
-
 def _files(directory: Path) -> list[Path]:
     """Return the files of a kind, including temporary files left by killed writers."""
-    return [path for path in _inside(directory) if path.suffix in (_SUFFIX, PART)]
-
-
-def _inside(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir()) if directory.is_dir() else []
-    except PermissionError:  # another user's
-        return []
+    return [path for path in directory.iterdir() if path.suffix in (_SUFFIX, PART)]
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if file.is_file())
+    return path.lstat().st_size

@@ -22,7 +22,7 @@ HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "sci
 CONTRACT = [
     *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal", "export"),
     "convert",
-    *("compare", "report", "view", "experiment", "tasks", "methods", "info", "cache"),
+    *("compare", "report", "view", "experiment", "tasks", "methods", "info"),
 ]
 
 
