@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -290,14 +291,13 @@ class BayesianClassifier:
         from bayeslora.engine.fit_checks import refuse_training_options, with_training
 
         scores = feature_options.feature_scores(feature_scores)
+        settings = {item.name for item in fields(TrainingSettings)} - {"keep_folds"}
         trained: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
-            "head_lr": options.get("head_lr"),
-            "patience": options.get("patience", TrainingSettings.patience),
+            **{name: value for name, value in options.items() if name in settings},
             "layer_sampling": resolve_sampling(options.get("layer_sampling")),
             "quality_retaining": resolve_retaining(options.get("quality_retaining")),
-            "report_to": options.get("report_to"),
         }
         refuse_training_options(self.adapter, trained)
         columns = DataColumns().renamed(**columns_in(options))
