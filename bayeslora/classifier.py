@@ -286,7 +286,7 @@ class BayesianClassifier:
             files = [*_files(train, validation), *self.adapter.files]
             refuse_inputs(out, *files, *directories(self._backbone))
             current().first(partial(check_writable, out))
-        # Imported here: transformers' training loop takes a second that predictions need not spend.
+        # Imported here: predictions do not need the training loop.
         from bayeslora.engine.fit import fit_classifier
         from bayeslora.engine.fit_checks import refuse_training_options, with_training
 

@@ -27,7 +27,7 @@ from bayeslora.io.files import (
 )
 
 THING = Layout("a thing", "thing.json", ("data-*.bin", "figures/*.svg"))
-DRAFT = Layout("a draft", "draft.json", ("work/step-*/state",))
+DRAFT = Layout("a draft", "scores.json", ("work/step-*/state",))
 OURS = {"format_version": 2, "name": "x"}
 
 
@@ -170,12 +170,23 @@ def test_a_directory_killed_at_any_point(tmp_path, before):
     assert seen == {before, "new"}
 
 
+@pytest.mark.parametrize("name", [".thesis.old", ".poetry.lock", ".upload.part", ".env"])
+def test_hidden_files_of_others_are_not_leftovers(tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert not is_empty_directory(out)
+    with refused("exists", name), atomic_directory(out, DRAFT, overwrite=True):
+        pass
+    assert (out / name).read_text() == "mine"
+
+
 def test_a_writer_killed_in_an_empty_directory_leaves_it_empty(tmp_path):
     """Its hidden files are ours: the same command must go on."""
     out = tmp_path / "out"
     out.mkdir()
-    for _ in survivors(lambda: write_json(out / "draft.json", {"format_version": 1})):
-        if not (out / "draft.json").exists():
+    for _ in survivors(lambda: write_json(out / "scores.json", {"format_version": 1})):
+        if not (out / "scores.json").exists():
             assert is_empty_directory(out)
             with atomic_directory(out, DRAFT) as temporary:
                 (temporary / "new").touch()
@@ -259,7 +270,7 @@ def test_links_in_a_circle_are_said_whatever_python_makes_of_them(tmp_path, monk
         (),
         ("data-1.bin", "figures/a.svg"),
         # Leftovers of killed writers.
-        (".data-1.bin.abcd_123.part", ".thing.json.lock", "figures/.a.svg.abcd_123.part"),
+        (".a.safetensors.part", ".scores.json.lock"),
         ("listed.txt", "deep/listed.txt", "[x].txt"),
     ],
 )
@@ -310,14 +321,14 @@ def test_a_marker_that_is_not_ours_protects_the_directory(tmp_path, marker):
 
 def test_layouts_may_be_combined(tmp_path):
     folder = make(tmp_path / "out", ["data-1.bin", "work/step-1/state"])
-    (folder / "draft.json").write_text('{"format_version": 1}')
+    (folder / "scores.json").write_text('{"format_version": 1}')
     refuse_foreign(folder, THING, DRAFT)
     (folder / "thing.json").unlink()
     with refused("exists", "data-1.bin"):  # not in a draft
         refuse_foreign(folder, THING, DRAFT)
     (folder / "data-1.bin").unlink()
     refuse_foreign(folder, THING, DRAFT)
-    (folder / "draft.json").write_text("{}")
+    (folder / "scores.json").write_text("{}")
     with refused("exists", "thing.json"):
         refuse_foreign(folder, THING, DRAFT)
 

@@ -597,7 +597,7 @@ class EMTAL(LowRankAdapter):
         return (self.fade_to - share) / (self.fade_to - self.fade_from)
 
     def targets(self, model: nn.Module) -> list[str]:
-        """Return the layers to adapt; see `experts.expert_targets`."""
+        """Return the layers to adapt; see `emtal.expert_targets`."""
         from bayeslora.adapters.emtal import expert_targets
 
         return expert_targets(model, self)

@@ -181,7 +181,7 @@ def tokenise(
 
 
 def _beginning(tokenizer: Any, text: str, limit: int) -> str:
-    """Return a long text up to a space that is far behind its first `limit` tokens.
+    """Return a long text up to white space that is far behind its first `limit` tokens.
 
     Tokenising a book takes minutes, though most of it is cut off. The tokens before the space are
     those of the whole text: pre-tokenizers split at spaces, and models that see the whole text
@@ -191,7 +191,8 @@ def _beginning(tokenizer: Any, text: str, limit: int) -> str:
     room = max(limit, _ROOM)
     if len(text) <= 2 * _LONG * room:
         return text
-    start = text[: _LONG * room].rpartition(" ")[0].rstrip()
+    start = text[: _LONG * room]
+    start = start[: max(map(start.rfind, " \n\t"))].rstrip()
     num_tokens = len(tokenizer(start, add_special_tokens=False, verbose=False)["input_ids"])
     return start if num_tokens >= limit + room else text
 

@@ -30,7 +30,11 @@ STDIN = "<stdin>"
 SPOOL = "bayeslora-stdin-"
 """Prefix of the temporary directory that holds standard input while a command runs."""
 
-_LEFTOVER = re.compile(rf"\..+({PART}|{OLD}|{LOCK})")
+# Of files that we write into directories; another hidden file may be the user's.
+_LEFTOVER = re.compile(
+    r"\.(bayeslora\.json|interrupted-fit\.json|experiment\.json|scores\.json|README\.md"
+    rf"|[\w.-]+\.(safetensors|parquet))({PART}|{LOCK})"
+)
 _PATIENCE = 60.0  # seconds
 _DEEPEST_YAML = 100
 _LONGEST_YAML = 200_000  # characters; options fill a page, and PyYAML takes seconds for more
@@ -42,7 +46,7 @@ def hidden(target: Path, suffix: str) -> Path:
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a path has the name of a hidden file that a killed writer leaves."""
+    """Return whether a path in a directory of ours is what a killed writer leaves."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 

@@ -187,7 +187,10 @@ def open_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
 def _parquet_columns(file: File) -> Columns:
     with formats.parquet_file(file) as parquet:
         schema = parquet.schema_arrow
-    texts = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    texts = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (schema.metadata or {}).items()
+    }
     metadata = {
         key.removeprefix(_PREFIX): text for key, text in texts.items() if key.startswith(_PREFIX)
     }
@@ -264,11 +267,14 @@ def _refuse_text(file: File, rows: Iterable[tuple[int, Record]], numbers: Sequen
     """Raise InputError for the first value in columns of numbers that is none."""
     for line, row in rows:
         for name in numbers:
+            is_wrong = isinstance(row[name], str) and not file.is_csv
             try:
                 float(row[name] or 0)
             except (OverflowError, TypeError, ValueError):
+                is_wrong = True
+            if is_wrong:
                 problem = f"{shown(row[name])} is not a number"
-                raise InputError(f"{file}, row {line}, column {shown(name)}: {problem}") from None
+                raise InputError(f"{file}, row {line}, column {shown(name)}: {problem}")
 
 
 def _json_columns(file: File, normalise: str | None) -> Columns:
@@ -341,7 +347,7 @@ def _class_columns(opened: Columns) -> dict[str, str]:
     if chosen:
         return dict(chosen)
     classes = [name.removeprefix(kinds[0]) for name in names if name.startswith(kinds[0])]
-    with suppress(ValueError):  # the columns may have been moved
+    with suppress(ValueError, TypeError):  # the columns may have been moved, the list damaged
         stored = json.loads(opened.metadata.get("classes", "[]"))
         classes = stored if sorted(stored) == sorted(classes) else classes
     return {f"{kinds[0]}{name}": name for name in classes}
@@ -467,6 +473,9 @@ def _truths(table: Any, name: str) -> NDArray[np.bool_]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    kind = table.column(name).type
+    if pa.types.is_nested(kind):
+        raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not booleans")
     words = pc.cast(table.column(name), pa.string())
     known, yes = (
         _floats(pc.match_substring_regex(words, f"^({pattern})$", ignore_case=True)) == 1

@@ -105,7 +105,7 @@ _WORK = "checkpoints"
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted fit.
 
-    The caller locks `out` against other processes with `locks.lock`. A finished model that
+    The caller locks `out` against other processes with `io.files.lock`. A finished model that
     may be replaced stays unchanged beside the checkpoints until the new model replaces both.
 
     Args:
