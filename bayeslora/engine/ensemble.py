@@ -163,7 +163,7 @@ def fit_members(
             begin=begin,
             rate=1.0 if further is None else further.rate,
         )
-        results.append(_fitted(training, fit_last=fit_last))
+        results.append(_trained(training, fit_last=fit_last))
         states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
@@ -225,7 +225,7 @@ def _last(plan: Plan, seed: int) -> LastFit:
     return LastFit(plan.posterior, plan.feature_scores, plan.logit_scale, seed, plan.progress)
 
 
-def _fitted(fit: Training, *, fit_last: bool) -> FitResult:
+def _trained(fit: Training, *, fit_last: bool) -> FitResult:
     """Fit a network in place: its adapter, if it trains, and the last layer."""
     network, adapter = fit.network, fit.adapter
     if adapter.episodes is not None:

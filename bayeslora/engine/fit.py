@@ -102,7 +102,7 @@ def fit_classifier(
         prior=_prior(plan, data, whole),
     )
     try:
-        (network, members, results), learnt = _fitted(fit, plan, data, final)
+        (network, members, results), learnt = _fit_networks(fit, plan, data, final)
     except DivergedError:
         if out is not None and current().is_first:
             abandon(out)
@@ -249,7 +249,7 @@ def _prior(plan: Plan, data: TrainingData, whole: Backbone) -> ClassPrior | None
     )
 
 
-def _fitted(
+def _fit_networks(
     fit: Callable[..., Fitted],
     plan: Plan,
     data: TrainingData,

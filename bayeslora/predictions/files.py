@@ -302,6 +302,9 @@ def _json_columns(file: File, normalise: str | None) -> Columns:
                     if is_ours(name) or name in (*numbers, *texts):
                         has = f"{'has' if name in row else 'lacks'} {shown(name)}"
                         raise InputError(f"{file}, row {line} {has}, unlike the first row")
+                if "id" in texts and isinstance(row["id"], list | dict):
+                    problem = f"{shown(row['id'])} is not a string"
+                    raise InputError(f"{file}, row {line}, column 'id': {problem}")
             try:
                 arrays = [pa.array([row[n] for _, row in piece], pa.float64()) for n in numbers]
             except (pa.ArrowException, OverflowError) as error:
@@ -363,6 +366,8 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: The table has no predictions, lacks one of `columns`, or a value is wrong.
     """
+    from pyarrow.types import is_nested
+
     names = opened.names
     with named(opened.source):
         class_of = _class_columns(opened)
@@ -377,6 +382,8 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
         sets = []
     texts = [name for name in names if name in {"id", "label", *columns}]
     table = opened.read((*class_of, *scores), (*texts, *sets))
+    if "id" in texts and is_nested(table.column("id").type):
+        raise InputError(f"{opened.source}: column 'id' must hold strings or numbers")
     with named(opened.source, opened.where):
         values = {name: [*map(as_text, table.column(name).to_pylist())] for name in texts}
         numbers = {name: _numbers(table, name) for name in scores}

@@ -401,3 +401,15 @@ def test_columns_of_other_names_hold_probabilities(tmp_path):
     assert predictions.probs.tolist() == [[0.75, 0.25], [0.5, 0.5]]
     with refused("unknown", "'q'"):
         Predictions.load(path, probability_columns={"q": "yes"})
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_ids_are_strings_or_numbers(tmp_path, suffix):
+    rows = [{"id": [n], "label": "a", "prob_a": 0.5, "prob_b": 0.5} for n in range(3)]
+    path = tmp_path / f"p{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    with refused("input", "id"):
+        Predictions.load(path)
