@@ -184,6 +184,15 @@ def test_weights_in_whole_numbers_are_refused(copied):
         load_sequence_classifier(str(path))
 
 
+@pytest.mark.parametrize(("key", "value"), [("initializer_range", None), ("use_cache", {})])
+def test_a_setting_of_another_type_is_an_input_error(copied, key, value):
+    folder = copied("classifier")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with refused("input", key):
+        load_sequence_classifier(str(folder))
+
+
 def test_a_tokenizer_that_panics_is_an_input_error(copied):
     path = copied("classifier")
     content = json.loads((path / "tokenizer.json").read_text())

@@ -338,7 +338,8 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
 
     foreign.check_weights_files(source)
     config = None
-    with suppress(OSError, ValueError):  # a PEFT checkpoint on the hub has no configuration
+    # A PEFT checkpoint on the hub has no configuration; other errors return with the weights.
+    with suppress(Exception):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     _check_texts(source, config)
     with foreign.reading(f"{source} cannot be loaded as a sequence classifier"):

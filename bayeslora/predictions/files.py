@@ -350,7 +350,7 @@ def _class_columns(opened: Columns) -> dict[str, str]:
     if chosen:
         return dict(chosen)
     classes = [name.removeprefix(kinds[0]) for name in names if name.startswith(kinds[0])]
-    with suppress(ValueError, TypeError):  # the columns may have been moved, the list damaged
+    with suppress(ValueError, TypeError, RecursionError):  # columns were moved, or it is damaged
         stored = json.loads(opened.metadata.get("classes", "[]"))
         classes = stored if sorted(stored) == sorted(classes) else classes
     return {f"{kinds[0]}{name}": name for name in classes}

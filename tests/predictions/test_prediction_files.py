@@ -413,3 +413,11 @@ def test_ids_are_strings_or_numbers(tmp_path, suffix):
         pa.parquet.write_table(pa.Table.from_pylist(rows), path)
     with refused("input", "id"):
         Predictions.load(path)
+
+
+@pytest.mark.parametrize("classes", [b"\xff", b"5", b'[1, "a"]', b"[" * 100_000])
+def test_damaged_metadata_do_not_matter(tmp_path, classes):
+    table = pa.table({"label": ["a"], "prob_a": [0.4], "prob_b": [0.6]})
+    path = tmp_path / "p.parquet"
+    pa.parquet.write_table(table.replace_schema_metadata({b"bayeslora.classes": classes}), path)
+    assert Predictions.load(path).classes == ("a", "b")

@@ -44,6 +44,7 @@ from bayeslora.engine.fitted.card import model_card
 from bayeslora.engine.network import Members, Network, member_prefix, under
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
+from bayeslora.foreign import reading
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
@@ -131,17 +132,20 @@ def _adapted(
     base = read_at(backbone, record.backbone.get("depth"), template)
     check_backbone(record, base)
     record = _without_patterns(record, base.model, tensors)
-    network = build_network(
-        with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"]),
-        stored_adapter(record.adapter),
-        stored_posterior(record.posterior),
-        num_classes=len(record.classes),
-        seed=record.seed,
-        max_length=record.max_length,
-        format=format_of(record),
-        extra=record.head,
-        trained=tensors,
-    )
+    tokenized = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
+    adapter, posterior = stored_adapter(record.adapter), stored_posterior(record.posterior)
+    with reading(f"{_location(files.directory)}: the network of its record cannot be built"):
+        network = build_network(
+            tokenized,
+            adapter,
+            posterior,
+            num_classes=len(record.classes),
+            seed=record.seed,
+            max_length=record.max_length,
+            format=format_of(record),
+            extra=record.head,
+            trained=tensors,
+        )
     return network, record
 
 
