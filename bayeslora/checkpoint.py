@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from bayeslora.errors import InputError
+from bayeslora.foreign import reading
 from bayeslora.io.directories import (
     FILES,
     FileState,
@@ -263,7 +264,8 @@ def write_model(
         save_file(files.adapter, temporary / ADAPTER)
         save_file(files.posterior, temporary / POSTERIOR)
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+            with reading(f"the tokenizer cannot be saved to {directory}"):
+                tokenizer.save_pretrained(temporary)
         # The card is not listed, since reports update it later.
         record = sealed(dataclasses.asdict(files.record), file_list(temporary))
         write_json(temporary / RECORD, record)

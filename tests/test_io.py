@@ -478,3 +478,11 @@ def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch, path):
     with pytest.raises(InputError, match="working directory"):
         write()
     assert names(tmp_path) == ["here"]
+
+
+def test_a_record_of_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "bayeslora.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)  # sparse
+    with refused("damaged", "256 MiB"):
+        read_json(path)

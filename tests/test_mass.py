@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 38430,
+    "code lines": 38457,
     "modules": 258,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -35,17 +35,17 @@ LIMITS = {
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 2865,
+    ".": 2867,
     "adapters": 3029,
-    "backbones": 2686,
+    "backbones": 2687,
     "cli": 3172,
-    "data": 2186,
-    "engine": 6252,
+    "data": 2185,
+    "engine": 6256,
     "experiments": 1757,
-    "io": 454,
+    "io": 460,
     "metrics": 3364,
     "posteriors": 5015,
-    "predictions": 1267,
+    "predictions": 1282,
     "recalibration": 621,
     "reporting": 5199,
     "testing": 563,

@@ -390,10 +390,10 @@ def _decoded(file: File, row: int, text: str, start: int) -> tuple[Record, int]:
                 json.dumps(record, ensure_ascii=False).encode()
             return record, end
     except UnicodeEncodeError:
-        name = next(name for name, value in record.items() if _is_half(value))
+        half = next((name for name, value in record.items() if _is_half(value)), None)
+        place = "" if half is None else f", column {shown(half)}: {shown(record[half])}"
         raise InputError(
-            f"{file}, row {row}, column {shown(name)}: {shown(record[name])} contains an unpaired "
-            "surrogate, which is not valid Unicode"
+            f"{file}, row {row}{place} contains an unpaired surrogate, which is not valid Unicode"
         ) from None
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]

@@ -37,6 +37,7 @@ _LEFTOVER = re.compile(
 )
 _PATIENCE = 60.0  # seconds
 _DEEPEST_YAML = 100
+_LARGEST_TEXT = 1 << 28  # bytes of a record or a card
 _LONGEST_YAML = 200_000  # characters; options fill a page, and PyYAML takes seconds for more
 
 
@@ -227,6 +228,8 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path} does not exist")
     if not file.is_file():
         raise InputError(f"{path} is not a regular file")
+    if file.stat().st_size > _LARGEST_TEXT:
+        raise InputError(f"{path} has more than {_LARGEST_TEXT >> 20} MiB", code="damaged")
     try:
         return file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

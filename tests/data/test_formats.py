@@ -208,3 +208,10 @@ def test_damaged_files_never_give_another_error(suffix, data, tmp_path_factory):
     path.write_bytes(content[:start] + data.draw(st.binary(max_size=8)) + content[end:])
     with contextlib.suppress(InputError):
         assert all(text.strip() for text in read(path).texts)
+
+
+def test_half_a_surrogate_pair_in_a_nested_key_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "x", "extra": {"k": ["\\ud800"], "\\ud800": 1}}\n')
+    with refused("input", "row 1"):
+        read(path)
