@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 38457,
+    "code lines": 38461,
     "modules": 258,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -39,7 +39,7 @@ ROOMS = {
     "adapters": 3029,
     "backbones": 2687,
     "cli": 3172,
-    "data": 2185,
+    "data": 2189,
     "engine": 6256,
     "experiments": 1757,
     "io": 460,

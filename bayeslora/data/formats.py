@@ -38,6 +38,7 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
+_HEAD = 2**12  # bytes
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMED = {"tab": "\t", "\\t": "\t"}
 
@@ -176,9 +177,10 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     """
     file = Path(path)
     try:
-        state = file.stat()
+        state, head = file.stat(), b""
         if stat.S_ISREG(state.st_mode):
-            file.open("rb").close()
+            with file.open("rb") as stream:
+                head = stream.read(_HEAD)
     except FileNotFoundError:
         raise InputError(f"{file} does not exist") from None
     except (OSError, ValueError) as error:
@@ -194,6 +196,8 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     if not state.st_size:
         raise InputError(f"{file} is empty; at least one row is needed")
     opened = File(file, kind, reading)
+    if not head.strip(b"\0"):  # sparse, of any size
+        raise InputError(f"{file} is not a text file: it begins with null characters")
     if reading.delimiter is not None and not opened.is_csv:
         raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
     if reading.encoding is not None and kind == ".parquet":

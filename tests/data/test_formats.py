@@ -215,3 +215,12 @@ def test_half_a_surrogate_pair_in_a_nested_key_is_refused(tmp_path):
     path.write_text('{"text": "a", "label": "x", "extra": {"k": ["\\ud800"], "\\ud800": 1}}\n')
     with refused("input", "row 1"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_null_characters_are_no_text(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)  # sparse
+    with refused("input", path.name):
+        read(path)
