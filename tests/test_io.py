@@ -170,7 +170,9 @@ def test_a_directory_killed_at_any_point(tmp_path, before):
     assert seen == {before, "new"}
 
 
-@pytest.mark.parametrize("name", [".thesis.old", ".poetry.lock", ".upload.part", ".env"])
+@pytest.mark.parametrize(
+    "name", [".thesis.old", ".poetry.lock", ".upload.part", ".theirs.parquet.part", ".env"]
+)
 def test_hidden_files_of_others_are_not_leftovers(tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
@@ -270,7 +272,7 @@ def test_links_in_a_circle_are_said_whatever_python_makes_of_them(tmp_path, monk
         (),
         ("data-1.bin", "figures/a.svg"),
         # Leftovers of killed writers.
-        (".a.safetensors.part", ".scores.json.lock"),
+        (".adapter.safetensors.part", ".scores.json.lock"),
         ("listed.txt", "deep/listed.txt", "[x].txt"),
     ],
 )

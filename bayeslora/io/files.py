@@ -33,7 +33,7 @@ SPOOL = "bayeslora-stdin-"
 # Of files that we write into directories; another hidden file may be the user's.
 _LEFTOVER = re.compile(
     r"\.(bayeslora\.json|interrupted-fit\.json|experiment\.json|scores\.json|README\.md"
-    rf"|[\w.-]+\.(safetensors|parquet))({PART}|{LOCK})"
+    rf"|(adapter|posterior|checkpoint)\.safetensors|results\.parquet)({PART}|{LOCK})"
 )
 _PATIENCE = 60.0  # seconds
 _DEEPEST_YAML = 100
