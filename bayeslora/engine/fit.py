@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,19 +21,19 @@ from bayeslora.data.examples import data_hash
 from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.choose_backbone import choose_backbone
-from bayeslora.engine.cross_validation import cross_validate, split_off, what_was_chosen
+from bayeslora.engine.cross_validation import fit_networks, split_off
 from bayeslora.engine.data import TrainingData, check_images
-from bayeslora.engine.ensemble import Fitted, Part, fit_members
+from bayeslora.engine.ensemble import Fitter
 from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts
 from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.adapter_start import read_texts
+from bayeslora.engine.training.base import FitResult
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse
-from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training.starts import ClassPrior, LinearProbes, class_prior
+from bayeslora.engine.training.starts import ClassPrior, class_prior
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.errors import DivergedError, InputError
+from bayeslora.errors import DivergedError
 from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
@@ -94,15 +93,9 @@ def fit_classifier(
             return None
         return current().first(partial(claim, out, identity, overwrite=overwrite))
 
-    fit = partial(
-        fit_members,
-        data=data,
-        backbone=backbone,
-        claim=claimed,
-        prior=_prior(plan, data, whole),
-    )
+    fitter = Fitter(plan, data, backbone, claimed, _prior(plan, data, whole))
     try:
-        (network, members, results), learnt = _fit_networks(fit, plan, data, final)
+        (network, members, results), learnt = fit_networks(fitter, final)
     except DivergedError:
         if out is not None and current().is_first:
             abandon(out)
@@ -113,20 +106,13 @@ def fit_classifier(
         **planned | _settled_entries(planned, plan, backbone, reading),
         **_fitted_entries(network, all_data, final, plan.training),
         num_members=len(members),
-        results=_entries(results[0]) | learnt | mass,
+        results=results[0].recorded() | learnt | mass,
     )
     network.finished(record, members, progress=plan.progress)
     rows = None if plan.training.refit else data.held_out
     if rows is not None:
         network.record = replace(record, results=record.results | measured(network, rows))
     return network
-
-
-def _entries(result: FitResult) -> dict[str, Any]:
-    """Return a result as entries of the record."""
-    entries = dataclasses.asdict(replace(result, stages=[]))
-    del entries["stages"]
-    return entries
 
 
 def _checked(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
@@ -247,68 +233,6 @@ def _prior(plan: Plan, data: TrainingData, whole: Backbone) -> ClassPrior | None
         ),
         leads=plan.format == "letters",
     )
-
-
-def _fit_networks(
-    fit: Callable[..., Fitted],
-    plan: Plan,
-    data: TrainingData,
-    final: TrainingData,
-) -> tuple[Fitted, dict[str, Any]]:
-    """Fit to all rows, after fits to parts of them if held-out rows choose options.
-
-    Args:
-        fit: `fit_members` without choices and part.
-        plan: What was chosen.
-        data: Training and validation data.
-        final: Data of the last fit.
-
-    Returns:
-        The fitted networks, and entries for the record.
-
-    Raises:
-        InputError: The folds are to be kept, but no row can be held out.
-    """
-    if data.validation is not None and plan.posterior.scales_logits:
-        plan = replace(plan, logit_scale=None)
-    if plan.training.refit and data.validation is not None:
-        plain = replace(plan, feature_scores=())
-        partly = fit(plain, part=Part(None, "without-held-out", "fit without held-out rows"))
-        chosen = what_was_chosen(partly, plan.posterior, data.validation)
-        posterior = plan.posterior.as_chosen(partly[2][0].posterior)
-        plan = replace(plan, posterior=posterior, logit_scale=chosen.logit_scale)
-        whole = fit(plan, data=final, stops=chosen.epochs, say=False)
-        return whole, {"held_out": dataclasses.asdict(chosen)}
-    probes = LinearProbes()
-    fit = partial(fit, probes=probes)
-    folds = cross_validate(fit, plan, data.train, probes)
-    if folds is None and plan.training.keep_folds:
-        raise InputError(
-            "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
-            "only one of its class; leave keep_folds out"
-        )
-    if folds is None:
-        if plan.training.cv not in (0, "auto"):
-            logger.warning(
-                "cv=%s has no effect: every text occurs in several rows or is the only one of its "
-                "class, so no row can be held out",
-                plan.training.cv,
-            )
-        return fit(plan, data=final), {}
-    learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
-    if folds.epochs:
-        learnt["epochs"] = dict(folds.epochs)
-        shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in folds.epochs.items())
-        logger.info("held-out NLL by epochs: %s", shown)
-    if folds.baselines:
-        learnt["baselines"] = dict(folds.baselines)
-    if plan.training.keep_folds:
-        return folds.kept(), learnt
-    scaled = replace(plan, logit_scale=folds.scale.factor)
-    whole = fit(scaled, data=final, say=False, further=folds.further)
-    if folds.num_averaged:
-        learnt["averaged"] = folds.num_averaged
-    return whole, learnt
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

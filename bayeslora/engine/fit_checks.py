@@ -208,7 +208,7 @@ def with_training(
         chosen["epochs"] = default_epochs(posterior, len(data.rows), validated=validated)
     settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=plan.seed, **others)
     chooses = is_open and settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
-    if chooses and any(map(len, divided(*data.train, settings)[1])):
+    if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
         epochs = default_epochs(posterior, len(data.rows), validated=False, cross_validated=True)
         settings = replace(settings, epochs=epochs, choose_epochs=True)
     if settings.patience != TrainingSettings.patience and not validated:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.option_checks import Format
+from bayeslora.option_checks import MAX_LENGTH, Format
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import resolve_posterior
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class Plan:
             the validation rows.
     """
 
-    backbone: str
-    dtype: str
-    adapter: Adapter
-    posterior: Posterior
-    seed: int
-    max_length: int
-    progress: bool
+    backbone: str = ""
+    dtype: str = "auto"
+    adapter: Adapter = field(default_factory=lambda: resolve_adapter("polar"))
+    posterior: Posterior = field(default_factory=lambda: resolve_posterior("vbll"))
+    seed: int = 0
+    max_length: int = MAX_LENGTH
+    progress: bool = True
     feature_scores: Sequence[str] | None = ()
     depth: Depth | None = None
     template: Template | None = None

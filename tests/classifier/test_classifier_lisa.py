@@ -191,7 +191,7 @@ def test_a_damaged_model_says_what_is_wrong(backbone, tmp_path):
 
 
 def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_path, monkeypatch):
-    from bayeslora.engine.training import loop as fit_module
+    from bayeslora.engine import ensemble
 
     def die(*_, **__):
         raise KeyboardInterrupt
@@ -203,7 +203,7 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
 
     sampling = bl.LayerSampling(num_active=1, interval=3)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "fit_posterior", die)
+        patch.setattr(ensemble, "fit_posterior", die)
         with pytest.raises(KeyboardInterrupt):
             begin(layer_sampling=sampling)
     with refused("another-fit", "training"):

@@ -11,6 +11,7 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
+from bayeslora.engine import ensemble
 from bayeslora.engine.training import episodes
 from bayeslora.engine.training import loop as training
 from bayeslora.engine.training.checkpoints import read_checkpoint
@@ -42,7 +43,7 @@ def fit_and_wait(*words):
     write = training.write_checkpoint
 
     def waiting(directory, checkpoint):
-        write(directory, checkpoint)
+        write(directory, *checkpoint)
         while True:  # a signal just before `signal.pause` would be waited for in vain
             time.sleep(0.01)
 
@@ -163,7 +164,7 @@ def before_the_end(world, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("interrupted") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_posterior", stop)
+        patch.setattr(ensemble, "fit_posterior", stop)
         assert main(words_of_fit(world, out)) == 130
     return out
 
@@ -185,14 +186,14 @@ def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, mo
     out = tmp_path / "m"
     write, written = training.write_checkpoint, []
 
-    def vanish_first(directory, checkpoint):
+    def vanish_first(directory, *checkpoint):
         written.append(directory)
         if len(written) == 3:
             shutil.rmtree(out)
             if now == "thesis":
                 out.mkdir()
                 (out / "thesis.tex").write_text("years of work")
-        write(directory, checkpoint)
+        write(directory, *checkpoint)
 
     monkeypatch.setattr(training, "write_checkpoint", vanish_first)
     result = run(*words_of_fit(world, out))
@@ -215,7 +216,7 @@ def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, wh
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fit_posterior", stop)
+        patch.setattr(ensemble, "fit_posterior", stop)
         assert run(*words_of_fit(world, out, seed=2)).code == 130
     assert run(*words_of_fit(world, out), "--overwrite").code == 0
     check_same(out, whole)

@@ -1,5 +1,7 @@
 """The search for TFB's noise on a trained network, compared with a scan."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_fits import fresh
@@ -7,7 +9,7 @@ from small_fits import fresh
 from bayeslora import TFB
 from bayeslora.adapters.options import LoRA
 from bayeslora.engine.predict import answer
-from bayeslora.engine.training.final_fit import LastFit, final_fit
+from bayeslora.engine.training.final_fit import final_fit
 from bayeslora.posteriors.weights.tfb import degradation_on_anchors
 
 
@@ -85,10 +87,10 @@ def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys, t
     fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
     fit.run(tmp_path, fit_last=False)
     assert capsys.readouterr().err == ""
-    quiet = final_fit(fit.network, LastFit(fit.posterior), fit.train, None)
+    quiet = final_fit(fit.network, fit.plan, fit.train, None)
     fit.posterior.before_last_layer(quiet)
     assert capsys.readouterr().err == ""
-    loud = final_fit(fit.network, LastFit(fit.posterior, progress=True), fit.train, None)
+    loud = final_fit(fit.network, replace(fit.plan, progress=True), fit.train, None)
     fit.posterior.before_last_layer(loud)
     shown = capsys.readouterr()
     assert "search for sigma" in shown.err

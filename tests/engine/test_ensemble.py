@@ -15,7 +15,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
+from bayeslora.engine.ensemble import Fitter, member_seeds, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.training_options import TrainingSettings
@@ -29,9 +29,16 @@ POLAR = PoLAR(r=2, num_layers=2)
 
 def fitted(backbone, posterior, seed=3, adapter=LORA):
     training = TrainingSettings(2, 8, seed=seed)
-    plan = Plan("tiny", "float32", adapter, posterior, seed, 32, progress=False, training=training)
+    plan = Plan(
+        adapter=adapter,
+        posterior=posterior,
+        seed=seed,
+        max_length=32,
+        progress=False,
+        training=training,
+    )
     data = TrainingData(DataColumns(), tuple(CLASSES), rows(30, 0), None)
-    return fit_members(plan, data, backbone, lambda: None)
+    return Fitter(plan, data, backbone).fit(plan)
 
 
 def logits(backbone, posterior, fit, **options):

@@ -13,7 +13,9 @@ from bayeslora.adapters.options import AMT
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.training import episodes as engine
+from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.episodes import (
     MetaTuning,
     divergence,
@@ -21,6 +23,7 @@ from bayeslora.engine.training.episodes import (
     meta_tune,
     mix,
 )
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.options import MLE
 
@@ -58,6 +61,12 @@ def texts_of(network, count=24):
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
     prepared = network.encoder.prepare([row["text"] for row in rows])
     return replace(prepared, labels=labels)
+
+
+def training(network, rows, adapter=ADAPTER, *, seed, max_grad_norm, directory=None):
+    settings = TrainingSettings(seed=seed, max_grad_norm=max_grad_norm)
+    plan = Plan(adapter=adapter, seed=seed, training=settings, progress=False)
+    return Training(network, plan, rows, directory=directory)
 
 
 def images_of(network, folder, count=18):
@@ -373,7 +382,7 @@ def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
     adapter = replace(ADAPTER, eps=(0.1, 0.3), weight_eps=(0.05, 0.1), lr=1.0)
     network, plan = network_of(bert, adapter), adapter.episodes
     rows, start = texts_of(network), factors_of(network)
-    losses = meta_tune(network, plan, rows, seed=2, max_grad_norm=LIMIT, directory=None)
+    losses = meta_tune(training(network, rows, adapter, seed=2, max_grad_norm=LIMIT))
     other, expected, scales = network_of(bert, adapter), [], []
     for member, adversary in enumerate((Adversary(0.1, 0.05), Adversary(0.3, 0.1))):
         written = WrittenOut(other, rows, member, adversary, LIMIT)
@@ -393,9 +402,8 @@ def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
 def test_members_are_tuned_apart(bert, tmp_path):
     network = network_of(bert)
     before = state_of(network)
-    losses = meta_tune(
-        network, ADAPTER.episodes, texts_of(network), seed=0, max_grad_norm=1, directory=tmp_path
-    )
+    rows = texts_of(network)
+    losses = meta_tune(training(network, rows, seed=0, max_grad_norm=1, directory=tmp_path))
     assert len(losses) == 2
     for site in network.sites:
         for member in range(2):
@@ -412,14 +420,9 @@ def test_members_are_tuned_apart(bert, tmp_path):
 def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch, after):
     monkeypatch.setattr(engine, "_EVERY", 1)
     whole = network_of(bert)
-    expected = meta_tune(
-        whole,
-        ADAPTER.episodes,
-        texts_of(whole),
-        seed=3,
-        max_grad_norm=1,
-        directory=tmp_path / "whole",
-    )
+    options = {"seed": 3, "max_grad_norm": 1}
+    expected = meta_tune(training(whole, texts_of(whole), **options, directory=tmp_path / "whole"))
+    options["directory"] = tmp_path / "part"
     network = network_of(bert)
     calls = []
     step = MetaTuning.step
@@ -430,12 +433,11 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
         calls.append(args)
         return step(self, *args)
 
-    options = {"seed": 3, "max_grad_norm": 1, "directory": tmp_path / "part"}
     with monkeypatch.context() as patch:
         patch.setattr(MetaTuning, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            meta_tune(network, ADAPTER.episodes, texts_of(network), **options)
+            meta_tune(training(network, texts_of(network), **options))
     again = network_of(bert)
-    result = meta_tune(again, ADAPTER.episodes, texts_of(again), **options)
+    result = meta_tune(training(again, texts_of(again), **options))
     assert result == expected
     assert equal(state_of(whole), state_of(again))

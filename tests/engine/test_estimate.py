@@ -6,8 +6,8 @@ from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora import VBLL
-from bayeslora.engine.training.final_fit import duration
 from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.plain_text import duration
 
 
 def test_small_problems_stay_dense_and_400_classes_do_not():

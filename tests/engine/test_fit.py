@@ -13,11 +13,13 @@ from small_fits import GRADIENT, equal_states, fresh
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.options import ILoRA, LoRA, PoLAR
 from bayeslora.adapters.spectrum import drift
+from bayeslora.engine import ensemble
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
-from bayeslora.engine.training.final_fit import LastFit, fit_posterior
-from bayeslora.engine.training.loop import epochs_without_gain, validation_metrics
+from bayeslora.engine.training.final_fit import fit_last_layer, validation_metrics
+from bayeslora.engine.training.loop import epochs_without_gain
 from bayeslora.errors import DivergedError
+from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 
 RECIPES = {
@@ -85,7 +87,7 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     expected = whole.run(tmp_path / "whole", validates=True)
     with monkeypatch.context() as patch:
         patch.setattr(
-            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+            ensemble, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
         )
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
@@ -115,7 +117,7 @@ def scripted(monkeypatch, values):
     monkeypatch.setattr(
         fit_module,
         "validation_metrics",
-        lambda network, *_: {"nll": next(values), "accuracy": 0.5},
+        lambda _: {"nll": next(values), "accuracy": 0.5},
     )
 
 
@@ -153,7 +155,7 @@ def test_patience_that_ran_out_before_a_crash_allows_no_further_epoch(
     scripted(monkeypatch, iter([0.5, 0.7, 0.6]))
     with monkeypatch.context() as patch:
         patch.setattr(
-            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+            ensemble, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
         )
         with pytest.raises(KilledError):
             fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
@@ -205,15 +207,16 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     fit = fresh(encoder, VBLL())
     fit.run(tmp_path, fit_last=False)
     before = fit.network.trained_state()
-    rows = feature_rows(fit.network, fit.train).features
-    metrics = validation_metrics(fit.network, rows, fit.validation)
+    metrics = validation_metrics(fit.training(validates=True))
     assert equal_states(before, fit.network.trained_state())
     # The metric is the NLL of a fit under the training prior.
     other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
-    fit_posterior(other.network, LastFit(other.posterior), other.train, None)
-    again = validation_metrics(other.network, None, other.validation)
-    assert metrics == pytest.approx(again, rel=1e-9)
+    fit_last_layer(other.network, other.plan, feature_rows(other.network, other.train), None)
+    rows = feature_rows(other.network, other.validation).features
+    drawing = other.posterior.drawing
+    probs = link_probabilities(other.network.head.predict(rows), **drawing).probs
+    assert metrics["nll"] == pytest.approx(nll(probs, rows.targets), rel=1e-9)
 
 
 def test_without_validation_the_last_epoch_is_kept(encoder, tmp_path):

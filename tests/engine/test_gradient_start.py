@@ -21,7 +21,7 @@ GRADIENT = GradientPoLAR(r=4, num_layers=2)
 
 def started(backbone, adapter=GRADIENT):
     fit = fresh(backbone, MLE(), adapter)
-    begin_adapter(fit.network, fit.adapter, fit.posterior, fit.train, seed=0)
+    begin_adapter(fit.training())
     return fit
 
 

@@ -94,7 +94,7 @@ def test_layers_without_columns_are_not_drawn(decoder, tmp_path):
     fit = fresh(decoder, MLE(), adapter, layer_sampling=LayerSampling(num_active=1, interval=1))
     with_columns = {site.name.split(".")[1] for site in fit.network.sites if site.k}
     assert 0 < len(with_columns) < 3
-    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+    sampler = layer_sampler(fit.training())
     assert {group.name.split()[1] for group in sampler.groups if not group.always} == with_columns
     record = fit.run(tmp_path).layer_sampling
     assert record["blocks"]
@@ -105,9 +105,7 @@ def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, post
     sampling = replace(ONE_OF_TWO, mode="fixed")
     fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
     before = {name: item.clone() for name, item in fit.network.weights.named_parameters()}
-    (resting,) = {0, 1} - set(
-        layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30).draw(0)
-    )
+    (resting,) = {0, 1} - set(layer_sampler(fit.training()).draw(0))
     fit.run(tmp_path)
     # Two sites per layer: roots.0, roots.1 and gates.0…, gates.1… belong to the first layer.
     for name, item in fit.network.weights.named_parameters():
@@ -168,7 +166,7 @@ def test_the_head_trains_at_every_step(encoder, tmp_path):
 
 def test_the_rate_of_the_layers_rises_and_no_other(encoder, tmp_path):
     fit = fresh(encoder, MLE(), replace(WHOLE, interval=4, ramp=4), epochs=1)
-    sampler = layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+    sampler = layer_sampler(fit.training())
     switches = LayerSwitches(sampler, fit.network.full)
     groups = [{"name": name, "lr": 0.8} for name in ("adapter", "outside", "head")]
 
@@ -226,11 +224,11 @@ def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, m
 
     values = iter([0.1, 0.9])
     monkeypatch.setattr(
-        fit_module, "validation_metrics", lambda *_: {"nll": next(values), "accuracy": 0.5}
+        fit_module, "validation_metrics", lambda _: {"nll": next(values), "accuracy": 0.5}
     )
     adapter = replace(WHOLE, mode="cycle", interval=4)
     fit = fresh(decoder, MLE(), adapter)
-    sampler = layer_sampler(fit.network, adapter, fit.posterior, fit.settings, 30)
+    sampler = layer_sampler(fit.training())
     states = {}
     result = fit.run(
         tmp_path,
@@ -281,7 +279,7 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
         layer_adapter = replace(adapter, **options) if sampling is None else adapter
         layer_sampling = None if sampling is None else replace(sampling, **options)
         fit = fresh(decoder, MLE(), layer_adapter, layer_sampling=layer_sampling)
-        sampler = layer_sampler(fit.network, layer_adapter, fit.posterior, fit.settings, 30)
+        sampler = layer_sampler(fit.training())
         sizes.append(saved_bytes(fit, sampler, 0))
     assert sizes[0] > sizes[1] > sizes[2] > 0
 

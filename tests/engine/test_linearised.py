@@ -14,7 +14,7 @@ from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
-from bayeslora.engine.training.final_fit import LastFit, fit_posterior
+from bayeslora.engine.training.final_fit import fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights import laplace_lora
 
@@ -75,7 +75,8 @@ def refitted(backbone, fit, posterior):
     other.network.load_trained_state(
         state | {f"weights.{name}": item for name, item in own.items()}
     )
-    fit_posterior(other.network, LastFit(posterior), other.train, None)
+    rows = feature_rows(other.network, other.train)
+    fit_last_layer(other.network, replace(other.plan, posterior=posterior), rows, None)
     return other
 
 

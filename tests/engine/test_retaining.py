@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from bayeslora import MLE, VBLL, QualityRetaining
 from bayeslora.adapters.options import LoRA
-from bayeslora.engine.training.head_updates import Retained
+from bayeslora.engine.training.retaining import Retained
 from bayeslora.engine.training_options import resolve_retaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.registry import resolve_posterior
