@@ -42,7 +42,7 @@ def fit_and_wait(*words):
     """Fit, but wait for a signal when the first checkpoint is written."""
     write = training.write_checkpoint
 
-    def waiting(directory, checkpoint):
+    def waiting(directory, *checkpoint):
         write(directory, *checkpoint)
         while True:  # a signal just before `signal.pause` would be waited for in vain
             time.sleep(0.01)

@@ -13,7 +13,7 @@ from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
-from bayeslora.engine.rows import prepare
+from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights import laplace_lora
