@@ -58,7 +58,8 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
-from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
+from bayeslora.posteriors.point import OWN_SOFTMAX
+from bayeslora.posteriors.registry import BEST, resolve_posterior, stored_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from bayeslora import options
@@ -89,6 +90,28 @@ class Listed:
 
     config: type[Any]
     package: str
+
+
+class BuiltIn(Mapping[str, type[Any]]):
+    """Classes of this package by name, imported when they are used.
+
+    Attributes:
+        homes: Module and class of each, as `module:Class`.
+    """
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self.homes = homes
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Return the class of a name."""
+        loaded: type[Any] = resolve_name(self.homes[name])
+        return loaded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.homes)
+
+    def __len__(self) -> int:
+        return len(self.homes)
 
 
 class Catalogue(Mapping[str, type[Any]]):

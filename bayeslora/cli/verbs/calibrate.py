@@ -265,7 +265,7 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 def _summary(classifier: BayesianClassifier) -> str:
     """Return the fit in words, with its NLL against the network's own softmax."""
     from bayeslora.engine.fitted.card import fit_words
-    from bayeslora.posteriors.registry import OWN_SOFTMAX
+    from bayeslora.posteriors.point import OWN_SOFTMAX
 
     record = classifier.record
     words = f"{record.posterior['name']}, {fit_words(record)}"

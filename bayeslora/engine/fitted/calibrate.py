@@ -34,7 +34,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.point import OWN_SOFTMAX
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
+from bayeslora.posteriors.point import OWN_SOFTMAX
+from bayeslora.posteriors.registry import stored_posterior
 
 CHOSEN_ON = "chosen on these rows"
 """Note on scores of rows that the posterior's options may have been chosen on."""

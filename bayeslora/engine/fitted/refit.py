@@ -34,7 +34,8 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import OWN_SOFTMAX, build_weights, check_factors, provider
+from bayeslora.posteriors.point import OWN_SOFTMAX
+from bayeslora.posteriors.registry import build_weights, check_factors, provider
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

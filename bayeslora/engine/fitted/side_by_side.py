@@ -31,7 +31,8 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
+from bayeslora.posteriors.point import OWN_SOFTMAX
+from bayeslora.posteriors.registry import BEST, COMPARED, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
 
 FEWEST_EXAMPLES = 20
@@ -137,7 +138,7 @@ def beside_others(
             candidate: its fits take longer. Its options were then chosen on these examples.
     """
     is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
-    refits = is_own or config.compared is not None
+    refits = is_own or config.name in COMPARED
     scored = train if held_out is None else held_out
     if (held_out is None and (is_own or not refits)) or len(scored) < FEWEST_EXAMPLES:
         return None
