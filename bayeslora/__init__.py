@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from bayeslora.metrics.compare import Comparison as Comparison
     from bayeslora.metrics.compare import compare as compare
     from bayeslora.metrics.evaluate import evaluate as evaluate
-    from bayeslora.metrics.robustness import Attack as Attack
-    from bayeslora.metrics.robustness import Robustness as Robustness
     from bayeslora.metrics.scores import Score as Score
     from bayeslora.metrics.scores import Scores as Scores
     from bayeslora.metrics.seeds import over_seeds as over_seeds
@@ -77,7 +75,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "APS": "bayeslora.conformal",
-    "Attack": "bayeslora.metrics.robustness",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
@@ -93,7 +90,6 @@ _HOMES = {
     "QualityRetaining": "bayeslora.engine.training_options",
     "RAPS": "bayeslora.conformal",
     "Report": "bayeslora.reporting.report",
-    "Robustness": "bayeslora.metrics.robustness",
     "Score": "bayeslora.metrics.scores",
     "Scores": "bayeslora.metrics.scores",
     "Temperature": "bayeslora.recalibration.temperature",
