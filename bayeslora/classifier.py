@@ -57,8 +57,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
-from bayeslora.posteriors.point import OWN_SOFTMAX
-from bayeslora.posteriors.registry import BEST, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import BEST, own_softmax, resolve_posterior, stored_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -500,7 +499,7 @@ class BayesianClassifier:
         config = None if posterior == BEST else default
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
-        check_takes(network, config or OWN_SOFTMAX)
+        check_takes(network, config or own_softmax())
         scores = check_calibration(
             config, feature_scores, hold_out, validated=validation is not None
         )

@@ -47,10 +47,6 @@ class MLE(Posterior):
     parameters: ClassVar[str] = "none"
 
 
-OWN_SOFTMAX = MLE()
-"""The network's own prediction, before any posterior is fitted to it."""
-
-
 @dataclass(frozen=True)
 class MAP(Posterior):
     """Maximum a posteriori under a Gaussian prior on the head weights.
