@@ -79,19 +79,6 @@ class Offer:
         return config
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A method with its origin.
-
-    Attributes:
-        config: The class of its options.
-        package: Provider: a package with its version, or the module that registered it.
-    """
-
-    config: type[Any]
-    package: str
-
-
 class BuiltIn(Mapping[str, type[Any]]):
     """Classes of this package by name, imported when they are used.
 
@@ -245,16 +232,19 @@ class Catalogue(Mapping[str, type[Any]]):
         dists = (offer.entry.dist for offer in self._offered(config.name))
         return {dist.name: dist.version for dist in dists if dist is not None}
 
-    def listed(self) -> list[Listed]:
-        """Return every valid method; log a warning for each package with an invalid one."""
+    def listed(self) -> list[tuple[type[Any], str]]:
+        """Return every valid method with its package, or the module that registered it.
+
+        Logs a warning for each package with an invalid one.
+        """
         package = f"bayeslora {__version__}"
-        methods = [Listed(config, package) for config in self.built_in.values()]
-        methods += [Listed(config, config.__module__) for config in self.registered.values()]
+        methods = [(config, package) for config in self.built_in.values()]
+        methods += [(config, config.__module__) for config in self.registered.values()]
         for offer in self.offers():
             if offer.name in self.registered:
                 continue
             try:
-                methods.append(Listed(self._usable(offer), offer.package))
+                methods.append((self._usable(offer), offer.package))
             except InputError as error:
                 logger.warning("%s", error)
         return methods

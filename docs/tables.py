@@ -166,7 +166,7 @@ _LIMITS = {
 
 def _config(kind: str, name: str) -> type[Any]:
     registry = adapters if kind == "adapters" else posteriors
-    return next(item.config for item in registry.CATALOGUE.listed() if item.config.name == name)
+    return next(config for config, _ in registry.CATALOGUE.listed() if config.name == name)
 
 
 _FORMULA = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
