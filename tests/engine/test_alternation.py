@@ -8,7 +8,7 @@ from small_fits import GRADIENT, POLAR, equal_states, fresh
 from tiny import CLASSES
 
 from bayeslora import MAP, MLE, VBLL, Laplace
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import set_feature_scale
