@@ -97,8 +97,9 @@ def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
     from bayeslora.engine.data import stream_for
+    from bayeslora.engine.plan import Plan
     from bayeslora.engine.rows import CheckedRows
-    from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
+    from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.predictions.record import check_further
 
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    posterior = stored_posterior(record.posterior)
+    posterior = Plan.of(record).posterior
 
     from bayeslora.engine.fitted.pieces import Drawing, identity, predict_to_file
 
