@@ -61,13 +61,14 @@ def fit_classifier(
     identity: dict[str, Any] = asked.recorded() | _of_rows(final) | final.hashes()
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    plan = replace(asked, posterior=asked.posterior.settled(settle.fit_facts(asked, data)))
-    plan, whole, backbone = settle.by_backbone(plan, data, len(final.rows), load)
+    settled, whole, backbone = settle.by_backbone(asked, data, len(final.rows), load)
+    settle.say_defaults(plan, settled)
+    plan = settled
     read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
-    # Asked options of the posterior, so that a later `calibrate` chooses on its own rows.
-    lasting = {name: getattr(plan.posterior, name) for name in plan.posterior.settled_options}
+    # The posterior as asked, so that a later `calibrate` chooses on its own rows.
     planned = replace(plan, posterior=asked.posterior).recorded(backbone)
-    planned["posterior"] |= lasting
+    for name in plan.posterior.settled_options:
+        planned["posterior"][name] = getattr(plan.posterior, name)
     if plan.format is not None:
         hashed = formats.prompt_hash(plan.format, backbone.template, read)
         planned["backbone"]["prompt_sha256"] = hashed

@@ -149,6 +149,7 @@ def by_backbone(
     Raises:
         InputError: The backbone cannot be loaded, or cannot read these rows as chosen.
     """
+    plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
     name = str(plan.backbone)
     if name == AUTO:
         loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
@@ -170,6 +171,23 @@ def by_backbone(
         adapter=plan.adapter.with_layers(num_adapted),
     )
     return plan, whole, backbone
+
+
+def say_defaults(chosen: Plan, settled: Plan) -> None:
+    """Log what was left open, and what it became."""
+    words = [
+        f"{name} {getattr(settled.training, name)}"
+        for name in settled.training.unset
+        if name not in chosen.chosen
+    ]
+    if chosen.backbone in (None, AUTO):
+        words.insert(0, f"backbone {settled.backbone}")
+    if chosen.depth in (None, "auto") and settled.depth != ALL_LAYERS:
+        words.append(f"depth {settled.depth}")
+    if chosen.template is None and settled.template != Template(RAW):
+        words.append(f"template {settled.template and settled.template.frame!r}")
+    if words:
+        logger.info("by default: %s", ", ".join(words))
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

@@ -219,17 +219,9 @@ def _zero_shot(args: argparse.Namespace) -> None:
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     of_data = ("task", "data_dir", "image_column") if args.train is None else ()
-    idle = (
-        "validation",
-        "multi_task",
-        "quick",
-        "adapter",
-        "posterior",
-        "seed",
-        "feature_scores",
-        *CHOSEN,
-    )
-    refuse(args, (*idle, *of_data), "has no effect with --zero-shot", "no-effect")
+    of_rows = ("validation", "multi_task", *of_data)
+    idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)
+    refuse(args, idle, "has no effect with --zero-shot", "no-effect")
     if args.out is None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)
