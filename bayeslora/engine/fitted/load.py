@@ -133,15 +133,7 @@ def _adapted(
     plan = Plan.of(record)
     with reading(f"{_location(files.directory)}: the network of its record cannot be built"):
         network = build_network(
-            tokenized,
-            plan.adapter,
-            plan.posterior,
-            num_classes=len(record.classes),
-            seed=plan.seed,
-            max_length=plan.max_length,
-            format=plan.format,
-            extra=record.head,
-            trained=tensors,
+            tokenized, plan, len(record.classes), extra=record.head, trained=tensors
         )
     return network, record
 
@@ -332,20 +324,13 @@ def _unfitted(
     network = Network(encoder, sites, head)
     network.weights = build_weights(posterior, network)
     network.to(backbone.device)
+    plan = Plan(backbone.name, "float32", posterior=posterior, max_length=encoder.max_length)
+    entries = plan.recorded(backbone) | {"adapter": None, "training": {}}
+    entries["backbone"] |= {"kind": kind, "layer": encoder.layer}
     record = ModelRecord(
-        backbone={
-            "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
-            "fingerprint": backbone.fingerprint,
-            "kind": kind,
-            "settings": backbone.settings,
-            "layer": encoder.layer,
-            "dtype": "float32",
-        },
-        posterior=options.as_mapping(posterior),
+        **entries,
         classes=list(classes),
         columns={"text": "text", "label": "label", "pair": None},
-        max_length=encoder.max_length,
-        seed=0,
         num_train=0,
         head=head.extra_config(),
         versions=library_versions() | provider(posterior),

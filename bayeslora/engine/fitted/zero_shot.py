@@ -89,14 +89,7 @@ def zero_shot(
         raise InputError(
             "zero-shot uses the language model's answer, which verbaliser 'none' disables"
         )
-    network = build_network(
-        cut,
-        plan.adapter,
-        plan.posterior,
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-    )
+    network = build_network(cut, plan, len(classes))
     weight = prior.rows.double().cpu()
     if texts is None:
         # Prior scales refer to the scale of features, which is similar for all texts.
@@ -124,15 +117,7 @@ def _of_questions(
     templated = replace(plan, template=formats.default_template(plan, backbone, rows))
     whole, cut = _read(templated, backbone, rows)
     formats.check_backbone(plan.format, whole, cut, len(classes))
-    network = build_network(
-        cut,
-        plan.adapter,
-        plan.posterior,
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
+    network = build_network(cut, plan, len(classes))
     unknown = torch.full((len(rows),), -1)
     prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
     set_feature_scale(network, prepared)
