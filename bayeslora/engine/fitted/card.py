@@ -14,7 +14,7 @@ from bayeslora.engine.data import format_of
 from bayeslora.engine.plan import Plan
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.registry import own_softmax
 
 CHOSEN_ON = "chosen on these rows"
 """Note on scores of rows that the posterior's options may have been chosen on."""
@@ -328,7 +328,7 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
     posterior = Plan.of(record).posterior
     is_around_network = not (posterior.is_point or posterior.moves_mean)
     if num_samples == 0 and record.backbone["kind"] != ADAPTED and is_around_network:
-        return OWN_SOFTMAX
+        return own_softmax()
     return posterior
 
 

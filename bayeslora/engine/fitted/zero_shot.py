@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bayeslora.adapters.registry import NO_ADAPTER
+from bayeslora.adapters.registry import no_adapter
 from bayeslora.backbones.depth import ALL_LAYERS, read_as_asked
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.load import Backbone
@@ -26,7 +26,7 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.registry import own_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def zero_shot(
     plan = replace(
         plan,
         backbone=plan.backbone or QUESTIONS,
-        adapter=NO_ADAPTER,
-        posterior=OWN_SOFTMAX,
+        adapter=no_adapter(),
+        posterior=own_softmax(),
         feature_scores=(),
     )
     if texts is not None and texts.images:
