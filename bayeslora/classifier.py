@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
@@ -59,7 +59,7 @@ from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_mea
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, own_softmax, resolve_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -86,8 +86,8 @@ class BayesianClassifier:
     def __init__(
         self,
         backbone: str | Path | Backbone | None = None,
-        adapter: Any = "polar",
-        posterior: Any = "vbll",
+        adapter: Any = DEFAULT_ADAPTER,
+        posterior: Any = DEFAULT_POSTERIOR,
         *,
         seed: int = 0,
         max_length: int = MAX_LENGTH,

@@ -26,6 +26,8 @@ ADAPTERS = BuiltIn(
 )
 """The built-in adapters."""
 
+DEFAULT_ADAPTER = "polar"
+
 CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 """Every adapter by name, including those of other packages."""
 

@@ -56,17 +56,17 @@ def fit_classifier(
     """
     # Check the choices, and decide what the rows and the backbone decide.
     passed = data
-    asked, data = settle.by_rows(plan, data)
-    final = passed if asked.training.refit else data
-    identity: dict[str, Any] = asked.recorded() | _of_rows(final) | final.hashes()
+    requested, data = settle.by_rows(plan, data)
+    final = passed if requested.training.refit else data
+    identity: dict[str, Any] = requested.recorded() | _of_rows(final) | final.hashes()
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    settled, whole, backbone = settle.by_backbone(asked, data, len(final.rows), load)
+    settled, whole, backbone = settle.by_backbone(requested, data, len(final.rows), load)
     settle.say_defaults(plan, settled)
     plan = settled
     read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
-    # The posterior as asked, so that a later `calibrate` chooses on its own rows.
-    planned = replace(plan, posterior=asked.posterior).recorded(backbone)
+    # The posterior as requested, so that a later `calibrate` chooses on its own rows.
+    planned = replace(plan, posterior=requested.posterior).recorded(backbone)
     for name in plan.posterior.settled_options:
         planned["posterior"][name] = getattr(plan.posterior, name)
     if plan.format is not None:

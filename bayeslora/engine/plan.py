@@ -8,7 +8,7 @@ from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.registry import resolve_adapter, stored_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter, stored_adapter
 from bayeslora.backbones.depth import ALL_LAYERS, Depth, check_depth
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.template import RAW, Template
@@ -19,7 +19,7 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import feature_scores
-from bayeslora.posteriors.registry import resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import DEFAULT_POSTERIOR, resolve_posterior, stored_posterior
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Plan:
 
     backbone: str | None = None
     dtype: str = "auto"
-    adapter: Adapter = field(default_factory=lambda: resolve_adapter("polar"))
-    posterior: Posterior = field(default_factory=lambda: resolve_posterior("vbll"))
+    adapter: Adapter = field(default_factory=lambda: resolve_adapter(DEFAULT_ADAPTER))
+    posterior: Posterior = field(default_factory=lambda: resolve_posterior(DEFAULT_POSTERIOR))
     seed: int = 0
     max_length: int = MAX_LENGTH
     depth: Depth | None = None
