@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,9 @@ from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
 
 Label = str | int | None
+
+PIECE = 2048
+"""Rows that are read, predicted and written at a time."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 """Names of the options of a question, in order; a question has at most 20."""
@@ -105,6 +108,11 @@ class Examples:
         further = {name: tuple(values[i] for i in picked) for name, values in self.further.items()}
         return replace(self, **columns, further=further)
 
+    def pieces(self) -> Iterator[Examples]:
+        """Yield the examples, `PIECE` at a time."""
+        for start in range(0, len(self), PIECE):
+            yield self.take(range(start, min(start + PIECE, len(self))))
+
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the strata of random splits: the labels, or a single stratum for questions.
 
@@ -157,12 +165,20 @@ def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
     return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
 
 
+def in_pieces(rows: Iterator[Any]) -> Iterator[list[Any]]:
+    """Yield lists of `PIECE` rows, fewer in the last."""
+    while part := list(islice(rows, PIECE)):
+        yield part
+
+
 _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """Concatenate one or more parts of the same source."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     columns: dict[str, Any] = {
         name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
         for name in _BY_ROW
@@ -173,11 +189,6 @@ def joined(parts: Sequence[Examples]) -> Examples:
         for name in first.further
     }
     return replace(first, **columns, further=further)
-
-
-def is_numbered(labels: Iterable[Label]) -> bool:
-    """Return whether all labels are non-negative integers, ignoring rows without a label."""
-    return all(label is None or str(label).isdecimal() for label in labels)
 
 
 def class_names(examples: Examples) -> tuple[str, ...]:
@@ -219,6 +230,7 @@ def encode_labels(
     classes: Sequence[str],
     *,
     unknown: Literal["error", "ood"] = "error",
+    indexed: bool = False,
     advice: str = "",
 ) -> NDArray[np.int64]:
     """Return the index of every example's label among `classes`.
@@ -228,6 +240,7 @@ def encode_labels(
         classes: Names of the classes; an integer label matches its decimal form.
         unknown: How to handle labels that are not among `classes`: raise an error, or assign -1 to
             mark the example as out of distribution.
+        indexed: Whether a label may also be the index of a class.
         advice: Text appended to the error.
 
     Returns:
@@ -238,7 +251,8 @@ def encode_labels(
     """
     if unknown not in {"error", "ood"}:
         raise InputError(f"unknown must be 'error' or 'ood', got {unknown!r}")
-    index = {name: position for position, name in enumerate(classes)}
+    index = {str(position): position for position in range(len(classes))} if indexed else {}
+    index |= {name: position for position, name in enumerate(classes)}
     codes = np.array(
         [-1 if label is None else index.get(str(label), -1) for label in examples.labels],
         dtype=np.int64,

@@ -26,13 +26,13 @@ import numpy as np
 from bayeslora.data.columns import (
     BadValueError,
     DataColumns,
-    Piece,
-    RowChecks,
-    Table,
+    Reader,
+    Rows,
     is_blank,
     text_value,
 )
 from bayeslora.data.examples import LETTERS, Examples
+from bayeslora.data.formats import Record, Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 from bayeslora.plain_text import counted, shown
@@ -57,37 +57,6 @@ def are_questions(names: Sequence[str]) -> bool:
     return "history" in names or ("question" in names and bool(_choice_columns(names)))
 
 
-def question_checks(
-    table: Table, columns: DataColumns, *, required: bool, keep: Sequence[str], skip_blank: bool
-) -> QuestionChecks:
-    """Return the conversion of a table to questions; see `RowChecks` for the arguments.
-
-    Columns with a usual name may have another usual name in the table.
-
-    Raises:
-        InputError: A column is missing.
-    """
-    names = table.names
-    history = "history" if "history" in names else None
-    text = columns.text
-    if text == QUESTIONS.text and text not in names and history is not None:
-        text = history
-    label = columns.label
-    if label in ("label", QUESTIONS.label):
-        label = next((name for name in _OTHER_NAMES["answer"] if name in names), QUESTIONS.label)
-    pair = columns.pair
-    if pair in (None, "context"):
-        pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
-    choices = columns.choices
-    if choices in (None, QUESTIONS.choices):
-        choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
-        if isinstance(choices, tuple):
-            with located(table.source):
-                _check_numbering(choices)
-    resolved = replace(columns, text=text, label=label, pair=pair, choices=choices)
-    return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
-
-
 def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
     for name in _OTHER_NAMES["choices"]:
         if name in names:
@@ -110,71 +79,75 @@ def _check_numbering(names: Sequence[str]) -> None:
         raise InputError(f"column {missing[0]!r} is missing; a question needs at least two options")
 
 
-@dataclass(frozen=True)
-class QuestionChecks(RowChecks):
-    """Converts the rows of a table to questions; `columns.choices` is not None.
+class QuestionReader(Reader):
+    """Reads a table as questions with options.
 
-    Attributes:
-        history: Column of the earlier items, or None.
+    Columns with a usual name may have another usual name in the table.
     """
 
-    history: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self._choice_names:
+    def __init__(self, table: Table, columns: DataColumns, **options: Any) -> None:
+        """Find the columns and check that they exist; see `Reader`."""
+        names = table.names
+        self._history = "history" if "history" in names else None
+        text, label, pair, choices = columns.text, columns.label, columns.pair, columns.choices
+        if text == QUESTIONS.text and text not in names and self._history is not None:
+            text = self._history
+        if label in ("label", QUESTIONS.label):
+            known = (name for name in _OTHER_NAMES["answer"] if name in names)
+            label = next(known, QUESTIONS.label)
+        if pair in (None, "context"):
+            pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
+        if choices in (None, QUESTIONS.choices):
+            choices = _choice_columns(names) or ("candidates" if self._history else "choices")
+            if isinstance(choices, tuple):
+                with located(table.source):
+                    _check_numbering(choices)
+        self._choices = (choices,) if isinstance(choices, str) else choices or ()
+        columns = replace(columns, text=text, label=label, pair=pair, choices=choices)
+        super().__init__(table, columns, **options)
+        for name in self._choices:
             self._require(name, "choices, or choice_1, choice_2 and so on")
 
     @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns to read, if they exist."""
-        return (*super().column_names, *([] if self.history is None else [self.history]))
+    def _names(self) -> tuple[str, ...]:
+        return (*super()._names, *([] if self._history is None else [self._history]))
 
-    @property
-    def _choice_names(self) -> tuple[str, ...]:
-        names = self.columns.choices or ()
-        return (names,) if isinstance(names, str) else names
+    def _is_blank(self, record: Record) -> bool:
+        return is_blank(record.get(self.columns.text))
 
-    def _is_blank(self, piece: Piece, row: int) -> bool:
-        return is_blank(piece.columns[self.columns.text][row])
-
-    def _content(self, piece: Piece) -> dict[str, Any]:
+    def _content(self, rows: Rows) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair
         history = None
-        if self.history is not None:
-            lists = list(map(self._list, piece.columns[self.history]))
-            history = self._each(piece, self.history, _items, lists)
+        if self._history is not None:
+            lists = [self._list(record.get(self._history)) for _, record in rows]
+            history = self._each(rows, self._history, _items, lists)
         texts = (
             tuple(map("\n".join, history))
-            if history is not None and text == self.history
-            else self._each(piece, text, text_value)
+            if history is not None and text == self._history
+            else self._each(rows, text, text_value)
         )
-        choices = self._choices(piece)
-        labels = piece.columns.get(label, [None] * len(choices))
-        answers = list(zip(labels, choices, strict=True))
+        cells = [[record.get(name) for name in self._choices] for _, record in rows]
+        choices = self._each(rows, self._choices[0], self._options, cells)
+        answers = [
+            (record.get(label), options) for (_, record), options in zip(rows, choices, strict=True)
+        ]
         return {
             "texts": texts,
-            "pairs": None if pair is None else self._each(piece, pair, _context),
-            "labels": self._each(piece, label, self._answer, answers),
+            "pairs": None if pair is None else self._each(rows, pair, _context),
+            "labels": self._each(rows, label, self._answer, answers),
             "choices": choices,
             "history": history,
         }
 
-    def _choices(self, piece: Piece) -> tuple[tuple[str, ...], ...]:
-        names = self._choice_names
-        if len(names) == 1:
-            values = list(map(self._list, piece.columns[names[0]]))
-            return self._each(piece, names[0], _options, values)
-
-        def options(cells: tuple[Any, ...]) -> tuple[str, ...]:
-            filled = [cell for cell in cells if not is_blank(cell)]
-            if any(map(is_blank, cells[: len(filled)])):
-                empty = next(k for k, cell in enumerate(cells) if is_blank(cell))
-                raise BadValueError(f"{shown(names[empty])} is empty, but a later option is not")
-            return _options(filled)
-
-        cells = zip(*(piece.columns[name] for name in names), strict=True)
-        return self._each(piece, names[0], options, list(cells))
+    def _options(self, cells: list[Any]) -> tuple[str, ...]:
+        """Return the options of a question, in a cell with a list or in one cell each."""
+        if len(cells) == 1:
+            return _options(self._list(cells[0]))
+        filled = [cell for cell in cells if not is_blank(cell)]
+        for name, cell in zip(self._choices, cells[: len(filled)], strict=False):
+            if is_blank(cell):
+                raise BadValueError(f"{shown(name)} is empty, but a later option is not")
+        return _options(filled)
 
     def _list(self, value: Any) -> Any:
         """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""

@@ -85,5 +85,5 @@ def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     )
     texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
     set_feature_scale(network, texts)
-    rows = feature_rows(network, texts).features.double()
+    rows = feature_rows(network, texts).double()
     return best_prior_scale(rows, len(data.classes), plan.seed, folds=_FOLDS)[1]
