@@ -35,6 +35,7 @@ from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.formats import Record, Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
+from bayeslora.option_checks import Options, Text, Texts, option_names
 from bayeslora.plain_text import counted, shown
 
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
@@ -260,11 +261,8 @@ def _context(value: Any) -> str:
     return "" if is_blank(value) else text_value(value)
 
 
-_KEYS = ("question", "choices", "answer", "context", "prompt")
-
-
 @dataclass(frozen=True)
-class TaskDescription:
+class TaskDescription(Options):
     """A YAML description of files of questions with options.
 
         question: stem
@@ -273,17 +271,31 @@ class TaskDescription:
         context: story
         prompt: "{text_pair} {text}"
 
-    All lines are optional. `choices` is one column of lists, or a list of columns; columns that are
-    not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
-    `{text_pair}` the context.
-
-    Attributes:
-        columns: Columns of the questions.
-        prompt: Prompt around each question, a `template`; None for the default.
+    All lines are optional; columns that are not named have their usual names (see `questions`).
     """
 
-    columns: DataColumns
-    prompt: str | None = None
+    question: Text = QUESTIONS.text
+    """Column of the question."""
+    choices: Texts = ("choices",)
+    """Column of lists of options, or a column for each option."""
+    answer: Text = QUESTIONS.label
+    """Column of the correct option."""
+    context: Text | None = None
+    """Column of the context."""
+    prompt: Text | None = None
+    """Prompt around each question, a `template`: `{text}` is the question, `{text_pair}` the
+    context."""
+
+    @property
+    def names(self) -> list[str]:
+        """All columns."""
+        names = [self.question, *self.choices, self.answer, self.context]
+        return [name for name in names if name is not None]
+
+    def columns(self, path: str) -> DataColumns:
+        """Return the columns of the questions, named by the description at a path."""
+        choices = self.choices[0] if len(self.choices) == 1 else self.choices
+        return DataColumns(self.question, self.answer, self.context, choices, described=path)
 
 
 def is_description(task: str | None) -> bool:
@@ -300,29 +312,12 @@ def read_description(path: str) -> TaskDescription:
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} must be a mapping, such as `question: stem`")
-    used: list[str] = []
-    for key, value in content.items():
-        if key not in _KEYS:
-            raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
-        several = key == "choices" and isinstance(value, list) and len(value) > 1
-        texts = value if several else [value]
-        if not all(isinstance(text, str) and text for text in texts):
-            allowed = "a column or a list of columns" if key == "choices" else "a text"
-            raise InputError(f"{path}: {key} must be {allowed}, got {shown(value)}")
-        used += texts if key != "prompt" else []
-    usual = {"question": QUESTIONS.text, "answer": QUESTIONS.label, "choices": QUESTIONS.choices}
-    columns: dict[str, Any] = {**usual, **content}
-    used += [columns[key] for key in columns.keys() - content.keys()]
-    if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
-        raise InputError(f"{path}: column {shown(repeated)} is listed twice")
-    choices = columns["choices"]
-    return TaskDescription(
-        DataColumns(
-            columns["question"],
-            columns["answer"],
-            content.get("context"),
-            tuple(choices) if isinstance(choices, list) else choices,
-            described=path,
-        ),
-        content.get("prompt"),
-    )
+    keys = option_names(TaskDescription)
+    if unknown := next((key for key in content if key not in keys), None):
+        raise InputError(f"{path}: {unknown_choice('key', str(unknown), keys)}")
+    with located(path):
+        description = TaskDescription(**content)
+        names = description.names
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"column {shown(repeated)} is listed twice")
+    return description

@@ -268,11 +268,16 @@ def _by_rows(file: File, rows: Table, numbers: Sequence[str], texts: Sequence[st
         try:
             if name in numbers:
                 return _number(given, rows)
-            text = as_text(given) or ""
-            text.encode()
-            if not (name == "id" and rows.is_text and {"\n", file.delimiter} <= {*text}):
-                return as_text(given)
-            problem = "contains rows; check for an unclosed quotation mark"
+            text = as_text(given)
+            (text or "").encode()
+            if name != "id" or not text:
+                return text
+            if rows.is_text and {"\n", file.delimiter} <= {*text}:
+                problem = "contains rows; check for an unclosed quotation mark"
+            elif isinstance(given, list | dict):
+                problem = "is not a string"
+            else:
+                return text
         except UnicodeEncodeError:
             problem = "contains an unpaired surrogate, which is not valid Unicode"
         except (OverflowError, TypeError, ValueError):
@@ -318,9 +323,6 @@ def _json_table(file: File, normalise: str | None) -> tuple[Table, dict[str, str
                 if is_ours(name) or name in used:
                     has = f"{'has' if name in row else 'lacks'} {shown(name)}"
                     raise InputError(f"{file}, row {line} {has}, unlike the first row")
-            if "id" in used and isinstance(row["id"], list | dict):
-                problem = f"{shown(row['id'])} is not a string"
-                raise InputError(f"{file}, row {line}, column 'id': {problem}")
             yield line, row
 
     return Table(str(file), names, rows), metadata
