@@ -186,18 +186,20 @@ class Reader:
     def _checked(self) -> Iterator[Examples]:
         """Yield the examples before `_finished`."""
         hashes = array("q")  # eight bytes per row
-        is_empty = True
+        num_rows = 0
         for examples in self._parts(first=True):
-            is_empty = False
+            num_rows += len(examples)
             if self._has_ids:
                 hashes.extend(map(hash, examples.ids))
             self._has_pairs |= any(examples.pairs or ())
             self._integer_labels = self._integer_labels and all(map(is_integer, examples.labels))
             yield examples
-        if is_empty:
+        if not num_rows:
             raise InputError(f"{self.source}: the text of every row is blank, so no rows are left")
         if self._num_skipped:
-            logger.warning("%s: skipped %d rows without text", self.source, self._num_skipped)
+            total = num_rows + self._num_skipped
+            message = "%s: skipped %d of %d rows without text"
+            logger.warning(message, self.source, self._num_skipped, total)
         ordered = np.sort(np.frombuffer(hashes, np.int64))
         self._check_ids(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))
 
