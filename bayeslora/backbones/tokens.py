@@ -145,7 +145,8 @@ def tokenise(
         _check_template(backbone, template, limit, pairs=pairs is not None)
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
     typed = template is None and (pairs is not None or as_its_owner)
-    if getattr(backbone.tokenizer, "truncation_side", "right") == "right":
+    cuts_end = getattr(backbone.tokenizer, "truncation_side", "right") == "right"
+    if cuts_end and max(map(len, (*texts, *(pairs or ()))), default=0) > 2 * _LONG * _ROOM:
         if not keep_end:
             texts = shortened(backbone.tokenizer, texts, limit)
         if pairs is not None:

@@ -9,13 +9,16 @@ import numbers
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from bayeslora.data.examples import Examples, Label, in_pieces, joined
+from bayeslora.data import examples
+from bayeslora.data.examples import Examples, Label
 from bayeslora.data.formats import Record, Table
 from bayeslora.data.images import IMAGE, located, read_image
 from bayeslora.errors import InputError
@@ -120,7 +123,7 @@ Rows = Sequence[tuple[int, Record]]
 class Reader:
     """Reads a table as examples and checks every value, in memory that does not grow with it.
 
-    The first pass, `read` or `check`, finds what holds for all rows: whether they have ids and
+    The first pass, `checked`, finds what holds for all rows: whether they have ids and
     second texts, and whether labels read from text are integers. `pieces` repeats the pass.
 
     Attributes:
@@ -162,38 +165,21 @@ class Reader:
         """Name of the table."""
         return self.table.source
 
-    def read(self) -> Examples:
-        """Return all examples.
+    def checked(self) -> Iterator[Examples]:
+        """Yield the examples in the first pass, before `finished`.
 
         Raises:
             InputError: A value is not allowed, an id is repeated, or no row is left.
         """
-        return self._finished(joined(list(self._checked())))
-
-    def check(self) -> None:
-        """Check all examples, before `pieces`.
-
-        Raises:
-            InputError: As `read`.
-        """
-        for _ in self._checked():
-            pass
-
-    def pieces(self) -> Iterator[Examples]:
-        """Yield the examples, `examples.PIECE` at a time."""
-        return map(self._finished, self._parts())
-
-    def _checked(self) -> Iterator[Examples]:
-        """Yield the examples before `_finished`."""
         hashes = array("q")  # eight bytes per row
         num_rows = 0
-        for examples in self._parts(first=True):
-            num_rows += len(examples)
+        for piece in self._parts():
+            num_rows += len(piece)
             if self._has_ids:
-                hashes.extend(map(hash, examples.ids))
-            self._has_pairs |= any(examples.pairs or ())
-            self._integer_labels = self._integer_labels and all(map(is_integer, examples.labels))
-            yield examples
+                hashes.extend(map(hash, piece.ids))
+            self._has_pairs |= any(piece.pairs or ())
+            self._integer_labels = self._integer_labels and all(map(is_integer, piece.labels))
+            yield piece
         if not num_rows:
             raise InputError(f"{self.source}: the text of every row is blank, so no rows are left")
         if self._num_skipped:
@@ -203,60 +189,62 @@ class Reader:
         ordered = np.sort(np.frombuffer(hashes, np.int64))
         self._check_ids(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))
 
+    def finished(self, piece: Examples) -> Examples:
+        """Return examples with what holds for all rows: integers as labels, no second texts."""
+        labels = tuple(map(as_integer, piece.labels)) if self._integer_labels else piece.labels
+        return replace(piece, labels=labels, pairs=piece.pairs if self._has_pairs else None)
+
+    def pieces(self) -> Iterator[Examples]:
+        """Yield the examples again, `examples.PIECE` at a time."""
+        return map(self.finished, self._parts())
+
     def _check_ids(self, repeated: set[int]) -> None:
         """Raise InputError if an id with one of some hashes is repeated."""
         first: dict[str, int] = {}
-        for examples in self._parts() if repeated else ():
-            for name, row in zip(examples.ids, examples.rows, strict=True):
+        for piece in self._parts() if repeated else ():
+            for name, row in zip(piece.ids, piece.rows, strict=True):
                 if hash(name) in repeated and first.setdefault(name, row) != row:
                     raise InputError(
                         f"{self.source}, row {row}, column 'id': {shown(name)} duplicates the id "
                         f"of row {first[name]}; ids must be unique"
                     )
 
-    def _parts(self, *, first: bool = False) -> Iterator[Examples]:
-        for part in in_pieces(self._rows()):
-            if first:
-                self._has_ids, first = part[0][1].get("id") is not None, False
-            yield self._examples(part)
+    def _parts(self) -> Iterator[Examples]:
+        rows = self.table.rows(self._names)
+        if self._skip_blank:
+            self._num_skipped = 0
+            rows = filter(self._has_text, rows)
+        is_first = True
+        while part := list(islice(rows, examples.PIECE)):
+            if is_first:  # all rows have ids, or none has
+                self._has_ids, is_first = part[0][1].get("id") is not None, False
+            ids = self._each(part, "id", _id if self._has_ids else _no_id)
+            numbers = tuple(row for row, _ in part)
+            yield Examples(
+                **self._content(part),
+                ids=ids if self._has_ids else tuple(map(str, numbers)),
+                rows=numbers,
+                source=self.source,
+                label_column=self.columns.label,
+                further={name: self._each(part, name, as_text) for name in self._keep},
+                images=self.columns.images,
+            )
 
-    def _rows(self) -> Iterator[tuple[int, Record]]:
-        """Yield the raw rows, without blank ones if they are to be skipped."""
-        self._num_skipped = 0
-        for row, record in self.table.rows(self._names):
-            if self._skip_blank and self._is_blank(record):
-                self._num_skipped += 1
-            else:
-                yield row, record
+    def _has_text(self, row: tuple[int, Record]) -> bool:
+        """Return whether a row has all its texts; count those without."""
+        has_text = not any(is_blank(row[1].get(name)) for name in self._texts)
+        self._num_skipped += not has_text
+        return has_text
 
-    def _examples(self, rows: Rows) -> Examples:
-        ids = self._each(rows, "id", _id if self._has_ids else _no_id)
-        numbers = tuple(row for row, _ in rows)
-        return Examples(
-            **self._content(rows),
-            ids=ids if self._has_ids else tuple(map(str, numbers)),
-            rows=numbers,
-            source=self.source,
-            label_column=self.columns.label,
-            further={name: self._each(rows, name, as_text) for name in self._keep},
-            images=self.columns.images,
-        )
-
-    def _finished(self, examples: Examples) -> Examples:
-        """Adapt labels and pairs of some examples to the properties of the whole table."""
-        labels = examples.labels
-        if self._integer_labels:
-            labels = tuple(map(as_integer, labels))
-        return replace(examples, labels=labels, pairs=examples.pairs if self._has_pairs else None)
+    @property
+    def _texts(self) -> list[str]:
+        """Columns of texts that may not be blank."""
+        return [name for name in (self.columns.text, self.columns.pair) if name is not None]
 
     @property
     def _names(self) -> tuple[str, ...]:
         """Names of the columns to read, if they exist."""
         return (*self.columns.column_names, *self._keep)
-
-    def _is_blank(self, record: Record) -> bool:
-        names = filter(None, (self.columns.text, self.columns.pair))
-        return any(is_blank(record.get(name)) for name in names)
 
     def _content(self, rows: Rows) -> dict[str, Any]:
         """Return the texts, second texts and labels, by the names of `Examples`."""
@@ -276,7 +264,12 @@ class Reader:
     ) -> tuple[Any, ...]:
         """Return the converted values of a column, or other [N] values; errors name the row."""
         if values is None:
-            values = (record.get(name) for _, record in rows)
+            values = [record.get(name) for _, record in rows]
+        if convert is text_value:
+            with suppress(TypeError, UnicodeEncodeError):
+                "".join(values).encode()
+                if all(map(str.strip, values)):  # as nearly always, in a tenth of the time
+                    return tuple(values)
         converted: list[Any] = []
         try:
             for value in values:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -110,8 +110,12 @@ class Examples:
 
     def pieces(self) -> Iterator[Examples]:
         """Yield the examples, `PIECE` at a time."""
-        for start in range(0, len(self), PIECE):
-            yield self.take(range(start, min(start + PIECE, len(self))))
+        size = len(self)
+        if size <= PIECE:
+            yield self
+            return
+        for start in range(0, size, PIECE):
+            yield self.take(range(start, min(start + PIECE, size)))
 
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the strata of random splits: the labels, or a single stratum for questions.
@@ -165,20 +169,12 @@ def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
     return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
 
 
-def in_pieces(rows: Iterator[Any]) -> Iterator[list[Any]]:
-    """Yield lists of `PIECE` rows, fewer in the last."""
-    while part := list(islice(rows, PIECE)):
-        yield part
-
-
 _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """Concatenate one or more parts of the same source."""
     first = parts[0]
-    if len(parts) == 1:
-        return first
     columns: dict[str, Any] = {
         name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
         for name in _BY_ROW

@@ -271,20 +271,13 @@ def csv_table(file: File) -> Table:
     Raises:
         InputError: The file has no rows, or a name is repeated.
     """
-    first = list(islice(_csv_fields(file), 2))
-    if not first:
+    rows = _csv_rows(file)
+    header = tuple(next(rows, (0, {}))[1])
+    if not header:
         raise InputError(f"{file} is empty; at least one row is needed")
-    header = tuple(first[0][1])
-    check_distinct(header, file)
-    if len(first) < 2:
+    if next(rows, None) is None:
         raise InputError(f"{file} has a header ({listed(header)}) but no rows")
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        places = {name: place for place, name in enumerate(header) if name in names}
-        for row, fields in islice(_csv_fields(file), 1, None):
-            yield row, {name: fields[place] or None for name, place in places.items()}
-
-    return Table(str(file), header, rows, is_text=True)
+    return Table(str(file), header, lambda _names: islice(_csv_rows(file), 1, None), is_text=True)
 
 
 def check_distinct(names: Sequence[str], source: object) -> None:
@@ -294,11 +287,12 @@ def check_distinct(names: Sequence[str], source: object) -> None:
         raise InputError(f"{source} has a duplicate column {shown(repeated)}")
 
 
-def _csv_fields(file: File) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the fields of each row that is not blank, beginning with the header.
+def _csv_rows(file: File) -> Iterator[tuple[int, Record]]:
+    """Yield the line and the cells of each row that is not blank, beginning with the header.
 
     Raises:
-        InputError: A row is broken, or has more or fewer fields than the header.
+        InputError: A row is broken, or has more or fewer fields than the header; or a column is
+            repeated.
     """
     csv.field_size_limit(LONGEST_FIELD)  # texts are longer than the default of 131,072 characters
     header: list[str] = []
@@ -307,15 +301,18 @@ def _csv_fields(file: File) -> Iterator[tuple[int, list[str]]]:
         row = 1
         try:
             for fields in reader:
-                header = header or fields
-                if fields:
+                if fields and not header:
+                    header = fields
+                    check_distinct(header, file)
+                    yield row, dict.fromkeys(header)
+                elif fields:
                     if len(fields) != len(header):
                         raise InputError(
                             f"{file}, row {row}: {len(fields)} fields, but the header has "
                             f"{len(header)} ({listed(header)}); quote fields that contain "
                             f"{file.delimiter!r} or a line break"
                         )
-                    yield row, fields
+                    yield row, dict(zip(header, (field or None for field in fields), strict=True))
                 row = reader.line_num + 1
         except csv.Error as error:
             raise InputError(

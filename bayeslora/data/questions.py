@@ -32,7 +32,7 @@ from bayeslora.data.columns import (
     text_value,
 )
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.data.formats import Record, Table
+from bayeslora.data.formats import Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import Options, Text, Texts, option_names
@@ -113,8 +113,9 @@ class QuestionReader(Reader):
     def _names(self) -> tuple[str, ...]:
         return (*super()._names, *([] if self._history is None else [self._history]))
 
-    def _is_blank(self, record: Record) -> bool:
-        return is_blank(record.get(self.columns.text))
+    @property
+    def _texts(self) -> list[str]:
+        return [self.columns.text]
 
     def _content(self, rows: Rows) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import Examples
+from bayeslora.data.examples import Examples, joined
 from bayeslora.data.formats import DEFAULT, Reading, Record, Table, open_table
 from bayeslora.data.images import IMAGE, holds_images, image_columns, is_image
 from bayeslora.data.questions import QUESTIONS, QuestionReader, are_questions
@@ -87,7 +87,9 @@ def read(
     if isinstance(data, Examples):
         return _kept(data, keep, reading.optional)
     rows = as_texts(data) if labels == "optional" else data
-    examples = _reader(rows, columns, keep, reading, required=labels == "required").read()
+    reader = _reader(rows, columns, keep, reading, required=labels == "required")
+    pieces = list(reader.checked())
+    examples = reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
     if columns.described is None:
         return examples
     return replace(examples, columns=columns.recorded())
@@ -104,7 +106,8 @@ def stream(
     if isinstance(data, Examples):
         return _kept(data, keep, reading.optional)
     reader = _reader(as_texts(data), columns, keep, reading)
-    reader.check()
+    for _ in reader.checked():
+        pass
     return reader
 
 

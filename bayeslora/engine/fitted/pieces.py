@@ -110,7 +110,7 @@ def predict_rows(
         zip(rows.pieces(), torch.split(labels, examples.PIECE), strict=True),
         drawing,
         total=len(rows),
-        most_options=most_options(rows),
+        most_options=0 if rows.choices is None else most_options(rows),
         keep=True,
         say=say,
     )
