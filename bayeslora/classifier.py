@@ -53,12 +53,11 @@ from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
 from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
 from bayeslora.keywords import ColumnNames, FitOptions, Loading, check_keywords, columns_in
-from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
-from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import BEST, own_softmax, resolve_posterior, stored_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -500,7 +499,7 @@ class BayesianClassifier:
         config = None if posterior == BEST else default
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
-        check_takes(network, config or OWN_SOFTMAX)
+        check_takes(network, config or own_softmax())
         scores = check_calibration(
             config, feature_scores, hold_out, validated=validation is not None
         )
@@ -530,27 +529,6 @@ class BayesianClassifier:
         )
         self.posterior = self.network.posterior
         return self
-
-    def robustness(self, data: Any, attack: Any = None) -> Robustness:
-        """Return accuracy, NLL and ECE of labelled rows by the radius of perturbed inputs.
-
-        For texts the token embeddings are perturbed, so the score is robustness in embedding
-        space: no text need have such embeddings. For images the pixels are perturbed.
-
-        Args:
-            data: Labelled rows, as for `predict`.
-            attack: `Attack(...)`, its options as a mapping or as text such as
-                `eps=[0.05,0.1],steps=10`; None uses the default radii.
-
-        Raises:
-            InputError: The data or an option is not allowed, or this is a classifier of another
-                library.
-        """
-        from bayeslora.engine.fitted.attack import robustness
-
-        network = self._calibrated()
-        rows = read_for(self.record, data, columns_of(self.record))
-        return robustness(network, rows, Attack.of(attack))
 
     def adapt(
         self,

@@ -27,10 +27,10 @@ from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import (
-    CLOSED_FORM,
     build_head,
     build_weights,
     check_factors,
+    closed_form,
     names_where,
 )
 from bayeslora.posteriors.types import LastLayer
@@ -336,6 +336,6 @@ def best_depth(
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats per row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build_head(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
+    head = build_head(closed_form(), features.shape[1], int(labels.max()) + 1)
     head.fit(Features(scaled, labels))
     return float(head.report()["elbo"])

@@ -26,8 +26,9 @@ from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.options import Ensemble, MCDropout
+from bayeslora.posteriors.point import Ensemble
 from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.weights.mc_dropout import MCDropout
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.experiment_data import ExperimentData
 

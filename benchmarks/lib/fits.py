@@ -12,7 +12,7 @@ from typing import Any
 
 import bayeslora as bl
 from bayeslora import MLE
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import Examples

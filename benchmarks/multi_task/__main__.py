@@ -35,16 +35,11 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.emtal import GatedUnits
-from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.data.examples import (
-    Examples,
-    encode_labels,
-    without_duplicates,
-    without_overlap,
-)
+from bayeslora.contrib.emtal import EMTAL, GatedUnits
+from bayeslora.data.examples import Examples, encode_labels, without_duplicates, without_overlap
 from bayeslora.data.known import load_known
 from bayeslora.data.splits import stratified_sample
 from bayeslora.data.union import TASK, class_of, counts, named, union, union_classes
@@ -59,7 +54,7 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.options import MLE
+from bayeslora.posteriors.point import MLE
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.multi_task.report import write_report

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from bayeslora import MLE
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.ilora import NUM_COORDINATES, ItemVectors
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import ILoRA, LoRA
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
+from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, ItemVectors
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network

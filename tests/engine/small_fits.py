@@ -7,7 +7,7 @@ import torch
 from tiny import CLASSES, toy_rows
 
 from bayeslora import VBLL
-from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network

@@ -8,17 +8,14 @@ from small_fits import GRADIENT, POLAR, equal_states, fresh
 from tiny import CLASSES
 
 from bayeslora import MAP, MLE, VBLL, Laplace
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training import loop as loops
 from bayeslora.engine.training.final_fit import LastFit
-from bayeslora.engine.training.head_updates import (
-    HeadUpdate,
-    Moment,
-)
+from bayeslora.engine.training.head_updates import HeadUpdate, Moment
 from bayeslora.engine.training.loop import Loop, Training
 from bayeslora.posteriors.features import Features
 

@@ -10,7 +10,8 @@ from refusal import refused
 from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.build import adapter_for, build_network

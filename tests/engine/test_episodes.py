@@ -9,20 +9,14 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
 
 from bayeslora.adapters.base import Adversary
-from bayeslora.adapters.options import AMT
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
+from bayeslora.contrib.amt import AMT
 from bayeslora.engine.build import build_network
 from bayeslora.engine.training import episodes as engine
-from bayeslora.engine.training.episodes import (
-    MetaTuning,
-    divergence,
-    draw_episode,
-    meta_tune,
-    mix,
-)
+from bayeslora.engine.training.episodes import MetaTuning, divergence, draw_episode, meta_tune, mix
 from bayeslora.errors import InputError
-from bayeslora.posteriors.options import MLE
+from bayeslora.posteriors.point import MLE
 
 ADAPTER = AMT(
     r=2,

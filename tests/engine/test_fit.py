@@ -11,8 +11,10 @@ from refusal import refused
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
-from bayeslora.adapters.options import ILoRA, LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.spectrum import drift
+from bayeslora.contrib.ilora import ILoRA
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
 from bayeslora.engine.training.final_fit import LastFit, fit_posterior

@@ -9,7 +9,8 @@ from refusal import refused
 from small_fits import fresh
 
 from bayeslora import CLoRA
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.posteriors.weights.clora import KLGradient
 

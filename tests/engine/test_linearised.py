@@ -10,7 +10,8 @@ from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare

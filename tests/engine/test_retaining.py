@@ -7,7 +7,7 @@ from small_fits import equal_states, fresh
 from torch.nn.functional import cross_entropy, kl_div
 
 from bayeslora import MLE, VBLL, QualityRetaining
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.training.head_updates import Retained
 from bayeslora.engine.training_options import resolve_retaining
 from bayeslora.logits import ABSENT

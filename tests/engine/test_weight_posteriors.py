@@ -23,7 +23,8 @@ from bayeslora import (
     MCDropout,
     ScalaBL,
 )
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes

@@ -34,7 +34,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.registry import own_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def calibrate(
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:
     """Warn if the examples are too few to compare the posterior with the network's softmax."""
-    if examples < FEWEST_EXAMPLES and posterior.name != OWN_SOFTMAX.name:
+    if examples < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
         logger.warning(
             "%d examples are too few to compare %r with the network's own softmax (at least %d are "
             "needed), so it may be worse",

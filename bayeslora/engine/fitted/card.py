@@ -13,7 +13,7 @@ from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
+from bayeslora.posteriors.registry import own_softmax, stored_posterior
 
 CHOSEN_ON = "chosen on these rows"
 """Note on scores of rows that the posterior's options may have been chosen on."""
@@ -326,7 +326,7 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
     posterior: Posterior = stored_posterior(record.posterior)
     is_around_network = not (posterior.is_point or posterior.moves_mean)
     if num_samples == 0 and record.backbone["kind"] != ADAPTED and is_around_network:
-        return OWN_SOFTMAX
+        return own_softmax()
     return posterior
 
 

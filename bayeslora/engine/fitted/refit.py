@@ -34,7 +34,7 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import OWN_SOFTMAX, build_weights, check_factors, provider
+from bayeslora.posteriors.registry import build_weights, check_factors, own_softmax, provider
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ def answers(network: Network, rows: Known, num_samples: int | None = None) -> Pr
 def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
     is_fitted = bool(network.record.num_train)
-    return evaluate(answers(network if is_fitted else with_posterior(network, OWN_SOFTMAX), rows))
+    return evaluate(answers(network if is_fitted else with_posterior(network, own_softmax()), rows))
 
 
 def compared(before: Scores, after: Scores) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bayeslora import options
-from bayeslora.adapters.registry import NO_ADAPTER
+from bayeslora.adapters.registry import no_adapter
 from bayeslora.backbones.depth import read_as_asked
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
@@ -25,7 +25,7 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.registry import own_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def zero_shot(
             "or none"
         )
     whole, cut = _read(plan, load(), texts)
-    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
+    adapter, posterior = no_adapter(), own_softmax()
     verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
     prior = class_prior(whole, classes, verbaliser, texts)
     if prior is None:
@@ -117,8 +117,8 @@ def _of_questions(
     formats.check_backbone(plan.format, whole, cut, len(classes))
     network = build_network(
         cut,
-        NO_ADAPTER,
-        OWN_SOFTMAX,
+        no_adapter(),
+        own_softmax(),
         num_classes=len(classes),
         seed=plan.seed,
         max_length=plan.max_length,
@@ -149,7 +149,7 @@ def _answering(
     results: Mapping[str, Any] | None = None,
 ) -> Network:
     """Return the classifier for a network whose last layer is the language model's answer."""
-    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
+    adapter, posterior = no_adapter(), own_softmax()
     record = ModelRecord(
         backbone={
             "name": lasting_name(plan.backbone),
