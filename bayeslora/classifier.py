@@ -41,14 +41,14 @@ from bayeslora.engine.fitted import export, load
 from bayeslora.engine.fitted.calibrate import calibrate, check_calibration, check_labels
 from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
-from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_to_file
+from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
 from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.rows import CheckedRows, say_fitted_to
+from bayeslora.engine.rows import say_fitted_to
 from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
@@ -416,7 +416,7 @@ class BayesianClassifier:
             network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
         stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
-        rows = CheckedRows.of(self.record, stream, unknown_labels)
+        rows = CheckedRows(self.record, stream, unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(

@@ -77,5 +77,5 @@ def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     network = build_network(backbone, plan, len(data.classes))
     texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
     set_feature_scale(network, texts)
-    rows = feature_rows(network, texts).features.double()
+    rows = feature_rows(network, texts).double()
     return best_prior_scale(rows, len(data.classes), plan.seed, folds=_FOLDS)[1]

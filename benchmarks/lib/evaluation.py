@@ -123,7 +123,7 @@ class Evaluation:
     def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
         """Return the features of the given splits with `state` loaded."""
         self.network.load_trained_state(state)
-        return {name: feature_rows(self.network, self.texts(name)).features for name in splits}
+        return {name: feature_rows(self.network, self.texts(name)) for name in splits}
 
     def trained_head(self, state: State) -> LastLayer:
         """Return the trained head; loading another state overwrites it."""

@@ -221,7 +221,7 @@ def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> Pre
 
 def _logits(network: Network, rows: PreparedTexts) -> Tensor:
     """Return logits [N, C], including classes of other tasks."""
-    features = feature_rows(network, rows).features.double()
+    features = feature_rows(network, rows).double()
     return mean_logits(features.values, network.head.mean_weight.double())
 
 

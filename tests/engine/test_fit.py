@@ -207,7 +207,7 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     fit = fresh(encoder, VBLL())
     fit.run(tmp_path, fit_last=False)
     before = fit.network.trained_state()
-    rows = feature_rows(fit.network, fit.train).features
+    rows = feature_rows(fit.network, fit.train)
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
     # The metric is the NLL of a fit under the training prior.

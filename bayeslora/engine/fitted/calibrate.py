@@ -73,10 +73,10 @@ def calibrate(
         train_rows, validation_rows = split_examples(whole, labels, hold_out, record.seed)
         train, validation = whole.take(train_rows), whole.take(validation_rows)
     held_out = None if validation is None else known(network, validation)
-    rows = None if held_out is None else held_out[1].features
+    rows = None if held_out is None else held_out[2]
     before = None if held_out is None else scores_of(network, held_out)
     fitted_to = known(network, train, to_fit=True)
-    features = fitted_to[1].features
+    features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
         posterior, race = best_posterior(network, features, rows)

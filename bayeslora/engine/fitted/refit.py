@@ -25,7 +25,7 @@ from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import FeatureRows, feature_rows, prepare
+from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 _TELLING_ROWS = 59
 # Loss by the posterior's spread, in nats, before a warning, and its certainty.
 _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
-Known = tuple[Examples, FeatureRows]
-"""Rows as they were read, and with their features from a finished network."""
+Known = tuple[Examples, PreparedTexts, Features]
+"""Rows as they were read, as a network reads them, and with its features."""
 
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
@@ -130,14 +130,14 @@ def refit(
     Raises:
         InputError: The data is not allowed.
     """
-    (examples, rows), config = train, network.posterior
-    held_examples, held_out = (None, None) if validation is None else validation
+    (examples, texts, rows), config = train, network.posterior
+    held_examples, held_texts, held_out = (None, None, None) if validation is None else validation
     last = LastFit(config, feature_scores, seed=network.record.seed, progress=network.progress)
-    fit = final_fit(network, last, rows.texts, None if held_out is None else held_out.texts)
+    fit = final_fit(network, last, texts, held_texts)
     if config.before_last_layer(fit):
-        rows = feature_rows(network, rows.texts)
-    accuracy = _accuracy(network, rows.features, examples.source)
-    chosen = fit_last_layer(network, last, rows, held_out)
+        rows = feature_rows(network, texts)
+    accuracy = _accuracy(network, rows, examples.source)
+    chosen = fit_last_layer(network, last, fit, rows, held_out)
     record = refitted_record(
         network.record,
         network,
@@ -231,24 +231,18 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     """
     plan = network.plan
     read = rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows
-    return rows, feature_rows(network, prepare_rows(network, read))
+    texts = prepare_rows(network, read)
+    return rows, texts, feature_rows(network, texts)
 
 
 def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
     """Return the predictions of rows with known features."""
     drawing = Drawing.of(network.posterior, num_samples=num_samples)
-    examples, prepared = rows
+    examples, texts, features = rows
     passes = num_passes(network.posterior, num_samples, len(network.members))
     total = passes * len(examples)
     with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
-        return predict_texts(
-            network,
-            examples,
-            prepared.texts,
-            drawing,
-            advance=advance,
-            features=prepared.features,
-        )
+        return predict_texts(network, examples, texts, drawing, advance=advance, features=features)
 
 
 def scores_of(network: Network, rows: Known) -> Scores:
