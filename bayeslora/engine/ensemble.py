@@ -140,15 +140,7 @@ class Fitter:
         self, plan: Plan, fold: Fold | None, start: State | None, rate: float
     ) -> Training:
         """Return the training of a fresh network."""
-        network = build_network(
-            self.backbone,
-            plan.adapter,
-            plan.posterior,
-            num_classes=len(self.data.classes),
-            seed=plan.seed,
-            max_length=plan.max_length,
-            format=plan.format,
-        )
+        network = build_network(self.backbone, plan, len(self.data.classes))
         check_middle(plan.feature_scores, has_middle=network.encoder.middle is not None)
         if network.conditioning is not None:
             network.conditioning.learn(self._rows[0])

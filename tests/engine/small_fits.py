@@ -78,7 +78,7 @@ def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
     posterior = QUICK if posterior is None else posterior
     options = TrainingSettings(**{"epochs": 2, "batch_size": 8, "seed": 3} | settings)
     network = build_network(
-        backbone, adapter, posterior, num_classes=3, seed=options.seed, max_length=32
+        backbone, Plan(adapter=adapter, posterior=posterior, seed=options.seed, max_length=32), 3
     )
     train, validation = (
         prepare(network.encoder, rows(count, seed), progress=False)

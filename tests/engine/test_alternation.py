@@ -11,6 +11,7 @@ from bayeslora import MAP, MLE, VBLL, Laplace
 from bayeslora.adapters.lora import LoRA
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.features import Features
@@ -156,7 +157,9 @@ def test_frozen_weights_do_not_move(request, tmp_path, name, adapter):
 def test_a_fresh_network_computes_what_its_backbone_does(decoder):
     """Adapters start at zero, so at first the seed changes only their directions."""
     fit = fresh(decoder)
-    other = build_network(decoder, POLAR, VBLL(), num_classes=len(CLASSES), seed=8, max_length=32)
+    other = build_network(
+        decoder, Plan(adapter=POLAR, posterior=VBLL(), seed=8, max_length=32), len(CLASSES)
+    )
     first = fit.network.encoder.features(fit.train)
     assert torch.equal(first, other.encoder.features(fit.train))
     assert not torch.equal(fit.network.sites[0].A.weight, other.sites[0].A.weight)

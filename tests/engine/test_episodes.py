@@ -53,7 +53,7 @@ def vit(tmp_path_factory):
 
 
 def network_of(backbone, adapter=ADAPTER):
-    return build_network(backbone, adapter, MLE(), num_classes=3, seed=0, max_length=32).eval()
+    return build_network(backbone, Plan(adapter=adapter, posterior=MLE(), max_length=32), 3).eval()
 
 
 def texts_of(network, count=24):

@@ -18,7 +18,7 @@ from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, feature_rows
+from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
@@ -46,9 +46,9 @@ def validation_metrics(fit: Training) -> dict[str, float]:
     train = feature_rows(network, fit.train) if network.head.uses_training_features else None
     # Fit a copy: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    rows = feature_rows(network, fit.validation).features
+    rows = feature_rows(network, fit.validation)
     if train is not None:
-        head.fit(train.features, rows, choose_prior=False)
+        head.fit(train, rows, choose_prior=False)
     probs = link_probabilities(head.predict(rows), **fit.plan.posterior.drawing).probs
     accuracy = (probs.argmax(1) == rows.targets).double().mean()
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
@@ -57,12 +57,13 @@ def validation_metrics(fit: Training) -> dict[str, float]:
 def fit_posterior(fit: Training, result: FitResult) -> FitResult:
     """Fit the posterior of a network with a trained adapter; return the completed results."""
     network, plan, factor = fit.network, fit.plan, result.prior_factor
-    plan.posterior.before_last_layer(final_fit(network, plan, fit.train, fit.validation))
+    last = final_fit(network, plan, fit.train, fit.validation)
+    plan.posterior.before_last_layer(last)
     if fit.prior is not None and fit.prior_waits:
         network.eval()
         factor = fit.prior.centre(network, fit.train, start=False)
     held_out = None if fit.validation is None else feature_rows(network, fit.validation)
-    chosen = fit_last_layer(network, plan, feature_rows(network, fit.train), held_out)
+    chosen = fit_last_layer(network, plan, last, feature_rows(network, fit.train), held_out)
     figures = summary(network.sites) if network.full is None else network.full.summary()
     figures |= fit.figures()
     if network.conditioning is not None and fit.train.contexts is not None:
@@ -80,7 +81,8 @@ def fit_frozen(fit: Training) -> FitResult:
     """
     network, plan = fit.network, fit.plan
     network.eval()
-    plan.posterior.before_last_layer(final_fit(network, plan, fit.train, fit.validation))
+    last = final_fit(network, plan, fit.train, fit.validation)
+    plan.posterior.before_last_layer(last)
     states = [
         (texts, *_states(network, texts, shown=plan.progress))
         for texts in (fit.train, fit.validation)
@@ -90,11 +92,10 @@ def fit_frozen(fit: Training) -> FitResult:
     network.feature_scale.fill_(network.encoder.root_mean_square(features))
     factor = None if fit.prior is None else fit.prior.centre(network, fit.train, features)
     train, *held_out = [
-        FeatureRows(texts, network.scaled(features, texts.labels, middle))
-        for texts, features, middle in states
+        network.scaled(features, texts.labels, middle) for texts, features, middle in states
     ]
-    network.head.solve(train.features)
-    chosen = fit_last_layer(network, plan, train, held_out[0] if held_out else None)
+    network.head.solve(train)
+    chosen = fit_last_layer(network, plan, last, train, held_out[0] if held_out else None)
     return FitResult(posterior=chosen, prior_factor=factor)
 
 
@@ -105,7 +106,11 @@ def _states(network: Network, texts: PreparedTexts, *, shown: bool) -> tuple[Ten
 
 
 def fit_last_layer(
-    network: Network, plan: Plan, train: FeatureRows, held_out: FeatureRows | None
+    network: Network,
+    plan: Plan,
+    fit: FinalFit,
+    train: Features,
+    held_out: Features | None,
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the trained adapter; return its chosen options.
 
@@ -114,34 +119,33 @@ def fit_last_layer(
     Args:
         network: Network with the last layer.
         plan: Posterior, feature scores, logit scale and seed.
+        fit: The same network and rows, for the hooks of the posterior.
         train: Training rows.
         held_out: Held-out rows, for choosing the prior.
 
     Raises:
         InputError: The features or the curvature are not finite, or their scale is out of range.
     """
-    rows = train.features
     with _watched(network.head, shown=plan.progress):
-        fit_head(network, rows, None if held_out is None else held_out.features)
-    chosen = network.head.report() | network.head.fit_report(rows)
-    validation = None if held_out is None else held_out.texts
-    plan.posterior.after_last_layer(final_fit(network, plan, train.texts, validation))
+        fit_head(network, train, held_out)
+    chosen = network.head.report() | network.head.fit_report(train)
+    plan.posterior.after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
-        chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
+        chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)
     logit_scale = plan.logit_scale
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows, no scale of the logits can be chosen")
-        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out.features)
+        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
     if plan.feature_scores is None or plan.feature_scores:
         network.feature_scores = FeatureScores.fitted(
             plan.feature_scores,
-            rows.values * by_features,
-            rows.targets,
-            middle=rows.middle,
+            train.values * by_features,
+            train.targets,
+            middle=train.middle,
             seed=plan.seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()
