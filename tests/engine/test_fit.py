@@ -18,7 +18,7 @@ from bayeslora.contrib.ilora import ILoRA
 from bayeslora.engine import ensemble
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
-from bayeslora.engine.training.final_fit import fit_last_layer, validation_metrics
+from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
 from bayeslora.engine.training.loop import epochs_without_gain
 from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
@@ -214,8 +214,10 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     # The metric is the NLL of a fit under the training prior.
     other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
-    fit_last_layer(other.network, other.plan, feature_rows(other.network, other.train), None)
-    rows = feature_rows(other.network, other.validation).features
+    last = final_fit(other.network, other.plan, other.train, None)
+    train = feature_rows(other.network, other.train)
+    fit_last_layer(other.network, other.plan, last, train, None)
+    rows = feature_rows(other.network, other.validation)
     drawing = other.posterior.drawing
     probs = link_probabilities(other.network.head.predict(rows), **drawing).probs
     assert metrics["nll"] == pytest.approx(nll(probs, rows.targets), rel=1e-9)

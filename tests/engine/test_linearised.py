@@ -16,7 +16,7 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.training.final_fit import fit_last_layer
+from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights import laplace_lora
 
@@ -78,7 +78,9 @@ def refitted(backbone, fit, posterior):
         state | {f"weights.{name}": item for name, item in own.items()}
     )
     rows = feature_rows(other.network, other.train)
-    fit_last_layer(other.network, replace(other.plan, posterior=posterior), rows, None)
+    plan = replace(other.plan, posterior=posterior)
+    last = final_fit(other.network, plan, other.train, None)
+    fit_last_layer(other.network, plan, last, rows, None)
     return other
 
 
