@@ -1,7 +1,4 @@
-"""Hostile and damaged model directories: refused in a sentence, and none of their code runs.
-
-The tests use a fixed sample of `hostile_models`; `tests/faults` can run all of it.
-"""
+"""Hostile and damaged model directories: refused in a sentence, and none of their code runs."""
 
 import json
 import random
