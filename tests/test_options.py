@@ -148,10 +148,6 @@ def test_unknown_names_have_the_nearest_beside_them(what, value, near):
         assert resolve(what, near, known).name == near.partition(":")[0]
 
 
-def test_a_name_of_nothing_has_no_hint():
-    assert str(unknown_choice("link", "", ["mc"])) == "unknown link ''; choose from 'mc'"
-
-
 @pytest.mark.parametrize(
     ("what", "value", "why"),
     [

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import refusal
 import tiny
 import torch
 
@@ -75,34 +74,6 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     assert result.code == 0, result.err
 
 
-def test_a_head_that_no_classifier_has_is_refused(run, refused, world, tmp_path):
-    options = ("--backbone", world.bert, "--epochs", 1, "--quiet", "--out", tmp_path / "model")
-    assert run("fit", world.train, *options).code == 0
-    export = ("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
-    assert "no classifier of transformers computes the same" in refused(*export)
-    assert not (tmp_path / "lora").exists()
-    assert "--head requires --format peft" in refused(*export, "--format", "merged")
-
-
-def test_an_existing_target_is_refused(refused, world, tmp_path):
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "mine.txt").touch()
-    assert "exists" in refused("export", world.model, "--out", tmp_path / "lora")
-    message = refused("export", world.model, "--out", tmp_path / "lora", "--overwrite")
-    assert "is not a PEFT checkpoint" in message
-
-
-def test_a_checkpoint_is_replaced_where_that_is_said(run, world, tmp_path):
-    target = tmp_path / "lora"
-    assert run("export", world.model, "--out", target).code == 0
-    assert run("export", world.model, "--out", target, "--overwrite").code == 0
-
-
-def test_a_model_without_an_adapter_is_refused(run, refused, world, tmp_path):
-    with refusal.refused("input", "export_merged"):
-        BayesianClassifier.from_transformers(str(world.classifier)).export_peft(tmp_path / "lora")
-
-
 def test_merged_models_say_what_loads_them(run, world, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
@@ -143,23 +114,3 @@ def test_other_formats_have_other_targets(refused, run, world, tmp_path):
     assert run(*calibrated, "--quiet").code == 0
     message = refused("export", tmp_path / "foreign", "--format", "merged", *out)
     assert "nothing to merge" in message
-
-
-def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, world, tmp_path):
-    assert run("export", world.model, "--out", tmp_path / "lora").code == 0
-    (ours,), (theirs,) = (
-        json.loads(run("info", path, "--spectrum", "--json").out)["members"]
-        for path in (world.model, tmp_path / "lora")
-    )
-    assert [site["name"] for site in theirs] == [site["name"] for site in ours]
-    for site, other in zip(theirs, ours, strict=True):
-        count = len(other["singular_values"])
-        assert site["singular_values"][:count] == pytest.approx(other["singular_values"], abs=1e-5)
-        assert site["relative_norm"] == pytest.approx(other["relative_norm"], rel=1e-4)
-    config = tmp_path / "lora" / "adapter_config.json"
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})
-    )
-    assert "does not name its base model" in refused("info", tmp_path / "lora", "--spectrum")
-    shown = run("info", tmp_path / "lora", "--spectrum", "--backbone", world.llama)
-    assert "stable rank" in shown.out

@@ -1,11 +1,9 @@
 """No verb prints names from files raw; messages about long names stay short."""
 
-import json
 import re
 
 import numpy as np
 import pytest
-from cli_files import write_rows
 
 from bayeslora.predictions.record import Predictions
 
@@ -102,52 +100,3 @@ def test_scoring_verbs(run, files, tmp_path, words, code):
     if code == 2:
         assert len(result.err.splitlines()) == 1
         check(run(*parts, "--verbose"))
-
-
-def test_models_of_hostile_data(run, world, tmp_path):
-    rows = [
-        {"id": f"{EVIL}{row}", "text": f"cat {row}", "label": f"{EVIL}{'ab'[row % 2]}"}
-        for row in range(24)
-    ]
-    data = write_rows(tmp_path / f"{EVIL}train.jsonl", rows)
-    small = ["--epochs", 1, "--adapter", "lora:r=2", "--posterior", "laplace"]
-    model, out = tmp_path / f"{EVIL}model", tmp_path / "p.csv"
-    fit = ["fit", data, "--backbone", world.llama, *small, "--out", model]
-    done = run(*fit)
-    assert done.code == 0, done.err
-    for words in (
-        ["predict", model, data, "--out", out],
-        ["info", model],
-        ["info", model, "--verify"],
-        ["calibrate", model, data, "--out", tmp_path / "c"],
-        ["export", model, "--out", tmp_path / "e", "--head"],
-    ):
-        result = run(*words)
-        assert result.code == 0, result.err
-        check(result)
-    other = write_rows(tmp_path / "other.jsonl", [{"text": "a", "label": f"{EVIL}{LONG}"}])
-    for words in (fit, ["predict", model, other, "--out", tmp_path / "q.csv"], ["fit", other]):
-        result = run(*words)
-        assert result.code == 2
-        check(result)
-        assert len(result.err) < 3000
-    check(done)
-
-
-def test_json_stays_ascii_and_whole(run, files):
-    result = run("evaluate", files["P"], "--by-class", "--json")
-    assert result.out.isascii()
-    check(result)
-    assert f"{EVIL}a" in json.loads(result.out)["classes"]
-
-
-def test_long_names_are_shortened(run, files, tmp_path):
-    for words in (
-        ["evaluate", files["B"], "--by-class"],
-        ["compare", files["B"], files["P"]],
-        ["convert", files["B"], "--out", tmp_path / "o.csv"],
-        ["report", files["B"], "--out", tmp_path / "r", "--per-class", "nobody"],
-    ):
-        result = run(*words)
-        check(result)
-        assert len(result.out) + len(result.err) < 20_000

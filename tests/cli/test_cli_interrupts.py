@@ -180,34 +180,6 @@ def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end
     check_same(out, whole)
 
 
-@pytest.mark.parametrize("now", ["nothing", "thesis"])
-def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, monkeypatch, now):
-    out = tmp_path / "m"
-    write, written = training.write_checkpoint, []
-
-    def vanish_first(directory, checkpoint):
-        written.append(directory)
-        if len(written) == 3:
-            shutil.rmtree(out)
-            if now == "thesis":
-                out.mkdir()
-                (out / "thesis.tex").write_text("years of work")
-        write(directory, checkpoint)
-
-    monkeypatch.setattr(training, "write_checkpoint", vanish_first)
-    result = run(*words_of_fit(world, out))
-    assert "was deleted" in result.err
-    if now == "nothing":
-        assert result.code == 0, result.err
-        check_same(out, whole)
-    else:
-        assert result.code == 2
-        assert "thesis.tex" in result.err
-        assert str(tmp_path / "m-rescued") in result.err
-        assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-        check_same(tmp_path / "m-rescued", whole)
-
-
 def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, whole, monkeypatch):
     out = tmp_path / "m"
 
@@ -225,12 +197,3 @@ def test_a_finished_fit_is_not_repeated(refused, world, whole, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(whole, copy)
     assert "exists" in refused(*words_of_fit(world, copy))
-
-
-def test_a_fit_that_diverges_leaves_nothing(refused, run, world, tmp_path):
-    """Its checkpoints would diverge again, and would block other options."""
-    out = tmp_path / "m"
-    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
-    fit += ["--quiet", "--out", out, "--adapter"]
-    refused(*fit, "lora:r=2,lr=1e12")
-    assert run(*fit, "lora:r=2").code == 0

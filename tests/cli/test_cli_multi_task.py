@@ -60,55 +60,6 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     assert report.code == 0, report.err
 
 
-def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
-    run, refused, world, files, tmp_path
-):
-    model = tmp_path / "model"
-    result = run("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
-    assert result.code == 0, result.err
-    again = tmp_path / "again"
-    result = run(
-        "calibrate", model, *named(files, "valid"), *named(files, "test", "--validation"),
-        "--posterior", "laplace", "--out", again, "--quiet", "--json",
-    )  # fmt: skip
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["calibration"]["rows"] == 24
-    assert run("export", again, "--format", "merged", "--out", tmp_path / "merged").code == 0
-    assert "topic, animal" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
-
-    tasked = [{**row, "task": "topic"} for row in toy_rows(4, 6)]
-    data = write_rows(tmp_path / "tasked.jsonl", tasked)
-    attack = ("--attack", "eps=0.3,steps=2", "--json", "--quiet")
-    result = run("evaluate", model, data, *attack)
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["n"] == 4
-    result = run("evaluate", model, *named(files, "test"), *attack)
-    assert json.loads(result.out)["n"] == 18
-
-    topic = files["topic-test"]
-    for command in (
-        ("predict", model, topic, "--out", tmp_path / "p.csv"),
-        ("calibrate", model, topic, "--out", tmp_path / "c"),
-        ("evaluate", model, topic, "--attack", "eps=0.3"),
-    ):
-        text = refused(*command)
-        assert "--multi-task" in text
-        assert "--keep" not in text
-    for command in (
-        ("calibrate", world.model, *named(files, "valid"), "--out", tmp_path / "c"),
-        ("calibrate", model, "--out", tmp_path / "c"),
-        ("evaluate", world.model, *named(files, "test"), "--attack", "eps=0.3"),
-        ("evaluate", model, topic, *named(files, "test"), "--attack", "eps=0.3"),
-        ("evaluate", topic, *named(files, "test")),
-    ):
-        refused(*command)
-    for command in (
-        ("evaluate", model, "--multi-task", "topic=nofile", "--attack", "eps=0.3"),
-        ("evaluate", world.model, "nofile", "--attack", "eps=0.3"),
-    ):
-        assert "nofile does not exist" in refused(*command)
-
-
 def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     model = tmp_path / "model"
     fit = ("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
@@ -147,27 +98,6 @@ def test_known_tasks_come_without_repeats(run, world, files, tmp_path):
     assert record["dropped"] == {"train": {"sst2: repeated": 1}}
 
 
-def test_tasks_stand_in_a_file_of_options(run, world, files, tmp_path):
-    config = tmp_path / "fit.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "multi_task": {task: str(files[f"{task}-train"]) for task in ("topic", "animal")},
-                "validation": {"animal": str(files["animal-valid"])},
-                "quality_retaining": {"momentum": 0.5},
-            }
-        )
-    )
-    model = tmp_path / "model"
-    options = ("--out", model, "--backbone", world.llama, *SMALL, "--json")
-    result = run("fit", "--config", config, *options)
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["validation_tasks"].keys() == {"animal"}
-    record = json.loads((model / "bayeslora.json").read_text())
-    assert record["tasks"] == {"topic": 3, "animal": 2}
-    assert record["training"]["quality_retaining"]["momentum"] == 0.5
-
-
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     train, valid = named(files, "train"), files["topic-valid"]
     out = ("--out", tmp_path / "model", "--backbone", "/nowhere/at/all")
@@ -189,9 +119,3 @@ def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     ):
         text = refused("fit", *options, *out)
         assert any(part.strip("'") in text for part in name.split("|")), text
-
-
-def test_predictions_of_one_task_take_no_names(refused, world, files, tmp_path):
-    out = ("--out", tmp_path / "p.csv")
-    assert "one task" in refused("predict", world.model, *named(files, "test"), *out)
-    assert "DATA" in refused("predict", world.model, *out)

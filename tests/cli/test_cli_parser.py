@@ -1,7 +1,6 @@
 """The parser: cheap to import, short error messages, correct defaults in its help."""
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.option_checks import meanings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
@@ -102,16 +100,6 @@ def test_python_m_is_the_same_command():
     assert done.stdout == f"bayeslora {__version__}\n"
 
 
-def test_a_terminal_without_arrows_shows_the_help_all_the_same():
-    done = subprocess.run(
-        [sys.executable, "-m", "bayeslora", "fit", "--help"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        check=True,
-    )
-    assert b"KEY=VALUE" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
@@ -148,16 +136,6 @@ def test_defaults_in_the_help_are_those_of_python():
     assert (stated["text_column"], stated["label_column"]) == (columns.text, columns.label)
 
 
-def test_training_options_are_described_once():
-    """The command adds defaults and the names of other options, but repeats no description."""
-    actions = build_parser().parse_args(["fit", "train.jsonl"]).actions
-    described = {name: text for name, text in meanings(TrainingSettings).items() if name in actions}
-    assert described
-    for name, text in described.items():
-        meaning = text.removesuffix(".").removeprefix("Whether to ")
-        assert actions[name].help.startswith(meaning[:1].lower() + meaning[1:])
-
-
 @pytest.mark.parametrize(
     ("text", "value"), [("0", 0), ("1e-3", 0.001), ("1.0", 1.0), ("auto", "auto"), ("", "")]
 )
@@ -189,19 +167,6 @@ def test_python_refuses_values_of_fit_before_it_loads_anything(refused, tmp_path
     assert option.removeprefix("--") in message
     assert value in message
     assert NOWHERE not in message
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "compare", "report"])
-@pytest.mark.parametrize(
-    ("option", "value"), [("--bins", "0"), ("--bins", "few"), ("--seed", "-1")]
-)
-def test_python_refuses_values_of_scores(refused, tmp_path, verb, option, value):
-    for name in "ab":
-        (tmp_path / f"{name}.csv").write_text("id,label,prob_a,prob_b\np,a,0.9,0.1\nq,b,0.2,0.8\n")
-    out = ["--out", tmp_path / "report"] if verb == "report" else []
-    message = refused(verb, tmp_path / "a.csv", tmp_path / "b.csv", *out, option, value)
-    assert option in message
-    assert value in message
 
 
 def test_files_may_stand_between_options():

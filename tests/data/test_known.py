@@ -12,7 +12,6 @@ from bayeslora.data.examples import class_names, encode_labels
 from bayeslora.data.known import (
     _RECORDS,
     KNOWN_TASKS,
-    derived,
     has_rows,
     known_name,
     load_known,
@@ -126,39 +125,6 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "id, question, label",
     ):
         assert part in text
-
-
-def test_no_directory_at_all(data_dir):
-    text = message(load_known, "boolq_question_only", "train")
-    assert "<data directory>/boolq_question_only/train.jsonl cannot be found" in text
-    assert "no data directory is set" in text
-    assert "id, question, answer_index" in text
-
-
-def test_unknown_names():
-    assert "did you mean 'clinc150'" in message(load_known, "clinc", "train")
-    text = message(load_known, "ag_news_10k", "validation")
-    assert "unknown split of ag-news 'validation'" in text
-    assert "choose from 'test', 'train'" in text
-
-
-def test_labels_outside_the_classes_are_named(data_dir):
-    path = data_dir / "clinc150" / "train.jsonl"
-    path.write_text('{"id": "0", "question": "x", "label": "alarn"}\n')
-    text = message(load_known, "clinc150", "train", data_dir)
-    assert f"{path}, row 1, column 'label': 'alarn' is not in classes.json" in text
-    path = data_dir / "boolq_question_only" / "test.jsonl"
-    path.write_text('\n{"id": "0", "question": "x", "answer_index": 2}\n')
-    text = message(load_known, "boolq_question_only", "test", data_dir)
-    assert f"{path}, row 2, column 'answer_index': 2 is not an index from 0 to 1" in text
-
-
-def test_a_record_without_label_is_named(data_dir):
-    path = data_dir / "clinc150" / "train.jsonl"
-    path.write_text('{"question": "x", "label": "alarm"}\n{"question": "y"}\n')
-    assert "row 2, column 'label': the label is missing" in message(
-        load_known, "clinc150", "train", data_dir
-    )
 
 
 @pytest.mark.parametrize(
@@ -327,27 +293,6 @@ def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert "validation" in splits_of("arc-easy", tmp_path)
     hub.rows = [HUB["arc-easy"]]
     assert load_known("arc-easy", "validation").labels == ("B",)
-
-
-def test_twins_of_the_hub_are_rows_with_the_same_names(hub):
-    pairs = [("ann", "bob"), ("bob", "ann"), ("eve", "ann")]
-    hub.rows = [
-        {"sentence": f"q{number} _", "option1": first, "option2": second, "answer": "1"}
-        for number, (first, second) in enumerate(pairs)
-    ]
-    assert load_known("winogrande-s", "train").groups == ("ann / bob", "ann / bob", "ann / eve")
-
-
-@pytest.mark.parametrize("name", ["sst2", "boolq", "winogrande-xs"])
-def test_training_rows_of_the_hub_are_those_that_its_labelled_splits_lack(hub, name):
-    hub.rows = [HUB["winogrande-s"] | HUB["boolq"] | {"label": 0}]
-    assert len(load_task(name, "train")) == 0  # the only row is a test row too
-    assert {split for _, _, split in hub.calls} == {"train", "validation"}
-
-
-def test_files_that_differ_from_the_hub_say_so(hub, tmp_path):
-    assert "2,000" in derived("boolq", tmp_path)
-    assert derived("boolq") == derived("openbookqa", tmp_path) == ""
 
 
 def test_where_test_labels_are_private_test_rows_are_the_official_validation_rows(hub, tmp_path):

@@ -6,8 +6,6 @@ from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora import VBLL
-from bayeslora.engine.training.final_fit import duration
-from bayeslora.engine.training_options import TrainingSettings
 
 
 def test_small_problems_stay_dense_and_400_classes_do_not():
@@ -21,13 +19,6 @@ def test_small_problems_stay_dense_and_400_classes_do_not():
         assert VBLL(covariance=family).sized(400, 384, 2000).covariance == family
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.1, "1 s"), (89, "89 s"), (436, "7 min"), (9000, "2 h")]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("models") / "llama"))
@@ -38,13 +29,6 @@ def fit(llama, posterior="vbll", **options):
         llama, "lora:r=2", posterior, device="cpu", max_length=16, **options
     )
     return clf.fit(toy_rows(12), toy_rows(6, seed=1), epochs=2, batch_size=4)
-
-
-def test_a_fit_says_its_steps_before_it_starts(llama, caplog):
-    caplog.set_level("INFO", "bayeslora.engine.training.loop")
-    fit(llama, "mle")
-    steps = TrainingSettings(2, batch_size=4).num_steps(12)
-    assert f"12 rows, 2 epochs at most of 3 steps: {steps} steps" in caplog.text
 
 
 def test_auto_is_settled_before_the_fit_and_kept_with_the_model(

@@ -4,17 +4,13 @@ import logging
 
 import pytest
 from refusal import refused
-from tiny import toy_rows
 from transformers.utils import logging as transformers_logging
 
-from bayeslora import MLE, LoRA
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine import progress as bars
-from bayeslora.engine.data import TrainingData, encode_for, read_labelled
-from bayeslora.engine.fit_checks import with_training
-from bayeslora.engine.plan import Plan
+from bayeslora.engine.data import encode_for, read_labelled
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
@@ -42,17 +38,6 @@ def test_options_out_of_range_are_refused(options, message):
         TrainingSettings(**{"epochs": 1} | options)
     assert message in str(caught.value)
     assert str(caught.value).endswith(f"got {next(iter(options.values()))!r}")
-
-
-@pytest.mark.parametrize(
-    ("patience", "rows", "hold_out", "is_said"),
-    [(3, None, 0.0, True), (5, None, 0.0, False), (3, None, 0.2, False), (3, 6, 0.0, False)],
-)
-def test_patience_without_validation_rows_is_said(caplog, patience, rows, hold_out, is_said):
-    data = TrainingData.read(toy_rows(24), rows and toy_rows(rows, 1), DataColumns())
-    plan = Plan("x", "auto", LoRA(), MLE(), 0, 8, False)
-    with_training(plan, data, {"patience": patience}, cv=None, hold_out=hold_out)
-    assert ("patience" in caplog.text) is is_said
 
 
 def record(kind, classes):
@@ -95,25 +80,11 @@ def test_an_index_that_no_class_has_is_refused():
         encode_for(record(ADAPTED, ("bad", "good")), labelled(0, 1))
 
 
-def test_repeated_rows_are_counted_and_said(caplog):
-    rows = toy_rows(5)
-    with caplog.at_level(logging.WARNING):
-        read_labelled([*rows, {**rows[0], "id": "again"}], DataColumns())
-    assert "1 of 6 rows repeats an earlier row (same text and label)" in caplog.text
-
-
 def test_labels_are_required_for_training_only():
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
     assert len(read(rows, DataColumns())) == 2
     with refused("input", "label"):
         read_labelled(rows, DataColumns())
-
-
-@pytest.mark.parametrize("labels", [("x", None), (None, None)])
-def test_examples_are_checked_as_files_are(labels):
-    examples = labelled(*labels)
-    with refused("input", "label"):
-        read_labelled(examples, DataColumns())
 
 
 def test_transformers_is_quiet_inside_and_as_before_outside():
@@ -129,14 +100,6 @@ def test_transformers_is_quiet_inside_and_as_before_outside():
     with pytest.raises(RuntimeError):
         fail_inside()
     assert state() == before
-
-
-def test_a_bar_that_is_not_shown_takes_steps_all_the_same(capsys):
-    with progress_bar("title", 3, shown=False) as advance:
-        advance(3)
-    with progress_bar("title", 0, shown=True) as advance:
-        advance(0)
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("terminal")

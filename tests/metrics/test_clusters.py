@@ -50,19 +50,6 @@ def test_twins_count_as_one():
     assert width(total[0]) > 1.15 * width(total[1])
 
 
-def test_a_cluster_of_one_row_each_changes_nothing():
-    whole = twins().replace(columns={"twin": [f"{k:03}" for k in range(300)]})
-    plain = evaluate(whole, num_resamples=20)
-    assert evaluate(whole, cluster_by="twin", num_resamples=20)["ece"].value == plain["ece"].value
-
-
-def test_the_order_of_rows_changes_nothing():
-    whole = twins()
-    order = np.random.default_rng(1).permutation(300)
-    scores = evaluate(whole, cluster_by="twin", num_resamples=30)
-    assert evaluate(whole.take(order), cluster_by="twin", num_resamples=30).scores == scores.scores
-
-
 def test_comparisons_draw_and_exchange_clusters():
     pair = [twins(), twins(name="other", power=1.3)]
     together = compare(pair, cluster_by="twin", num_resamples=400)

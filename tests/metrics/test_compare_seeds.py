@@ -4,7 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from refusal import refused
 from scipy import stats
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
@@ -69,16 +68,6 @@ def test_differences_of_other_seeds_are_welchs():
     assert welch_interval([1.0, 1.0], [0.5, 0.5]).high == 0.5
 
 
-def test_one_fit_leaves_intervals_over_rows():
-    result = compare([fit("x", 0), fit("yy", 0), fit("yy", 1)], num_resamples=50)
-    assert result.intervals_over == "rows"
-    single, mean = sorted(result.rows, key=lambda row: row.name)
-    assert (single.seeds, mean.seeds) == ((), ("0", "1"))
-    value = np.mean([nll(fit("yy", seed)) for seed in (0, 1)])
-    assert mean.scores["nll"].value == pytest.approx(value, abs=CLOSE)
-    assert mean.scores["nll"].low < value < mean.scores["nll"].high
-
-
 def test_seeds_of_one_method_alone_are_compared_with_each_other():
     result = compare([fit("x", 0), fit("x", 1)], num_resamples=9, num_permutations=9)
     assert {row.name for row in result.rows} == {"x (seed 0)", "x (seed 1)"}
@@ -138,29 +127,3 @@ def test_a_difference_is_clear_where_interval_and_corrected_p_say_so():
     assert few.p_holm["nll"] == 0.1
     assert few.differences["nll"].low > 0
     assert not few.is_clear("nll")
-
-
-def test_clusters_are_counted():
-    twins = {"twin": [str(row // 2) for row in range(80)]}
-    pair = [fit("x", 0, columns=twins), fit("yy", 0, columns=twins)]
-    few = {"num_resamples": 9, "num_permutations": 9}
-    assert compare(pair, cluster_by="twin", **few).num_clusters == 40
-    assert compare(pair, **few).num_clusters is None
-
-
-def test_wrong_options_name_what_is_allowed():
-    files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
-    with refused("unknown", "'smec'", "'smece'"):
-        compare(files, scores=["smec"])
-    with refused("unknown", "'sharpness'"):
-        compare(files, by="sharpness")
-    with refused("input", "'x'", "0", "1"):
-        compare(files, distance_to="yy", num_resamples=9, num_permutations=9)
-
-
-def test_methods_of_one_name_are_refused():
-    files = [fit("x", seed) for seed in range(4)]
-    notes = [{**file.metadata, "fit_options": "ab"[seed // 2]} for seed, file in enumerate(files)]
-    apart = [file.replace(metadata=note) for file, note in zip(files, notes, strict=True)]
-    with refused("input", "'x'"):
-        compare(apart, num_permutations=0)

@@ -71,16 +71,6 @@ def test_labels_are_names_or_else_indices(classes, labels, expected):
     assert made.labels.tolist() == expected
 
 
-def test_given_arrays_are_left_alone():
-    logits = np.array([[1.0, 2.0]])
-    Predictions.from_arrays(logits, kind="logits")
-    assert logits.tolist() == [[1.0, 2.0]]
-    probs = np.array([[0.25, 0.75]])
-    made = Predictions.from_arrays(probs, kind="probs")
-    probs[0] = 7
-    assert made.probs.tolist() == [[0.25, 0.75]]
-
-
 @pytest.mark.parametrize(
     ("values", "options", "refusal"),
     [
@@ -100,11 +90,6 @@ def test_given_arrays_are_left_alone():
 def test_wrong_arrays_are_named(values, options, refusal):
     with refused(*refusal):
         Predictions.from_arrays(values, **options)
-
-
-def test_kind_has_to_be_said():
-    with pytest.raises(TypeError, match="kind"):
-        Predictions.from_arrays(EVEN)
 
 
 @pytest.fixture(scope="module")

@@ -75,12 +75,6 @@ def test_gathered_methods_know_their_seed(tmp_path):
     assert [method.seed for method in groups["lora"]] == ["0", "1"]
 
 
-def test_two_methods_of_one_name_are_two_groups():
-    methods = gather([made(), made(), made("lora", 4)])
-    assert len(by_group(methods)) == 3
-    assert [method.group for method in methods] == [method.label for method in methods]
-
-
 def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_directories(tmp_path):
     files = []
     for rank in ("r4", "r8"):
@@ -118,8 +112,3 @@ def test_equal_names_are_told_apart_by_seed_or_by_the_part_of_the_path_that_diff
         made(name, fit_seed=seed).save(path)
     assert [method.label for method in gather(paths)] == labels
     assert [label for label, _ in labels_of(paths)] == labels
-
-
-def test_a_number_is_left_for_what_no_path_tells_apart(tmp_path):
-    made(fit_seed="0").save(tmp_path / "p.parquet")
-    assert [m.label for m in gather([tmp_path / "p.parquet"] * 2)] == ["lora", "lora (2)"]

@@ -57,12 +57,6 @@ def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):
     assert accused <= 6
 
 
-def test_few_examples_ask_for_more(make):
-    sentences = words(make("m", sharpness=1.2, rows=25))
-    assert "no-sign" in sentences
-    assert 25 in numbers(sentences["advice"][-1])
-
-
 def test_no_better_than_the_most_common_class(make):
     worse, better = (words(make("m", signal=s, sharpness=10.0, rows=200)) for s in (0.05, 2.0))
     assert "not shown" in worse["accuracy"][0]
@@ -109,10 +103,6 @@ def test_a_tied_method_that_detects_better_is_preferred(make, ood):
     assert "flat" not in first
     alone = Facts(methods, pair(methods, Evaluation(**options)), {})
     assert all(name in advice(alone).sentences[0] for name in ("flat", "knowing"))
-
-
-def test_without_labels_nothing_is_judged(make):
-    assert set(words(make("m", labelled=False))) == {"unlabelled"}
 
 
 def one_hot(make, correct, labels):

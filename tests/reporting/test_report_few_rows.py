@@ -7,12 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.comparison import write_comparison
-from bayeslora.reporting.console import compare_table, scores_table
+from bayeslora.reporting.console import scores_table
 from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.report import report
 from bayeslora.reporting.text import NO_INTERVAL_NOTE
@@ -70,18 +68,6 @@ def test_terminal_notebook_and_model_card(case):
         assert NO_INTERVAL in text
     for text in texts[:2]:
         assert NO_INTERVAL_NOTE in " ".join(text.split())
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_comparisons(case, tmp_path):
-    comparison = compare(two(case), num_resamples=40, num_permutations=19)
-    files = write_comparison(comparison, tmp_path / "out")
-    for text in (compare_table(comparison), *(file.read_text() for file in files)):
-        assert not NAN.search(text)
-    small = CASES[case][0] < 10
-    assert (NO_INTERVAL_NOTE in " ".join(compare_table(comparison).split())) == small
-    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.tex").read_text()) == small
-    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.md").read_text()) == small
 
 
 @pytest.mark.parametrize("case", ["one row", "forty wrong"])

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from refusal import refused
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
@@ -202,58 +201,6 @@ def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     torch.testing.assert_close(actual.probs[:, :2], expected.probs, atol=atol, rtol=0)
     spread = head.predict(wide).spread_of(~absent)
     torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
-def test_options_have_no_order(posterior):
-    rows = options_rows()
-    order = torch.tensor([2, 0, 1])
-    head = fitted(posterior, rows)
-    turned = rows.map(lambda part: part[:, order])
-    moved = fitted(posterior, replace(turned, labels=torch.argsort(order)[rows.labels]))
-    expected, actual = head.predict(rows).mean[:, order], moved.predict(turned).mean
-    loose = posterior.startswith("nuts")  # same start, different rounding
-    torch.testing.assert_close(actual, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
-def test_what_a_fit_of_options_stores_gives_it_back(posterior):
-    rows = options_rows()
-    head = fitted(posterior, rows)
-    again = shared_head(posterior, extra=head.extra_config())
-    again.load_state_dict(head.state_dict())
-    for name in ("mean", "covariance"):
-        actual, expected = (getattr(model.predict(rows), name) for model in (again, head))
-        assert torch.equal(actual, expected)
-
-
-def test_gradients_of_the_training_reach_options():
-    features = options_rows()
-    for posterior in POSTERIORS:
-        head = shared_head(posterior)
-        head.set_mean(torch.ones(1, SIZE))
-        rows = features.map(torch.clone)
-        rows.values.requires_grad_()
-        torch.autograd.backward(head.data_loss(rows))
-        assert rows.values.grad.abs().sum() > 0
-        torch.autograd.backward(head.loss(features, ROWS))
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
-
-
-def test_a_basis_that_classes_share_is_refused():
-    with refused("not-on-options", "dense"):
-        shared_head("vbll:covariance=eigenbasis")
-
-
-@pytest.mark.parametrize("rows", [100, 10**5, 10**7])
-@pytest.mark.parametrize("name", ["vbll", "laplace"])
-def test_what_a_fit_may_be_simplified_to_is_there_for_options(name, rows):
-    build_head(resolve_posterior(name).sized(1, SIZE * 100, rows), SIZE, 1, shared=True)
-
-
-def test_a_density_of_each_class_is_refused():
-    with refused("not-on-options", "gvbll"):
-        shared_head("gvbll")
 
 
 CLASS_POSTERIORS = ["mle", "map", "temperature", "laplace", "vbll", "gvbll:shrinkage=0.1"]

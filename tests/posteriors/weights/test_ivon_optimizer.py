@@ -120,30 +120,6 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path):
     assert second[2].current_step == 6
 
 
-def test_an_exception_in_a_pass_brings_the_mean_back():
-    (theta,) = weights = parameters()
-    optimizer = build_ivon(weights, **OPTIONS)
-    before = theta.detach().clone()
-
-    def fail():
-        with sampled(optimizer):
-            raise RuntimeError(f"moved: {not torch.equal(theta, before)}")
-
-    with pytest.raises(RuntimeError, match="moved: True"):
-        fail()
-    assert torch.equal(theta, before)
-    # Training can continue.
-    step(optimizer, lambda: theta.square().sum())
-
-
-def test_a_parameter_without_a_gradient_counts_as_flat():
-    used, idle = parameters()[0], parameters(seed=3)[0]
-    before = idle.detach().clone()
-    optimizer = build_ivon([used, idle], **OPTIONS)
-    step(optimizer, lambda: used.square().sum())
-    assert torch.equal(idle, before)
-
-
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
     from bayeslora.posteriors import options as posterior_options
 
