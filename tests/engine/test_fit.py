@@ -10,7 +10,7 @@ from refusal import refused
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
-from bayeslora.adapters.options import ILoRA, LoRA, PoLAR
+from bayeslora.adapters.options import EMTAL, S2FT, CorDA, ILoRA, LoRA, PoLAR
 from bayeslora.adapters.spectrum import drift
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
@@ -24,6 +24,9 @@ RECIPES = {
     "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(bound="mc")),
     "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
     "ilora-laplace": (ILoRA(r=4, num_experts=2, num_layers=2), Laplace()),
+    "corda-laplace": (CorDA(r=2, num_layers=2), Laplace()),
+    "emtal-mle": (EMTAL(r=2, num_layers=2, num_experts=2), MLE()),
+    "s2ft-mle": (S2FT(o_ratio=0.3, d_ratio=0.2, num_layers=2, selection="gradient"), MLE()),
     "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
 }
 
