@@ -318,17 +318,6 @@ HARMLESS = [
 ]
 
 
-def record_value(path, key, value):
-    """Set the value at a dotted key of a record to JSON text."""
-    content = json.loads(path.read_text())
-    *outer, last = key.split(".")
-    place = content
-    for part in outer:
-        place = place[part]
-    place[last] = "@@"
-    path.write_text(json.dumps(content).replace('"@@"', value))
-
-
 def of_backbone():
     weights = "model.safetensors"
     return {

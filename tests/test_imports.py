@@ -48,12 +48,6 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
     assert loaded_after(statement) == "[]"
 
 
-def test_scores_of_predictions_need_no_network_library():
-    rows = '{"label": [0, 1] * 20, "prob_0": [0.8, 0.3] * 20, "prob_1": [0.2, 0.7] * 20}'
-    statement = f"import bayeslora, pandas; bayeslora.evaluate(pandas.DataFrame({rows}))"
-    assert loaded_after(statement) == "['numpy', 'pyarrow']"
-
-
 def test_importing_the_package_looks_through_no_others():
     code = "import sys; before = {*sys.modules}; import bayeslora; print({*sys.modules} - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -125,11 +119,6 @@ def test_type_checkers_see_every_public_name_where_it_is():
     assert list(bayeslora._HOMES) == sorted(bayeslora._HOMES)
 
 
-def test_a_name_that_is_not_public_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'Lora'"):
-        _ = bayeslora.Lora
-
-
 def test_the_version_is_the_installed_one():
     from importlib.metadata import version
 
@@ -174,139 +163,6 @@ def home_of(module, name=""):
         return HOMES.get(name.rpartition(".")[2], module)
     every = {*HOMES.values()} - OPTIONS
     return next((home for home in every if module == home or module.startswith(f"{home}.")), None)
-
-
-NAMES = {word: HOMES[cls.__name__] for cls in METHODS for word in (cls.name, cls.__name__)}
-"""The home of each method, by the names of the method and its class."""
-
-
-def checked_types(tree):
-    """Yield the types that `isinstance`, `issubclass`, `type(…) is` and `case` check.
-
-    A name of several types, such as a tuple of classes, also yields its members.
-    """
-    stands_for = {
-        target.id: node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
-            "isinstance",
-            "issubclass",
-        }:
-            operands = [node.args[1]]
-        elif isinstance(node, ast.Compare) and any(
-            (isinstance(operand, ast.Call) and getattr(operand.func, "id", "") == "type")
-            or (isinstance(operand, ast.Attribute) and operand.attr == "__class__")
-            for operand in (node.left, *node.comparators)
-        ):
-            operands = [node.left, *node.comparators]
-        elif isinstance(node, ast.MatchClass):
-            operands = [node.cls]
-        else:
-            continue
-        for operand in operands:
-            yield from ast.walk(operand)
-            if isinstance(operand, ast.Name) and operand.id in stands_for:
-                yield from ast.walk(stands_for[operand.id])
-
-
-def compared_names(tree):
-    """Yield the names of methods and classes that some name is compared with."""
-    for node in ast.walk(tree):
-        sides = []
-        if isinstance(node, ast.Compare):
-            sides = [node.left, *node.comparators]
-        elif isinstance(node, ast.Match):
-            sides = [node.subject, *(case.pattern for case in node.cases)]
-        if any(is_name(side) for side in sides):
-            words = [
-                part.value for side in sides for part in ast.walk(side) if hasattr(part, "value")
-            ]
-            yield from (word for word in words if isinstance(word, str) and word in NAMES)
-
-
-def is_name(node):
-    """Return whether a node reads a name: `x.name`, `x["name"]` or `x.get("name")`."""
-    if isinstance(node, ast.Subscript):
-        return getattr(node.slice, "value", None) == "name"
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
-        return bool(node.args) and getattr(node.args[0], "value", None) == "name"
-    return getattr(node, "attr", "") in {"name", "__name__"}
-
-
-def imported_from(tree):
-    """Return, by local name, the home of an imported method; `bayeslora` for the package itself."""
-    origins = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                home = home_of(whole) or home_of(node.module, alias.name)
-                is_public = node.module == "bayeslora"
-                origins[alias.asname or alias.name] = HOMES.get(alias.name) if is_public else home
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                is_package = alias.name == "bayeslora"
-                home = alias.name if is_package else home_of(alias.name)
-                origins[alias.asname or alias.name] = home
-    return origins
-
-
-def method_checks(source):
-    """Return the method classes that some code checks for, with the home of each."""
-    tree = ast.parse(source)
-    origins = imported_from(tree)
-    nodes = [node for node in checked_types(tree) if isinstance(node, ast.Attribute | ast.Name)]
-    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
-    names = [ast.unparse(node) for node in nodes if id(node) not in inner]
-    homes = {}
-    for name in names:
-        holder, _, attribute = name.rpartition(".")
-        home = origins.get(holder or name)
-        homes[name] = HOMES.get(attribute) if home == "bayeslora" else home
-    homes |= {word: NAMES[word] for word in compared_names(tree)}
-    return {(name, home) for name, home in homes.items() if home}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from bayeslora.posteriors.options import VBLL\nisinstance(x, VBLL | int)",
-        "from bayeslora import VBLL\nissubclass(x, (int, VBLL))",
-        "from bayeslora import VBLL as Ours\ntype(x) is Ours",
-        "import bayeslora.posteriors.last_layer.vbll.head as v\nisinstance(x, v.VBLLHead)",
-        "from bayeslora.posteriors.last_layer.vbll import head\nisinstance(x, head.VBLLHead)",
-        "from bayeslora import VBLL\nmatch x:\n    case VBLL():\n        pass",
-        "import bayeslora as bl\nisinstance(x, bl.VBLL)",
-        "from bayeslora import VBLL\nKINDS = (VBLL, int)\nisinstance(x, KINDS)",
-        "from bayeslora import VBLL\ntype(x) in (VBLL,)",
-        "from bayeslora import VBLL\nx.__class__ is VBLL",
-        'type(x).__name__ == "VBLL"',
-        'posterior.name == "vbll"',
-        'posterior.name in ("vbll", "other")',
-        'record.posterior["name"] == "vbll"',
-        'record.posterior.get("name") != "vbll"',
-        'match posterior.name:\n    case "vbll" | "other":\n        pass',
-    ],
-)
-def test_a_question_for_a_method_is_seen(source):
-    (check,) = method_checks(source)
-    assert check[1] == "bayeslora.posteriors.last_layer.vbll"
-
-
-def test_no_method_is_asked_for_by_its_class_outside_its_home():
-    root = Path(bayeslora.__file__).parent
-    misplaced = []
-    for path in sorted(root.rglob("*.py")):
-        module = ".".join(["bayeslora", *path.relative_to(root).with_suffix("").parts])
-        checks = method_checks(path.read_text(encoding="utf-8"))
-        if module not in OPTIONS:
-            misplaced += [f"{module}: {name}" for name, home in checks if home != home_of(module)]
-    assert misplaced == []
 
 
 def test_the_engine_names_no_method():

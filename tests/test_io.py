@@ -1,7 +1,6 @@
 """Files and directories appear whole or not at all, and replace only what is ours."""
 
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -251,41 +250,6 @@ def test_a_marker_that_is_not_ours_protects_the_directory(tmp_path, marker):
     assert contents(tmp_path) == before
 
 
-def test_links_are_not_followed(tmp_path):
-    far = make(tmp_path / "far", ["thesis.tex"], None)
-    folder = make(tmp_path / "out", [])
-    (folder / "data-1.bin").symlink_to(far)
-    with atomic_directory(folder, THING, overwrite=True):
-        pass
-    assert names(far) == ["thesis.tex"]
-    make(folder, ["data-1.bin"])
-    (folder / "figures").symlink_to(far)
-    with refused("exists", "'figures'"):
-        refuse_foreign(folder, THING)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_empty_directory_is_filled(tmp_path, overwrite):
-    with atomic_directory(tmp_path / "out", THING, overwrite=overwrite):
-        pass
-    with atomic_directory(tmp_path / "out", THING, overwrite=overwrite) as temporary:
-        (temporary / "new").touch()
-    assert names(tmp_path / "out") == ["new"]
-
-
-def test_modes_follow_the_umask_not_the_temporary_file(tmp_path):
-    before = os.umask(0o027)
-    try:
-        with atomic_file(tmp_path / "file") as temporary:
-            temporary.write_text("")
-        with atomic_directory(tmp_path / "folder"):
-            pass
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
-
-
 def test_a_directory_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "deep" / "folder"
     with atomic_directory(target) as temporary:
@@ -293,22 +257,6 @@ def test_a_directory_appears_when_the_block_ends(tmp_path):
         assert not target.exists()
     assert names(target) == ["inside"]
     assert names(target.parent) == ["folder"]
-
-
-def test_a_failed_writer_leaves_the_old_directory(tmp_path):
-    target = tmp_path / "folder"
-    target.mkdir()
-    (target / "old").write_text("old")
-
-    def write():
-        with atomic_directory(target, overwrite=True) as temporary:
-            (temporary / "half").write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write()
-    assert names(target) == ["old"]
-    assert names(tmp_path) == ["folder"]
 
 
 def test_an_existing_directory_is_refused_before_anything_is_done(tmp_path):

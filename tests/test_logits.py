@@ -128,19 +128,6 @@ def test_the_spread_is_the_mean_variance_of_differences_of_logits(rows, classes,
     torch.testing.assert_close(alone.spread, joint.spread)
 
 
-def test_the_spread_of_draws_ignores_shifts_of_a_draw():
-    samples = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    shifts = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None, None]
-    drawn = SampledLogits(samples)
-    # Rounding of float64, relative to shifts of 9.
-    torch.testing.assert_close(
-        SampledLogits(samples + shifts).spread, drawn.spread, atol=1e-11, rtol=0
-    )
-    expected = GaussianLogits(drawn.mean, drawn.covariance).spread
-    torch.testing.assert_close(drawn.spread, expected, atol=1e-12, rtol=1e-12)
-    assert torch.equal(SampledLogits(samples[:1]).spread, torch.zeros(4, dtype=torch.float64))
-
-
 @settings(deadline=None)
 @given(st.integers(0, 999), st.integers(2, 4), st.integers(2, 4))
 def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes):

@@ -3,14 +3,9 @@
 import pytest
 import torch
 from alternation import CONFIGS, Problem, changed
-from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import AdamW
 
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.optimizers import (
-    build_optimizer,
-    euclidean_parameters,
-)
 from bayeslora.adapters.options import PoLAR
 from bayeslora.adapters.polar import RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
@@ -88,40 +83,3 @@ def test_steps_equal_those_of_separate_optimizers():
             for mover in movers:
                 mover.step()
     assert not changed(together.tensors(), apart.tensors())
-
-
-@pytest.mark.parametrize("key", ["lora", "polar"])
-def test_a_posteriors_parameters_move_with_the_adapter_without_decay(key):
-    """They follow the adapter's parameters, whose learning rate stays first."""
-    problem, spread = Problem(CONFIGS[key]), nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer(
-        problem.sites, problem.head.parameters(), CONFIGS[key], 0.02, more=[spread]
-    )
-    names = [group["name"] for group in optimizer.param_groups]
-    assert names == ["adapter", "posterior", *(["factors"] if key == "polar" else []), "head"]
-    group = optimizer.param_groups[1]
-    assert (group["lr"], group["weight_decay"]) == (CONFIGS[key].default_lr, 0.0)
-    spread.grad = torch.ones(3)
-    optimizer.head_step()
-    assert torch.equal(spread, torch.ones(3))
-    optimizer.step()
-    assert spread.max() < 1
-
-
-@pytest.mark.parametrize("key", ["lora", "polar"])
-def test_another_optimiser_takes_what_is_on_no_manifold(key):
-    problem, received = Problem(CONFIGS[key]), []
-
-    def make(parameters):
-        received.extend(parameters)
-        return SGD(parameters, lr=0.5)
-
-    optimizer = build_optimizer(problem.sites, [], CONFIGS[key], 0.02, euclidean=make)
-    expected = euclidean_parameters(problem.sites)
-    assert list(map(id, received)) == list(map(id, expected))
-    assert optimizer.param_groups[0]["name"] == "adapter"
-    assert optimizer.param_groups[0]["lr"] == 0.5
-    before = received[0].detach().clone()
-    received[0].grad = torch.ones_like(before)
-    optimizer.step()
-    torch.testing.assert_close(received[0].detach(), before - 0.5)

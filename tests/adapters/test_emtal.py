@@ -2,14 +2,13 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.emtal import GatedUnits, balanced_clusters, find_ffns
+from bayeslora.adapters.emtal import GatedUnits, find_ffns
 from bayeslora.adapters.inject import export, find_sites, inject
 from bayeslora.adapters.options import EMTAL, LoRA
 from bayeslora.testing.adapter import SiteLaws, output, randomise
@@ -176,37 +175,9 @@ def test_one_expert_is_lora(host, fade):
     assert torch.equal(states(model, fade=fade), states(plain, fade=fade))
 
 
-def test_clusters_are_balanced_and_the_same_for_the_same_seed():
-    rows = np.random.default_rng(0).standard_normal((48, 7))
-    labels = balanced_clusters(rows, 6)
-    assert np.bincount(labels).tolist() == [8] * 6
-    assert np.array_equal(labels, balanced_clusters(rows, 6))
-    # Only directions count.
-    scales = np.random.default_rng(1).uniform(0.1, 9, (48, 1))
-    assert np.array_equal(labels, balanced_clusters(scales * rows, 6))
-
-
 @pytest.mark.parametrize(
     ("share", "expected"),
     [(0.0, 1.0), (0.25, 1.0), (0.5, 0.5), (0.7, 0.1), (0.75, 0.0), (1.0, 0.0)],
 )
 def test_the_router_fades_from_a_quarter_to_three_quarters(share, expected):
     assert EMTAL().fade(share) == pytest.approx(expected, abs=1e-12)
-
-
-def test_layers_that_share_weights_are_one_network():
-    from transformers import AlbertConfig, AlbertModel
-
-    config = AlbertConfig(
-        vocab_size=40,
-        embedding_size=8,
-        hidden_size=16,
-        intermediate_size=24,
-        num_attention_heads=2,
-        num_hidden_layers=3,
-    )
-    model = AlbertModel(config).eval()
-    plain = copy.deepcopy(model)
-    inject(model, EMTAL(r=3, num_experts=K), seed=0)
-    assert len(gated(model)) == 1
-    assert torch.equal(output(model, tokens()), output(plain, tokens()))

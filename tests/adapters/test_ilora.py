@@ -122,22 +122,6 @@ def test_a_mixed_batch_equals_each_row_alone_and_rows_may_be_permuted():
             close(states(model, rows[row : row + 1]), together[row : row + 1])
 
 
-def test_permuting_experts_with_factors_and_router_changes_nothing():
-    model, sites, gate = adapted(4)
-    contexts = seeded(3, WIDTH)
-    with gate.applied(contexts):
-        before = states(model)
-    order = torch.tensor([2, 0, 3, 1])
-    with torch.no_grad():
-        for site in sites:
-            site.A.weight.copy_(site.A.weight[order])
-            site.B.weight.copy_(site.B.weight[:, order])
-        gate.router.weight.copy_(gate.router.weight[order])
-        gate.router.bias.copy_(gate.router.bias[order])
-    with gate.applied(contexts):
-        close(states(model), before)
-
-
 def test_weights_sum_to_one_and_gates_have_mean_one():
     _, _, gate = adapted(4)
     p = gate.weights(seeded(5, WIDTH))
@@ -167,36 +151,6 @@ def test_one_context_held_gives_one_matrix_for_each_layer():
             merged = export(model)
             assert torch.linalg.matrix_rank(sites[0].delta()) <= R
         close(states(merged, tokens()[row : row + 1]), together[row : row + 1])
-
-
-def test_the_router_has_a_rate_and_a_decay_of_its_own():
-    gate = InstanceGate(2, WIDTH)
-    network = SimpleNamespace(conditioning=gate)
-    for config, rate in (
-        (ILoRA(lr=0.02, gate_lr_factor=0.25, weight_decay=0.3), 0.005),
-        (ILoRA(), 0.3 * 0.003),
-    ):
-        (optimizer,) = config.further_optimizers(network)
-        (group,) = optimizer.param_groups
-        assert {*map(id, group["params"])} == {*map(id, gate.router.parameters())}
-        assert group["lr"] == pytest.approx(rate)
-        assert group["weight_decay"] == 1e-5
-
-
-def test_figures_are_those_of_a_gate_that_is_known():
-    """Two examples with weights (¾, ¼) and (¼, ¾): I = log 2 − H(¼), by hand."""
-    gate = InstanceGate(2, 2).double()
-    with torch.no_grad():
-        # Normalised, contexts (1, 0) and (0, 1) are (1, −1) and (−1, 1).
-        gate.router.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * np.log(3) / 4)
-    contexts = torch.eye(2, dtype=torch.float64)
-    own = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    figures = gate.figures(contexts)
-    assert figures["gate_entropy"] == pytest.approx(own, abs=1e-4)
-    assert figures["gate_mean_entropy"] == pytest.approx(np.log(2), abs=1e-12)
-    assert figures["gate_information"] == pytest.approx(np.log(2) - own, abs=1e-4)
-    assert figures["gate_largest"] == pytest.approx(0.5, abs=1e-12)
-    assert not gate.advice(figures)
 
 
 HISTORIES = [["a", "b", "c"], ["a", "b"], ["b", "d"], ["d", "e", "a"], ["c", "a", "a"]]

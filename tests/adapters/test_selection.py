@@ -1,25 +1,21 @@
 """Selection of columns for S²FT: units, budgets, scores and invalid options."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny_hosts import inject_with, moments_on, tiny_llama, tokens
 
-from bayeslora.adapters.inject import adapter_state, inject
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.options import S2FT
 from bayeslora.adapters.s2ft import (
     Units,
     begin_by_gradient,
     choose_columns,
     column_targets,
-    free_units,
     largest_units,
     units_at,
 )
-from bayeslora.checkpoint import ADAPTER
 from bayeslora.testing.adapter import output
 
 HEADS, CHANNELS = 4, 24
@@ -66,15 +62,6 @@ def test_a_budget_is_shared_by_all_layers():
     }
     indices = largest_units(units, scores, largest=False)
     assert {name: idx.tolist() for name, idx in indices.items()} == {"a": [0, 1], "b": [2, 3, 6, 7]}
-
-
-def test_heads_and_channels_have_budgets_of_their_own():
-    units = [Units("o_proj", 2, 2, 0.5), Units("down_proj", 4, 1, 0.01)]
-    scores = {"o_proj": torch.tensor([0.0, 0.1]), "down_proj": torch.tensor([1.0, 4, 3, 2])}
-    indices = largest_units(units, scores)
-    assert indices["o_proj"].tolist() == [2, 3]
-    # A share of 0.04 channels is one channel.
-    assert indices["down_proj"].tolist() == [1]
 
 
 def test_random_units_are_uniform_over_all_layers():
@@ -150,42 +137,3 @@ def test_selections_are_what_they_say(selection, largest):
     assert {site.name: site.idx.tolist() for site in sites} == expected
     assert all(torch.count_nonzero(site.delta()) == 0 for site in sites)
     assert all(site.sel.weight.grad is None for site in sites)
-
-
-def saved_columns(directory, config, seed=0, before=""):
-    """Write a model directory's adapter; return its columns."""
-    directory.mkdir()
-    sites = inject(tiny_llama(), config, seed=seed)
-    state = {f"{before}{name}": value for name, value in adapter_state(sites).items()}
-    save_file(state, directory / ADAPTER)
-    return {site.name: set(site.idx.tolist()) for site in sites}
-
-
-@pytest.mark.parametrize("selection", ["random", "weight", "activation", "gradient"])
-def test_columns_of_other_models_are_left_alone(tmp_path, selection):
-    """The best remaining units are taken, as many as without exclusions."""
-    config = S2FT(o_ratio=0.25, d_ratio=0.25, selection="weight")
-    taken = [
-        saved_columns(tmp_path / "a", config),
-        # As in an ensemble, where the name of a member precedes those of its layers.
-        saved_columns(tmp_path / "b", replace(config, selection="random"), 3, "1.adapter."),
-    ]
-    own = replace(config, selection=selection)
-    away = replace(own, avoid=(str(tmp_path / "a"), str(tmp_path / "b")))
-    model = tiny_llama()
-    names = column_targets(model, own)
-    moments = moments_on(model, names, tokens())
-    if selection == "gradient":
-        sites, units = inject(model, own, seed=0, blank=True), units_at(model, names, own)
-
-        def backward():
-            model(tokens()).last_hidden_state.square().sum().backward()
-
-        begin_by_gradient(sites, units, backward, free=free_units(units, away))
-        columns = {site.name: site.idx.tolist() for site in sites}
-    else:
-        columns = chosen(model, away, moments)
-    assert not any(taken[n][name] & set(idx) for n in (0, 1) for name, idx in columns.items())
-    # Three of twelve heads of four columns, and 18 of 72 channels.
-    assert sum(len(idx) for name, idx in columns.items() if "o_proj" in name) == 3 * 4
-    assert sum(len(idx) for name, idx in columns.items() if "down_proj" in name) == 18

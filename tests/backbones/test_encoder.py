@@ -90,19 +90,6 @@ def test_padding_and_neighbours_do_not_matter(name, start):
     torch.testing.assert_close(whole, single, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize("name", NAMES)
-def test_some_texts_have_the_features_that_they_have_among_all(name, start):
-    host = encoder(name, start)
-    texts = host.with_prefix(tokens(), lambda _: None, keep=False)
-    rows = [len(texts) - 1, 0, 2]
-    some = texts.take(rows)
-    assert len(some) == len(some.take([0, 1, 2])) == 3
-    whole = host.features(texts)[rows]
-    torch.testing.assert_close(host.features(some), whole, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(host.features(some.take([1])), whole[1:2], atol=2e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("start", [0, 1])
 def test_rows_come_back_in_their_own_order(tmp_path, start):
     host = loaded(tiny_bert, tmp_path)
@@ -167,17 +154,6 @@ def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     prepare(TEXTS[:4])
     prepare(TEXTS, start=2)
     assert sum(calls) == len(TEXTS) + 4 + len(TEXTS)
-
-
-def test_the_prefix_is_computed_without_dropout_and_the_mode_is_kept(tmp_path):
-    host = loaded(tiny_bert, tmp_path)
-    reader = Encoder(host, layers_path="encoder.layer", start=1, max_length=32)
-    reader.train()
-    training = reader.prepare(TEXTS).prefix
-    assert host.model.training
-    host.prefix_states.clear()
-    reader.eval()
-    assert torch.equal(training.values, reader.prepare(TEXTS).prefix.values)
 
 
 def test_gradients_reach_the_adapters_through_cached_states(tmp_path):

@@ -52,13 +52,6 @@ def test_dtypes(tmp_path, monkeypatch, dtype, weights, again):
     assert host.dtype == again
 
 
-def test_auto_stays_in_float32_where_the_device_has_no_bfloat16(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "computes_in_bfloat16", lambda _: False)
-    host = loaded(tiny_llama(tmp_path / "model"), "auto")
-    assert next(host.model.parameters()).dtype == torch.float32
-    assert (host.cache_dtype, host.dtype) == (torch.bfloat16, "auto")
-
-
 @pytest.mark.parametrize("builder", [tiny_bert, tiny_llama])
 def test_the_fingerprint_names_the_weights_in_every_dtype(tmp_path, builder):
     path = builder(tmp_path / "model")
@@ -110,14 +103,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
     save_file(tensors, path / WEIGHTS, {"format": "pt"})
     with refused("damaged", path, "layers.1.self_attn.q_proj.weight"):
         loaded(path, dtype)
-
-
-def test_weights_of_other_shapes_are_refused(tmp_path):
-    path = tiny_llama(tmp_path / "model")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    with refused("input", "model"):
-        loaded(path)
 
 
 def truncate(path):

@@ -7,7 +7,7 @@ import torch
 from foreign_models import FAMILIES, logits, model, saved, saved_peft
 from refusal import refused
 from safetensors.torch import load_file, save_file
-from tiny import SIZES, tiny_tokenizer, toy_rows
+from tiny import tiny_tokenizer, toy_rows
 
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.errors import InputError
@@ -128,21 +128,6 @@ def test_values_that_are_not_finite_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"num_hidden_layers": 1}, ("input", "4 tensors", "bert.encoder.layer.1")),
-        ({"num_hidden_layers": 3}, ("damaged", "4 tensors", "bert.encoder.layer.2")),
-        ({"hidden_size": 24}, ("input", "query.lora_A.default.weight")),
-    ],
-)
-def test_another_base_is_seen_by_layers_and_shapes(tmp_path, changes, refusal):
-    path, _ = saved_peft("bert", tmp_path)
-    saved("bert", tmp_path / "base", **{**SIZES, "num_hidden_layers": 2, **changes})
-    with refused(*refusal):
-        loaded(str(path))
-
-
-@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"task_type": "CAUSAL_LM"}, ("CAUSAL_LM", "SEQ_CLS")),
@@ -155,11 +140,3 @@ def test_other_kinds_of_checkpoints_are_refused(tmp_path, changes, named):
     (path / "adapter_config.json").write_text(json.dumps(settings | changes))
     with refused("input", *named):
         loaded(str(path))
-
-
-def test_a_peft_model_in_memory_is_read_without_merging(tmp_path):
-    _, adapted = saved_peft("bert", tmp_path)
-    expected = logits(adapted, TEXTS)
-    classifier = loaded(adapted, tokenizer=tiny_tokenizer())
-    assert classifier.layer.endswith("classifier.modules_to_save.default")
-    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)

@@ -1,7 +1,5 @@
 """S²FT with every posterior, from the fit to the file."""
 
-import logging
-
 import pytest
 import torch
 from tiny import tiny_llama, toy_rows
@@ -81,18 +79,3 @@ def test_draws_and_curvature_are_of_the_columns_alone(backbone):
     moved = sum(float(site.delta().detach().double().square().sum()) for site in network.sites)
     zero = torch.zeros_like(network.head.mean_weight)
     assert 0 < network.weights.sq_distance(zero) == pytest.approx(moved, rel=1e-9)
-
-
-def test_members_train_columns_of_their_own(backbone, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        clf = fitted(backbone, "ensemble:num_members=2", out=tmp_path / "model")
-    assert "start alike" not in caplog.text
-    member, other = clf.network.members
-    places = [name for name in member if name.endswith(".idx")]
-    assert places
-    assert any(member[name].tolist() != other[name].tolist() for name in places)
-    first, second = clf.spectrum()
-    assert [site.singular_values for site in first] != [site.singular_values for site in second]
-    with caplog.at_level(logging.WARNING):
-        fitted(backbone, "ensemble:num_members=2", ",selection=weight")
-    assert "selection=random" in caplog.text

@@ -54,21 +54,6 @@ def test_the_file_holds_the_layers_that_trained_and_the_record_says_which(backbo
     assert stored["results"]["adapter"]["num_layers"] == 1
 
 
-def test_members_of_an_ensemble_draw_and_save_layers_of_their_own(backbone, tmp_path):
-    posterior = "ensemble:num_members=3"
-    clf = fitted(backbone, f"{WHOLE},mode=fixed", posterior, out=tmp_path / "model")
-    names = set(read_model(tmp_path / "model").adapter)
-    drawn = {
-        member: {name.split(".")[3] for name in names if name.startswith(f"{member}.adapter.la")}
-        for member in ("member-0", "member-1", "member-2")
-    }
-    assert all(len(layers) == 1 for layers in drawn.values())
-    assert set.union(*drawn.values()) == {"1", "2"}
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
-    assert [len(member) for member in again.spectrum()] == [7, 7, 7]
-
-
 def test_other_classifiers_on_the_same_backbone_stay_as_they_were(backbone):
     from bayeslora.backbones.load import load_backbone
 
@@ -79,24 +64,6 @@ def test_other_classifiers_on_the_same_backbone_stay_as_they_were(backbone):
     assert (other.predict(toy_rows(9)).probs == before).all()
     alone = fresh(backbone).fit(toy_rows(30), epochs=1)
     assert (clf.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
-
-
-def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
-    """An adapter on the same backbone keeps its own states of the layers below."""
-    from bayeslora.backbones.load import load_backbone
-
-    shared = load_backbone(backbone, dtype="bfloat16", device="cpu")
-    rows, new = toy_rows(30), toy_rows(9, 5)
-    alone = fresh(load_backbone(backbone, dtype="bfloat16", device="cpu")).fit(rows, epochs=1)
-    other = fresh(shared, "lora:r=2,num_layers=2").fit(rows, epochs=1)
-    before = other.predict(new).probs
-    clf = fresh(shared).fit(rows, epochs=1)
-    assert (clf.predict(new).probs == alone.predict(new).probs).all()
-    assert (other.predict(new).probs == before).all()
-    clf.save_pretrained(tmp_path / "model")
-    assert {t.dtype for t in read_model(tmp_path / "model").adapter.values()} == {torch.float32}
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert (again.predict(new).probs == clf.predict(new).probs).all()
 
 
 def test_merged_is_the_mean_network_and_a_lora_it_is_not(backbone, tmp_path):

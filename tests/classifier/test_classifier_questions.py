@@ -47,15 +47,6 @@ def fitted(model):
     }
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_what_cross_validation_learnt_is_in_the_network(model, tmp_path, format):
-    """The networks of the folds are averaged; a fresh one in their place would know nothing."""
-    clf = bl.BayesianClassifier(model, posterior="vbll:prior_scale=2", format=format, **OPTIONS)
-    clf.fit(toy_questions(48), epochs=2, cv=2, out=tmp_path / "model")
-    assert clf.record.results["averaged"] == 2
-    assert clf.record.results["adapter"]["delta_norm"] > 0
-
-
 PAIRS = [("options", name) for name in POSTERIORS]
 # With letters, last layers and draws are those for classes: one posterior of each kind.
 PAIRS += [("letters", name) for name in ("vbll", "gvbll", "laplace_lora", "ensemble", "blob")]
@@ -143,20 +134,6 @@ def test_without_a_label_the_answers_are_lm_evaluation_harnesss(model, format):
     assert next(recorded, None) is None
 
 
-def test_words_for_letters_are_used_and_checked(model):
-    rows = [{**row, "choices": row["choices"][:2], "answer": 0} for row in toy_questions(6)]
-
-    def answers(verbaliser, backbone=model):
-        options = {"format": "letters", "dtype": "float32", "progress": False}
-        clf = bl.BayesianClassifier(backbone, verbaliser=verbaliser, **options)
-        return clf.zero_shot(texts=rows).predict(rows).probs
-
-    probs = answers({"A": "B", "B": "A"})
-    np.testing.assert_allclose(probs, answers(None)[:, ::-1], atol=1e-6)
-    with refused("input", "C"):
-        answers({"C": "B"}, "/nowhere")
-
-
 def blanks(n, seed=0):
     """Return questions whose options fill a blank, as in WinoGrande."""
     return [
@@ -212,43 +189,6 @@ def test_questions_from_the_command_line(model, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "p.csv"), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["n"] == 12 if isinstance(scores, dict) else scores[0]["n"] == 12
-
-
-def test_a_model_remembers_the_columns_of_a_description(model, tmp_path, capsys):
-    def renamed(rows):
-        return [
-            {"stem": row["question"], "options": row["choices"], "key": row["answer"]}
-            for row in rows
-        ]
-
-    train = _write(tmp_path / "train.jsonl", renamed(toy_questions(30)))
-    test = _write(tmp_path / "test.jsonl", renamed(toy_questions(12, 1)))
-    about = tmp_path / "task.yaml"
-    about.write_text("question: stem\nchoices: options\nanswer: key\n")
-    out = str(tmp_path / "model")
-    options = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
-    assert main(["fit", train, "--task", str(about), "--out", out, *options, "--quiet"]) == 0
-    columns = json.loads((tmp_path / "model" / "bayeslora.json").read_text())["columns"]
-    assert columns == {"text": "stem", "label": "key", "pair": None, "choices": "options"}
-    files = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
-    assert main(["predict", out, test, "--out", files[0], "--quiet"]) == 0
-    task = ["--task", str(about), "--quiet"]
-    assert main(["predict", out, test, "--out", files[1], *task]) == 0
-    assert Path(files[0]).read_text() == Path(files[1]).read_text()
-    usual = _write(tmp_path / "usual.jsonl", toy_questions(12, 1))
-    assert main(["predict", out, usual, "--out", files[1], "--overwrite", "--quiet"]) == 0
-    again = ["calibrate", out, train, "--posterior", "laplace", "--quiet"]
-    assert main([*again, "--out", str(tmp_path / "laplace")]) == 0
-    clf = bl.BayesianClassifier.from_pretrained(tmp_path / "laplace", progress=False)
-    assert clf.predict(test).classes == ("A", "B", "C")
-    assert len(clf.calibrate(train, posterior="mle").predict(test)) == 12
-
-
-def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
-    train = _write(tmp_path / "train.jsonl", toy_questions(12))
-    words = ["fit", train, "--task", "text-classification", "--out", str(tmp_path / "model")]
-    assert main([*words, "--backbone", model, "--quiet"]) == 2
-    assert "'text'" in capsys.readouterr().err
 
 
 BAD = [

@@ -105,27 +105,6 @@ def check_listed_lines(model, texts, expected):
         np.testing.assert_allclose([scores[name] for name in CLASSES], probs, atol=1e-5)
 
 
-def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, tmp_path):
-    from peft import PeftModel
-
-    clf = fitted(backbones["llama"])
-    clf.export_peft(tmp_path / "out")
-    note = (tmp_path / "out" / "README.md").read_text()
-    assert "first 2 layers" in note
-    assert FRAME in note
-    base = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=2)
-    assert "num_hidden_layers=2" in note.split("```")[1]
-    model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
-    reader = AutoTokenizer.from_pretrained(backbones["llama"])
-    encoder = clf.network.encoder
-    expected = encoder.features(encoder.prepare(TEXTS))
-    for place, text in enumerate(TEXTS):
-        tokens = reader([FRAME.replace("{text}", text)], return_tensors="pt")
-        with torch.no_grad():
-            states = model(input_ids=tokens["input_ids"]).last_hidden_state
-        torch.testing.assert_close(states[0, -1], expected[place], atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     "options", [{"depth": 4}, {"template": "today the a"}, {"depth": 0}, {"max_length": 3}]
 )

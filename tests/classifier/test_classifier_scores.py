@@ -1,13 +1,11 @@
 """Out-of-distribution scores of a classifier: in its predictions, on disk, through calibration."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from refusal import refused
-from safetensors.torch import load_file, save_file
-from tiny import toy_rows, without_hashes
+from safetensors.torch import load_file
+from tiny import toy_rows
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
@@ -69,25 +67,6 @@ def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, fore
     assert list(calibrated.record.feature_scores) == list(USUAL)
 
 
-def test_a_model_of_an_earlier_version_keeps_its_definition(llama, tmp_path):
-    """Such a model has no distance in the middle; a calibration adds it."""
-    fitted(llama).save_pretrained(tmp_path / "model")
-    record = without_hashes(tmp_path / "model") / "bayeslora.json"
-    tensors = tmp_path / "model" / "posterior.safetensors"
-    content = json.loads(record.read_text())
-    del content["feature_scores"]["middle_mahalanobis"]
-    record.write_text(json.dumps(content))
-    save_file(
-        {name: item for name, item in load_file(tensors).items() if "middle" not in name}, tensors
-    )
-    former = load(tmp_path / "model")
-    predictions = former.predict(TEST)
-    doubt = np.log(predictions.uncertainty("max_probability")) / 4
-    combined = np.log(predictions.scores["mahalanobis"]) + doubt
-    np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
-    assert list(former.calibrate(toy_rows(30)).record.feature_scores) == list(USUAL)
-
-
 def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
     clf = from_transformers(foreign).calibrate(toy_rows(30))
     network = clf.network
@@ -105,25 +84,6 @@ def bl_rows(clf, rows):
     from bayeslora.data.read import read
 
     return read(rows, columns_of(clf.record))
-
-
-def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
-    clf = from_transformers(foreign).calibrate(
-        toy_rows(30), feature_scores=["knn", "unfamiliarity"]
-    )
-    names = ["mahalanobis", "knn", "middle_mahalanobis", "unfamiliarity"]
-    assert list(clf.record.feature_scores) == names
-    first = clf.predict(TEST).scores
-    clf.save_pretrained(tmp_path / "model")
-    again = load(tmp_path / "model")
-    np.testing.assert_array_equal(
-        again.predict(TEST).scores["unfamiliarity"], first["unfamiliarity"]
-    )
-    again.calibrate(toy_rows(45, seed=3), posterior="vbll")
-    assert again.record.feature_scores["knn"]["rows"] == 45
-    again.calibrate(toy_rows(45, seed=3), feature_scores=())
-    assert again.record.feature_scores == {}
-    assert set(again.predict(TEST).scores) == ALWAYS
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):

@@ -31,28 +31,11 @@ def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, pos
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
 
 
-def test_a_missing_package_is_said_before_the_backbone_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
-    clf = new(str(tmp_path / "no-backbone"), "lora", "ivon")
-    with refused("missing", "bayeslora[ivon]"):
-        clf.fit(toy_rows(24), out=tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 def test_a_saved_ivon_model_predicts_without_the_package(bert, tmp_path, monkeypatch):
     clf = fitted(bert, "lora:r=2", "ivon:num_samples=2")
     clf.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
-
-
-def test_a_batch_does_not_change_what_a_draw_says_of_a_text(bert):
-    """Only the rounding of float32 sums over other batches differs."""
-    clf = fitted(bert, "lora:r=2", "clora:initial_std=0.5")
-    together = clf.predict(TEST)
-    alone = [clf.predict([row]).probs[0] for row in TEST]
-    np.testing.assert_allclose(together.probs, alone, atol=1e-6)
-    assert float(together.epistemic.max()) > 0
 
 
 def test_what_needs_a_plain_adapter_is_refused(bert, tmp_path):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,15 +68,6 @@ def test_the_mean_answer_to_the_texts_is_taken_off_and_labels_are_not_read(backb
     np.testing.assert_array_equal(twin.predict(TEXTS).probs, clf.predict(TEXTS).probs)
 
 
-def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
-    whole = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
-    cut = classifier(backbones["llama"], depth=2).zero_shot(CLASSES, ROWS)
-    assert cut.record.backbone["depth"] == 2
-    logits = [np.log(clf.predict(TEXTS).probs) for clf in (whole, cut)]
-    apart = [values - values.mean(1, keepdims=True) for values in logits]
-    assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.5
-
-
 def labelled(*labels):
     return [{"text": text, "gold": label} for text, label in zip(TEXTS, labels, strict=False)]
 
@@ -100,19 +90,6 @@ def test_classes_are_those_of_the_words_and_labels(backbones, words, texts, clas
     clf.zero_shot(texts=texts, label_column="gold")
     assert list(clf.classes) == classes
     assert clf.record.columns["label"] == "gold"
-
-
-@pytest.mark.parametrize(
-    ("words", "texts", "named"),
-    [
-        (None, None, "classes"),
-        ("names", TEXTS, "classes"),
-        ({"sprots": "goal"}, labelled(*CLASSES * 4), "sprots"),
-    ],
-)
-def test_classes_are_checked_before_anything_is_loaded(words, texts, named):
-    with refused("input", named):
-        classifier("/nowhere", verbaliser=words).zero_shot(texts=texts, label_column="gold")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
@@ -167,43 +166,6 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
         assert name in str(caught.value)
     outside = clf.predict({"topic": binary(3)}, unknown_labels="ood")
     assert outside.labels is None
-
-
-@pytest.mark.parametrize("posterior", ["laplace", "laplace_lora:prior_precision=1", "best"])
-def test_a_finished_classifier_takes_another_posterior(backbone, tmp_path, posterior):
-    clf = fitted(backbone)
-    before = clf.predict(TEST)
-    clf.calibrate(HELD, TEST if posterior == "laplace" else None, posterior=posterior)
-    after = clf.predict(TEST)
-    assert (after.probs[~after.available] == 0).all()
-    assert np.array_equal(after.available, before.available)
-    assert clf.record.tasks == {"topic": 3, "animal": 2}
-    clf.save_pretrained(tmp_path / "model")
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(TEST).probs, after.probs)
-
-
-def test_an_exported_classifier_has_the_logits_of_all_classes(backbone, tmp_path):
-    """Its softmax among the classes of a task is the prediction of that task's rows."""
-    from safetensors.torch import load_file
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    clf = fitted(backbone)
-    clf.export_merged(tmp_path / "merged")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert tuple(model.config.id2label.values()) == CLASSES
-    for task, own in (("topic", slice(0, 3)), ("animal", slice(3, 5))):
-        expected = clf.predict({task: TEST[task]}, num_samples=0).probs[:, own]
-        for row, probs in zip(TEST[task], expected, strict=True):
-            with torch.no_grad():
-                logits = model(**tokenizer(row["text"], return_tensors="pt")).logits[0]
-            np.testing.assert_allclose(logits[own].softmax(-1), probs, atol=1e-5)
-    clf.export_safetensors(tmp_path / "model.safetensors")
-    assert len(load_file(tmp_path / "model.safetensors")["head.weight"]) == len(CLASSES)
-    clf.export_peft(tmp_path / "peft", head=True)
-    score = load_file(tmp_path / "peft" / "adapter_model.safetensors")
-    assert any(len(item) == len(CLASSES) for name, item in score.items() if "score" in name)
 
 
 def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backbone):

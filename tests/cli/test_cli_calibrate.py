@@ -105,34 +105,3 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     ):
         message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
         assert "not a model" in message
-
-
-def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):
-    out = tmp_path / "named"
-    names = ",".join(tiny.CLASSES[::-1])
-    calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet", "--json"]
-    result = run(*calibrate, "--classes", names.replace(",", ", "))
-    assert result.code == 0, result.err
-    content = json.loads(result.out)
-    assert content["layer"] == "classifier"
-    # With names in the wrong order, the classifier is almost always wrong.
-    assert content["calibration"]["accuracy"] < 0.5
-    assert BayesianClassifier.from_pretrained(out).classes == tiny.CLASSES[::-1]
-    out = tmp_path / "none"
-    message = refused(*calibrate[:3], "--out", out, "--classes", "a,b", "--quiet")
-    assert "classes has 2 names" in message
-    assert "3 outputs" in message
-
-
-def test_the_best_posterior_from_the_command_line(run, world, tmp_path):
-    out = tmp_path / "best"
-    calibrate = ["calibrate", world.classifier, world.train, "--posterior", "best", "--quiet"]
-    result = run(*calibrate, "--out", out, "--json")
-    content = json.loads(result.out)
-    race = content["comparison"]
-    assert race["chosen"] == content["posterior"]["name"] == race["rows"][0]["posterior"]
-    assert {row["posterior"] for row in race["rows"]} == {"mle", "temperature", "laplace", "vbll"}
-    assert race["rows"][0]["scores"]["nll"]["value"] < race["rows"][-1]["scores"]["nll"]["value"]
-    result = run(*calibrate[:3], "--validation", world.valid, "--out", out, "--overwrite")
-    table = result.out.partition("validation examples")[2].splitlines()
-    assert {line.split()[0] for line in table[2:]} >= {"posterior", "mle", "temperature", "vbll"}

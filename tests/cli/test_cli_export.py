@@ -97,20 +97,3 @@ def test_tensors_for_serving_are_one_file(run, world, tmp_path):
     assert load_file(out)["head.weight"].shape == (3, 16)
     again = ("export", world.model, "--format", "safetensors", "--out", out, "--overwrite")
     assert run(*again).code == 0
-
-
-def test_other_formats_have_other_targets(refused, run, world, tmp_path):
-    export = ("export", world.model, "--format")
-    assert "the extension .safetensors, got 'dir'" in refused(
-        *export, "safetensors", "--out", tmp_path / "dir"
-    )
-    (tmp_path / "dir").mkdir()
-    (tmp_path / "dir" / "mine.txt").touch()
-    message = refused(*export, "merged", "--out", tmp_path / "dir", "--overwrite")
-    assert "'mine.txt'" in message
-    out = ("--out", tmp_path / "new")
-    assert "requires --format peft" in refused(*export, "merged", "--prefix", "model.", *out)
-    calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
-    assert run(*calibrated, "--quiet").code == 0
-    message = refused("export", tmp_path / "foreign", "--format", "merged", *out)
-    assert "nothing to merge" in message

@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import forked
 import numpy as np
-import pytest
 import tiny
 import torch
 from cli_files import write_rows
@@ -71,15 +69,6 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
     assert re.search(r" in \d+ (s|min): ", summary)
 
 
-@pytest.mark.usefixtures("terminal")
-def test_bars_are_on_stderr_unless_quiet(run, world, tmp_path):
-    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "map"]
-    loud = run(*fit, "--out", tmp_path / "loud")
-    assert "step/s" in loud.err
-    assert "step/s" not in loud.out
-    assert run(*fit, "--out", tmp_path / "quiet", "--no-progress").err == ""
-
-
 def test_duplicates_and_truncation_are_noted_once(run, world, tmp_path):
     rows = tiny.toy_rows(30, seed=4)
     for row in rows:
@@ -108,26 +97,6 @@ def test_columns_are_remembered(run, world, tmp_path):
     result = run("predict", tmp_path / "m", data, "--out", tmp_path / "p.csv", "--quiet")
     assert result.code == 0
     assert "30 of them labelled" in result.out
-
-
-def test_a_known_task_is_fitted_and_predicted_by_split(run, world, tmp_path):
-    folder = tmp_path / "data" / "sst2_sentences"
-    folder.mkdir(parents=True)
-    words = {"animals": "negative", "food": "positive"}
-    for split, seed in (("train", 1), ("validation", 2), ("test", 3)):
-        rows = [
-            {"id": row["id"], "question": row["text"], "label": words[row["label"]]}
-            for row in tiny.toy_rows(45, seed=seed)
-            if row["label"] in words
-        ]
-        write_rows(folder / f"{split}.jsonl", rows)
-    (folder / "classes.json").write_text(json.dumps(["negative", "positive"]))
-    task = ["--task", "sst2_sentences", "--data-dir", tmp_path / "data", "--quiet"]
-    fit = ["fit", "--validation", "validation", "--out", tmp_path / "m", "--epochs", 1]
-    assert run(*fit, "--backbone", world.llama, *tiny.QUICK_VBLL_ARGS, *task).code == 0
-    result = run("predict", tmp_path / "m", "test", "--out", tmp_path / "p.parquet", *task)
-    assert result.code == 0
-    assert Predictions.load(tmp_path / "p.parquet").classes == ("negative", "positive")
 
 
 def test_predict_writes_what_python_predicts(run, world, tmp_path):
@@ -213,33 +182,6 @@ def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tm
     assert list(predictions.columns["source"]) == ["a", None, "a", "b", "a", "b"]
     assert list(predictions.columns["n"]) == list("012345")
     assert list(predictions.columns["text"]) == [row["text"] for row in rows]
-
-
-def test_an_output_that_is_an_input(run, refused, world, tmp_path):
-    data = shutil.copy(world.test, tmp_path / "data.jsonl")
-    assert "is an input" in refused(*["predict", world.model, data, "--out", data, "--overwrite"])
-    first, second = tmp_path / "one.csv", tmp_path / "two.csv"
-    for file in (first, second):
-        assert run("predict", world.model, data, "--out", file, "--quiet").code == 0
-    (tmp_path / "link.csv").symlink_to(first)
-    for words in (
-        ["recalibrate", "--fit", first, "--apply", second, "--out", tmp_path / "link.csv"],
-        ["conformal", "--fit", second, "--apply", first, "--alpha", 0.1, "--out", first],
-        ["compare", first, second, "--out", first],
-        ["convert", first, "--out", first],
-    ):
-        assert "is an input" in refused(*words, "--overwrite")
-    backbone = shutil.copytree(world.llama, tmp_path / "llama")
-    words = ["--backbone", backbone, "--epochs", 1, "--quiet", "--out", tmp_path / "m"]
-    words += tiny.QUICK_VBLL_ARGS
-    assert run("fit", world.train, *words).code == 0
-    words = ["export", tmp_path / "m", "--format", "merged", "--overwrite", "--out"]
-    assert "is an input" in refused(*words, backbone)
-    assert "is an input" in refused(*words, tmp_path / "m")
-    moved = backbone.rename(tmp_path / "moved")
-    assert "is an input" in refused(*words, moved, "--backbone", moved)
-    moved.rename(backbone)
-    assert run("predict", tmp_path / "m", data, "--out", tmp_path / "p.csv").code == 0
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(

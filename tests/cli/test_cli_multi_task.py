@@ -77,27 +77,6 @@ def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     assert "--across-tasks" in refused(*single, *SMALL, "--across-tasks")
 
 
-def test_known_tasks_come_without_repeats(run, world, files, tmp_path):
-    folder = tmp_path / "sst2_sentences"
-    folder.mkdir()
-    rows = [
-        {"id": row["id"], "question": row["text"], "answer_index": 0, "label": row["label"]}
-        for row in binary(12)
-    ]
-    write_rows(folder / "train.jsonl", [*rows, {**rows[0], "id": "again"}])
-    (folder / "classes.json").write_text('["no", "yes"]')
-    model = tmp_path / "model"
-    result = run(
-        "fit", "--multi-task", "sst2=train", "--multi-task", f"topic={files['topic-train']}",
-        "--data-dir", tmp_path, "--out", model, "--backbone", world.llama, "--adapter", "none",
-        "--posterior", "map", "--max-length", "32", "--quiet",
-    )  # fmt: skip
-    assert result.code == 0, result.err
-    record = json.loads((model / "bayeslora.json").read_text())
-    assert record["num_train"] == 12 + 24
-    assert record["dropped"] == {"train": {"sst2: repeated": 1}}
-
-
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     train, valid = named(files, "train"), files["topic-valid"]
     out = ("--out", tmp_path / "model", "--backbone", "/nowhere/at/all")

@@ -114,14 +114,6 @@ def test_report_writes_a_page(run, refused, tmp_path, files):
     assert run("report", files["a"], "--out", out, "--overwrite").code == 0
 
 
-def test_report_never_overwrites_something_else(refused, tmp_path, files):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert "not a report" in refused(
-        "report", files["a"], "--out", tmp_path / "thesis", "--overwrite"
-    )
-
-
 def with_columns(path, **parts):
     """Write predictions whose rows come in twins, from two sources."""
     twins = [f"t{row // 2}" for row in range(60)]
@@ -180,23 +172,6 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
     assert "at least one score" in refused("evaluate", files["a"], "--scores", ",")
 
 
-def test_seeds_are_pooled(run, refused, tmp_path):
-    seeds = [
-        fake(tmp_path / f"{seed}.parquet", seed=seed, name="m", metadata={"seed": str(seed)})
-        for seed in (1, 2, 3)
-    ]
-    content = json.loads(run("evaluate", *seeds, "--over-seeds", "--json").out)
-    assert content["name"] == "m"
-    assert content["intervals"]["num_seeds"] == 3
-    values = [evaluate(file)["nll"].value for file in seeds]
-    assert content["scores"]["nll"]["value"] == pytest.approx(sum(values) / 3)
-    assert "t intervals over 3 seeds" in run("evaluate", *seeds, "--over-seeds").out
-    assert "has only one file" in refused("evaluate", seeds[0], "--over-seeds")
-    assert "duplicate seed (1)" in refused("evaluate", seeds[0], seeds[0], "--over-seeds")
-    bare = fake(tmp_path / "bare.parquet", seed=4, name="m")
-    assert "has no seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
-
-
 def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):
     pair = [with_columns(tmp_path / f"{name}.parquet", seed=n) for n, name in enumerate("ab")]
     options = ["--cluster-by", "twin", "--interval", "bca"]
@@ -232,18 +207,3 @@ def test_compare_pools_seeds_unless_told_not_to(run, tmp_path):
     apart = json.loads(run("compare", *files, "--no-over-seeds", "--json").out)
     assert len(apart["rows"]) == 4
     assert "2 seeds" not in run("compare", *files[:2]).out
-
-
-def test_compare_shows_the_scores_that_were_chosen(run, refused, files):
-    pair = [files["a"], files["b"]]
-    content = json.loads(run("compare", *pair, "--scores", "smece,nll", "--json").out)
-    assert [*content["rows"][0]["scores"]] == ["smece", "nll"]
-    head = run("compare", *pair, "--scores", "smece,nll").out.splitlines()[0]
-    assert head.split("  ")[0] == "Method"
-    assert head.index("ECE, smooth") < head.index("NLL")
-    every = json.loads(run("compare", *pair, "--all", "--json").out)
-    assert tuple(every["rows"][0]["differences"]) == SCORE_KEYS
-    message = refused("compare", *pair, "--scores", "smecce")
-    assert "did you mean 'smece'" in message
-    assert "'accuracy_at_80'" in message
-    assert "not allowed with" in refused("compare", *pair, "--scores", "nll", "--all")

@@ -126,16 +126,6 @@ def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, damage):
     assert str(bad) in str(caught.value)
 
 
-def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
-    with pytest.raises(InputError):
-        image_columns(tmp_path)
-    write(tmp_path / "alone.png")
-    write(tmp_path / "cat" / "a.png")
-    with pytest.raises(InputError) as caught:
-        image_columns(tmp_path)
-    assert "alone.png" in str(caught.value)
-
-
 def test_the_digits_are_a_known_task():
     parts = {name: load_task("digits", name) for name in ("train", "validation", "test")}
     assert [len(part) for part in parts.values()] == [1000, 297, 500]

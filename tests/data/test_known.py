@@ -18,7 +18,6 @@ from bayeslora.data.known import (
     load_task,
     ood_sets,
     splits_of,
-    validation_is_test,
 )
 from bayeslora.errors import InputError
 
@@ -125,24 +124,6 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "id, question, label",
     ):
         assert part in text
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        ('{"a": 1}', "must contain a list of class names"),
-        ('["a", 1]', "must contain a list of class names"),
-        ('["a"]', "at least two distinct class names, got 1"),
-        ('["a", "b", "a"]', "at least two distinct class names, got 3"),
-        ("[", "cannot be read as JSON"),
-    ],
-)
-def test_bad_lists_of_classes(content, part, data_dir):
-    path = data_dir / "clinc150" / "classes.json"
-    path.write_text(content)
-    text = message(load_known, "clinc150", "train", data_dir)
-    assert str(path) in text
-    assert part in text
 
 
 @pytest.mark.parametrize("name", KNOWN_TASKS)
@@ -276,15 +257,6 @@ def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
     assert hub.calls[0][0] == KNOWN_TASKS[name].hub_id
 
 
-def test_every_subject_of_mmlu_is_a_task(hub, tmp_path):
-    hub.rows = [HUB["mmlu-college-physics"]]
-    assert load_known("mmlu_us_foreign_policy", "test").texts == ("q",)
-    assert hub.calls == [("cais/mmlu", "us_foreign_policy", "test")]
-    write(tmp_path / "mmlu_virology/test.jsonl", [question("v", "q", ["x", "y"], 0)])
-    assert load_known("mmlu-virology", "test", tmp_path).labels == ("A",)
-    assert "did you mean 'mmlu-virology'" in message(load_known, "mmlu-virolgy", "test")
-
-
 def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert "validation" in splits_of("arc-easy")
     assert "validation" not in splits_of("sst2")
@@ -293,21 +265,6 @@ def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert "validation" in splits_of("arc-easy", tmp_path)
     hub.rows = [HUB["arc-easy"]]
     assert load_known("arc-easy", "validation").labels == ("B",)
-
-
-def test_where_test_labels_are_private_test_rows_are_the_official_validation_rows(hub, tmp_path):
-    names = ("winogrande-m", "boolq-question-only", "boolq", "sst2", "arc-easy")
-    assert [validation_is_test(name, tmp_path) for name in names] == [True, True, *[False] * 3]
-    assert [validation_is_test(name) for name in names] == [*[True] * 4, False]
-
-
-def test_the_hub_has_names_of_classes_and_rows_outside(hub):
-    hub.rows = [{"text": "a", "intent": 1}, {"text": "b", "intent": 2}]
-    assert load_known("clinc150", "test").labels == ("alarm",)
-    assert load_known("clinc150", "oos_test").labels == ("oos",)
-    hub.rows = [{"text": "a", "label": 1}]
-    assert load_known("ag-news", "train").labels == ("Sports",)
-    assert "'validation'" in message(load_known, "sst2", "validation")
 
 
 def test_a_directory_goes_before_the_hub_and_offline_asks_nobody(hub, data_dir, monkeypatch):

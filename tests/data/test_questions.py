@@ -1,13 +1,11 @@
 """Questions with options: detected by their columns, checked, and compared with their options."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import (
     class_names,
     encode_labels,
@@ -99,25 +97,6 @@ def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     assert examples.pairs == ("", "It is said.", "", "")
     assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
     assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
-
-
-@pytest.mark.parametrize(
-    ("names", "wrong"),
-    [
-        ("choice_0,choice_1,choice_2", "'choice_0'"),
-        ("choice_1,choice_3,choice_4", "'choice_4'"),
-        ("choice_1,choice_01,choice_2", "'choice_01'"),
-        ("choice_1,candidate_2", "'candidate_2'"),
-        ("choice_1", "'choice_2'"),
-    ],
-)
-def test_columns_of_options_are_numbered_from_one(tmp_path, names, wrong):
-    path = tmp_path / "q.csv"
-    values = ",".join("xyz"[: names.count(",") + 1])
-    path.write_text(f"question,{names},answer\nq,{values},0\n")
-    text = message(path)
-    assert wrong in text
-    assert str(path) in text
 
 
 def written_csv(folder, row):
@@ -230,17 +209,6 @@ def test_a_description_names_columns(tmp_path):
     about.write_text("question: stem\n")
     rows = [{"stem": "q", "choices": ["x", "y"], "answer_index": 1}]
     assert read(rows, columns=columns(about)).labels == ("B",)
-
-
-def test_a_description_is_remembered_as_columns(tmp_path):
-    about = tmp_path / "task.yaml"
-    about.write_text("question: stem\nchoices: [first, second]\nanswer: key\n")
-    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B"}]
-    stored = read(rows, columns=columns(about)).columns
-    recorded = DataColumns.of(json.loads(json.dumps(stored)))
-    assert recorded == replace(columns(about), described=None)
-    assert read(rows, recorded).choices == (("x", "y"),)
-    assert read(ROWS).columns is None
 
 
 @pytest.mark.parametrize(

@@ -71,17 +71,6 @@ def test_whether_labels_are_numbers_is_known_of_the_whole(tmp_path, labels, numb
     assert stream_of(joined(list(streamed.pieces(1000)))).numbered == numbered
 
 
-def test_labels_from_text_are_integers_only_if_all_rows_say_so(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,2\n")
-    streamed = stream(path, COLUMNS)
-    assert next(streamed.pieces(1)).labels == (1,)
-    path.write_text("text,label\n" + "x,1\n" * 5000 + "y,two\n")
-    streamed = stream(path, COLUMNS)
-    assert next(streamed.pieces(1)).labels == ("1",)
-    assert read(path).labels == ("1",) * 5000 + ("two",)
-
-
 @pytest.mark.parametrize("place", [1, 4999, 9000])
 def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
     records = rows(9001)

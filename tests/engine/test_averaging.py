@@ -4,8 +4,6 @@ import pytest
 import torch
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.polar import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import ensemble as members
@@ -115,17 +113,3 @@ def test_the_average_of_equal_networks_is_that_network(backbone):
     for made, delta in zip(network.sites, before, strict=True):
         torch.testing.assert_close(made.delta(), delta, rtol=0, atol=1e-6)
     torch.testing.assert_close(network.head.trained_mean, weight)
-
-
-def test_neither_centred_factors_nor_other_parameters_have_a_nearest_change():
-    assert not site("pissa:r=3").can_set_change
-
-    class Gained(LowRank):
-        def linears(self):
-            return {**super().linears(), "gain": torch.nn.Linear(1, 1)}
-
-    host = torch.nn.Linear(6, 7)
-    factors = random_factors(7, 6, 2, torch.Generator())
-    assert LowRank("layer", host, factors, 1.0).can_set_change
-    assert not Gained("layer", host, factors, 1.0).can_set_change
-    assert not LowRank("layer", host, factors._replace(core=None), 1.0).can_set_change

@@ -113,24 +113,6 @@ def test_scores_before_and_after_calibration():
     assert "before calibration" not in card
 
 
-def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
-    def card(posterior, **calibration):
-        results = {"calibration": {"rows": 640, "accuracy": 0.9, **calibration}}
-        return model_card(record(posterior={"name": posterior}, results=results), "abc123")
-
-    tempered = card("temperature", fitted_to="validation", validation_rows=40)
-    assert "fitted to 40 validation rows" in tempered
-    assert "fitted to 640" not in tempered
-    assert "aleatoric" not in tempered
-    assert "fitted to 640 calibration rows" in card("temperature", fitted_to="train")
-    assert "fitted to no rows" in card("mle", fitted_to="nothing")
-    assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
-    # after `fit`, where the temperature is fitted to the validation rows
-    fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
-    assert "trained on 640 labelled rows" in fit
-    assert "fitted to the validation rows" in fit
-
-
 def test_a_method_is_named_described_and_cited():
     notes = method_notes("polar", VBLL(), 1)
     assert notes == {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax
-from tiny import QUICK_VBLL, tiny_llama, toy_rows
+from tiny import tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.training.starts import best_factor, lens
@@ -75,26 +75,6 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
     clf.save_pretrained(tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
-
-
-@pytest.mark.parametrize("means", ["refit", "trained"])
-def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
-    """Adapters learn as without a prior mean, so trained means are bit-equal."""
-    posterior = f"{QUICK_VBLL},polish_mean={means}"
-    with_words, without = (
-        fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
-        for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")
-    )
-    states = [clf.network.trained_state() for clf in (with_words, without)]
-    adapters = [name for name in states[1] if name.startswith("adapter.")]
-    if means == "refit":
-        assert all(torch.equal(states[0][name], states[1][name]) for name in adapters)
-        assert with_words.record.results["prior_factor"] > 0
-        centre = with_words.network.head.prior_mean
-        assert centre.abs().max() > 0
-    else:
-        # Nothing is refitted: training starts at the prior mean.
-        assert not all(torch.equal(states[0][name], states[1][name]) for name in adapters)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from bayeslora.data.examples import data_hash
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
-from bayeslora.errors import InputError
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
 ROWS = [
@@ -156,19 +155,3 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
 def test_what_is_no_share_is_refused(backbone, share):
     with refused("option", "hold_out"):
         fitted(backbone, hold_out=share)
-
-
-@pytest.mark.parametrize(
-    ("posterior", "options"),
-    [
-        ("vbll", {"refit": True}),
-        ("vbll", {"hold_out": SHARE, "cv": 3}),
-        ("vbll", {"hold_out": SHARE, "validation": TEST}),
-        ("temperature", {"hold_out": SHARE, "refit": True}),
-        ("vbll", {"hold_out": 0.001}),
-    ],
-)
-def test_what_cannot_be_combined_is_refused_before_anything_is_loaded(posterior, options):
-    clf = BayesianClassifier("no/such-backbone", "lora", posterior, progress=False)
-    with pytest.raises(InputError):
-        clf.fit(ROWS, **options)

@@ -10,7 +10,7 @@ from small_fits import QUICK, equal_states, fresh
 from bayeslora import MLE, BLoB, CLoRA, Laplace
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.layer_sampling import ALWAYS
-from bayeslora.adapters.options import LISA, S2FT, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.options import LISA, LoRA, PiSSA
 from bayeslora.engine.training.layer_sampling import layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)
@@ -35,13 +35,6 @@ class TestLoRA(SamplingLaws):
     posterior = QUICK
 
 
-class TestPoLAR(SamplingLaws):
-    adapter = PoLAR(r=2, num_layers=2)
-    sampling = replace(ONE_OF_TWO, mode="weighted", weights=(1.0, 2.0))
-    posterior = Laplace()
-    kind = "decoder"
-
-
 class TestPiSSA(SamplingLaws):
     """Weight decay pulls towards the start and must not reach a resting layer."""
 
@@ -50,22 +43,10 @@ class TestPiSSA(SamplingLaws):
     posterior = MLE()
 
 
-class TestS2FT(SamplingLaws):
-    adapter = S2FT(o_ratio=0.5, d_ratio=0.1, num_layers=2, weight_decay=0.5)
-    sampling = ONE_OF_TWO
-    posterior = MLE()
-
-
 class TestBLoB(SamplingLaws):
     adapter = LoRA(r=2, num_layers=2)
     sampling = ONE_OF_TWO
     posterior = BLoB(num_samples=2)
-
-
-class TestCLoRA(SamplingLaws):
-    adapter = LoRA(r=2, num_layers=2)
-    sampling = ONE_OF_TWO
-    posterior = CLoRA(num_samples=2)
 
 
 @pytest.mark.parametrize("posterior", [BLoB(), CLoRA()], ids=lambda item: item.name)

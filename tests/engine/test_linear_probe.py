@@ -2,7 +2,6 @@
 
 import logging
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tiny import tiny_llama, toy_rows
 
-from bayeslora.backbones import embedded
-from bayeslora.backbones.load import load_backbone
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import baselines, choose_backbone, cross_validation
+from bayeslora.engine import baselines, cross_validation
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.training.starts import (
     LinearProbe,
@@ -143,44 +140,3 @@ def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     assert set(scores) == {"linear_probe", "bag_of_words"}
     expected = 0.0 if probe else math.log(2)
     assert scores["linear_probe"] == pytest.approx(expected, abs=1e-3)
-
-
-def test_scores_of_cheaper_models_are_recorded_and_travel_with_predictions(world):
-    rows = [
-        {"text": f"{row['text']} {number}", "label": row["label"]}
-        for number, row in enumerate(toy_rows(24))
-    ]
-    clf = fitted(world, "lora:r=2", rows, cv=2, epochs=1)
-    cheaper = clf.record.results["baselines"]
-    assert set(cheaper) == {"linear_probe", "bag_of_words"}
-    shown = clf.predict(toy_rows(3)).metadata["held_out_nll"]
-    for value in (*cheaper.values(), clf.record.results["logit_scale"]["nll"]):
-        assert f"{value:.3f}" in shown
-
-
-def test_auto_takes_the_backbone_whose_features_tell_classes_apart(world, monkeypatch):
-    """Two tiny backbones; the features of one carry no label."""
-    models = {
-        name: embedded.EmbeddedModel("none", "none", "file", "", name, kind)
-        for name, kind in (("good", "decoder"), ("blind", "decoder"), ("eyes", "vision"))
-    }
-    monkeypatch.setattr(choose_backbone, "EMBEDDED_MODELS", models)
-    monkeypatch.setattr(choose_backbone, "installed_file", lambda name: name)
-    features = choose_backbone.feature_rows
-
-    def load(self, name=None):
-        assert name in {"good", "blind"}
-        return replace(load_backbone(world, dtype="float32"), name=name)
-
-    def seen(network, texts):
-        rows = features(network, texts)
-        if network.encoder.backbone.name != "blind":
-            return rows
-        values = torch.ones_like(rows.features.values)
-        return type(rows)(rows.texts, Features(values, rows.features.labels))
-
-    monkeypatch.setattr(BayesianClassifier, "_load_backbone", load)
-    monkeypatch.setattr(choose_backbone, "feature_rows", seen)
-    clf = BayesianClassifier("auto", "lora:r=2", "mle", dtype="float32", progress=False)
-    clf.fit(toy_rows(30), epochs=1, cv=0)
-    assert clf.record.backbone["name"] == "good"

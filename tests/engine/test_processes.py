@@ -270,29 +270,3 @@ def test_killed_while_predicting(folder, fitted, monkeypatch):
 def test_exchanges(case, codes):
     actual, _, errs = ended(working(case), 60)
     assert actual == codes, errs
-
-
-def test_wrong_input_is_reported_once(folder):
-    words = fit_words(folder, folder / "nothing", "lora", "mle")
-    words[1] = str(folder / "nowhere.jsonl")
-    codes, outs, errs = ended(started(*words))
-    assert codes == [2, 2]
-    assert outs == ["", ""]
-    assert "nowhere.jsonl" in errs[0]
-    assert errs[1] == ""
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["evaluate", "p.parquet"],
-        ["calibrate", "m", "train.jsonl", "--out", "c"],
-        ["fit", "-", "--out", "m"],
-        ["fit", "--zero-shot", "--out", "m"],
-    ],
-)
-def test_what_several_processes_cannot_do(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    codes, _, errs = ended(started(*words))
-    assert codes[0] == 2, errs
-    assert list(tmp_path.iterdir()) == []

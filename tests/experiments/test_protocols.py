@@ -1,10 +1,8 @@
 """Published settings reach the fit; deviations from them are reported."""
 
 import json
-from pathlib import Path
 
 import pytest
-from tiny import toy_questions
 
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Task, as_grid
@@ -90,14 +88,6 @@ def test_a_label_budget_draws_rows_anew_for_each_seed(grid):
     assert all("hold_out" not in workshop.setup(cell).fit for cell in workshop.grid.cells)
 
 
-def test_the_validation_split_is_reported_where_there_is_one(setup, grid, place):
-    task = {**grid["tasks"][0], "validation": str(place.folder / "valid.jsonl")}
-    cell = setup(protocol="blob", tasks=[task], fit={"epochs": 1})
-    assert cell.rows.split == "validation"
-    assert len(cell.rows.reported) == 30
-    assert not deviations_with(cell, "split:")
-
-
 def write_known(folder, *splits, about=""):
     """Write the files of a known task of questions with 3 or 4 options."""
     folder.mkdir()
@@ -130,50 +120,3 @@ def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
         assert len(rows.train) == len(rows.reported) == count
         about_arc = [text for text in rows.deviations if text.startswith("ARC:")]
         assert len(about_arc) == (protocol_name == "blob")
-
-
-def test_sets_out_of_distribution_are_of_the_split_and_the_options_of_the_protocol(tmp_path):
-    write_known(tmp_path / "openbookqa", "train", "validation", "test")
-    write_known(tmp_path / "arc_easy", "train", "validation", "test", about=" of ARC")
-    write_known(tmp_path / "mmlu_college_physics", "test", about=" of MMLU")
-    sources = {name: name for name in ("arc-easy", "mmlu-college-physics")}
-    task = Task(name="openbookqa", ood={**sources, "named": "arc_easy/test"})
-    firsts = {"blob": "validation", "laplace-lora": "validation", "bag": "test"}
-    for name, split in firsts.items():
-        ood = task_rows(task, PROTOCOLS[name], tmp_path).ood
-        assert ood["arc-easy"].texts[0].startswith(split)
-        assert ood["named"].texts[0].startswith("test")
-        assert ood["mmlu-college-physics"].texts[0].startswith("test")
-        assert len(ood["arc-easy"]) == (3 if name == "laplace-lora" else 6)
-        assert len(ood["mmlu-college-physics"]) == 6
-    unaudited = task_rows(task, PROTOCOLS["bag"], tmp_path).deviations
-    assert [text for text in unaudited if "redux_error_type" in text]
-
-
-def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
-    folder = tmp_path / "mmlu_college_physics"
-    folder.mkdir()
-    verdicts = ("OK", "wrong", None)
-    (folder / "test.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {"id": str(n), "question": f"q{n}", "choices": ["x", "y"], "answer_index": 0}
-                | {"redux_error_type": verdict}
-            )
-            + "\n"
-            for n, verdict in enumerate(verdicts)
-        )
-    )
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
-    for seed, file in enumerate(files.values()):
-        rows = "".join(json.dumps(row) + "\n" for row in toy_questions(4, seed))
-        Path(file).write_text(rows)
-    ood = {"physics": "mmlu-college-physics", "file": str(tmp_path / "other.jsonl")}
-    (tmp_path / "other.jsonl").write_text(json.dumps(toy_questions(1, 9)[0]) + "\n")
-    task = Task(name="own", **files, ood=ood)
-    for name, texts in (("bag", ("q0",)), ("bayeslora", ("q0", "q1", "q2"))):
-        rows = task_rows(task, PROTOCOLS[name], tmp_path)
-        assert rows.ood["physics"].texts == texts
-        assert len(rows.ood["file"]) == 1
-        assert rows.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(texts)
-        assert not [text for text in rows.deviations if "redux_error_type" in text]

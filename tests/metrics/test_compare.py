@@ -39,20 +39,6 @@ def test_scores_are_those_of_evaluate_and_differences_are_theirs():
     assert (result.n, result.reference, result.by) == (200, "first", "nll")
 
 
-def test_files_are_compared_as_what_is_in_them(tmp_path):
-    methods = [method(columns={"twin": ["x", "y"] * 100}), method("second", power=2.0)]
-    files = [tmp_path / f"{predictions.name}.parquet" for predictions in methods]
-    for predictions, file in zip(methods, files, strict=True):
-        predictions.save(file)
-    options = {"num_resamples": 20, "cluster_by": "twin"}
-    with refused("unknown", "'twin'"):
-        compare([files[1], str(files[0])], **options)
-    methods[1] = methods[1].replace(columns=methods[0].columns)
-    methods[1].save(files[1])
-    content = compare([files[0], str(files[1])], **options).to_json()
-    assert content == compare(methods, **options).to_json()
-
-
 def test_equal_decisions_without_probabilities_are_no_proof_of_one_method():
     certain = np.eye(3)[method().labels]
     pair = [method().replace(probs=certain, name=name) for name in ("first", "second")]

@@ -1,7 +1,5 @@
 """Distances between predictions of the same rows: definitions, invariances, intervals."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
@@ -80,23 +78,6 @@ def test_without_epistemic_uncertainty_there_is_no_ratio():
     for name in ("bare", "zero"):
         result = by_name(compare(methods, distance_to=name, num_resamples=10))
         assert all(set(scores) == {"tv"} for scores in result.values())
-
-
-def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():
-    labels = np.where(np.arange(150) < 50, method("x", 0).labels, -1)
-    pair = [method("first", 0, labels=labels), method("second", 1, labels=labels)]
-    result = compare(pair, distance_to="first", num_resamples=10)
-    whole = compare(
-        [method.take(np.arange(50)) for method in pair], distance_to="first", num_resamples=10
-    )
-    assert result == whole
-    plain = compare(pair, num_resamples=10)
-    assert plain.distance_to is None
-    assert all(not row.distances for row in plain.rows)
-    assert [row.differences for row in plain.rows] == [row.differences for row in result.rows]
-    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert content["distance_to"] == "first"
-    assert set(content["rows"][0]["distances"]["tv"]) == {"value", "low", "high"}
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,16 +1,14 @@
 """Few rows, and identical rows: no interval claims certainty."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bayeslora.metrics.catalogue import ALL_SCORES, SCORES
+from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import LEAST_ROWS, Score
 from bayeslora.predictions.record import Predictions
 
 CLASSES = ("a", "b")
@@ -46,17 +44,6 @@ def test_where_all_are_right_or_all_are_wrong_accuracy_has_wilsons_interval(rows
     answered = math.ceil(0.8 * rows)
     at_80 = scores["accuracy_at_80"]
     assert (at_80.low, at_80.high) == wilson_by_scipy(0 if label else answered, answered)
-
-
-@pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS - 1])
-def test_other_scores_of_too_few_rows_have_no_interval(rows):
-    generator = np.random.default_rng(0)
-    probs = generator.dirichlet(np.ones(2), rows)
-    scores = evaluate(Predictions(probs, CLASSES, generator.integers(2, size=rows)))
-    for key, score in scores.items():
-        assert score.has_interval == (SCORES[key].kind == "share"), key
-    unlabelled = evaluate(Predictions(probs, CLASSES))
-    assert not any(score.has_interval for score in unlabelled.values())
 
 
 @pytest.mark.parametrize("probs", [(1.0, 0.0), (0.7, 0.3)])
@@ -111,17 +98,6 @@ def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
     assert (far.auroc.low, far.auroc.high) == wilson_by_scipy(50, 50)
     assert (far.fpr95.low, far.fpr95.high) == wilson_by_scipy(0, 50)
     assert far.aupr.low < 0.95
-
-
-def test_differences_on_too_few_rows_have_no_interval():
-    ours, theirs = alike(3, name="ours"), alike(3, probs=(0.6, 0.4), name="theirs")
-    comparison = compare([ours, theirs], num_resamples=50, distance_to="ours")
-    own, other = sorted(comparison.rows, key=lambda row: row.name)
-    assert set(own.differences.values()) == {Score(0.0, 0.0, 0.0)}
-    assert not any(score.has_interval for score in other.differences.values())
-    assert not other.distances["tv"].has_interval
-    assert own.distances["tv"] == Score(0.0, 0.0, 0.0)
-    json.dumps(comparison.to_json(), allow_nan=False)
 
 
 def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():

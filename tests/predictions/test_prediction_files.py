@@ -145,18 +145,6 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
     assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == expected
 
 
-def test_dictionary_and_float32_columns_are_read(tmp_path):
-    table = pa.table(
-        {
-            "label": pa.array(["b", "a"]).dictionary_encode(),
-            "prob_a": pa.array([0.25, 1.0], pa.float32()),
-            "prob_b": pa.array([0.75, 0.0], pa.float32()),
-        }
-    )
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
-    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [1, 0]
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -234,21 +222,6 @@ def test_a_newer_format_is_refused(tmp_path, version):
     pa.parquet.write_table(table, tmp_path / "p.parquet")
     with refused("input", "p.parquet", f"'{version}'"):
         Predictions.load(tmp_path / "p.parquet")
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
-@pytest.mark.parametrize("classes", [("true", "false"), ("True", "False")])
-def test_truth_values_are_labels_of_classes_in_either_spelling(tmp_path, suffix, classes):
-    path = tmp_path / f"p{suffix}"
-    yes, no = (f"prob_{name}" for name in classes)
-    rows = [{"label": True, yes: 0.7, no: 0.3}, {"label": False, yes: 0.6, no: 0.4}]
-    if suffix == ".parquet":
-        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
-    elif suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        path.write_text(f"label,{yes},{no}\ntrue,0.7,0.3\nfalse,0.6,0.4\n")
-    assert Predictions.load(path).labels.tolist() == [0, 1]
 
 
 def test_sets_may_be_written_as_words_or_as_numbers(tmp_path):

@@ -80,15 +80,6 @@ def test_scores_are_the_harness_s_own(tmp_path):
     assert brier == pytest.approx(np.mean((errors**2).sum(1)), rel=1e-12)
 
 
-def test_lengths_are_characters_or_bytes_without_the_space(tmp_path):
-    options = ["ö", "oo"]
-    path = log(tmp_path, [sample(0, "Which?", options, 0, [-2.0, -3.0])])
-    odds = {"none": -3 + 2, "characters": -3 / 2 + 2 / 1, "bytes": -3 / 2 + 2 / 2}
-    for normalise, gap in odds.items():
-        probs = Predictions.from_lm_eval(path, normalise=normalise).probs[0]
-        np.testing.assert_allclose(np.log(probs[1] / probs[0]), gap, rtol=1e-12)
-
-
 def test_options_that_a_question_lacks_have_no_probability(tmp_path):
     lines = [
         sample(0, "Which?", ["x", "y"], 1, [-1.0, -2.0]),

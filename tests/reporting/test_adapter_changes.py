@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 from dataclasses import dataclass
 
 import pytest
@@ -64,23 +63,6 @@ def test_the_table_has_a_row_a_layer():
     shown = [[cell.value for cell in row.cells] for row in table.rows]
     assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-7"]
     assert shown[2] == ["0", "0\N{NO-BREAK SPACE}%", "–", "3e-7"]
-
-
-def test_the_page_has_a_folded_part_for_each_model(written):
-    page = (written / "index.html").read_text(encoding="utf-8")
-    assert '<a href="#spectra">Adapter changes</a>' in page
-    section = page.split('<section id="spectra"')[1].split("</section>")[0]
-    assert section.count('<details class="fold"') == 2
-    assert '<bdi class="name">&lt;i&gt;polar</bdi>: 2 of 3 layers changed' in section
-    assert "This is the first of 2 members." in section
-    assert re.search(
-        r'<title id="spectrum-1-title">Singular values .* &lt;i&gt;polar</title>', section
-    )
-    assert '<desc id="spectrum-1-desc">layers.0.q&lt;b&gt;proj: largest 3, norm 3' in section
-    assert "<i>polar" not in page
-    assert "q<b>proj" not in page
-    for term in ("Stable rank", "Drift", "Norm and relative norm of a change"):
-        assert f"<dt>{term}</dt>" in page
 
 
 def test_markdown_and_latex_have_the_same_table(written):

@@ -5,7 +5,6 @@ import pytest
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.reporting.console import compare_table, scores_table, summary_line
-from bayeslora.reporting.overview import labels_needed
 from bayeslora.reporting.text import number
 
 
@@ -40,13 +39,6 @@ def test_several_methods_stand_under_each_other(scores):
     assert "bayeslora compare" in text
 
 
-def test_methods_without_labels(make):
-    bare = evaluate(make("x", labelled=False), num_resamples=5)
-    assert "Mean confidence" in scores_table([bare])
-    assert "ECE ↓" not in scores_table([bare])
-    assert "Method" in scores_table([bare, bare])
-
-
 def test_comparison_shows_differences_and_their_reference(methods):
     comparison = compare(methods, reference="temperature", num_resamples=50)
     text = compare_table(comparison)
@@ -75,12 +67,3 @@ def test_the_last_line_names_the_miscalibrated(make):
     assert all(name in text for name in ("sharp", "fine"))
     assert not line(fine)[1]
     assert line(make("m", labelled=False)) == ("", False)
-
-
-def test_the_last_line_says_how_many_examples_could_tell(make):
-    scores = evaluate(make("few", rows=60), num_resamples=200)
-    gap = scores["overconfidence"]
-    [text, warns] = summary_line([scores])
-    assert not warns
-    assert "60 labelled examples" in text
-    assert f"about {labels_needed(gap, 60):,} " in text

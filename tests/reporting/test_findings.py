@@ -5,18 +5,13 @@ import dataclasses
 import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
+from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     Assessed,
 )
-from bayeslora.reporting.detectors import (
-    MOST_FLAGGED,
-    detector_notes,
-    is_usable,
-)
-from bayeslora.reporting.findings import detection, findings
+from bayeslora.reporting.findings import findings
 from bayeslora.reporting.overview import advice
 from bayeslora.reporting.ranking import Facts, best_or_tied
 
@@ -24,23 +19,6 @@ ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
 """Rows behind explicit scores: eight of ten correct, all equally confident."""
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
-
-
-def detected(auroc, low, high, fpr95=0.1):
-    triple = {
-        "auroc": Score(auroc, low, high),
-        "aupr": Score(0.5, 0.4, 0.6),
-        "fpr95": Score(fpr95, 0.0, 1.0),
-    }
-    return OODScores(
-        n_in=600, n_out=400, score="epistemic", **triple, by_score={"epistemic": triple}
-    )
-
-
-def beaten():
-    result = detected(0.9, 0.88, 0.92)
-    scores = dict.fromkeys(("epistemic", "max_probability"), result.by_score["epistemic"])
-    return dataclasses.replace(result, better="max_probability", by_score=scores)
 
 
 def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None):
@@ -151,65 +129,6 @@ def test_a_lead_needs_the_corrected_p_as_well():
     for p, clear in ((0.04, True), (0.06, False)):
         rows = (comparison.rows[0], dataclasses.replace(comparison.rows[1], p_holm={"nll": p}))
         assert leads(words(pairs, dataclasses.replace(comparison, rows=rows))) is clear
-
-
-def pooled(label, nll, fits):
-    return dataclasses.replace(assessed(label, nll=nll), fits=tuple(fits))
-
-
-def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
-    fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
-    close = pooled("a", (0.40, 0.39, 0.41), fits)
-    sentences = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
-    assert "0.400 [0.390, 0.410]" in sentences["ranking"]
-    assert not leads(sentences)
-
-
-def test_seeds_are_judged_one_by_one():
-    sure = {"bias": (0.05, 0.01, 0.09)}
-    fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
-    sentences = words([pooled("a", (0.5, 0.4, 0.6), fits)])
-    assert "2 seeds" in sentences["ranking"]
-    assert "a (seed 0) is overconfident by 5.0 points" in sentences["over"]
-    assert "a (seed 1)" in sentences["no-sign"]
-    assert "recalibrate" in sentences["advice"]
-
-
-def test_detection_states_sizes_and_false_alarms():
-    method = assessed("m", ood={"far": detected(0.93, 0.91, 0.95, fpr95=0.42)})
-    sentences = words([method], sets={"far": "far"})
-    for part in ("0.930 [0.910, 0.950]", "600", "400", "42.0 %", "epistemic uncertainty"):
-        assert part in sentences["ood"]
-    assert "42.0 %" in sentences["advice"]
-
-
-@pytest.mark.parametrize(
-    ("result", "is_advised"),
-    [
-        (detected(0.9, 0.88, 0.92, fpr95=MOST_FLAGGED), True),
-        (detected(0.616, 0.6, 0.63, fpr95=0.993), False),
-        (dataclasses.replace(detected(0.9, 0.88, 0.92), doubt="negligible"), False),
-        (beaten(), False),
-    ],
-)
-def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_score(
-    result, is_advised
-):
-    facts = Facts([assessed("m", ood={"far": result})], {}, {"far": "far"})
-    [sentence] = [sentence for sentence in advice(facts).sentences if "far" in sentence]
-    assert sentence.startswith("Flag") == is_advised
-    finding = detection(facts, "far")
-    assert (finding.kind == "warning") == (not is_usable(result))
-    assert len(detector_notes(result)) == (not is_usable(result))
-
-
-def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
-    blind = detected(0.49, 0.45, 0.53)
-    simple = detected(0.99, 0.98, 1.0).by_score["epistemic"]
-    scores = {**blind.by_score, "max_probability": simple}
-    result = dataclasses.replace(blind, better="max_probability", by_score=scores)
-    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert all("0.990" in sentences[key] for key in ("advice", "ood"))
 
 
 def test_best_values_are_marked_with_all_that_overlap():

@@ -1,21 +1,17 @@
 """The first screen: its verdict follows the calibration tests, its numbers are the scores."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import Score
-from bayeslora.predictions.collection import Method, Source, gather
+from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed, Evaluation, assess, pair, pool
+from bayeslora.reporting.assess import Evaluation, assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
 from bayeslora.reporting.overview import overview
-from bayeslora.reporting.ranking import Facts, standing_of
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.tables import Table
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -122,62 +118,6 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     assert low.high > high.low
     assert facts.standing("nll").tied == ()
     assert best_by_nll(blocks) == [{"one"}] * 3
-
-
-def marked(methods, title):
-    """Return the methods marked in a column of the table of methods."""
-    _, blocks = composed(methods)
-    [table] = [block for block in blocks if isinstance(block, Table) and block.name == "scores"]
-    [place] = [place for place, column in enumerate(table.columns) if column.title == title]
-    return {row.headings[0] for row in table.rows if row.cells[place].best}
-
-
-def test_marks_of_a_column_depend_on_no_method_that_leads_another(make):
-    """The paired difference is clear though intervals overlap, whichever method has lowest NLL."""
-    first, calibrated = make("first", sharpness=3.0), make("calibrated")
-    probs = np.array(first.probs)
-    right = np.flatnonzero(first.prediction == first.labels)[:16]
-    probs[right] = np.roll(probs[right], 1, axis=1)  # 16 errors more
-    second = first.replace(probs=probs, name="second", total=None, aleatoric=None, epistemic=None)
-    assert marked([first, second], "Accuracy") == {"first"}
-    assert marked([first, second, calibrated], "NLL") == {"calibrated"}
-    assert marked([first, second, calibrated], "Accuracy") == {"first", "calibrated"}
-
-
-@pytest.mark.parametrize(
-    ("gaps", "tied"),
-    [((0.050, -0.051), ("b",)), ((0.01, -0.09), ()), ((-0.02, 0.05), ("b",))],
-)
-def test_gaps_on_other_rows_are_tied_by_their_size(make, gaps, tied):
-    methods = [
-        Assessed(
-            Method(name, name, Source(make(name, rows=rows)), {}),
-            {"overconfidence": Score(gap, gap - 0.02, gap + 0.02)},
-        )
-        for name, gap, rows in zip("ab", gaps, (5, 6), strict=True)
-    ]
-    assert standing_of("overconfidence", methods).tied == tied
-
-
-def test_only_differences_from_the_best_method_decide():
-    zero = Score(0.0, 0.0, 0.0)
-
-    def row(name, accuracy):
-        return ComparisonRow(name, {"accuracy": zero}, {"accuracy": accuracy})
-
-    rows = row("a", zero), row("b", Score(-0.02, -0.03, -0.01)), row("c", Score(-0.01, -0.03, 0.01))
-    comparison = Comparison("nll", "a", 100, 15, 100, 0, rows)
-    values = {"a": 0.82, "b": 0.80, "c": 0.81}
-    methods = [
-        Assessed(
-            Method(name, name, None, {}), {"accuracy": Score(value, value - 0.05, value + 0.05)}
-        )
-        for name, value in values.items()
-    ]
-    standing = standing_of("accuracy", methods, comparison)
-    assert (standing.label, standing.tied, standing.paired) == ("a", ("c",), "row by row")
-    elsewhere = dataclasses.replace(comparison, reference="b")
-    assert standing_of("accuracy", methods, elsewhere).tied == ("b", "c")
 
 
 @pytest.fixture

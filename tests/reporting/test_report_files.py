@@ -49,21 +49,6 @@ def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path, drawn_fi
     assert page.read_text(encoding="utf-8").count("<svg") == len(stems)
 
 
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"figures": ["sgv"]}, ["figure format", "'sgv'", "did you mean 'svg'"]),
-        ({"figures": []}, ["no format", "svg, png, pdf"]),
-        ({"per_class": ["auto"]}, ["class in per_class", "'auto'", "did you mean 'autos'"]),
-    ],
-)
-def test_wrong_figure_options_are_named(make, tmp_path, changes, parts):
-    with pytest.raises(InputError) as caught:
-        report(make("x"), out=tmp_path / "out", **options(**changes))
-    assert all(part in str(caught.value) for part in parts)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_same_input_gives_the_same_bytes(methods, ood, made, tmp_path, drawn_figures):
     facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
     again = report(
@@ -126,14 +111,6 @@ def test_files_are_read_and_hashed(make, tmp_path):
     content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
     assert content["methods"][0]["file"] == str(path)
     assert content["comparison"] is None
-
-
-def test_unlabelled_rows_alone_still_make_a_report(make, tmp_path):
-    page = report(make("x", labelled=False), out=tmp_path / "out", **options())
-    text = page.read_text(encoding="utf-8")
-    assert "No labels" in text
-    assert text.index("<svg") < text.index('id="findings"')
-    assert [path.name for path in (page.parent / "figures").iterdir()] == ["confidence-1.svg"]
 
 
 def test_an_existing_directory_is_refused_and_kept(make, tmp_path):

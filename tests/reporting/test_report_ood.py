@@ -9,17 +9,9 @@ from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import (
     detection_table,
-    ood_table,
 )
 
 FEW = {"num_resamples": 20}
-
-
-def table_of(inside, outside):
-    """Return the rows of the table of one set by uncertainty, and the table."""
-    scored = [evaluate(inside, {"far": outside}, **FEW)]
-    table = ood_table(scored, "far", "far")
-    return {row.headings[1]: row.cells for row in table.rows}, table
 
 
 @pytest.fixture
@@ -50,13 +42,6 @@ def test_on_the_same_rows_paired_differences_decide_which_methods_are_tied(bette
     assert [row.cells[0].best for row in table.rows] == [False, True]
 
 
-def test_methods_alike_in_every_row_are_tied(better):
-    inside, [outside, _] = better
-    best, table = standing(inside, [outside, outside.replace(name="second")])
-    assert best.tied == best.equal == ("second",)
-    assert not any(row.cells[0].best for row in table.rows)
-
-
 def test_detection_has_a_table_of_its_own(methods, ood):
     scored = [evaluate(method, ood[method.name], **FEW) for method in methods[1:]]
     alone = evaluate(methods[0].replace(name="alone"), **FEW)
@@ -70,9 +55,3 @@ def test_detection_has_a_table_of_its_own(methods, ood):
         shown = [f"{scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
         assert [cell.value for cell in row.cells] == shown
     assert detection_table([alone], {}).rows == ()
-
-
-def test_an_uncertainty_that_never_varies_is_left_out(make):
-    rows, _ = table_of(make("m"), make("m", rows=100, labelled=False, seed=1))
-    assert "epistemic uncertainty" not in rows
-    assert "total uncertainty" in rows

@@ -47,18 +47,6 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
     )
 
 
-def test_each_method_names_the_score_that_judged_it(make):
-    far = {"far": make("far", labelled=False, seed=5, rows=50, spread=1.0)}
-    near = {"far": make("far", labelled=False, seed=5, rows=50)}
-    scores = [
-        bl.evaluate(make("drawn", spread=1.0), far, ood_score="epistemic", num_resamples=5),
-        bl.evaluate(make("point"), near, ood_score="max_probability", num_resamples=5),
-    ]
-    text = scores_table(scores)
-    assert "by epistemic uncertainty" in text
-    assert "by 1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability" in text
-
-
 def with_sets(alpha="0.1", **notes):
     """Return 40 rows of two classes; sets of class b contain the label in 12 of 20 rows."""
     labels = np.repeat([0, 1], 20)

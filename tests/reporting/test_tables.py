@@ -53,14 +53,6 @@ def test_markdown_markup_in_names_is_shown_as_it_is():
     assert line.replace("\\|", "").count("|") == 4
 
 
-def test_spans_join_rows_of_the_same_first_heading():
-    rows = tuple(Row((name, "x"), ()) for name in ("a", "a", "b", "c", "c", "c"))
-    assert Table("", ("Method", "Score"), (), rows).spans == [2, 0, 1, 3, 0, 0]
-    single = tuple(Row((name,), ()) for name in ("a", "a"))
-    assert Table("", ("Method",), (), single).spans == [1, 1]
-    assert Table("", ("Method",), (), ()).spans == []
-
-
 def test_a_transposed_table_has_a_row_for_each_score():
     table = example(first="a|b").transposed("Score")
     assert not table.sortable

@@ -13,7 +13,6 @@ from bayeslora.reporting.text import (
     interval,
     listed,
     number,
-    pad,
     percent,
     shown,
     shown_points,
@@ -79,13 +78,6 @@ def test_cleaning_keeps_visible_text_and_escapes_the_rest():
     assert clean(" \n ") == "unnamed"
     for words in ("<b> & $x_1$ שלום 猫", "می\u200cخواهم", "👩\u200d💻", "❤\ufe0f"):
         assert clean(words) == words
-
-
-def test_wide_and_combining_characters_take_their_columns():
-    assert display_columns("猫x") == 3
-    assert display_columns("e\u0301") == 1
-    assert pad("猫", 4) == "猫  "
-    assert pad("ab", 4, right=True) == "  ab"
 
 
 @given(st.text(max_size=80), st.integers(2, 40))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.calibration import reliability_bins
-from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.top_label import top_label
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
@@ -80,19 +79,6 @@ def test_a_report_has_it_on_request(make, tmp_path):
     report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
-def test_the_method_shown_first_is_that_of_the_report_with_its_interval(make, tmp_path):
-    items = [with_texts(make, "worse", sharpness=3.0), with_texts(make, "better")]
-    assert content_of(view(items, out=tmp_path / "v.html"))["leader"] == "better"
-    page = report(items, out=tmp_path / "out", num_resamples=50, interactive=True)
-    content = content_of(page.with_name("view.html"))
-    assert content["leader"] == "better"
-    expected = evaluate(items[1], num_resamples=50)["accuracy"]
-    [interval] = [
-        source["accuracy"] for source in content["sources"] if source["method"] == "better"
-    ]
-    assert interval == [expected.low, expected.high]
-
-
 # The page in a browser.
 
 
@@ -153,18 +139,6 @@ def test_a_bin_shows_its_examples_by_click_and_by_key(two, visit):
     again = page.locator("#reliability .bin").last
     assert again.get_attribute("aria-pressed") == "true"
     again.press("Enter")
-    assert tiles(page)["Examples"] == "240"
-
-
-def test_rows_sort_by_uncertainty_and_sets_change(two, visit):
-    first, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    page.locator("#sort").select_option("confidence")
-    page.locator("#ascending").check()
-    top = page.locator("#rows tbody th").first.text_content()
-    assert top == first.ids[int(np.argmin(first.confidence))]
-    page.locator("#method").select_option("second")
     assert tiles(page)["Examples"] == "240"
 
 

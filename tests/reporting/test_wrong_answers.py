@@ -116,29 +116,3 @@ def test_the_call_makes_the_report_again(file, make, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "command to repeat it" in text
     assert Predictions.load(file).name == "m"
-
-
-def test_questions_are_shown_with_their_options():
-    predictions = Predictions(
-        [[0.7, 0.2, 0.1], [0.4, 0.6, 0.0], [0.9, 0.05, 0.05]],
-        "ABC",
-        labels=[1, 0, 0],
-        name="m",
-        available=[[True] * 3, [True, True, False], [True] * 3],
-        columns={
-            "question": ["one?", "two?", "three?"],
-            "context": ["a passage", None, None],
-            "choices": ['["x", "y", "<b>z</b>"]', '["v", "w"]', "[]"],
-        },
-    )
-    [_, errors] = wrong_answers(assessed(predictions), "text")
-    first, second = errors.blocks
-    assert first.text == "one? — a passage"
-    assert [(name, text) for name, text, _ in first.options] == [
-        ("A", "x"),
-        ("B", "y"),
-        ("C", "<b>z</b>"),
-    ]
-    assert first.options[0][2] == first.confidence
-    assert second.text == "two?"
-    assert [name for name, *_ in second.options] == ["A", "B"]

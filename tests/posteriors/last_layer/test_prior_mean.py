@@ -58,18 +58,6 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
         assert fitted.elbo[-1] == pytest.approx(float((value - kl).detach()), rel=1e-6)
 
 
-def test_a_right_prior_mean_makes_the_learned_prior_narrow():
-    draw = torch.Generator().manual_seed(3)
-    features = torch.randn(400, SIZE, generator=draw, dtype=F64)
-    truth = 2 * centre()
-    labels = (features @ truth.T).softmax(-1).multinomial(1, generator=draw)[:, 0]
-    options = {"prior_variance": 1.0, "learn_prior": True}
-    around_zero = polish(Features(features, labels), CLASSES, **options)
-    around_truth = polish(Features(features, labels), CLASSES, prior_mean=truth, **options)
-    assert around_truth.elbo[-1] > around_zero.elbo[-1]
-    assert around_truth.prior_variance < 0.1 * around_zero.prior_variance
-
-
 def test_without_rows_that_say_anything_the_prior_is_the_posterior():
     labels = torch.tensor([0, 1, 2])
     fitted = polish(

@@ -78,21 +78,6 @@ def test_steps_on_the_kl_settle_at_the_prior_from_anywhere(start, rate, prior_st
 
 
 @SITES
-def test_without_spread_a_noisy_pass_is_the_plain_one(make):
-    site = make()
-    weights = BLoBWeights(BLoB(), [site])
-    weights.roots[0].data.zero_()
-    x = torch.randn(3, 6, 4)
-    with weights.noise():
-        assert torch.equal(site(x), site(x))
-        noisy = site(x)
-    assert torch.equal(noisy, site(x))
-    factor = random_factor(site).weight.detach().clone()
-    draw = drawn(weights, lambda: random_factor(site).weight, 1)[0]
-    assert torch.equal(draw.float(), factor)
-
-
-@SITES
 def test_flipout_has_the_variance_of_drawn_weights(make):
     """Compare with direct draws of the weights, 4,000 of each: a variance has a standard error of
     √(2 / 4000) = 2.2 %, so two variances differ by less than 5 · √2 · 2.2 % = 15.8 %.
@@ -126,24 +111,6 @@ def test_draws_have_the_means_and_spreads(make):
     assert ((samples.mean(0) - mean) / std).abs().max() < 5 / 4000**0.5
     torch.testing.assert_close(samples.std(0), std, rtol=5 / 8000**0.5, atol=0)
     assert torch.equal(factor.detach().double(), mean)
-
-
-@SITES
-def test_noise_reaches_mean_and_spread_and_then_stops(make):
-    site = make()
-    weights = BLoBWeights(BLoB(), [site])
-    with weights.noise():
-        site(torch.randn(3, 4)).square().sum().backward()
-    assert weights.roots[0].grad.abs().min() > 0
-    assert random_factor(site).weight.grad.abs().max() > 0
-
-    def fail():
-        with weights.noise():
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert not any(layer._forward_hooks for layer in site.linears().values())
 
 
 def normal_equations(site, x, y):

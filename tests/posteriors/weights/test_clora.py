@@ -123,43 +123,6 @@ def test_a_text_is_predicted_the_same_alone_and_in_any_batch():
     assert torch.equal(alone, after)
 
 
-@SITES
-def test_without_spread_noise_and_draws_give_the_mean(make):
-    (site,), weights = made(make)
-    output = weights.gates[0].output
-    # The second half of the outputs is G, the square root of the standard deviation.
-    output.weight.data[4:] = 0
-    output.bias.data[4:] = 0
-    x = states(3, 5)
-    mean = site(x)
-    with weights.noise():
-        assert torch.equal(site(x), mean)
-    with weights.draw(torch.Generator()):
-        assert torch.equal(site(x), mean)
-
-
-def test_noise_reaches_adapter_mean_and_spread_and_then_stops():
-    (site,), weights = made()
-    x = states(3, 5)
-    mean = site(x).detach()
-    with weights.noise():
-        noisy = site(x)
-    noisy.square().sum().backward()
-    for item in (site.A.weight, site.B.weight, *weights.parameters()):
-        assert item.grad.abs().max() > 0
-    assert not torch.equal(noisy, mean)
-
-    def fail(context):
-        with context:
-            raise RuntimeError("inside")
-
-    for context in (weights.noise(), weights.watching(), weights.draw(torch.Generator())):
-        with pytest.raises(RuntimeError, match="inside"):
-            fail(context)
-    assert torch.equal(site(x), mean)
-    assert all(gate.noise is None and gate.seen is None for gate in weights.gates)
-
-
 def test_gradients_of_a_noisy_pass_are_those_of_the_formula():
     """Compare with s B (I + M + σ ∘ ε) A x for the same ε, through M, σ, A and B."""
     (site,), weights = made()
@@ -223,20 +186,3 @@ def test_the_kl_knows_tokens_and_one_state_a_row():
     for value, inputs in zip(values, (real, x[:, 0]), strict=True):
         expected = kl_by_torch(weights.gates[0], site.A(inputs), 0.2)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-
-
-def test_the_kl_is_least_at_the_prior():
-    """Gradient descent on the KL ends at E ~ N(I, σp²), where it is 0."""
-    (site,), weights = made(prior_std=0.3)
-    x, mask = states(4, 6), torch.ones(4, 6)
-    optimizer = torch.optim.Adam(weights.parameters(), lr=0.02)
-    for _ in range(800):
-        optimizer.zero_grad()
-        with weights.watching() as seen:
-            site(x)
-        weights.kl(seen, mask).backward()
-        optimizer.step()
-    kl, change, std = weights.figures(seen, mask).tolist()
-    assert abs(kl) < 1e-6
-    assert change**0.5 < 1e-3
-    assert std**0.5 == pytest.approx(0.3, rel=1e-3)

@@ -1,6 +1,5 @@
 """Laplace over adapter weights against brute force in float64, and its laws."""
 
-import logging
 import math
 
 import pytest
@@ -149,15 +148,6 @@ def test_validation_rows_choose_the_best_of_the_grid():
     assert float(weights.prior_precision) == min(scores, key=scores.get)
 
 
-def test_without_validation_rows_the_marginal_likelihood_chooses(caplog):
-    network, texts = SmallNetwork(), small_texts()
-    with caplog.at_level(logging.DEBUG):
-        weights = fitted(network, texts, prior_precision="validation")
-    assert "no validation data" in caplog.text
-    expected = fitted(network, texts, prior_precision="marglik").prior_precision
-    assert torch.equal(weights.prior_precision, expected)
-
-
 @STRUCTURES
 @settings(max_examples=8, deadline=None)
 @given(batch=st.integers(1, 9), extra=st.integers(0, 3), fill=st.sampled_from([0.0, 1e3, math.nan]))
@@ -173,46 +163,6 @@ def test_neither_padding_nor_the_batch_size_matters(structure, batch, extra, fil
             covariance(network, actual, others), covariance(network, expected, OTHERS), **EXACT
         )
     torch.testing.assert_close(actual.log_evidence, expected.log_evidence, **EXACT)
-
-
-@ADAPTERS
-def test_twice_the_data_halve_the_variance_that_data_decide(adapter):
-    """This is the variance of logit differences at the training rows under a nearly flat prior."""
-    network, texts = SmallNetwork(adapter), small_texts()
-    twice = SmallTexts(texts.rows * 2)
-    options = {"structure": "full", "prior_precision": 1e-8}
-    once, again = (
-        covariance(network, fitted(network, rows, **options), texts) for rows in (texts, twice)
-    )
-    contrast = torch.tensor([1.0, -1.0, 0.0], dtype=F64)
-    ratio = (again @ contrast @ contrast) / (once @ contrast @ contrast)
-    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.5), atol=1e-3, rtol=0)
-
-
-@STRUCTURES
-def test_a_narrow_prior_leaves_the_mean_alone_and_a_wide_one_widens(structure):
-    network, texts = SmallNetwork(), small_texts()
-    covariances = [
-        covariance(
-            network, fitted(network, texts, structure=structure, prior_precision=delta), texts
-        )
-        for delta in (1e12, 1.0, 1e-3)
-    ]
-    traces = [item.diagonal(dim1=1, dim2=2).sum(-1) for item in covariances]
-    # Squared gradients of a few hundred, over 1e12.
-    assert traces[0].max() < 1e-8
-    assert (traces[0] < traces[1]).all()
-    assert (traces[1] < traces[2]).all()
-
-
-@STRUCTURES
-def test_classes_in_another_order_give_the_covariance_in_that_order(structure):
-    texts, order = small_texts(), [2, 0, 1]
-    network, other = SmallNetwork(), SmallNetwork()
-    other.head.set_mean(network.head.weight[order])
-    expected = covariance(network, fitted(network, texts, structure=structure), OTHERS)
-    actual = covariance(other, fitted(other, texts, structure=structure), OTHERS)
-    torch.testing.assert_close(actual, expected[:, order][:, :, order], **EXACT)
 
 
 def test_of_polar_only_the_core_is_random():

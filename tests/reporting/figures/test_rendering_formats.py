@@ -2,16 +2,12 @@
 
 import io
 
-import pytest
 from PIL import Image
-from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.reporting.assess import Point
 from bayeslora.reporting.figures.reliability import reliability_panel
 from bayeslora.reporting.figures.rendering import (
     FORMATS,
-    check_formats,
     drawing_style,
     render_files,
 )
@@ -42,12 +38,3 @@ def test_the_same_panel_gives_the_same_bytes_and_keeps_its_slots():
     assert render_files(drawing, FORMATS).files == first
     assert render_files(panel("one name"), FORMATS).files == first
     assert render_files(panel("other name"), ("png",)).files["png"] != first["png"]
-
-
-def test_formats_are_checked():
-    assert check_formats(["pdf", "svg", "pdf"]) == ("pdf", "svg")
-    assert check_formats("png") == ("png",)
-    with refused("unknown", "'jpg'"):
-        check_formats(["svg", "jpg"])
-    with pytest.raises(InputError, match="no format"):
-        check_formats([])
