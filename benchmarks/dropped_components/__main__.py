@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.corda import corda
-from bayeslora.adapters.factors import Factors
+from bayeslora.adapters.low_rank import Factors
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.backbones.embedded import embedded_directory
+from bayeslora.contrib.corda import corda
 from bayeslora.data.known import DATA_VARIABLE
 from benchmarks.dropped_components.summary import (
     DROPPED,

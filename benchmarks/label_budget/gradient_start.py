@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import TrainingRows
-from bayeslora.adapters.factors import Factors, check_rank
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 

@@ -22,11 +22,16 @@ from torch.optim import AdamW, Optimizer
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
 from bayeslora.adapters.layer_sampling import ALWAYS, Group, LayerSampler
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import LISA, S2FT, CorDA, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
+from bayeslora.contrib.corda import CorDA
+from bayeslora.contrib.lisa import LISA
+from bayeslora.contrib.s2ft import S2FT
 from bayeslora.io.files import atomic_file
 from benchmarks.lib.causal_lm import BLOCK, GENERIC, TARGET, Texts, next_token_loss, open_model
 

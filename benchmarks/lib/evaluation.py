@@ -18,6 +18,7 @@ from bayeslora.data.examples import Examples, encode_labels
 from bayeslora.engine.build import build_network, last_layer
 from bayeslora.engine.fitted.card import method_notes
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import feature_rows
@@ -26,8 +27,9 @@ from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.options import Ensemble, MCDropout
+from bayeslora.posteriors.point import Ensemble
 from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.weights.mc_dropout import MCDropout
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.experiment_data import ExperimentData
 
@@ -61,11 +63,13 @@ def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Networ
     """Create an untrained network."""
     return build_network(
         backbone,
-        spec.adapter,
-        spec.posterior,
-        num_classes=num_classes,
-        seed=spec.seed,
-        max_length=spec.max_length,
+        Plan(
+            adapter=spec.adapter,
+            posterior=spec.posterior,
+            seed=spec.seed,
+            max_length=spec.max_length,
+        ),
+        num_classes,
     )
 
 
@@ -119,7 +123,7 @@ class Evaluation:
     def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
         """Return the features of the given splits with `state` loaded."""
         self.network.load_trained_state(state)
-        return {name: feature_rows(self.network, self.texts(name)).features for name in splits}
+        return {name: feature_rows(self.network, self.texts(name)) for name in splits}
 
     def trained_head(self, state: State) -> LastLayer:
         """Return the trained head; loading another state overwrites it."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import VBLL
-from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.io.files import atomic_file

@@ -151,7 +151,7 @@ def features(network: Network, examples: Examples, classes: Sequence[str]) -> Fe
     """Return labelled rows as the last layer of a network sees them."""
     labels = torch.from_numpy(encode_labels(examples, classes))
     rows = prepare(network.encoder, (examples, labels), progress=False, say=False)
-    return feature_rows(network, rows).features
+    return feature_rows(network, rows)
 
 
 def _step(head: VBLLHead | PointHead, train: Features, lr: float, seed: int) -> None:

@@ -35,21 +35,17 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.emtal import GatedUnits
-from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.data.examples import (
-    Examples,
-    encode_labels,
-    without_duplicates,
-    without_overlap,
-)
+from bayeslora.contrib.emtal import EMTAL, GatedUnits
+from bayeslora.data.examples import Examples, encode_labels, without_duplicates, without_overlap
 from bayeslora.data.known import load_known
 from bayeslora.data.splits import stratified_sample
 from bayeslora.data.union import TASK, class_of, counts, named, union, union_classes
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Training, train_network
@@ -59,7 +55,7 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.options import MLE
+from bayeslora.posteriors.point import MLE
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.multi_task.report import write_report
@@ -179,11 +175,8 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     )
     network = build_network(
         backbone,
-        arm.adapter,
-        MLE(),
-        num_classes=len(rows.classes),
-        seed=seed,
-        max_length=MAX_LENGTH,
+        Plan(adapter=arm.adapter, posterior=MLE(), seed=seed, max_length=MAX_LENGTH),
+        len(rows.classes),
     )
     if arm.in_file_order:
         for site in network.sites:
@@ -228,7 +221,7 @@ def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> Pre
 
 def _logits(network: Network, rows: PreparedTexts) -> Tensor:
     """Return logits [N, C], including classes of other tasks."""
-    features = feature_rows(network, rows).features.double()
+    features = feature_rows(network, rows).double()
     return mean_logits(features.values, network.head.mean_weight.double())
 
 

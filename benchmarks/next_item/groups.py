@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import ILoRA, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.contrib.ilora import ILoRA
 
 WIDTH, GROUPS, RANK, CONTEXT = 16, 4, 2, 8
 ROWS, STEPS, LR, NOISE = 2000, 1500, 5e-3, 0.3

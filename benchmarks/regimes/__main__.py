@@ -21,7 +21,8 @@ from pathlib import Path
 
 from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate

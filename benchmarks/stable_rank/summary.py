@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.io.files import atomic_file
 from benchmarks.lib.adapter_arms import Arm

@@ -33,8 +33,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora import Predictions, evaluate
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import PoLAR
-from bayeslora.adapters.polar import tangent
+from bayeslora.adapters.polar import PoLAR, tangent
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty

@@ -6,8 +6,7 @@ from alternation import CONFIGS, Problem, changed
 from torch.optim import AdamW
 
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.options import PoLAR
-from bayeslora.adapters.polar import RiemannianAdamW
+from bayeslora.adapters.polar import PoLAR, RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
 
 

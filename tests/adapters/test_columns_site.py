@@ -12,9 +12,8 @@ from bayeslora.adapters.inject import (
     inject,
     load_adapter_state,
 )
-from bayeslora.adapters.options import S2FT
-from bayeslora.adapters.s2ft import Columns
 from bayeslora.adapters.spectrum import spectrum, summary
+from bayeslora.contrib.s2ft import S2FT, Columns
 from bayeslora.testing.adapter import randomise
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)

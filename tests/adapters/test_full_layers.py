@@ -5,8 +5,8 @@ import torch
 from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.layer_sampling import ALWAYS
-from bayeslora.adapters.options import LISA
 from bayeslora.adapters.spectrum import full_spectrum
+from bayeslora.contrib.lisa import LISA
 from bayeslora.testing.adapter import output
 
 AFTER = frozenset({"norm"})

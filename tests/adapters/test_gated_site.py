@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.testing.adapter import randomise, stack
 
 CONFIGS = pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_hosts import tiny_llama, tokens
 
-from bayeslora.adapters.ilora import NUM_COORDINATES, InstanceGate, ItemVectors, item_vectors
 from bayeslora.adapters.inject import export, inject
-from bayeslora.adapters.options import ILoRA, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, InstanceGate, ItemVectors, item_vectors
 
 R, WIDTH = 4, 16
 

@@ -7,10 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, tiny_llama
 
 from bayeslora.adapters.inject import find_sites
-from bayeslora.adapters.peft_bridge import (
-    load_peft,
-    split_peft,
-)
+from bayeslora.adapters.peft_bridge import load_peft, split_peft
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"

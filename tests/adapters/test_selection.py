@@ -7,8 +7,8 @@ import torch
 from tiny_hosts import inject_with, moments_on, tiny_llama, tokens
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import S2FT
-from bayeslora.adapters.s2ft import (
+from bayeslora.contrib.s2ft import (
+    S2FT,
     Units,
     begin_by_gradient,
     choose_columns,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.options import PoLAR
 from bayeslora.adapters.polar import (
+    PoLAR,
     absorb,
     landing_field,
     penalty,

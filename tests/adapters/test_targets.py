@@ -6,7 +6,7 @@ from refusal import refused
 from tiny_hosts import tiny_bert, tiny_llama
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.targets import (
     find_targets,
     first_adapted_layer,
@@ -53,6 +53,12 @@ def test_default_targets(kind):
     assert sorted({name.rsplit(".", 1)[-1] for name in names}) == expected
     assert len(names) == 2 * len(expected)
     assert [layer_index(name) for name in names] == sorted([0, 1] * len(expected))
+
+
+def test_gpt2_is_refused_with_the_reason():
+    model = build("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20})
+    with refused("input", "'c_attn'", "Conv1D", "nn.Linear"):
+        find_targets(model)
 
 
 def test_default_for_llama_in_the_last_layers():

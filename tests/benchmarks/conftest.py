@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_llama, toy_rows
 
 from bayeslora import VBLL
-from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import read_labelled

@@ -48,7 +48,7 @@ def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection
     def never(*_, **__):
         raise AssertionError("loading chooses again")
 
-    monkeypatch.setattr("bayeslora.adapters.s2ft.largest_units", never)
+    monkeypatch.setattr("bayeslora.contrib.s2ft.largest_units", never)
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     assert columns(again) == columns(clf)
     assert (again.predict(toy_rows(9, 5)).probs == expected).all()

@@ -11,6 +11,11 @@ import bayeslora as bl
 from bayeslora.engine.data import columns_of
 from bayeslora.engine.fitted.refit import prepare_rows
 
+
+def nll(predictions):
+    return bl.evaluate(predictions)["nll"].value
+
+
 ROWS, HELD = toy_rows(24), toy_rows(12, seed=1)
 
 

@@ -25,6 +25,11 @@ from bayeslora.data.questions import with_shuffled_options
 from bayeslora.data.read import read
 from bayeslora.posteriors.registry import POSTERIORS
 
+
+def nll(predictions):
+    return bl.evaluate(predictions)["nll"].value
+
+
 FORMATS = ("letters", "options")
 SHORT = {"nuts": "nuts:num_chains=1,num_warmup=60,num_samples=60", "vbll": "vbll:prior_scale=2"}
 REFUSED = {("options", "gvbll"), ("options", "prototypes")}

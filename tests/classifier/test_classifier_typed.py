@@ -52,6 +52,16 @@ def test_a_missing_file_is_not_a_text(shared, name):
         shared.predict(name)
 
 
+def test_a_classifier_says_what_it_is(shared, model):
+    new = bl.BayesianClassifier("smollm2-135m", "lora", "laplace")
+    assert "lora + laplace on smollm2-135m: not fitted" in repr(new)
+    assert "not fitted" in new._repr_html_()
+    text = repr(shared)
+    assert all(part in text for part in ("polar + vbll", *CLASSES, "rows"))
+    assert "\n" not in text
+    assert repr(bl.BayesianClassifier.from_pretrained(model, progress=False)) == text
+
+
 def test_hostile_names_are_text_in_a_notebook(shared, monkeypatch):
     record = dataclasses.replace(shared.record, classes=["<script>x</script>", "b"])
     monkeypatch.setattr(shared.network, "record", record)

@@ -50,8 +50,8 @@ def test_a_killed_command_leaves_the_old_or_the_new(world, room, tmp_path, monke
     for point in POINTS:
         if not killed(lambda: main(run), point):
             break
-        kept = hidden(out, OLD)
-        assert state(out if out.exists() else kept) == new
+            aside = hidden(out, OLD)
+        assert state(out if out.exists() else aside) == new
     assert main(run) == 0
     assert state(out) == new
     assert sorted(path.name for path in tmp_path.iterdir()) == names

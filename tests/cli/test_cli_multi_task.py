@@ -60,6 +60,35 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     assert report.code == 0, report.err
 
 
+def test_a_model_of_several_tasks_is_calibrated_and_exported(run, refused, world, files, tmp_path):
+    model = tmp_path / "model"
+    result = run("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
+    assert result.code == 0, result.err
+    again = tmp_path / "again"
+    result = run(
+        "calibrate", model, *named(files, "valid"), *named(files, "test", "--validation"),
+        "--posterior", "laplace", "--out", again, "--quiet", "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["calibration"]["rows"] == 24
+    assert run("export", again, "--format", "merged", "--out", tmp_path / "merged").code == 0
+    assert "topic, animal" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+
+    topic = files["topic-test"]
+    for command in (
+        ("predict", model, topic, "--out", tmp_path / "p.csv"),
+        ("calibrate", model, topic, "--out", tmp_path / "c"),
+    ):
+        text = refused(*command)
+        assert "--multi-task" in text
+        assert "--keep" not in text
+    for command in (
+        ("calibrate", world.model, *named(files, "valid"), "--out", tmp_path / "c"),
+        ("calibrate", model, "--out", tmp_path / "c"),
+    ):
+        refused(*command)
+
+
 def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     model = tmp_path / "model"
     fit = ("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)

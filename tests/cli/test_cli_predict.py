@@ -10,7 +10,7 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import rows as checked_rows
+from bayeslora.data import examples
 from bayeslora.engine.fitted import load
 from bayeslora.predictions.parts import PredictionParts
 
@@ -19,7 +19,7 @@ ROWS = 30
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    monkeypatch.setattr(examples, "PIECE", 8)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_p
 
 
 def dies_after_two_pieces(*words):
-    checked_rows.PIECE = 8
+    examples.PIECE = 8
     add = PredictionParts.add
 
     def last(self, number, predictions):

@@ -31,7 +31,7 @@ AS_QUESTIONS = Reading(kind="multiple-choice")
 
 
 def columns(description):
-    return read_description(str(description)).columns
+    return read_description(str(description)).columns(str(description))
 
 
 def written(path, rows=ROWS):
@@ -212,20 +212,14 @@ def test_a_description_names_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "code"),
     [
-        "",
-        "3",
-        "questoin: stem",
-        "choices: [first]",
-        "question: 3",
-        "choices: {a: b}",
-        "a: [",
-        "x: *a",
+        *((content, "input") for content in ("", "3", "questoin: stem", "a: [", "x: *a")),
+        *((content, "option") for content in ("question: 3", "choices: {a: b}")),
     ],
 )
-def test_bad_descriptions(content, tmp_path):
+def test_bad_descriptions(content, code, tmp_path):
     about = tmp_path / "task.yaml"
     about.write_text(content)
-    with refused("input", about):
+    with refused(code, about):
         columns(about)

@@ -15,11 +15,7 @@ CELLS = "text,label\né 1,ü\né 2,ü\n"
 
 
 def read(path, options=None):
-    rows = []
-    for piece in open_table(path, options or Reading()).pieces(["text", "label"], 1000):
-        cells = zip(piece.columns["text"], piece.columns["label"], strict=True)
-        rows += [{"text": text, "label": label} for text, label in cells]
-    return rows
+    return [record for _, record in open_table(path, options or Reading()).rows(["text", "label"])]
 
 
 @pytest.mark.parametrize(
@@ -44,8 +40,7 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
     [
         ('{"text": "a", "text": "b"}', "duplicate key 'text'"),
         ('{"text": "a: b", "n": {"x": 1, "x": 2}}', "duplicate key 'x'"),
-        ('{"text": "\\ud800"}', "surrogate"),
-        ('{"text": "a", "other": ["\\uDFFF"]}', "surrogate"),
+        ('{"text": "a", "\\ud800": "b"}', "surrogate"),
         ('{"text": "a"} {"text": "b"}', "invalid JSON"),
     ],
 )

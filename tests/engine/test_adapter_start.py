@@ -9,9 +9,8 @@ from small_fits import equal_states, fresh
 from tiny import toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.corda import corda
-from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.stats import second_moments
+from bayeslora.contrib.corda import CorDA, corda
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine.training.adapter_start import begin_adapter, read_texts

@@ -11,10 +11,7 @@ from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training import loop as loops
 from bayeslora.engine.training.final_fit import LastFit
-from bayeslora.engine.training.head_updates import (
-    HeadUpdate,
-    Moment,
-)
+from bayeslora.engine.training.head_updates import HeadUpdate, Moment
 from bayeslora.engine.training.loop import Loop, Training
 from bayeslora.posteriors.features import Features
 

@@ -4,8 +4,8 @@ import pytest
 from small_fits import equal_states, fresh
 
 from bayeslora import MLE
-from bayeslora.adapters.emtal import GatedUnits
-from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.contrib.emtal import EMTAL, GatedUnits
 from bayeslora.engine.training.loop import Loop
 
 OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}

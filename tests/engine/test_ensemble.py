@@ -7,7 +7,8 @@ import torch
 from small_fits import CLASSES, equal_states, rows
 
 from bayeslora import MLE, Ensemble, MCDropout
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.ensemble import fit_members, prepare

@@ -10,8 +10,7 @@ from test_fit import KilledError, die_after
 from torch.nn.functional import cross_entropy
 
 from bayeslora import MLE, VBLL
-from bayeslora.adapters.options import PoLAR
-from bayeslora.adapters.polar import random_factors
+from bayeslora.adapters.polar import PoLAR, random_factors
 from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter
 from benchmarks.label_budget.gradient_start import GradientPoLAR, gradient_factors

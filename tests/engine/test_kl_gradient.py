@@ -6,7 +6,7 @@ import torch
 from small_fits import fresh
 
 from bayeslora import CLoRA
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.posteriors.weights.clora import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)

@@ -10,7 +10,9 @@ from small_fits import QUICK, equal_states, fresh
 from bayeslora import MLE, BLoB, CLoRA, Laplace
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.layer_sampling import ALWAYS
-from bayeslora.adapters.options import LISA, LoRA, PiSSA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.contrib.lisa import LISA
 from bayeslora.engine.training.layer_sampling import layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)

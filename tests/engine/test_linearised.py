@@ -7,8 +7,10 @@ import torch
 from small_fits import equal_states, fresh, rows, training_run
 
 from bayeslora import MLE, LaplaceLoRA
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.final_fit import LastFit, fit_posterior
@@ -163,7 +165,7 @@ def test_predicting_changes_nothing_and_leaves_no_hooks(fitted, adapter):
 def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
     fit, _ = fitted("encoder", POLAR)
     other = build_network(
-        encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
+        encoder, Plan(adapter=POLAR, posterior=fit.posterior, seed=3, max_length=32), 3, extra={}
     )
     other.load_trained_state(fit.network.trained_state())
     output = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits

@@ -6,7 +6,7 @@ from small_fits import equal_states, fresh
 from torch.nn.functional import cross_entropy, kl_div
 
 from bayeslora import MLE, QualityRetaining
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.training.head_updates import Retained
 from bayeslora.logits import ABSENT
 

@@ -19,9 +19,11 @@ from bayeslora import (
     MCDropout,
     ScalaBL,
 )
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.posteriors.registry import POSTERIORS
@@ -209,4 +211,4 @@ def test_draws_by_text_need_layers_that_see_texts_apart(flat, tmp_path, posterio
 def test_ivon_has_the_only_weight_decay(encoder):
     for adapter in (replace(LORA, weight_decay=0.5), replace(POLAR, weight_decay=0.5)):
         with refused("clash"):
-            build_network(encoder, adapter, IVON(), num_classes=3, seed=0, max_length=32)
+            build_network(encoder, Plan(adapter=adapter, posterior=IVON(), max_length=32), 3)

@@ -15,7 +15,7 @@ from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.score_tables import confusion_tables
+from bayeslora.reporting.score_tables import MOST_PAIRS, confusion_tables
 
 CLOSE = 1e-12  # ratios of sums of at most a few hundred small integers
 
@@ -99,6 +99,18 @@ def test_seeds_add_their_confusion_matrices():
     fits = [evaluate(drawn(seed=seed), num_resamples=2) for seed in (1, 2)]
     total = np.array(over_seeds(fits).confusion)
     np.testing.assert_array_equal(total, np.array(fits[0].confusion) + np.array(fits[1].confusion))
+
+
+def test_many_classes_list_the_most_frequent_mistakes():
+    data = drawn(classes=30, rows=500)
+    (table,) = confusion_tables([evaluate(data.replace(name="m"), num_resamples=2)])
+    counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(30))
+    off = np.sort(counts[~np.eye(30, dtype=bool)])[::-1][:MOST_PAIRS]
+    assert [int(row.cells[0].value) for row in table.rows] == off.tolist()
+    for row in table.rows:
+        label, prediction = (data.classes.index(name) for name in row.headings[1:])
+        assert label != prediction
+        assert counts[label, prediction] == int(row.cells[0].value)
 
 
 def test_a_matrix_has_a_row_per_label_and_its_sum():

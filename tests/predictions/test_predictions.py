@@ -138,3 +138,11 @@ NAN, INF = float("nan"), float("inf")
 def test_every_wrong_part_is_named(changes, refusal):
     with refused(*refusal):
         Predictions(**{"probs": PROBS, "classes": CLASSES, **changes})
+
+
+def test_it_shows_itself_in_a_line():
+    rows = Predictions(np.full((3, 7), 1 / 7), tuple("abcdefg"), np.array([0, -1, 2]), name="m")
+    assert repr(rows) == (
+        "<Predictions 'm': 3 rows (2 labelled), 7 classes (a, b, c, d, e, …), "
+        "uncertainties max_probability, entropy>"
+    )

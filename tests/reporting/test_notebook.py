@@ -81,6 +81,16 @@ def test_a_report_is_the_path_of_its_page(made):
     assert pickle.loads(pickle.dumps(page)) == page
 
 
+def test_a_report_shows_its_page_in_a_frame(made):
+    page = Report(made / "index.html")
+    read = Tags(page._repr_html_())
+    [(tag, attributes)] = read.tags
+    assert tag == "iframe"
+    assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
+    assert "allow-same-origin" not in attributes["sandbox"]
+    assert attributes["title"] == str(page)
+
+
 def test_a_comparison_is_a_short_line_and_a_table(make):
     comparison = compare(
         [make("<b>one</b>"), make("two", sharpness=2.0)], num_resamples=20, num_permutations=19

@@ -112,9 +112,7 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path):
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    from bayeslora.posteriors import options as posterior_options
-
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
+    monkeypatch.setattr("bayeslora.posteriors.weights.ivon.find_spec", lambda name: None)
     for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):
         with refused("missing", "ivon-opt", "bayeslora[ivon]"):
             act()
