@@ -15,30 +15,6 @@ def problem(request):
     return Problem(CONFIGS[request.param])
 
 
-def test_groups_by_name_and_rate():
-    names = {
-        key: [(group["name"], group["lr"]) for group in Problem(config).optimizer.param_groups]
-        for key, config in CONFIGS.items()
-    }
-    polar = [("adapter", 1e-2), ("factors", 1e-2), ("head", 0.02)]
-    assert names == {
-        "lora": [("adapter", 3e-3), ("head", 0.02)],
-        "polar": polar,
-        "landing": polar,
-        "penalty": polar,
-    }
-
-
-def test_weight_decay_is_the_adapters_and_spares_factors_and_head():
-    def decays(key):
-        groups = Problem(CONFIGS[key]).optimizer.param_groups
-        return {group["name"]: group.get("weight_decay", 0.0) for group in groups}
-
-    assert decays("lora") == {"adapter": 0.1, "head": 0.0}
-    assert decays("polar") == {"adapter": 0.1, "factors": 0.0, "head": 0.0}
-    assert decays("landing") == {"adapter": 0.0, "factors": 0.0, "head": 0.0}
-
-
 def test_step_moves_the_adapter_alone(problem):
     problem.turn(0)
     before = problem.tensors()

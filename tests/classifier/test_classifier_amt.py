@@ -128,26 +128,3 @@ def test_an_episode_with_too_few_rows_is_refused_before_the_backbone_is_loaded(t
     with pytest.raises(InputError) as caught:
         new(tmp_path / "nothing", bl.AMT(**OPTIONS | {"shots": 8})).fit(TRAIN)
     assert "'animals'" in str(caught.value)
-
-
-def test_an_interrupted_fit_goes_on(bert, tmp_path, monkeypatch):
-    from bayeslora.engine.training.episodes import MetaTuning
-
-    monkeypatch.setattr("bayeslora.engine.training.episodes._EVERY", 2)
-    expected = fitted(bert)
-    step, calls = MetaTuning.step, []
-
-    def stop(self, *args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    clf = new(bert, bl.AMT(**OPTIONS), "prototypes", dtype="float32")
-    with monkeypatch.context() as patch:
-        patch.setattr(MetaTuning, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            clf.fit(TRAIN, out=tmp_path / "model")
-    clf.fit(TRAIN, out=tmp_path / "model")
-    assert same(clf.predict(TEST), expected.predict(TEST))
-    assert same(load(tmp_path / "model").predict(TEST), expected.predict(TEST))

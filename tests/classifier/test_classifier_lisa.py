@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import bayeslora as bl
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
 
@@ -85,30 +84,3 @@ def test_merged_is_the_mean_network_and_a_lora_it_is_not(backbone, tmp_path):
     layer = clf.spectrum()[0][0].name
     stored = load_file(tmp_path / "one.safetensors")[f"backbone.{layer}.weight"]
     assert torch.equal(stored, model.base_model.get_submodule(layer).weight)
-
-
-def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_path, monkeypatch):
-    from bayeslora.engine.training import loop as fit_module
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    def begin(**options):
-        return fresh(backbone, "lora:r=2,num_layers=2").fit(
-            toy_rows(30), epochs=2, batch_size=8, out=tmp_path / "model", **options
-        )
-
-    sampling = bl.LayerSampling(num_active=1, interval=3)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "fit_posterior", die)
-        with pytest.raises(KeyboardInterrupt):
-            begin(layer_sampling=sampling)
-    with refused("another-fit", "training"):
-        begin()
-    clf = begin(layer_sampling="num_active=1,interval=3")
-    whole = fresh(backbone, "lora:r=2,num_layers=2").fit(
-        toy_rows(30), epochs=2, batch_size=8, layer_sampling={"num_active": 1, "interval": 3}
-    )
-    assert (clf.predict(toy_rows(9)).probs == whole.predict(toy_rows(9)).probs).all()
-    assert clf.record.training["layer_sampling"]["num_active"] == 1
-    assert clf.record.results["layer_sampling"] == whole.record.results["layer_sampling"]

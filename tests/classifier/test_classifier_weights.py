@@ -6,8 +6,6 @@ from refusal import refused
 from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
-from bayeslora.posteriors import options as posterior_options
-
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
@@ -34,7 +32,7 @@ def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, pos
 def test_a_saved_ivon_model_predicts_without_the_package(bert, tmp_path, monkeypatch):
     clf = fitted(bert, "lora:r=2", "ivon:num_samples=2")
     clf.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
+    monkeypatch.setattr("bayeslora.posteriors.weights.ivon.find_spec", lambda name: None)
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
 
 

@@ -50,7 +50,7 @@ def test_a_killed_command_leaves_the_old_or_the_new(world, room, tmp_path, monke
     for point in POINTS:
         if not killed(lambda: main(run), point):
             break
-            aside = hidden(out, OLD)
+        aside = hidden(out, OLD)
         assert state(out if out.exists() else aside) == new
     assert main(run) == 0
     assert state(out) == new

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from bayeslora.engine.training import episodes
 from bayeslora.engine.training import loop as training
-from bayeslora.engine.training.checkpoints import read_checkpoint
 
 EPOCHS = 5
 
@@ -127,30 +126,6 @@ def systems(world, tmp_path_factory):
     }
     shared = ["--backbone", world.llama, "--max-length", 32, "--dtype", "float32", "--quiet"]
     return {name: ["fit", *map(str, [*more, *shared]), "--out"] for name, more in words.items()}
-
-
-@pytest.mark.parametrize(
-    ("system", "kind"),
-    [("ilora", signal.SIGINT), ("emtal", signal.SIGTERM), ("amt", signal.SIGINT)],
-)
-@pytest.mark.usefixtures("default_epochs")
-def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, system, kind):
-    words, whole, out = systems[system], tmp_path / "whole", tmp_path / "m"
-    assert run(*words, whole).code == 0
-    code, stdout, stderr = stopped([*words, str(out)], out, kind)
-    assert (code, stdout) == (130, ""), stderr
-    assert not (out / "bayeslora.json").exists()
-    read = []
-
-    def reading(directory):
-        read.append(read_checkpoint(directory))
-        return read[-1]
-
-    for module in (training, episodes):
-        monkeypatch.setattr(module, "read_checkpoint", reading)
-    assert run(*words, out).code == 0
-    assert any(read)
-    check_same(out, whole)
 
 
 @pytest.fixture(scope="module")

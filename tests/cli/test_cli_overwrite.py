@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from cli_files import fake
@@ -65,33 +63,3 @@ def test_an_output_of_ours_is_replaced(run, outputs, tmp_path, verb):
     out.chmod(0o700)
     assert run(*commands[verb], "--out", out, "--overwrite").code == 0
     assert out.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_path):
-    """Whatever the first one writes there: the lock belongs to the path."""
-    folder, commands = outputs
-    out = tmp_path / "out.parquet"
-    program = (
-        "from bayeslora.io.files import lock\n"
-        f"with lock({str(out)!r}): print('begun', flush=True); input()"
-    )
-    file = folder / "file.parquet"
-    apart = ("--fit", file, "--apply", file)
-    more = {
-        "predict": ("predict", world.model, world.test),
-        "recalibrate": ("recalibrate", *apart),
-        "conformal": ("conformal", *apart),
-        "compare": ("compare", file, file),
-        "demo": ("demo",),
-        "tensors": ("export", world.model, "--format", "safetensors"),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "begun\n"
-        for command in (commands | more).values():
-            assert "another process is writing to" in refused(*command, "--out", out)
-    finally:
-        process.kill()
-        process.communicate()

@@ -6,7 +6,6 @@ from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import ensemble as members
 from bayeslora.engine.training.starts import Average
 
 ROWS = toy_rows(24)
@@ -78,28 +77,6 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     torch.testing.assert_close(
         network.head.trained_mean / network.feature_scale, weight, rtol=1e-4, atol=1e-6
     )
-
-
-@pytest.mark.parametrize("adapter", ["lora:r=2", "pissa:r=2"])
-def test_one_network_goes_on_with_all_rows(backbone, adapter, monkeypatch):
-    """It starts from what the fit to a part has learnt, and moves little."""
-    monkeypatch.setattr("bayeslora.engine.cross_validation._ENOUGH_ROWS", 1)
-    trained, train = [], members.train_network
-
-    def watched(fit, **options):
-        result = train(fit, **options)
-        trained.append((fit.num_train, fit.rate, fit.network.trained_state()))
-        return result
-
-    monkeypatch.setattr(members, "train_network", watched)
-    fitted(backbone, adapter, "mle", cv="auto")
-    (rows, rate, part), (all_rows, finishing, whole) = trained
-    assert (rows, rate, all_rows, finishing) == (19, 1.0, 24, 0.1)
-    changes = {
-        name: float((whole[name] - part[name]).norm()) for name in part if "scale" not in name
-    }
-    assert any(changes.values())
-    assert all(change <= 0.5 * float(part[name].norm()) for name, change in changes.items())
 
 
 def test_the_average_of_equal_networks_is_that_network(backbone):

@@ -14,7 +14,6 @@ from bayeslora.engine.training.starts import best_factor, lens
 
 F64 = torch.float64
 ROWS = toy_rows(24)
-CLASSES = ("animals", "food", "weather")
 WORDS = {"animals": "cat", "food": "bread", "weather": "rain"}
 
 
@@ -75,27 +74,6 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
     clf.save_pretrained(tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "posterior", "has_factor"),
-    [
-        ("none", "laplace", True),
-        ("lora:r=2", "vbll:polish_mean=refit", True),
-        ("lora:r=2", "vbll:polish_mean=trained", False),
-        ("lora:r=2", "mle", False),
-    ],
-)
-def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
-    tmp_path, adapter, posterior, has_factor
-):
-    model = tiny_llama(tmp_path / "llama", tie_word_embeddings=True)
-    options = {"verbaliser": None, "template": "today {text} is"}
-    clf = fitted(str(model), posterior, adapter=adapter, **options)
-    assert (clf.record.results["prior_factor"] is not None) == has_factor
-    numbered = [{**row, "label": CLASSES.index(row["label"])} for row in ROWS]
-    other = BayesianClassifier(model, "none", "map", dtype="float32", progress=False)
-    assert other.fit(numbered).record.results["prior_factor"] is None
 
 
 @pytest.mark.parametrize("count", [30, 20, 7])

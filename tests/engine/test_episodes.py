@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
+from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.adapters.base import Adversary
 from bayeslora.backbones.load import load_backbone
@@ -51,14 +51,6 @@ def texts_of(network, count=24):
     rows = toy_rows(count)
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
     prepared = network.encoder.prepare([row["text"] for row in rows])
-    return replace(prepared, labels=labels)
-
-
-def images_of(network, folder, count=18):
-    rows = toy_images(folder, count)
-    names = sorted({row["label"] for row in rows})
-    labels = torch.tensor([names.index(row["label"]) for row in rows])
-    prepared = network.encoder.prepare([str(folder / row["image"]) for row in rows])
     return replace(prepared, labels=labels)
 
 
@@ -119,27 +111,6 @@ def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
     assert bool((length[~inside] == 0).all())
 
 
-@pytest.mark.parametrize("kind", ["bert", "vit"])
-def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, tmp_path):
-    backbone = request.getfixturevalue(kind)
-    network = network_of(backbone, replace(ADAPTER, target_modules=None))
-    rows = texts_of(network, 18) if kind == "bert" else images_of(network, tmp_path)
-    before = state_of(network)
-    loss = loss_of(network, rows.labels)
-    inputs = open_inputs(network.encoder, rows, range(18))
-    eps = 0.2
-    generator = torch.Generator().manual_seed(0)
-    delta = ascend(loss, inputs, eps=eps, steps=5, generator=generator)
-    with torch.no_grad():
-        attacked = float(loss(inputs.batch(delta))[0])
-        noise = [inputs.ball.start(inputs.values, eps, generator) for _ in range(5)]
-        drawn = [float(loss(inputs.batch(delta))[0]) for delta in noise]
-    assert attacked > max(drawn)
-    assert equal(before, state_of(network))
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert not network.training
-
-
 # Perturbations of weights; steps.
 
 
@@ -169,27 +140,6 @@ def test_weights_move_by_a_share_of_their_norm_and_come_back_in_every_bit(bert):
             # Other members do not move.
             torch.testing.assert_close((tensor.detach() - start).norm(), moved.norm())
     assert equal(before, state_of(network))
-
-
-def test_without_an_adversary_a_step_is_one_of_sgd(bert):
-    network, rows, tuning, episode = tuned(bert, member=0)
-    other = network_of(bert)
-    mix(other, [1.0, 0.0])
-    tuning.optimizer.param_groups[0]["lr"] = 0.01
-    tuning.step(rows, episode, torch.Generator())
-    encoder, labels = other.encoder, episode.query_labels
-    support = encoder(rows.collate(episode.support.tolist()))
-    centres = torch.stack([support[episode.support_labels == n].mean(0) for n in range(3)])
-    queries = encoder(rows.collate(episode.queries.tolist()))
-    cosines = torch.nn.functional.cosine_similarity(queries[:, None], centres[None], dim=-1)
-    torch.nn.functional.cross_entropy(10 * cosines, labels).backward()
-    with torch.no_grad():
-        for site in other.sites:
-            for parameter in site.trainable().values():
-                parameter.sub_(0.01 * parameter.grad)
-    for tuned_site, expected_site in zip(network.sites, other.sites, strict=True):
-        for key, value in tuned_site.trainable().items():
-            torch.testing.assert_close(value, expected_site.trainable()[key])
 
 
 # A step against both adversaries, written out.

@@ -1,7 +1,5 @@
 """Comparisons of methods fitted with several seeds, and of more than the four default scores."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,8 +7,6 @@ from scipy import stats
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.pairing import Contest, fits_of
-from bayeslora.metrics.permutation import permutation_p
 from bayeslora.metrics.seeds import over_seeds, welch_interval
 from bayeslora.predictions.record import Predictions
 
@@ -74,30 +70,6 @@ def test_seeds_of_one_method_alone_are_compared_with_each_other():
     files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
     apart = compare(files, over_seeds=False, num_resamples=9, num_permutations=9)
     assert {row.name for row in apart.rows} == {"x (seed 0)", "x (seed 1)", "yy"}
-
-
-def test_fits_are_exchanged_row_by_row_as_a_bundle():
-    """Enumerate all exchanges of the mean over two fits, for means and for ECE."""
-    files = [fit(name, seed, rows=7) for name in ("x", "yy") for seed in (0, 1)]
-
-    def apart(exchange):
-        swap = np.array(exchange, dtype=bool)[:, None]
-        gaps = []
-        for a, b in ((files[0], files[2]), (files[1], files[3])):
-            pair = [
-                own.replace(probs=np.where(swap, other.probs, own.probs))
-                for own, other in ((a, b), (b, a))
-            ]
-            scores = [evaluate(record, num_resamples=1) for record in pair]
-            gaps.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
-        return np.abs(np.mean(gaps, axis=0))
-
-    # The first row stays: exchanging all other rows instead only flips the sign.
-    everything = np.array([apart((0, *rest)) for rest in product([0, 1], repeat=6)])
-    exact = (everything >= everything[0] - 1e-12).mean(0)
-    contest = Contest(fits_of(files, over_seeds=True), 0, ("nll", "ece"), 15)
-    # a share of 6,000 draws has a deviation of at most 0.0065; four times that
-    np.testing.assert_allclose(permutation_p(contest, 6000)[1], exact, atol=0.026)
 
 
 def test_scores_computed_anew_have_the_p_values_of_the_short_way():

@@ -52,26 +52,6 @@ EVEN = np.full((3, 2), 0.5)
 
 
 @pytest.mark.parametrize(
-    ("classes", "labels", "expected"),
-    [
-        (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
-        (["no", "yes"], np.array([1, 0, 1]), [1, 0, 1]),
-        (["no", "yes"], ["yes", None, "no"], [1, -1, 0]),
-        (["no", "yes"], [1, -1, 0], [1, -1, 0]),
-        (["no", "yes"], [1.0, np.nan, 0.0], [1, -1, 0]),
-        (np.array([-1, 1]), np.array([1, -1, -1]), [1, 0, 0]),  # a class named -1
-        (np.array([2, 1]), np.array([1, 2, 1]), [1, 0, 1]),  # names win over indices
-        (np.array([False, True]), np.array([True, False, True]), [1, 0, 1]),
-        (np.array([0.0, 1.0]), np.array([1, 0, 1]), [1, 0, 1]),
-        (None, [0, 1, 1], [0, 1, 1]),
-    ],
-)
-def test_labels_are_names_or_else_indices(classes, labels, expected):
-    made = Predictions.from_arrays(EVEN, labels, classes=classes, kind="probs")
-    assert made.labels.tolist() == expected
-
-
-@pytest.mark.parametrize(
     ("values", "options", "refusal"),
     [
         (EVEN, {"kind": "prob"}, ("unknown", "kind", "'prob'", "'probs'")),

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
-from bayeslora import MAP, VBLL, Laplace
+from bayeslora import Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts import Target
@@ -56,34 +56,6 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
         prior = MultivariateNormal(centre(), PRIOR_VARIANCE * torch.eye(SIZE, dtype=F64))
         kl = kl_divergence(MultivariateNormal(fitted.mean, blocks), prior).sum()
         assert fitted.elbo[-1] == pytest.approx(float((value - kl).detach()), rel=1e-6)
-
-
-def test_without_rows_that_say_anything_the_prior_is_the_posterior():
-    labels = torch.tensor([0, 1, 2])
-    fitted = polish(
-        Features(torch.full((3, SIZE), 1e-9, dtype=F64), labels),
-        CLASSES,
-        prior_variance=PRIOR_VARIANCE,
-        prior_mean=centre(),
-    )
-    torch.testing.assert_close(fitted.mean, centre(), atol=1e-6, rtol=0)
-    mean, spread = fitted.moments(Features(torch.eye(SIZE, dtype=F64)))
-    torch.testing.assert_close(mean, centre().T, atol=1e-6, rtol=0)
-    torch.testing.assert_close(spread, torch.full_like(spread, PRIOR_VARIANCE), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("config", [VBLL(training_prior_scale=2), MAP()])
-def test_training_is_drawn_to_the_prior_mean(config):
-    features, labels = rows()
-    head, other = (build_head(config, SIZE, CLASSES) for _ in range(2))
-    head.set_prior_mean(centre())
-    other.set_mean(centre())
-    difference = head.loss(Features(features.float(), labels), 40) - other.loss(
-        Features(features.float(), labels), 40
-    )
-    variance = head.training_prior_scale**2 if isinstance(config, VBLL) else config.prior_scale**2
-    expected = -0.5 * float(centre().square().sum()) / variance / 40
-    assert difference.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_evidence_of_laplace_is_that_of_its_prior():
