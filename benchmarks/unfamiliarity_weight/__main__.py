@@ -28,8 +28,8 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.experiments.rows import drawn
 from bayeslora.io.files import atomic_file
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, frame_tokens, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
@@ -82,7 +82,7 @@ def areas(backbone: Backbone, pools: Pools, size: int, seed: int) -> dict[str, f
         name: scores(clf.predict(rows, unknown_labels="ood")) for name, rows in pools.ood.items()
     }
     return {
-        f"{name} {score}": auroc(inside[score], values[score])
+        f"{name} {score}": float(detection(sorted_by_uncertainty(inside[score], values[score]))[0])
         for name, values in outside.items()
         for score in inside
     }
