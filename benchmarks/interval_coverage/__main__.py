@@ -14,7 +14,8 @@ detection over two out-of-distribution sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.results import Results, Row
+from benchmarks.lib.results import Results
 
 KEY = ("kind",)
 CLASSES = 5
@@ -80,8 +81,7 @@ def main() -> None:
             results.append({"kind": kind, **settings, "scores": scores})
             print(kind, flush=True)
     results.sort()
-    with atomic_file(args.out / "summary.md") as temporary:
-        temporary.write_text(summary(results.rows()), encoding="utf-8")
+    write_summary(args.out)
 
 
 def simulated(power: float, size: int, sets: int, further_sets: int) -> dict[str, dict[str, float]]:
@@ -312,8 +312,9 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Return the tables of the simulated kinds as Markdown."""
+def write_summary(out: Path) -> None:
+    """Write the tables of the simulated kinds."""
+    rows = Results(out, KEY).rows()
     settings, tables = rows[0], {row["kind"]: row["scores"] for row in rows}
     lines = [
         "# How often 95 % intervals hold the truth",
@@ -345,7 +346,8 @@ def summary(rows: Sequence[Row]) -> str:
             "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [line(key, row) for key, row in tables[name].items()]
-    return "\n".join(lines) + "\n"
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def line(key: str, row: dict[str, float]) -> str:

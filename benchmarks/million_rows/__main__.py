@@ -42,6 +42,7 @@ from benchmarks.lib.results import Results
 LIMIT = 1.10
 """Maximum memory for many rows, as a multiple of that for few."""
 
+KEY = ("rows", "few")
 KILLS, DRAWS = 2, 100
 """Number of kills, and draws of the logits per row."""
 
@@ -78,13 +79,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="million-rows-") as name:
         result = measure(Path(name), rows=args.rows, few=args.few)
-    results = Results(args.out, ("rows", "few"))
+    results = Results(args.out, KEY)
     results.append(result)
     results.sort()
-    page = summary(result)
-    with atomic_file(args.out / "summary.md") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(page)
+    write_summary(args.out)
     if not (result["equal"] and result["memory_ratio"] <= LIMIT):
         sys.exit(1)
 
@@ -184,8 +182,9 @@ def predict(model: Path, data: Path, out: Path, *, kill_at: Sequence[int] = ()) 
     return Run(seconds, round(peak, 1), digest, len(kill_at))
 
 
-def summary(result: dict[str, Any]) -> str:
-    """Return the page in Markdown."""
+def write_summary(out: Path) -> None:
+    """Write the page of the measurement stored last."""
+    result = Results(out, KEY).rows()[-1]
     what = {
         "few": f"{result['few']:,} rows",
         "many": f"{result['rows']:,} rows",
@@ -194,8 +193,8 @@ def summary(result: dict[str, Any]) -> str:
     lines = [
         "# Predicting a million rows",
         "",
-        f"`bayeslora predict` on unlabelled texts of 3 to 8 "
-        "words, two classes, with a decoder of 2 layers and width 16, "
+        "`bayeslora predict` on unlabelled texts of 3 to 8 words, two classes, with a "
+        "decoder of 2 layers and width 16, "
         f"{result['piece']:,} rows at a time. "
         "Peak resident memory of the process, Python and its libraries included. Made "
         "by `python -m benchmarks.million_rows`.",
@@ -214,7 +213,8 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['file_bytes'] / 2**20:.0f} MiB, the texts "
         f"{result['data_bytes'] / 2**20:.0f} MiB.",
     ]
-    return "\n".join(lines) + "\n"
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
