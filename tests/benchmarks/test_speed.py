@@ -19,19 +19,19 @@ def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path):
         "import json, subprocess, sys\n"
         "code = 'import bayeslora; print(bayeslora.__file__)'\n"
         "done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
-        "print(json.dumps({'file': done.stdout.strip(), 'asked': sys.argv[1:]}))\n"
+        "print(json.dumps({'file': done.stdout.strip(), 'argv': sys.argv[1:]}))\n"
     )
     result = speed.measured("ece", "ours", tmp_path)
     assert Path(result["file"]) == package / "__init__.py"
-    assert result["asked"] == ["--measure", "ece", "ours"]
+    assert result["argv"] == ["--measure", "ece", "ours"]
 
 
 def test_missing_runs_are_added_to_the_stored_ones(tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def measured(case, side, clone):
-        asked.append((case, side, clone))
-        return {"seconds": float(len(asked)), "mib": 1.0}
+        calls.append((case, side, clone))
+        return {"seconds": float(len(calls)), "mib": 1.0}
 
     monkeypatch.setattr(speed, "measured", measured)
     clone = tmp_path / "clone"
@@ -40,7 +40,7 @@ def test_missing_runs_are_added_to_the_stored_ones(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", [*words, *more])
         speed.main()
     sides = ["ours", "netcal", "torchmetrics"]
-    assert asked == [*(("ece", side, speed.ROOT) for side in sides), ("ece", "ours", clone)]
+    assert calls == [*(("ece", side, speed.ROOT) for side in sides), ("ece", "ours", clone)]
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     lines = [line.split("|") for line in text.splitlines() if "ECE alone" in line]
     assert [(line[2].strip(), line[5].strip()) for line in lines] == [
