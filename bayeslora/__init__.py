@@ -14,16 +14,10 @@ from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import LayerSampling as LayerSampling
-    from bayeslora.adapters.options import AMT as AMT
-    from bayeslora.adapters.options import EMTAL as EMTAL
-    from bayeslora.adapters.options import LISA as LISA
-    from bayeslora.adapters.options import S2FT as S2FT
-    from bayeslora.adapters.options import CorDA as CorDA
-    from bayeslora.adapters.options import Frozen as Frozen
-    from bayeslora.adapters.options import ILoRA as ILoRA
-    from bayeslora.adapters.options import LoRA as LoRA
-    from bayeslora.adapters.options import PiSSA as PiSSA
-    from bayeslora.adapters.options import PoLAR as PoLAR
+    from bayeslora.adapters.frozen import Frozen as Frozen
+    from bayeslora.adapters.lora import LoRA as LoRA
+    from bayeslora.adapters.pissa import PiSSA as PiSSA
+    from bayeslora.adapters.polar import PoLAR as PoLAR
     from bayeslora.adapters.registry import register_adapter as register_adapter
     from bayeslora.classifier import BayesianClassifier as BayesianClassifier
     from bayeslora.conformal import APS as APS
@@ -31,6 +25,12 @@ if TYPE_CHECKING:
     from bayeslora.conformal import RAPS as RAPS
     from bayeslora.conformal import ConformalSets as ConformalSets
     from bayeslora.conformal import conformal_sets as conformal_sets
+    from bayeslora.contrib.amt import AMT as AMT
+    from bayeslora.contrib.corda import CorDA as CorDA
+    from bayeslora.contrib.emtal import EMTAL as EMTAL
+    from bayeslora.contrib.ilora import ILoRA as ILoRA
+    from bayeslora.contrib.lisa import LISA as LISA
+    from bayeslora.contrib.s2ft import S2FT as S2FT
     from bayeslora.data.known import load_task as load_task
     from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
@@ -39,29 +39,27 @@ if TYPE_CHECKING:
     from bayeslora.metrics.compare import Comparison as Comparison
     from bayeslora.metrics.compare import compare as compare
     from bayeslora.metrics.evaluate import evaluate as evaluate
-    from bayeslora.metrics.robustness import Attack as Attack
-    from bayeslora.metrics.robustness import Robustness as Robustness
     from bayeslora.metrics.scores import Score as Score
     from bayeslora.metrics.scores import Scores as Scores
     from bayeslora.metrics.seeds import over_seeds as over_seeds
-    from bayeslora.posteriors.options import GVBLL as GVBLL
-    from bayeslora.posteriors.options import IVON as IVON
-    from bayeslora.posteriors.options import MAP as MAP
-    from bayeslora.posteriors.options import MLE as MLE
-    from bayeslora.posteriors.options import NUTS as NUTS
-    from bayeslora.posteriors.options import SWAG as SWAG
-    from bayeslora.posteriors.options import TFB as TFB
-    from bayeslora.posteriors.options import VBLL as VBLL
-    from bayeslora.posteriors.options import BLoB as BLoB
-    from bayeslora.posteriors.options import CLoRA as CLoRA
-    from bayeslora.posteriors.options import Ensemble as Ensemble
-    from bayeslora.posteriors.options import Laplace as Laplace
-    from bayeslora.posteriors.options import LaplaceLoRA as LaplaceLoRA
-    from bayeslora.posteriors.options import MCDropout as MCDropout
-    from bayeslora.posteriors.options import Prototypes as Prototypes
-    from bayeslora.posteriors.options import ScalaBL as ScalaBL
-    from bayeslora.posteriors.options import TemperatureScaling as TemperatureScaling
+    from bayeslora.posteriors.last_layer.gvbll import GVBLL as GVBLL
+    from bayeslora.posteriors.last_layer.laplace import Laplace as Laplace
+    from bayeslora.posteriors.last_layer.nuts import NUTS as NUTS
+    from bayeslora.posteriors.last_layer.prototypes import Prototypes as Prototypes
+    from bayeslora.posteriors.last_layer.vbll.options import VBLL as VBLL
+    from bayeslora.posteriors.point import MAP as MAP
+    from bayeslora.posteriors.point import MLE as MLE
+    from bayeslora.posteriors.point import Ensemble as Ensemble
+    from bayeslora.posteriors.point import TemperatureScaling as TemperatureScaling
     from bayeslora.posteriors.registry import register_posterior as register_posterior
+    from bayeslora.posteriors.weights.blob import BLoB as BLoB
+    from bayeslora.posteriors.weights.clora import CLoRA as CLoRA
+    from bayeslora.posteriors.weights.ivon import IVON as IVON
+    from bayeslora.posteriors.weights.laplace_lora import LaplaceLoRA as LaplaceLoRA
+    from bayeslora.posteriors.weights.mc_dropout import MCDropout as MCDropout
+    from bayeslora.posteriors.weights.scalabl import ScalaBL as ScalaBL
+    from bayeslora.posteriors.weights.swag import SWAG as SWAG
+    from bayeslora.posteriors.weights.tfb import TFB as TFB
     from bayeslora.predictions.record import Predictions as Predictions
     from bayeslora.recalibration.beta import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning as HistogramBinning
@@ -77,7 +75,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "APS": "bayeslora.conformal",
-    "Attack": "bayeslora.metrics.robustness",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
@@ -93,7 +90,6 @@ _HOMES = {
     "QualityRetaining": "bayeslora.engine.training_options",
     "RAPS": "bayeslora.conformal",
     "Report": "bayeslora.reporting.report",
-    "Robustness": "bayeslora.metrics.robustness",
     "Score": "bayeslora.metrics.scores",
     "Scores": "bayeslora.metrics.scores",
     "Temperature": "bayeslora.recalibration.temperature",
@@ -133,5 +129,5 @@ def _method_homes() -> dict[str, str]:
     from bayeslora.adapters.registry import ADAPTERS
     from bayeslora.posteriors.registry import POSTERIORS
 
-    methods: list[type] = [*ADAPTERS.values(), *POSTERIORS.values()]
-    return {cls.__name__: cls.__module__ for cls in methods}
+    places = [*ADAPTERS.homes.values(), *POSTERIORS.homes.values()]
+    return {name: module for module, name in (place.split(":") for place in places)}

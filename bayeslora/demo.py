@@ -14,14 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
-from bayeslora.posteriors.options import MLE, VBLL, Ensemble, Laplace, MCDropout
+from bayeslora.posteriors.last_layer.laplace import Laplace
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.point import MLE, Ensemble
+from bayeslora.posteriors.weights.mc_dropout import MCDropout
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

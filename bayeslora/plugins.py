@@ -18,6 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from bayeslora import options
@@ -78,17 +79,26 @@ class Offer:
         return config
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A method with its origin.
+class BuiltIn(Mapping[str, type[Any]]):
+    """Classes of this package by name, imported when they are used.
 
     Attributes:
-        config: The class of its options.
-        package: Provider: a package with its version, or the module that registered it.
+        homes: Module and class of each, as `module:Class`.
     """
 
-    config: type[Any]
-    package: str
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self.homes = homes
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Return the class of a name."""
+        loaded: type[Any] = resolve_name(self.homes[name])
+        return loaded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.homes)
+
+    def __len__(self) -> int:
+        return len(self.homes)
 
 
 class Catalogue(Mapping[str, type[Any]]):
@@ -222,16 +232,19 @@ class Catalogue(Mapping[str, type[Any]]):
         dists = (offer.entry.dist for offer in self._offered(config.name))
         return {dist.name: dist.version for dist in dists if dist is not None}
 
-    def listed(self) -> list[Listed]:
-        """Return every valid method; log a warning for each package with an invalid one."""
+    def listed(self) -> list[tuple[type[Any], str]]:
+        """Return every valid method with its package, or the module that registered it.
+
+        Logs a warning for each package with an invalid one.
+        """
         package = f"bayeslora {__version__}"
-        methods = [Listed(config, package) for config in self.built_in.values()]
-        methods += [Listed(config, config.__module__) for config in self.registered.values()]
+        methods = [(config, package) for config in self.built_in.values()]
+        methods += [(config, config.__module__) for config in self.registered.values()]
         for offer in self.offers():
             if offer.name in self.registered:
                 continue
             try:
-                methods.append(Listed(self._usable(offer), offer.package))
+                methods.append((self._usable(offer), offer.package))
             except InputError as error:
                 logger.warning("%s", error)
         return methods

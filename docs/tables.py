@@ -166,7 +166,7 @@ _LIMITS = {
 
 def _config(kind: str, name: str) -> type[Any]:
     registry = adapters if kind == "adapters" else posteriors
-    return next(item.config for item in registry.CATALOGUE.listed() if item.config.name == name)
+    return next(config for config, _ in registry.CATALOGUE.listed() if config.name == name)
 
 
 _FORMULA = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
@@ -179,9 +179,9 @@ def formula(config: type[Any]) -> str:
     """
     if own := _FORMULA.search((inspect.getdoc(config) or "").partition("Attributes:")[0]):
         return inspect.cleandoc(own[0])
-    room = Path(inspect.getfile(config)).parent
-    files = (f"{config.name}.py", f"*/{config.name}.py", f"*/{config.name}/head.py")
-    path = next(path for pattern in files for path in room.glob(pattern))
+    path = Path(inspect.getfile(config))
+    if path.name == "options.py":
+        path = path.with_name("head.py")
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     block = _FORMULA.search(f"{text}\n")
     return "" if block is None else inspect.cleandoc(block[0])

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from bayeslora import VBLL
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import NotNegative, Options, Positive, Text
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.options import Bound
+from bayeslora.posteriors.last_layer.vbll.options import Bound
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.layer_sampling import FullLayers
+    from bayeslora.adapters.low_rank import Factors
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
     from bayeslora.conditioning import Conditioning
@@ -572,8 +572,7 @@ class LowRankAdapter(Adapter):
         blank: bool = False,
     ) -> list[Site]:
         """Return a `LowRank` for each layer; see `Adapter.make_sites`."""
-        from bayeslora.adapters.factors import blank_factors
-        from bayeslora.adapters.low_rank import LowRank
+        from bayeslora.adapters.low_rank import LowRank, blank_factors
 
         starts = []
         for name, host in hosts.items():

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora import foreign
-from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import put
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.targets import split_at_layer

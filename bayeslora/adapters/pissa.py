@@ -14,11 +14,48 @@ Martinsson and Tropp 2011, arXiv 0909.4061.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 import torch
+from annotated_types import Interval
 from torch import Generator, Tensor
 
-from bayeslora.adapters.factors import Factors, balanced, check_rank
+from bayeslora.adapters.base import Layers, LowRankAdapter
+from bayeslora.adapters.low_rank import Factors, balanced, check_rank
+from bayeslora.option_checks import Count, NotNegative, Positive, Texts
 from bayeslora.runtime import restored_random_state
+
+
+@dataclass(frozen=True)
+class PiSSA(LowRankAdapter):
+    """Two free factors that start at the principal singular vectors of the weight."""
+
+    name: ClassVar[str] = "pissa"
+    from_weight: ClassVar[bool] = True
+    summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
+    use: ClassVar[str] = "Few training steps, in which LoRA stays close to its zero start."
+    source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
+    parameters: ClassVar[str] = "r (in + out) per layer"
+    default_lr: ClassVar[float] = 1e-3
+
+    r: Count = 16
+    """Rank of the trained subspace; the change has rank 2r at most."""
+    alpha: Positive | None = None
+    niter: Annotated[int, Interval(ge=0, le=1000)] | None = None
+    """Power iterations of a randomised singular value decomposition; a few are enough. None means
+    the exact decomposition, which takes under a second for a layer of a small model."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on both factors; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of both factors towards their initial values."""
+
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
+        """Return the factors of the principal part of the weight."""
+        return pissa(weight, self.r, self.scale, generator, self.niter)
+
 
 # Directions beyond the requested r, so that a few iterations separate the r well.
 _OVERSAMPLING = 8

@@ -31,16 +31,93 @@ k = 0 keeps it, as published.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.factors import Factors, check_rank
-from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.base import Layers, LowRankAdapter
+from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.optimizers import closure_loss, manifold_parameters
+from bayeslora.adapters.site import Site
+from bayeslora.option_checks import Count, CountOrZero, NotNegative, OnlyWith, Positive, Texts
+
+
+@dataclass(frozen=True)
+class PoLAR(LowRankAdapter):
+    """Two orthonormal factors around a free r × r core that starts at zero."""
+
+    name: ClassVar[str] = "polar"
+    summary: ClassVar[str] = (
+        "orthonormal directions around a free core, designed to avoid rank collapse"
+    )
+    use: ClassVar[str] = (
+        "The default. A few hundred to a few thousand labelled examples, with any last layer."
+    )
+    source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
+    parameters: ClassVar[str] = "r (in + out + r) per layer"
+    default_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "max_rotation": (("constraint", "retraction"),),
+    }
+    retired: ClassVar[Mapping[str, str]] = {"init": "the directions start at random"}
+
+    r: Count = 8
+    alpha: Positive = 32.0
+    """The change is multiplied by `alpha / r`."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of the factors and the core; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of the core, which is equivalent to that of the change."""
+    constraint: Literal["euclidean-penalty", "landing", "retraction"] = "retraction"
+    """How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly
+    orthonormal after every step), `landing` (AdamW with a field that attracts to the manifold) or
+    `euclidean-penalty` (AdamW with a penalty)."""
+    landing_lambda: NotNegative = 5e-3
+    """Weight of the attraction or penalty under `landing` and `euclidean-penalty`."""
+    absorb_every: CountOrZero = 1
+    """Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, which
+    do not change the function; 0 means never."""
+    max_rotation: Positive = 0.3
+    """Largest rotation of a factor per step under `retraction`, in radians."""
+
+    @property
+    def no_gate(self) -> str:
+        """A gate is impossible if absorption moves drift of the factors past it into the core."""
+        if self.constraint == "retraction" or not self.absorb_every:
+            return ""
+        return (
+            "moving drift of the factors past a gate into the core (constraint "
+            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change the network's "
+            "outputs; choose constraint='retraction' or absorb_every=0"
+        )
+
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
+        """Return random orthonormal factors around a zero core."""
+        out_features, in_features = weight.shape
+        return random_factors(out_features, in_features, self.r, generator)
+
+    def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
+        """Return the optimiser for the constraint."""
+        if self.constraint == "retraction":
+            return RiemannianAdamW(
+                manifold_parameters(sites), lr=self.learning_rate, max_rotation=self.max_rotation
+            )
+        return LandingAdamW(
+            [site for site in sites if isinstance(site, LowRank)],
+            lr=self.learning_rate,
+            landing_lambda=self.landing_lambda,
+            absorb_every=self.absorb_every,
+            project=self.constraint == "landing",
+        )
+
 
 _CONDITION_LIMIT = 1e-6
 """Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""

@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bayeslora import options
-from bayeslora.adapters.base import Adapter, LayerSampling
-from bayeslora.adapters.options import (
-    AMT,
-    EMTAL,
-    LISA,
-    S2FT,
-    CorDA,
-    Frozen,
-    ILoRA,
-    LoRA,
-    PiSSA,
-    PoLAR,
-)
-from bayeslora.errors import InputError
-from bayeslora.plugins import Catalogue
+from bayeslora.adapters.base import Adapter
+from bayeslora.plugins import BuiltIn, Catalogue
 
 T = TypeVar("T")
 
-ADAPTERS: Mapping[str, type[Adapter]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, ILoRA, AMT, Frozen)
-}
+ADAPTERS = BuiltIn(
+    {
+        "lora": "bayeslora.adapters.lora:LoRA",
+        "polar": "bayeslora.adapters.polar:PoLAR",
+        "pissa": "bayeslora.adapters.pissa:PiSSA",
+        "corda": "bayeslora.contrib.corda:CorDA",
+        "s2ft": "bayeslora.contrib.s2ft:S2FT",
+        "lisa": "bayeslora.contrib.lisa:LISA",
+        "emtal": "bayeslora.contrib.emtal:EMTAL",
+        "ilora": "bayeslora.contrib.ilora:ILoRA",
+        "amt": "bayeslora.contrib.amt:AMT",
+        "none": "bayeslora.adapters.frozen:Frozen",
+    }
+)
 """The built-in adapters."""
 
-NO_ADAPTER = Frozen(pooling="last")
-"""No training; the feature of a text is its last token, as for the language model itself."""
+DEFAULT_ADAPTER = "polar"
 
 CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 """Every adapter by name, including those of other packages."""
@@ -38,6 +34,12 @@ CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 resolve_adapter = CATALOGUE.resolve
 stored_adapter = CATALOGUE.stored
 provider = CATALOGUE.provider
+
+
+def no_adapter() -> Adapter:
+    """Return options that train nothing; the feature of a text is its last token."""
+    config: Adapter = ADAPTERS["none"](pooling="last")
+    return config
 
 
 def register_adapter(config: type[T]) -> type[T]:
@@ -66,20 +68,3 @@ def table_name(recorded: Mapping[str, Any]) -> str:
     """
     known = CATALOGUE.get(str(recorded["name"]))
     return str(recorded["name"] if known is None else known.table_name(recorded))
-
-
-def resolve_sampling(value: Any) -> LayerSampling | None:
-    """Return the options given as an object, a mapping or text such as `num_active=2`.
-
-    Raises:
-        InputError: An option or its value is invalid.
-    """
-    if value is None:
-        return None
-    if isinstance(value, Adapter):
-        name = type(value).__name__
-        raise InputError(
-            f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
-            "LayerSampling"
-        )
-    return options.resolve_one(LayerSampling, value)

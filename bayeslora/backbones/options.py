@@ -32,7 +32,14 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.template import Template, at_blank
-from bayeslora.backbones.tokens import Batch, Tokens, framed, model_inputs, padded
+from bayeslora.backbones.tokens import (
+    Batch,
+    Tokens,
+    framed,
+    model_inputs,
+    padded,
+    shortened,
+)
 from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
@@ -273,6 +280,7 @@ def _decoder_rows(
     tokenizer = backbone.tokenizer
     template = backbone.template or Template(FRAME if pairs is None else PAIR_FRAME)
     separator = "" if template.filled("x", "x").whole[-1:].isspace() else " "
+    pairs = None if pairs is None else shortened(tokenizer, pairs, max_length)
     flat = [f"{separator}{text}" for row in choices for text in row]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
     endings: list[list[int]] = [[] for _ in texts]
@@ -319,6 +327,7 @@ def _encoder_rows(
     tokenizer: Any = backbone.tokenizer
     contexts = [""] * len(texts) if pairs is None else pairs
     first = [f"{context} {text}".strip() for context, text in zip(contexts, texts, strict=True)]
+    first = [*shortened(tokenizer, first, max_length)]
     counts = [len(row) for row in choices]
     options = [text for row in choices for text in row]
     encoded = tokenizer(

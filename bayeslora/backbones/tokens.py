@@ -145,9 +145,13 @@ def tokenise(
         _check_template(backbone, template, limit, pairs=pairs is not None)
     joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
     typed = template is None and (pairs is not None or as_its_owner)
-    cuts_end = not keep_end and getattr(backbone.tokenizer, "truncation_side", "right") == "right"
-    if pairs is None and cuts_end and max(map(len, texts), default=0) > _LONG * _ROOM:
-        texts = [_beginning(backbone.tokenizer, text, limit) for text in texts]
+    cuts_end = getattr(backbone.tokenizer, "truncation_side", "right") == "right"
+    if cuts_end and max(map(len, (*texts, *(pairs or ()))), default=0) > 2 * _LONG * _ROOM:
+        if not keep_end:
+            texts = shortened(backbone.tokenizer, texts, limit)
+        if pairs is not None:
+            of_end = joined and template is None
+            pairs = shortened(backbone.tokenizer, pairs, limit, keep_end=of_end)
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -180,21 +184,38 @@ def tokenise(
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
 
-def _beginning(tokenizer: Any, text: str, limit: int) -> str:
-    """Return a long text up to white space that is far behind its first `limit` tokens.
+def shortened(
+    tokenizer: Any, texts: Sequence[str], limit: int, *, keep_end: bool = False
+) -> Sequence[str]:
+    """Return texts without what lies far behind their first or far before their last tokens.
 
-    Tokenising a book takes minutes, though most of it is cut off. The tokens before the space are
-    those of the whole text: pre-tokenizers split at spaces, and models that see the whole text
-    decide within a few words, while at least `_ROOM` further tokens lie between. Texts without such
-    a space, or with fewer tokens before it, are returned whole.
+    Tokenising a book takes minutes, though most of it is cut off. A long text is cut at white
+    space at least `_ROOM` tokens away from those that count, which are those of the whole text:
+    pre-tokenizers split at spaces, and models that see the whole text decide within a few words.
+    Texts without such a space, or with fewer tokens, are returned whole.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+        limit: How many tokens count.
+        keep_end: Whether the last tokens count, instead of the first.
     """
     room = max(limit, _ROOM)
-    if len(text) <= 2 * _LONG * room:
-        return text
-    start = text[: _LONG * room]
-    start = start[: max(map(start.rfind, " \n\t"))].rstrip()
-    num_tokens = len(tokenizer(start, add_special_tokens=False, verbose=False)["input_ids"])
-    return start if num_tokens >= limit + room else text
+    size = _LONG * room
+
+    def cut(text: str) -> str:
+        if len(text) <= 2 * size:
+            return text
+        if keep_end:
+            part = text[-size:]
+            part = part[min((k for k in map(part.find, " \n\t") if k >= 0), default=size) :]
+        else:
+            part = text[:size]
+            part = part[: max(map(part.rfind, " \n\t"))].rstrip()
+        num_tokens = len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+        return part if num_tokens >= limit + room else text
+
+    return list(map(cut, texts))
 
 
 def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs: bool) -> None:

@@ -95,7 +95,7 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
                 f"--task {args.task} already names the columns; remove --text-column, "
                 "--text-pair-column and --label-column"
             )
-        return read_description(args.task).columns
+        return read_description(args.task).columns(args.task)
     known = DataColumns() if record is None else columns_of(record)
     names = ("text_column", "label_column", "pair_column", "image_column")
     columns = known.renamed(*map(named.get, names))

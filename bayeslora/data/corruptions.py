@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bayeslora.data.examples import Examples
-from bayeslora.data.read import ExampleStream
 from bayeslora.errors import InputError, unknown_choice
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -88,15 +87,6 @@ def corrupted(examples: Examples, corruption: Corruption) -> Examples:
         examples,
         texts=tuple(map(corruption, examples.texts)),
         pairs=None if pairs is None else tuple(map(corruption, pairs)),
-    )
-
-
-def corrupted_stream(stream: ExampleStream, corruption: Corruption) -> ExampleStream:
-    """Return the stream with corrupted texts and the corruption in its notes."""
-    return replace(
-        stream,
-        pieces=lambda rows: (corrupted(piece, corruption) for piece in stream.pieces(rows)),
-        notes={**stream.notes, **corruption.notes},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain
@@ -17,6 +17,9 @@ from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
 
 Label = str | int | None
+
+PIECE = 2048
+"""Rows that are read, predicted and written at a time."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 """Names of the options of a question, in order; a question has at most 20."""
@@ -105,6 +108,15 @@ class Examples:
         further = {name: tuple(values[i] for i in picked) for name, values in self.further.items()}
         return replace(self, **columns, further=further)
 
+    def pieces(self) -> Iterator[Examples]:
+        """Yield the examples, `PIECE` at a time."""
+        size = len(self)
+        if size <= PIECE:
+            yield self
+            return
+        for start in range(0, size, PIECE):
+            yield self.take(range(start, min(start + PIECE, size)))
+
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the strata of random splits: the labels, or a single stratum for questions.
 
@@ -175,11 +187,6 @@ def joined(parts: Sequence[Examples]) -> Examples:
     return replace(first, **columns, further=further)
 
 
-def is_numbered(labels: Iterable[Label]) -> bool:
-    """Return whether all labels are non-negative integers, ignoring rows without a label."""
-    return all(label is None or str(label).isdecimal() for label in labels)
-
-
 def class_names(examples: Examples) -> tuple[str, ...]:
     """Return the distinct classes: sorted strings, or integers in numeric order as strings.
 
@@ -219,6 +226,7 @@ def encode_labels(
     classes: Sequence[str],
     *,
     unknown: Literal["error", "ood"] = "error",
+    indexed: bool = False,
     advice: str = "",
 ) -> NDArray[np.int64]:
     """Return the index of every example's label among `classes`.
@@ -228,6 +236,7 @@ def encode_labels(
         classes: Names of the classes; an integer label matches its decimal form.
         unknown: How to handle labels that are not among `classes`: raise an error, or assign -1 to
             mark the example as out of distribution.
+        indexed: Whether a label may also be the index of a class.
         advice: Text appended to the error.
 
     Returns:
@@ -238,7 +247,8 @@ def encode_labels(
     """
     if unknown not in {"error", "ood"}:
         raise InputError(f"unknown must be 'error' or 'ood', got {unknown!r}")
-    index = {name: position for position, name in enumerate(classes)}
+    index = {str(position): position for position in range(len(classes))} if indexed else {}
+    index |= {name: position for position, name in enumerate(classes)}
     codes = np.array(
         [-1 if label is None else index.get(str(label), -1) for label in examples.labels],
         dtype=np.int64,

@@ -1,7 +1,7 @@
 """Files of rows as tables: JSON by `json`, CSV by `csv`, Parquet by Arrow.
 
 Rows have the line on which they begin, as an editor shows it, so errors can name it. Everything is
-read in pieces, except a JSON list, which is held in memory.
+read row by row, except a JSON list, which is held in memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import json
 import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal
 
-from bayeslora.data.columns import Piece, Table
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.plain_text import listed, shown
@@ -31,16 +30,34 @@ Record = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Supported suffixes; text formats may also end in `.gz`."""
 
-PIECE = 4096
-"""Default number of rows per piece."""
-
 LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
 _HEAD = 2**12  # bytes
+_NAMING = 4096  # records of JSON that name the columns
+_BATCH = 2048  # rows of Parquet that are converted at a time
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMED = {"tab": "\t", "\\t": "\t"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as their source has them.
+
+    Attributes:
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        names: Names of the columns; for JSON, those in the first thousands of records.
+        rows: Function of column names; yields number and values of every row in order, from the
+            start at each call. Rows have these columns, None or absent if missing, and may have
+            more. Numbers count from 1, or are the line on which a row of a text file begins.
+        is_text: Whether all values were read from text, so that numbers are strings.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    rows: Callable[[Sequence[str]], Iterator[tuple[int, Record]]]
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,20 +169,22 @@ class File:
                 yield io.TextIOWrapper(stream, name, newline=newline)
         except UnicodeError as error:
             if encoding in ("utf-8", "utf-8-sig"):
-                self._say_what_is_not_utf8()
+                raise self._not_utf8() from None
             raise InputError(f"{self} cannot be read with encoding {encoding!r}: {error}") from None
 
-    def _say_what_is_not_utf8(self) -> NoReturn:
-        advice = "save the file as UTF-8, or set --encoding, such as latin-1 or utf-16"
+    def _not_utf8(self) -> InputError:
+        place = ""
         with self.binary() as stream:
             for row, line in enumerate(stream, 1):
                 try:
                     line.decode()
                 except UnicodeDecodeError as bad:
-                    raise InputError(
-                        f"{self}, row {row}: byte 0x{line[bad.start]:02x} is not UTF-8; {advice}"
-                    ) from None
-        raise InputError(f"{self} is not UTF-8; {advice}")
+                    place = f", row {row}: byte 0x{line[bad.start]:02x}"
+                    break
+        return InputError(
+            f"{self}{place} is not UTF-8; save the file as UTF-8, or set --encoding, such as "
+            "latin-1 or utf-16"
+        )
 
 
 def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
@@ -175,9 +194,9 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
         InputError: The file does not exist, is not a regular file, is empty, or has an unsupported
             suffix; or an option does not apply to it.
     """
-    file = Path(path)
+    file, head = Path(path), b""
     try:
-        state, head = file.stat(), b""
+        state = file.stat()
         if stat.S_ISREG(state.st_mode):
             with file.open("rb") as stream:
                 head = stream.read(_HEAD)
@@ -192,15 +211,14 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
             f"{file} is {what}; pass a file ({', '.join(SUFFIXES)}), or pipe the rows to standard "
             "input and pass '-'"
         )
-    kind = kind_of(file)
-    if not state.st_size:
+    opened = File(file, kind_of(file), reading)
+    if not head:
         raise InputError(f"{file} is empty; at least one row is needed")
-    opened = File(file, kind, reading)
     if not head.strip(b"\0"):  # sparse, of any size
         raise InputError(f"{file} is not a text file: it begins with null characters")
     if reading.delimiter is not None and not opened.is_csv:
         raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
-    if reading.encoding is not None and kind == ".parquet":
+    if reading.encoding is not None and opened.kind == ".parquet":
         raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
     return opened
 
@@ -239,52 +257,27 @@ def open_table(path: str | Path, reading: Reading = DEFAULT) -> Table:
     if file.kind == ".parquet":
         return _parquet_table(file)
     if file.is_csv:
-        header = csv_header(file)
-
-        def read_csv(columns: Sequence[str], size: int) -> Iterator[Piece]:
-            places = {name: place for place, name in enumerate(header) if name in columns}
-            records = islice(csv_rows(file), 1, None)
-            while part := list(islice(records, size)):
-                cells = {name: [row[k] or None for _, row in part] for name, k in places.items()}
-                yield Piece(cells, [line for line, _ in part])
-
-        return Table(str(file), header, read_csv, is_text=True)
-
-    def read_json(columns: Sequence[str], size: int) -> Iterator[Piece]:
-        for rows, records in batches(json_rows(file), size):
-            yield Piece({name: [record.get(name) for record in records] for name in columns}, rows)
-
-    first = [record for _, record in islice(json_rows(file), PIECE)]
+        return csv_table(file)
+    first = [record for _, record in islice(json_rows(file), _NAMING)]
     if not first:
         raise InputError(f"{file} is empty; at least one row is needed")
     names = dict.fromkeys(name for record in first for name in record)
-    return Table(str(file), tuple(names), read_json)
+    return Table(str(file), tuple(names), lambda _names: json_rows(file))
 
 
-def batches(
-    rows: Iterable[tuple[int, Any]], size: int
-) -> Iterator[tuple[Sequence[int], Sequence[Any]]]:
-    """Yield row numbers and rows, at most `size` at a time."""
-    remaining = iter(rows)
-    while part := list(islice(remaining, size)):
-        numbers, records = zip(*part, strict=True)
-        yield numbers, records
-
-
-def csv_header(file: File) -> tuple[str, ...]:
-    """Return the names of the columns of a delimited file.
+def csv_table(file: File) -> Table:
+    """Return the rows of a delimited file, with None for empty cells.
 
     Raises:
         InputError: The file has no rows, or a name is repeated.
     """
-    first = list(islice(csv_rows(file), 2))
-    if not first:
+    rows = _csv_rows(file)
+    header = tuple(next(rows, (0, {}))[1])
+    if not header:
         raise InputError(f"{file} is empty; at least one row is needed")
-    names = tuple(first[0][1])
-    check_distinct(names, file)
-    if len(first) < 2:
-        raise InputError(f"{file} has a header ({listed(names)}) but no rows")
-    return names
+    if next(rows, None) is None:
+        raise InputError(f"{file} has a header ({listed(header)}) but no rows")
+    return Table(str(file), header, lambda _names: islice(_csv_rows(file), 1, None), is_text=True)
 
 
 def check_distinct(names: Sequence[str], source: object) -> None:
@@ -294,11 +287,12 @@ def check_distinct(names: Sequence[str], source: object) -> None:
         raise InputError(f"{source} has a duplicate column {shown(repeated)}")
 
 
-def csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the fields of each row that is not blank, beginning with the header.
+def _csv_rows(file: File) -> Iterator[tuple[int, Record]]:
+    """Yield the line and the cells of each row that is not blank, beginning with the header.
 
     Raises:
-        InputError: A row is broken, or has more or fewer fields than the header.
+        InputError: A row is broken, or has more or fewer fields than the header; or a column is
+            repeated.
     """
     csv.field_size_limit(LONGEST_FIELD)  # texts are longer than the default of 131,072 characters
     header: list[str] = []
@@ -307,15 +301,18 @@ def csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
         row = 1
         try:
             for fields in reader:
-                header = header or fields
-                if fields:
+                if fields and not header:
+                    header = fields
+                    check_distinct(header, file)
+                    yield row, dict.fromkeys(header)
+                elif fields:
                     if len(fields) != len(header):
                         raise InputError(
                             f"{file}, row {row}: {len(fields)} fields, but the header has "
                             f"{len(header)} ({listed(header)}); quote fields that contain "
                             f"{file.delimiter!r} or a line break"
                         )
-                    yield row, fields
+                    yield row, dict(zip(header, (field or None for field in fields), strict=True))
                 row = reader.line_num + 1
         except csv.Error as error:
             raise InputError(
@@ -331,8 +328,7 @@ def json_rows(file: File) -> Iterator[tuple[int, Record]]:
     lines are skipped.
 
     Raises:
-        InputError: The file is not JSON or not a sequence of objects; an object has a repeated key
-            or half a surrogate pair.
+        InputError: The file is not JSON or not a sequence of objects; an object has a repeated key.
     """
     is_first = True
     with file.text(newline="\n") as lines:
@@ -385,20 +381,7 @@ def _skip_space(text: str, start: int) -> int:
 def _decoded(file: File, row: int, text: str, start: int) -> tuple[Record, int]:
     """Return the object at the start, and its end in the text."""
     try:
-        record, end = _PLAIN.raw_decode(text, start)
-        # Looking for repeated keys takes a third of the time: skipped for one mark per key.
-        if not (isinstance(record, dict) and text.count('":', start, end) == len(record)):
-            record, end = _DECODER.raw_decode(text, start)
-        if isinstance(record, dict):
-            if text.find("\\u", start, end) >= 0:
-                json.dumps(record, ensure_ascii=False).encode()
-            return record, end
-    except UnicodeEncodeError:
-        half = next((name for name, value in record.items() if _is_half(value)), None)
-        place = "" if half is None else f", column {shown(half)}: {shown(record[half])}"
-        raise InputError(
-            f"{file}, row {row}{place} contains an unpaired surrogate, which is not valid Unicode"
-        ) from None
+        record, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(";")[0]
         if isinstance(error, RecursionError):
@@ -409,22 +392,17 @@ def _decoded(file: File, row: int, text: str, start: int) -> tuple[Record, int]:
             f"{file}, row {row}: invalid JSON ({reason}) in {shown(text[start:])}; expected one "
             "object per line, or a list of objects"
         ) from None
-    raise InputError(
-        f'{file}, row {row}: expected an object with columns such as {{"text": …, "label": …}}, '
-        f"got {shown(record)}"
-    )
-
-
-def _is_half(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    if not isinstance(record, dict):
+        raise InputError(
+            f'{file}, row {row}: expected an object with columns such as {{"text": …, "label": …}}'
+            f", got {shown(record)}"
+        )
+    return record, end
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
+    "".join(record).encode()  # half of a surrogate pair is an error
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for place, name in enumerate(names) if name in names[:place])
@@ -432,7 +410,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Record:
     return record
 
 
-_PLAIN, _DECODER = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=_distinct)
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 @contextmanager
@@ -461,25 +439,24 @@ def parquet_file(file: File) -> Iterator[Any]:
 
 def _parquet_table(file: File) -> Table:
     with parquet_file(file) as parquet:
-        names = tuple(parquet.schema_arrow.names)
+        header = tuple(parquet.schema_arrow.names)
 
-    def read(columns: Sequence[str], size: int) -> Iterator[Piece]:
+    def rows(names: Sequence[str]) -> Iterator[tuple[int, Record]]:
         # A batch without columns would have no rows either.
-        chosen = [name for name in names if name in columns] or [names[0]]
-        start = 1
+        chosen = [name for name in header if name in names] or [header[0]]
+        row = 0
         with parquet_file(file) as parquet:
-            for batch in parquet.iter_batches(size, columns=chosen, use_threads=False):
+            for batch in parquet.iter_batches(_BATCH, columns=chosen, use_threads=False):
                 batch.validate(full=True)
-                values = map(_python_values, batch.columns)
-                rows = range(start, start + batch.num_rows)
-                yield Piece(dict(zip(batch.schema.names, values, strict=True)), rows)
-                start += batch.num_rows
+                for values in zip(*map(python_values, batch.columns), strict=True):
+                    row += 1
+                    yield row, dict(zip(batch.schema.names, values, strict=True))
 
-    return Table(str(file), names, read)
+    return Table(str(file), header, rows)
 
 
-def _python_values(column: Any) -> list[Any]:
-    """Return the values of an Arrow array; dates and times as texts."""
+def python_values(column: Any) -> list[Any]:
+    """Return the values of an Arrow array, plain or chunked; dates and times as texts."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

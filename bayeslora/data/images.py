@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.data.columns import IMAGE, DataColumns
 from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, first_line
+
+IMAGE = "image"
+"""Column of the paths of images, unless another one is named."""
 
 DIGITS = "digits"
 """The images of `sklearn.datasets.load_digits`, of shape 8 × 8, as an array."""
@@ -66,7 +68,7 @@ def image_columns(path: str | Path) -> dict[str, list[Any]]:
                 f"{path}: labels must be {len(images)} integers or strings, one per image, got "
                 f"{labels.dtype} of shape {list(labels.shape)}"
             )
-        columns[DataColumns.label] = (
+        columns["label"] = (
             labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
         )
     return columns
@@ -82,7 +84,7 @@ def _folder(folder: Path) -> dict[str, list[Any]]:
         )
     columns = {IMAGE: [str(Path(*part)) for part in parts]}
     if all(len(part) > 1 for part in parts):
-        columns[DataColumns.label] = [part[0] for part in parts]
+        columns["label"] = [part[0] for part in parts]
     elif any(len(part) > 1 for part in parts):
         alone = next(path for path, part in zip(paths, parts, strict=True) if len(part) == 1)
         raise InputError(

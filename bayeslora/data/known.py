@@ -18,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bayeslora.data.columns import DataColumns, Piece, Table
+from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, without_duplicates, without_overlap
-from bayeslora.data.formats import Reading, Record, open_table
+from bayeslora.data.formats import Reading, Record, Table, open_table
 from bayeslora.data.images import DIGITS, load_digits
 from bayeslora.data.movielens import load_movielens
 from bayeslora.data.newsgroups import load_newsgroups
@@ -276,16 +276,16 @@ def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
     """Return the questions of a table without those with two equal options."""
     skipped = 0
 
-    def pieces(columns: Sequence[str], size: int) -> Iterator[Piece]:
+    def distinct(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
         nonlocal skipped
-        for piece in table.pieces(columns, size):
-            options = piece.columns["choices"]
-            distinct = [k for k, row in enumerate(options) if not _are_repeated(row)]
-            skipped += len(piece.rows) - len(distinct)
-            yield piece.take(distinct)
+        for row, record in table.rows(columns):
+            if _are_repeated(record.get("choices")):
+                skipped += 1
+            else:
+                yield row, record
 
     reading = Reading(optional=keep)
-    examples = read(replace(table, pieces=pieces), QUESTIONS, labels="required", reading=reading)
+    examples = read(replace(table, rows=distinct), QUESTIONS, labels="required", reading=reading)
     return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
 

@@ -26,15 +26,16 @@ import numpy as np
 from bayeslora.data.columns import (
     BadValueError,
     DataColumns,
-    Piece,
-    RowChecks,
-    Table,
+    Reader,
+    Rows,
     is_blank,
     text_value,
 )
 from bayeslora.data.examples import LETTERS, Examples
+from bayeslora.data.formats import Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
+from bayeslora.option_checks import Options, Text, Texts, option_names
 from bayeslora.plain_text import counted, shown
 
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
@@ -55,37 +56,6 @@ def are_questions(names: Sequence[str]) -> bool:
     candidates.
     """
     return "history" in names or ("question" in names and bool(_choice_columns(names)))
-
-
-def question_checks(
-    table: Table, columns: DataColumns, *, required: bool, keep: Sequence[str], skip_blank: bool
-) -> QuestionChecks:
-    """Return the conversion of a table to questions; see `RowChecks` for the arguments.
-
-    Columns with a usual name may have another usual name in the table.
-
-    Raises:
-        InputError: A column is missing.
-    """
-    names = table.names
-    history = "history" if "history" in names else None
-    text = columns.text
-    if text == QUESTIONS.text and text not in names and history is not None:
-        text = history
-    label = columns.label
-    if label in ("label", QUESTIONS.label):
-        label = next((name for name in _OTHER_NAMES["answer"] if name in names), QUESTIONS.label)
-    pair = columns.pair
-    if pair in (None, "context"):
-        pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
-    choices = columns.choices
-    if choices in (None, QUESTIONS.choices):
-        choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
-        if isinstance(choices, tuple):
-            with located(table.source):
-                _check_numbering(choices)
-    resolved = replace(columns, text=text, label=label, pair=pair, choices=choices)
-    return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
 
 
 def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
@@ -110,71 +80,76 @@ def _check_numbering(names: Sequence[str]) -> None:
         raise InputError(f"column {missing[0]!r} is missing; a question needs at least two options")
 
 
-@dataclass(frozen=True)
-class QuestionChecks(RowChecks):
-    """Converts the rows of a table to questions; `columns.choices` is not None.
+class QuestionReader(Reader):
+    """Reads a table as questions with options.
 
-    Attributes:
-        history: Column of the earlier items, or None.
+    Columns with a usual name may have another usual name in the table.
     """
 
-    history: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self._choice_names:
+    def __init__(self, table: Table, columns: DataColumns, **options: Any) -> None:
+        """Find the columns and check that they exist; see `Reader`."""
+        names = table.names
+        self._history = "history" if "history" in names else None
+        text, label, pair, choices = columns.text, columns.label, columns.pair, columns.choices
+        if text == QUESTIONS.text and text not in names and self._history is not None:
+            text = self._history
+        if label in ("label", QUESTIONS.label):
+            known = (name for name in _OTHER_NAMES["answer"] if name in names)
+            label = next(known, QUESTIONS.label)
+        if pair in (None, "context"):
+            pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
+        if choices in (None, QUESTIONS.choices):
+            choices = _choice_columns(names) or ("candidates" if self._history else "choices")
+            if isinstance(choices, tuple):
+                with located(table.source):
+                    _check_numbering(choices)
+        self._choices = (choices,) if isinstance(choices, str) else choices or ()
+        columns = replace(columns, text=text, label=label, pair=pair, choices=choices)
+        super().__init__(table, columns, **options)
+        for name in self._choices:
             self._require(name, "choices, or choice_1, choice_2 and so on")
 
     @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns to read, if they exist."""
-        return (*super().column_names, *([] if self.history is None else [self.history]))
+    def _names(self) -> tuple[str, ...]:
+        return (*super()._names, *([] if self._history is None else [self._history]))
 
     @property
-    def _choice_names(self) -> tuple[str, ...]:
-        names = self.columns.choices or ()
-        return (names,) if isinstance(names, str) else names
+    def _texts(self) -> list[str]:
+        return [self.columns.text]
 
-    def _is_blank(self, piece: Piece, row: int) -> bool:
-        return is_blank(piece.columns[self.columns.text][row])
-
-    def _content(self, piece: Piece) -> dict[str, Any]:
+    def _content(self, rows: Rows) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair
         history = None
-        if self.history is not None:
-            lists = list(map(self._list, piece.columns[self.history]))
-            history = self._each(piece, self.history, _items, lists)
+        if self._history is not None:
+            lists = [self._list(record.get(self._history)) for _, record in rows]
+            history = self._each(rows, self._history, _items, lists)
         texts = (
             tuple(map("\n".join, history))
-            if history is not None and text == self.history
-            else self._each(piece, text, text_value)
+            if history is not None and text == self._history
+            else self._each(rows, text, text_value)
         )
-        choices = self._choices(piece)
-        labels = piece.columns.get(label, [None] * len(choices))
-        answers = list(zip(labels, choices, strict=True))
+        cells = [[record.get(name) for name in self._choices] for _, record in rows]
+        choices = self._each(rows, self._choices[0], self._options, cells)
+        answers = [
+            (record.get(label), options) for (_, record), options in zip(rows, choices, strict=True)
+        ]
         return {
             "texts": texts,
-            "pairs": None if pair is None else self._each(piece, pair, _context),
-            "labels": self._each(piece, label, self._answer, answers),
+            "pairs": None if pair is None else self._each(rows, pair, _context),
+            "labels": self._each(rows, label, self._answer, answers),
             "choices": choices,
             "history": history,
         }
 
-    def _choices(self, piece: Piece) -> tuple[tuple[str, ...], ...]:
-        names = self._choice_names
-        if len(names) == 1:
-            values = list(map(self._list, piece.columns[names[0]]))
-            return self._each(piece, names[0], _options, values)
-
-        def options(cells: tuple[Any, ...]) -> tuple[str, ...]:
-            filled = [cell for cell in cells if not is_blank(cell)]
-            if any(map(is_blank, cells[: len(filled)])):
-                empty = next(k for k, cell in enumerate(cells) if is_blank(cell))
-                raise BadValueError(f"{shown(names[empty])} is empty, but a later option is not")
-            return _options(filled)
-
-        cells = zip(*(piece.columns[name] for name in names), strict=True)
-        return self._each(piece, names[0], options, list(cells))
+    def _options(self, cells: list[Any]) -> tuple[str, ...]:
+        """Return the options of a question, in a cell with a list or in one cell each."""
+        if len(cells) == 1:
+            return _options(self._list(cells[0]))
+        filled = [cell for cell in cells if not is_blank(cell)]
+        for name, cell in zip(self._choices, cells[: len(filled)], strict=False):
+            if is_blank(cell):
+                raise BadValueError(f"{shown(name)} is empty, but a later option is not")
+        return _options(filled)
 
     def _list(self, value: Any) -> Any:
         """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""
@@ -287,11 +262,8 @@ def _context(value: Any) -> str:
     return "" if is_blank(value) else text_value(value)
 
 
-_KEYS = ("question", "choices", "answer", "context", "prompt")
-
-
 @dataclass(frozen=True)
-class TaskDescription:
+class TaskDescription(Options):
     """A YAML description of files of questions with options.
 
         question: stem
@@ -300,17 +272,31 @@ class TaskDescription:
         context: story
         prompt: "{text_pair} {text}"
 
-    All lines are optional. `choices` is one column of lists, or a list of columns; columns that are
-    not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
-    `{text_pair}` the context.
-
-    Attributes:
-        columns: Columns of the questions.
-        prompt: Prompt around each question, a `template`; None for the default.
+    All lines are optional; columns that are not named have their usual names (see `questions`).
     """
 
-    columns: DataColumns
-    prompt: str | None = None
+    question: Text = QUESTIONS.text
+    """Column of the question."""
+    choices: Texts = ("choices",)
+    """Column of lists of options, or a column for each option."""
+    answer: Text = QUESTIONS.label
+    """Column of the correct option."""
+    context: Text | None = None
+    """Column of the context."""
+    prompt: Text | None = None
+    """Prompt around each question, a `template`: `{text}` is the question, `{text_pair}` the
+    context."""
+
+    @property
+    def names(self) -> list[str]:
+        """All columns."""
+        names = [self.question, *self.choices, self.answer, self.context]
+        return [name for name in names if name is not None]
+
+    def columns(self, path: str) -> DataColumns:
+        """Return the columns of the questions, named by the description at a path."""
+        choices = self.choices[0] if len(self.choices) == 1 else self.choices
+        return DataColumns(self.question, self.answer, self.context, choices, described=path)
 
 
 def is_description(task: str | None) -> bool:
@@ -327,29 +313,12 @@ def read_description(path: str) -> TaskDescription:
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} must be a mapping, such as `question: stem`")
-    used: list[str] = []
-    for key, value in content.items():
-        if key not in _KEYS:
-            raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
-        several = key == "choices" and isinstance(value, list) and len(value) > 1
-        texts = value if several else [value]
-        if not all(isinstance(text, str) and text for text in texts):
-            allowed = "a column or a list of columns" if key == "choices" else "a text"
-            raise InputError(f"{path}: {key} must be {allowed}, got {shown(value)}")
-        used += texts if key != "prompt" else []
-    usual = {"question": QUESTIONS.text, "answer": QUESTIONS.label, "choices": QUESTIONS.choices}
-    columns: dict[str, Any] = {**usual, **content}
-    used += [columns[key] for key in columns.keys() - content.keys()]
-    if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
-        raise InputError(f"{path}: column {shown(repeated)} is listed twice")
-    choices = columns["choices"]
-    return TaskDescription(
-        DataColumns(
-            columns["question"],
-            columns["answer"],
-            content.get("context"),
-            tuple(choices) if isinstance(choices, list) else choices,
-            described=path,
-        ),
-        content.get("prompt"),
-    )
+    keys = option_names(TaskDescription)
+    if unknown := next((key for key in content if key not in keys), None):
+        raise InputError(f"{path}: {unknown_choice('key', str(unknown), keys)}")
+    with located(path):
+        description = TaskDescription(**content)
+        names = description.names
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"column {shown(repeated)} is listed twice")
+    return description

@@ -1,39 +1,26 @@
 """One way in: rows of any kind become `Examples`, checked once.
 
-`read` returns all examples; `stream` returns the same in pieces, after a first pass that checks all
-of them and stores eight bytes per row, a hash of its id.
+`read` returns all examples. `stream` checks all of them in a first pass, which stores eight bytes
+per row, and returns what yields them in pieces.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from bayeslora.data.columns import (
-    IMAGE,
-    DataColumns,
-    Piece,
-    RowChecks,
-    Table,
-    as_integer,
-    is_integer,
-)
-from bayeslora.data.examples import Examples, is_numbered, joined
-from bayeslora.data.formats import DEFAULT, PIECE, Reading, open_table
-from bayeslora.data.questions import QUESTIONS, are_questions, question_checks
+from bayeslora.data.columns import DataColumns, Reader
+from bayeslora.data.examples import Examples, joined
+from bayeslora.data.formats import DEFAULT, Reading, Record, Table, open_table
+from bayeslora.data.images import IMAGE, holds_images, image_columns, is_image
+from bayeslora.data.questions import QUESTIONS, QuestionReader, are_questions
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import counted, listed, shown
-
-logger = logging.getLogger(__name__)
 
 _DATA_FILE = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.(gz|bz2|xz|zst))?\s*$", re.IGNORECASE
@@ -70,36 +57,6 @@ def _looks_like_a_path(text: str) -> bool:
     return is_word and ("/" in text or os.sep in text or _ENDING.search(text) is not None)
 
 
-@dataclass(frozen=True)
-class ExampleStream:
-    """Examples that can be read repeatedly in pieces.
-
-    Attributes:
-        source: Path of the file, or a placeholder such as `<list>` for data in memory.
-        num_rows: Number of examples.
-        numbered: Whether all labels are non-negative integers, like class indices.
-        pieces: Function of a number of rows; yields all examples in order, at most so many at a
-            time, from the start at each call.
-        notes: Metadata for predictions of these rows.
-    """
-
-    source: str
-    num_rows: int
-    numbered: bool
-    pieces: Callable[[int], Iterator[Examples]]
-    notes: Mapping[str, str] = field(default_factory=dict)
-
-
-def stream_of(examples: Examples) -> ExampleStream:
-    """Return examples in memory as a stream."""
-
-    def pieces(rows: int) -> Iterator[Examples]:
-        for start in range(0, len(examples), rows):
-            yield examples.take(range(start, min(start + rows, len(examples))))
-
-    return ExampleStream(examples.source, len(examples), is_numbered(examples.labels), pieces)
-
-
 def read(
     data: object,
     columns: DataColumns = DataColumns(),  # noqa: B008 (immutable)
@@ -130,9 +87,9 @@ def read(
     if isinstance(data, Examples):
         return _kept(data, keep, reading.optional)
     rows = as_texts(data) if labels == "optional" else data
-    survey = _Survey(_checks(rows, columns, labels, keep, reading))
-    pieces = list(survey.examples())
-    examples = survey.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
+    reader = _reader(rows, columns, keep, reading, required=labels == "required")
+    pieces = list(reader.checked())
+    examples = reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
     if columns.described is None:
         return examples
     return replace(examples, columns=columns.recorded())
@@ -144,102 +101,27 @@ def stream(
     *,
     keep: Sequence[str] = (),
     reading: Reading = DEFAULT,
-) -> ExampleStream:
-    """Return the examples of `read`, labelled or not, as a stream that reads a file in pieces."""
+) -> Examples | Reader:
+    """Check the examples of `read`, labelled or not, and return what has them as `pieces()`."""
     if isinstance(data, Examples):
-        return stream_of(_kept(data, keep, reading.optional))
-    checks = _checks(as_texts(data), columns, "optional", keep, reading)
-    survey = _Survey(checks)
-    for _ in survey.examples():
+        return _kept(data, keep, reading.optional)
+    reader = _reader(as_texts(data), columns, keep, reading)
+    for _ in reader.checked():
         pass
-
-    def pieces(rows: int) -> Iterator[Examples]:
-        for piece in checks.table.pieces(checks.column_names, rows):
-            examples = checks.examples(piece, has_ids=survey.has_ids)
-            if len(examples):
-                yield survey.finished(examples)
-
-    return ExampleStream(checks.table.source, survey.num_rows, survey.numbered, pieces)
+    return reader
 
 
-class _Survey:
-    """A pass over the examples of a table, which finds the properties of the whole.
-
-    Attributes:
-        checks: The table and its checks.
-        num_rows: Number of examples.
-        has_ids: Whether rows have ids.
-        integer_labels: Whether all labels read from text are integers.
-        has_pairs: Whether any row has a non-empty second text.
-    """
-
-    def __init__(self, checks: RowChecks) -> None:
-        self.checks = checks
-        self.num_rows = 0
-        self.has_ids = self.has_pairs = False
-        self.integer_labels = checks.table.is_text
-        self._decimal, self._negative = True, False
-
-    @property
-    def numbered(self) -> bool:
-        """Whether all labels are non-negative integers, like class indices."""
-        # `1.0` in a file is the integer 1.
-        return not self._negative if self.integer_labels else self._decimal
-
-    def examples(self) -> Iterator[Examples]:
-        """Yield the examples of the table before `finished`.
-
-        Raises:
-            InputError: A value is not allowed, an id is repeated, or no row is left.
-        """
-        table, hashes, total = self.checks.table, array("q"), 0
-        for piece in table.pieces(self.checks.column_names, PIECE):
-            if not total:
-                self.has_ids = piece.columns.get("id", (None,))[0] is not None
-            examples = self.checks.examples(piece, has_ids=self.has_ids)
-            total += len(piece.rows)
-            self.num_rows += len(examples)
-            if self.has_ids:
-                hashes.extend(map(hash, examples.ids))
-            self.has_pairs |= any(examples.pairs or ())
-            labels = set(examples.labels)
-            self.integer_labels = self.integer_labels and all(map(is_integer, labels))
-            self._decimal = self._decimal and is_numbered(labels)
-            self._negative |= any(str(label).startswith("-") for label in labels)
-            yield examples
-        if not self.num_rows:
-            raise InputError(f"{table.source}: every row is blank ({total}), so no rows are left")
-        if self.num_rows < total:
-            skipped = total - self.num_rows
-            logger.warning("%s: skipped %d of %d rows without text", table.source, skipped, total)
-        ordered = np.sort(np.frombuffer(hashes, np.int64))
-        repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-        if repeated:
-            self._refuse_repeated(repeated)
-
-    def _refuse_repeated(self, hashes: set[int]) -> None:
-        first: dict[str, int] = {}
-        for piece in self.checks.table.pieces(self.checks.column_names, PIECE):
-            examples = self.checks.examples(piece, has_ids=True)
-            for name, row in zip(examples.ids, examples.rows, strict=True):
-                if hash(name) in hashes and first.setdefault(name, row) != row:
-                    raise InputError(
-                        f"{examples.source}, row {row}, column 'id': {shown(name)} duplicates the "
-                        f"id of row {first[name]}; ids must be unique"
-                    )
-
-    def finished(self, examples: Examples) -> Examples:
-        """Adapt labels and pairs of some examples to the properties of the whole table."""
-        labels = tuple(map(as_integer, examples.labels)) if self.integer_labels else examples.labels
-        return replace(examples, labels=labels, pairs=examples.pairs if self.has_pairs else None)
-
-
-def _checks(
-    data: object, columns: DataColumns, labels: str, keep: Sequence[str], reading: Reading
-) -> RowChecks:
-    """Return the table of `data` with the conversion of its kind of rows."""
+def _reader(
+    data: object,
+    columns: DataColumns,
+    keep: Sequence[str],
+    reading: Reading,
+    *,
+    required: bool = False,
+) -> Reader:
+    """Return the reader of `data` for its kind of rows."""
     if reading.kind == KINDS[1] and columns.choices is None:
-        columns = as_questions(columns)
+        columns = _as_questions(columns)
     table = _table(data, columns, reading)
     columns = columns.among(table.names)
     if reading.kind is None and columns.described is None and are_questions(table.names):
@@ -247,12 +129,12 @@ def _checks(
         if columns.choices is not None and columns.text not in table.names:
             columns = QUESTIONS
         elif columns.choices is None and columns.text == DataColumns.text and _lacks_text(table):
-            columns = as_questions(columns)
-    checks = RowChecks if columns.choices is None else question_checks
-    return checks(
+            columns = _as_questions(columns)
+    kind = Reader if columns.choices is None else QuestionReader
+    return kind(
         table,
         columns,
-        required=labels == "required",
+        required=required,
         keep=tuple(dict.fromkeys([*keep, *(n for n in reading.optional if n in table.names)])),
         skip_blank=reading.blank == "skip",
     )
@@ -261,10 +143,10 @@ def _checks(
 def _lacks_text(table: Table) -> bool:
     """Return whether the first row has no text."""
     name = DataColumns.text
-    return name not in table.names or next(table.pieces([name], 1)).columns[name][0] is None
+    return name not in table.names or next(table.rows([name]))[1].get(name) is None
 
 
-def as_questions(columns: DataColumns) -> DataColumns:
+def _as_questions(columns: DataColumns) -> DataColumns:
     """Return columns of questions with options, with default names for those not named."""
     text = QUESTIONS.text if columns.text == DataColumns.text else columns.text
     label = QUESTIONS.label if columns.label == DataColumns.label else columns.label
@@ -318,9 +200,6 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
     if columns.images or Path(path).suffix.lower() in (".npz", ".npy") or Path(path).is_dir():
-        # Imported here: texts do not need it.
-        from bayeslora.data.images import holds_images, image_columns, is_image
-
         if columns.images and is_image(path):
             return _pair_table([str(path)], None, columns)
         if holds_images(path) and not reading.is_of_text_file:
@@ -350,19 +229,16 @@ def records_table(records: Sequence[Any], source: str) -> Table:
     Raises:
         InputError: There are no records, or a record is not a mapping.
     """
+    if not records:
+        raise InputError(f"{source} is empty; at least one row is needed")
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
             raise InputError(
                 f"{source}, row {row}: expected an object with columns such as "
                 f'{{"text": …, "label": …}}, got {shown(record)}'
             )
-
     names = dict.fromkeys(name for record in records for name in record if isinstance(name, str))
-
-    def column(name: str) -> list[Any]:
-        return [record.get(name) for record in records]
-
-    return _columns_table(column, [*names], source, len(records))
+    return Table(source, tuple(names), lambda _names: enumerate(records, 1))
 
 
 def _columns_table(
@@ -382,14 +258,12 @@ def _columns_table(
     if not size:
         raise InputError(f"{source} is empty; at least one row is needed")
 
-    def read(requested: Sequence[str], rows: int) -> Iterator[Piece]:
+    def rows(requested: Sequence[str]) -> Iterator[tuple[int, Record]]:
         columns = {name: column(name) for name in names if name in requested}
-        for start in range(0, size, rows):
-            end = min(start + rows, size)
-            part = {name: values[start:end] for name, values in columns.items()}
-            yield Piece(part, range(start + 1, end + 1))
+        for row in range(size):
+            yield row + 1, {name: values[row] for name, values in columns.items()}
 
-    return Table(source, tuple(names), read)
+    return Table(source, tuple(names), rows)
 
 
 def plain_list(values: Any) -> list[Any]:

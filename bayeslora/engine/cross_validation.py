@@ -298,7 +298,7 @@ def _by_stage(
             for member in members:
                 network.expect(member.stages[stage])
                 network.load_trained_state(member.stages[stage])
-                rows = feature_rows(network, texts.take(part.unseen.tolist())).features.double()
+                rows = feature_rows(network, texts.take(part.unseen.tolist())).double()
                 logits = rows.logits(network.head.trained_mean.double())
                 answers.append((GaussianLogits.point(logits), rows.targets))
         losses.append(best_scale(answers, num_samples=0)[2])
@@ -336,7 +336,7 @@ def _holds(network: Network, train: LabelledExamples, scale: ChosenScale, count:
         count: Number of networks.
     """
     texts = prepare(network.encoder, train, progress=False, say=False)
-    rows = feature_rows(network, texts).features.double()
+    rows = feature_rows(network, texts).double()
     logits = scale.factor * rows.logits(network.head.trained_mean.double())
     losses = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none").cpu()
     error = losses.std(correction=0) * math.sqrt(1 / len(losses) + 1 / scale.num_rows)

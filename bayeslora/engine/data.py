@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
-from bayeslora.data.columns import IMAGE, DataColumns
+from bayeslora.data.columns import DataColumns, Reader
 from bayeslora.data.examples import (
     LETTERS,
     Examples,
@@ -22,10 +22,10 @@ from bayeslora.data.examples import (
     data_hash,
     dropped_by_split,
     encode_labels,
-    is_numbered,
 )
 from bayeslora.data.formats import DEFAULT, Reading
-from bayeslora.data.read import ExampleStream, read, stream, stream_of
+from bayeslora.data.images import IMAGE
+from bayeslora.data.read import read, stream
 from bayeslora.data.union import (
     TASK,
     among_own,
@@ -109,10 +109,10 @@ def stream_for(
     *,
     keep: str | Sequence[str] = (),
     reading: Reading = DEFAULT,
-) -> ExampleStream:
-    """Return the rows of `read_for` as a stream; in memory for several tasks."""
+) -> Examples | Reader:
+    """Return what has the rows of `read_for` as pieces; in memory for several tasks."""
     if record.tasks or is_union(data):
-        return stream_of(read_for(record, data, columns, keep=keep, reading=reading))
+        return read_for(record, data, columns, keep=keep, reading=reading)
     return stream(data, columns, keep=_checked_names(keep), reading=reading)
 
 
@@ -293,8 +293,6 @@ def encode_for(
     record: ModelRecord,
     rows: Examples,
     unknown: Unknown | None = None,
-    *,
-    numbered: bool | None = None,
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 if there is none.
 
@@ -305,7 +303,6 @@ def encode_for(
         record: Record of the model.
         rows: Rows, labelled or not.
         unknown: How to treat a label that is not a class; None raises without advice on `ood`.
-        numbered: `is_numbered` of the labels of the whole data, if these rows are a part of it.
 
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
@@ -317,16 +314,16 @@ def encode_for(
         check_questions(format, classes, rows)
         classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
-    numbered = is_numbered(rows.labels) if numbered is None else numbered
-    if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
-        classes = tuple(str(index) for index in range(len(classes)))
+    indexed = foreign and not any(name.lstrip("-").isdecimal() for name in classes)
     advice = [_KEEP_UNKNOWN] if unknown else []
     if foreign and all(_GENERIC.fullmatch(name) for name in classes):
         advice.append(
             "The classifier has no class names: name them in index order, classes=[...] "
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
-    return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
+    return encode_labels(
+        rows, classes, unknown=unknown or "error", indexed=indexed, advice=". ".join(advice)
+    )
 
 
 def check_images(rows: Examples, *, images: bool) -> None:

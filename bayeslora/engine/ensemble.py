@@ -24,7 +24,7 @@ from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, prepare
+from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.training.layer_sampling import layer_sampler
@@ -196,15 +196,7 @@ def _to_fit(data: TrainingData, format: Format | None, seed: int) -> TrainingDat
 
 def _fresh(plan: Plan, data: TrainingData, backbone: Backbone, seed: int) -> Network:
     """Return an untrained network."""
-    network = build_network(
-        backbone,
-        plan.adapter,
-        plan.posterior,
-        num_classes=len(data.classes),
-        seed=seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
+    network = build_network(backbone, plan, len(data.classes), seed=seed)
     check_middle(plan.feature_scores, has_middle=network.encoder.middle is not None)
     if network.conditioning is not None:
         network.conditioning.learn(data.rows)
@@ -323,12 +315,14 @@ def fit_frozen(
     network.feature_scale.fill_(network.encoder.root_mean_square(features))
     factor = None if prior is None else prior.centre(network, train, features)
     rows = [
-        FeatureRows(source, network.scaled(features, source.labels, middle))
+        network.scaled(features, source.labels, middle)
         for source, (features, middle) in zip((train, validation), states, strict=False)
         if source is not None
     ]
-    network.head.solve(rows[0].features)
-    chosen = fit_last_layer(network, last, rows[0], rows[1] if len(rows) > 1 else None)
+    network.head.solve(rows[0])
+    fit = final_fit(network, last, train, validation)
+    held_out = rows[1] if len(rows) > 1 else None
+    chosen = fit_last_layer(network, last, fit, rows[0], held_out)
     return FitResult(posterior=chosen, prior_factor=factor)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,10 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelRecord
-from bayeslora.data.examples import Examples, data_hash, joined
-from bayeslora.data.read import ExampleStream
-from bayeslora.engine.data import LabelledExamples, Unknown, encode_for, most_options
+from bayeslora.data.examples import Examples
+from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
 from bayeslora.processes import current
 
@@ -121,23 +117,10 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> None:
     network.feature_scale.fill_(network.encoder.root_mean_square(features))
 
 
-@dataclass(frozen=True)
-class FeatureRows:
-    """Rows with their features for the last layer.
-
-    Attributes:
-        texts: The labelled texts.
-        features: Labelled features, float32, on the head's device.
-    """
-
-    texts: PreparedTexts
-    features: Features
-
-
-def feature_rows(network: Network, texts: PreparedTexts) -> FeatureRows:
-    """Return rows with their features from the network in evaluation mode."""
+def feature_rows(network: Network, texts: PreparedTexts) -> Features:
+    """Return the labelled features of texts from the network in evaluation mode."""
     network.eval()
-    return FeatureRows(texts, network.features_of(texts, texts.labels))
+    return network.features_of(texts, texts.labels)
 
 
 class LengthBatchSampler(Sampler[list[int]]):
@@ -193,93 +176,6 @@ class Collator:
         return {**self._rows.collate(part), "labels": labels}
 
 
-PIECE = 2048
-"""Rows per piece of a prediction."""
-
-
-@dataclass(frozen=True)
-class CheckedRows:
-    """Rows to predict, read and checked once.
-
-    Attributes:
-        record: Record of the model.
-        stream: The rows.
-        unknown: How to treat a label that is not a class.
-        digests: SHA-256 of ids, texts, labels and further columns, for each piece.
-        num_labelled: Number of rows with a label that is a class.
-        data_hash: Hash of texts and labels, as in a model's record.
-        most_options: Largest number of options of a question; 0 for texts.
-    """
-
-    record: ModelRecord
-    stream: ExampleStream
-    unknown: Unknown
-    digests: tuple[bytes, ...]
-    num_labelled: int
-    data_hash: str
-    most_options: int = 0
-
-    @classmethod
-    def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
-        """Read the rows once.
-
-        Args:
-            record: Record of the model.
-            stream: The rows.
-            unknown: How to treat a label that is not a class.
-
-        Raises:
-            InputError: A label is not a class and `unknown` is not `ood`.
-        """
-        digests = []
-        labelled = most = 0
-
-        def pieces() -> Iterator[Examples]:
-            nonlocal labelled, most
-            for rows in _whole_pieces(stream):
-                codes = encode_for(record, rows, unknown, numbered=stream.numbered)
-                digests.append(_digest(rows))
-                labelled += int((codes >= 0).sum())
-                most = max(most, most_options(rows))
-                yield rows
-
-        data = data_hash(pieces())
-        return cls(record, stream, unknown, tuple(digests), labelled, data, most)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all rows."""
-        return hashlib.sha256(b"".join(self.digests)).hexdigest()
-
-    @property
-    def num_pieces(self) -> int:
-        """Number of pieces of `PIECE` rows."""
-        return -(-self.stream.num_rows // PIECE)
-
-    def piece_size(self, number: int) -> int:
-        """Return the number of rows of a piece, counted from 0."""
-        return min(PIECE, self.stream.num_rows - number * PIECE)
-
-    def pieces(self) -> Iterator[LabelledExamples]:
-        """Yield the rows, `PIECE` at a time, with the index of each label; -1 if there is none.
-
-        Raises:
-            InputError: The rows have changed.
-        """
-        changed = InputError(
-            f"{self.stream.source} changed while it was read; run the command again"
-        )
-        count = 0
-        for count, rows in enumerate(_whole_pieces(self.stream), 1):
-            # Check before a piece is predicted, since its predictions are kept for the next run.
-            if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
-                raise changed
-            codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
-            yield rows, torch.from_numpy(codes)
-        if count != len(self.digests):
-            raise changed
-
-
 def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
     """Return the labels that are not classes as the further column `unknown_label`.
 
@@ -292,21 +188,3 @@ def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[
         for label, code in zip(rows.labels, codes.tolist(), strict=True)
     )
     return {"unknown_label": tuple(labels)}
-
-
-def _digest(rows: Examples) -> bytes:
-    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
-    fields += [column for column in (rows.choices, rows.history) if column is not None]
-    return hashlib.sha256(json.dumps(fields).encode()).digest()
-
-
-def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
-    """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
-    waiting: Examples | None = None
-    for rows in stream.pieces(PIECE):
-        waiting = rows if waiting is None else joined([waiting, rows])
-        if len(waiting) >= PIECE:
-            yield waiting.take(range(PIECE))
-            waiting = waiting.take(range(PIECE, len(waiting))) if len(waiting) > PIECE else None
-    if waiting is not None:
-        yield waiting

@@ -195,7 +195,8 @@ def _read_file(
     path: str, task: Task, *, labels: Literal["optional", "required"] = "optional"
 ) -> Examples:
     if is_description(task.task):
-        return read(Path(path), read_description(str(task.task)).columns, labels=labels)
+        columns = read_description(str(task.task)).columns(str(task.task))
+        return read(Path(path), columns, labels=labels)
     columns = DataColumns().renamed(task.text_column, task.label_column, task.pair_column)
     return read(Path(path), columns, labels=labels, reading=Reading(kind=task.task))
 

@@ -118,8 +118,6 @@ class Posterior(Options):
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
         not_idle: Why every adapter has to train at least once; empty where it need not.
-        compared: Place among the posteriors that a calibration is compared with, simplest first;
-            None leaves it out. For last layers that are fitted within seconds.
     """
 
     name: ClassVar[str]
@@ -152,7 +150,6 @@ class Posterior(Options):
     has_members: ClassVar[bool] = False
     chooses_epoch: ClassVar[bool] = True
     not_idle: ClassVar[str] = ""
-    compared: ClassVar[int | None] = None
 
     link: str | None = None
     num_samples: int | None = None

@@ -12,17 +12,121 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.base import Posterior
+from bayeslora.option_checks import Positive, UpTo1000
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.recalibration.temperature import best_inverse
+
+
+@dataclass(frozen=True)
+class MLE(Posterior):
+    """Maximum likelihood: softmax regression on the features.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n]
+
+    There is no prior.
+    """
+
+    name: ClassVar[str] = "mle"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate, plain cross-entropy"
+    use: ClassVar[str] = "The baseline without uncertainty about the weights."
+    source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class MAP(Posterior):
+    """Maximum a posteriori under a Gaussian prior on the head weights.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n] + ‖W‖² / (2 σ0² N) ,   σ0² = τ² / mean ‖φ‖²
+
+    τ is the prior scale.
+    """
+
+    prior_scale: Positive = DEFAULT_PRIOR_SCALE
+    """Prior standard deviation of a logit."""
+
+    name: ClassVar[str] = "map"
+    is_point: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
+    use: ClassVar[str] = (
+        "A point estimate for few or separable examples, where `mle` would be overconfident."
+    )
+    source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+
+@dataclass(frozen=True)
+class TemperatureScaling(Posterior):
+    """A point estimate whose logits are divided by a temperature.
+
+        p(y | x) = softmax(z(x) / T) ,   T = argmin −Σ_n log softmax(z(x_n) / T)[y_n]
+
+    The sum is over held-out rows.
+    """
+
+    name: ClassVar[str] = "temperature"
+    is_point: ClassVar[bool] = True
+    head: ClassVar[str] = "bayeslora.posteriors.point:TemperedHead.of"
+    shared_head: ClassVar[str] = head
+    learns_from: ClassVar[str] = "validation"
+    summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
+    use: ClassVar[str] = "Held-out labels, and no need for epistemic uncertainty."
+    source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "one"
+
+    def check_fit(self, facts: FitFacts) -> None:
+        """Check that there are validation rows."""
+        if not facts.is_validated:
+            raise InputError(
+                "posterior 'temperature' needs validation data: a temperature fitted to the rows "
+                "that the network was trained on is too low",
+                code="needs-validation",
+            )
+
+
+@dataclass(frozen=True)
+class Ensemble(Posterior):
+    """Several adapters and heads, trained from different seeds on one frozen backbone.
+
+        p(y | x) = (1/M) Σ_m p_m ,   p_m = softmax(z_m(x))
+        epistemic uncertainty = H[p] − (1/M) Σ_m H[p_m]
+
+    H is the entropy, and M is `num_members`.
+    """
+
+    num_members: UpTo1000 = 3
+    """Number of networks, each with its own fit."""
+
+    name: ClassVar[str] = "ensemble"
+    summary: ClassVar[str] = "independently trained adapters, averaged"
+    use: ClassVar[str] = "The best probabilities, if several fits and passes are affordable."
+    source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
+    passes: ClassVar[str] = "num_members"
+    parameters: ClassVar[str] = "an adapter and a last layer per member"
+    from_start: ClassVar[str] = "consists of several trained networks"
+    has_members: ClassVar[bool] = True
+
 
 _STEPS = 200
 

@@ -1,7 +1,7 @@
 """All posteriors by name: built in, registered, or from an installed package.
 
-`build_head` and `build_weights` build the modules that the options describe. Free of torch until
-they are called.
+A method is one file: its options, which the registry imports when the name is used, and the module
+that they describe, which `build_head` or `build_weights` makes.
 """
 
 from __future__ import annotations
@@ -11,60 +11,65 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, checked
-from bayeslora.plugins import Catalogue
+from bayeslora.plugins import BuiltIn, Catalogue
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.options import (
-    GVBLL,
-    IVON,
-    MAP,
-    MLE,
-    NUTS,
-    SWAG,
-    TFB,
-    VBLL,
-    BLoB,
-    CLoRA,
-    Ensemble,
-    Laplace,
-    LaplaceLoRA,
-    MCDropout,
-    Prototypes,
-    ScalaBL,
-    TemperatureScaling,
-)
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
 
 T = TypeVar("T")
 
-_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, Prototypes, TemperatureScaling)
-_WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
-POSTERIORS: dict[str, type[Posterior]] = {
-    config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)
-}
+_LAST_LAYER = "bayeslora.posteriors.last_layer"
+_WEIGHTS = "bayeslora.posteriors.weights"
+POSTERIORS = BuiltIn(
+    {
+        "mle": "bayeslora.posteriors.point:MLE",
+        "map": "bayeslora.posteriors.point:MAP",
+        "vbll": f"{_LAST_LAYER}.vbll.options:VBLL",
+        "gvbll": f"{_LAST_LAYER}.gvbll:GVBLL",
+        "laplace": f"{_LAST_LAYER}.laplace:Laplace",
+        "nuts": f"{_LAST_LAYER}.nuts:NUTS",
+        "prototypes": f"{_LAST_LAYER}.prototypes:Prototypes",
+        "temperature": "bayeslora.posteriors.point:TemperatureScaling",
+        "mc_dropout": f"{_WEIGHTS}.mc_dropout:MCDropout",
+        "ensemble": "bayeslora.posteriors.point:Ensemble",
+        "laplace_lora": f"{_WEIGHTS}.laplace_lora:LaplaceLoRA",
+        "swag": f"{_WEIGHTS}.swag:SWAG",
+        "tfb": f"{_WEIGHTS}.tfb:TFB",
+        "blob": f"{_WEIGHTS}.blob:BLoB",
+        "ivon": f"{_WEIGHTS}.ivon:IVON",
+        "scalabl": f"{_WEIGHTS}.scalabl:ScalaBL",
+        "clora": f"{_WEIGHTS}.clora:CLoRA",
+    }
+)
 """The built-in posteriors by name."""
 
-_PLACES = {
-    config.compared: name for name, config in POSTERIORS.items() if config.compared is not None
-}
-COMPARED = tuple(_PLACES[place] for place in sorted(_PLACES))
-"""Names of the posteriors that a calibration is compared with, simplest first."""
-
-OWN_SOFTMAX = MLE()
-"""The network's own prediction, before any posterior is fitted to it."""
-
-CLOSED_FORM = VBLL(covariance="eigenbasis")
-"""A last layer that is fitted to features without gradients, and reports the fit's evidence."""
+COMPARED = ("mle", "temperature", "laplace", "vbll")
+"""The posteriors that a calibration is compared with, simplest first: last layers that are fitted
+within seconds."""
 
 # Keeps the seeds apart from those of the adapters' initial weights.
 _SEED_STEP = 1 << 32
+
+
+def own_softmax() -> Posterior:
+    """Return the network's own prediction, before any posterior is fitted to it."""
+    config: Posterior = POSTERIORS["mle"]()
+    return config
+
+
+def closed_form() -> Posterior:
+    """Return a last layer that is fitted without gradients and reports its evidence."""
+    config: Posterior = POSTERIORS["vbll"](covariance="eigenbasis")
+    return config
 
 
 def names_where(condition: Callable[[type[Posterior]], bool]) -> str:
     """Return the names of the built-in posteriors that satisfy a condition, for messages."""
     return ", ".join(repr(name) for name, config in POSTERIORS.items() if condition(config))
 
+
+DEFAULT_POSTERIOR = "vbll"
 
 CATALOGUE = Catalogue("posterior", POSTERIORS, Posterior)
 """All posteriors by name, including those of other packages."""

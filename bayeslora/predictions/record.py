@@ -7,6 +7,7 @@ other tool made it.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,7 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         """Return an HTML table of the first rows for notebooks."""
-        table = files.table_of(self[:_SHOWN_ROWS])
+        table = self[:_SHOWN_ROWS]._table()
         columns = [name for name in _SHOWN if name in table.column_names]
         texts = [
             [as_label(v) if isinstance(v, str) else f"{v:.3f}" if v else "" for v in row.values()]
@@ -310,7 +311,7 @@ class Predictions:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
         """
         with located(path):
-            table = files.table_of(self)
+            table = self._table()
         files.write(path, table.schema, [table])
 
     def to_pandas(self) -> Any:
@@ -322,7 +323,50 @@ class Predictions:
 
         pandas must be installed; bayeslora does not depend on it.
         """
-        return files.table_of(self).to_pandas()
+        return self._table().to_pandas()
+
+    def _table(self) -> Any:
+        """Return the `pyarrow.Table` of the file, with the metadata.
+
+        Raises:
+            InputError: A name is not valid Unicode.
+        """
+        import pyarrow as pa
+
+        names = np.array((*self.classes, None), dtype=object)  # -1 picks the None
+        probs = self.probs
+        if self.available is not None:
+            probs = np.ma.MaskedArray(probs, ~self.available)
+        columns = {
+            "id": self.ids,
+            "label": None if self.labels is None else names[self.labels],
+            "prediction": names[self.prediction],
+            "confidence": self.confidence,
+            **{f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)},
+            **{name: getattr(self, name) for name in UNCERTAINTIES},
+            **{f"score_{name}": values for name, values in self.scores.items()},
+        }
+        if self.sets is not None:
+            columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
+        columns |= self.columns
+        metadata = {
+            **self.metadata,
+            "format_version": files.FORMAT_VERSION,
+            "name": self.name,
+            "classes": json.dumps(self.classes, ensure_ascii=False),
+        }
+        try:
+            # Without a type, a column of None only would become a null column.
+            arrays = {
+                name: pa.array(
+                    values, pa.string() if np.asarray(values).dtype.kind in "OU" else None
+                )
+                for name, values in columns.items()
+                if values is not None
+            }
+            return pa.table(arrays, metadata={f"{files.PREFIX}{k}": v for k, v in metadata.items()})
+        except UnicodeEncodeError as error:
+            raise InputError(f"a name or label is not valid Unicode: {error}") from None
 
     @classmethod
     def load(

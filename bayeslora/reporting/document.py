@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bayeslora.metrics.robustness import Robustness
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.assess import Assessed, every_fit
@@ -43,7 +42,6 @@ from bayeslora.reporting.score_tables import (
     ood_table,
     uncertainty_table,
 )
-from bayeslora.reporting.shift import robustness_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, named
 from bayeslora.reporting.wrong_answers import wrong_answers
@@ -121,7 +119,6 @@ def compose(
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
-        Section("robustness", "Under attack", _robustness(facts.robustness, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", tuple(map(method_card, fits))),
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),
@@ -205,14 +202,6 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     tables = _numbered("confused", confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
-
-
-def _robustness(curves: Sequence[Robustness], drawings: Drawings) -> tuple[Block, ...]:
-    if not curves:
-        return ()
-    note = "How accurate predictions stay where inputs are perturbed against the classifier."
-    table = robustness_table(curves).called("robustness")
-    return (Prose(note), table, *_drawn(drawings["robustness"]))
 
 
 def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Block, ...]:

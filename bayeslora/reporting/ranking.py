@@ -25,7 +25,6 @@ from bayeslora.metrics.differences import farther_from_zero_p
 from bayeslora.metrics.ood import auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.permutation import holm
-from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import Assessed, labelled
@@ -236,7 +235,6 @@ class Facts:
         fits: Every fit, in the original order.
         shift: Scores of corrupted examples.
         changes: Adapter changes.
-        robustness: Scores under attack.
     """
 
     methods: Sequence[Assessed]
@@ -245,7 +243,6 @@ class Facts:
     fits: Sequence[Assessed] = ()
     shift: Sequence[ShiftCurve] = ()
     changes: Sequence[AdapterChange] = ()
-    robustness: Sequence[Robustness] = ()
 
     @property
     def comparison(self) -> Comparison | None:

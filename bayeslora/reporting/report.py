@@ -37,7 +37,7 @@ from bayeslora.reporting.page import render_page
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import scores_json, write_csv
-from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
+from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
@@ -125,7 +125,6 @@ def report(
     overwrite: bool = False,
     over_seeds: bool = True,
     spectrum: SpectrumLike | None = None,
-    robustness: RobustnessLike | None = None,
     provenance: Provenance | None = None,
     reading: PredictionsReading = AS_WRITTEN,
     **options: Unpack[ReportOptions],
@@ -141,16 +140,15 @@ def report(
         ood: Out-of-distribution sets by name; for several items, by method:
             `{"polar-vbll": {"unseen": predictions}}`. The key of a method is its name, or its label
             such as `polar (seed 1)` if several items share the name.
-        shifted: Predictions of the same rows, corrupted (`bayeslora predict --corrupt`), for any of
-            the methods: the page shows calibration against severity.
+        shifted: Predictions of the same rows, corrupted (`bayeslora predict --corrupt`) or attacked
+            (`bayeslora.contrib.attacks`), for any of the methods: the page shows calibration
+            against severity.
         out: Directory to create.
         overwrite: Replace `out` if it is an earlier report.
         over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
             intervals. Figures and examples show every fit.
         spectrum: Adapter changes, as `{label: clf.spectrum()}`; for an ensemble the first member is
             shown.
-        robustness: Scores under attack: results of `clf.robustness`, or files of
-            `bayeslora evaluate --attack --out`, one or several.
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
@@ -195,8 +193,6 @@ def report(
         sources = [load_source(predictions, reading=reading) for predictions in worse]
         # Checked before the first score.
         changes = adapter_changes(spectrum)
-        names = {name for method in methods for name in (method.name, method.predictions.name)}
-        attacked = robustness_curves(robustness, names)
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
@@ -206,7 +202,6 @@ def report(
             fits=fits,
             shift=shift_curves(fits, sources, scoring),
             changes=changes,
-            robustness=attacked,
         )
         document = compose(
             look.title,
@@ -256,7 +251,7 @@ def _command(
     """Return the call that reproduces the report, if all inputs are files."""
     worse = keywords.get("shifted", ())
     # A spectrum exists only in memory, so no call can reproduce it.
-    if facts.changes or facts.robustness or not all(isinstance(path, str | Path) for path in worse):
+    if facts.changes or not all(isinstance(path, str | Path) for path in worse):
         return {}
     paths = {"shifted": [str(path) for path in worse]} if worse else {}
     call = python_call(methods, **{**keywords, **paths})

@@ -85,7 +85,7 @@ all fits, with the number of seeds in `method`. Adapter changes come last: `by` 
 
 def scores_json(title: str, facts: Facts) -> dict[str, Any]:
     """Return the content of `scores.json`."""
-    comparison, curves = facts.comparison, facts.robustness
+    comparison = facts.comparison
     return {
         "format_version": FORMAT_VERSION,
         "bayeslora": __version__,
@@ -117,7 +117,6 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
             }
             for curve in facts.shift
         ],
-        **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 
 

@@ -1,21 +1,18 @@
-"""Scores of corrupted rows by severity, and of attacked rows by the radius of the attack."""
+"""Scores of corrupted rows by severity, or by the radius of an attack."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.robustness import KEYS, SPACES, Robustness, check_curves
 from bayeslora.metrics.scores import Score
-from bayeslora.plain_text import clean, counted, listed, shorten
-from bayeslora.predictions.collection import Source, unique_labels
+from bayeslora.predictions.collection import Source
 from bayeslora.reporting.assess import Assessed, Evaluation
-from bayeslora.reporting.tables import Cell, Column, Row, Table
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +20,12 @@ SHIFT_KEYS = ("accuracy", "nll", "ece")
 """The scores to keep."""
 
 _FINGERPRINT = "model_fingerprint"
+_NUMBER = re.compile(r"\d{1,2}(\.\d{1,6})?")
 
 
 @dataclass(frozen=True)
 class ShiftCurve:
-    """A method under a corruption such as `typos`, or `attack`.
+    """A method under a corruption such as `typos`.
 
     `scores` holds those of `SHIFT_KEYS` by severity or radius, ascending; 0: uncorrupted rows.
     """
@@ -49,21 +47,22 @@ def shift_curves(
         InputError: Metadata are missing, two sets are the same corruption and severity, or there
             are no labels.
     """
-    groups: dict[tuple[str, str], dict[int, Source]] = {}
+    groups: dict[tuple[str, str], dict[float, Source]] = {}
     for source in shifted:
         kind, severity = _corruption(source)
         label = _owner(methods, source).label
         by_severity = groups.setdefault((kind, label), {})
         if severity in by_severity:
             raise InputError(
-                f"{_called(source)} is {kind} of severity {severity} of {label!r}, and so is "
+                f"{_called(source)} is {kind} of severity {severity:g} of {label!r}, and so is "
                 f"{_called(by_severity[severity])}"
             )
         by_severity[severity] = source
     by_label = {method.label: method for method in methods}
     curves = []
     for (kind, label), sources in sorted(groups.items()):
-        names, results = {0: label}, {0: by_label[label].scores}
+        names: dict[float, str] = {0: label}
+        results = {0.0: by_label[label].scores}
         for severity, source in sorted(sources.items()):
             names[severity] = _called(source)
             results[severity] = evaluate(source.predictions, **options.sizes)
@@ -78,15 +77,15 @@ def shift_curves(
     return tuple(curves)
 
 
-def _corruption(source: Source) -> tuple[str, int]:
+def _corruption(source: Source) -> tuple[str, float]:
     notes = source.predictions.metadata
     kind, severity = notes.get("corruption", ""), notes.get("severity", "")
-    if not kind or not (severity.isdecimal() and 0 < int(severity[:3]) < 100):
+    if not kind or not _NUMBER.fullmatch(severity) or not float(severity):
         raise InputError(
             f"{_called(source)} does not say its corruption and severity, as the Parquet files of "
             "`bayeslora predict --corrupt` do"
         )
-    return kind, int(severity[:3])
+    return kind, float(severity)
 
 
 def _owner(methods: Sequence[Assessed], source: Source) -> Assessed:
@@ -116,60 +115,3 @@ def _called(source: Source) -> str:
     if source.path is None:
         return f"predictions {source.predictions.name!r}"
     return shown_path(source.path)
-
-
-_ATTACK_COLUMNS = tuple(map(Column, ("Accuracy", "NLL", "ECE", "Confidence"), ("↑", "↓", "↓", "")))
-RobustnessLike = Robustness | str | Path | Sequence[Robustness | str | Path]
-
-
-def robustness_curves(
-    robustness: RobustnessLike | None, names: Collection[str]
-) -> tuple[Robustness, ...]:
-    """Return the robustness curves of classifiers, read from files if paths are given.
-
-    Logs curves without a method of the same name.
-
-    Raises:
-        InputError: A file holds no curve, or the curves are of different inputs.
-    """
-    if robustness is None:
-        return ()
-    items = [robustness] if isinstance(robustness, Robustness | str | Path) else list(robustness)
-    curves = []
-    for item in items:
-        if not isinstance(item, Robustness | str | Path):
-            raise InputError(f"robustness must be what clf.robustness returns, got {item!r:.80}")
-        curves.append(item if isinstance(item, Robustness) else Robustness.load(item))
-    check_curves(curves)
-    if others := [curve.name for curve in curves if curve.name not in names]:
-        logger.warning(
-            "the report has the robustness of %s, but no predictions of that name", listed(others)
-        )
-    return tuple(curves)
-
-
-def robustness_table(curves: Sequence[Robustness]) -> Table:
-    """Return the table of scores of every classifier by the radius of the perturbation."""
-    first = curves[0]
-    labels = unique_labels([curve.name for curve in curves])
-    rows = tuple(
-        Row(
-            (label if not index else "", f"{point.eps:.4g}"),
-            tuple(Cell(*point.scores[key].said()) for key in KEYS),
-        )
-        for label, curve in zip(labels, curves, strict=True)
-        for index, point in enumerate(curve.points)
-    )
-    scores = ", ".join(
-        f"{clean(shorten(label))} {curve.score:.3f}"
-        for label, curve in zip(labels, curves, strict=True)
-    )
-    unit = "the mean norm of an embedding" if first.space == "embeddings" else "the pixels' range"
-    no_words = " No text need have these embeddings." if first.space == "embeddings" else ""
-    notes = (
-        f"ε is a share of {unit}; {counted(first.steps, 'step')} up the loss of the label, the "
-        f"worst of {counted(first.restarts, 'random start')} counts.{no_words} Mean accuracy over "
-        f"the radii above 0: {scores}."
-    )
-    caption = f"{SPACES[first.space].capitalize()}: scores by the radius ε of the perturbation."
-    return Table(caption, ("Method", "ε"), _ATTACK_COLUMNS, rows, notes)

@@ -33,7 +33,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.rows import PIECE
+from bayeslora.data.examples import PIECE
 from bayeslora.io.files import atomic_file
 from bayeslora.predictions.parts import PredictionParts
 from benchmarks.lib.arguments import study_parser

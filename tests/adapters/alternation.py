@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.polar import PoLAR
 
 CONFIGS = {
     "lora": LoRA(r=2, weight_decay=0.1),

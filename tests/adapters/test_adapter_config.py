@@ -7,19 +7,17 @@ import sys
 import pytest
 from refusal import refused
 
-from bayeslora.adapters.options import (
-    AMT,
-    EMTAL,
-    LISA,
-    S2FT,
-    CorDA,
-    Frozen,
-    ILoRA,
-    LoRA,
-    PiSSA,
-    PoLAR,
-)
+from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.registry import ADAPTERS, table_name
+from bayeslora.contrib.amt import AMT
+from bayeslora.contrib.corda import CorDA
+from bayeslora.contrib.emtal import EMTAL
+from bayeslora.contrib.ilora import ILoRA
+from bayeslora.contrib.lisa import LISA
+from bayeslora.contrib.s2ft import S2FT
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.adapters.factors import kaiming_zero
+from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.polar import random_factors
 from bayeslora.errors import InputError
 

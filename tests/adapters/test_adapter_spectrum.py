@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.factors import Factors
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.spectrum import drift, singular_values, spectrum, stable_rank, summary
 from bayeslora.testing.adapter import randomise, stack
 

@@ -7,12 +7,9 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.optimizers import (
-    build_optimizer,
-    euclidean_parameters,
-)
-from bayeslora.adapters.options import LoRA, PoLAR
-from bayeslora.adapters.polar import RiemannianAdamW
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import build_optimizer, euclidean_parameters
+from bayeslora.adapters.polar import PoLAR, RiemannianAdamW
 from bayeslora.adapters.spectrum import drift
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
-from bayeslora.adapters.options import AMT
+from bayeslora.contrib.amt import AMT
 from bayeslora.errors import InputError
 from bayeslora.prototypes import (
     cosine_logits,

@@ -15,9 +15,8 @@ from bayeslora.adapters.inject import (
     load_adapter_state,
     remove,
 )
-from bayeslora.adapters.options import S2FT
-from bayeslora.adapters.s2ft import Columns
 from bayeslora.adapters.spectrum import spectrum, summary
+from bayeslora.contrib.s2ft import S2FT, Columns
 from bayeslora.testing.adapter import output, randomise, stack
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from refusal import refused
 from tiny_hosts import inject_with, moments_on, tiny_llama
 
-from bayeslora.adapters.corda import corda
-from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.stats import SecondMoment
+from bayeslora.contrib.corda import CorDA, corda
 
 F64 = torch.float64
 

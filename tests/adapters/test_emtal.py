@@ -10,9 +10,9 @@ from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.emtal import GatedUnits, balanced_clusters, find_ffns
 from bayeslora.adapters.inject import export, find_sites, inject
-from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.contrib.emtal import EMTAL, GatedUnits, balanced_clusters, find_ffns
 from bayeslora.testing.adapter import SiteLaws, output, randomise
 
 HOSTS = pytest.mark.parametrize("host", [tiny_bert, tiny_llama], ids=["bert", "llama"])

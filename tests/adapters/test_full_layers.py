@@ -7,8 +7,8 @@ from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.layer_sampling import ALWAYS
-from bayeslora.adapters.options import LISA
 from bayeslora.adapters.spectrum import full_spectrum
+from bayeslora.contrib.lisa import LISA
 from bayeslora.layer_list import find_layers
 from bayeslora.testing.adapter import output
 

@@ -8,8 +8,9 @@ from refusal import refused
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, export, inject, remove
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.testing.adapter import randomise, stack
 
 CONFIGS = pytest.mark.parametrize(

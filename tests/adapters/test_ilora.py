@@ -9,10 +9,10 @@ import torch
 from tiny_hosts import tiny_llama, tokens
 from torch.utils.checkpoint import checkpoint
 
-from bayeslora.adapters.ilora import NUM_COORDINATES, InstanceGate, ItemVectors, item_vectors
 from bayeslora.adapters.inject import export, inject
-from bayeslora.adapters.options import ILoRA, LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, InstanceGate, ItemVectors, item_vectors
 from bayeslora.errors import InputError
 
 R, WIDTH = 4, 16
@@ -333,7 +333,7 @@ def test_many_items_are_decomposed_alike(monkeypatch):
     histories = [[str(item) for item in rng.choice(90, 8)] for _ in range(200)]
     names = sorted({item for history in histories for item in history})
     whole = item_vectors(histories, names)
-    monkeypatch.setattr("bayeslora.adapters.ilora._DENSE", 10)
+    monkeypatch.setattr("bayeslora.contrib.ilora._DENSE", 10)
     np.testing.assert_allclose(np.abs(item_vectors(histories, names)), np.abs(whole), atol=1e-6)
 
 

@@ -5,13 +5,9 @@ import torch
 from refusal import refused
 from tiny_hosts import tiny_llama
 
-from bayeslora.adapters.inject import (
-    adapter_state,
-    find_sites,
-    inject,
-    load_adapter_state,
-)
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.inject import adapter_state, find_sites, inject, load_adapter_state
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import randomise, stack
 

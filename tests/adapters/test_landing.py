@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import PoLAR
-from bayeslora.adapters.polar import LandingAdamW, landing_field
+from bayeslora.adapters.polar import LandingAdamW, PoLAR, landing_field
 from bayeslora.adapters.spectrum import drift
 
 

@@ -7,8 +7,11 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
-from bayeslora.adapters.options import S2FT, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, peft_adapter
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar import PoLAR
+from bayeslora.contrib.s2ft import S2FT
 from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT reads an attribute of transformers by a deprecated name.

@@ -9,7 +9,7 @@ from refusal import refused
 from safetensors.torch import load_file, save_file
 
 from bayeslora.adapters.inject import find_sites, inject
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, peft_adapter
 from bayeslora.testing.adapter import randomise, stack
 

@@ -9,13 +9,8 @@ from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, tiny_bert, tiny_llama
 
 from bayeslora.adapters.inject import find_sites, inject
-from bayeslora.adapters.options import LoRA
-from bayeslora.adapters.peft_bridge import (
-    export_peft,
-    load_peft,
-    peft_adapter,
-    split_peft,
-)
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.peft_bridge import export_peft, load_peft, peft_adapter, split_peft
 from bayeslora.testing.adapter import randomise, stack
 
 pytestmark = pytest.mark.filterwarnings(

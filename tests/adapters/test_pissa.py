@@ -11,8 +11,7 @@ from torch import nn
 from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.options import PiSSA
-from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.pissa import PiSSA, pissa
 from bayeslora.testing.adapter import output, stack
 
 

@@ -11,9 +11,10 @@ from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
-from bayeslora.adapters.options import S2FT
-from bayeslora.adapters.s2ft import (
+from bayeslora.checkpoint import ADAPTER
+from bayeslora.contrib.s2ft import (
     ADAPTER_FILE,
+    S2FT,
     Units,
     begin_by_gradient,
     choose_columns,
@@ -22,7 +23,6 @@ from bayeslora.adapters.s2ft import (
     largest_units,
     units_at,
 )
-from bayeslora.checkpoint import ADAPTER
 from bayeslora.testing.adapter import output, randomise, stack
 
 HEADS, CHANNELS = 4, 24

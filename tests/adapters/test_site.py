@@ -5,12 +5,13 @@ import torch
 from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.factors import Factors, kaiming_zero
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.options import S2FT, CorDA, LoRA, PiSSA, PoLAR
-from bayeslora.adapters.polar import random_factors
-from bayeslora.adapters.s2ft import column_targets
+from bayeslora.adapters.lora import LoRA, kaiming_zero
+from bayeslora.adapters.low_rank import Factors, LowRank
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar import PoLAR, random_factors
 from bayeslora.adapters.targets import find_targets
+from bayeslora.contrib.corda import CorDA
+from bayeslora.contrib.s2ft import S2FT, column_targets
 from bayeslora.testing.adapter import SiteLaws, stack
 
 

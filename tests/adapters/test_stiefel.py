@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import euclidean_parameters, manifold_parameters
-from bayeslora.adapters.options import LoRA, PoLAR
 from bayeslora.adapters.polar import (
+    PoLAR,
     absorb,
     landing_field,
     penalty,

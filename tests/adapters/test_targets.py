@@ -7,7 +7,7 @@ from tiny_hosts import tiny_bert, tiny_llama
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.targets import (
     find_targets,
     first_adapted_layer,

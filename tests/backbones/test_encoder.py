@@ -6,7 +6,7 @@ from architectures import UNCUT, backbone, batch, last_hidden, tokens
 from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import POOLING, Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import load_backbone

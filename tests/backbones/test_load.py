@@ -13,7 +13,7 @@ from tiny import SIZES, tiny_bert, tiny_llama
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones import load
 from bayeslora.backbones.load import fingerprint, load_backbone, model_kind
 from bayeslora.errors import InputError

@@ -6,7 +6,6 @@ import threading
 import pytest
 
 from bayeslora.cli import main
-from bayeslora.engine import rows as checked_rows
 from benchmarks.lib.results import Results
 from benchmarks.million_rows import __main__ as million_rows
 
@@ -26,7 +25,7 @@ def in_process(monkeypatch):
 
     monkeypatch.setattr(million_rows, "predict", predict)
     monkeypatch.setattr(million_rows, "PIECE", 8)
-    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    monkeypatch.setattr("bayeslora.data.examples.PIECE", 8)
     return points
 
 

@@ -43,7 +43,7 @@ def uniform(bert):
 
 def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
     network = uniform.network
-    rows = known(uniform.network, bl_examples(TRAIN))[1].features
+    rows = known(uniform.network, bl_examples(TRAIN))[2]
     features, labels = rows.values, rows.labels
     expected = torch.stack([features[labels == n].double().mean(0) for n in range(3)])
     torch.testing.assert_close(network.head.centres, expected)

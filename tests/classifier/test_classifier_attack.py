@@ -1,7 +1,6 @@
-"""Accuracy under attack: a closed form, every posterior, files, the command and the report."""
+"""Predictions under attack: a closed form, every posterior, the command and the report."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ from usage import TEST, new
 import bayeslora as bl
 from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
-from bayeslora.data.read import read
-from bayeslora.engine.fitted.attack import _Piece, attacked
+from bayeslora.contrib.attacks import Attack, _Piece, attacked
+from bayeslora.contrib.attacks import main as attack_main
 from bayeslora.errors import InputError
-from bayeslora.metrics.robustness import Attack, Robustness
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -53,28 +51,32 @@ def test_the_worst_case_of_a_linear_classifier_is_that_of_its_closed_form():
         assert wrong == (expected < 0).double().mean()
 
 
+def nll(predictions):
+    return bl.evaluate(predictions)["nll"].value
+
+
 @pytest.fixture(scope="module")
 def curve(clf):
-    return clf.robustness(TEST, Attack(eps=(0.1, 0.3, 1.0), steps=5))
+    return attacked(clf, TEST, Attack(eps=(0.1, 0.3, 1.0), steps=5))
 
 
-def test_accuracy_falls_with_the_radius(curve, clf):
-    values = [point.scores["nll"].value for point in curve.points]
+def test_the_loss_grows_with_the_radius(curve, clf):
+    clean = clf.predict(TEST)
+    values = [nll(predictions) for predictions in (clean, *curve.values())]
     assert values == sorted(values)
-    assert [point.eps for point in curve.points] == [0.0, 0.1, 0.3, 1.0]
-    clean = bl.evaluate(clf.predict(TEST))["accuracy"].value
-    assert curve.points[0].scores["accuracy"].value == clean
-    assert curve.space == "embeddings"
-    assert curve.points[-1].scores["accuracy"].value < clean
+    assert [*curve] == [0.1, 0.3, 1.0]
+    assert curve[0.3].metadata["severity"] == "0.3"
+    accuracies = [bl.evaluate(each)["accuracy"].value for each in (clean, curve[1.0])]
+    assert accuracies[1] < accuracies[0]
 
 
 def test_an_attack_repeats_and_leaves_the_classifier_as_it_is(clf, curve):
     before = clf.predict(TEST).probs
-    again = clf.robustness(TEST, {"eps": [0.1, 0.3, 1.0], "steps": 5})
-    assert again == curve
+    again = attacked(clf, TEST, {"eps": [0.1, 0.3, 1.0], "steps": 5})
+    for eps, predictions in curve.items():
+        np.testing.assert_array_equal(again[eps].probs, predictions.probs)
     np.testing.assert_array_equal(clf.predict(TEST).probs, before)
-    network = clf.network
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in clf.network.parameters())
 
 
 def label_probs(clf, predictions):
@@ -83,7 +85,7 @@ def label_probs(clf, predictions):
 
 
 def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
-    rows, single = read(TEST), []
+    single = []
     predictions_of = _Piece._predictions
 
     def listed(self, texts):
@@ -93,12 +95,12 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
     monkeypatch.setattr(_Piece, "_predictions", listed)
     options = {"eps": (0.3,), "steps": 2}
     worst = [
-        label_probs(clf, attacked(clf.network, rows, Attack(restarts=count, **options))[0.3])
+        label_probs(clf, attacked(clf, TEST, Attack(restarts=count, **options))[0.3])
         for count in (1, 2, 3)
     ]
-    # Clean rows are predicted before the restarts: 1 + 1, 1 + 2 and 1 + 3 times.
-    assert len(single) == 9
-    clean, *each = (label_probs(clf, predictions) for predictions in single[5:])
+    assert len(single) == 1 + 2 + 3
+    clean = label_probs(clf, clf.predict(TEST))
+    each = [label_probs(clf, predictions) for predictions in single[3:]]
     assert all((answer != clean).any() for answer in each)
     for count in (1, 2, 3):
         np.testing.assert_array_equal(worst[count - 1], np.min(each[:count], 0))
@@ -106,11 +108,11 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
 
 
 def test_more_steps_are_never_better(clf):
-    rows, nll = read(TEST), []
+    losses = []
     for steps in (1, 2, 4, 8):
-        result = attacked(clf.network, rows, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
-        nll.append(-np.log(label_probs(clf, result)))
-    assert (np.diff(nll, axis=0) > 0).all()
+        result = attacked(clf, TEST, Attack(eps=(0.3,), steps=steps, restarts=1))[0.3]
+        losses.append(-np.log(label_probs(clf, result)))
+    assert (np.diff(losses, axis=0) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,7 @@ def test_more_steps_are_never_better(clf):
 def test_every_posterior_can_be_attacked(bert, adapter, posterior):
     options = {} if adapter == "none" else {"epochs": 2, "batch_size": 8}
     clf = new(bert, adapter, posterior, dtype="float32").fit(toy_rows(24), **options)
-    curve = clf.robustness(TEST, Attack(eps=(1.0,), steps=4))
-    assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value
+    assert nll(attacked(clf, TEST, Attack(eps=(1.0,), steps=4))[1.0]) > nll(clf.predict(TEST))
 
 
 def test_images_are_attacked_in_their_pixels(tmp_path):
@@ -137,9 +138,9 @@ def test_images_are_attacked_in_their_pixels(tmp_path):
     rows = [{**row, "image": str(tmp_path / "images" / row["image"])} for row in rows]
     clf = new(tiny_vit(tmp_path / "vit"), "polar:r=4,lr=1e-2", "mle", dtype="float32")
     clf.fit(rows, epochs=4, batch_size=8)
-    curve = clf.robustness(rows, "eps=[0.02,0.2],steps=4,restarts=1")
-    assert curve.space == "pixels"
-    assert curve.points[2].scores["nll"].value > curve.points[0].scores["nll"].value
+    curve = attacked(clf, rows, "eps=[0.02,0.2],steps=4,restarts=1")
+    assert curve[0.2].metadata["corruption"] == "attack on pixels"
+    assert nll(curve[0.2]) > nll(clf.predict(rows))
 
 
 @pytest.mark.parametrize(
@@ -165,67 +166,35 @@ def test_radii_are_a_number_or_several(text, eps):
 )
 def test_other_attacks_are_refused(clf, attack):
     with pytest.raises(InputError):
-        clf.robustness(TEST, attack)
+        attacked(clf, TEST, attack)
 
 
 def test_rows_without_labels_are_refused(clf):
     with pytest.raises(InputError):
-        clf.robustness([{"text": "a cat"}])
+        attacked(clf, [{"text": "a cat"}])
 
 
-def test_a_curve_is_saved(curve, tmp_path):
-    curve.save(tmp_path / "curve.json")
-    again = Robustness.load(tmp_path / "curve.json")
-    assert [point.eps for point in again.points] == [point.eps for point in curve.points]
-    assert again.score == curve.score
-    (tmp_path / "other.json").write_text('{"points": []}')
-    with pytest.raises(InputError):
-        Robustness.load(tmp_path / "other.json")
-
-
-def test_the_command_and_the_report(clf, tmp_path, capsys):
+def test_the_command_and_the_report(clf, tmp_path):
     clf.save_pretrained(tmp_path / "model")
     data = tmp_path / "test.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in TEST))
-    model = str(tmp_path / "model")
-    attack = ["--attack", "eps=[0.3],steps=2", "--quiet"]
-    out = str(tmp_path / "curve.json")
-    assert not main(["evaluate", model, str(data), *attack, "--out", out, "--json"])
-    curve = json.loads(capsys.readouterr().out)
-    assert [point["eps"] for point in curve["points"]] == [0.0, 0.3]
-    assert json.loads((tmp_path / "curve.json").read_text()) == curve
-    assert not main(["evaluate", model, str(data), *attack])
-    score = f"{curve['robustness']:.3f}"
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Robustness score: {score}")
+    words = [str(tmp_path / "model"), str(data), "--out", str(tmp_path / "attacked")]
+    assert attack_main([*words, "--attack", "eps=[0.3],steps=2"]) == 0
+    (written,) = (tmp_path / "attacked").iterdir()
+    assert written.name == "attack-0.3.parquet"
     clf.predict(TEST).save(tmp_path / "test.parquet")
-    report = str(tmp_path / "report")
-    predictions = str(tmp_path / "test.parquet")
-    assert not main(["report", predictions, "--robustness", out, "--out", report, "--quiet"])
-    page = (tmp_path / "report" / "index.html").read_text()
-    assert 'id="robustness"' in page
-    assert (tmp_path / "report" / "figures" / "robustness.svg").is_file()
-    assert "Under attack" in (tmp_path / "report" / "report.md").read_text()
-    scores = json.loads((tmp_path / "report" / "scores.json").read_text())
-    assert scores["robustness"] == [curve]
-    capsys.readouterr()
-
-    other = replace(clf.predict(TEST), name="another")
-    other.save(tmp_path / "other.parquet")
-    words = ["report", str(tmp_path / "other.parquet"), "--robustness", out]
-    assert not main([*words, "--out", str(tmp_path / "other")])
-    assert curve["name"] in capsys.readouterr().err
-    assert not main(["report", predictions, "--robustness", out, "--out", report, "--overwrite"])
-    assert curve["name"] not in capsys.readouterr().err
+    report = tmp_path / "report"
+    words = ["report", str(tmp_path / "test.parquet"), "--shifted", str(written)]
+    assert not main([*words, "--out", str(report), "--quiet"])
+    scores = json.loads((report / "scores.json").read_text())
+    (curve,) = scores["shift"]
+    assert [point["severity"] for point in curve["scores"]] == [0, 0.3]
+    assert (report / "figures" / "shift-1.svg").is_file()
 
 
-@pytest.mark.parametrize(
-    "extra", [["--out", "curve.csv"], ["--over-seeds"], ["--all"], ["--ood", "a=b.csv"]]
-)
-def test_options_that_an_attack_has_no_use_for_are_refused(extra, tmp_path, capsys):
-    assert main(["evaluate", "model", "data.jsonl", "--attack", "eps=0.1", *extra]) == 2
-    assert main(["evaluate", "model", "--attack", "eps=0.1"]) == 2
-    for empty, allowed in (("", "eps, steps, restarts, seed"), ("eps=", "eps=VALUE")):
-        capsys.readouterr()
-        assert main(["evaluate", "model", "data.jsonl", "--attack", empty]) == 2
-        assert allowed in capsys.readouterr().err
-    assert main(["evaluate", "some.csv", "--out", str(tmp_path / "a.json")]) == 2
+@pytest.mark.parametrize("attack", ["", "eps=", "radius=1"])
+def test_a_wrong_attack_ends_with_code_2(attack, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        attack_main(["model", "data.jsonl", "--attack", attack, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert not (tmp_path / "out").exists()

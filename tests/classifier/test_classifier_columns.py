@@ -80,7 +80,7 @@ def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection
     def never(*_, **__):
         raise AssertionError("loading chooses again")
 
-    monkeypatch.setattr("bayeslora.adapters.s2ft.largest_units", never)
+    monkeypatch.setattr("bayeslora.contrib.s2ft.largest_units", never)
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     assert columns(again) == columns(clf)
     assert (again.predict(toy_rows(9, 5)).probs == expected).all()
@@ -145,7 +145,7 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
     def never(*_, **__):
         raise AssertionError("a fit that goes on chooses again")
 
-    monkeypatch.setattr("bayeslora.adapters.s2ft.largest_units", never)
+    monkeypatch.setattr("bayeslora.contrib.s2ft.largest_units", never)
     resumed = fitted(backbone, posterior, more, out=tmp_path / "model")
     assert columns(resumed) == columns(whole)
     assert (resumed.predict(toy_rows(9, 5)).probs == whole.predict(toy_rows(9, 5)).probs).all()

@@ -7,7 +7,8 @@ from usage import new, toy_rows
 
 import bayeslora as bl
 from bayeslora import classifier
-from bayeslora.adapters.options import LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.examples import Examples
 from bayeslora.engine import fit as procedure
 

@@ -7,9 +7,9 @@ import torch
 from refusal import refused
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
-from bayeslora.adapters.options import CorDA
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.contrib.corda import CorDA
 
 ADAPTERS = {
     "pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1",

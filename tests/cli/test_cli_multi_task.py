@@ -60,9 +60,7 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     assert report.code == 0, report.err
 
 
-def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
-    run, refused, world, files, tmp_path
-):
+def test_a_model_of_several_tasks_is_calibrated_and_exported(run, refused, world, files, tmp_path):
     model = tmp_path / "model"
     result = run("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
     assert result.code == 0, result.err
@@ -76,20 +74,10 @@ def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
     assert run("export", again, "--format", "merged", "--out", tmp_path / "merged").code == 0
     assert "topic, animal" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
 
-    tasked = [{**row, "task": "topic"} for row in toy_rows(4, 6)]
-    data = write_rows(tmp_path / "tasked.jsonl", tasked)
-    attack = ("--attack", "eps=0.3,steps=2", "--json", "--quiet")
-    result = run("evaluate", model, data, *attack)
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["n"] == 4
-    result = run("evaluate", model, *named(files, "test"), *attack)
-    assert json.loads(result.out)["n"] == 18
-
     topic = files["topic-test"]
     for command in (
         ("predict", model, topic, "--out", tmp_path / "p.csv"),
         ("calibrate", model, topic, "--out", tmp_path / "c"),
-        ("evaluate", model, topic, "--attack", "eps=0.3"),
     ):
         text = refused(*command)
         assert "--multi-task" in text
@@ -97,16 +85,8 @@ def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
     for command in (
         ("calibrate", world.model, *named(files, "valid"), "--out", tmp_path / "c"),
         ("calibrate", model, "--out", tmp_path / "c"),
-        ("evaluate", world.model, *named(files, "test"), "--attack", "eps=0.3"),
-        ("evaluate", model, topic, *named(files, "test"), "--attack", "eps=0.3"),
-        ("evaluate", topic, *named(files, "test")),
     ):
         refused(*command)
-    for command in (
-        ("evaluate", model, "--multi-task", "topic=nofile", "--attack", "eps=0.3"),
-        ("evaluate", world.model, "nofile", "--attack", "eps=0.3"),
-    ):
-        assert "nofile does not exist" in refused(*command)
 
 
 def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):

@@ -14,11 +14,12 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data import examples
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.formats import Reading
 from bayeslora.data.read import stream
-from bayeslora.engine import rows as checked_rows
 from bayeslora.engine.fitted import load
+from bayeslora.engine.fitted.pieces import CheckedRows
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 
@@ -27,7 +28,7 @@ ROWS = 30
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    monkeypatch.setattr(examples, "PIECE", 8)
 
 
 @pytest.fixture
@@ -100,8 +101,8 @@ def test_rows_that_the_reader_leaves_out_do_not_move_the_others(run, clf, world,
     rows = [{"text": row["text"]} for row in tiny.toy_rows(ROWS, seed=5)]
     data = write_rows(tmp_path / "data.jsonl", [*rows[:3], {"text": " "}, *rows[3:]])
     streamed = stream(data, DataColumns(), reading=Reading(blank="skip"))
-    checked = checked_rows.CheckedRows.of(clf.record, streamed, "error")
-    assert [len(examples) for examples, _ in checked.pieces()] == [8, 8, 8, 6]
+    checked = CheckedRows(clf.record, streamed, "error")
+    assert [len(piece) for piece, _ in checked.pieces()] == [8, 8, 8, 6]
     run("predict", world.model, data, "--blank", "skip", "--out", tmp_path / "p.parquet")
     assert np.array_equal(Predictions.load(tmp_path / "p.parquet").probs, clf.predict(rows).probs)
 
@@ -199,7 +200,7 @@ def test_unlabelled_rows_are_counted(run, world, tmp_path):
 
 
 def dies_after_two_pieces(*words):
-    checked_rows.PIECE = 8
+    examples.PIECE = 8
     add = PredictionParts.add
 
     def last(self, number, predictions):

@@ -115,6 +115,33 @@ def test_a_blank_label_is_neither_a_class_nor_absent():
         assert f"the label {blank!r} is blank" in message(rows({"text": "x", "label": blank}))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("label", ["nan", "NaN", float("nan")])
+def test_nan_is_a_missing_label_in_every_format(suffix, label, tmp_path):
+    path = tmp_path / f"data.{suffix}"
+    table = {"text": ["x", "y"], "label": ["a" if isinstance(label, str) else 1.0, label]}
+    records = [{"text": "x", "label": table["label"][0]}, {"text": "y", "label": label}]
+    if suffix == "parquet":
+        pq.write_table(pa.table(table), path)
+    elif suffix == "json":
+        path.write_text(json.dumps(records, indent=1))
+    elif suffix == "jsonl":
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    else:
+        sign = "," if suffix == "csv" else "\t"
+        path.write_text("".join(f"{a}{sign}{b}\n" for a, b in zip(*table.values(), strict=True)))
+        path.write_text(f"text{sign}label\n{path.read_text()}")
+    for labels in ("optional", "required"):
+        text = message(path, labels=labels)
+        for part in (str(path), "row", "column 'label': the label is missing: "):
+            assert part in text
+
+
+@pytest.mark.parametrize("data", [[{"text": "x", "label": "nan"}], (["x"], np.array([np.nan]))])
+def test_nan_is_a_missing_label_in_memory(data):
+    assert "row 1, column 'label': the label is missing: " in message(data)
+
+
 def test_whole_floats_and_numpy_integers_are_integers(tmp_path):
     data = [{"text": "x", "label": v} for v in (1.0, np.float32(2), np.int64(3), 2**70, None)]
     labels = read(data).labels

@@ -33,7 +33,7 @@ AS_QUESTIONS = Reading(kind="multiple-choice")
 
 
 def columns(description):
-    return read_description(str(description)).columns
+    return read_description(str(description)).columns(str(description))
 
 
 def written(path, rows=ROWS):
@@ -305,22 +305,16 @@ def test_questions_that_are_to_be_texts_are_refused():
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "code"),
     [
-        "",
-        "3",
-        "questoin: stem",
-        "choices: [first]",
-        "question: 3",
-        "choices: {a: b}",
-        "a: [",
-        "x: *a",
+        *((content, "input") for content in ("", "3", "questoin: stem", "a: [", "x: *a")),
+        *((content, "option") for content in ("question: 3", "choices: {a: b}")),
     ],
 )
-def test_bad_descriptions(content, tmp_path):
+def test_bad_descriptions(content, code, tmp_path):
     about = tmp_path / "task.yaml"
     about.write_text(content)
-    with refused("input", about):
+    with refused(code, about):
         columns(about)
 
 

@@ -15,11 +15,7 @@ CELLS = "text,label\né 1,ü\né 2,ü\n"
 
 
 def read(path, options=None):
-    rows = []
-    for piece in open_table(path, options or Reading()).pieces(["text", "label"], 1000):
-        cells = zip(piece.columns["text"], piece.columns["label"], strict=True)
-        rows += [{"text": text, "label": label} for text, label in cells]
-    return rows
+    return [record for _, record in open_table(path, options or Reading()).rows(["text", "label"])]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +46,7 @@ def test_what_is_no_encoding_of_text_is_refused(name):
     [
         ('{"text": "a", "text": "b"}', "duplicate key 'text'"),
         ('{"text": "a: b", "n": {"x": 1, "x": 2}}', "duplicate key 'x'"),
-        ('{"text": "\\ud800"}', "surrogate"),
-        ('{"text": "a", "other": ["\\uDFFF"]}', "surrogate"),
+        ('{"text": "a", "\\ud800": "b"}', "surrogate"),
         ('{"text": "a"} {"text": "b"}', "invalid JSON"),
     ],
 )

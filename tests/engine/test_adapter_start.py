@@ -12,9 +12,8 @@ from test_fit import KilledError, die_after
 from tiny import toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.corda import corda
-from bayeslora.adapters.options import CorDA
 from bayeslora.adapters.stats import second_moments
+from bayeslora.contrib.corda import CorDA, corda
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine.training import adapter_start

@@ -5,7 +5,7 @@ import torch
 from small_fits import fresh
 
 from bayeslora import TFB
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.predict import answer
 from bayeslora.engine.training.final_fit import LastFit, final_fit
 from bayeslora.posteriors.weights.tfb import degradation_on_anchors

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from bayeslora import MLE, VBLL
-from bayeslora.adapters.options import PoLAR
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.engine.fitted.card import method_notes, model_card
 

@@ -6,8 +6,8 @@ from refusal import refused
 from small_fits import equal_states, fresh
 
 from bayeslora import MLE
-from bayeslora.adapters.emtal import GatedUnits
-from bayeslora.adapters.options import EMTAL, LoRA
+from bayeslora.adapters.lora import LoRA
+from bayeslora.contrib.emtal import EMTAL, GatedUnits
 from bayeslora.engine.build import adapter_for
 from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.registry import resolve_posterior

@@ -58,7 +58,7 @@ def test_auto_is_settled_before_the_fit_and_kept_with_the_model(
         dense.predict(toy_rows(5)).probs,
     )
     assert "covariance" not in caplog.text
-    monkeypatch.setattr("bayeslora.posteriors.options.LARGEST_ROUND", 0)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.options.LARGEST_ROUND", 0)
     assert fit(llama, "vbll:covariance=dense", **options).record.posterior == dense.record.posterior
     assert "vbll:covariance=dense" not in caplog.text
     clf = fit(llama, **options)

@@ -11,8 +11,10 @@ from refusal import refused
 from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
-from bayeslora.adapters.options import ILoRA, LoRA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.spectrum import drift
+from bayeslora.contrib.ilora import ILoRA
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
 from bayeslora.engine.training.final_fit import LastFit, fit_posterior
@@ -205,7 +207,7 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     fit = fresh(encoder, VBLL())
     fit.run(tmp_path, fit_last=False)
     before = fit.network.trained_state()
-    rows = feature_rows(fit.network, fit.train).features
+    rows = feature_rows(fit.network, fit.train)
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
     # The metric is the NLL of a fit under the training prior.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_fits import fresh
 
 from bayeslora import BLoB
-from bayeslora.adapters.options import LoRA
+from bayeslora.adapters.lora import LoRA
 from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, uniform_weight
 
 

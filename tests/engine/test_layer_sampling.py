@@ -11,7 +11,11 @@ from small_fits import QUICK, equal_states, fresh
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.layer_sampling import ALWAYS
-from bayeslora.adapters.options import LISA, S2FT, LoRA, PiSSA, PoLAR
+from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.pissa import PiSSA
+from bayeslora.adapters.polar import PoLAR
+from bayeslora.contrib.lisa import LISA
+from bayeslora.contrib.s2ft import S2FT
 from bayeslora.engine.training.layer_sampling import LayerSwitches, check_sampling, layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)

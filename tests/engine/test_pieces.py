@@ -5,7 +5,6 @@ import pytest
 import tiny
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import rows as checked_rows
 from bayeslora.predictions.parts import joined
 
 
@@ -40,14 +39,14 @@ def test_any_piece_size_gives_the_same_rows(fitted, monkeypatch, posterior):
         clf = BayesianClassifier(backbone, "lora", posterior, progress=False)
         clf.fit(tiny.toy_rows(48), epochs=1)
     whole = clf.predict(rows(23), keep=["text"])
-    monkeypatch.setattr(checked_rows, "PIECE", 4)
+    monkeypatch.setattr("bayeslora.data.examples.PIECE", 4)
     cut = clf.predict(rows(23), keep=["text"])
     check_close(cut, whole)
     assert list(cut.columns["text"]) == list(whole.columns["text"])
 
 
 def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
-    monkeypatch.setattr(checked_rows, "PIECE", 8)
+    monkeypatch.setattr("bayeslora.data.examples.PIECE", 8)
     whole = fitted.predict(rows(20))
     last = fitted.predict(rows(20)[16:])
     assert np.array_equal(whole.probs[16:], last.probs)

@@ -57,9 +57,9 @@ class Write:
 
 def _in_pieces() -> None:
     """Predict four rows at a time, so that a few rows are several pieces."""
-    from bayeslora.engine import rows as checked_rows
+    from bayeslora.data import examples
 
-    checked_rows.PIECE = 4  # type: ignore[misc]
+    examples.PIECE = 4  # type: ignore[misc]
 
 
 def _put(source: str, target: str, room: Path) -> None:

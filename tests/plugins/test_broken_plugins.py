@@ -68,7 +68,7 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
         resolve_posterior(name)
     with refused("package", where):
         stored_posterior({"name": name})
-    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
+    assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert where in caplog.text
     assert resolve_posterior("vbll") == VBLL()
     assert main(["methods"]) == 0
@@ -83,13 +83,13 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
 def test_the_package_without_a_mistake_is_found(site):
     offer(site, GOOD)
     assert resolve_posterior("theirs:size=2").size == 2
-    assert CATALOGUE.listed()[-1].package == "acme-broken 0.3"
+    assert CATALOGUE.listed()[-1][1] == "acme-broken 0.3"
 
 
 def test_the_name_of_a_built_in_posterior_stays_its_own(site, caplog):
     offer(site, changed('"theirs"', '"vbll"'), name="vbll")
     assert resolve_posterior("vbll") == VBLL()
-    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
+    assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert "posterior 'vbll' of package acme-broken 0.3 is not used" in caplog.text
     from acme_broken_module import Config
 
@@ -103,7 +103,7 @@ def test_two_packages_with_one_name_are_both_named(site, caplog):
     both = "acme-broken 0.3, bond-broken 0.3"
     with refused("package", "'theirs'", both):
         resolve_posterior("theirs")
-    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
+    assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert both in caplog.text
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
         raise ValueError("no '=' in line 3")
 
     monkeypatch.setattr(plugins, "entry_points", damaged)
-    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
+    assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert "entry points of the installed packages cannot be read: no '=' in line 3" in caplog.text
     with refused("unknown", "'theirs'"):
         resolve_posterior("theirs")

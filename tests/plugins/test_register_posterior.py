@@ -78,7 +78,7 @@ def test_it_is_known_by_its_name_from_then_on():
     assert resolve_posterior(Wide(3.0)) == Wide(3.0)
     assert stored_posterior(as_mapping(Wide(3.0))) == Wide(3.0)
     assert isinstance(build_head(Wide(), 4, 3), WideHead)
-    assert (CATALOGUE.listed()[-1].config, CATALOGUE.listed()[-1].package) == (Wide, __name__)
+    assert CATALOGUE.listed()[-1] == (Wide, __name__)
 
 
 def test_a_function_makes_the_head():
@@ -145,5 +145,5 @@ def test_a_registration_goes_before_a_package(site):
     theirs.name = "isotropic"
     bl.register_posterior(theirs)
     assert type(resolve_posterior("isotropic")) is theirs
-    named = [item.config for item in CATALOGUE.listed() if item.config.name == "isotropic"]
+    named = [config for config, _ in CATALOGUE.listed() if config.name == "isotropic"]
     assert named == [theirs]

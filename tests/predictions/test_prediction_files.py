@@ -1,10 +1,12 @@
 """Predictions on disk: lossless, files of other tools load, wrong files raise by name."""
 
+import datetime
+import decimal
 import json
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +72,7 @@ def test_parquet_carries_the_name_and_the_notes(tmp_path):
     assert Predictions.load(tmp_path / "p.parquet", name="mine").name == "mine"
     random_predictions(3, ["a", "b"]).replace(name="").save(tmp_path / "nameless.parquet")
     assert Predictions.load(tmp_path / "nameless.parquet").name == "nameless"
-    stored = pa.parquet.read_schema(tmp_path / "p.parquet").metadata
+    stored = pq.read_schema(tmp_path / "p.parquet").metadata
     assert stored[b"bayeslora.format_version"] == b"1"
     assert json.loads(stored[b"bayeslora.classes"]) == ["a", "b"]
 
@@ -147,7 +149,7 @@ def test_logits_become_probabilities_in_float64(tmp_path):
 def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
     even = np.full(3, 1 / len(classes))
     table = pa.table({"label": labels, **{f"prob_{name}": even for name in classes}})
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pq.write_table(table, tmp_path / "p.parquet")
     assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == expected
 
 
@@ -159,16 +161,16 @@ def test_dictionary_and_float32_columns_are_read(tmp_path):
             "prob_b": pa.array([0.75, 0.0], pa.float32()),
         }
     )
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pq.write_table(table, tmp_path / "p.parquet")
     assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [1, 0]
 
 
 def test_index_labels_survive_moved_columns(tmp_path):
     random_predictions(3, ["b", "a"]).save(tmp_path / "p.parquet")
-    table = pa.parquet.read_table(tmp_path / "p.parquet")
+    table = pq.read_table(tmp_path / "p.parquet")
     order = sorted(table.column_names)
     table = table.select(order)
-    pa.parquet.write_table(table, tmp_path / "moved.parquet")
+    pq.write_table(table, tmp_path / "moved.parquet")
     moved = Predictions.load(tmp_path / "moved.parquet")
     assert_same_columns(moved, Predictions.load(tmp_path / "p.parquet"))
 
@@ -177,7 +179,7 @@ def test_index_labels_survive_moved_columns(tmp_path):
 def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
     table = table.replace_schema_metadata({"bayeslora.classes": stored})
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pq.write_table(table, tmp_path / "p.parquet")
     assert Predictions.load(tmp_path / "p.parquet").classes == ("a", "b")
 
 
@@ -254,7 +256,7 @@ def test_unreadable_files_are_named(tmp_path):
 
 
 def test_text_in_a_parquet_probability_is_named(tmp_path):
-    pa.parquet.write_table(pa.table({"prob_a": ["x"], "prob_b": [0.0]}), tmp_path / "p.parquet")
+    pq.write_table(pa.table({"prob_a": ["x"], "prob_b": [0.0]}), tmp_path / "p.parquet")
     with refused("input", "p.parquet", "'prob_a'", "string"):
         Predictions.load(tmp_path / "p.parquet")
 
@@ -263,7 +265,7 @@ def test_text_in_a_parquet_probability_is_named(tmp_path):
 def test_a_newer_format_is_refused(tmp_path, version):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
     table = table.replace_schema_metadata({"bayeslora.format_version": version})
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pq.write_table(table, tmp_path / "p.parquet")
     with refused("input", "p.parquet", f"'{version}'"):
         Predictions.load(tmp_path / "p.parquet")
 
@@ -275,7 +277,7 @@ def test_truth_values_are_labels_of_classes_in_either_spelling(tmp_path, suffix,
     yes, no = (f"prob_{name}" for name in classes)
     rows = [{"label": True, yes: 0.7, no: 0.3}, {"label": False, yes: 0.6, no: 0.4}]
     if suffix == ".parquet":
-        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+        pq.write_table(pa.Table.from_pylist(rows), path)
     elif suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -312,7 +314,7 @@ def test_a_set_column_of_something_else_is_refused(tmp_path, value, message):
 
 def test_a_missing_value_in_a_set_column_is_refused(tmp_path):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5], "set_a": [True], "set_b": [None]})
-    pa.parquet.write_table(table, tmp_path / "p.parquet")
+    pq.write_table(table, tmp_path / "p.parquet")
     with refused("input", "'set_b'", "None"):
         Predictions.load(tmp_path / "p.parquet")
 
@@ -377,7 +379,7 @@ def test_lists_are_kept_as_json(tmp_path):
     loaded = Predictions.load(file, columns=["choices"])
     assert list(loaded.columns["choices"]) == ['["x", "ä"]', None]
     write_columns(file, columns | {"label": [["x"], ["y"]]})
-    with refused("input", "nested.parquet", "row 1, column 'label'"):
+    with refused("input", "nested.parquet", "column 'label'"):
         Predictions.load(file)
 
 
@@ -385,7 +387,7 @@ def write_columns(file, columns):
     """Write columns unchanged."""
     table = pa.table(columns)
     if file.suffix == ".parquet":
-        pyarrow.parquet.write_table(table, file)
+        pq.write_table(table, file)
     elif file.suffix == ".jsonl":
         file.write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
     else:
@@ -410,7 +412,7 @@ def test_ids_are_strings_or_numbers(tmp_path, suffix):
     if suffix == ".jsonl":
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
-        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+        pq.write_table(pa.Table.from_pylist(rows), path)
     with refused("input", "id"):
         Predictions.load(path)
 
@@ -419,5 +421,56 @@ def test_ids_are_strings_or_numbers(tmp_path, suffix):
 def test_damaged_metadata_do_not_matter(tmp_path, classes):
     table = pa.table({"label": ["a"], "prob_a": [0.4], "prob_b": [0.6]})
     path = tmp_path / "p.parquet"
-    pa.parquet.write_table(table.replace_schema_metadata({b"bayeslora.classes": classes}), path)
+    pq.write_table(table.replace_schema_metadata({b"bayeslora.classes": classes}), path)
     assert Predictions.load(path).classes == ("a", "b")
+
+
+DAYS = [datetime.date(2026, 1, 2), datetime.date(2026, 1, 3)]
+TENTHS = [decimal.Decimal("0.1"), decimal.Decimal("0.4")]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "read"),
+    [
+        ("id", pa.array(DAYS), ("2026-01-02", "2026-01-03")),
+        ("id", pa.array(DAYS).cast(pa.timestamp("ns")), None),
+        ("id", pa.array([1, 2], pa.time64("ns")), ("00:00:00.000000001", "00:00:00.000000002")),
+        ("label", pa.array(["b", "a"]).dictionary_encode(), [1, 0]),
+        ("prob_a", pa.array(TENTHS), [0.1, 0.4]),
+        ("prob_a", pa.array(TENTHS, pa.decimal256(40, 10)), [0.1, 0.4]),
+    ],
+)
+def test_columns_of_other_types_are_read_as_they_are_written(tmp_path, name, values, read):
+    columns = {"id": ["x", "y"], "label": ["a", "b"], "prob_a": [0.1, 0.4], "prob_b": [0.9, 0.6]}
+    pq.write_table(pa.table({**columns, name: values}), tmp_path / "p.parquet")
+    loaded = Predictions.load(tmp_path / "p.parquet")
+    found = {"id": loaded.ids, "label": list(loaded.labels), "prob_a": loaded.probs[:, 0].tolist()}
+    if read is None:
+        assert [text[:10] for text in loaded.ids] == ["2026-01-02", "2026-01-03"]
+    else:
+        assert found[name] == read
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(
+            ("prob_a", pa.array(values))
+            for values in (["0.1", "0.4"], DAYS, [False, True], [[1.0]] * 2)
+        ),
+        ("prob_a", pa.array([1, 0], pa.duration("s"))),
+        *(
+            (name, pa.array([b"x", b"y"], pa.binary(size)))
+            for name in ("id", "label")
+            for size in (-1, 1)
+        ),
+        *((name, pa.array([1, 0], pa.duration("ns"))) for name in ("id", "label")),
+        ("label", pa.array([["a"], ["b"]])),
+        ("label", pa.array(DAYS)),
+    ],
+)
+def test_columns_without_numbers_or_names_are_refused(tmp_path, name, values):
+    columns = {"id": ["x", "y"], "label": ["a", "b"], "prob_a": [0.0, 1.0], "prob_b": [1.0, 0.0]}
+    pq.write_table(pa.table({**columns, name: values}), tmp_path / "p.parquet")
+    with refused("input", "p.parquet", name):
+        Predictions.load(tmp_path / "p.parquet")

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from bayeslora.metrics.intervals import Resampling
-from bayeslora.metrics.robustness import Robustness, RobustnessPoint
-from bayeslora.metrics.scores import Score
 from bayeslora.reporting.report import ReportOptions, report
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -41,16 +39,10 @@ def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
     layer = SimpleNamespace(
         name="q", singular_values=[1.0], norm=1.0, relative_norm=1.0, stable_rank=1.0, drift=0.0
     )
-    attacked = Score(0.5, 0.4, 0.6)
-    points = [
-        RobustnessPoint(eps, dict.fromkeys(("accuracy", "nll", "ece", "mean_confidence"), attacked))
-        for eps in (0.0, 0.1)
-    ]
     options = {
         "per_class": True,
         "spectrum": {"m": [[layer]]},
         "num_resamples": 2,
-        "robustness": Robustness("m", "pixels", 2, 1, 30, tuple(points)),
     }
     worse = make("m", rows=30, metadata={"corruption": "typos", "severity": "1"})
     page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", **options)

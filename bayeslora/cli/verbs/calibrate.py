@@ -265,14 +265,14 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 def _summary(classifier: BayesianClassifier) -> str:
     """Return the fit in words, with its NLL against the network's own softmax."""
     from bayeslora.engine.fitted.card import fit_words
-    from bayeslora.posteriors.registry import OWN_SOFTMAX
+    from bayeslora.posteriors.registry import own_softmax
 
     record = classifier.record
     words = f"{record.posterior['name']}, {fit_words(record)}"
     if classifier.side_by_side is None:
         return words
     nll = {row.name: row.scores["nll"].value for row in classifier.side_by_side.comparison.rows}
-    chosen, baseline = nll.pop(classifier.side_by_side.chosen), nll.get(OWN_SOFTMAX.name)
+    chosen, baseline = nll.pop(classifier.side_by_side.chosen), nll.get(own_softmax().name)
     against = "" if baseline is None else f" (the network's own softmax: {baseline:.3f})"
     return f"{words}, held-out NLL {chosen:.3f} nats{against}"
 

@@ -129,7 +129,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
-        [{**_described(method.config), "package": method.package} for method in kind.listed()]
+        [{**_described(config), "package": package} for config, package in kind.listed()]
         for kind in _catalogues()
     )
     return {

@@ -35,10 +35,8 @@ from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bayeslora.data.read import ExampleStream
-    from bayeslora.engine.rows import CheckedRows
+    from bayeslora.data.corruptions import Corruption
+    from bayeslora.engine.fitted.pieces import CheckedRows
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.record import Predictions
 
@@ -97,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
     from bayeslora.engine.data import stream_for
-    from bayeslora.engine.rows import CheckedRows
-    from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
+    from bayeslora.engine.plan import Plan
+    from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.predictions.record import check_further
 
@@ -109,9 +107,9 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    posterior = stored_posterior(record.posterior)
+    posterior = Plan.of(record).posterior
 
-    from bayeslora.engine.fitted.pieces import Drawing, identity, predict_to_file
+    from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
 
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
@@ -122,14 +120,12 @@ def run(args: argparse.Namespace) -> None:
     ):
         note(f"--seed has no effect: posterior {posterior.name!r} predicts without random draws")
     check_further(args.keep)
-    if args.corrupt is not None and len(args.corrupt) > 1:
-        raise InputError(f"--corrupt must be set only once, got {' and '.join(args.corrupt)}")
-    corrupt = _corruption(args)
+    corruption = _corruption(args)
 
     def checked() -> CheckedRows:
         columns, data = columns_for(args, record), named_rows(files, args)
-        stream = corrupt(stream_for(record, data, columns, keep=args.keep, reading=reading(args)))
-        return CheckedRows.of(record, stream, args.unknown_labels)
+        read = stream_for(record, data, columns, keep=args.keep, reading=reading(args))
+        return CheckedRows(record, read, args.unknown_labels, corruption)
 
     rows = world.first_then_all(checked)
 
@@ -148,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     )
     predict_to_file(fitted, rows, drawing, args.out, overwrite=overwrite)
     if world.is_first:
-        by_task = bool(record.tasks) and TASK in next(rows.stream.pieces(1)).further
+        by_task = bool(record.tasks) and TASK in rows.further
         _report(args, rows, method_name(record, drawing.num_samples), by_task=by_task)
 
 
@@ -163,19 +159,20 @@ def _files(args: argparse.Namespace) -> str | dict[str, str]:
     return str(args.data)
 
 
-def _corruption(args: argparse.Namespace) -> Callable[[ExampleStream], ExampleStream]:
+def _corruption(args: argparse.Namespace) -> Corruption | None:
     """Return what `--corrupt` does to rows."""
     if args.corrupt is None:
-        return lambda stream: stream
+        return None
+    from bayeslora.data.corruptions import Corruption
 
-    from bayeslora.data.corruptions import Corruption, corrupted_stream
-
-    return partial(corrupted_stream, corruption=Corruption.of(args.corrupt[0], args.seed or 0))
+    if len(args.corrupt) > 1:
+        raise InputError(f"--corrupt must be set only once, got {' and '.join(args.corrupt)}")
+    return Corruption.of(args.corrupt[0], args.seed or 0)
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:
     """Print the number of rows, and the scores of the labelled ones."""
-    count = f"{counted(rows.stream.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
+    count = f"{counted(rows.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
         show_last("  ".join(line))
@@ -198,7 +195,7 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
         print_columns([("task", task), *score_rows(result)])
     words = {"accuracy": "accuracy {:.3f}", "nll": "NLL {:.3f} nats", "ece": "ECE {:.3f}"}
     figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
-    made = f"{counted(rows.stream.num_rows, 'prediction')} by {name}"
+    made = f"{counted(rows.num_rows, 'prediction')} by {name}"
     show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
     next_step("report", args.out, "--out", f"{Path(args.out).with_suffix('')}-report")
 

@@ -180,13 +180,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_apart(parser)
     _add_page(parser)
     add_overwrite(parser)
-    parser.add_argument(
-        "--robustness",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="scores under attack, written by `bayeslora evaluate --attack --out`; repeatable",
-    )
     add_spectrum(parser)
     _add_card(parser)
     add_json(parser)
@@ -252,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
         about = _card_method(args.card_method, scored.methods())
     spectra = spectra_of(args)
     card = [] if args.model_card is None else [args.model_card]
-    refuse_inputs(args.out, *card, *args.robustness, *spectra.directories)
+    refuse_inputs(args.out, *card, *spectra.directories)
     provenance: Provenance = {"command": args.command}
     if spectra:
         provenance = {**provenance, "Adapters": spectra.fingerprints()}
@@ -269,7 +262,6 @@ def run(args: argparse.Namespace) -> None:
         out=args.out,
         overwrite=bool(args.overwrite),
         spectrum=spectra or None,
-        robustness=args.robustness or None,
         provenance=provenance,
         reading=scored.reading,
         **options,

@@ -13,7 +13,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
-from bayeslora.engine.data import check_hold_out, encode_for, format_of
+from bayeslora.engine.data import check_hold_out, encode_for
 from bayeslora.engine.fitted.refit import (
     answers,
     compared,
@@ -34,7 +34,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import OWN_SOFTMAX
+from bayeslora.posteriors.registry import own_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,10 @@ def calibrate(
         train_rows, validation_rows = split_examples(whole, labels, hold_out, record.seed)
         train, validation = whole.take(train_rows), whole.take(validation_rows)
     held_out = None if validation is None else known(network, validation)
-    rows = None if held_out is None else held_out[1].features
+    rows = None if held_out is None else held_out[2]
     before = None if held_out is None else scores_of(network, held_out)
     fitted_to = known(network, train, to_fit=True)
-    features = fitted_to[1].features
+    features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
         posterior, race = best_posterior(network, features, rows)
@@ -85,7 +85,7 @@ def calibrate(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = formats.feature_scores(format_of(record), feature_scores)
+        names = formats.feature_scores(network.plan.format, feature_scores)
         new = with_posterior(network, posterior)
         refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
         if race is None:
@@ -117,7 +117,7 @@ def calibrate(
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:
     """Warn if the examples are too few to compare the posterior with the network's softmax."""
-    if examples < FEWEST_EXAMPLES and posterior.name != OWN_SOFTMAX.name:
+    if examples < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
         logger.warning(
             "%d examples are too few to compare %r with the network's own softmax (at least %d are "
             "needed), so it may be worse",

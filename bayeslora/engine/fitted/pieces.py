@@ -1,6 +1,6 @@
 """Predictions in pieces, so that memory does not grow with the number of rows.
 
-Texts are always tokenised, run and forgotten one piece at a time (`rows.PIECE`): `predict` in
+Texts are always tokenised, run and forgotten one piece at a time (`examples.PIECE`): `predict` in
 Python and on the command line give the same numbers, since the batches are the same. Every piece
 has the same draws of the weights and of the link. With an output file, finished pieces are stored
 on disk: a killed run resumes with the next piece and produces the same file.
@@ -8,18 +8,26 @@ on disk: a killed run resumes with the next piece and produces the same file.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.checkpoint import library_versions
-from bayeslora.data.examples import Examples
+from bayeslora.checkpoint import ModelRecord, library_versions
+from bayeslora.data import examples
+from bayeslora.data.columns import Reader
+from bayeslora.data.corruptions import Corruption, corrupted
+from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.questions import question_columns
-from bayeslora.engine import rows as engine_rows
 from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import (
     answering,
@@ -31,7 +39,7 @@ from bayeslora.engine.fitted.card import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import CheckedRows, inputs, say_fitted_to, say_truncation, unknown_labels
+from bayeslora.engine.rows import inputs, say_fitted_to, say_truncation, unknown_labels
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
@@ -97,11 +105,9 @@ def predict_rows(
     """
     drawing = Drawing.of(network.posterior) if drawing is None else drawing
     labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown))
-    size = engine_rows.PIECE
-    starts = range(0, len(rows), size)
     pieces = predict_pieces(
         network,
-        ((rows.take(range(len(rows))[k : k + size]), labels[k : k + size]) for k in starts),
+        zip(rows.pieces(), torch.split(labels, examples.PIECE), strict=True),
         drawing,
         total=len(rows),
         most_options=0 if rows.choices is None else most_options(rows),
@@ -143,24 +149,24 @@ def predict_pieces(
     with progress_bar(
         "predict", passes * total, shown=network.progress, unit="text pass", done=passes * done
     ) as advance:
-        for examples, labels in pieces:
+        for piece, labels in pieces:
             with quiet_transformers():
-                texts = encoder.prepare(**inputs(examples, num_options), advance=advance)
-                texts = encoder.with_contexts(texts, examples)
+                texts = encoder.prepare(**inputs(piece, num_options), advance=advance)
+                texts = encoder.with_contexts(texts, piece)
             prepared = replace(texts, labels=labels)
-            yield predict_texts(network, examples, prepared, drawing, advance=advance)
+            yield predict_texts(network, piece, prepared, drawing, advance=advance)
             if not keep:
                 encoder.forget(texts)
-            source = examples.source
+            source = piece.source
             cut += texts.tokens.num_truncated
-            rows += len(examples)
+            rows += len(piece)
     if say:
         say_truncation(source, cut, rows, encoder.max_length)
 
 
 def predict_texts(
     network: Network,
-    examples: Examples,
+    rows: Examples,
     texts: PreparedTexts,
     drawing: Drawing,
     *,
@@ -171,7 +177,7 @@ def predict_texts(
 
     Args:
         network: The classifier.
-        examples: N rows.
+        rows: N rows.
         texts: The same rows, prepared.
         drawing: Options of the prediction.
         advance: Called with the number of texts after each batch of a pass.
@@ -191,9 +197,9 @@ def predict_texts(
         seed=drawing.seed,
         advance=advance,
     )
-    unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
+    unknown = unknown_labels(rows, codes) if drawing.unknown == "ood" else {}
     # Reports show the images of listed rows.
-    images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
+    images = {EXAMPLE_COLUMN: rows.texts} if rows.images else {}
     return to_predictions(
         answers,
         classes,
@@ -201,12 +207,12 @@ def predict_texts(
         num_samples=posterior.num_samples or 0 if draws is None else draws,
         seed=drawing.seed,
         feature_scores=network.feature_scores,
-        available=examples.available(len(classes)),
+        available=rows.available(len(classes)),
         notes=_notes(network, draws),
         name=method_name(network.record, draws),
         labels=codes if (codes >= 0).any() else None,
-        ids=examples.ids,
-        columns={**images, **question_columns(examples), **examples.further, **unknown},
+        ids=rows.ids,
+        columns={**images, **question_columns(rows), **rows.further, **unknown},
     )
 
 
@@ -230,6 +236,96 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
         **({} if share is None else {"prior_share": f"{share:.3f}"}),
         **({"held_out_nll": held_out} if held_out else {}),
     }
+
+
+class CheckedRows:
+    """Rows to predict, read and checked once before a model is loaded.
+
+    Attributes:
+        source: Name of the rows.
+        num_rows: Number of rows.
+        num_labelled: Number of rows with a label that is a class.
+        most_options: Largest number of options of a question; 0 for texts.
+        data_hash: Hash of texts and labels, as in a model's record.
+        further: Names of the further columns.
+        notes: Metadata for the predictions.
+    """
+
+    def __init__(
+        self,
+        record: ModelRecord,
+        rows: Examples | Reader,
+        unknown: Unknown,
+        corruption: Corruption | None = None,
+    ) -> None:
+        """Read the rows once.
+
+        Args:
+            record: Record of the model.
+            rows: The rows.
+            unknown: How to treat a label that is not a class.
+            corruption: Changes the texts before they are predicted; None to leave them.
+
+        Raises:
+            InputError: A label is not a class and `unknown` is not `ood`.
+        """
+        self._record, self._rows, self._unknown = record, rows, unknown
+        self._corruption = corruption
+        self._digests: list[bytes] = []
+        self.source = rows.source
+        self.num_rows = self.num_labelled = self.most_options = 0
+        self.further: tuple[str, ...] = ()
+        self.notes = {} if corruption is None else corruption.notes
+        self.data_hash = data_hash(self._checked())
+
+    def _checked(self) -> Iterator[Examples]:
+        for piece in self._pieces():
+            self._digests.append(_digest(piece))
+            self.num_rows += len(piece)
+            self.num_labelled += int((self._codes(piece) >= 0).sum())
+            self.most_options = max(self.most_options, most_options(piece))
+            self.further = tuple(piece.further)
+            yield piece
+
+    def _pieces(self) -> Iterator[Examples]:
+        if self._corruption is None:
+            return self._rows.pieces()
+        return map(partial(corrupted, corruption=self._corruption), self._rows.pieces())
+
+    def _codes(self, piece: Examples) -> NDArray[np.int64]:
+        return encode_for(self._record, piece, self._unknown)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ids, texts, labels and further columns of all rows."""
+        return hashlib.sha256(b"".join(self._digests)).hexdigest()
+
+    @property
+    def num_pieces(self) -> int:
+        """Number of pieces of `examples.PIECE` rows."""
+        return len(self._digests)
+
+    def piece_size(self, number: int) -> int:
+        """Return the number of rows of a piece, counted from 0."""
+        return min(examples.PIECE, self.num_rows - number * examples.PIECE)
+
+    def pieces(self) -> Iterator[LabelledExamples]:
+        """Yield the rows in pieces, with the index of each label; -1 if there is none.
+
+        Raises:
+            InputError: The rows have changed.
+        """
+        for piece, digest in zip_longest(self._pieces(), self._digests):
+            # Check before a piece is predicted, since its predictions are kept for the next run.
+            if piece is None or _digest(piece) != digest:
+                raise InputError(f"{self.source} changed while it was read; run the command again")
+            yield piece, torch.from_numpy(self._codes(piece))
+
+
+def _digest(rows: Examples) -> bytes:
+    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
+    fields += [column for column in (rows.choices, rows.history) if column is not None]
+    return hashlib.sha256(json.dumps(fields).encode()).digest()
 
 
 def predict_to_file(
@@ -256,7 +352,7 @@ def predict_to_file(
         InputError: There are pieces of other predictions beside `out`, the rows have changed, or
             another process is writing to `out`.
     """
-    say_fitted_to(network.record, rows.data_hash, rows.stream.source)
+    say_fitted_to(network.record, rows.data_hash, rows.source)
     world, parts = current(), PredictionParts(out)
     model = {"model": network.fingerprint, "device": str(network.feature_scale.device)}
 
@@ -268,14 +364,14 @@ def predict_to_file(
         missing = world.first(claimed)
         remaining = frozenset(missing)
         todo = (piece for number, piece in enumerate(rows.pieces()) if number in remaining)
-        total = rows.stream.num_rows
+        total = rows.num_rows
         done = total - sum(rows.piece_size(number) for number in missing)
         made = predict_pieces(
             network, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
         try:
             for predictions, number in zip(made, missing, strict=True):
-                notes = {**predictions.metadata, **rows.stream.notes}
+                notes = {**predictions.metadata, **rows.notes}
                 noted = predictions.replace(metadata=notes)
                 world.first(partial(parts.add, number, noted))
         except InputError:
@@ -294,6 +390,6 @@ def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
         "link": drawing.link,
         "seed": str(drawing.seed),
         "unknown_labels": drawing.unknown,
-        "piece": str(engine_rows.PIECE),
+        "piece": str(examples.PIECE),
         "versions": versions,
     }

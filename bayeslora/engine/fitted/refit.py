@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
 from bayeslora.data.union import TASK
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
-from bayeslora.engine.data import classes_for, encode_for, format_of, most_options
+from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import FeatureRows, feature_rows, prepare
+from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -34,7 +33,7 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import OWN_SOFTMAX, build_weights, check_factors, provider
+from bayeslora.posteriors.registry import build_weights, check_factors, own_softmax, provider
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -43,8 +42,8 @@ logger = logging.getLogger(__name__)
 _TELLING_ROWS = 59
 # Loss by the posterior's spread, in nats, before a warning, and its certainty.
 _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
-Known = tuple[Examples, FeatureRows]
-"""Rows as they were read, and with their features from a finished network."""
+Known = tuple[Examples, PreparedTexts, Features]
+"""Rows as they were read, as a network reads them, and with its features."""
 
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
@@ -66,7 +65,7 @@ def check_takes(network: Network, config: Posterior) -> None:
         else "",
     )
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
-        check_episodes(stored_adapter(record.adapter), config)
+        check_episodes(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
     if len(network.members) != 1:
         raise InputError(
@@ -81,18 +80,18 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         network: The finished network; unchanged.
         config: Options of a posterior that it takes; see `check_takes`.
     """
-    record = network.record
+    record, plan = network.record, network.plan
     head = last_layer(
         config,
         config.start_from(network.head),
-        record.seed,
-        shared=format_of(record) == "options",
+        plan.seed,
+        shared=plan.format == "options",
     )
     centre = _prior_mean(network)
     if centre is not None:
         head.set_prior_mean(centre, start=False)
     new = Network(network.encoder, network.sites, head, network.full)
-    new.weights = build_weights(config, new, record.seed)
+    new.weights = build_weights(config, new, plan.seed)
     new.to(network.feature_scale.device)
     new.feature_scale.copy_(network.feature_scale)
     changed = replace(
@@ -131,14 +130,14 @@ def refit(
     Raises:
         InputError: The data is not allowed.
     """
-    (examples, rows), config = train, network.posterior
-    held_examples, held_out = (None, None) if validation is None else validation
+    (examples, texts, rows), config = train, network.posterior
+    held_examples, held_texts, held_out = (None, None, None) if validation is None else validation
     last = LastFit(config, feature_scores, seed=network.record.seed, progress=network.progress)
-    fit = final_fit(network, last, rows.texts, None if held_out is None else held_out.texts)
+    fit = final_fit(network, last, texts, held_texts)
     if config.before_last_layer(fit):
-        rows = feature_rows(network, rows.texts)
-    accuracy = _accuracy(network, rows.features, examples.source)
-    chosen = fit_last_layer(network, last, rows, held_out)
+        rows = feature_rows(network, texts)
+    accuracy = _accuracy(network, rows, examples.source)
+    chosen = fit_last_layer(network, last, fit, rows, held_out)
     record = refitted_record(
         network.record,
         network,
@@ -230,32 +229,26 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     Raises:
         InputError: A label is unknown.
     """
-    record = network.record
-    read = rows_to_fit(rows, format_of(record), record.seed) if to_fit else rows
-    return rows, feature_rows(network, prepare_rows(network, read))
+    plan = network.plan
+    read = rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows
+    texts = prepare_rows(network, read)
+    return rows, texts, feature_rows(network, texts)
 
 
 def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
     """Return the predictions of rows with known features."""
     drawing = Drawing.of(network.posterior, num_samples=num_samples)
-    examples, prepared = rows
+    examples, texts, features = rows
     passes = num_passes(network.posterior, num_samples, len(network.members))
     total = passes * len(examples)
     with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
-        return predict_texts(
-            network,
-            examples,
-            prepared.texts,
-            drawing,
-            advance=advance,
-            features=prepared.features,
-        )
+        return predict_texts(network, examples, texts, drawing, advance=advance, features=features)
 
 
 def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
     is_fitted = bool(network.record.num_train)
-    return evaluate(answers(network if is_fitted else with_posterior(network, OWN_SOFTMAX), rows))
+    return evaluate(answers(network if is_fitted else with_posterior(network, own_softmax()), rows))
 
 
 def compared(before: Scores, after: Scores) -> dict[str, Any]:

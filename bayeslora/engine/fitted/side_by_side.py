@@ -31,7 +31,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import BEST, COMPARED, OWN_SOFTMAX, POSTERIORS, resolve_posterior
+from bayeslora.posteriors.registry import BEST, COMPARED, POSTERIORS, own_softmax, resolve_posterior
 from bayeslora.predictions.record import Predictions
 
 FEWEST_EXAMPLES = 20
@@ -137,7 +137,7 @@ def beside_others(
             candidate: its fits take longer. Its options were then chosen on these examples.
     """
     is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
-    refits = is_own or config.compared is not None
+    refits = is_own or config.name in COMPARED
     scored = train if held_out is None else held_out
     if (held_out is None and (is_own or not refits)) or len(scored) < FEWEST_EXAMPLES:
         return None
@@ -145,7 +145,7 @@ def beside_others(
     def split(rows: Tensor) -> tuple[Features, Features | None]:
         return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
 
-    names = (OWN_SOFTMAX.name,) if held_out is None else COMPARED
+    names = (own_softmax().name,) if held_out is None else COMPARED
     configs = {name: _candidate(network, name, train) for name in names}
     configs.pop(config.name, None)
     if refits:
@@ -226,7 +226,7 @@ def _with_notes(race: SideBySide, config: Posterior) -> SideBySide:
 def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
     """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
     rows = {row.name: row for row in race.comparison.rows}
-    chosen, softmax = rows[race.chosen], rows.get(OWN_SOFTMAX.name)
+    chosen, softmax = rows[race.chosen], rows.get(own_softmax().name)
     examples = f"{race.comparison.n} {race.examples} examples"
     better = [
         row
@@ -250,7 +250,7 @@ def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
 
 def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:
     gain = best.differences["nll"]
-    who = "the network's own softmax" if best.name == OWN_SOFTMAX.name else repr(best.name)
+    who = "the network's own softmax" if best.name == own_softmax().name else repr(best.name)
     words = (
         f"{who} is clearly better than {chosen.name!r} on {examples}: NLL "
         f"{best.scores['nll'].value:.3f} against {chosen.scores['nll'].value:.3f} nats, difference "

@@ -29,7 +29,7 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.io.cache import SECOND_MOMENTS, keep_tensors, kept_file, read_kept
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights
+from bayeslora.posteriors.registry import build_head, build_weights, closed_form
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
 def _last_layer(rows: Features, num_classes: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
     values = rows.values
-    head: Any = build_head(CLOSED_FORM, values.shape[-1], num_classes, shared=values.ndim == 3)
+    head: Any = build_head(closed_form(), values.shape[-1], num_classes, shared=values.ndim == 3)
     head.to(values.device).refit(rows)
     weight: Tensor = head.mean_weight
     return weight

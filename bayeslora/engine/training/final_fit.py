@@ -16,7 +16,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, feature_rows
+from bayeslora.engine.rows import feature_rows
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, centred_logits
@@ -54,12 +54,17 @@ def fit_posterior(
     network: Network, last: LastFit, train: PreparedTexts, validation: PreparedTexts | None
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
+    fit = final_fit(network, last, train, validation)
     held_out = None if validation is None else feature_rows(network, validation)
-    return fit_last_layer(network, last, feature_rows(network, train), held_out)
+    return fit_last_layer(network, last, fit, feature_rows(network, train), held_out)
 
 
 def fit_last_layer(
-    network: Network, last: LastFit, train: FeatureRows, held_out: FeatureRows | None
+    network: Network,
+    last: LastFit,
+    fit: FinalFit,
+    train: Features,
+    held_out: Features | None,
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the trained adapter; return its chosen options.
 
@@ -68,34 +73,33 @@ def fit_last_layer(
     Args:
         network: Network with the last layer.
         last: Options of the fit.
+        fit: The same network and rows, for the hooks of the posterior.
         train: Training rows.
         held_out: Held-out rows, for choosing the prior.
 
     Raises:
         InputError: The features or the curvature are not finite, or their scale is out of range.
     """
-    rows = train.features
     with _watched(network.head, shown=last.progress):
-        fit_head(network, rows, None if held_out is None else held_out.features)
-    chosen = network.head.report() | network.head.fit_report(rows)
-    validation = None if held_out is None else held_out.texts
-    last.posterior.after_last_layer(final_fit(network, last, train.texts, validation))
+        fit_head(network, train, held_out)
+    chosen = network.head.report() | network.head.fit_report(train)
+    last.posterior.after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
-        chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
+        chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)
     logit_scale = last.logit_scale
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows, no scale of the logits can be chosen")
-        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out.features)
+        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
     if last.feature_scores is None or last.feature_scores:
         network.feature_scores = FeatureScores.fitted(
             last.feature_scores,
-            rows.values * by_features,
-            rows.targets,
-            middle=rows.middle,
+            train.values * by_features,
+            train.targets,
+            middle=train.middle,
             seed=last.seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()

@@ -108,7 +108,7 @@ def validation_metrics(
     """
     # Fit a copy: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    rows = feature_rows(network, validation).features
+    rows = feature_rows(network, validation)
     if train is not None:
         head.fit(train, rows, choose_prior=False)
     probs = link_probabilities(head.predict(rows), **(drawing or {})).probs
@@ -480,7 +480,7 @@ def _validation(fit: Training) -> Validate | None:
 
     def validate(network: Network) -> dict[str, float]:
         fits = network.head.uses_training_features
-        train = feature_rows(network, fit.train).features if fits else None
+        train = feature_rows(network, fit.train) if fits else None
         return validation_metrics(network, train, held_out, drawing)
 
     return validate

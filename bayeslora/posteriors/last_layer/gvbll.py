@@ -43,21 +43,89 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits, SampledLogits
+from bayeslora.option_checks import Count, Positive
+from bayeslora.posteriors.base import FitFacts, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.fitted_scores import TiedGaussian, ledoit_wolf, principal
-from bayeslora.posteriors.options import GVBLL
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.runtime import row_slices
+
+Shrinkage = Annotated[float, Interval(gt=0, le=1)] | Literal["ledoit-wolf"]
+
+
+@dataclass(frozen=True)
+class GVBLL(Posterior):
+    """Generative last layer: Gaussian features of each class, with a random mean."""
+
+    shrinkage: Shrinkage | Literal["validation"] = "validation"
+    """Weight ρ with which the covariance of the features is shrunk towards a multiple of the
+    identity. `validation` minimises the validation NLL, or the five-fold cross-validated NLL if
+    there are no validation rows; `ledoit-wolf` minimises the expected squared error of the
+    covariance."""
+    inflation: Positive | Literal["validation"] = "validation"
+    """Factor on that covariance: the likelihood of a row's features is raised to the power 1 /
+    `inflation`. `validation` as above; 1 leaves the Gaussian as it is."""
+    prior_rows: Positive = 1.0
+    """Strength of the prior on a class mean, in rows: its covariance is that of the features
+    divided by this number."""
+    num_samples: Count = 200
+    """Draws of the means, which split the uncertainty into its parts; probabilities are in closed
+    form."""
+
+    name: ClassVar[str] = "gvbll"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.gvbll:GVBLLHead"
+    per_class: ClassVar[str] = "models the features of each class"
+    summary: ClassVar[str] = "generative last layer: Gaussian features per class, random means"
+    use: ClassVar[str] = (
+        "Detecting inputs far from the training data, with held-out examples to choose its options."
+    )
+    source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "a covariance of the features"
+    moves_mean: ClassVar[bool] = True
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> GVBLL:
+        """Return the options with the shrinkage and inflation that a fit chose on validation rows.
+
+        Args:
+            chosen: Report of the fitted last layer.
+        """
+        options = {"shrinkage": self.shrinkage, "inflation": self.inflation}
+        open_options = [name for name, value in options.items() if value == "validation"]
+        return replace(self, **{name: chosen[name] for name in open_options})
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether an option is chosen on rows that the network was not trained on."""
+        return "validation" in (self.shrinkage, self.inflation)
+
+    def check_fit(self, facts: FitFacts) -> None:
+        """Check that there are validation rows if needed, and no cross-validation."""
+        if facts.cross_validates:
+            raise InputError(
+                "cv has no effect on posterior 'gvbll', whose logits do not grow with its "
+                "features; inflation sets its confidence. Leave cv out",
+                code="no-effect",
+            )
+        if self.needs_held_out and facts.adapter_trains and not facts.is_validated:
+            raise InputError(
+                "posterior 'gvbll' needs validation data: the features of training rows are too "
+                "well separated to choose shrinkage and inflation; give validation data, or set "
+                "both to numbers",
+                code="needs-validation",
+            )
+
 
 # Relative rounding error in the mean of equal rows; distinct float32 rows differ by more.
 _ROUNDING = 1e-14

@@ -33,7 +33,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +43,52 @@ from torch.nn.functional import cross_entropy
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
+from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
-from bayeslora.posteriors.options import Laplace
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.prior_precision import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.runtime import row_slices
+
+
+@dataclass(frozen=True)
+class Laplace(Posterior):
+    """Laplace approximation of the last layer around its trained weights."""
+
+    structure: Structure = "kron"
+    """Structure of the covariance of all head weights: `full`, `kron` or `diag`."""
+    prior_precision: Positive | Literal["marglik", "validation"] = "validation"
+    """Precision δ of the Gaussian prior on a weight. `validation` minimises the validation NLL, or
+    means the precision of `prior_scale` if there are no validation rows; `marglik` maximises the
+    marginal likelihood, which assumes that the mean weights are its optimum."""
+    prior_scale: Positive = DEFAULT_PRIOR_SCALE
+    """Prior standard deviation of a logit while the mean weights are trained."""
+    link: Link = "mc"
+    """Link from logits to probabilities, also used for tuning."""
+    num_samples: Draws = 1000
+    """Number of draws of the `mc` link."""
+
+    name: ClassVar[str] = "laplace"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:LaplaceHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:SharedLaplaceHead"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
+    use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
+    source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "the covariance of the last layer"
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
+        return not adapter_trains
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
+        """Return the options with the precision that a fit chose on validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
+
 
 # A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
 _LARGEST = 16384

@@ -50,15 +50,18 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
+from bayeslora.option_checks import LARGEST_COUNT, Count, OnlyWith, Positive, Share, UpTo1000
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import (
     Features,
     check_features,
@@ -74,9 +77,50 @@ from bayeslora.posteriors.last_layer.algebra import (
     maximise_mean,
     precision_factor,
 )
-from bayeslora.posteriors.options import NUTS
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.runtime import restored_random_state
+
+
+@dataclass(frozen=True)
+class NUTS(Posterior):
+    """The exact posterior of the last layer, sampled by Hamiltonian Monte Carlo: the reference."""
+
+    prior_scale: Positive = 2.0
+    """Prior standard deviation of a logit."""
+    kernel: Literal["hmc", "nuts"] = "nuts"
+    """`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with random
+    lengths: faster, with fewer effective draws per step."""
+    num_chains: UpTo1000 = 4
+    """Number of independent chains, run one after the other."""
+    num_warmup: Count = 300
+    """Warm-up steps of each chain, which are discarded."""
+    # Each chain is split in two, and a variance takes two draws.
+    num_samples: Annotated[int, Interval(ge=4, le=LARGEST_COUNT)] = 1000
+    """Draws of each chain after the warm-up."""
+    max_draws: Count = 1000
+    """Maximum number of draws kept for prediction, evenly spaced over all chains; files and
+    predictions grow with it."""
+    # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
+    max_tree_depth: Annotated[int, Interval(ge=1, le=20)] = 10
+    """Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps."""
+    target_accept: Share = 0.8
+    """Target acceptance probability for adapting the step size."""
+
+    name: ClassVar[str] = "nuts"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:NUTSHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:SharedNUTSHead"
+    summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
+    use: ClassVar[str] = "A reference for measuring approximations of the last layer."
+    source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "max_draws last layers"
+    moves_mean: ClassVar[bool] = True
+    only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
+
+    def starts_over(self, *, adapter_trains: bool) -> bool:
+        """Return True: the chains depend on the features and the prior only."""
+        return True
+
 
 _ITERATIONS = 500
 

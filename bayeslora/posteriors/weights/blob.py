@@ -26,13 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.posteriors.options import BLoB
+from bayeslora.option_checks import Draws, Positive
+from bayeslora.posteriors.base import FactorPosterior, KLWeights
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.draws import (
     RandomLayer,
@@ -41,6 +43,29 @@ from bayeslora.posteriors.weights.draws import (
     standard_normal,
 )
 from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl, initial_root, step_root
+
+
+@dataclass(frozen=True)
+class BLoB(FactorPosterior):
+    """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
+
+    With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
+    """
+
+    prior_std: Positive = 0.2
+    """Prior standard deviation of an entry."""
+    initial_std: Positive = 2.5e-3
+    """Largest initial standard deviation of an entry; the smallest is half of it."""
+    kl_lr: Positive = 0.01
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "blob"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.blob:BLoBWeights.of"
+    summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
+    use: ClassVar[str] = "A posterior over adapter weights that is trained with them."
+    source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
+    parameters: ClassVar[str] = "one per entry of A, or of PoLAR's core"
 
 
 class BLoBWeights(MovesToPrior):

@@ -29,16 +29,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayeslora.adapters.base import StepHook
+from bayeslora.adapters.base import Adapter, StepHook
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.stats import real_tokens
 from bayeslora.backbones.tokens import Batch
-from bayeslora.posteriors.options import CLoRA
+from bayeslora.errors import InputError
+from bayeslora.option_checks import Count, Draws, Positive
+from bayeslora.posteriors.base import FactorPosterior, KLWeights
 from bayeslora.posteriors.types import (
     FinalFit,
     Network,
@@ -48,6 +52,53 @@ from bayeslora.posteriors.types import (
 )
 from bayeslora.posteriors.weights.draws import check_texts_apart
 from bayeslora.posteriors.weights.kl_steps import KLWeight, gaussian_kl, initial_root, kl_weight
+
+
+@dataclass(frozen=True)
+class CLoRA(FactorPosterior):
+    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token."""
+
+    prior_std: Positive = 0.2
+    """Prior standard deviation of an entry; the prior mean is the identity."""
+    initial_std: Positive = 0.05
+    """Largest initial standard deviation of an entry; the smallest is half of it."""
+    num_hidden: Count = 64
+    """Hidden units of the small network that predicts mean and standard deviation."""
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "clora"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.clora:CLoRAWeights.of"
+    summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
+    use: ClassVar[str] = "Uncertainty that depends on the input, for models that need no export."
+    source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
+    parameters: ClassVar[str] = "a network with sizes r, num_hidden, 2 r² per layer"
+    not_shared: ClassVar[str] = (
+        "averages its KL over all tokens of a batch, of which each process has only some"
+    )
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: Noise between its factors would act on a part of the pretrained weight, or
+                its training changes the states between them.
+        """
+        if adapter.from_weight:
+            raise InputError(
+                "posterior 'clora' adds noise between the factors, and those of adapter "
+                f"{adapter.name!r} contain part of the pretrained weight, which would be noisy "
+                "from the start; choose 'lora' or 'polar'",
+                code="factors-hold-weight",
+            )
+        if adapter.no_gate:
+            raise InputError(
+                "posterior 'clora' needs a gate between the factors, which adapter "
+                f"{adapter.name!r} does not allow: {adapter.no_gate}",
+                code="second-gate",
+            )
+        return adapter
+
 
 StateNoise = Callable[[Tensor], Tensor]
 """Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""

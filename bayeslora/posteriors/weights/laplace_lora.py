@@ -41,11 +41,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,9 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
+from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, feature_gradient
-from bayeslora.posteriors.options import LaplaceLoRA
 from bayeslora.posteriors.prior_precision import (
     LOG10_GRID,
     best_on_grid,
@@ -67,6 +68,51 @@ from bayeslora.posteriors.prior_precision import (
 )
 from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightPosterior
 from bayeslora.posteriors.weights.draws import random_layers
+
+
+@dataclass(frozen=True)
+class LaplaceLoRA(Posterior):
+    """Laplace approximation over the adapter's weights, linearised for prediction.
+
+    Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
+    network is trained by maximum likelihood and stays as it is.
+    """
+
+    structure: Structure = "kron"
+    """Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over all
+    random weights, if there are few."""
+    prior_precision: Positive | Literal["marglik", "validation"] = "validation"
+    """Precision δ of the Gaussian prior on every random weight. `validation` minimises the
+    validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises the
+    marginal likelihood, which assumes that the mean weights are its optimum."""
+    last_layer: bool = True
+    """Whether the last layer is random too."""
+    link: Link = "mc"
+    """Link from logits to probabilities, also used for tuning."""
+    num_samples: Draws = 1000
+    """Number of draws of the `mc` link; 0 predicts with the mean weights."""
+
+    name: ClassVar[str] = "laplace_lora"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
+    calls_once: ClassVar[bool] = True
+    over_trained: ClassVar[bool] = True
+    not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
+    only_softens: ClassVar[bool] = True
+    summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
+    use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
+    passes: ClassVar[str] = "2, and one backward pass per class"
+    parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
+
+    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
+        """Return the options with the precision that a fit chose on validation rows."""
+        if self.prior_precision != "validation":
+            return self
+        return replace(self, prior_precision=chosen["prior_precision"])
+
+    def num_passes(self, num_samples: int | None = None) -> int:
+        """Return 2 forward passes: the mean has its own, to be bitwise identical."""
+        return 2 if self.num_draws(num_samples) > 0 else 1
 
 
 @dataclass

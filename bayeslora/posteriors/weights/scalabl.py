@@ -15,15 +15,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.posteriors.options import ScalaBL
+from bayeslora.errors import InputError
+from bayeslora.option_checks import Draws, Positive
+from bayeslora.posteriors.base import FactorPosterior, KLWeights
 from bayeslora.posteriors.weights.draws import check_texts_apart, replaced, standard_normal
 from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl
+
+
+@dataclass(frozen=True)
+class ScalaBL(FactorPosterior):
+    """Gaussian over the r scales of each LoRA adapter: a few random numbers per layer."""
+
+    prior_std: Positive = 1.0
+    """Prior standard deviation of a scale."""
+    initial_std: Positive = 0.05
+    """Largest initial standard deviation of a scale; the smallest is 1 / √2 of it."""
+    kl_lr: Positive = 0.2
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "scalabl"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.scalabl:ScalaBLWeights.of"
+    summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
+    use: ClassVar[str] = "A posterior over LoRA with very few additional parameters."
+    source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
+    parameters: ClassVar[str] = "3 r per layer"
+    no_resting: ClassVar[str] = (
+        "keeps the scales of all adapters in one parameter, which cannot be paused in part"
+    )
+
+    def adapter_for(self, adapter: Adapter) -> Adapter:
+        """Return the adapter.
+
+        Raises:
+            InputError: The adapter has no first factor that may be scaled.
+        """
+        if not adapter.is_free:
+            reason = "contains part of the pretrained weight, which a prior around 0 would shrink"
+            raise InputError(
+                "posterior 'scalabl' scales the free first factor of adapter 'lora'; that of "
+                f"adapter {adapter.name!r} {reason if adapter.from_weight else 'is not free'}",
+                code="no-free-factor",
+            )
+        return adapter
 
 
 class ScalaBLWeights(MovesToPrior):

@@ -21,7 +21,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -30,9 +31,58 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import nll
-from bayeslora.posteriors.options import TFB
+from bayeslora.option_checks import Count, Draws, Positive
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.types import FinalFit, Network, WeightPosterior
 from bayeslora.posteriors.weights.draws import replaced, sampled_logits, standard_normal
+
+
+@dataclass(frozen=True)
+class TFB(Posterior):
+    """Training-free: the widest isotropic noise on a trained adapter that a tolerance allows."""
+
+    tolerance: Positive = 0.003
+    """Allowed degradation of `metric` on the anchor rows, relative to its value for the mean
+    weights."""
+    metric: Literal["accuracy", "nll"] = "nll"
+    """Metric compared on the anchor rows."""
+    labels: Literal["mean", "true"] = "true"
+    """Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights."""
+    num_anchors: Count = 500
+    """Maximum number of training rows in the search."""
+    sigma_min: Positive = 1e-3
+    """Smallest standard deviation of the search."""
+    sigma_max: Positive = 0.5
+    """Largest standard deviation of the search. Both are of the change ΔW itself, including the
+    factor alpha / r, along each of its r output directions."""
+    num_steps: Count = 6
+    """Bisections of the interval between the two, on a logarithmic scale."""
+    num_search_samples: Count = 10
+    """Draws for each σ of the search, with the same noise for all σ."""
+    num_samples: Draws = 10
+
+    name: ClassVar[str] = "tfb"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.tfb:TFBWeights.of"
+    over_trained: ClassVar[bool] = True
+    is_sampled: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "Gaussian noise on a trained adapter, within a limit on the training loss"
+    )
+    use: ClassVar[str] = "Uncertainty for a finished adapter, without training or gradients."
+    source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
+    passes: ClassVar[str] = "num_samples"
+    parameters: ClassVar[str] = "one"
+    over_factors: ClassVar[bool] = True
+    not_idle: ClassVar[str] = "adds noise along the directions that adapters learned"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_min >= self.sigma_max:
+            raise InputError(
+                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
+                code="option",
+            )
+
 
 logger = logging.getLogger(__name__)
 

@@ -165,13 +165,9 @@ _SHIFTED = (("ece", "ECE"), ("accuracy", "accuracy"))
 _TALL, _GAP = 1.25, 0.25
 
 
-def shift_panel(
-    name: str, curves: Sequence[tuple[style.Role, ShiftCurve]], axis: str = "severity"
-) -> Panel:
-    """Return ECE and accuracy of some methods, at least one, under one corruption or attack.
-
-    The horizontal axis has the label `axis`.
-    """
+def shift_panel(name: str, curves: Sequence[tuple[style.Role, ShiftCurve]]) -> Panel:
+    """Return ECE and accuracy of some methods, at least one, under one corruption."""
+    axis = "radius" if curves[0][1].kind.startswith("attack") else "severity"
     top = 0.58 + len(curves) * style.ENTRY_HEIGHT
     boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
     figure, axes = style.figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])

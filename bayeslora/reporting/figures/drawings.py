@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
-from bayeslora.metrics.robustness import Robustness
-from bayeslora.predictions.collection import unique_labels
 from bayeslora.reporting.adapter_changes import spectrum_panel
 from bayeslora.reporting.assess import Assessed, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
@@ -81,10 +79,6 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Singular values of each layer's change, largest first. A steep line is a change in few"
         " directions.",
     ),
-    "robustness": (
-        "",
-        "ECE and accuracy by the radius ε of the perturbation, with 95 % intervals.",
-    ),
 }
 """Heading, a few words or empty, and caption, in at most 25 words, of every figure."""
 
@@ -113,7 +107,6 @@ def draw(
             )
             for index, change in enumerate(facts.changes, start=1)
         ),
-        "robustness": attack_panels(facts.robustness),
     }
     with drawing_style():
         return {
@@ -145,18 +138,6 @@ def shift_panels(curves: Sequence[ShiftCurve]) -> Iterator[Panel]:
     ]
     for panel_number, panel in enumerate(groups, start=1):
         yield shift_panel(f"shift-{panel_number}", panel)
-
-
-def attack_panels(curves: Sequence[Robustness]) -> Iterator[Panel]:
-    """Yield calibration against the radius of an attack for each group of methods."""
-    labels = unique_labels([curve.name for curve in curves])
-    attack_curves = [
-        ShiftCurve(label, "attack", {point.eps: point.scores for point in curve.points})
-        for label, curve in zip(labels, curves, strict=True)
-    ]
-    for panel_number, panel in panels_of(attack_curves):
-        stem = "robustness" if panel_number == 1 else f"robustness-{panel_number}"
-        yield shift_panel(stem, panel, "radius ε")
 
 
 def _confidence(index: int, method: Assessed) -> Panel:

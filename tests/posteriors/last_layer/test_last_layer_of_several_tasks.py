@@ -13,8 +13,12 @@ import torch
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.last_layer.gvbll import GVBLL
+from bayeslora.posteriors.last_layer.laplace import Laplace
+from bayeslora.posteriors.last_layer.prototypes import Prototypes
 from bayeslora.posteriors.last_layer.vbll.final import polish
-from bayeslora.posteriors.options import GVBLL, MAP, VBLL, Laplace, Prototypes
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.point import MAP
 from bayeslora.posteriors.registry import build_head
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40

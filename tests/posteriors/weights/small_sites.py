@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from bayeslora.adapters.factors import kaiming_zero
+from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar import random_factors
-from bayeslora.adapters.s2ft import Columns
+from bayeslora.contrib.s2ft import Columns
 
 
 def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):

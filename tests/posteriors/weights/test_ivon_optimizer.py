@@ -145,9 +145,7 @@ def test_a_parameter_without_a_gradient_counts_as_flat():
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    from bayeslora.posteriors import options as posterior_options
-
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
+    monkeypatch.setattr("bayeslora.posteriors.weights.ivon.find_spec", lambda name: None)
     for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):
         with refused("missing", "ivon-opt", "bayeslora[ivon]"):
             act()

@@ -39,7 +39,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     Eigenbasis,
     Optimum,
 )
-from bayeslora.posteriors.options import CROSS_VALIDATION, VBLL
+from bayeslora.posteriors.last_layer.vbll.options import CROSS_VALIDATION, VBLL
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
 _SMALLEST_STEP = 1e-3

@@ -45,7 +45,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
-from bayeslora.posteriors.options import SPREAD_PRIOR_SCALE, VBLL
+from bayeslora.posteriors.last_layer.vbll.options import SPREAD_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 

@@ -1,92 +1,114 @@
-"""Scores of a fitted classifier on adversarially perturbed inputs.
+"""Predictions of adversarially perturbed inputs: embeddings of texts, or pixels of images.
 
-The attack follows the gradient of the last layer's data loss at the mean weights, summed over the
-networks of an ensemble. Predictions use all draws of the posterior, so for a posterior that draws
-weights the attack targets their mean, and stronger attacks may exist.
+    python -m bayeslora.contrib.attacks MODEL DATA --out DIR [--attack eps=0.05,0.1,steps=10]
+    bayeslora report test.parquet --shifted DIR/*.parquet --out my-report
+
+The attack is projected gradient ascent on the last layer's data loss at the mean weights, summed
+over the networks of an ensemble; see `backbones.perturbation`. Predictions use all draws of the
+posterior, so for a posterior that draws weights the attack targets their mean, and stronger attacks
+may exist. A perturbed embedding need not correspond to any text: this is robustness in embedding
+space, not against attacks with words.
+
+Source: Madry et al. 2018, arXiv 1706.06083.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora import options
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
+from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.examples import Examples
-from bayeslora.engine.data import classes_for, encode_for, most_options
+from bayeslora.engine.data import classes_for, columns_of, encode_for, most_options, read_for
 from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import inputs
 from bayeslora.errors import InputError
-from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
+from bayeslora.option_checks import Count, Options, Seed, Strengths
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 
 _PIECE = 32
 """Rows attacked together."""
+_TEXTS, _IMAGES = (0.05, 0.1, 0.2), (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
-def robustness(network: Network, rows: Examples, attack: Attack) -> Robustness:
-    """Return the scores of rows by radius of the perturbation.
+@dataclass(frozen=True)
+class Attack(Options):
+    """How inputs are perturbed: projected gradient ascent on the loss of the label."""
+
+    name: ClassVar[str] = "attack"
+
+    eps: Strengths | None = None
+    """Radii of the perturbation: for texts shares of the mean norm of an embedding, in L2 per
+    token; for images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for texts, and
+    1, 2, 4 and 8 of 255 for images."""
+    steps: Count = 10
+    """Number of gradient steps."""
+    restarts: Count = 2
+    """Number of random starts; the worst one counts for each row."""
+    seed: Seed = 0
+    """Seed of the random starts."""
+
+    @classmethod
+    def of(cls, value: object) -> Attack:
+        """Return the attack given by an object, a mapping or a text such as `eps=0.1`.
+
+        Raises:
+            InputError: The value does not describe an attack.
+        """
+        return cls() if value is None else options.resolve_one(cls, value)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is not None:
+            radii = tuple(sorted({*self.eps} - {0.0}))
+            object.__setattr__(self, "eps", radii)
+            if not radii:
+                raise InputError("eps must contain at least one number > 0")
+
+
+def attacked(
+    clf: BayesianClassifier, data: Any, attack: Attack | str | dict[str, Any] | None = None
+) -> dict[float, Predictions]:
+    """Return the predictions of perturbed rows by radius, ascending.
+
+    With several restarts, each row has the answer that gives its label the lowest probability. The
+    metadata name the perturbed space as `corruption` and the radius as `severity`, so that a report
+    shows calibration against the radius (`report(..., shifted=...)`).
 
     Args:
-        network: The classifier.
-        rows: Labelled rows.
-        attack: Options of the attack.
+        clf: A classifier that was fitted here.
+        data: Labelled data, as for `clf.predict`.
+        attack: `Attack(...)`, its options as a mapping or as text; None for the defaults.
 
     Raises:
-        InputError: A row has no label, or the classifier is from another library.
+        InputError: A row has no label, the attack is not allowed, or the classifier is from another
+            library.
     """
-    by_eps = attacked(network, rows, attack)
-    points = []
-    for eps, predictions in by_eps.items():
-        scores = evaluate(predictions)
-        points.append(RobustnessPoint(eps, {key: scores[key] for key in KEYS}))
-    return Robustness(
-        method_name(network.record),
-        space_of(network),
-        attack.steps,
-        attack.restarts,
-        len(rows),
-        tuple(points),
-    )
-
-
-def space_of(network: Network) -> str:
-    """Return the perturbed space: `embeddings` or `pixels`."""
-    return "pixels" if network.encoder.backbone.kind == "vision" else "embeddings"
-
-
-def attacked(network: Network, rows: Examples, attack: Attack) -> dict[float, Predictions]:
-    """Return the predictions of perturbed rows by radius, starting at 0.
-
-    With several restarts, each row has the answer that gives its label the lowest probability.
-
-    Args:
-        network: The classifier.
-        rows: Labelled rows.
-        attack: Options of the attack.
-
-    Raises:
-        InputError: See `robustness`.
-    """
+    network, attack = clf.network, Attack.of(attack)
     encoder = network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
             f"{method_name(network.record)} was fitted by another library, so its inputs cannot be "
             "perturbed; attacks need a classifier that was fitted here"
         )
+    rows = read_for(network.record, data, columns_of(network.record))
     labels = torch.from_numpy(encode_for(network.record, rows))
     missing = np.flatnonzero(labels.numpy() < 0)
     if len(missing):
@@ -94,12 +116,13 @@ def attacked(network: Network, rows: Examples, attack: Attack) -> dict[float, Pr
             f"{rows.source}, row {rows.rows[missing[0]]}: the label is missing, and an attack "
             "needs it"
         )
-    radii = (0.0, *attack.radii(space_of(network)))
+    images = encoder.backbone.kind == "vision"
+    by_eps: dict[float, list[Predictions]] = {
+        eps: [] for eps in attack.eps or (_IMAGES if images else _TEXTS)
+    }
     num_options = len(classes_for(network.record, most_options(rows)))
-    by_eps: dict[float, list[Predictions]] = {eps: [] for eps in radii}
-    passes = 1 + (len(radii) - 1) * attack.restarts
     network.eval()
-    total = passes * len(rows)
+    total = len(by_eps) * attack.restarts * len(rows)
     with (
         progress_bar("attack", total, shown=network.progress, unit="row") as advance,
         quiet_transformers(),
@@ -108,9 +131,17 @@ def attacked(network: Network, rows: Examples, attack: Attack) -> dict[float, Pr
             indices = range(start, min(start + _PIECE, len(rows)))
             piece_labels = labels[indices.start : indices.stop]
             piece = _Piece(network, rows.take(indices), piece_labels, start, num_options)
-            for eps in radii:
-                by_eps[eps].append(piece.worst(attack, eps, advance))
-    return {eps: joined(parts) for eps, parts in by_eps.items()}
+            for eps, parts in by_eps.items():
+                parts.append(piece.worst(attack, eps, advance))
+    space = "attack on pixels" if images else "attack on embeddings"
+    return {
+        eps: _noted(joined(parts), {"corruption": space, "severity": f"{eps:.6g}"})
+        for eps, parts in by_eps.items()
+    }
+
+
+def _noted(predictions: Predictions, notes: dict[str, str]) -> Predictions:
+    return predictions.replace(metadata={**predictions.metadata, **notes})
 
 
 class _Piece:
@@ -128,9 +159,6 @@ class _Piece:
 
     def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
         """Return the predictions of the worst restart of each row."""
-        if not eps:
-            advance(len(self.rows))
-            return self._predictions(self.texts)
         answers = []
         for restart in range(attack.restarts):
             key = [attack.seed, self.start, restart]
@@ -140,9 +168,7 @@ class _Piece:
         return _worst_of(answers, self.labels.numpy())
 
     def _perturbed(self, attack: Attack, eps: float, seed: int) -> PreparedTexts:
-        encoder = self.network.encoder
-        if not isinstance(encoder, Encoder):
-            raise TypeError("only inputs of an Encoder can be perturbed")
+        encoder = cast("Encoder", self.network.encoder)
         generator = torch.Generator().manual_seed(seed)
         clean = open_inputs(encoder, self.texts, range(len(self.rows)))
         delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
@@ -198,3 +224,32 @@ def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Pred
             if getattr(first, name) is not None
         },
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Attack a saved classifier and write a Parquet file of predictions for each radius."""
+    parser = argparse.ArgumentParser(prog="python -m bayeslora.contrib.attacks")
+    parser.add_argument("model", metavar="MODEL", help="directory of a fitted classifier")
+    parser.add_argument("data", metavar="DATA", help="file with labelled rows")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the predictions")
+    parser.add_argument(
+        "--attack",
+        metavar="KEY=VALUE,…",
+        help="such as eps=0.05,0.1,steps=10,restarts=2: radii (shares of an embedding's norm, or "
+        "of the pixel range), steps and random starts",
+    )
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    try:
+        attack = Attack.of(args.attack)
+        out.mkdir(parents=True, exist_ok=True)
+        clf = BayesianClassifier.from_pretrained(args.model)
+        for eps, predictions in attacked(clf, args.data, attack).items():
+            predictions.save(out / f"attack-{eps:.4g}.parquet")
+    except (InputError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

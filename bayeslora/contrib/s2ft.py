@@ -32,20 +32,133 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from bayeslora.adapters.base import Adapter, Layers, TrainingRows
 from bayeslora.adapters.site import Site, frozen_layer, trained_layer
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
 from bayeslora.io.files import open_tensors
+from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
 
-if TYPE_CHECKING:
-    from bayeslora.adapters.options import S2FT
+LEARNED = ("activation", "gradient", "product")
+"""Selections that run training rows."""
+
+
+@dataclass(frozen=True)
+class S2FT(Adapter):
+    """A few attention heads and feed-forward channels, trained in full while the rest is frozen.
+
+    A head is its columns of the attention's output projection, a channel its column of the
+    feed-forward down projection. Both budgets are shares of all adapted layers together: some
+    layers get more than others, and some none.
+    """
+
+    name: ClassVar[str] = "s2ft"
+    summary: ClassVar[str] = "trains a few heads and channels of the weights; the rest stays frozen"
+    use: ClassVar[str] = (
+        "Training single heads and channels, or merging several fits that change different columns."
+    )
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
+    parameters: ClassVar[str] = "out per column"
+    default_lr: ClassVar[float] = 1e-2
+    only_with: ClassVar[OnlyWith] = {
+        "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
+        "context_rows": tuple(("selection", name) for name in LEARNED),
+    }
+
+    o_ratio: UpToOne = 0.052
+    """Share of the attention heads to train, at least one; 0 leaves attention unchanged."""
+    d_ratio: UpToOne = 0.02
+    """Share of the feed-forward channels to train, at least one; 0 leaves them unchanged."""
+    selection: Literal["activation", "gradient", "product", "random", "weight"] = "random"
+    """Selection of heads and channels: `random`; or by the norm of the columns (`weight`), of their
+    inputs on training rows (`activation`), of both together (`product`), or of the loss's gradient
+    (`gradient`)."""
+    largest: bool = True
+    """Whether to select the largest norms; otherwise the smallest."""
+    avoid: Texts | None = None
+    """Model directories whose columns are not selected, so that their changes and this one can be
+    added to the same weight. The ratios remain shares of all heads and channels."""
+    context_rows: Count = 1000
+    """Maximum number of training rows that are run for a selection, evenly spread over them."""
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names; None means the output
+    and down projections of the architecture. An attention output is split into heads, any other
+    layer into channels."""
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on the columns; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of the columns towards their pretrained values."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.o_ratio and not self.d_ratio:
+            raise InputError("o_ratio and d_ratio are both 0, so nothing would be trained")
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Whether the selection of columns depends on training rows."""
+        return self.selection in LEARNED
+
+    @property
+    def start_alike(self) -> str:
+        """All selections except `random` give every member the same columns."""
+        return (
+            ""
+            if self.selection == "random"
+            else "choose selection=random, which gives each member other columns"
+        )
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the layers to select columns from; see `column_targets`."""
+        return column_targets(model, self)
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `Columns` for each layer, without columns if `blank`."""
+        columns: Mapping[str, Tensor] = {}
+        if not blank:
+            units = units_at(model, list(hosts), self)
+            weights = {name: host.get_parameter("weight") for name, host in hosts.items()}
+            columns = choose_columns(units, weights, self, generator)
+        none = torch.zeros(0, dtype=torch.int64)
+        return [Columns(name, host, columns.get(name, none)) for name, host in hosts.items()]
+
+    def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Check that the models to avoid leave enough columns; see `free_units`."""
+        free_units(units_at(model, names, self), self)
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Select the columns of the sites by training rows."""
+        sites = [cast("Columns", site) for site in rows.sites]
+        units = units_at(rows.model, [site.name for site in sites], self)
+        if self.selection == "gradient":
+            begin_by_gradient(
+                sites,
+                units,
+                lambda: rows.backward(self.context_rows),
+                largest=self.largest,
+                free=free_units(units, self),
+            )
+            return
+        moments = rows.moments(self.context_rows)
+        weights: dict[str, Tensor] = {site.name: site.weight for site in sites}
+        chosen = choose_columns(units, weights, self, torch.Generator(), moments)
+        for site in sites:
+            site.begin(chosen[site.name])
 
 
 _MOST_NAMED = 8

@@ -25,22 +25,86 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
 
+from bayeslora.adapters.base import Adapted
+from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import InputError
+from bayeslora.option_checks import Count, Positive
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+
+ROUTER_DECAY = 1e-5
+
+
+@dataclass(frozen=True)
+class ILoRA(LoRA):
+    """LoRA whose rank is split among experts, weighted by a gate for each example."""
+
+    name: ClassVar[str] = "ilora"
+    summary: ClassVar[str] = "LoRA split into experts, weighted by a gate for each example"
+    use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
+    source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
+    parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
+
+    r: Count = 8
+    """Rank of the change of each adapted weight, a multiple of `num_experts`."""
+    num_experts: Count = 4
+    """Number of parts of the rank, each with its own gate; 1 is LoRA."""
+    context: Literal["auto", "history", "text"] = "auto"
+    """Input of the gate: the `history` of items, encoded by which items occur together in the
+    training rows, or the frozen backbone's feature of the `text`. `auto` means the history if the
+    rows have one, else the text."""
+    gate_lr_factor: Positive = 0.3
+    """Learning rate of the router, relative to that of the factors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r % self.num_experts:
+            raise InputError(
+                "r must be a multiple of num_experts, since all experts have the same rank; got "
+                f"r={self.r} and num_experts={self.num_experts}"
+            )
+
+    @property
+    def no_gate(self) -> str:
+        """Another gate is impossible, since this adapter has its own."""
+        return "it already has its own gate there"
+
+    def check_rows(self, rows: Any) -> None:
+        """Raise InputError if `context` is `history` and the rows have no history."""
+        if self.context == "history" and getattr(rows, "history", None) is None:
+            raise InputError(
+                f"{rows.source}: context=history needs rows with a history of items (columns "
+                "history, candidates, answer); leave context out to gate by the text"
+            )
+
+    def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning:
+        """Return the gate, attached to the sites."""
+        gate = InstanceGate(self.num_experts, num_features, self.context)
+        gate.attach(sites)
+        return gate
+
+    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
+        """Return the optimiser of the router."""
+        router = cast("Conditioning", network.conditioning)
+        group = {"params": list(router.parameters()), "name": "router"}
+        rate = self.gate_lr_factor * self.learning_rate
+        return [AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)]
 
 
 NUM_COORDINATES = 64

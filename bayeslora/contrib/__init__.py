@@ -1,0 +1,1 @@
+"""Side methods, written against the interface that other packages have."""

@@ -1,0 +1,375 @@
+"""AMT: a pool of low-rank adapters, tuned on episodes against perturbations and then merged.
+
+    c_n = mean of φ over the support of class n ,   logit_n(q) = κ cos(φ(q), c_n)
+
+    1. δ ← argmax KL( p(Q) ‖ p(Q + δ) ) in a ball of radius ε, from a random start
+    2. Z ← Z + γ_w ‖Z‖ g_Z / ‖g_Z‖ for both factors Z of a member,  g = ∇ L
+    3. L = CE(p(Q), y) + λ KL( p(Q) ‖ p(Q + δ) ) at these weights, prototypes included
+    4. restore Z; SGD step with the gradient of 3, clipped at norm 1
+
+    W = W0 + Σ_p w_p (B_p A_p − B_0 A_0) ,   Σ w_p = 1
+
+All members start from the largest singular vectors of W0, and each has its own adversary.
+
+Source: Yang, Liu and Wei 2024, Mixture of Adversarial LoRAs, NeurIPS 2024. Their merge is tuned on
+tasks of each test domain; here nothing is tuned on test domains.
+
+*Pool*: the members on one linear layer.
+
+    y = x Wᵀ + b + Σ_p w_p B_p(A_p(x)) − B_0(A_0(x)) ,   Σ w_p = 1
+
+That is W0 + Σ_p w_p (B_p A_p − B_0 A_0): products are averaged, never factors. The members' factors
+are concatenated in two linear layers, and members with w_p = 0 are skipped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from annotated_types import Interval
+from torch import Generator, Tensor, nn
+from torch.nn import Linear
+from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
+
+from bayeslora.adapters.base import Adapter, Adversary, Episodes, Layers
+from bayeslora.adapters.lora import kaiming_zero
+from bayeslora.adapters.low_rank import Factors, blank_factors
+from bayeslora.adapters.pissa import pissa
+from bayeslora.adapters.site import Site, trained_layer
+from bayeslora.adapters.targets import find_targets
+from bayeslora.errors import InputError, located
+from bayeslora.layer_list import find_layers
+from bayeslora.option_checks import (
+    LARGEST_COUNT,
+    Count,
+    NotNegative,
+    OnlyWith,
+    Positive,
+    Strengths,
+    Texts,
+    UpToOne,
+)
+from bayeslora.plain_text import counted
+from bayeslora.prototypes import separation, top_weights
+
+_TEXTS = (0.0, 0.025, 0.05, 0.1)
+_IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
+
+
+@dataclass(frozen=True)
+class AMT(Adapter):
+    """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged."""
+
+    name: ClassVar[str] = "amt"
+    summary: ClassVar[str] = "pool of LoRA adapters, meta-trained under adversarial attacks"
+    use: ClassVar[str] = "Few examples per class, or adversarially perturbed inputs."
+    source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
+    parameters: ClassVar[str] = "4 r (in + out) per layer"
+    default_lr: ClassVar[float] = 5e-3
+    only_with: ClassVar[OnlyWith] = {
+        "top": (("merge", "published"),),
+        "gamma": (("merge", "published"),),
+        "beta": (("merge", "published"),),
+    }
+
+    r: Count = 8
+    """Rank of each member."""
+    ways: Annotated[int, Interval(ge=2, le=LARGEST_COUNT)] = 5
+    """Classes per episode; fewer if the data has fewer."""
+    shots: Count = 5
+    """Support examples per class."""
+    queries: Count = 10
+    """Maximum number of query examples per class."""
+    num_episodes: Count = 500
+    """Episodes per member."""
+    eps: Strengths | None = None
+    """Perturbation strength of the inputs, one number per member: for texts a share of the mean
+    norm of an embedding, for images a share of the pixel range. None means 0, 0.025, 0.05 and 0.1
+    for texts, and 0, 2, 4 and 8 of 255 for images."""
+    weight_eps: Strengths = (0.0, 0.001, 0.002, 0.005)
+    """Perturbation strength of the factors, one number per member: a share of their norm."""
+    penalty: NotNegative = 6.0
+    """Weight of the divergence between clean and perturbed predictions."""
+    steps: Count = 3
+    """Steps of the input perturbation."""
+    merge: Literal["uniform", "best", "published", "ensemble"] = "uniform"
+    """`uniform` averages the members, `best` uses the member with the lowest leave-one-out NLL,
+    `published` weights the `top` members by how well they separate the classes, `ensemble` averages
+    their probabilities, with one pass per member."""
+    top: Count = 2
+    """Number of members averaged by `published`."""
+    gamma: UpToOne = 0.6
+    """Weight of the similarity within classes relative to that between classes."""
+    beta: NotNegative = 1.0
+    """Inverse temperature of the members' weights."""
+    start: Literal["svd", "random"] = "svd"
+    """`svd` starts at the weight's largest singular vectors, `random` as LoRA does."""
+    lr: Positive | None = None
+    """Learning rate of SGD; None means {default_lr}."""
+    target_modules: Texts | None = None
+    """Endings of dotted module names, or regular expressions for whole names; None means all linear
+    layers in the transformer layers."""
+    num_layers: Layers = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        members = len(self.weight_eps)
+        if len(self.eps or _TEXTS) != members:
+            raise InputError(
+                "eps and weight_eps must have one number per member, got "
+                f"{len(self.eps or _TEXTS)} and {members}"
+            )
+        if self.merge == "published" and self.top > members:
+            raise InputError(
+                f"top must be at most {members}, the number of members, got {self.top}"
+            )
+        if self.merge in ("best", "published") and self.shots < 2:
+            raise InputError(
+                f"merge={self.merge} leaves out one support example at a time and needs at least "
+                f"two per class, got shots={self.shots}; choose merge=uniform or more shots"
+            )
+
+    @property
+    def episodes(self) -> Episodes:
+        """How the members are tuned."""
+        inputs = [self.eps or default for default in (_TEXTS, _IMAGES)]
+        texts, images = (
+            tuple(Adversary(*pair) for pair in zip(values, self.weight_eps, strict=True))
+            for values in inputs
+        )
+        return Episodes(
+            self.ways,
+            self.shots,
+            self.queries,
+            self.num_episodes,
+            self.learning_rate,
+            0.9,
+            self.penalty,
+            self.steps,
+            texts,
+            images,
+        )
+
+    @property
+    def has_members(self) -> bool:
+        """Whether each member predicts in a pass of its own."""
+        return self.merge == "ensemble"
+
+    def merged_as(self, other: Adapter) -> Self:
+        """Return these options with the merge options of `other`."""
+        return self._with(
+            **{name: getattr(other, name) for name in ("merge", "top", "gamma", "beta")}
+        )
+
+    def mixtures(
+        self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
+    ) -> list[list[float]]:
+        """Return the weights of the members by `merge`; see `Adapter.mixtures`."""
+        if self.merge == "uniform":
+            return [[1 / count] * count]
+        one_hot = [[float(index == member) for index in range(count)] for member in range(count)]
+        if self.merge == "ensemble":
+            return one_hot
+
+        supports = [support(member) for member in range(count)]
+        if self.merge == "best":
+            losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in supports]
+            return [one_hot[losses.index(min(losses))]]
+        scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in supports]
+        weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
+        return [weights.tolist()]
+
+    def check_rows(self, rows: Any) -> None:
+        """Raise InputError if a class has too few rows for the support and a query."""
+        if getattr(rows, "choices", None) is not None:
+            raise InputError(
+                f"{rows.source}: adapter 'amt' trains on episodes of classes, and questions with "
+                "options have no classes; choose another adapter"
+            )
+        counts = Counter(map(str, rows.labels))
+        name, least = min(counts.items(), key=lambda pair: (pair[1], pair[0]))
+        if least <= self.shots:
+            raise InputError(
+                f"{rows.source}: an episode needs {self.shots} support rows and a query row per "
+                f"class, but class {name!r} has {counted(least, 'row')}; give more rows, or lower "
+                "shots"
+            )
+
+    @classmethod
+    def table_name(cls, recorded: Mapping[str, object]) -> str:
+        """Return `amt-ensemble` if the members predict separately."""
+        return "amt-ensemble" if recorded.get("merge") == "ensemble" else cls.name
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return no list of layers, since inputs are perturbed below all layers."""
+        return "", 0
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the names of the linear layers to adapt, in module order.
+
+        Raises:
+            InputError: See `find_targets`; or there are none.
+        """
+        if self.target_modules is not None:
+            return find_targets(model, self.target_modules, self.top_layers)
+        path, layers = find_layers(model)
+        first = 0 if self.top_layers is None else max(0, len(layers) - self.top_layers)
+        names = [
+            f"{path}.{index}.{name}"
+            for index in range(first, len(layers))
+            for name, module in layers[index].named_modules()
+            if type(module) is Linear
+        ]
+        if not names:
+            raise InputError("the transformer layers contain no linear layers; set target_modules")
+        return names
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `Pool` for each layer; see `Adapter.make_sites`."""
+        sites: list[Site] = []
+        for name, host in hosts.items():
+            with located(name):
+                if blank:
+                    factors = blank_factors(host.out_features, host.in_features, self.r)
+                elif self.start == "svd":
+                    factors = pissa(host.weight, self.r, 1.0, generator)
+                else:
+                    factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
+            sites.append(Pool(name, host, factors, len(self.weight_eps)))
+        return sites
+
+
+COSINE_SCALE = 10.0
+"""κ before training."""
+
+
+class Pool(Site):
+    """A frozen linear layer plus a mixture of low-rank changes; a `PooledSite`.
+
+    Attributes:
+        A: Linear layer whose weight [P r, in] holds the first factors.
+        B: Linear layer whose weight [out, P r] holds the second factors.
+        A0: [r, in] buffer, initial A_p of every member.
+        B0: [out, r] buffer, initial B_p of every member.
+        mixture: [P] buffer, w.
+        cosine_scales: [P] buffer, κ of each member; the same in all sites.
+    """
+
+    centred = True
+    A0: Tensor
+    B0: Tensor
+    mixture: Tensor
+    cosine_scales: Tensor
+
+    def __init__(self, name: str, host: nn.Linear, factors: Factors, num_members: int) -> None:
+        """Initialise all members with the same factors and equal weights.
+
+        Args:
+            name: Dotted path of the replaced layer in its host.
+            host: The layer to replace.
+            factors: Initial factors of each member.
+            num_members: P.
+        """
+        super().__init__(name, host)
+        device = host.weight.device
+        self.A = trained_layer(factors.A.repeat(num_members, 1), device)
+        self.B = trained_layer(factors.B.repeat(1, num_members), device)
+        for key, factor in (("A0", factors.A), ("B0", factors.B)):
+            # The layout of a loaded tensor.
+            start = factor.detach().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(key, start.to(device))
+        self.register_buffer("mixture", torch.full((num_members,), 1 / num_members, device=device))
+        self.register_buffer(
+            "cosine_scales", torch.full((num_members,), COSINE_SCALE, device=device)
+        )
+        self.train(host.training)
+
+    @property
+    def r(self) -> int:
+        """Rank of a member."""
+        return self.A0.shape[0]
+
+    @property
+    def num_members(self) -> int:
+        """P."""
+        return len(self.mixture)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
+        base = F.linear(x, self.weight, self.bias)
+        x = x.to(self.A.weight.dtype)
+        product = -F.linear(F.linear(x, self.A0), self.B0)
+        for member, weight in enumerate(self.mixture.tolist()):
+            if weight:
+                part = self._slice(member)
+                h = F.linear(x, self.A.weight[part])
+                product = product + weight * F.linear(h, self.B.weight[:, part])
+        return base + product.to(base.dtype)
+
+    @torch.no_grad()
+    def select(self, weights: Sequence[float]) -> None:
+        """Set the mixture weights, P numbers that sum to 1."""
+        self.mixture.copy_(torch.tensor(list(weights), dtype=torch.float64))
+
+    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
+        """Return the factors of a member: the tensor that holds them, the slice, the axis."""
+        part = self._slice(member)
+        return [(self.A.weight, part, 0), (self.B.weight, part, 1)]
+
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` for the change `B·A` of k members.
+
+        `Σ w_p B_p A_p − B_0 A_0 = Σ w_p (B_p − B_0) A_p + B_0 (Σ w_p A_p − A_0)`: this form avoids
+        cancellation.
+
+        Args:
+            dtype: Dtype of the computation and the result; None means the adapter's.
+        """
+        dtype = dtype or self.A.weight.dtype
+        A0, B0 = self.A0.to(dtype), self.B0.to(dtype)
+        firsts, seconds, mean = [], [], -A0
+        for member, weight in enumerate(self.mixture.tolist()):
+            if not weight:
+                continue
+            part = self._slice(member)
+            A, B = self.A.weight[part].to(dtype), self.B.weight[:, part].to(dtype)
+            firsts.append(A)
+            seconds.append(weight * (B - B0))
+            mean = mean + weight * A
+        return torch.cat([*firsts, mean]), torch.cat([*seconds, B0], 1)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Return the layers that hold the factors of all members."""
+        return {"A": self.A, "B": self.B}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to save: factors, initial factors, mixture and κ."""
+        names = ("A0", "B0", "mixture", "cosine_scales")
+        return {**self.trainable(), **{name: getattr(self, name) for name in names}}
+
+    def origin(self) -> dict[str, Tensor]:
+        """Return copies of the initial factors."""
+        times = self.num_members
+        return {"A": self.A0.repeat(times, 1), "B": self.B0.repeat(1, times)}
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows beside the factors."""
+        members = f"members={self.num_members}"
+        return f"in={self.in_features}, out={self.out_features}, r={self.r}, {members}"
+
+    def _slice(self, member: int) -> slice:
+        return slice(member * self.r, (member + 1) * self.r)

@@ -1,0 +1,221 @@
+"""CorDA: two free factors, initialised at context-weighted singular vectors of the weight.
+
+    y = x W0ᵀ + b + s · x (B A − B_0 A_0)ᵀ ,   s = alpha / r
+    W0 C̃ = U S Vᵀ ,   V̂ᵀ = Vᵀ C̃⁻¹   so that   U S V̂ᵀ = W0
+    B_0 = U_r √(S_r / s) ,   A_0 = √(S_r / s) V̂_rᵀ
+
+C̃ is the damped second moment of the layer's inputs on a context. The first r triples matter most
+for the context (`ipm`, instruction-previewed: the context is the task), the last r least (`kpm`,
+knowledge-preserved: the context is to be preserved).
+
+C is first divided by the mean of its diagonal. The product of the factors does not depend on the
+scale of C, but their balance and thus the training do; in public code that scale depends
+accidentally on how activations are divided before they are summed.
+
+`power` p replaces C̃ by C̃ᵖ. The best mean-square approximation of the outputs on the context has
+p = ½; p = 0 is PiSSA. Only p = 1 is CorDA.
+
+Source: Yang, Li, Zhou, Song, Wu, Nie and Ghanem 2024, arXiv 2406.05223.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.base import Layers, LowRankAdapter, TrainingRows
+from bayeslora.adapters.low_rank import Factors, LowRank, balanced, check_rank
+from bayeslora.adapters.stats import SecondMoment
+from bayeslora.errors import InputError, located
+from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts, UpToOne
+
+
+@dataclass(frozen=True)
+class CorDA(LowRankAdapter):
+    """Two free factors that start at singular vectors chosen by the activations of a context.
+
+    The context is run once before training, and the second moments of the layers' inputs on it
+    are kept in the cache directory. Never take rows that the model will be judged by.
+    """
+
+    name: ClassVar[str] = "corda"
+    from_weight: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "two free factors that start along directions chosen from sample activations"
+    )
+    use: ClassVar[str] = (
+        "Adapting to one domain (`ipm`), or preserving what a context needs (`kpm`)."
+    )
+    source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
+    parameters: ClassVar[str] = "r (in + out) per layer"
+    default_lr: ClassVar[float] = 3e-3
+
+    r: Count = 16
+    """Rank of the trained subspace; the change has rank 2r at most."""
+    alpha: Positive | None = None
+    mode: Literal["ipm", "kpm"] = "ipm"
+    """`ipm` (instruction-previewed) trains the directions that matter most on the context, `kpm`
+    (knowledge-preserved) those that matter least, so that knowledge of the context is preserved."""
+    context: Text | Texts | None = None
+    """A data file with the same text column as the training data, or a list of texts. None means
+    the training rows, for `ipm` only."""
+    context_rows: Count = 1000
+    """Maximum number of texts of the context that are run, evenly spread over it."""
+    power: UpToOne = 1.0
+    """Exponent of the second moment by which the weight is multiplied. 1 is CorDA, 0.5 the best
+    approximation of the layer's outputs, 0 PiSSA; reports show it unless it is 1."""
+    damping: Positive = 0.01
+    """Added to the diagonal of the second moment, relative to its mean."""
+    target_modules: Texts | None = None
+    num_layers: Layers = "auto"
+    lr: Positive | None = None
+    """Learning rate of AdamW on both factors; None means {default_lr}."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of both factors towards their initial values."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode == "kpm" and self.context is None:
+            raise InputError(
+                "mode 'kpm' preserves what a context needs, and no context is given; set "
+                "context=FILE, or a list of texts in Python"
+            )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file of the context, if it is a file."""
+        return (self.context,) if isinstance(self.context, str) else ()
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Always true: from the training rows or from a context."""
+        return True
+
+    @classmethod
+    def table_name(cls, recorded: Mapping[str, Any]) -> str:
+        """Return the adapter's name if `power` is 1, as published, else `context-svd-<power>`."""
+        power = recorded.get("power", 1)
+        return cls.name if power == 1 else f"context-svd-{power:g}"
+
+    def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
+        """Return these options with a context file replaced by its texts.
+
+        Raises:
+            InputError: The file cannot be read, or the context holds texts of `held_out`.
+        """
+        if self.context is None:
+            return self
+        texts = read(self.context) if isinstance(self.context, str) else self.context
+        shared = set(texts) & set(held_out)
+        if shared:
+            raise InputError(
+                f"the context contains {len(shared)} of the validation texts, such as "
+                f"{min(shared)[:40]!r}; validation rows must not influence the model: choose "
+                "other texts"
+            )
+        return self._with(context=tuple(texts))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the options, with the context's texts replaced by their number and hash."""
+        mapping = super().recorded()
+        texts = mapping["context"]
+        if isinstance(texts, list):
+            digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+            mapping["context"] = f"{len(texts)} texts, sha256 {digest}"
+        return mapping
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Initialise every site from the second moment of its inputs on the context."""
+        context = self.context if isinstance(self.context, tuple) else None
+        moments = rows.moments(self.context_rows, context)
+        warn_of_few(moments)
+        for site in rows.sites:
+            with located(site.name):
+                factors = corda(
+                    site.weight,
+                    moments[site.name],
+                    self.r,
+                    self.scale,
+                    mode=self.mode,
+                    power=self.power,
+                    damping=self.damping,
+                )
+                cast("LowRank", site).begin(factors)
+
+
+logger = logging.getLogger(__name__)
+
+# The authors recommend several tokens per input.
+_TOKENS_PER_INPUT = 4
+_CONDITION_LIMIT = 1e8
+"""Largest condition number of C̃ for inversion in float64."""
+
+
+def corda(
+    weight: Tensor,
+    moment: SecondMoment,
+    r: int,
+    scale: float,
+    *,
+    mode: str = "ipm",
+    power: float = 1.0,
+    damping: float = 0.01,
+) -> Factors:
+    """Return centred factors whose product `s·B·A` is the context's part of a weight.
+
+    Args:
+        weight: [out, in], any floating dtype; the computation is in float64.
+        moment: Second moment of the layer's inputs on the context.
+        r: Rank, at most min(out, in).
+        scale: s > 0.
+        mode: `ipm` takes the first r triples, `kpm` the last.
+        power: p, from 0 to 1.
+        damping: λ > 0, relative to the mean of C's diagonal, added to the diagonal; doubled until
+            C̃ can be inverted safely.
+
+    Raises:
+        InputError: The rank is not between 1 and min(out, in), or the second moment is zero.
+    """
+    out_features, in_features = weight.shape
+    check_rank(out_features, in_features, r)
+    values, basis = _damped(moment.matrix.to(weight.device), damping)
+    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
+    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
+    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
+    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
+    return balanced(U[:, selected], S[selected], directions, scale)
+
+
+def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues [in] of C̃, ascending, and its eigenvectors [in, in]."""
+    mean = matrix.diagonal().mean()
+    if not mean > 0:
+        raise InputError("the context's inputs of this layer are all zero")
+    values, basis = torch.linalg.eigh(matrix.double() / mean)
+    values = values.clamp_min(0)
+    while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
+        damping *= 2
+    return values + damping, basis
+
+
+def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:
+    """Log a warning if the context has too few tokens for the inputs of a layer."""
+    name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
+    width = len(moment.matrix)
+    if moment.count < _TOKENS_PER_INPUT * width:
+        logger.warning(
+            "the context has %d tokens for the %d inputs of %s; with fewer than %d the "
+            "initialisation is noisy: give a longer context",
+            moment.count,
+            width,
+            name,
+            _TOKENS_PER_INPUT * width,
+        )
