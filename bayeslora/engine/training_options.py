@@ -183,7 +183,7 @@ FINISHING_EPOCHS = 2
 FINISHING_RATE = 0.1
 """The last epochs of cross-validated networks, on all rows, and the factor of learning rates."""
 FULL_ROWS = 128
-"""Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
+"""Fits to fewer rows take as many steps as one to this many (`reports/archive/label-budget`)."""
 
 
 def default_epochs(
