@@ -321,6 +321,8 @@ def encode_for(
             "The classifier has no class names: name them in index order, classes=[...] "
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
+    elif indexed:
+        advice.append(f"Labels may also be indices, 0 to {len(classes) - 1}")
     return encode_labels(
         rows, classes, unknown=unknown or "error", indexed=indexed, advice=". ".join(advice)
     )

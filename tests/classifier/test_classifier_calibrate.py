@@ -377,7 +377,7 @@ def test_named_classes_are_kept(nameless, tmp_path):
 
 def test_labels_beyond_the_outputs_are_refused(nameless):
     rows = [{"text": f"the cat {label}", "label": label} for label in (0, 1, 2, 3)]
-    with refused("unknown", "label 3", "'0', '1', '2'"):
+    with refused("unknown", "label 3", "'LABEL_2'", "0 to 2"):
         from_transformers(nameless).calibrate(rows)
 
 
