@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -14,17 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bayeslora.adapters.registry import resolve_adapter, resolve_sampling, stored_adapter
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
-from bayeslora.backbones.depth import Depth, check_depth
-from bayeslora.backbones.embedded import AUTO, IMAGES, QUESTIONS, TEXTS, directories
-from bayeslora.backbones.load import Backbone, lasting_name, load_backbone
+from bayeslora.backbones.depth import Depth
+from bayeslora.backbones.embedded import AUTO, directories
+from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.module import wrap_module
-from bayeslora.backbones.template import RAW, Template
-from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
+from bayeslora.backbones.template import Template
+from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, data_hash
+from bayeslora.data.examples import data_hash
 from bayeslora.data.read import read
 from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
@@ -48,16 +49,17 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import say_fitted_to
-from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
+from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
 from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
-from bayeslora.keywords import ColumnNames, FitOptions, Loading, check_keywords, columns_in
+from bayeslora.keywords import ColumnNames, Loading, check_keywords, columns_in
 from bayeslora.metrics.scores import Scores
-from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
+from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import feature_scores as feature_options
-from bayeslora.posteriors.registry import BEST, own_softmax, resolve_posterior, stored_posterior
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, own_softmax, resolve_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -75,8 +77,7 @@ class BayesianClassifier:
         >>> clf.predict("test.jsonl").confidence                      # doctest: +SKIP
 
     Attributes:
-        adapter: Options of the adapter.
-        posterior: Options of the posterior.
+        plan: What was chosen.
         validation_scores: Scores of the validation rows before and after the last `calibrate`; None
             if there are none.
         side_by_side: Comparison of posteriors by the last `calibrate`; None if none were compared.
@@ -85,8 +86,8 @@ class BayesianClassifier:
     def __init__(
         self,
         backbone: str | Path | Backbone | None = None,
-        adapter: Any = "polar",
-        posterior: Any = "vbll",
+        adapter: Any = DEFAULT_ADAPTER,
+        posterior: Any = DEFAULT_POSTERIOR,
         *,
         seed: int = 0,
         max_length: int = MAX_LENGTH,
@@ -141,32 +142,39 @@ class BayesianClassifier:
             InputError: A name or an option is not allowed.
         """
         check_keywords("BayesianClassifier", loading, Loading)
-        self.adapter = resolve_adapter(adapter)
-        self.posterior = resolve_posterior(posterior)
-        if isinstance(backbone, Path):
-            backbone = str(backbone)
-        if not isinstance(backbone, str | Backbone | None):
-            raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
-        dtype = checked("dtype", loading.get("dtype", "auto"), Dtype)
-        if depth is not None:
-            check_depth(depth)
-        self.depth = depth
-        self.template = None if template is None else Template(template)
-        if verbaliser is not None:
-            check_verbaliser(verbaliser)
-        self.verbaliser = dict(verbaliser) if isinstance(verbaliser, Mapping) else verbaliser
-        self.format = checked("format", format, Format | None)
-        self.seed = checked("seed", seed, Seed)
-        self.max_length = checked("max_length", max_length, Count)
-        self.progress = progress
-        self._requested = self._backbone = backbone
-        self._dtype = backbone.dtype if isinstance(backbone, Backbone) else dtype
+        self._backbone = backbone if isinstance(backbone, Backbone) else None
+        if isinstance(backbone, Backbone):
+            loading["dtype"] = backbone.dtype
+            backbone = backbone.name
+        self.plan = Plan(
+            str(backbone) if isinstance(backbone, Path) else backbone,
+            loading.get("dtype", "auto"),
+            adapter,
+            posterior,
+            seed,
+            max_length,
+            depth=depth,
+            template=None if template is None else Template(template),
+            verbaliser=verbaliser,
+            format=format,
+            progress=progress,
+        )
         self._device = loading.get("device")
         self._trust = loading.get("trust_remote_code", False)
         self._network: Network | None = None
         self._in_memory = False
         self.validation_scores: tuple[Scores, Scores] | None = None
         self.side_by_side: SideBySide | None = None
+
+    @property
+    def adapter(self) -> Adapter:
+        """Options of the adapter."""
+        return self.plan.adapter
+
+    @property
+    def posterior(self) -> Posterior:
+        """Options of the posterior."""
+        return self.plan.posterior
 
     def __repr__(self) -> str:
         """Return a one-line summary of the components and the fit."""
@@ -186,7 +194,7 @@ class BayesianClassifier:
         return table_html("BayesianClassifier", ("", ""), rows)
 
     def _made_of(self) -> str:
-        name = self._backbone_name() or "the default backbone"
+        name = self.plan.backbone or "the default backbone"
         adapted = self._network is None or self.record.adapter is not None
         adapter = f"{self.adapter.name} + " if adapted else ""
         return f"{adapter}{self.posterior.name} on {name}"
@@ -225,16 +233,12 @@ class BayesianClassifier:
         """Configuration and results of the fit, as stored in `bayeslora.json`."""
         return self.network.record
 
+    @with_meanings(TrainingSettings, CHOSEN)
     def fit(
         self,
         train: Any,
         validation: Any = None,
         *,
-        epochs: int | None = None,
-        batch_size: int = TrainingSettings.batch_size,
-        cv: int | Literal["auto"] | None = None,
-        hold_out: float = 0.0,
-        refit: bool = False,
         feature_scores: str | Sequence[str] | None = None,
         out: str | Path | None = None,
         overwrite: bool = False,
@@ -252,20 +256,6 @@ class BayesianClassifier:
                 classified among those of its task.
             validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it they are fixed in advance.
-            epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (not
-                with `SWAG`), 2, 5 or 12 by the held-out rows of `cv`, else 5; and more with fewer
-                than 128 rows, for as many steps as 128 take.
-            batch_size: Rows per step.
-            cv: Number of cross-validation folds, at least 2, each held out of one fit. The held-out
-                predictions select the epochs and one scale for all logits. The result is the
-                average of the networks, or, where there is one or they cannot be averaged, the
-                first, trained for a few epochs more on all rows. `"auto"` uses as many of five
-                folds as give 128 held-out rows, 0 none. None uses `"auto"` for `VBLL` without
-                validation data (without an adapter from 257 rows on), else 0.
-            hold_out: Share of the training rows to use as validation data, stratified by class,
-                instead of `validation` and `cv`.
-            refit: Whether to refit to all rows with the epoch, prior and scale selected on the
-                `hold_out` rows.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
                 predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
                 `unfamiliarity`. None uses `unfamiliarity` with the two distances that it combines,
@@ -273,8 +263,8 @@ class BayesianClassifier:
             out: Directory to save the model in. The same call resumes an interrupted fit from its
                 last checkpoint there.
             overwrite: Whether `out` may be replaced.
-            **options: Names of columns (`text_column`, `label_column`, …) and rarer options of
-                training (`patience`, `report_to`, …), see `FitOptions`.
+            **options: Names of columns, see `ColumnNames`, and the options of training below.
+                Objects among them may be given as a mapping or as text, too.
 
         Raises:
             InputError: The data or an option is not allowed, or `out` holds an input; nothing is
@@ -283,39 +273,16 @@ class BayesianClassifier:
         check_keywords("fit", options, FitOptions)
         if out is not None:
             files = [*_files(train, validation), *self.adapter.files]
-            refuse_inputs(out, *files, *directories(self._backbone))
+            refuse_inputs(out, *files, *directories(self.plan.backbone))
             current().first(partial(check_writable, out))
         # Imported here: predictions do not need the training loop.
         from bayeslora.engine.fit import fit_classifier
-        from bayeslora.engine.fit_checks import refuse_training_options, with_training
 
-        scores = feature_options.feature_scores(feature_scores)
-        settings = {item.name for item in fields(TrainingSettings)} - {"keep_folds"}
-        trained: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            **{name: value for name, value in options.items() if name in settings},
-            "layer_sampling": resolve_sampling(options.get("layer_sampling")),
-            "quality_retaining": resolve_retaining(options.get("quality_retaining")),
-        }
-        refuse_training_options(self.adapter, trained)
+        plan = self.plan.for_fit(feature_scores, options)
         columns = DataColumns().renamed(**columns_in(options))
-        across_tasks = options.get("across_tasks", False)
+        across_tasks = plan.training.across_tasks
         data = current().first_then_all(
             lambda: TrainingData.read(train, validation, columns, across_tasks=across_tasks)
-        )
-        if self._requested in (None, AUTO):
-            name = self._requested or self._usual_backbone(data.rows)
-            if self._backbone_name() != name:
-                self._backbone = name
-        plan = with_training(
-            self._plan(scores),
-            data,
-            trained,
-            cv=cv,
-            keep_folds=options.get("keep_folds", False),
-            hold_out=hold_out,
-            refit=refit,
         )
         with (
             together() as world,
@@ -326,8 +293,6 @@ class BayesianClassifier:
             self._take(network)
             if out is not None:
                 world.first(partial(self._save_fit, out))
-        if self._backbone == AUTO:
-            self._backbone = self.record.backbone["name"]
         return self
 
     def _save_fit(self, out: str | Path) -> None:
@@ -527,7 +492,7 @@ class BayesianClassifier:
                 hold_out=hold_out,
             )
         )
-        self.posterior = self.network.posterior
+        self.plan = replace(self.plan, posterior=self.network.posterior)
         return self
 
     def adapt(
@@ -862,17 +827,15 @@ class BayesianClassifier:
         """
         check_keywords("zero_shot", columns, ColumnNames)
         if out is not None:
-            refuse_inputs(out, *_files(texts), *directories(self._backbone))
+            refuse_inputs(out, *_files(texts), *directories(self.plan.backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
         names = DataColumns().renamed(**columns_in(columns))
         rows = None if texts is None else read(texts, names)
         if rows is not None and rows.columns is not None:
             names = DataColumns.of(rows.columns)
-        if self._requested is None and self._backbone_name() != QUESTIONS:
-            self._backbone = QUESTIONS
         with quiet_transformers():
-            self._take(zero_shot(self._plan(()), classes, rows, names, self._load_backbone))
+            self._take(zero_shot(self.plan, classes, rows, names, self._load_backbone))
         if out is not None:
             self.save_pretrained(out, overwrite=overwrite)
         return self
@@ -886,22 +849,11 @@ class BayesianClassifier:
         device: str | None,
         trust_remote_code: bool = False,
     ) -> BayesianClassifier:
-        record = network.record
-        clf = cls(
-            backbone,
-            stored_adapter(record.adapter) if record.adapter else "polar",
-            stored_posterior(record.posterior),
-            seed=record.seed,
-            max_length=record.max_length,
-            depth=record.backbone.get("depth") or 1.0,
-            template=record.backbone.get("template") or RAW,
-            verbaliser=record.backbone.get("verbaliser"),
-            format=record.backbone.get("format"),
-            dtype=record.backbone["dtype"],
-            device=device,
-            trust_remote_code=trust_remote_code,
-            progress=network.progress,
-        )
+        clf = cls(device=device, trust_remote_code=trust_remote_code)
+        clf.plan = replace(Plan.of(network.record), progress=network.progress)
+        if isinstance(backbone, Backbone):
+            clf._backbone = backbone
+            clf.plan = replace(clf.plan, backbone=backbone.name)
         clf._network = network
         return clf
 
@@ -924,46 +876,20 @@ class BayesianClassifier:
             )
         return network
 
-    def _load_backbone(self, name: str | None = None) -> Backbone:
-        if name is not None:
-            with quiet_transformers():
-                return load_backbone(name, dtype=self._dtype, device=self._device)
-        if self._backbone == AUTO:
-            raise InputError(
-                "backbone 'auto' is chosen on labelled rows by fit; name a backbone here"
+    def _load_backbone(self, name: str) -> Backbone:
+        """Return the backbone of a name, which is kept unless it is one of several to compare."""
+        if self._backbone is not None and self._backbone.name == name:
+            return self._backbone
+        with quiet_transformers():
+            loaded = load_backbone(
+                name,
+                dtype=self.plan.dtype,
+                device=self._device,
+                trust_remote_code=self._trust,
             )
-        if not isinstance(self._backbone, Backbone):
-            with quiet_transformers():
-                self._backbone = load_backbone(
-                    self._backbone or TEXTS,
-                    dtype=self._dtype,
-                    device=self._device,
-                    trust_remote_code=self._trust,
-                )
-        return self._backbone
-
-    def _usual_backbone(self, rows: Examples) -> str:
-        reads_words = self.verbaliser not in (None, "none") or rows.choices is not None
-        return IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
-
-    def _backbone_name(self) -> str | None:
-        return self._backbone.name if isinstance(self._backbone, Backbone) else self._backbone
-
-    def _plan(self, feature_scores: tuple[str, ...] | None) -> Plan:
-        return Plan(
-            lasting_name(self._backbone_name() or TEXTS),
-            self._dtype,
-            self.adapter,
-            self.posterior,
-            self.seed,
-            self.max_length,
-            self.progress,
-            feature_scores,
-            self.depth,
-            self.template,
-            self.verbaliser,
-            format=self.format,
-        )
+        if self.plan.backbone != AUTO:
+            self._backbone = loaded
+        return loaded
 
 
 def _files(*data: Any) -> list[str | Path]:

@@ -1,9 +1,9 @@
-"""Keywords that several functions share, or that few callers need: typed, and described, once."""
+"""Keywords that several functions share: typed, and described, once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 
 class ColumnNames(TypedDict, total=False):
@@ -35,36 +35,6 @@ class Loading(TypedDict, total=False):
     dtype: str
     device: str | None
     trust_remote_code: bool
-
-
-class FitOptions(ColumnNames, total=False):
-    """Further keywords of `BayesianClassifier.fit`, beside those of `ColumnNames`.
-
-    Attributes:
-        head_lr: Learning rate of a point estimate's last layer; 0.02 by default. The adapter and
-            `VBLL` have their own options.
-        patience: Epochs without a better validation NLL before training stops; 5 by default.
-        keep_folds: Whether to keep the networks of the folds of `cv` as an ensemble, with a pass
-            each, instead of one network; `cv="auto"` then means five folds.
-        layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
-            `num_active=2,interval=5`: trains only some layers of the adapter at a time. The adapter
-            `LISA` has these options itself.
-        quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
-            `momentum=0.8`, or `True` for its defaults: a loss that keeps rows near recent logits of
-            their class, weighted more as the task's loss falls.
-        report_to: Experiment tracker that receives the loss and the validation metrics of each
-            epoch, one run per network. TensorBoard's files are written to `runs/`.
-        across_tasks: Whether to classify rows among the classes of all tasks, so that predictions
-            need no task; otherwise among those of the row's own task.
-    """
-
-    head_lr: float | None
-    patience: int
-    keep_folds: bool
-    layer_sampling: Any
-    quality_retaining: Any
-    report_to: Literal["tensorboard", "wandb", "mlflow"] | None
-    across_tasks: bool
 
 
 def check_keywords(function: str, options: Mapping[str, Any], typed: Any) -> None:

@@ -23,7 +23,7 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from itertools import chain, pairwise
@@ -35,6 +35,7 @@ from typing import (
     ClassVar,
     Literal,
     TypeGuard,
+    TypeVar,
     get_args,
     get_type_hints,
 )
@@ -45,6 +46,8 @@ from bayeslora.errors import InputError, unknown_choice
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 LARGEST_SEED = 2**32 - 1
 
@@ -149,7 +152,12 @@ def checked(name: str, value: object, hint: Any) -> Any:
     Raises:
         InputError: It is not allowed.
     """
-    return _accepted(_checks({name: hint}), {name: value})[name]
+    return _accepted(_check(name, hint), {name: value})[name]
+
+
+@cache
+def _check(name: str, hint: Any) -> TypeAdapter[dict[str, Any]]:
+    return _checks({name: hint})
 
 
 def option_names(cls: type[Any]) -> list[str]:
@@ -298,6 +306,16 @@ def meanings(cls: type[Any]) -> dict[str, str]:
     }
 
 
+def described(cls: type[Any], name: str) -> str:
+    """Return the meaning of an option, with its default if this is a number, without a full stop.
+
+    A class may name options in `unset` whose default is decided later.
+    """
+    default = getattr(cls, name)
+    shown = is_number(default) and name not in getattr(cls, "unset", ())
+    return meanings(cls)[name].removesuffix(".") + (f" (default: {default:g})" if shown else "")
+
+
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -328,19 +346,41 @@ def _documented(cls: type[Any]) -> str:
     """Return the docstring of a class with its options added to the attributes."""
     text = inspect.cleandoc(vars(cls).get("__doc__") or "")
     head, section, rest = text.partition("Attributes:\n")
-    lines = [
+    lines = _listed(meanings(cls))
+    if not lines:
+        return text
+    return "\n".join([f"{head.rstrip()}\n\nAttributes:", *lines, *([rest] if section else [])])
+
+
+def with_meanings(cls: type[Any], names: Iterable[str]) -> Callable[[F], F]:
+    """Return a decorator that adds options, which a function takes as keywords, to its docstring.
+
+    Args:
+        cls: A dataclass of options.
+        names: Of the options.
+    """
+
+    def describe(function: F) -> F:
+        shown = {name: f"{described(cls, name)}." for name in names}
+        head, _, errors = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")
+        function.__doc__ = "\n".join([head, *_listed(shown), "", f"Raises:{errors}"])
+        return function
+
+    return describe
+
+
+def _listed(texts: Mapping[str, str]) -> list[str]:
+    """Return the lines of a section of a docstring."""
+    return [
         textwrap.fill(
-            f"{name}: {meaning}",
+            f"{name}: {text}",
             96,
             initial_indent=" " * 4,
             subsequent_indent=" " * 8,
             break_on_hyphens=False,
         )
-        for name, meaning in meanings(cls).items()
+        for name, text in texts.items()
     ]
-    if not lines:
-        return text
-    return "\n".join([f"{head.rstrip()}\n\nAttributes:", *lines, *([rest] if section else [])])
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -110,6 +110,11 @@ def resolve_one(config: type[T], value: object) -> T:
     return resolved
 
 
+def resolve_optional(config: type[T], value: object) -> T | None:
+    """Return the options of `resolve_one`, or None for None and False."""
+    return None if value is None or value is False else resolve_one(config, value)
+
+
 def refuse_idle(owner: str, config: Any, names: Iterable[str]) -> None:
     """Raise InputError if an option that was set has no effect beside the others.
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bayeslora import options
-from bayeslora.adapters.base import Adapter, LayerSampling
-from bayeslora.errors import InputError
+from bayeslora.adapters.base import Adapter
 from bayeslora.plugins import BuiltIn, Catalogue
 
 T = TypeVar("T")
@@ -27,6 +25,8 @@ ADAPTERS = BuiltIn(
     }
 )
 """The built-in adapters."""
+
+DEFAULT_ADAPTER = "polar"
 
 CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 """Every adapter by name, including those of other packages."""
@@ -68,20 +68,3 @@ def table_name(recorded: Mapping[str, Any]) -> str:
     """
     known = CATALOGUE.get(str(recorded["name"]))
     return str(recorded["name"] if known is None else known.table_name(recorded))
-
-
-def resolve_sampling(value: Any) -> LayerSampling | None:
-    """Return the options given as an object, a mapping or text such as `num_active=2`.
-
-    Raises:
-        InputError: An option or its value is invalid.
-    """
-    if value is None:
-        return None
-    if isinstance(value, Adapter):
-        name = type(value).__name__
-        raise InputError(
-            f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
-            "LayerSampling"
-        )
-    return options.resolve_one(LayerSampling, value)

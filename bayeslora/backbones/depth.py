@@ -22,6 +22,9 @@ DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
 and without; see reports/reading."""
 
 
+ALL_LAYERS = 1.0
+"""The depth of a whole backbone, even of one whose layers are not one list."""
+
 Depth = float | Literal["auto"]
 """A number of layers, a share of them, or `auto` for a choice by the training rows."""
 
@@ -101,7 +104,9 @@ def read_at(backbone: Backbone, depth: float | None, template: Template | None) 
     """
     if template is not None:
         backbone = replace(backbone, template=None if template.frame == RAW else template)
-    return backbone if depth is None else cut(backbone, resolve_depth(backbone, depth))
+    if depth is None or (isinstance(depth, float) and depth == ALL_LAYERS):
+        return backbone
+    return cut(backbone, resolve_depth(backbone, depth))
 
 
 def read_as_asked(
@@ -143,12 +148,6 @@ def read_as_asked(
     whole = read_at(backbone, None, template)
     share = default_depth(whole, adapted=adapted)
     return whole, read_at(whole, share if depth is None else depth, None)
-
-
-def recorded_reading(backbone: Backbone) -> dict[str, Any]:
-    """Return depth and template of a backbone for records, without those that are not set."""
-    reading: dict[str, Any] = {} if backbone.depth is None else {"depth": backbone.depth}
-    return reading if backbone.template is None else reading | {"template": backbone.template.frame}
 
 
 def cut(backbone: Backbone, layers: int) -> Backbone:

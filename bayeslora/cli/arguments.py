@@ -7,12 +7,13 @@ once. The Python API also validates the values, before a model is loaded.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import meanings
+from bayeslora.option_checks import described
 
 Parser = argparse.ArgumentParser
 
@@ -85,31 +86,46 @@ def add_options(
         parser.add_argument(name, metavar=metavar, type=kind, help=about, **shared)
 
 
-def add_described(
-    parser: argparse._ActionsContainer, config: type[Any], options: Mapping[str, str]
-) -> None:
-    """Add arguments with the descriptions and defaults of a dataclass's options as help.
+def add_fields(parser: argparse._ActionsContainer, config: type[Any], names: Iterable[str]) -> None:
+    """Add an argument for each of some fields of a dataclass of options.
+
+    The name is that of the field, the kind of value follows from its type, and the help is its
+    docstring.
 
     Args:
         parser: The parser to add them to.
         config: The dataclass.
-        options: By name and metavar, text to add to the help in place of the default.
+        names: Names of the fields.
     """
-    described = meanings(config)
-    helps = {}
-    for option, more in options.items():
-        name = python_name(option)
-        meaning = described[name].removesuffix(".").removeprefix("Whether to ")
-        default = getattr(config, name, None)
-        has_default = default is not None and " " in option
-        end = more or (f" (default: {default:g})" if has_default else "")
-        helps[option] = f"{meaning[0].lower()}{meaning[1:]}{end}"
-    add_options(parser, helps)
+    hints = get_type_hints(config, include_extras=True)
+    for name in names:
+        kinds = list(_kinds(hints[name]))
+        about = described(config, name).removeprefix("Whether to ")
+        about = f"{about[0].lower()}{about[1:]}"
+        option = f"--{name.replace('_', '-')}"
+        if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+            parser.add_argument(option, choices=get_args(kinds[0]), help=about)
+        else:
+            add_options(parser, {f"{option} {'|'.join(map(_metavar, kinds))}".strip(): about})
 
 
-def python_name(option: str) -> str:
-    """Return the name in Python of an option such as `--hold-out SHARE`."""
-    return option.partition(" ")[0].removeprefix("--").replace("-", "_")
+def _kinds(hint: Any) -> Iterator[Any]:
+    """Yield the alternatives of a type, without None and ranges."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        yield from _kinds(args[0])
+    elif origin in (Union, UnionType):
+        for part in args:
+            yield from _kinds(part)
+    elif hint is not type(None):
+        yield hint
+
+
+def _metavar(kind: Any) -> str:
+    """Return how a value is written: empty for a flag."""
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return {bool: "", int: "N", float: "X"}.get(kind, "KEY=VALUE,…")
 
 
 def add_task(parser: Parser) -> None:

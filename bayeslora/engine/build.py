@@ -20,10 +20,11 @@ from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.network import CONDITIONING, Network, under
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
-from bayeslora.option_checks import Format, Pooling
+from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import (
@@ -40,13 +41,10 @@ logger = logging.getLogger(__name__)
 
 def build_network(
     backbone: Backbone,
-    adapter: Adapter,
-    posterior: Posterior,
-    *,
+    plan: Plan,
     num_classes: int,
-    seed: int,
-    max_length: int,
-    format: Format | None = None,
+    *,
+    seed: int | None = None,
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
@@ -54,12 +52,10 @@ def build_network(
 
     Args:
         backbone: Frozen backbone; stays without adapters.
-        adapter: Options of the adapter.
-        posterior: Options of the posterior.
+        plan: What was chosen.
         num_classes: C.
-        seed: Seed of the adapter's initialisation and of the last layer's draws.
-        max_length: Tokens per text; longer texts are truncated.
-        format: Format of questions; None for texts.
+        seed: Seed of the adapter's initialisation and of the last layer's draws; None for that of
+            the plan.
         extra: `extra_config()` of a fitted head, if tensors of a fitted head and posterior will be
             loaded.
         trained: `trained_state()` of that network, which tells which columns it trains.
@@ -68,18 +64,19 @@ def build_network(
         InputError: The adapter does not fit the backbone or the posterior, or the posterior does
             not fit the network.
     """
-    chosen = adapter_for(adapter, posterior)
+    posterior, seed = plan.posterior, plan.seed if seed is None else seed
+    chosen = adapter_for(plan.adapter, posterior)
     clone = backbone.clone()
     sites = _sites(clone, chosen, seed, is_fresh=extra is None)
     lay_out(sites, under("adapter.", trained or {}))
     names = [site.name for site in sites]
     path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
-    reads_options = format == "options"
+    reads_options = plan.format == "options"
     encoder = (OptionsEncoder if reads_options else Encoder)(
         clone,
         layers_path=path,
         start=start,
-        max_length=max_length,
+        max_length=plan.max_length,
         pooling=pooling_of(clone, chosen),
     )
     full = chosen.full_layers(clone.model, encoder.behind)

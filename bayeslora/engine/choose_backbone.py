@@ -74,15 +74,7 @@ def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     if len(examples) > enough:
         chosen = stratified_sample(labels.numpy(), enough, plan.seed)
         examples, labels = examples.take(chosen), labels[chosen]
-    network = build_network(
-        backbone,
-        plan.adapter,
-        plan.posterior,
-        num_classes=len(data.classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
+    network = build_network(backbone, plan, len(data.classes))
     texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
     set_feature_scale(network, texts)
     rows = feature_rows(network, texts).double()

@@ -196,15 +196,7 @@ def _to_fit(data: TrainingData, format: Format | None, seed: int) -> TrainingDat
 
 def _fresh(plan: Plan, data: TrainingData, backbone: Backbone, seed: int) -> Network:
     """Return an untrained network."""
-    network = build_network(
-        backbone,
-        plan.adapter,
-        plan.posterior,
-        num_classes=len(data.classes),
-        seed=seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
+    network = build_network(backbone, plan, len(data.classes), seed=seed)
     check_middle(plan.feature_scores, has_middle=network.encoder.middle is not None)
     if network.conditioning is not None:
         network.conditioning.learn(data.rows)

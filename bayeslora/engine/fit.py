@@ -1,41 +1,29 @@
-"""The complete fit: from checked data to a fitted classifier."""
+"""The fit of a classifier on a page: settle, load, folds, train, average, posterior, record."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bayeslora import options
-from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
-from bayeslora.backbones.depth import cut, default_depth, num_layers, read_as_asked, resolve_depth
-from bayeslora.backbones.embedded import AUTO
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.tokens import check_max_length
-from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import data_hash
-from bayeslora.engine import formats
-from bayeslora.engine.build import adapter_for, best_depth, pooling_of
-from bayeslora.engine.choose_backbone import choose_backbone
-from bayeslora.engine.cross_validation import cross_validate, split_off, what_was_chosen
-from bayeslora.engine.data import TrainingData, check_images
+from bayeslora.engine import formats, settle
+from bayeslora.engine.cross_validation import cross_validate, what_was_chosen
+from bayeslora.engine.data import TrainingData
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
-from bayeslora.engine.fit_checks import check_division, check_fit, fit_facts
 from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.adapter_start import read_texts
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse
 from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training.starts import ClassPrior, LinearProbes, class_prior
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training.starts import LinearProbes, class_prior
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 
@@ -45,7 +33,7 @@ logger = logging.getLogger(__name__)
 def fit_classifier(
     plan: Plan,
     data: TrainingData,
-    load: Callable[[str | None], Backbone],
+    load: Callable[[str], Backbone],
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -56,9 +44,8 @@ def fit_classifier(
 
     Args:
         plan: What was chosen.
-        data: Training and validation data.
-        load: Returns the backbone of a name, or the chosen one for None; called after all checks
-            that do not need it.
+        data: The rows that a user passed.
+        load: Returns the backbone of a name; called after all checks that do not need it.
         out: Directory for the model, and for checkpoints until it is saved; None for none.
         overwrite: Whether the content of `out` may be replaced.
 
@@ -67,40 +54,36 @@ def fit_classifier(
             `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
-    all_data = data
-    plan, data = _checked(plan, data)
-    final = all_data if plan.training.refit else data
-    planned = _planned(plan, final)
-    # The record keeps the requested options, so that a later `calibrate` chooses on its own rows.
-    plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
-    identity: dict[str, Any] = {**planned, **final.hashes()}
+    # Check the choices, and decide what the rows and the backbone decide.
+    passed = data
+    requested, data = settle.by_rows(plan, data)
+    final = passed if requested.training.refit else data
+    identity: dict[str, Any] = requested.recorded() | _of_rows(final) | final.hashes()
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    if plan.backbone == AUTO:
-        loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
-        plan = replace(plan, backbone=loaded.name)
-    else:
-        loaded = load(None)
-    whole, backbone = _read(plan, data, loaded)
-    plan = _settled(plan, data, backbone, len(final.rows))
-    read = formats.rows_to_fit(final.rows, plan.format, plan.training.seed)
-    reading = formats.recorded_reading(plan, backbone, read)
-    # `identity` keeps the requested options.
+    settled, whole, backbone = settle.by_backbone(requested, data, len(final.rows), load)
+    settle.say_defaults(plan, settled)
+    plan = settled
+    read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
+    # The posterior as requested, so that a later `calibrate` chooses on its own rows.
+    planned = replace(plan, posterior=requested.posterior).recorded(backbone)
+    for name in plan.posterior.settled_options:
+        planned["posterior"][name] = getattr(plan.posterior, name)
+    if plan.format is not None:
+        hashed = formats.prompt_hash(plan.format, backbone.template, read)
+        planned["backbone"]["prompt_sha256"] = hashed
     identity["weights of the backbone"] = backbone.fingerprint
-    identity |= {"depth": None, "template": None, "verbaliser": None} | reading
+    identity["reading"] = {**planned["backbone"], "settings": None}
 
-    def claimed() -> Path | None:
-        if out is None:
-            return None
-        return current().first(partial(claim, out, identity, overwrite=overwrite))
-
-    fit = partial(
-        fit_members,
-        data=data,
-        backbone=backbone,
-        claim=claimed,
-        prior=_prior(plan, data, whole),
+    # Train: to parts of the rows, whose other rows choose what is open, then to all.
+    leads = plan.format == "letters"
+    trains = plan.adapter.trains and plan.adapter.episodes is None
+    at_once = plan.posterior.starts_over(adapter_trains=trains)
+    prior = class_prior(
+        whole, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )
+    claimed = partial(_claimed, out, identity, overwrite=overwrite)
+    fit = partial(fit_members, data=data, backbone=backbone, claim=claimed, prior=prior)
     try:
         (network, members, results), learnt = _fit_networks(fit, plan, data, final)
     except DivergedError:
@@ -108,152 +91,54 @@ def fit_classifier(
             abandon(out)
         raise
     _say_advice(network, results)
+
+    # Record what was planned and what came out.
     mass = formats.letter_mass(plan, network, whole, data.held_out or read)
     record = ModelRecord(
-        **planned | _settled_entries(planned, plan, backbone, reading),
-        **_fitted_entries(network, all_data, final, plan.training),
+        **planned,
+        **_of_rows(final),
+        data=final.hashes() | ({"whole": data_hash(passed.rows)} if plan.training.hold_out else {}),
+        dropped=passed.dropped(),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
-        results=_entries(results[0]) | learnt | mass,
+        results=_of_result(results[0]) | learnt | mass,
+        versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
-    rows = None if plan.training.refit else data.held_out
-    if rows is not None:
-        network.record = replace(record, results=record.results | measured(network, rows))
+    if data.held_out is not None and not plan.training.refit:
+        scores = measured(network, data.held_out)
+        network.record = replace(record, results=record.results | scores)
     return network
 
 
-def _entries(result: FitResult) -> dict[str, Any]:
-    """Return a result as entries of the record."""
-    entries = dataclasses.asdict(replace(result, stages=[]))
+def _of_rows(data: TrainingData) -> dict[str, Any]:
+    """Return the entries of a record on the rows."""
+    return {
+        "classes": list(data.classes),
+        "columns": data.columns.recorded(),
+        "num_train": len(data.rows),
+        "tasks": data.tasks,
+        "across_tasks": data.across_tasks,
+    }
+
+
+def _of_result(result: FitResult) -> dict[str, Any]:
+    """Return the entries of a record on the fit of one network."""
+    entries = asdict(replace(result, stages=[]))
     del entries["stages"]
     return entries
 
 
-def _checked(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
-    """Return the plan with defaults, and the data divided into training and validation rows.
-
-    Raises:
-        InputError: An option is not allowed.
-    """
-    plan = formats.settled(plan, data.rows)
-    if plan.training.hold_out:
-        check_division(plan, data)
-        data = split_off(data, plan.training.hold_out, plan.training.seed)
-    check_fit(plan, data)
-    scores = settled_scores(plan.feature_scores, plan.posterior)
-    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior)
-    # Class names of several tasks are `task: class`, not words.
-    no_words = bool(data.tasks) and plan.verbaliser is None
-    plan = replace(
-        plan,
-        feature_scores=() if plan.training.keep_folds or plan.adapter.has_members else scores,
-        adapter=read_texts(adapter, data.columns, data.held_out),
-        verbaliser="none" if no_words else plan.verbaliser,
-    )
-    return plan, data
-
-
-def _planned(plan: Plan, data: TrainingData) -> dict[str, Any]:
-    """Return the part of the record that is known before the fit, with the requested options."""
-    return {
-        "backbone": {"name": plan.backbone, "dtype": plan.dtype},
-        "adapter": plan.adapter.recorded(),
-        "posterior": options.as_mapping(plan.posterior),
-        "classes": list(data.classes),
-        "columns": data.columns.recorded(),
-        "max_length": plan.max_length,
-        "seed": plan.seed,
-        "num_train": len(data.rows),
-        "training": plan.training.recorded(),
-    }
-
-
-def _settled_entries(
-    planned: Mapping[str, Any], plan: Plan, backbone: Backbone, reading: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the entries of the record that depend on the backbone, with the options used."""
-    posterior = plan.posterior
-    settled = {name: getattr(posterior, name) for name in posterior.settled_options}
-    loaded = {
-        "fingerprint": backbone.fingerprint,
-        "settings": backbone.settings,
-        "kind": ADAPTED,
-    }
-    return {
-        "backbone": planned["backbone"] | {"name": plan.backbone} | reading | loaded,
-        "adapter": plan.adapter.recorded(),
-        "posterior": planned["posterior"] | settled,
-        "versions": library_versions() | adapter_provider(plan.adapter) | provider(posterior),
-    }
-
-
-def _fitted_entries(
-    network: Network, all_data: TrainingData, final: TrainingData, settings: TrainingSettings
-) -> dict[str, Any]:
-    """Return the entries of the record on the last layer, and on the rows before their division."""
-    hashes = final.hashes()
-    if settings.hold_out:
-        hashes["whole"] = data_hash(all_data.rows)
-    return {
-        "head": network.head.extra_config(),
-        "feature_scores": network.feature_scores.extra_config(),
-        "tasks": final.tasks,
-        "across_tasks": final.across_tasks,
-        "data": hashes,
-        "dropped": all_data.dropped(),
-    }
-
-
-def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
-    """Log the advice of the members' gates, each advice once."""
-    if network.conditioning is None:
-        return
-    for advice in dict.fromkeys(network.conditioning.advice(result.adapter) for result in results):
-        if advice:
-            logger.warning("%s", advice)
-
-
-def _settled(plan: Plan, data: TrainingData, backbone: Backbone, num_rows: int) -> Plan:
-    """Return the plan with options that depend on the backbone: covariance and adapted layers.
-
-    Args:
-        plan: The requested plan.
-        data: Training data.
-        backbone: Backbone at its depth.
-        num_rows: Training rows of the last fit.
-    """
-    shared = plan.format == "options"  # options share one weight vector
-    classes = 1 if shared else len(data.classes)
-    # A language model that answers is adapted in more layers.
-    answers = shared and backbone.kind == "decoder"
-    num_adapted = layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
-    return replace(
-        plan,
-        posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
-        adapter=plan.adapter.with_layers(num_adapted),
-    )
-
-
-def _prior(plan: Plan, data: TrainingData, whole: Backbone) -> ClassPrior | None:
-    """Return the language model's rows for the classes; None for a prior mean of zero."""
-    adapter = plan.adapter
-    return class_prior(
-        whole,
-        data.classes,
-        plan.verbaliser,
-        data.rows,
-        at_once=plan.posterior.starts_over(
-            adapter_trains=adapter.trains and adapter.episodes is None
-        ),
-        leads=plan.format == "letters",
-    )
+def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: bool) -> Path | None:
+    """Return the directory for checkpoints; None for none."""
+    if out is None:
+        return None
+    return current().first(partial(claim, out, identity, overwrite=overwrite))
 
 
 def _fit_networks(
-    fit: Callable[..., Fitted],
-    plan: Plan,
-    data: TrainingData,
-    final: TrainingData,
+    fit: Callable[..., Fitted], plan: Plan, data: TrainingData, final: TrainingData
 ) -> tuple[Fitted, dict[str, Any]]:
     """Fit to all rows, after fits to parts of them if held-out rows choose options.
 
@@ -269,71 +154,53 @@ def _fit_networks(
     Raises:
         InputError: The folds are to be kept, but no row can be held out.
     """
+    settings = plan.training
     if data.validation is not None and plan.posterior.scales_logits:
         plan = replace(plan, logit_scale=None)
-    if plan.training.refit and data.validation is not None:
-        plain = replace(plan, feature_scores=())
-        partly = fit(plain, part=Part(None, "without-held-out", "fit without held-out rows"))
+    if settings.refit and data.validation is not None:
+        part = Part(None, "without-held-out", "fit without held-out rows")
+        partly = fit(replace(plan, feature_scores=()), part=part)
         chosen = what_was_chosen(partly, plan.posterior, data.validation)
         posterior = plan.posterior.as_chosen(partly[2][0].posterior)
         plan = replace(plan, posterior=posterior, logit_scale=chosen.logit_scale)
-        whole = fit(plan, data=final, stops=chosen.epochs, say=False)
-        return whole, {"held_out": dataclasses.asdict(chosen)}
+        fitted = fit(plan, data=final, stops=chosen.epochs, say=False)
+        return fitted, {"held_out": asdict(chosen)}
     probes = LinearProbes()
     fit = partial(fit, probes=probes)
     folds = cross_validate(fit, plan, data.train, probes)
-    if folds is None and plan.training.keep_folds:
+    if folds is None and settings.keep_folds:
         raise InputError(
             "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
             "only one of its class; leave keep_folds out"
         )
     if folds is None:
-        if plan.training.cv not in (0, "auto"):
+        if settings.cv not in (0, "auto"):
             logger.warning(
                 "cv=%s has no effect: every text occurs in several rows or is the only one of its "
                 "class, so no row can be held out",
-                plan.training.cv,
+                settings.cv,
             )
         return fit(plan, data=final), {}
-    learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
+    learnt: dict[str, Any] = {"logit_scale": asdict(folds.scale)}
     if folds.epochs:
         learnt["epochs"] = dict(folds.epochs)
         shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in folds.epochs.items())
         logger.info("held-out NLL by epochs: %s", shown)
     if folds.baselines:
         learnt["baselines"] = dict(folds.baselines)
-    if plan.training.keep_folds:
+    if settings.keep_folds:
         return folds.kept(), learnt
     scaled = replace(plan, logit_scale=folds.scale.factor)
-    whole = fit(scaled, data=final, say=False, further=folds.further)
+    fitted = fit(scaled, data=final, say=False, further=folds.further)
     if folds.num_averaged:
         learnt["averaged"] = folds.num_averaged
-    return whole, learnt
+    return fitted, learnt
 
 
-def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
-    """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
-    check_images(data.rows, images=loaded.kind == "vision")
-    depth = plan.depth
-    whole, backbone = read_as_asked(
-        loaded,
-        1.0 if depth == "auto" else depth,
-        formats.default_template(plan, loaded, data.rows, data.held_out),
-        pairs=data.rows.pairs is not None,
-        adapted=plan.adapter.trains,
-        max_length=plan.max_length,
-    )
-    check_max_length(whole, plan.max_length)
-    formats.check_backbone(plan.format, whole, backbone, len(data.classes))
-    if depth == "auto":
-        usual = default_depth(whole, adapted=plan.adapter.trains)
-        depth = best_depth(
-            whole,
-            data.train,
-            pooling=pooling_of(whole, plan.adapter),
-            max_length=plan.max_length,
-            usual=resolve_depth(whole, usual or 1.0),
-            progress=plan.progress,
-        )
-        backbone = cut(whole, depth)
-    return whole, backbone
+def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
+    """Log the advice of the members' gates, each advice once."""
+    if network.conditioning is None:
+        return
+    for advice in dict.fromkeys(network.conditioning.advice(result.adapter) for result in results):
+        if advice:
+            logger.warning("%s", advice)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayeslora.backbones import depth
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import Backbone, Kind
@@ -246,26 +245,6 @@ def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -
     mass = float(torch.cat(masses).mean())
     logger.info("the language model gives the letters of the options %.3g of its probability", mass)
     return {LETTER_MASS: mass}
-
-
-def recorded_reading(
-    plan: Plan, backbone: Backbone, rows: Examples | None = None
-) -> dict[str, Any]:
-    """Return a record's entries on how a backbone reads rows, without those that are not set.
-
-    Args:
-        plan: The settled plan.
-        backbone: Backbone at its depth.
-        rows: Rows whose prompts are hashed, if they are questions.
-    """
-    reading = depth.recorded_reading(backbone)
-    if plan.verbaliser is not None:
-        reading["verbaliser"] = plan.verbaliser
-    if plan.format is not None:
-        reading["format"] = plan.format
-        if rows is not None:
-            reading["prompt_sha256"] = prompt_hash(plan.format, backbone.template, rows)
-    return reading
 
 
 def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:

@@ -16,11 +16,11 @@ from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.conditioning import Conditioning
+from bayeslora.engine.plan import Plan
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.registry import stored_posterior
 from bayeslora.posteriors.types import LastLayer, WeightPosterior
 
 CONDITIONING = "adapter.conditioning."
@@ -90,10 +90,14 @@ class Network(nn.Module):
         return self.eval()
 
     @property
+    def plan(self) -> Plan:
+        """What was chosen, as recorded."""
+        return Plan.of(self.record)
+
+    @property
     def posterior(self) -> Posterior:
         """The options of the recorded posterior."""
-        config: Posterior = stored_posterior(self.record.posterior)
-        return config
+        return self.plan.posterior
 
     def files(self) -> ModelFiles:
         """Return the content of the model directory."""

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from bayeslora import options
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.option_checks import BelowOne, Count, CountOrZero, OnlyWith, Options, Positive, Seed
+from bayeslora.keywords import ColumnNames
+from bayeslora.option_checks import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    OnlyWith,
+    Options,
+    Positive,
+    Seed,
+    option_names,
+)
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
@@ -46,41 +56,61 @@ class QualityRetaining(Options):
 
 @dataclass(frozen=True)
 class TrainingSettings(Options):
-    """Options of one fit that belong to neither the adapter nor the posterior."""
+    """Options of one fit that belong to neither the adapter nor the posterior.
+
+    A field that `FitOptions` names is a keyword of `BayesianClassifier.fit`, an option of
+    `bayeslora fit` and, by `recorded`, an entry of a model's record; the docstring of the field is
+    the documentation of all of them. A fit sets the other fields itself.
+    """
+
+    unset: ClassVar[tuple[str, ...]] = ("epochs", "cv")
+    """Options that depend on the method and the rows unless they are set."""
+    of_rows: ClassVar[tuple[str, ...]] = ("cv", "hold_out", "refit", "keep_folds", "across_tasks")
+    """Options that matter to fits of the last layer alone, too: they say what the rows are for."""
 
     epochs: Count = 5
-    """Maximum number of epochs."""
+    """Maximum number of epochs. By default 15 if validation rows select the epoch (not with SWAG),
+    2, 5 or 12 by the held-out rows of cross-validation, else 5; and more with fewer than 128 rows,
+    for as many steps as 128 take."""
     batch_size: Count = 16
     """Rows per step."""
     head_lr: Positive = 2e-2
     """Learning rate of the last layer, if the posterior has no option for it."""
     patience: Count = 5
     """Epochs without a better validation NLL before training stops."""
+    cv: CountOrZero | Literal["auto"] = 0
+    """Number of cross-validation folds, each held out of one fit. The held-out rows choose the
+    epochs and the scale of the logits; the result is the average of the networks, or, where there
+    is one or they cannot be averaged, the first, trained for a few epochs more on all rows. 0 for
+    none, auto for as many of five folds as give 128 rows. By default auto for VBLL without
+    validation rows (without an adapter from 257 rows on), else 0."""
+    keep_folds: bool = False
+    """Whether to keep the networks of the folds as an ensemble, with a pass each, instead of one
+    network; auto then means five folds."""
+    hold_out: BelowOne = 0.0
+    """Share of the training rows to use as validation rows, stratified by class, instead of
+    validation data and cross-validation."""
+    refit: bool = False
+    """Whether to refit to all rows, with the epoch, prior and scale chosen on those held out."""
+    layer_sampling: LayerSampling | None = None
+    """Sampling of the adapted layers that train at a time, such as num_active=2,interval=5;
+    without it all of them train (see `bayeslora methods`). The adapter LISA has these options
+    itself."""
+    quality_retaining: QualityRetaining | None = None
+    """A loss that penalises logits far from recent logits of the same class, such as momentum=0.8;
+    on for its defaults (see `bayeslora methods`)."""
+    report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Experiment tracker that receives the figures of each epoch, one run per network. The files of
+    TensorBoard are written to runs/."""
+    across_tasks: bool = False
+    """Whether to classify rows of several tasks among the classes of all, so that predictions need
+    no task; otherwise among those of the row's own task."""
     warmup: BelowOne = 0.03
     """Share of the steps in which the learning rate rises; it then decays as a cosine."""
     max_grad_norm: Positive = 1.0
     """Limit on the norm of the adapter's gradient, unless the posterior has one of its own."""
     seed: Seed = 0
     """Seed of initialisation, order and draws."""
-    layer_sampling: LayerSampling | None = None
-    """Sampling of the adapted layers that train at a time; without it all of them train."""
-    quality_retaining: QualityRetaining | None = None
-    """A loss that penalises logits far from recent logits of the same class, if any."""
-    report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
-    """Experiment tracker that receives the figures of each epoch; TensorBoard's files are written
-    to runs/."""
-    cv: CountOrZero | Literal["auto"] = 0
-    """Number of cross-validation folds, each held out of one fit; the held-out rows choose the
-    epochs and the scale of the logits. 0 for none, auto for as many of five folds as give 128
-    rows."""
-    hold_out: BelowOne = 0.0
-    """Share of the training rows to use as validation rows, instead of validation data and
-    cross-validation."""
-    refit: bool = False
-    """Whether to refit to all rows, with the choices made on the held-out rows."""
-    keep_folds: bool = False
-    """Whether to keep the networks of the folds as an ensemble, instead of one fit to all rows;
-    auto then means five folds."""
     choose_epochs: bool = False
     """Whether the rows that cross-validation holds out choose the number of epochs, from the ends
     of stages within which the learning rate decays to zero."""
@@ -88,15 +118,14 @@ class TrainingSettings(Options):
     """Number of epochs after which training stops, regardless of the schedule; None for none."""
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("layer_sampling", LayerSampling),
+            ("quality_retaining", QualityRetaining),
+        ):
+            object.__setattr__(self, name, options.resolve_optional(kind, getattr(self, name)))
         super().__post_init__()
         if self.cv == 1:
             raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1")
-        if self.keep_folds and not self.cv:
-            raise InputError(
-                "keep_folds keeps the fits of cv, but cv is 0; set cv, and give no validation "
-                "data or hold_out",
-                code="clash",
-            )
         if self.refit and not self.hold_out:
             raise InputError(
                 "refit has no effect without hold_out, whose choices it uses", code="no-effect"
@@ -109,8 +138,9 @@ class TrainingSettings(Options):
         return tuple(sorted({max(1, round(share * self.epochs)) for share in shares}))
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options that determine the result."""
-        return {name: value for name, value in asdict(self).items() if name != "report_to"}
+        """Return the options that determine how networks are trained, for a model's record."""
+        elsewhere = ("report_to", "across_tasks")
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
     def finishing(self, num_rows: int) -> Self:
         """Return the settings of the last epochs of cross-validated networks, on all rows."""
@@ -122,20 +152,27 @@ class TrainingSettings(Options):
         return self.epochs * math.ceil(num_train / self.batch_size)
 
 
-def resolve_retaining(value: Any) -> QualityRetaining | None:
-    """Return the options given as an object, a mapping, a flag or text.
+class FitOptions(ColumnNames, total=False):
+    """The fields of `TrainingSettings` that are keywords of `BayesianClassifier.fit`, for types."""
 
-    Args:
-        value: `QualityRetaining(...)`, its options as a mapping or as text such as
-            `momentum=0.8,temperature=1`, `True` or `on` for the defaults, None or `False` for none.
+    epochs: int | None
+    batch_size: int
+    head_lr: float | None
+    patience: int
+    cv: int | Literal["auto"] | None
+    keep_folds: bool
+    hold_out: float
+    refit: bool
+    layer_sampling: Any
+    quality_retaining: Any
+    report_to: Literal["tensorboard", "wandb", "mlflow"] | None
+    across_tasks: bool
 
-    Raises:
-        InputError: An option or its value is not allowed.
-    """
-    if value is None or value is False:
-        return None
-    return options.resolve_one(QualityRetaining, value)
 
+CHOSEN = tuple(
+    name for name in option_names(TrainingSettings) if name in FitOptions.__annotations__
+)
+"""Names of the options of a fit, in the order of their documentation."""
 
 DEFAULT_EPOCHS = 5
 DEFAULT_EPOCHS_LONG = 15

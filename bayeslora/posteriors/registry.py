@@ -69,6 +69,8 @@ def names_where(condition: Callable[[type[Posterior]], bool]) -> str:
     return ", ".join(repr(name) for name, config in POSTERIORS.items() if condition(config))
 
 
+DEFAULT_POSTERIOR = "vbll"
+
 CATALOGUE = Catalogue("posterior", POSTERIORS, Posterior)
 """All posteriors by name, including those of other packages."""
 

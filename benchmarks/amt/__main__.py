@@ -41,6 +41,7 @@ import numpy as np
 import bayeslora as bl
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from benchmarks.amt.judge import Judge, Mixture, one_hot
 from benchmarks.amt.settings import SETTINGS, Setting
 from benchmarks.amt.summary import KEY, write_summary
@@ -148,11 +149,10 @@ class Study:
             return
         network = build_network(
             self.backbone,
-            bl.Frozen(),
-            bl.Prototypes(),
-            num_classes=self.setting.pool.ways,
-            seed=0,
-            max_length=self.setting.max_length,
+            Plan(
+                adapter=bl.Frozen(), posterior=bl.Prototypes(), max_length=self.setting.max_length
+            ),
+            self.setting.pool.ways,
         )
         judge = Judge.of(self.setting, network.eval(), "test", [10.0], self.data_dir)
         self._score(judge, "frozen encoder", (1.0,), 0)

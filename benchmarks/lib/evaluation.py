@@ -18,6 +18,7 @@ from bayeslora.data.examples import Examples, encode_labels
 from bayeslora.engine.build import build_network, last_layer
 from bayeslora.engine.fitted.card import method_notes
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import feature_rows
@@ -62,11 +63,13 @@ def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Networ
     """Create an untrained network."""
     return build_network(
         backbone,
-        spec.adapter,
-        spec.posterior,
-        num_classes=num_classes,
-        seed=spec.seed,
-        max_length=spec.max_length,
+        Plan(
+            adapter=spec.adapter,
+            posterior=spec.posterior,
+            seed=spec.seed,
+            max_length=spec.max_length,
+        ),
+        num_classes,
     )
 
 

@@ -17,6 +17,7 @@ from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import Examples
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.detection import detections
@@ -75,7 +76,7 @@ def frozen_seconds(cell: Cell) -> float:
     adapter = ADAPTERS.get(cell.adapter.partition("-")[0], LoRA)()
     classes = len(cell.data.classes)
     network = build_network(
-        cell.backbone, adapter, MLE(), num_classes=classes, seed=0, max_length=MAX_LENGTH
+        cell.backbone, Plan(adapter=adapter, posterior=MLE(), max_length=MAX_LENGTH), classes
     )
 
     def states_of(rows: Examples) -> object:

@@ -45,6 +45,7 @@ from bayeslora.data.splits import stratified_sample
 from bayeslora.data.union import TASK, class_of, counts, named, union, union_classes
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Training, train_network
@@ -174,11 +175,8 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     )
     network = build_network(
         backbone,
-        arm.adapter,
-        MLE(),
-        num_classes=len(rows.classes),
-        seed=seed,
-        max_length=MAX_LENGTH,
+        Plan(adapter=arm.adapter, posterior=MLE(), seed=seed, max_length=MAX_LENGTH),
+        len(rows.classes),
     )
     if arm.in_file_order:
         for site in network.sites:

@@ -29,6 +29,7 @@ from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, ItemVectors
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.engine.build import build_network
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import LengthBatchSampler
 from bayeslora.predictions.record import Predictions
 from benchmarks.next_item.rows import Items, truth
@@ -177,7 +178,9 @@ def fit(study: Study, arm: str, train: Examples, seed: int) -> Fitted:
 
 def _network(backbone: Backbone, adapter: Adapter, seed: int) -> Network:
     # The last layer, of two classes, is not used.
-    return build_network(backbone, adapter, MLE(), num_classes=2, seed=seed, max_length=MAX_LENGTH)
+    return build_network(
+        backbone, Plan(adapter=adapter, posterior=MLE(), seed=seed, max_length=MAX_LENGTH), 2
+    )
 
 
 def _prepared(

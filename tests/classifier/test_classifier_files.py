@@ -343,7 +343,7 @@ def test_what_cannot_be_chosen_is_refused_at_once(options, message):
 
 
 def test_a_seed_of_numpy_is_stored_as_a_number():
-    assert type(bl.BayesianClassifier(seed=torch.arange(4).numpy()[3]).seed) is int
+    assert type(bl.BayesianClassifier(seed=torch.arange(4).numpy()[3]).plan.seed) is int
 
 
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):

@@ -445,9 +445,9 @@ def test_no_token_of_an_option_is_perturbed(fitted):
 
 
 def test_half_of_the_layers_adapt_where_a_language_model_scores_options(model, monkeypatch):
-    for module in ("adapters.base", "engine.fit"):
+    for module in ("adapters.base", "engine.settle"):
         monkeypatch.setattr(f"bayeslora.{module}.USUAL_LAYERS", 1)
-    monkeypatch.setattr("bayeslora.engine.fit.num_layers", lambda _: 5)
+    monkeypatch.setattr("bayeslora.engine.settle.num_layers", lambda _: 5)
 
     def adapted(adapter, format, rows):
         clf = bl.BayesianClassifier(model, adapter, "mle", format=format, **OPTIONS)

@@ -41,7 +41,7 @@ def test_a_model_reads_as_it_was_fitted(backbones, kind, tmp_path):
     clf.save_pretrained(tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(TEXTS).probs, expected)
-    assert (again.depth, again.template) == (clf.depth, clf.template)
+    assert (again.plan.depth, again.plan.template) == (clf.plan.depth, clf.plan.template)
     raw = fitted(backbones[kind], template="{text}")
     assert not np.allclose(raw.predict(TEXTS).probs, expected)
 

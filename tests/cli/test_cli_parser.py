@@ -15,7 +15,6 @@ from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.option_checks import meanings
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
@@ -132,30 +131,19 @@ def test_wrong_arguments_are_refused_in_a_line(refused, argv, parts):
 
 
 def test_defaults_in_the_help_are_those_of_python():
-    fit = inspect.signature(BayesianClassifier.fit).parameters
     init = inspect.signature(BayesianClassifier.__init__).parameters
-    python = {name: item.default for name, item in (init | fit).items()}
+    python = {name: item.default for name, item in init.items()}
     stated = {
         name: re.search(r"\(default: (.*)\)$", action.help or "").group(1)
         for name, action in build_parser().parse_args(["fit", "train.jsonl"]).actions.items()
         if "(default: " in (action.help or "")
     }
-    for name in ("adapter", "posterior", "max_length", "seed", "batch_size"):
+    for name in ("adapter", "posterior", "max_length", "seed"):
         assert stated[name] == str(python[name]), name
-    for name in ("patience", "head_lr"):
+    for name in ("batch_size", "patience", "head_lr"):
         assert stated[name] == str(getattr(TrainingSettings, name)), name
     columns = DataColumns()
     assert (stated["text_column"], stated["label_column"]) == (columns.text, columns.label)
-
-
-def test_training_options_are_described_once():
-    """The command adds defaults and the names of other options, but repeats no description."""
-    actions = build_parser().parse_args(["fit", "train.jsonl"]).actions
-    described = {name: text for name, text in meanings(TrainingSettings).items() if name in actions}
-    assert described
-    for name, text in described.items():
-        meaning = text.removesuffix(".").removeprefix("Whether to ")
-        assert actions[name].help.startswith(meaning[:1].lower() + meaning[1:])
 
 
 @pytest.mark.parametrize(

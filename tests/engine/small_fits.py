@@ -12,6 +12,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.final_fit import LastFit
 from bayeslora.engine.training.loop import Loop, Training, train_network
@@ -64,7 +65,7 @@ def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
     posterior = QUICK if posterior is None else posterior
     options = TrainingSettings(**{"epochs": 2, "batch_size": 8, "seed": 3} | settings)
     network = build_network(
-        backbone, adapter, posterior, num_classes=3, seed=options.seed, max_length=32
+        backbone, Plan(adapter=adapter, posterior=posterior, seed=options.seed, max_length=32), 3
     )
     train, validation = (
         prepare(network.encoder, rows(count, seed), progress=False)

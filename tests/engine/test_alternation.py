@@ -12,6 +12,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training import loop as loops
 from bayeslora.engine.training.final_fit import LastFit
@@ -167,7 +168,9 @@ def test_frozen_weights_do_not_move(request, tmp_path, name, adapter):
 def test_a_fresh_network_computes_what_its_backbone_does(decoder):
     """Adapters start at zero, so at first the seed changes only their directions."""
     fit = fresh(decoder)
-    other = build_network(decoder, POLAR, VBLL(), num_classes=len(CLASSES), seed=8, max_length=32)
+    other = build_network(
+        decoder, Plan(adapter=POLAR, posterior=VBLL(), seed=8, max_length=32), len(CLASSES)
+    )
     first = fit.network.encoder.features(fit.train)
     assert torch.equal(first, other.encoder.features(fit.train))
     assert not torch.equal(fit.network.sites[0].A.weight, other.sites[0].A.weight)

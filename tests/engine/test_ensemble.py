@@ -154,7 +154,7 @@ def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
         adapter_for(replace(LORA, dropout=0.5), MCDropout())
     assert adapter_for(LORA, MLE()) == LORA
     assert adapter_for(PoLAR(), MCDropout()) == PoLAR()
-    network = build_network(decoder, LORA, MCDropout(), num_classes=3, seed=0, max_length=32)
+    network = build_network(decoder, Plan(adapter=LORA, posterior=MCDropout(), max_length=32), 3)
     assert network.weights.live == tuple(
         f"layers.{layer}.self_attn.{name}.dropout"
         for layer in (1, 2)
@@ -164,9 +164,9 @@ def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
 
 def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
     with refused("no-dropout"):
-        build_network(decoder, POLAR, MCDropout(), num_classes=3, seed=0, max_length=32)
+        build_network(decoder, Plan(adapter=POLAR, posterior=MCDropout(), max_length=32), 3)
     with refused("no-dropout"):
-        build_network(decoder, POLAR, MCDropout(p=0.3), num_classes=3, seed=0, max_length=32)
+        build_network(decoder, Plan(adapter=POLAR, posterior=MCDropout(p=0.3), max_length=32), 3)
 
 
 def test_a_variant_of_mc_dropout_has_a_default_of_its_own():
@@ -205,7 +205,9 @@ def test_a_network_of_another_posterior_is_asked_for_its_dropout(encoder):
 
 
 def test_without_a_frozen_prefix_embeddings_are_dropped_too(encoder):
-    network = build_network(encoder, PoLAR(r=2), MCDropout(), num_classes=3, seed=0, max_length=32)
+    network = build_network(
+        encoder, Plan(adapter=PoLAR(r=2), posterior=MCDropout(), max_length=32), 3
+    )
     assert network.weights.live[0] == "embeddings.dropout"
     alone = MCDropoutDraws(network.encoder.model, network.encoder.run_probe, ["embeddings.dropout"])
     assert float(sampled_by(network, alone).variance.max()) > 0
@@ -215,7 +217,7 @@ def test_without_a_frozen_prefix_embeddings_are_dropped_too(encoder):
 def test_adapters_outside_the_layers_leave_no_prefix(encoder, targets):
     """The pooler comes after the last layer, and no feature depends on it."""
     adapter = LoRA(r=2, target_modules=targets)
-    network = build_network(encoder, adapter, MLE(), num_classes=3, seed=0, max_length=32)
+    network = build_network(encoder, Plan(adapter=adapter, posterior=MLE(), max_length=32), 3)
     prepared = prepare(network.encoder, rows(6, 0), progress=False)
     assert isinstance(prepared, PreparedTexts)
     assert prepared.prefix is None
@@ -223,7 +225,7 @@ def test_adapters_outside_the_layers_leave_no_prefix(encoder, targets):
 
 
 def test_cut_texts_are_said(encoder, caplog):
-    network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=6)
+    network = build_network(encoder, Plan(adapter=LORA, posterior=MLE(), max_length=6), 3)
     with caplog.at_level(logging.WARNING):
         texts = prepare(network.encoder, rows(12, 0), progress=False)
     count = texts.tokens.num_truncated
@@ -234,7 +236,7 @@ def test_cut_texts_are_said(encoder, caplog):
 
 @pytest.mark.usefixtures("terminal")
 def test_bars_are_on_stderr_and_only_when_asked_for(encoder, capsys):
-    network = build_network(encoder, LORA, MLE(), num_classes=3, seed=0, max_length=32)
+    network = build_network(encoder, Plan(adapter=LORA, posterior=MLE(), max_length=32), 3)
     prepare(network.encoder, rows(5, 77), progress=False)
     assert capsys.readouterr() == ("", "")
     prepare(network.encoder, rows(5, 78), progress=True)

@@ -13,6 +13,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
 from bayeslora.contrib.amt import AMT
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.training import episodes as engine
 from bayeslora.engine.training.episodes import MetaTuning, divergence, draw_episode, meta_tune, mix
 from bayeslora.errors import InputError
@@ -44,7 +45,7 @@ def vit(tmp_path_factory):
 
 
 def network_of(backbone, adapter=ADAPTER):
-    return build_network(backbone, adapter, MLE(), num_classes=3, seed=0, max_length=32).eval()
+    return build_network(backbone, Plan(adapter=adapter, posterior=MLE(), max_length=32), 3).eval()
 
 
 def texts_of(network, count=24):

@@ -12,6 +12,7 @@ from bayeslora import CLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.posteriors.weights.clora import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)
@@ -119,9 +120,9 @@ def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
 def test_absorbing_drift_past_the_gate_is_refused(encoder, constraint):
     adapter = PoLAR(r=2, num_layers=2, constraint=constraint)
     with refused("second-gate", f"constraint '{constraint}'", "absorb_every=1"):
-        build_network(encoder, adapter, CLoRA(), num_classes=3, seed=0, max_length=32)
+        build_network(encoder, Plan(adapter=adapter, posterior=CLoRA(), max_length=32), 3)
     soft = replace(adapter, absorb_every=0)
-    build_network(encoder, soft, CLoRA(), num_classes=3, seed=0, max_length=32)
+    build_network(encoder, Plan(adapter=soft, posterior=CLoRA(), max_length=32), 3)
 
 
 def test_it_learns(encoder, tmp_path):

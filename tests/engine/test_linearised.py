@@ -13,6 +13,7 @@ from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.final_fit import LastFit, fit_posterior
@@ -187,7 +188,7 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, fitted, tmp
 def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
     fit, _ = fitted("encoder", POLAR)
     other = build_network(
-        encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
+        encoder, Plan(adapter=POLAR, posterior=fit.posterior, seed=3, max_length=32), 3, extra={}
     )
     other.load_trained_state(fit.network.trained_state())
     output = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
@@ -207,8 +208,8 @@ def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, 
     monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
     posterior = LaplaceLoRA(structure="full")
     with refused("input", "100 random"):
-        build_network(encoder, LORA, posterior, num_classes=3, seed=0, max_length=32)
-    build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
+        build_network(encoder, Plan(adapter=LORA, posterior=posterior, max_length=32), 3)
+    build_network(encoder, Plan(adapter=POLAR, posterior=posterior, max_length=32), 3)
 
 
 def test_without_validation_rows_the_evidence_chooses(encoder, tmp_path, caplog):

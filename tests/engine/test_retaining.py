@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from bayeslora import MLE, VBLL, QualityRetaining
 from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.training.head_updates import Retained
-from bayeslora.engine.training_options import resolve_retaining
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.registry import resolve_posterior
 
@@ -188,7 +188,7 @@ def test_it_goes_with_any_posterior(encoder, tmp_path, posterior):
     ],
 )
 def test_options_stand_in_many_forms(value, expected):
-    assert resolve_retaining(value) == expected
+    assert TrainingSettings(quality_retaining=value).quality_retaining == expected
 
 
 @pytest.mark.parametrize(
@@ -205,4 +205,4 @@ def test_options_stand_in_many_forms(value, expected):
 )
 def test_options_out_of_range_are_refused(value, refusal):
     with refused(*refusal):
-        resolve_retaining(value)
+        TrainingSettings(quality_retaining=value)

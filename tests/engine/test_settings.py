@@ -1,23 +1,31 @@
 """Training options, reading of data, and progress output."""
 
+import argparse
+import dataclasses
 import logging
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from refusal import refused
 from tiny import toy_rows
 from transformers.utils import logging as transformers_logging
 
-from bayeslora import MLE, LoRA
+from bayeslora import MLE, BayesianClassifier, LoRA
+from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
+from bayeslora.cli.arguments import add_fields
+from bayeslora.cli.parser import build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine import progress as bars
 from bayeslora.engine.data import TrainingData, encode_for, read_labelled
-from bayeslora.engine.fit_checks import with_training
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.settle import by_rows
+from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
+from bayeslora.keywords import ColumnNames
+from bayeslora.option_checks import Count, meanings, with_meanings
 
 
 @pytest.mark.parametrize(
@@ -50,9 +58,80 @@ def test_options_out_of_range_are_refused(options, message):
 )
 def test_patience_without_validation_rows_is_said(caplog, patience, rows, hold_out, is_said):
     data = TrainingData.read(toy_rows(24), rows and toy_rows(rows, 1), DataColumns())
-    plan = Plan("x", "auto", LoRA(), MLE(), 0, 8, False)
-    with_training(plan, data, {"patience": patience}, cv=None, hold_out=hold_out)
+    plan = Plan("x", adapter=LoRA(), posterior=MLE())
+    by_rows(plan.for_fit(None, {"patience": patience, "hold_out": hold_out}), data)
     assert ("patience" in caplog.text) is is_said
+
+
+SET_BY_A_FIT = {"warmup", "max_grad_norm", "seed", "choose_epochs", "stop_after"}
+NOT_TRAINING = {"report_to", "across_tasks"}
+"""Options that change no training: the second has its own place in the record."""
+
+
+def test_every_option_of_training_is_a_keyword_of_fit():
+    fields = {item.name for item in dataclasses.fields(TrainingSettings)}
+    columns = ColumnNames.__annotations__.keys()
+    assert FitOptions.__annotations__.keys() - columns == fields - SET_BY_A_FIT
+    assert {*CHOSEN} == fields - SET_BY_A_FIT
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_an_option_of_fit_is_its_field_everywhere(name):
+    meaning = meanings(TrainingSettings)[name]
+    assert f"\n    {name}: {meaning[:12]}" in BayesianClassifier.fit.__doc__
+    action = build_parser().parse_args(["fit"]).actions[name]
+    assert action.option_strings == [f"--{name.replace('_', '-')}"]
+    assert meaning.removeprefix("Whether to ")[1:12] in action.help
+    assert action.default is None  # so that the field's default applies
+    assert (name in TrainingSettings().recorded()) is (name not in NOT_TRAINING)
+    field, keyword = (get_type_hints(kind)[name] for kind in (TrainingSettings, FitOptions))
+    assert keyword is Any or {*get_args(keyword), keyword} >= ({*get_args(field)} or {field})
+
+
+def test_a_new_field_is_an_option_with_help_and_record():
+    @dataclasses.dataclass(frozen=True)
+    class More(TrainingSettings):
+        laps: Count = 3
+        """Laps of the track."""
+        is_wet: bool = False
+        """Whether to wet the track."""
+
+    @with_meanings(More, ["laps"])
+    def drive():
+        """Drive.
+
+        Args:
+            car: A car.
+
+        Raises:
+            InputError: It is broken.
+        """
+
+    parser = argparse.ArgumentParser()
+    add_fields(parser, More, ["laps", "is_wet"])
+    assert "--laps N" in parser.format_help()
+    assert "laps of the track (default: 3)" in parser.format_help()
+    args = parser.parse_args(["--laps", "5", "--is-wet"])
+    recorded = More(laps=args.laps, is_wet=args.is_wet).recorded()
+    assert (recorded["laps"], recorded["is_wet"]) == (5, True)
+    assert "car: A car.\n    laps: Laps of the track (default: 3).\n\nRaises:" in drive.__doc__
+
+
+def test_a_plan_reads_back_from_its_record():
+    plan = Plan(
+        "x",
+        adapter="lora:r=3",
+        posterior="vbll:prior_scale=2",
+        depth=4,
+        template=Template("{text}:"),
+        verbaliser={"a": "one", "b": "two"},
+        training=TrainingSettings(3, layer_sampling="num_active=1", cv="auto"),
+    )
+    fitted = dataclasses.replace(record(ADAPTED, "ab"), **plan.recorded())
+    assert Plan.of(fitted) == plan
+    assert Plan.of(dataclasses.replace(fitted, training={"epochs": 3, "gone": 1})).training == (
+        TrainingSettings(3)
+    )
 
 
 def record(kind, classes):

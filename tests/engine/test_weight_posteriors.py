@@ -27,6 +27,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.posteriors.registry import POSTERIORS
@@ -201,7 +202,7 @@ def test_ivon_learns(encoder, tmp_path):
 @pytest.mark.parametrize("posterior", [ScalaBL()], ids=lambda posterior: posterior.name)
 def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
     with refused("no-free-factor"):
-        build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
+        build_network(encoder, Plan(adapter=POLAR, posterior=posterior, max_length=32), 3)
 
 
 @pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), Ensemble()])
@@ -262,4 +263,4 @@ def test_draws_by_text_need_layers_that_see_texts_apart(flat, tmp_path, posterio
 def test_ivon_has_the_only_weight_decay(encoder):
     for adapter in (replace(LORA, weight_decay=0.5), replace(POLAR, weight_decay=0.5)):
         with refused("clash"):
-            build_network(encoder, adapter, IVON(), num_classes=3, seed=0, max_length=32)
+            build_network(encoder, Plan(adapter=adapter, posterior=IVON(), max_length=32), 3)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
     add_columns,
-    add_described,
     add_feature_scores,
+    add_fields,
     add_json,
     add_loading,
     add_options,
@@ -18,7 +18,6 @@ from bayeslora.cli.arguments import (
     add_task,
     given,
     one_verbaliser,
-    python_name,
     refuse,
     template,
     verbaliser,
@@ -34,7 +33,7 @@ from bayeslora.cli.data import (
 )
 from bayeslora.cli.messages import show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training_options import CHOSEN, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
@@ -46,25 +45,6 @@ if TYPE_CHECKING:
     from bayeslora.data.columns import DataColumns
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
-
-_DEPENDS = " (default: depends on the data; printed when the fit starts)"
-_DESCRIBED = {
-    "--epochs N": _DEPENDS,
-    "--batch-size N": "",
-    "--head-lr X": "",
-    "--patience N": "",
-    "--cv K|auto": _DEPENDS,
-    "--keep-folds": " (with --cv)",
-    "--hold-out SHARE": "",
-    "--refit": " of --hold-out",
-    "--layer-sampling KEY=VALUE,…": ". Options such as num_active=2,interval=5: see `bayeslora "
-    "methods`",
-    "--report-to NAME": ": tensorboard, wandb or mlflow",
-    "--quality-retaining on|KEY=VALUE,…": ". Options such as momentum=0.8: see `bayeslora methods`",
-}
-"""Options of `TrainingSettings`, with what the command adds to their descriptions."""
-
-_TRAINING = (*map(python_name, _DESCRIBED), "across_tasks", "feature_scores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         },
     )
     _model_options(parser)
-    _training_options(parser)
+    add_fields(parser, TrainingSettings, CHOSEN)
+    add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
+    add_fields(parser, TrainingSettings, ["seed"])
     add_loading(parser)
     add_columns(parser)
     add_task(parser)
@@ -156,19 +138,6 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _training_options(parser: argparse.ArgumentParser) -> None:
-    add_described(parser, TrainingSettings, _DESCRIBED)
-    add_options(
-        parser,
-        {
-            "--across-tasks": "with --multi-task: classify among the classes of all tasks, so "
-            "that predictions need no task (default: among the classes of the example's task)",
-        },
-    )
-    add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
-    add_described(parser, TrainingSettings, {"--seed N": ""})
-
-
 def run(args: argparse.Namespace) -> None:
     """Check all arguments and data, load, fit, save, and print the results."""
     if isinstance(args.verbaliser, list):  # of the command line; --config has one value
@@ -203,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
     classifier.fit(
         train,
         validation,
-        **given(args, *_TRAINING),
+        **given(args, *CHOSEN, "feature_scores"),
         **column_options(args),
         out=args.out,
         overwrite=bool(args.overwrite),
@@ -250,8 +219,9 @@ def _zero_shot(args: argparse.Namespace) -> None:
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     of_data = ("task", "data_dir", "image_column") if args.train is None else ()
-    idle = ("validation", "multi_task", "quick", "adapter", "posterior", "seed", *_TRAINING)
-    refuse(args, (*idle, *of_data), "has no effect with --zero-shot", "no-effect")
+    of_rows = ("validation", "multi_task", *of_data)
+    idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)
+    refuse(args, idle, "has no effect with --zero-shot", "no-effect")
     if args.out is None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)

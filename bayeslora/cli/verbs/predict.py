@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
     from bayeslora.engine.data import stream_for
-    from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
+    from bayeslora.engine.plan import Plan
+    from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.predictions.record import check_further
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    posterior = stored_posterior(record.posterior)
+    posterior = Plan.of(record).posterior
 
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
 

@@ -13,7 +13,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples
 from bayeslora.engine import formats
-from bayeslora.engine.data import check_hold_out, encode_for, format_of
+from bayeslora.engine.data import check_hold_out, encode_for
 from bayeslora.engine.fitted.refit import (
     answers,
     compared,
@@ -85,7 +85,7 @@ def calibrate(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = formats.feature_scores(format_of(record), feature_scores)
+        names = formats.feature_scores(network.plan.format, feature_scores)
         new = with_posterior(network, posterior)
         refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
         if race is None:

@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.adapters.registry import CATALOGUE, stored_adapter, table_name
+from bayeslora.adapters.registry import CATALOGUE, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
+from bayeslora.engine.plan import Plan
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import own_softmax, stored_posterior
+from bayeslora.posteriors.registry import own_softmax
 
 CHOSEN_ON = "chosen on these rows"
 """Note on scores of rows that the posterior's options may have been chosen on."""
@@ -88,7 +89,7 @@ def _fitted(record: ModelRecord) -> str:
     if not rows:
         return "No labels were used: the answer is the language model's own."
     validated = bool(record.data.get("validation"))
-    learnt = learnt_from(stored_posterior(record.posterior), has_validation=validated)
+    learnt = learnt_from(Plan.of(record).posterior, has_validation=validated)
     if "calibration" not in record.results and learnt != "train":
         fitted = f", {name} fitted to the validation rows" * (learnt == "validation")
         return f"The network was trained on {rows:,} labelled rows{fitted}."
@@ -96,13 +97,14 @@ def _fitted(record: ModelRecord) -> str:
 
 
 def _uncertainty(record: ModelRecord) -> str:
-    if record.training.get("keep_folds"):
+    plan = Plan.of(record)
+    if plan.training.keep_folds:
         return (
             f"Predictions average {record.num_members} networks, each fitted without one part of "
             "these rows; their disagreement is epistemic uncertainty. The posterior's "
             "measurements below are those of the first network."
         )
-    if stored_posterior(record.posterior).is_point:
+    if plan.posterior.is_point:
         return (
             f"It is a point estimate: the uncertainty of each {_unit(record)} is the entropy of "
             "its probabilities, without an epistemic part."
@@ -188,7 +190,7 @@ def _folds(record: ModelRecord) -> list[str]:
     lines = []
     averaged = record.results.get("averaged")
     if losses := record.results.get("epochs"):
-        goes_on = not averaged and not record.training["keep_folds"]
+        goes_on = not averaged and not Plan.of(record).training.keep_folds
         then = ", then the last ones on all rows" if goes_on else ""
         shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in losses.items())
         best = min(losses, key=losses.get)
@@ -304,7 +306,7 @@ def _reading(record: ModelRecord) -> list[str]:
     share = record.results.get("posterior", {}).get("prior_share")
     if factor is not None and share is not None:
         lines.append(f"prior mean: {factor:.2f} times the language model's own answer")
-    elif factor is not None and record.adapter and stored_adapter(record.adapter).trains:
+    elif factor is not None and record.adapter and Plan.of(record).adapter.trains:
         lines.append(f"training started at {factor:.2f} times the language model's own answer")
     return lines
 
@@ -323,7 +325,7 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
         record: Record of the classifier.
         num_samples: Draws of the prediction; None for the posterior's own number.
     """
-    posterior: Posterior = stored_posterior(record.posterior)
+    posterior = Plan.of(record).posterior
     is_around_network = not (posterior.is_point or posterior.moves_mean)
     if num_samples == 0 and record.backbone["kind"] != ADAPTED and is_around_network:
         return own_softmax()

@@ -29,7 +29,6 @@ from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import size_for
 from bayeslora.backbones.load import Kind
 from bayeslora.backbones.template import PAIR, TEXT, Template
-from bayeslora.engine.data import format_of
 from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
@@ -272,7 +271,7 @@ def check_mergeable(network: Network) -> Tensor:
     """
     for site in network.sites:
         site.check_fixed()
-    if format_of(network.record) is not None:
+    if network.plan.format is not None:
         raise InputError(
             f"{method_name(network.record)} chooses between the options of each question, but an "
             "exported last layer has the same classes for every row; use --format peft without "

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from bayeslora import options
 from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
-from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.final_layer import FinalLayerEncoder
@@ -35,19 +34,18 @@ from bayeslora.backbones.sequence import (
     load_sequence_classifier,
     open_classifier,
 )
-from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
-from bayeslora.engine.data import format_of
 from bayeslora.engine.fitted.card import model_card
 from bayeslora.engine.network import Members, Network, member_prefix, under
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.foreign import reading
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
-from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
+from bayeslora.posteriors.registry import build_head, build_weights, provider
 
 _PLAIN_NAME = re.compile(r"[\w.]+")
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
@@ -127,24 +125,15 @@ def _adapted(
     record = files.record
     if isinstance(backbone, str):
         backbone = _load_base(backbone, files, loading)
-    template = record.backbone.get("template")
-    template = None if template is None else Template(template)
-    base = read_at(backbone, record.backbone.get("depth"), template)
+    plan = Plan.of(record)
+    base = read_at(backbone, record.backbone.get("depth"), plan.template)
     check_backbone(record, base)
     record = _without_patterns(record, base.model, tensors)
     tokenized = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
-    adapter, posterior = stored_adapter(record.adapter), stored_posterior(record.posterior)
+    plan = Plan.of(record)
     with reading(f"{_location(files.directory)}: the network of its record cannot be built"):
         network = build_network(
-            tokenized,
-            adapter,
-            posterior,
-            num_classes=len(record.classes),
-            seed=record.seed,
-            max_length=record.max_length,
-            format=format_of(record),
-            extra=record.head,
-            trained=tensors,
+            tokenized, plan, len(record.classes), extra=record.head, trained=tensors
         )
     return network, record
 
@@ -158,7 +147,7 @@ def _without_patterns(
     """
     if record.adapter is None:
         return record
-    targets = getattr(stored_adapter(record.adapter), "target_modules", None) or ()
+    targets = Plan.of(record).adapter.target_modules or ()
     if all(_PLAIN_NAME.fullmatch(target) for target in targets):
         return record
     names = [
@@ -335,20 +324,13 @@ def _unfitted(
     network = Network(encoder, sites, head)
     network.weights = build_weights(posterior, network)
     network.to(backbone.device)
+    plan = Plan(backbone.name, "float32", posterior=posterior, max_length=encoder.max_length)
+    entries = plan.recorded(backbone) | {"adapter": None, "training": {}}
+    entries["backbone"] |= {"kind": kind, "layer": encoder.layer}
     record = ModelRecord(
-        backbone={
-            "name": lasting_name(backbone.name) if kind == FOREIGN else backbone.name,
-            "fingerprint": backbone.fingerprint,
-            "kind": kind,
-            "settings": backbone.settings,
-            "layer": encoder.layer,
-            "dtype": "float32",
-        },
-        posterior=options.as_mapping(posterior),
+        **entries,
         classes=list(classes),
         columns={"text": "text", "label": "label", "pair": None},
-        max_length=encoder.max_length,
-        seed=0,
         num_train=0,
         head=head.extra_config(),
         versions=library_versions() | provider(posterior),
@@ -398,7 +380,7 @@ def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Net
     check_backbone(record, encoder.backbone)
     # Their tensors, which the posterior may have rotated, are loaded afterwards.
     sites = split_peft(encoder.backbone.model, name) if record.adapter else []
-    posterior = stored_posterior(record.posterior)
+    posterior = Plan.of(record).posterior
     head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
     network = Network(encoder, sites, head)
     network.weights = build_weights(posterior, network, fitted=True)

@@ -9,7 +9,6 @@ import torch
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.checkpoint import ADAPTED
 from bayeslora.data.columns import DataColumns
@@ -96,8 +95,7 @@ def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
     Raises:
         InputError: The options differ from those of the fit in more than the merge.
     """
-    recorded = fitted.record.adapter
-    known: Adapter | None = None if recorded is None else stored_adapter(recorded)
+    known = None if fitted.record.adapter is None else fitted.plan.adapter
     if adapter is None:
         return known
     if known is None or type(adapter) is not type(known) or known.episodes is None:

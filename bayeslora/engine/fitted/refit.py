@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
 from bayeslora.data.union import TASK
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
-from bayeslora.engine.data import classes_for, encode_for, format_of, most_options
+from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
@@ -66,7 +65,7 @@ def check_takes(network: Network, config: Posterior) -> None:
         else "",
     )
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
-        check_episodes(stored_adapter(record.adapter), config)
+        check_episodes(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
     if len(network.members) != 1:
         raise InputError(
@@ -81,18 +80,18 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         network: The finished network; unchanged.
         config: Options of a posterior that it takes; see `check_takes`.
     """
-    record = network.record
+    record, plan = network.record, network.plan
     head = last_layer(
         config,
         config.start_from(network.head),
-        record.seed,
-        shared=format_of(record) == "options",
+        plan.seed,
+        shared=plan.format == "options",
     )
     centre = _prior_mean(network)
     if centre is not None:
         head.set_prior_mean(centre, start=False)
     new = Network(network.encoder, network.sites, head, network.full)
-    new.weights = build_weights(config, new, record.seed)
+    new.weights = build_weights(config, new, plan.seed)
     new.to(network.feature_scale.device)
     new.feature_scale.copy_(network.feature_scale)
     changed = replace(
@@ -230,8 +229,8 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     Raises:
         InputError: A label is unknown.
     """
-    record = network.record
-    read = rows_to_fit(rows, format_of(record), record.seed) if to_fit else rows
+    plan = network.plan
+    read = rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows
     texts = prepare_rows(network, read)
     return rows, texts, feature_rows(network, texts)
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from bayeslora import options
 from bayeslora.adapters.registry import no_adapter
-from bayeslora.backbones.depth import read_as_asked
-from bayeslora.backbones.load import Backbone, lasting_name
+from bayeslora.backbones.depth import ALL_LAYERS, read_as_asked
+from bayeslora.backbones.embedded import AUTO, QUESTIONS
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_rows, class_words
-from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
 from bayeslora.engine import formats
@@ -38,7 +39,7 @@ def zero_shot(
     classes: Sequence[str] | None,
     texts: Examples | None,
     columns: DataColumns,
-    load: Callable[[], Backbone],
+    load: Callable[[str], Backbone],
 ) -> Network:
     """Return a classifier whose last layer is the language model's answer, without labels.
 
@@ -53,12 +54,21 @@ def zero_shot(
             used to fit the lens; labels only name classes. None leaves the answer unchanged.
             Questions set the feature scale, and nothing is subtracted.
         columns: Columns that the texts were read from.
-        load: Returns the backbone; called after all checks that do not need it.
+        load: Returns the backbone of a name; called after all checks that do not need it.
 
     Raises:
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
             or images; or see `class_prior`.
     """
+    if plan.backbone == AUTO:
+        raise InputError("backbone 'auto' is chosen on labelled rows by fit; name a backbone here")
+    plan = replace(
+        plan,
+        backbone=plan.backbone or QUESTIONS,
+        adapter=no_adapter(),
+        posterior=own_softmax(),
+        feature_scores=(),
+    )
     if texts is not None and texts.images:
         raise InputError("zero-shot needs a language model, which cannot read images")
     if texts is not None and texts.choices is not None:
@@ -72,22 +82,14 @@ def zero_shot(
             f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
             "or none"
         )
-    whole, cut = _read(plan, load(), texts)
-    adapter, posterior = no_adapter(), own_softmax()
+    whole, cut = _read(plan, load(str(plan.backbone)), texts)
     verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
     prior = class_prior(whole, classes, verbaliser, texts)
     if prior is None:
         raise InputError(
             "zero-shot uses the language model's answer, which verbaliser 'none' disables"
         )
-    network = build_network(
-        cut,
-        adapter,
-        posterior,
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-    )
+    network = build_network(cut, plan, len(classes))
     weight = prior.rows.double().cpu()
     if texts is None:
         # Prior scales refer to the scale of features, which is similar for all texts.
@@ -106,24 +108,16 @@ def zero_shot(
 
 
 def _of_questions(
-    plan: Plan, load: Callable[[], Backbone], rows: Examples, columns: DataColumns
+    plan: Plan, load: Callable[[str], Backbone], rows: Examples, columns: DataColumns
 ) -> Network:
     """Return a classifier of questions that answers like the language model."""
     classes = class_names(rows)
     words = class_words(classes, _mapping(plan))
-    backbone = load()
+    backbone = load(str(plan.backbone))
     templated = replace(plan, template=formats.default_template(plan, backbone, rows))
     whole, cut = _read(templated, backbone, rows)
     formats.check_backbone(plan.format, whole, cut, len(classes))
-    network = build_network(
-        cut,
-        no_adapter(),
-        own_softmax(),
-        num_classes=len(classes),
-        seed=plan.seed,
-        max_length=plan.max_length,
-        format=plan.format,
-    )
+    network = build_network(cut, plan, len(classes))
     unknown = torch.full((len(rows),), -1)
     prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
     set_feature_scale(network, prepared)
@@ -149,22 +143,11 @@ def _answering(
     results: Mapping[str, Any] | None = None,
 ) -> Network:
     """Return the classifier for a network whose last layer is the language model's answer."""
-    adapter, posterior = no_adapter(), own_softmax()
+    read_as = replace(plan, depth=cut.depth or ALL_LAYERS, template=cut.template or Template(RAW))
     record = ModelRecord(
-        backbone={
-            "name": lasting_name(plan.backbone),
-            "dtype": plan.dtype,
-            "fingerprint": cut.fingerprint,
-            "settings": cut.settings,
-            "kind": ADAPTED,
-            **formats.recorded_reading(plan, cut),
-        },
-        adapter=options.as_mapping(adapter),
-        posterior=options.as_mapping(posterior),
+        **read_as.recorded(cut) | {"training": {}},
         classes=list(classes),
         columns=columns.recorded(),
-        max_length=plan.max_length,
-        seed=plan.seed,
         num_train=0,
         head=network.head.extra_config(),
         results={
@@ -235,7 +218,7 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
         raise InputError("depth 'auto' needs labels, and zero-shot has none")
     whole, cut = read_as_asked(
         backbone,
-        1.0 if plan.depth is None else plan.depth,
+        ALL_LAYERS if plan.depth is None else plan.depth,
         plan.template,
         pairs=texts is not None and texts.pairs is not None,
         max_length=plan.max_length,

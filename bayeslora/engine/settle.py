@@ -1,0 +1,335 @@
+"""What a plan leaves open is decided here, once, after a check that the choices fit together.
+
+`by_rows` needs the rows, and `by_backbone` the loaded backbone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
+from bayeslora.backbones.depth import (
+    ALL_LAYERS,
+    cut,
+    default_depth,
+    num_layers,
+    read_as_asked,
+    resolve_depth,
+)
+from bayeslora.backbones.embedded import AUTO, IMAGES, QUESTIONS, TEXTS
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import RAW, Template
+from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
+from bayeslora.data.examples import Examples
+from bayeslora.engine import formats
+from bayeslora.engine.build import adapter_for, best_depth, pooling_of
+from bayeslora.engine.choose_backbone import choose_backbone
+from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
+from bayeslora.engine.data import TrainingData, check_hold_out, check_images
+from bayeslora.engine.plan import Plan
+from bayeslora.engine.progress import require_tracker
+from bayeslora.engine.training.adapter_start import read_texts
+from bayeslora.engine.training.layer_sampling import check_sampling
+from bayeslora.engine.training_options import TrainingSettings, default_epochs
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
+from bayeslora.posteriors.feature_scores import (
+    MAHALANOBIS,
+    check_feature_scores,
+    settled_scores,
+)
+from bayeslora.posteriors.registry import build_head, names_where
+from bayeslora.processes import current
+
+logger = logging.getLogger(__name__)
+
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
+
+
+def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
+    """Check the choices of a fit against each other and its rows, and decide what the rows decide.
+
+    Args:
+        plan: What was chosen.
+        data: The rows that a user passed.
+
+    Returns:
+        The plan, and the data divided into training and validation rows.
+
+    Raises:
+        InputError: An option is not allowed, or has no effect.
+    """
+    plan = replace(
+        plan,
+        backbone=plan.backbone or _usual_backbone(plan, data.rows),
+        training=_training(plan, data),
+    )
+    plan = formats.settled(plan, data.rows)
+    if plan.training.hold_out:
+        _check_division(plan, data)
+        data = split_off(data, plan.training.hold_out, plan.training.seed)
+    check_fit(plan, data)
+    several = plan.training.keep_folds or plan.adapter.has_members
+    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior)
+    # Class names of several tasks are `task: class`, not words.
+    no_words = bool(data.tasks) and plan.verbaliser is None
+    plan = replace(
+        plan,
+        feature_scores=() if several else settled_scores(plan.feature_scores, plan.posterior),
+        adapter=read_texts(adapter, data.columns, data.held_out),
+        verbaliser="none" if no_words else plan.verbaliser,
+    )
+    return plan, data
+
+
+def _usual_backbone(plan: Plan, rows: Examples) -> str:
+    reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
+    return IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
+
+
+def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
+    """Return the options of training with those that were left open."""
+    posterior, adapter, settings = plan.posterior, plan.adapter, plan.training
+    validated = data.validation is not None or bool(settings.hold_out)
+    by_rows = adapter.trains and adapter.episodes is None
+    if "cv" not in plan.chosen:
+        # Few rows without an adapter choose the prior by cross-validation instead.
+        scales = by_rows or (not adapter.trains and len(data.rows) > FEW_ROWS)
+        folds: Literal["auto", 0] = (
+            "auto" if posterior.scales_logits and not validated and scales else 0
+        )
+        settings = replace(settings, cv=folds)
+    if settings.keep_folds and not settings.cv:
+        raise InputError(
+            "keep_folds keeps the fits of cv, but cv is 0; set cv, and give no validation data or "
+            "hold_out",
+            code="clash",
+        )
+    if "epochs" not in plan.chosen:
+        epochs = partial(default_epochs, posterior, len(data.rows))
+        settings = replace(settings, epochs=epochs(validated=validated))
+        chooses = settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
+        if chooses and any(map(len, divided(*data.train, settings)[1])):
+            number = epochs(validated=False, cross_validated=True)
+            settings = replace(settings, epochs=number, choose_epochs=True)
+    if settings.patience != TrainingSettings.patience and not validated:
+        logger.warning(
+            "patience (--patience) has no effect without validation (--validation) or hold_out "
+            "(--hold-out), because it monitors the validation NLL"
+        )
+    return settings
+
+
+def _chooses_epochs(posterior: Posterior, adapter: Adapter, settings: TrainingSettings) -> bool:
+    """Return whether a network may end at any stage; a layer may not have been drawn by then."""
+    samples = adapter.layer_sampling or settings.layer_sampling
+    return posterior.chooses_epoch and not (samples and posterior.not_idle)
+
+
+def by_backbone(
+    plan: Plan, data: TrainingData, num_rows: int, load: Callable[[str], Backbone]
+) -> tuple[Plan, Backbone, Backbone]:
+    """Load the backbone of a plan and decide what depends on it.
+
+    Args:
+        plan: The plan from `by_rows`.
+        data: Training and validation data.
+        num_rows: Training rows of the last fit.
+        load: Returns the backbone of a name.
+
+    Returns:
+        The plan, and the backbone with all its layers and at its depth.
+
+    Raises:
+        InputError: The backbone cannot be loaded, or cannot read these rows as chosen.
+    """
+    plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
+    name = str(plan.backbone)
+    if name == AUTO:
+        loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
+        name = loaded.name
+    else:
+        loaded = load(name)
+    whole, backbone = _read(plan, data, loaded)
+    shared = plan.format == "options"  # options share one weight vector
+    classes = 1 if shared else len(data.classes)
+    # A language model that answers is adapted in more layers.
+    answers = shared and backbone.kind == "decoder"
+    num_adapted = layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
+    plan = replace(
+        plan,
+        backbone=name,
+        depth=backbone.depth or ALL_LAYERS,
+        template=backbone.template or Template(RAW),
+        posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
+        adapter=plan.adapter.with_layers(num_adapted),
+    )
+    return plan, whole, backbone
+
+
+def say_defaults(chosen: Plan, settled: Plan) -> None:
+    """Log what was left open, and what it became."""
+    words = [
+        f"{name} {getattr(settled.training, name)}"
+        for name in settled.training.unset
+        if name not in chosen.chosen
+    ]
+    if chosen.backbone in (None, AUTO):
+        words.insert(0, f"backbone {settled.backbone}")
+    if chosen.depth in (None, "auto") and settled.depth != ALL_LAYERS:
+        words.append(f"depth {settled.depth}")
+    if chosen.template is None and settled.template != Template(RAW):
+        words.append(f"template {settled.template and settled.template.frame!r}")
+    if words:
+        logger.info("by default: %s", ", ".join(words))
+
+
+def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
+    """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
+    check_images(data.rows, images=loaded.kind == "vision")
+    depth = plan.depth
+    whole, backbone = read_as_asked(
+        loaded,
+        ALL_LAYERS if depth == "auto" else depth,
+        formats.default_template(plan, loaded, data.rows, data.held_out),
+        pairs=data.rows.pairs is not None,
+        adapted=plan.adapter.trains,
+        max_length=plan.max_length,
+    )
+    check_max_length(whole, plan.max_length)
+    formats.check_backbone(plan.format, whole, backbone, len(data.classes))
+    if depth == "auto":
+        usual = default_depth(whole, adapted=plan.adapter.trains)
+        depth = best_depth(
+            whole,
+            data.train,
+            pooling=pooling_of(whole, plan.adapter),
+            max_length=plan.max_length,
+            usual=resolve_depth(whole, usual or ALL_LAYERS),
+            progress=plan.progress,
+        )
+        backbone = cut(whole, depth)
+    return whole, backbone
+
+
+def fit_facts(plan: Plan, data: TrainingData) -> FitFacts:
+    """Return the facts about the fit that the posterior may use."""
+    return FitFacts(
+        num_classes=len(data.classes),
+        num_rows=len(data.rows),
+        epochs=plan.training.epochs,
+        batch_size=plan.training.batch_size,
+        adapter_trains=plan.adapter.trains,
+        head_trains=plan.adapter.trains and plan.adapter.episodes is None,
+        is_validated=data.validation is not None,
+        cross_validates=bool(plan.training.cv),
+    )
+
+
+def check_fit(plan: Plan, data: TrainingData) -> None:
+    """Raise InputError if the options do not fit together, before anything is loaded."""
+    posterior = plan.posterior
+    require_tracker(plan.training.report_to)
+    if current().size > 1:
+        _check_shared(plan.adapter, posterior)
+    if plan.training.cv and data.validation is not None:
+        raise InputError(
+            "cv and validation data both provide held-out rows; use only one of them",
+            code="clash",
+        )
+    # Refuses fewer rows or groups than parts.
+    strata = data.rows.strata(data.train[1].numpy())
+    held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
+    facts = fit_facts(plan, data)
+    if plan.training.quality_retaining is not None and data.rows.choices is not None:
+        raise InputError(
+            "quality_retaining keeps rows near others of their class, but the options of a "
+            "question are not classes; leave it out"
+        )
+    if plan.training.keep_folds:
+        _check_keep_folds(plan)
+    check_feature_scores(plan.feature_scores, posterior)
+    if MAHALANOBIS & {*(plan.feature_scores or ())} and not _differ(data):
+        raise InputError(
+            "Mahalanobis distances need a class with different texts, but every class has only "
+            "one text; leave that feature score out, or give more rows"
+        )
+    plan.adapter.check_rows(data.rows)
+    if plan.adapter.episodes is not None and (plan.training.cv or plan.training.keep_folds):
+        raise InputError(
+            f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
+            "trains on episodes; leave them out, or give validation data",
+            code="not-in-episodes",
+        )
+    if plan.format == "options":
+        build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
+    check_sampling(plan.adapter, posterior, plan.training.layer_sampling)
+    posterior.check_fit(facts)
+    if isinstance(plan.verbaliser, Mapping):
+        class_words(data.classes, plan.verbaliser)
+    if (precision := os.environ.get(_PRECISION, "no")) not in ("no", ""):
+        logger.warning(
+            "%s=%s has no effect: dtype (--dtype) sets the precision", _PRECISION, precision
+        )
+
+
+def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError if several processes cannot share the training."""
+    subject, reason = f"posterior {posterior.name!r}", posterior.not_shared
+    if adapter.episodes is not None:
+        subject, reason = f"adapter {adapter.name!r}", "trains on few-shot episodes"
+    if adapter.trains and reason:
+        raise InputError(
+            f"{subject} cannot be trained by several processes: it {reason}; start a single "
+            "process, without torchrun or accelerate launch",
+            code="not-shared",
+        )
+
+
+def _check_division(plan: Plan, data: TrainingData) -> None:
+    """Raise InputError if `hold_out` or `refit` cannot be used in this fit."""
+    check_hold_out(plan.training.hold_out, validated=data.validation is not None)
+    if plan.training.cv:
+        raise InputError(
+            "hold_out and cv both provide held-out rows; use only one of them", code="clash"
+        )
+    if plan.training.refit and plan.posterior.learns_from == "validation":
+        raise InputError(
+            f"refit leaves no rows to fit posterior {plan.posterior.name!r} to; leave refit "
+            "out, or use cv with posterior 'mle', whose logit scale is an inverse temperature",
+            code="clash",
+        )
+
+
+def _check_keep_folds(plan: Plan) -> None:
+    """Raise InputError if the fits of `cv` cannot be averaged."""
+    posterior = plan.posterior
+    if not (posterior.is_point or posterior.scales_logits):
+        raise InputError(
+            f"keep_folds does not support posterior {posterior.name!r}, only "
+            f"{names_where(lambda config: config.is_point or config.scales_logits)}; leave it out",
+            code="clash",
+        )
+    if not plan.adapter.trains:
+        raise InputError(
+            "keep_folds has no effect without an adapter; leave it out", code="no-effect"
+        )
+    if plan.feature_scores:
+        raise InputError(
+            "feature scores need one set of features, but keep_folds has several; leave one of "
+            "the two out",
+            code="clash",
+        )
+
+
+def _differ(data: TrainingData) -> bool:
+    """Return whether a class has training rows with different texts."""
+    rows = data.rows
+    pairs = rows.pairs or [None] * len(rows)
+    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
