@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.perturbation import ascend, open_inputs
-from bayeslora.data.corruptions import Corruption, corrupted
+from bayeslora.data.corruptions import Corruption
 from bayeslora.engine.network import Network
 from bayeslora.engine.training.episodes import Episode, draw_episode, mix
 from bayeslora.metrics.calibration import ece
@@ -67,7 +67,7 @@ class Judge:
         labels = torch.tensor([names.index(label) for label in rows.labels])
         noisy = rows
         if setting.corruption is not None:
-            noisy = corrupted(rows, Corruption.of(setting.corruption))
+            noisy = Corruption.of(setting.corruption).corrupted(rows)
         texts, corrupted_texts = (network.encoder.prepare(some.texts) for some in (rows, noisy))
         return cls(setting, network, scales, labels, texts, corrupted_texts)
 
