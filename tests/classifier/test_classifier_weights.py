@@ -10,7 +10,7 @@ from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.posteriors import options as posterior_options
+from bayeslora.posteriors.weights import ivon
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_p
 
 
 def test_a_missing_package_is_said_before_the_backbone_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
+    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
     clf = new(str(tmp_path / "no-backbone"), "lora", "ivon")
     with refused("missing", "bayeslora[ivon]"):
         clf.fit(toy_rows(24), out=tmp_path / "model")
@@ -112,7 +112,7 @@ def test_a_missing_package_is_said_before_the_backbone_is_loaded(tmp_path, monke
 def test_a_saved_ivon_model_predicts_without_the_package(bert, tmp_path, monkeypatch):
     clf = fitted(bert, "lora:r=2", "ivon:num_samples=2")
     clf.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(posterior_options, "find_spec", lambda name: None)
+    monkeypatch.setattr(ivon, "find_spec", lambda name: None)
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
 
 

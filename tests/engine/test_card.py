@@ -76,7 +76,8 @@ def test_measured_numbers():
 
 
 def test_a_model_without_adapter_or_results():
-    card = model_card(record(adapter=None, results={}), "abc123")
+    foreign = {**record().backbone, "kind": "sequence-classifier"}
+    card = model_card(record(backbone=foreign, adapter=None, results={}), "abc123")
     assert "# Text classifier: vbll on `smollm2-135m`" in card
     assert "## Measured" not in card
 

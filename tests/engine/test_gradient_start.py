@@ -11,11 +11,19 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar import PoLAR, random_factors
+from bayeslora.adapters.registry import CATALOGUE
 from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter
 from benchmarks.label_budget.gradient_start import GradientPoLAR, gradient_factors
 
 GRADIENT = GradientPoLAR(r=4, num_layers=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CATALOGUE.registered, GRADIENT.name, GradientPoLAR)
+        yield
 
 
 def started(backbone, adapter=GRADIENT):
