@@ -35,10 +35,10 @@ LIMITS = {
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 2868,
-    "adapters": 1763,
-    "backbones": 2708,
-    "cli": 3092,
+    ".": 2819,
+    "adapters": 1752,
+    "backbones": 2687,
+    "cli": 3076,
     "contrib": 1427,
     "data": 2105,
     "engine": 6115,
