@@ -10,7 +10,7 @@ STAMP := $(VENV)/.bayeslora-ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all suite unit slow check browser lint wording docs bench bench-speed faults mass clean
+.PHONY: help setup demo test test-all suite unit slow check browser lint wording docs bench bench-speed mass clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -19,8 +19,6 @@ help:
 	@echo "make setup   create .venv with locked dependencies, the package, and the embedded assets"
 	@echo "make browser install Debian's chromium for the tests of the report's page, where it is missing"
 	@echo "make mass    the package's weight, beside its limits (tests/test_mass.py)"
-	@echo "make faults  crashes, malformed input, flipped bits, hostile directories: the whole"
-	@echo "             campaign, in reports/reliability (17 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
 	@echo "make slow    every test, timed: writes tests/slow.txt, the tests that make unit leaves out"
 	@echo "make lint    style, types, import direction and the English of the documentation only"
@@ -91,9 +89,6 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	@echo "$(BIN)/python docs/prose.py README.md CONTRIBUTING.md docs/*.md …"
 	@$(BIN)/python docs/prose.py $(PROSE)
-
-faults: $(STAMP)
-	$(BIN)/python -m tests.faults --out reports/reliability
 
 wording: $(STAMP)
 	$(BIN)/python tests/cli/test_cli_wording.py

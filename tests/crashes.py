@@ -14,16 +14,20 @@ def survivors(write: Callable[[], object], *, most: int = 300) -> Iterator[int]:
     Yields the number of each child that died; ends with the first child that survives.
     """
     for number in range(1, most):
-        child = os.fork()
-        if child == 0:
-            os._exit(_run(write, number))
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0:
+        if not killed(write, number):
             return
-        assert code == _DEAD, "the writer failed"
         yield number
     raise AssertionError(f"the writer has more than {most} file operations")
+
+
+def killed(write: Callable[[], object], number: int) -> bool:
+    """Run `write` in a child that dies just before a file operation; return whether it died."""
+    child = os.fork()
+    if child == 0:
+        os._exit(_run(write, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in {0, _DEAD}, "the writer failed"
+    return code == _DEAD
 
 
 def _run(write: Callable[[], object], number: int) -> int:

@@ -318,57 +318,6 @@ HARMLESS = [
 ]
 
 
-def of_patterns():
-    name = "adapter_config.json"
-    values = {
-        "target_modules": EVIL,
-        "exclude_modules": EVIL,
-        "layers_pattern": [EVIL],
-        "modules_to_save": [EVIL, "classifier"],
-        "rank_pattern": {EVIL: 2},
-        "alpha_pattern": {EVIL: 2},
-    }
-
-    def change(folder, key):
-        set_json(folder / name, key, json.dumps(values[key]))
-        if key == "layers_pattern":
-            set_json(folder / name, "layers_to_transform", "[0, 1]")
-
-    return {f"{name}: slow {key}": lambda folder, key=key: change(folder, key) for key in values}
-
-
-def record_value(path, key, value):
-    """Set the value at a dotted key of a record to JSON text."""
-    content = json.loads(path.read_text())
-    *outer, last = key.split(".")
-    place = content
-    for part in outer:
-        place = place[part]
-    place[last] = "@@"
-    path.write_text(json.dumps(content).replace('"@@"', value))
-
-
-def of_record(places):
-    name = "bayeslora.json"
-    return {
-        **{
-            f"{name}: {place} {value}": lambda folder, place=place, text=text: record_value(
-                folder / name, place, text
-            )
-            for place in places
-            for value, text in ODD_VALUES.items()
-        },
-        f"{name}: members": lambda folder: record_value(folder / name, "num_members", "1000000000"),
-        f"{name}: rank": lambda folder: record_value(folder / name, "adapter.r", "1000000000"),
-        f"{name}: name of 300 bytes": lambda folder: record_value(
-            folder / name, "backbone.name", json.dumps("x" * 300)
-        ),
-        f"{name}: name with zero byte": lambda folder: record_value(
-            folder / name, "backbone.name", json.dumps("x/\0")
-        ),
-    }
-
-
 def of_backbone():
     weights = "model.safetensors"
     return {
@@ -384,11 +333,4 @@ def of_backbone():
         "index: numbers": index(map={"a": 1}),
         "index: absolute": index(file="/etc/passwd"),
         "index: empty": index(map={}),
-    }
-
-
-def of_classifier():
-    return {
-        **of_backbone(),
-        **of_values("config.json", ["id2label", "label2id", "problem_type", "num_labels"]),
     }

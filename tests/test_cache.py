@@ -3,7 +3,6 @@
 import os
 
 import pytest
-from refusal import refused
 
 from bayeslora.io.cache import (
     FROZEN_STATES,
@@ -13,7 +12,6 @@ from bayeslora.io.cache import (
     make_room,
     mark_used,
     may_keep,
-    most_bytes,
 )
 
 
@@ -66,19 +64,6 @@ def test_one_file_takes_half_of_the_limit_at_most(monkeypatch, size, fits):
     assert may_keep(size) is fits
 
 
-def test_nothing_may_be_kept_under_a_limit_of_zero(monkeypatch):
-    limit(monkeypatch, 0)
-    assert most_bytes() == 0
-    assert not may_keep(1)
-
-
-@pytest.mark.parametrize("value", ["x", "-1", "nan", "inf", "1e7", "1_0"])
-def test_a_limit_that_is_no_size_is_refused(monkeypatch, value):
-    monkeypatch.setenv("BAYESLORA_CACHE_GIB", value)
-    with refused("input", "BAYESLORA_CACHE_GIB", value):
-        most_bytes()
-
-
 def test_only_what_is_ours_is_deleted(monkeypatch):
     limit(monkeypatch, 100)
     old = put("old", age=2)
@@ -100,10 +85,3 @@ def test_where_derived_files_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_directory() == tmp_path / "home" / ".cache" / "bayeslora"
-
-
-def test_a_file_that_another_process_deleted_does_not_come_back():
-    path = put("gone")
-    path.unlink()
-    mark_used(path)
-    assert not path.exists()

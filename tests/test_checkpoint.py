@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import os
-import stat
 
 import pytest
 import torch
 from refusal import refused
-from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer, without_hashes
 
-from bayeslora import checkpoint
 from bayeslora.checkpoint import (
     ADAPTED,
     FORMAT_VERSION,
@@ -93,18 +89,6 @@ def test_nothing_is_pickled(model):
     for path in model.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK"))
     assert (model / "README.md").read_text() == "# A card\n"
-
-
-def test_all_files_have_the_mode_of_new_ones(tmp_path):
-    before = os.umask(0o022)
-    try:
-        write_model(tmp_path / "model", files(), tokenizer=tiny_tokenizer(), card="")
-    finally:
-        os.umask(before)
-    modes = {
-        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()
-    }
-    assert set(modes.values()) == {0o644}, modes
 
 
 def test_the_versions_of_the_libraries_are_kept(model):
@@ -197,74 +181,3 @@ def test_a_damaged_record_is_named(model, content, message):
         read_model(model)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        field.name
-        for field in dataclasses.fields(ModelRecord)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ],
-)
-def test_every_missing_part_is_named(old_model, name):
-    path = old_model / "bayeslora.json"
-    content = json.loads(path.read_text())
-    del content[name]
-    path.write_text(json.dumps(content))
-    with refused("damaged", f"'{name}'"):
-        read_model(old_model)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("backbone", {}),
-        ("backbone", "smollm2"),
-        ("posterior", None),
-        ("posterior", {}),
-        ("columns", {"text": "text"}),
-        ("classes", "ab"),
-        ("classes", ["a"]),
-        ("classes", [1, 2]),
-        ("classes", ["a", "b", "a"]),
-        ("columns", {"text": 1, "label": "label", "pair": None}),
-        ("columns", {"text": "text", "label": None, "pair": None}),
-        ("columns", {"text": "text", "label": "label", "pair": ["pair"]}),
-        ("max_length", "32"),
-        ("max_length", 0),
-        ("num_members", 0),
-        ("num_members", 1.5),
-        ("seed", None),
-        ("head", []),
-        ("results", "none"),
-    ],
-)
-def test_parts_of_the_wrong_kind_are_named(old_model, name, value):
-    path = old_model / "bayeslora.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, name: value}))
-    with refused("damaged", f"'{name}'") as caught:
-        read_model(old_model)
-    assert str(path) in str(caught.value)
-
-
-def test_newer_fields_of_the_same_format_are_passed_over(old_model):
-    path = old_model / "bayeslora.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "new_field": 1}))
-    assert read_record(old_model) == files().record
-
-
-def test_an_empty_adapter_is_no_damage(tmp_path):
-    bare = dataclasses.replace(files(), adapter={})
-    write_model(tmp_path / "model", bare, tokenizer=tiny_tokenizer(), card="")
-    assert read_model(tmp_path / "model").adapter == {}
-
-
-def test_tensors_from_elsewhere_are_read_as_they_are(old_model):
-    """The network decides which tensors belong to it; reading a file does not change them."""
-    path = old_model / checkpoint.ADAPTER
-    tensors = load_file(path)
-    save_file({**tensors, "extra": torch.zeros(1)}, path)
-    assert set(read_model(old_model).adapter) == {"adapter.q.A", "extra"}

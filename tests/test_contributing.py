@@ -22,7 +22,3 @@ def test_files_that_it_names_exist(path):
 def test_commands_that_it_names_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([\w-]+)", GUIDE)) <= targets
-
-
-def test_it_fits_on_a_screen():
-    assert len(GUIDE.splitlines()) <= 50

@@ -41,11 +41,3 @@ def test_links_to_html_files_open_them_and_links_to_others_stay_downloads(conf, 
     assert (link["refuri"], link.astext()) == ("report.html", "report.html")
     assert isinstance(download, addnodes.download_reference)
     assert (tmp_path / "site" / "gallery" / "report.html").read_text() == "<p>report</p>"
-
-
-def test_types_of_arrays_are_as_short_as_in_the_source(conf):
-    from numpy.typing import ArrayLike, NDArray
-    from sphinx.util.typing import stringify_annotation
-
-    assert conf._short(stringify_annotation(ArrayLike, "smart")) == "~numpy.typing.ArrayLike"
-    assert conf._short(stringify_annotation(NDArray[float] | None, "smart")).endswith(" | None")

@@ -60,28 +60,6 @@ def test_the_page_of_a_method_tells_what_it_is_without_the_site(tables, kind):
         assert all(f"| `{option}` | " in about for option in entry["options"])
 
 
-def test_the_page_of_a_method_leads_to_its_class_in_the_api_reference(tables):
-    for kind in ("adapters", "posteriors"):
-        reference = (DOCS / "api" / f"{kind}.md").read_text(encoding="utf-8")
-        for entry in tables.catalogue()[kind]:
-            link = re.search(
-                rf"\(\.\./\.\./api/{kind}\.md#(bayeslora\.\w+)\)", tables.about(kind, entry["name"])
-            )
-            assert f"autoclass:: {link[1]}\n" in reference
-
-
-def test_a_method_without_a_page_gets_one(tables, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "DOCS", tmp_path)
-    tables.main()
-    page = tmp_path / "methods" / "adapters" / "lora.md"
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("# LoRA\n")
-    assert tables.about("adapters", "lora") in text
-    page.write_text("# Mine\n", encoding="utf-8")
-    tables.main()
-    assert page.read_text(encoding="utf-8") == "# Mine\n"
-
-
 def test_a_cell_is_no_tag_and_no_column(tables):
     text = tables.table(("a", "b"), [("x|y <z>", "`<z>`")])
     assert text.splitlines()[2] == r"| x\|y \<z> | `<z>` |"

@@ -55,12 +55,3 @@ def test_a_refused_option_is_named_with_its_method(resolve, text, method, option
     with refused("option") as caught:
         resolve(text)
     assert str(caught.value).startswith(f"{method}: {option} ")
-
-
-def test_an_unknown_name_among_options_is_said_once_with_the_method():
-    with refused("unknown") as caught:
-        resolve_posterior("vbll:bound=x")
-    assert str(caught.value).startswith("posterior 'vbll': unknown bound 'x'")
-    with refused("unknown") as caught:
-        resolve_posterior("vbll:rate=1")
-    assert str(caught.value).count("vbll") == 1

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora.held_out import held_out, settled_order, share_of_equal_rows
+from bayeslora.held_out import held_out, settled_order
 from bayeslora.predictions.record import Predictions
 
 WHAT = "a last step"
@@ -29,49 +29,6 @@ def test_rows_are_the_same_by_id_unless_it_is_a_number():
         held_out(drawn(ids="r-"), drawn(seed=1, ids="r-"), WHAT)
     fit, apply = (drawn(seed=k).replace(ids=list(map(str, range(40)))) for k in (0, 1))
     held_out(fit, apply, WHAT)
-
-
-def test_rows_are_the_same_by_their_probabilities():
-    with refused("input", "100"):
-        held_out(drawn(), drawn().take(np.arange(30)), WHAT)
-    rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
-    rounded = [predictions.with_probs(np.round(predictions.probs, 2)) for predictions in rounded]
-    held_out(*rounded, WHAT)
-
-
-def confident(count, seed, classes=4, sharpness=3.0):
-    generator = np.random.default_rng(seed)
-    logits = sharpness * generator.normal(size=(count, classes))
-    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return Predictions(
-        probs, tuple("abcdefghij"[:classes]), generator.integers(classes, size=count)
-    )
-
-
-def printed(predictions, digits):
-    """Return predictions as read from a file with so few digits, renormalised."""
-    short = np.round(predictions.probs, digits)
-    return predictions.with_probs(short / short.sum(1, keepdims=True))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**20),
-    classes=st.integers(2, 10),
-    sharpness=st.sampled_from([0.1, 1.0, 5.0, 40.0]),
-    digits=st.sampled_from([6, 16]),
-)
-def test_other_rows_are_never_taken_for_the_same(seed, classes, sharpness, digits):
-    """This holds for any confidence of the model and any number of printed digits."""
-    first, second = (printed(confident(250, (seed, k), classes, sharpness), digits) for k in (0, 1))
-    assert share_of_equal_rows(first.probs, second.probs) < 0.02
-
-
-def test_vote_shares_are_coarse_and_not_the_same():
-    first, second = (
-        np.random.default_rng(k).multinomial(8, [0.4, 0.3, 0.2, 0.1], size=400) / 8 for k in (0, 1)
-    )
-    assert share_of_equal_rows(first, second) == 0
 
 
 def test_the_two_must_have_been_made_alike():

@@ -1,7 +1,4 @@
-"""Hostile and damaged model directories: refused in a sentence, and none of their code runs.
-
-The tests use a fixed sample of `hostile_models`; `tests/faults` can run all of it.
-"""
+"""Hostile and damaged model directories: refused in a sentence, and none of their code runs."""
 
 import json
 import random
@@ -15,7 +12,6 @@ from hostile_models import EVIL, HARMLESS
 from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
-from bayeslora.adapters.peft_bridge import peft_adapter
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
@@ -87,13 +83,6 @@ def test_a_model_that_cannot_run_is_refused(copied, name, load):
         load(str(path), device="cpu")
 
 
-def test_infinite_settings_are_text_in_a_record(copied):
-    path = copied("classifier")
-    hostile_models.odd("config.json", "layer_norm_eps2", "infinite")(path)
-    settings = load_sequence_classifier(str(path)).backbone.settings
-    assert settings["layer_norm_eps2"] == "Infinity"
-
-
 def cut(path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
@@ -160,56 +149,3 @@ def test_a_pattern_that_may_never_end_is_refused(pattern):
 
 def test_patterns_that_people_write_pass():
     check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"])
-
-
-@pytest.mark.parametrize("key", ["target_modules", "rank_pattern", "exclude_modules"])
-def test_slow_patterns_of_a_checkpoint_are_refused(copied, key):
-    path = copied("adapted/peft")
-    hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
-    for load in (peft_adapter, merged_classifier):
-        with refused("input", "adapter_config.json"):
-            load(str(path))
-
-
-def test_weights_in_whole_numbers_are_refused(copied):
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    path = copied("classifier")
-    weights = load_file(path / "model.safetensors")
-    name = next(name for name in weights if name.endswith("query.weight"))
-    weights[name] = (100 * weights[name]).to(torch.int8)
-    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    with refused("input", "quantised"):
-        load_sequence_classifier(str(path))
-
-
-@pytest.mark.parametrize(("key", "value"), [("initializer_range", None), ("use_cache", {})])
-def test_a_setting_of_another_type_is_an_input_error(copied, key, value):
-    folder = copied("classifier")
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with refused("input", key):
-        load_sequence_classifier(str(folder))
-
-
-def test_a_tokenizer_that_panics_is_an_input_error(copied):
-    path = copied("classifier")
-    content = json.loads((path / "tokenizer.json").read_text())
-    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated"}
-    content["pre_tokenizer"] = {**split, "invert": False}
-    (path / "tokenizer.json").write_text(json.dumps(content))
-    backbone = load_sequence_classifier(str(path)).backbone
-    with refused("input", "tokenizer"):
-        tokenise(backbone, ["a" * 60 + "b"], max_length=64)
-
-
-def test_a_backbone_that_cannot_be_built_leaves_the_default_dtype_alone(copied):
-    import torch
-
-    path = copied("llama")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
-    with pytest.raises(InputError):
-        load_backbone(str(path), dtype="bfloat16")
-    assert torch.get_default_dtype() == torch.float32

@@ -46,12 +46,6 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
     assert loaded_after(statement) == "[]"
 
 
-def test_scores_of_predictions_need_no_network_library():
-    rows = '{"label": [0, 1] * 20, "prob_0": [0.8, 0.3] * 20, "prob_1": [0.2, 0.7] * 20}'
-    statement = f"import bayeslora, pandas; bayeslora.evaluate(pandas.DataFrame({rows}))"
-    assert loaded_after(statement) == "['numpy', 'pyarrow']"
-
-
 def test_importing_the_package_looks_through_no_others():
     code = "import sys; before = {*sys.modules}; import bayeslora; print({*sys.modules} - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -121,11 +115,6 @@ def test_type_checkers_see_every_public_name_where_it_is():
     seen = {name.asname: item.module for item in imports for name in item.names}
     assert seen == PUBLIC
     assert list(bayeslora._HOMES) == sorted(bayeslora._HOMES)
-
-
-def test_a_name_that_is_not_public_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'Lora'"):
-        _ = bayeslora.Lora
 
 
 def test_the_version_is_the_installed_one():

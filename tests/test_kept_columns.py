@@ -1,8 +1,6 @@
 """`recalibrate` and `conformal` keep the additional columns of the rows they are applied to."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import bayeslora as bl
@@ -33,19 +31,3 @@ def test_further_columns_stay(files, tmp_path, verb):
     assert after.ids == before.ids
     for name in ("source", "text"):
         assert list(after.columns[name]) == list(before.columns[name])
-
-
-def test_a_column_of_lists_is_kept_as_json(tmp_path):
-    generator = np.random.default_rng(0)
-    paths = []
-    for name in ("fit", "apply"):
-        probs = generator.dirichlet(np.ones(2), 30)
-        columns = {"prob_a": probs[:, 0], "prob_b": probs[:, 1], "label": ["a", "b"] * 15}
-        extra = {"tokens": [[1, 2]] * 30, "source": ["web"] * 30}
-        paths.append(tmp_path / f"{name}.parquet")
-        pq.write_table(pa.table({**columns, **extra}), paths[-1])
-    predictions = bl.recalibrate(*paths).predictions
-    assert {name: values[0] for name, values in predictions.columns.items()} == {
-        "tokens": "[1, 2]",
-        "source": "web",
-    }

@@ -27,12 +27,6 @@ def test_the_root_squares_to_the_covariance(rows, classes, seed):
     assert torch.equal(root, root.tril())
 
 
-def test_independent_logits_have_deviations_for_a_root():
-    logits = GaussianLogits(torch.zeros(2, 2), torch.tensor([[4.0, 0.0], [9.0, 1.0]]))
-    assert torch.equal(logits.root(), torch.tensor([[2.0, 0.0], [3.0, 1.0]]))
-    assert torch.equal(logits.variance, logits.covariance)
-
-
 def test_a_singular_covariance_has_a_root():
     shared = torch.ones(1, 3, 3, dtype=torch.float64)
     zero = torch.zeros(1, 3, 3, dtype=torch.float64)
@@ -87,12 +81,6 @@ def test_covariance_of_samples_is_numpys():
     )
 
 
-def test_the_mean_of_samples_is_a_point():
-    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
-    assert torch.equal(sampled.at_mean().mean, sampled.mean)
-    assert sampled.at_mean().is_point
-
-
 @pytest.mark.parametrize("total", [1, 7, 100])
 @pytest.mark.parametrize("most", [1, 5, 7, 200])
 def test_thinned_draws_are_spread_evenly(total, most):
@@ -111,17 +99,6 @@ def test_points():
     assert GaussianLogits(torch.zeros(2, 3), torch.zeros(2, 3, 3)).is_point
     assert not gaussian().is_point
     assert SampledLogits(torch.ones(1, 2, 3)).is_point
-
-
-@pytest.mark.parametrize("shape", [(2,), (2, 2), (3, 3), (2, 3, 2)])
-def test_misshapen_covariances_are_refused(shape):
-    with pytest.raises(ValueError, match=r"\[2, 3\] or \[2, 3, 3\]"):
-        GaussianLogits(torch.zeros(2, 3), torch.zeros(shape))
-
-
-def test_misshapen_samples_are_refused():
-    with pytest.raises(ValueError, match=r"\[S, N, C\], got \[2, 3\]"):
-        SampledLogits(torch.zeros(2, 3))
 
 
 def test_exact_logits_stand_for_the_draws():
@@ -151,19 +128,6 @@ def test_the_spread_is_the_mean_variance_of_differences_of_logits(rows, classes,
     torch.testing.assert_close(alone.spread, joint.spread)
 
 
-def test_the_spread_of_draws_ignores_shifts_of_a_draw():
-    samples = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    shifts = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None, None]
-    drawn = SampledLogits(samples)
-    # Rounding of float64, relative to shifts of 9.
-    torch.testing.assert_close(
-        SampledLogits(samples + shifts).spread, drawn.spread, atol=1e-11, rtol=0
-    )
-    expected = GaussianLogits(drawn.mean, drawn.covariance).spread
-    torch.testing.assert_close(drawn.spread, expected, atol=1e-12, rtol=1e-12)
-    assert torch.equal(SampledLogits(samples[:1]).spread, torch.zeros(4, dtype=torch.float64))
-
-
 @settings(deadline=None)
 @given(st.integers(0, 999), st.integers(2, 4), st.integers(2, 4))
 def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes):
@@ -183,11 +147,3 @@ def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes)
     whole = link_probabilities(draws)
     for name in ("probs", "total", "aleatoric", "epistemic"):
         torch.testing.assert_close(getattr(link_probabilities(mixture), name), getattr(whole, name))
-
-
-def test_several_points_are_samples():
-    points = [GaussianLogits(torch.randn(3, 2), torch.zeros(3, 2)) for _ in range(4)]
-    result = mixed(points)
-    assert isinstance(result, SampledLogits)
-    assert torch.equal(result.samples, torch.stack([point.mean for point in points]))
-    assert not mixed([*points, GaussianLogits(torch.zeros(3, 2), torch.ones(3, 2))]).is_point

@@ -1,7 +1,7 @@
 """Names, strings and mappings that specify configuration objects."""
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +12,10 @@ from bayeslora import VBLL
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.registry import ADAPTERS
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.option_checks import NotNegative, Options, Positive, Text
 from bayeslora.options import as_mapping, resolve
-from bayeslora.posteriors.last_layer.vbll.options import Bound
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
 @dataclass(frozen=True)
@@ -108,63 +106,3 @@ def test_objects_survive_the_mapping(r, alpha, targets):
 def test_strings_say_the_same_as_objects(r, lr, scale):
     assert resolve("adapter", f"polar:r={r},lr={lr!r}", ADAPTERS) == PoLAR(r=r, lr=lr)
     assert resolve("posterior", f"vbll:prior_scale={scale!r}", POSTERIORS) == VBLL(scale)
-
-
-def test_unknown_choice_gives_a_hint_only_where_there_is_a_near_name():
-    near = str(unknown_choice("link", "probitt", ["mc", "probit"]))
-    assert near == "unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'"
-    assert str(unknown_choice("link", "xyz", ["mc"])) == "unknown link 'xyz'; choose from 'mc'"
-
-
-@pytest.mark.parametrize(
-    ("what", "value", "near"),
-    [
-        ("posterior", "hmc", "nuts:kernel=hmc"),
-        ("posterior", "HMC", "nuts:kernel=hmc"),
-        ("posterior", "lap", "laplace"),
-        ("posterior", "Laplace", "laplace"),
-        ("posterior", "temp", "temperature"),
-        ("posterior", "mc", "mc_dropout"),
-        ("posterior", "laplace_lorra", "laplace_lora"),
-        ("posterior", "dropout", "mc_dropout"),
-        ("adapter", "rslora", "lora:use_rslora=true"),
-        ("adapter", "stiefel", "polar:constraint=retraction"),
-        ("method", "dirichlet", "matrix"),
-        ("method", "platt", "vector"),
-        ("bound", "quadrature", "mc"),
-    ],
-)
-def test_unknown_names_have_the_nearest_beside_them(what, value, near):
-    known = {
-        "adapter": ADAPTERS,
-        "posterior": POSTERIORS,
-        "method": RECALIBRATORS,
-        "bound": get_args(Bound),
-    }[what]
-    assert f"unknown {what} {value!r} (did you mean {near!r}?); choose from" in str(
-        unknown_choice(what, value, known)
-    )
-    # The hinted value is accepted.
-    if what != "bound":
-        assert resolve(what, near, known).name == near.partition(":")[0]
-
-
-def test_a_name_of_nothing_has_no_hint():
-    assert str(unknown_choice("link", "", ["mc"])) == "unknown link ''; choose from 'mc'"
-
-
-@pytest.mark.parametrize(
-    ("what", "value", "why"),
-    [
-        ("adapter", "dora", "DoRA is not supported: it normalises"),
-        ("adapter", "lora:use_dora=true", "DoRA is not supported: it normalises"),
-        ("posterior", "SNGP", "SNGP is not supported: it normalises"),
-        ("posterior", "sghmc", "'nuts' samples the last layer"),
-    ],
-)
-def test_names_that_were_left_out_say_why(what, value, why):
-    known = {"adapter": ADAPTERS, "posterior": POSTERIORS}[what]
-    with pytest.raises(InputError) as caught:
-        resolve(what, value, known)
-    assert why in str(caught.value)
-    assert "choose from" in str(caught.value)

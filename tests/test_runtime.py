@@ -76,7 +76,3 @@ def test_slices_cover_the_rows_in_order(rows, elements, most):
     slices = list(row_slices(rows, elements, most))
     assert [row for part in slices for row in range(rows)[part]] == list(range(rows))
     assert all(len(range(rows)[part]) <= max(1, most // max(1, elements)) for part in slices)
-
-
-def test_no_rows_are_one_empty_slice():
-    assert list(row_slices(0, 5)) == [slice(0, 0)]

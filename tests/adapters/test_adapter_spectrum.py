@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar import PoLAR
@@ -86,29 +85,11 @@ def test_stable_rank_by_hand():
     assert stable_rank(site_of(eye, eye, core)) == pytest.approx((4 + 1 + 1) / 4)
 
 
-def test_stable_rank_with_a_deficient_factor():
-    B = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    assert stable_rank(site_of(torch.eye(2), B)) == pytest.approx(1.0)
-
-
-def test_stable_rank_does_not_depend_on_size():
-    A, B = torch.randn(2, 5), torch.randn(4, 2)
-    assert stable_rank(site_of(1e-8 * A, B)) == pytest.approx(stable_rank(site_of(A, B)))
-
-
-def test_no_change_has_no_stable_rank():
-    assert math.isnan(stable_rank(site_of(torch.ones(1, 3), torch.zeros(2, 1))))
-
-
 def test_drift_by_hand():
     A = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     B = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     # AAᵀ − I = diag(0, 3) and BᵀB − I = diag(0, 1): the larger norm is 3.
     assert drift(site_of(A, B, torch.eye(2))) == pytest.approx(3.0)
-
-
-def test_free_factors_do_not_drift():
-    assert drift(site_of(torch.ones(1, 3), torch.ones(2, 1))) == 0.0
 
 
 def test_summary_by_definition():
@@ -122,9 +103,3 @@ def test_summary_by_definition():
     assert got["delta_norm"] == pytest.approx(squares**0.5, rel=1e-5)
     assert got["stable_rank"] == pytest.approx(sum(ranks) / 3)
     assert got["drift"] == max(drift(site) for site in sites) < 1e-6
-
-
-def test_summary_of_an_untrained_adapter():
-    got = summary(inject(stack(), LoRA(r=1, target_modules=("head",)), seed=0))
-    assert math.isnan(got["stable_rank"])
-    assert (got["delta_norm"], got["drift"], got["num_sites"]) == (0, 0, 1)

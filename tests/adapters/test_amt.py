@@ -6,13 +6,11 @@ from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
 from bayeslora.contrib.amt import AMT
-from bayeslora.errors import InputError
 from bayeslora.prototypes import (
     cosine_logits,
     held_out_cosines,
     prototypes,
     separation,
-    top_weights,
 )
 
 P, R = 3, 2
@@ -82,24 +80,6 @@ def test_a_mixture_averages_products(weights):
     torch.testing.assert_close(export(host)(X), host(X))
 
 
-def test_the_change_has_the_rank_of_the_members_that_act_and_one_more():
-    _, _, site = pool()
-    site.select([0.5, 0.0, 0.5])
-    A, B = site.change()
-    assert A.shape[0] == B.shape[1] == 3 * R
-
-
-def test_equal_members_equal_every_mixture():
-    host, _, site = pool()
-    with torch.no_grad():
-        site.A.weight.copy_(member(site, 0)[0].repeat(P, 1))
-        site.B.weight.copy_(member(site, 0)[1].repeat(1, P))
-    site.select([1.0, 0.0, 0.0])
-    alone = host(X)
-    site.select([0.1, 0.2, 0.7])
-    torch.testing.assert_close(host(X), alone)
-
-
 def test_members_can_be_permuted():
     host, _, site = pool()
     site.select([0.2, 0.3, 0.5])
@@ -122,24 +102,6 @@ def test_a_pool_is_saved_with_its_mixture():
     (again,) = inject(other, AMT(**OPTIONS), 5, blank=True)
     load_adapter_state([again], state)
     assert torch.equal(other(X.float()), host(X.float()))
-
-
-def test_all_linear_layers_of_the_transformer_are_adapted_by_default():
-    from transformers import BertConfig, BertModel
-
-    model = BertModel(
-        BertConfig(
-            hidden_size=8,
-            intermediate_size=12,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            vocab_size=9,
-        )
-    )
-    names = AMT().targets(model)
-    assert len(names) == 12
-    assert all(name.startswith("encoder.layer.") for name in names)
-    assert len(AMT(num_layers=1).targets(model)) == 6
 
 
 # Prototypes and merging.
@@ -173,14 +135,6 @@ def test_separation_is_the_published_score():
     assert separation(cosines, LABELS, 0.6) == pytest.approx(float(expected))
 
 
-def test_weights_of_the_top():
-    weights = top_weights(torch.tensor([0.3, 0.5, 0.1]), 2, 1.0)
-    expected = torch.tensor([0.3, 0.5]).softmax(0)
-    torch.testing.assert_close(weights, torch.tensor([expected[0], expected[1], 0.0]))
-    # At β = 1 two scores .02 apart give an average of two.
-    assert top_weights(torch.tensor([0.50, 0.52]), 2, 1.0).max() == pytest.approx(0.505, abs=1e-3)
-
-
 def support(member):
     cosines = held_out_cosines(features(member), LABELS, 3)
     return cosines, LABELS, 10.0
@@ -195,24 +149,3 @@ def test_merges():
     options = {"eps": (0.0,) * 3, "weight_eps": (0.0,) * 3, "merge": "published"}
     alike = AMT(**options, top=3, beta=0.0).mixtures(3, support)[0]
     assert alike == pytest.approx([1 / 3] * 3)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"ways": 1},
-        {"shots": 0},
-        {"merge": "mean"},
-        {"gamma": 1.1},
-        {"eps": (0.1,)},
-        {"eps": (0.1, -0.1, 0.0, 0.0)},
-        {"weight_eps": ()},
-        {"top": 5, "merge": "published"},
-        {"shots": 1, "merge": "published"},
-        {"start": "zero"},
-    ],
-)
-def test_other_options_are_refused(options):
-    assert AMT(eps=(0.1,), weight_eps=(0.01,)).merge == "uniform"  # a pool of one
-    with pytest.raises(InputError):
-        AMT(**options)

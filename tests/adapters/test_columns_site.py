@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from refusal import refused
 from tiny_hosts import tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
@@ -10,14 +9,12 @@ from torch.nn import functional as F
 from bayeslora.adapters.inject import (
     adapter_state,
     export,
-    find_sites,
     inject,
     load_adapter_state,
-    remove,
 )
 from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.contrib.s2ft import S2FT, Columns
-from bayeslora.testing.adapter import output, randomise, stack
+from bayeslora.testing.adapter import randomise
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
 
@@ -65,15 +62,6 @@ def test_the_gradient_is_these_columns_of_the_full_one(shape, bias):
     torch.testing.assert_close(x.grad, full.grad, atol=1e-12, rtol=1e-12)
 
 
-def test_the_gradient_of_inputs_sees_the_trained_columns():
-    site = site_on([1, 4]).double()
-    randomise([site])
-    x = drawn(3, 7, dtype=torch.float64).requires_grad_()
-    G = drawn(3, 5, seed=1, dtype=torch.float64)
-    (site(x) * G).sum().backward()
-    torch.testing.assert_close(x.grad, G @ (site.weight + site.delta()), atol=1e-12, rtol=1e-12)
-
-
 def test_gradients_in_a_decoder_are_those_of_full_fine_tuning():
     adapted, full = tiny_llama().double(), tiny_llama().double()
     sites = inject(adapted, LLAMA, seed=0)
@@ -109,54 +97,6 @@ def test_training_changes_the_chosen_columns_and_nothing_else():
         assert torch.equal(changed, idx) if len(idx) else torch.equal(after[name], value)
 
 
-def saved_bytes(model, run):
-    """Return the bytes that autograd saves for the backward pass, except the model's weights."""
-    own = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    saved = {}
-
-    def pack(tensor):
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            saved[place] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
-@pytest.mark.parametrize("k", [1, 8, 32])
-def test_what_is_kept_for_the_backward_pass_is_the_chosen_inputs(k):
-    """`index_select` keeps k of 64 inputs and the index; a view would keep the storage of all."""
-    site = site_on(list(range(0, 2 * k, 2)), 64, 10)
-    # The input requires a gradient, as inside a network.
-    below = drawn(3, 5, 64).requires_grad_()
-    assert saved_bytes(site, lambda: site(below)) == 4 * 3 * 5 * k + 8 * k
-
-
-def test_a_network_keeps_less_than_for_full_layers():
-    """Besides what attention always saves, memory is proportional to the columns of each layer."""
-
-    def measure(config):
-        model = tiny_llama()
-        sites = inject(model, config, seed=0)
-        inputs = model.embed_tokens(tokens(8, 16)).requires_grad_()
-        num_bytes = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
-        return num_bytes, sum(site.k for site in sites)
-
-    some, many = (measure(S2FT(o_ratio=0, d_ratio=ratio)) for ratio in (0.25, 0.75))
-    assert many[1] == 3 * some[1] == 54
-    per_column = 4 * 8 * 16 + 8
-    assert many[0] - some[0] == per_column * (many[1] - some[1])
-    model = tiny_llama()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("down_proj" in name)
-    inputs = model.embed_tokens(tokens(8, 16)).requires_grad_()
-    full = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
-    assert some[0] < full
-
-
 def test_without_columns_a_site_is_the_frozen_layer():
     site = site_on([])
     x = drawn(4, 7)
@@ -170,38 +110,6 @@ def test_without_columns_a_site_is_the_frozen_layer():
     assert result.norm == 0
     assert result.stable_rank != result.stable_rank
     assert summary([site])["num_parameters"] == 0
-
-
-def test_unmerging_brings_the_very_weight_back():
-    model = tiny_llama()
-    weights = {name: value for name, value in model.named_parameters() if "_proj" in name}
-    before = {name: value.clone() for name, value in weights.items()}
-    randomise(inject(model, LLAMA, seed=0))
-    merged = export(model)
-    expected = output(model, tokens())
-    torch.testing.assert_close(output(merged, tokens()), expected, atol=1e-5, rtol=1e-5)
-    # Restore the host's columns in the merged weight.
-    for site in find_sites(model):
-        weight = merged.get_submodule(site.name).weight
-        weight[:, site.idx] = site.weight[:, site.idx]
-        assert torch.equal(weight, before[f"{site.name}.weight"])
-    remove(model)
-    now = dict(model.named_parameters())
-    assert all(now[name] is value for name, value in weights.items())
-    assert all(torch.equal(now[name], value) for name, value in before.items())
-
-
-def test_a_half_precision_host_keeps_all_other_columns():
-    host = nn.Linear(7, 5).to(torch.bfloat16)
-    site = Columns("here", host, torch.tensor([2, 3]))
-    randomise([site])
-    assert site.sel.weight.dtype == torch.float32
-    merged = site.merged().weight
-    assert merged.dtype == torch.bfloat16
-    others = [0, 1, 4, 5, 6]
-    assert torch.equal(merged[:, others], host.weight[:, others])
-    expected = (host.weight.float() + site.delta()).to(torch.bfloat16)
-    assert torch.equal(merged, expected)
 
 
 def test_the_spectrum_is_that_of_the_change():
@@ -225,66 +133,3 @@ def test_saved_columns_are_those_of_the_model_that_loads_them():
         assert torch.equal(site.idx, other.idx)
         assert torch.equal(site.delta(), other.delta())
         assert other.sel.weight is parameter
-
-
-@pytest.mark.parametrize(
-    ("change", "tensor", "value"),
-    [
-        (lambda state, at: state.pop(f"{at}.idx"), "idx", "missing"),
-        (lambda state, at: state.pop(f"{at}.sel"), "sel", "missing"),
-        (
-            lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"].flip(0)}),
-            "idx",
-            "order",
-        ),
-        (
-            lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"] + 100}),
-            "",
-            "23",
-        ),
-        (
-            lambda state, at: state.update({f"{at}.sel": state[f"{at}.sel"][:, :-1]}),
-            "sel",
-            "[16, 5]",
-        ),
-    ],
-)
-def test_damaged_tensors_are_refused_and_nothing_is_loaded(change, tensor, value):
-    sites = inject(tiny_llama(), LLAMA, seed=0)
-    randomise(sites)
-    state = adapter_state(sites)
-    at = "layers.2.mlp.down_proj"
-    change(state, at)
-    others = inject(tiny_llama(), LLAMA, seed=0)
-    randomise(others, seed=9)
-    before = adapter_state(others)
-    with refused("input", f"{at}.{tensor}".rstrip("."), value):
-        load_adapter_state(others, state)
-    after = adapter_state(others)
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-
-
-def test_a_site_starts_anew_in_place():
-    site = site_on([1, 2])
-    randomise([site])
-    parameter = site.sel.weight
-    site.begin(torch.tensor([0, 3, 6]))
-    assert site.sel.weight is parameter
-    assert parameter.shape == (5, 3)
-    assert torch.count_nonzero(site.delta()) == 0
-    site.begin(torch.tensor([], dtype=torch.int64))
-    assert not parameter.requires_grad
-    site.begin(torch.tensor([4]))
-    assert parameter.requires_grad
-
-
-def test_gates_are_not_for_columns():
-    site = site_on([1])
-    assert not site.is_gated
-    site.check_fixed()
-
-
-def test_a_plain_stack_has_channels():
-    model = stack()
-    sites = inject(model, S2FT(d_ratio=0.5, target_modules=("layers.0", "head")), seed=0)
-    assert sum(site.k for site in sites) == 6

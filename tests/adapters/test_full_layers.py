@@ -2,47 +2,15 @@
 
 import pytest
 import torch
-from refusal import refused
-from tiny_hosts import tiny_bert, tiny_llama, tokens
-from torch import nn
+from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.layer_sampling import ALWAYS
 from bayeslora.adapters.spectrum import full_spectrum
 from bayeslora.contrib.lisa import LISA
-from bayeslora.layer_list import find_layers
 from bayeslora.testing.adapter import output
 
 AFTER = frozenset({"norm"})
 TWO = LISA(num_layers=2)
-
-
-class Experts(nn.Module):
-    """A list of layers, each with a longer list inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"experts": nn.ModuleList(nn.Linear(2, 2) for _ in range(5))})
-            for _ in range(3)
-        )
-        self.odd = nn.ModuleList([nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.Tanh()])
-
-
-def test_the_longest_list_of_one_class_has_the_layers():
-    assert find_layers(tiny_llama())[0] == "layers"
-    assert find_layers(tiny_bert())[0] == "encoder.layer"
-    path, layers = find_layers(Experts())
-    assert (path, len(layers)) == ("blocks", 3)
-
-
-def test_none_or_several_are_refused():
-    with refused("input", "Linear"):
-        find_layers(nn.Linear(2, 2))
-    both = nn.ModuleDict(
-        {name: nn.ModuleList(nn.Linear(2, 2) for _ in range(2)) for name in ("left", "right")}
-    )
-    with refused("input", "(left, right)"):
-        find_layers(both)
 
 
 def test_the_function_is_the_same_and_the_values_are_copies():
@@ -102,20 +70,6 @@ def test_what_trained_is_saved_whole_and_loaded_over_anything():
     assert torch.equal(output(other, tokens()), output(tiny_llama(), tokens()))
 
 
-def test_tensors_that_do_not_fit_change_nothing():
-    model, full = trained()
-    before = output(model, tokens())
-    stored = {name: item.detach().clone() for name, item in full.tensors().items()}
-    name = "layers.2.mlp.up_proj.weight"
-    missing = {key: item for key, item in stored.items() if key != name}
-    with refused("input", name):
-        full.load(missing)
-    with refused("input", "'layers.0."):
-        full.load({**stored, "layers.0.mlp.up_proj.weight": torch.zeros(24, 16)})
-    assert torch.equal(output(model, tokens()), before)
-    assert full.changed == {"layers.2", ALWAYS}
-
-
 def test_the_figures_are_those_of_the_difference():
     _, full = trained()
     sizes = {name: item.numel() for name, item in full.groups["layers.2"].items()}
@@ -138,24 +92,3 @@ MATRICES = (
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
-
-
-@pytest.mark.parametrize(
-    ("options", "refusal"),
-    [
-        ({"num_layers": 0}, ("option", "num_layers", "0")),
-        ({"num_layers": 1}, ("input", "num_active", "2")),
-        ({"train_embedding": "yes"}, ("option", "train_embedding", "'yes'")),
-        ({"lr": 0.0}, ("option", "lr", "0.0")),
-        ({"weight_decay": -1}, ("option", "weight_decay", "-1")),
-        ({"interval": 0}, ("option", "interval")),
-    ],
-)
-def test_options_that_are_not_allowed(options, refusal):
-    with refused(*refusal):
-        LISA(**options)
-
-
-def test_more_active_layers_than_the_model_has_are_refused():
-    with refused("input", "num_active", "4"):
-        LISA(num_active=4).full_layers(tiny_llama(), lambda: AFTER)

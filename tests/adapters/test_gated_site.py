@@ -1,15 +1,11 @@
 """A gate between a site's factors: where it acts, which tensors it has, invalid arguments."""
 
-import copy
-
 import pytest
 import torch
-from refusal import refused
 from torch import nn
 
-from bayeslora.adapters.inject import adapter_state, export, inject, remove
+from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.testing.adapter import randomise, stack
 
@@ -54,25 +50,3 @@ def test_the_tensors_of_a_gate_stay_its_owners(config):
     sites[0].attach(nn.Linear(2, 2))
     assert adapter_state(sites).keys() == before[0].keys()
     assert [name for name, _ in model.named_parameters()] == before[1]
-
-
-@CONFIGS
-def test_what_needs_one_matrix_is_refused_and_nothing_is_written(config, tmp_path):
-    model, sites = adapted(config)
-    sites[1].attach(torch.relu)
-    for ask in (sites[1].delta, sites[1].merged, lambda: export(model)):
-        with refused("gated", sites[1].name):
-            ask()
-    with refused("gated", sites[1].name):
-        export_peft(sites, tmp_path / "lora")
-    assert not (tmp_path / "lora").exists()
-
-
-@CONFIGS
-def test_a_gated_adapter_can_be_taken_out(config):
-    model, sites = adapted(config)
-    plain = copy.deepcopy(stack().eval())
-    for site in sites:
-        site.attach(torch.relu)
-    remove(model)
-    assert torch.equal(model(inputs()), plain(inputs()))

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_hosts import tiny_llama, tokens
-from torch.utils.checkpoint import checkpoint
 
 from bayeslora.adapters.inject import export, inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, InstanceGate, ItemVectors, item_vectors
-from bayeslora.errors import InputError
 
 R, WIDTH = 4, 16
 
@@ -91,18 +88,6 @@ def test_one_expert_is_lora_whatever_the_context():
         assert torch.equal(states(model), states(other))
 
 
-def test_at_the_start_nothing_has_changed():
-    model, _, gate = adapted(trained=False)
-    with gate.applied(seeded(3, WIDTH)):
-        assert torch.equal(states(model), states(tiny_llama().double()))
-
-
-def test_closed_gates_are_the_frozen_backbone():
-    model, _, gate = adapted()
-    with gate.closed():
-        assert torch.equal(states(model), states(tiny_llama().double()))
-
-
 def test_a_constant_gate_is_a_weighted_lora():
     model, sites, gate = adapted()
     with torch.no_grad():
@@ -137,49 +122,11 @@ def test_a_mixed_batch_equals_each_row_alone_and_rows_may_be_permuted():
             close(states(model, rows[row : row + 1]), together[row : row + 1])
 
 
-def test_permuting_experts_with_factors_and_router_changes_nothing():
-    model, sites, gate = adapted(4)
-    contexts = seeded(3, WIDTH)
-    with gate.applied(contexts):
-        before = states(model)
-    order = torch.tensor([2, 0, 3, 1])
-    with torch.no_grad():
-        for site in sites:
-            site.A.weight.copy_(site.A.weight[order])
-            site.B.weight.copy_(site.B.weight[:, order])
-        gate.router.weight.copy_(gate.router.weight[order])
-        gate.router.bias.copy_(gate.router.bias[order])
-    with gate.applied(contexts):
-        close(states(model), before)
-
-
 def test_weights_sum_to_one_and_gates_have_mean_one():
     _, _, gate = adapted(4)
     p = gate.weights(seeded(5, WIDTH))
     close(p.sum(1), torch.ones(5, dtype=torch.float64))
     close((4 * p).mean(1), torch.ones(5, dtype=torch.float64))
-
-
-def test_a_gate_of_one_expert_alone_trains_no_other():
-    model, sites, gate = adapted()
-    with torch.no_grad():
-        gate.router.weight.zero_()
-        gate.router.bias.copy_(torch.tensor([0.0, -1e6]))
-    with gate.applied(seeded(3, WIDTH)):
-        states(model).square().sum().backward()
-    for site in sites:
-        assert site.A.weight.grad[:2].abs().sum() > 0
-        assert site.A.weight.grad[2:].abs().sum() == 0
-        assert site.B.weight.grad[:, 2:].abs().sum() == 0
-
-
-def test_the_router_learns_from_the_second_step_on():
-    """At the start B is zero, and so is the product that the gates scale."""
-    for trained in (False, True):
-        model, _, gate = adapted(trained=trained, router=False)
-        with gate.applied(seeded(3, WIDTH)):
-            states(model).square().sum().backward()
-        assert bool(gate.router.weight.grad.any()) is trained
 
 
 def test_the_gradient_of_a_gate_is_its_experts_product():
@@ -194,19 +141,6 @@ def test_the_gradient_of_a_gate_is_its_experts_product():
     close(gates.grad, each)
 
 
-def test_recomputed_activations_give_the_same_gradients_inside_the_context():
-    results = []
-    for recompute in (False, True):
-        _, (site, *_), gate = adapted()
-        x = seeded(3, 5, 16).requires_grad_()
-        with gate.applied(seeded(3, WIDTH)):
-            y = checkpoint(site, x, use_reentrant=False) if recompute else site(x)
-            y.square().sum().backward()
-        results.append([x.grad, site.B.weight.grad, gate.router.weight.grad])
-    for stored, recomputed in zip(*results, strict=True):
-        close(stored, recomputed)
-
-
 def test_one_context_held_gives_one_matrix_for_each_layer():
     model, sites, gate = adapted()
     contexts = seeded(3, WIDTH)
@@ -217,88 +151,6 @@ def test_one_context_held_gives_one_matrix_for_each_layer():
             merged = export(model)
             assert torch.linalg.matrix_rank(sites[0].delta()) <= R
         close(states(merged, tokens()[row : row + 1]), together[row : row + 1])
-
-
-def test_what_needs_one_matrix_is_refused_without_a_context(tmp_path):
-    model, sites, gate = adapted()
-    for ask in (
-        sites[0].merged,
-        lambda: export(model),
-        lambda: export_peft(sites, tmp_path / "lora"),
-        lambda: states(model),
-        lambda: gate.applied(None).__enter__(),
-    ):
-        with pytest.raises(InputError):
-            ask()
-    assert not (tmp_path / "lora").exists()
-
-
-def test_inputs_that_are_not_the_examples_are_refused():
-    _, (site, *_), gate = adapted()
-    with gate.applied(seeded(3, WIDTH)), pytest.raises(InputError):
-        site(seeded(15, 16))
-
-
-def test_the_place_between_the_factors_is_taken():
-    assert ILoRA().no_gate
-    assert not LoRA().no_gate
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"r": 6, "num_experts": 4},
-        {"num_experts": 0},
-        {"context": "user"},
-        {"gate_lr_factor": 0.0},
-    ],
-)
-def test_options_are_checked(options):
-    with pytest.raises(InputError):
-        ILoRA(**options)
-
-
-def test_the_router_has_a_rate_and_a_decay_of_its_own():
-    gate = InstanceGate(2, WIDTH)
-    network = SimpleNamespace(conditioning=gate)
-    for config, rate in (
-        (ILoRA(lr=0.02, gate_lr_factor=0.25, weight_decay=0.3), 0.005),
-        (ILoRA(), 0.3 * 0.003),
-    ):
-        (optimizer,) = config.further_optimizers(network)
-        (group,) = optimizer.param_groups
-        assert {*map(id, group["params"])} == {*map(id, gate.router.parameters())}
-        assert group["lr"] == pytest.approx(rate)
-        assert group["weight_decay"] == 1e-5
-
-
-def test_figures_are_those_of_a_gate_that_is_known():
-    """Two examples with weights (¾, ¼) and (¼, ¾): I = log 2 − H(¼), by hand."""
-    gate = InstanceGate(2, 2).double()
-    with torch.no_grad():
-        # Normalised, contexts (1, 0) and (0, 1) are (1, −1) and (−1, 1).
-        gate.router.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * np.log(3) / 4)
-    contexts = torch.eye(2, dtype=torch.float64)
-    own = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    figures = gate.figures(contexts)
-    assert figures["gate_entropy"] == pytest.approx(own, abs=1e-4)
-    assert figures["gate_mean_entropy"] == pytest.approx(np.log(2), abs=1e-12)
-    assert figures["gate_information"] == pytest.approx(np.log(2) - own, abs=1e-4)
-    assert figures["gate_largest"] == pytest.approx(0.5, abs=1e-12)
-    assert not gate.advice(figures)
-
-
-def test_a_gate_that_ignores_the_example_or_has_one_expert_is_warned_of():
-    gate = InstanceGate(2, 2).double()
-    contexts = torch.eye(2, dtype=torch.float64)
-    ignores = gate.advice(gate.figures(contexts))
-    with torch.no_grad():
-        gate.router.bias.copy_(torch.tensor([3.0, 0.0]))
-    collapsed = gate.advice(gate.figures(contexts))
-    assert ignores
-    assert collapsed
-    assert ignores != collapsed
-    assert not InstanceGate(1, 2).advice(InstanceGate(1, 2).figures(torch.eye(2)))
 
 
 HISTORIES = [["a", "b", "c"], ["a", "b"], ["b", "d"], ["d", "e", "a"], ["c", "a", "a"]]
@@ -328,15 +180,6 @@ def test_item_vectors_are_scaled_eigenvectors_of_the_similarity():
     np.testing.assert_allclose(result @ result.T, expected, atol=1e-12)
 
 
-def test_many_items_are_decomposed_alike(monkeypatch):
-    rng = np.random.default_rng(0)
-    histories = [[str(item) for item in rng.choice(90, 8)] for _ in range(200)]
-    names = sorted({item for history in histories for item in history})
-    whole = item_vectors(histories, names)
-    monkeypatch.setattr("bayeslora.contrib.ilora._DENSE", 10)
-    np.testing.assert_allclose(np.abs(item_vectors(histories, names)), np.abs(whole), atol=1e-6)
-
-
 def test_a_history_is_the_mean_of_its_items_and_new_ones_count_as_zero():
     items = ItemVectors()
     items.learn(HISTORIES)
@@ -344,15 +187,6 @@ def test_a_history_is_the_mean_of_its_items_and_new_ones_count_as_zero():
     result = items.encode([["a", "b"], ["a", "new"], ["new"], []]).double()
     expected = torch.stack([alone.mean(0), alone[0] / 2, torch.zeros(64), torch.zeros(64)])
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
-
-
-def test_the_order_of_training_rows_does_not_matter():
-    """Except for eigenvectors of equal eigenvalues, which do not occur here."""
-    first, second = ItemVectors(), ItemVectors()
-    first.learn(HISTORIES)
-    second.learn(HISTORIES[::-1])
-    assert torch.equal(first.keys, second.keys)
-    torch.testing.assert_close(first.vectors, second.vectors, atol=1e-5, rtol=0)
 
 
 def test_the_state_of_a_gate_loads_into_a_fresh_one():
@@ -367,18 +201,3 @@ def test_the_state_of_a_gate_loads_into_a_fresh_one():
     contexts = gate.contexts(rows, 2, None)
     assert torch.equal(other.contexts(rows, 2, None), contexts)
     assert torch.equal(other.weights(contexts), gate.weights(contexts))
-
-
-def test_histories_are_seen_where_there_are_some_unless_texts_are_asked_for():
-    rows = SimpleNamespace(history=HISTORIES, source="rows.jsonl")
-    features = torch.randn(5, WIDTH)
-    for context, seen in (("auto", True), ("history", True), ("text", False)):
-        gate = InstanceGate(2, WIDTH, context)
-        gate.learn(rows)
-        assert gate.sees_history is seen
-        contexts = gate.contexts(rows, 5, lambda: features)
-        assert contexts.shape == (5, 64 if seen else WIDTH)
-    without = SimpleNamespace(history=None, source="rows.jsonl")
-    ILoRA().check_rows(without)
-    with pytest.raises(InputError):
-        ILoRA(context="history").check_rows(without)

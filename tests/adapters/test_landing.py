@@ -65,26 +65,6 @@ def test_absorption_when_it_is_due(project, every):
             assert drift(sites[0]) > 1e-3
 
 
-def test_absorption_leaves_the_momentum_tangent():
-    sites = sites_of(8, 3)
-    optimizer = LandingAdamW(sites, 0.05, 5e-3)
-    for step in range(3):
-        give_noise(sites, step)
-        optimizer.step()
-    X = sites[0].B.weight.detach()
-    m = optimizer.state[sites[0].B.weight]["exp_avg"]
-    assert torch.linalg.norm(m) > 0.1
-    assert torch.linalg.norm(X.T @ m + m.T @ X) < 1e-5
-
-
-def test_frozen_sites_are_skipped():
-    sites = sites_of(8, 3)
-    sites[0].requires_grad_(False)
-    before = sites[0].B.weight.clone()
-    LandingAdamW(sites, 0.05, 5e-3).step()
-    assert torch.equal(sites[0].B.weight, before)
-
-
 def test_absorption_is_counted_across_a_resume():
     sites = sites_of(8, 3)
     optimizer = LandingAdamW(sites, 0.05, 5e-3, absorb_every=3)

@@ -71,11 +71,6 @@ def test_variants_that_cannot_be_read(checkpoint, options, named):
     assert_refused(checkpoint, "adapter_config.json", *named)
 
 
-def test_foreign_json_is_named(checkpoint):
-    (checkpoint / "adapter_config.json").write_text("[1]")
-    assert_refused(checkpoint, "PEFT")
-
-
 def test_pickles_are_not_opened(checkpoint):
     (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
     assert_refused(checkpoint, "pickle")
@@ -95,12 +90,6 @@ def test_reading_needs_peft(checkpoint, monkeypatch):
     assert_refused(checkpoint, "bayeslora[peft]", code="missing")
 
 
-@pytest.mark.parametrize("name", ["head.lora_magnitude_vector", "emb.lora_embedding_A"])
-def test_tensors_of_other_layers_are_refused(checkpoint, name):
-    change_tensors(checkpoint, **{name: torch.zeros(2)})
-    assert_refused(checkpoint, name)
-
-
 def test_a_checkpoint_without_factors_is_refused(checkpoint):
     save_file(
         {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
@@ -108,29 +97,10 @@ def test_a_checkpoint_without_factors_is_refused(checkpoint):
     assert_refused(checkpoint, "lora_A.weight", "lora_B.weight")
 
 
-def test_factors_that_do_not_fit_together_are_named(checkpoint):
-    change_tensors(checkpoint, **{"head.lora_B.weight": torch.zeros(4, 3)})
-    assert_refused(checkpoint, "'head'", "[2, 6]", "[4, 3]")
-
-
 @pytest.mark.parametrize("name", ["head.lora_A.weight", "score.weight"])
 def test_values_that_are_not_finite_are_named(checkpoint, name):
     change_tensors(checkpoint, **{name: torch.full((2, 6), torch.nan)})
     assert_refused(checkpoint, name)
-
-
-@pytest.mark.parametrize("start", ["Gaussian", "MiCA", "orthogonal"])
-def test_starts_are_known_in_any_case_as_to_peft(checkpoint, start):
-    change(checkpoint, init_lora_weights=start)
-    (site,) = load_peft(stack(), checkpoint)
-    assert not site.centred
-
-
-def test_factors_in_8_bit_floats_are_read(checkpoint):
-    path = checkpoint / "adapter_model.safetensors"
-    save_file({k: v.to(torch.float8_e4m3fn) for k, v in load_file(path).items()}, path)
-    (site,) = load_peft(stack(), checkpoint)
-    assert site.A.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -79,25 +79,6 @@ def test_what_peft_converted_is_read(peft, tmp_path, start, use_rslora):
     assert {round(site.scale, 6) for site in sites} == {3.0 if use_rslora else 1.5}
 
 
-def test_an_exact_pissa_is_read_as_it_is(peft, tmp_path):
-    wrapped = trained(peft, tiny_llama(), "pissa")
-    wrapped.save_pretrained(tmp_path)
-    sites = check(wrapped, tmp_path)
-    assert all(site.centred and site.r == 4 for site in sites)
-
-
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_the_scale_is_that_of_the_rank_asked_for_where_a_weight_has_fewer(
-    peft, tmp_path, use_rslora
-):
-    """PiSSA takes all directions of narrow key and value layers, and PEFT keeps alpha / r."""
-    wrapped = trained(peft, tiny_llama(), "pissa", r=12, use_rslora=use_rslora)
-    wrapped.save_pretrained(tmp_path)
-    sites = check(wrapped, tmp_path)
-    assert {site.r for site in sites} == {8, 12}
-    assert len({site.scale for site in sites}) == 1
-
-
 def test_a_start_that_leaves_the_base_alone_is_read(peft, tmp_path):
     wrapped = trained(peft, tiny_llama(), "mica")
     wrapped.save_pretrained(tmp_path)

@@ -1,8 +1,6 @@
 """Selection of real tokens by the mask, for every shape of a batch inside a model."""
 
-import pytest
 import torch
-from refusal import refused
 
 from bayeslora.adapters.stats import real_tokens
 
@@ -13,9 +11,3 @@ def test_the_mask_takes_the_shape_of_the_states():
     assert real_tokens("it", torch.zeros(2, 3, 4), MASK).tolist() == MASK.bool().tolist()
     assert real_tokens("it", torch.zeros(6, 4), MASK).tolist() == MASK.bool().flatten().tolist()
     assert real_tokens("it", torch.zeros(2, 4), MASK).tolist() == [True, True]
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 4), (3, 2, 4), (5, 4), (4,), (1, 2, 3, 4)])
-def test_other_shapes_are_refused(shape):
-    with refused("input", "it", list(shape), "2 rows"):
-        real_tokens("it", torch.zeros(shape), MASK)

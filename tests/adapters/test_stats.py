@@ -1,15 +1,12 @@
 """Second moments against one product of all real inputs, in float64."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 from tiny_hosts import moments_on, tiny_llama
 from torch import nn
 
 from bayeslora.adapters.stats import second_moments
-from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
 
@@ -62,38 +59,3 @@ def test_layers_with_one_input_agree_and_others_have_their_own():
     assert torch.equal(q.matrix, v.matrix)
     assert not torch.equal(q.matrix, o.matrix)
     assert not any(layer._forward_pre_hooks for layer in model.modules())
-
-
-def test_rows_without_tokens_and_flat_tokens_are_understood():
-    layer, x = linear(), normal(2, 5, 3)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    batch = {"x": x, "attention_mask": mask}
-    flat = second_moments(lambda b: layer(b["x"].reshape(10, 3)), {"a": layer}, [batch])["a"]
-    plain = second_moments(lambda b: layer(b["x"]), {"a": layer}, [batch])["a"]
-    assert torch.equal(flat.matrix, plain.matrix)
-    pooled = second_moments(lambda b: layer(b["x"][:, 0]), {"a": layer}, [batch])["a"]
-    torch.testing.assert_close(pooled.matrix, x[:, 0].T @ x[:, 0] / 2)
-    assert pooled.count == 2
-
-
-@pytest.mark.parametrize(
-    ("forward", "named"),
-    [
-        (lambda layer: lambda b: layer(b["x"][:, :1]), ("[2, 1, 3]",)),
-        (lambda layer: lambda b: layer(b["x"] / 0), ("finite",)),
-    ],
-)
-def test_what_cannot_be_gathered_is_named(forward, named):
-    layer = linear()
-    batch = padded([normal(2, 3), normal(3, 3)])
-    with refused("input", "layer a", *named):
-        second_moments(forward(layer), {"a": layer}, [batch])
-    assert not layer._forward_pre_hooks
-
-
-def test_gathering_changes_nothing_in_the_model():
-    model = stack()
-    x = torch.randn(4, 6)
-    before = model(x)
-    moments_on(model, ["layers.0", "head"], x)
-    assert torch.equal(model(x), before)

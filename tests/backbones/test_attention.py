@@ -5,7 +5,6 @@ import torch
 from architectures import batch, build
 from tiny import tiny_llama
 
-from bayeslora.backbones import load
 from bayeslora.backbones.load import SHORT_ATTENTION, load_backbone, use_short_attention
 
 # Rows that cannot attend to anything have arbitrary states; only real tokens are compared.
@@ -42,16 +41,6 @@ def test_half_precision_is_as_near_to_float32_as_before(name):
     assert (after - exact).abs().mean() < 1.5 * before < 0.1 * exact.abs().mean()
 
 
-def test_long_texts_are_left_to_pytorch(monkeypatch):
-
-    model = build("llama")[0].to(torch.bfloat16)
-    ids, mask = batch()
-    before = states(model, ids, mask)
-    monkeypatch.setattr(load, "_MOST_TOKENS", ids.shape[1] - 1)
-    use_short_attention(model)
-    assert torch.equal(states(model, ids, mask), before)
-
-
 def test_the_kernel_sees_float32_and_the_model_bfloat16(monkeypatch):
     from transformers.integrations import sdpa_attention
 
@@ -67,13 +56,6 @@ def test_the_kernel_sees_float32_and_the_model_bfloat16(monkeypatch):
     use_short_attention(model)
     assert states(model, *batch()).dtype == torch.bfloat16
     assert set(seen) == {torch.float32}
-
-
-@pytest.mark.parametrize(("name", "implementation"), [("llama", "eager"), ("gpt2", "sdpa")])
-def test_models_of_another_attention_or_that_ask_for_its_name_are_left_alone(name, implementation):
-    model, _ = build(name, attn_implementation=implementation)
-    use_short_attention(model)
-    assert model.config._attn_implementation == implementation
 
 
 def test_only_bfloat16_on_a_cpu_takes_it_and_no_file_says_so(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from refusal import refused
-from tiny import tiny_albert, tiny_bert, tiny_llama, toy_rows
+from tiny import tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModel
 
 from bayeslora.backbones.depth import check_depth, cut, read_at, resolve_depth
@@ -46,14 +46,6 @@ def test_a_cut_backbone_is_the_model_with_fewer_layers(builder, layers, tmp_path
     assert {item.data_ptr() for item in shorter.model.parameters()} <= mine
 
 
-def test_states_below_the_adapters_are_shared_between_depths(tmp_path):
-    whole = loaded(tiny_llama, tmp_path)
-    features(cut(whole, 2), "layers", start=1)
-    assert len(whole.prefix_states) == 1
-    features(whole, "layers", start=1)
-    assert len(whole.prefix_states) == 1
-
-
 def test_a_depth_is_a_number_or_a_share(tmp_path):
     whole = loaded(tiny_llama, tmp_path)
     assert [resolve_depth(whole, depth) for depth in (1, 3, 1.0, 0.6, 0.01)] == [1, 3, 3, 2, 1]
@@ -66,8 +58,3 @@ def test_a_depth_is_a_number_or_a_share(tmp_path):
 def test_other_depths_are_refused(depth):
     with refused("input", "depth"):
         check_depth(depth)
-
-
-def test_layers_that_share_weights_have_no_depth(tmp_path):
-    with refused("input", "1 layers", "3"):
-        read_at(loaded(tiny_albert, tmp_path), 2, None)

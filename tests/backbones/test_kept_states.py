@@ -81,30 +81,9 @@ def test_another_version_or_padding_token_asks_for_other_states(folder, passes, 
     assert len(passes) == len(files()) == 3
 
 
-def test_states_of_code_from_elsewhere_are_not_kept(folder, monkeypatch):
-    reader = encoder(folder)
-    monkeypatch.setattr(type(reader.model), "__module__", "transformers_modules.stranger")
-    reader.prepare(TEXTS, keep=True)
-    assert files() == []
-
-
 def test_texts_to_predict_are_not_kept(folder):
     encoder(folder).prepare(TEXTS)
     assert files() == []
-
-
-def test_what_is_quickly_made_again_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(encoder_module, "_WORTH_SECONDS", 1e9)
-    encoder(folder).prepare(TEXTS, keep=True)
-    assert files() == []
-
-
-def test_nothing_is_kept_or_read_under_a_limit_of_zero(folder, passes, monkeypatch):
-    encoder(folder).prepare(TEXTS, keep=True)
-    monkeypatch.setenv("BAYESLORA_CACHE_GIB", "0")
-    encoder(folder).prepare(TEXTS, keep=True)
-    assert len(passes) == 2
-    assert len(files()) == 1
 
 
 @pytest.mark.parametrize("damage", ["end", "all"])
@@ -125,14 +104,6 @@ def test_a_damaged_file_is_made_again(folder, passes, caplog, damage):
     assert torch.equal(first.prefix.values, again.prefix.values)
     encoder(folder).prepare(TEXTS, keep=True)
     assert len(passes) == before + 1
-
-
-def test_a_cache_that_cannot_be_written_costs_a_warning(folder, tmp_path, caplog):
-    (tmp_path / "cache").write_text("no directory")
-    with caplog.at_level(logging.WARNING):
-        prepared = encoder(folder).prepare(TEXTS, keep=True)
-    assert str(tmp_path / "cache") in caplog.text
-    assert len(prepared.prefix.values) == int(prepared.prefix.spans[-1, 1])
 
 
 def test_their_directory_is_for_its_owner_alone(folder):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 from tiny import tiny_bert, tiny_llama, tiny_opt, toy_rows
 from transformers import AutoModelForCausalLM
 
@@ -132,35 +131,6 @@ def test_an_option_in_a_blank_is_as_likely_as_it_makes_what_follows(start, conte
 
 
 @torch.no_grad()
-def test_of_a_long_sentence_what_is_far_before_the_blank_is_cut(tmp_path):
-    backbone = replace(loaded(tiny_llama, tmp_path), template=Template("here {filled}"))
-    encoder = options_encoder(backbone, max_length=16)
-    texts = encoder.prepare([" ".join([*WORDS, "_ the rain"])], choices=[["cat", "dog"]])
-    text = backbone.tokenizer.decode(texts.tokens.ids[0][texts.tokens.groups[0] == 0])
-    assert texts.tokens.num_truncated == 1
-    assert text.split()[0] == "here"
-    assert WORDS[-1].endswith(text.split()[-1])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("options", [["cat", "a cold dog"], ["cat", " ".join(WORDS)]])
-def test_a_cut_sentence_scores_the_same_words_for_all_options(options, tmp_path):
-    """A long option would else be followed by fewer words, and by none be the likeliest of all."""
-    backbone = replace(loaded(tiny_llama, tmp_path), template=Template("here {filled}"))
-    encoder = options_encoder(backbone, max_length=16)
-    texts = encoder.prepare(["the _ was " + " ".join(WORDS[:2])], choices=[options])
-    tokens = texts.tokens
-    assert tokens.num_truncated == 1
-    spelled = [
-        tokens.ids[0][(tokens.groups[0] == option) & (tokens.scored[0] == 1)].tolist()
-        for option in (1, 2)
-    ]
-    assert spelled[0] == spelled[1]
-    assert spelled[0]
-    assert (tokens.groups[0] == 0).sum() + max(np.bincount(tokens.groups[0])[1:]) <= 16
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("start", [0, 2])
 def test_a_batch_of_questions_is_question_by_question(start, tmp_path):
     encoder = options_encoder(loaded(tiny_llama, tmp_path), start)
@@ -169,14 +139,6 @@ def test_a_batch_of_questions_is_question_by_question(start, tmp_path):
         torch.testing.assert_close(encoder.features(prepared(encoder, [row]))[0], together[row])
     some = prepared(encoder).take([2, 0])
     torch.testing.assert_close(encoder.features(some), together[[2, 0]])
-
-
-@torch.no_grad()
-def test_features_move_with_their_options(tmp_path):
-    encoder = options_encoder(loaded(tiny_llama, tmp_path))
-    result = encoder.features(prepared(encoder, [0]))
-    moved = encoder.prepare([QUESTIONS[0]], choices=[CHOICES[0][::-1]])
-    torch.testing.assert_close(encoder.features(moved), result.flip(1))
 
 
 def test_gradients_reach_the_states_of_options(tmp_path):
@@ -211,39 +173,6 @@ def test_a_row_with_a_cut_option_counts_as_truncated(builder, tmp_path):
     long = " ".join(WORDS)
     texts = encoder.prepare(["was it cold"] * 3, choices=[["yes", long], ["yes", "no"], [long] * 2])
     assert texts.tokens.num_truncated == 2
-
-
-@torch.no_grad()
-def test_a_question_is_cut_as_far_as_its_own_options_need(tmp_path):
-    """Its features do not depend on the options of other rows."""
-    encoder = options_encoder(loaded(tiny_llama, tmp_path), max_length=24)
-    long = " ".join(WORDS)
-    alone = encoder.prepare([long], choices=[["yes", "no"]])
-    both = encoder.prepare([long, "was it cold"], choices=[["yes", "no"], ["yes", long]])
-    assert both.tokens.ids[0].tolist() == alone.tokens.ids[0].tolist()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("builder", [tiny_llama, tiny_bert])
-def test_options_that_are_equal_after_the_cut_have_no_scale(builder, tmp_path):
-    encoder = options_encoder(loaded(builder, tmp_path), max_length=24)
-    long = " ".join(WORDS)
-    texts = encoder.prepare(["was it cold"], choices=[[f"{long} yes", f"{long} no"]])
-    with refused("input", "max_length"):
-        encoder.root_mean_square(encoder.features(texts))
-
-
-def test_a_model_whose_attention_takes_no_such_mask_is_refused(tmp_path):
-    backbone = loaded(tiny_llama, tmp_path)
-    backbone.known["options in one sequence"] = False
-    with refused("input", "letters"):
-        options_encoder(backbone)
-
-
-def test_texts_without_options_are_refused(tmp_path):
-    encoder = options_encoder(loaded(tiny_llama, tmp_path))
-    with refused("input", "options"):
-        encoder.prepare(["a text"])
 
 
 @torch.no_grad()

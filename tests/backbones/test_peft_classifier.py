@@ -7,10 +7,8 @@ import torch
 from foreign_models import FAMILIES, logits, model, saved, saved_peft
 from refusal import refused
 from safetensors.torch import load_file, save_file
-from tiny import SIZES, tiny_tokenizer, toy_rows
+from tiny import tiny_tokenizer, toy_rows
 
-from bayeslora import foreign
-from bayeslora.backbones import sequence
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.errors import InputError
 
@@ -130,21 +128,6 @@ def test_values_that_are_not_finite_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"num_hidden_layers": 1}, ("input", "4 tensors", "bert.encoder.layer.1")),
-        ({"num_hidden_layers": 3}, ("damaged", "4 tensors", "bert.encoder.layer.2")),
-        ({"hidden_size": 24}, ("input", "query.lora_A.default.weight")),
-    ],
-)
-def test_another_base_is_seen_by_layers_and_shapes(tmp_path, changes, refusal):
-    path, _ = saved_peft("bert", tmp_path)
-    saved("bert", tmp_path / "base", **{**SIZES, "num_hidden_layers": 2, **changes})
-    with refused(*refusal):
-        loaded(str(path))
-
-
-@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"task_type": "CAUSAL_LM"}, ("CAUSAL_LM", "SEQ_CLS")),
@@ -157,67 +140,3 @@ def test_other_kinds_of_checkpoints_are_refused(tmp_path, changes, named):
     (path / "adapter_config.json").write_text(json.dumps(settings | changes))
     with refused("input", *named):
         loaded(str(path))
-
-
-def test_prompts_cannot_be_merged(tmp_path):
-    from peft import PromptTuningConfig, get_peft_model
-
-    base = saved("bert", tmp_path / "base")
-    from transformers import AutoModelForSequenceClassification
-
-    plain = AutoModelForSequenceClassification.from_pretrained(base)
-    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    get_peft_model(plain, config).save_pretrained(tmp_path / "peft")
-    with refused("input", "PROMPT_TUNING"):
-        loaded(str(tmp_path / "peft"))
-
-
-def test_a_peft_model_in_memory_is_read_without_merging(tmp_path):
-    _, adapted = saved_peft("bert", tmp_path)
-    expected = logits(adapted, TEXTS)
-    classifier = loaded(adapted, tokenizer=tiny_tokenizer())
-    assert classifier.layer.endswith("classifier.modules_to_save.default")
-    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, monkeypatch):
-    """As with a checkpoint on the hub, whose missing tensors would go unnoticed."""
-    path, _ = saved_peft("bert", tmp_path)
-    monkeypatch.setattr(sequence, "is_peft", lambda _: False)
-    monkeypatch.setattr(foreign, "check_weights_files", lambda _: None)
-    with refused("input", "hub"):
-        loaded(str(path))
-
-
-@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "lora_ga"])
-def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
-    """PEFT loads the first without a warning, and the logits differ."""
-    path, _ = adapted_backbone("llama", tmp_path)
-    config = path / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": start}))
-    with refused("input", "init_lora_weights", f"'{start}'"):
-        loaded(str(path))
-
-
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-def test_a_lora_on_the_embedding_is_read(tmp_path):
-    """PEFT saves the embedding itself as well."""
-    targets = ["embed_tokens", "q_proj"]
-    path, adapted = saved_peft("llama", tmp_path, target_modules=targets)
-    texts = [row["text"] for row in toy_rows(6)]
-    result = logits(loaded(str(path)).backbone.model, texts)
-    torch.testing.assert_close(result, logits(adapted, texts), atol=1e-6, rtol=0)
-
-
-@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
-def test_what_cannot_be_merged_is_refused(tmp_path):
-    path, _ = saved_peft("llama", tmp_path, lora_bias=True, init_lora_weights=True)
-    with refused("input", "lora_bias"):
-        loaded(str(path))
-
-
-def test_adapters_with_names_are_pointed_to(tmp_path):
-    path, _ = saved_peft("llama", tmp_path, name="mine")
-    with refused("input", "/mine"):
-        loaded(str(path))
-    assert len(loaded(str(path / "mine")).classes) == 3

@@ -1,8 +1,5 @@
 """A model cut in two computes the same as the whole model."""
 
-import copy
-import errno
-import os
 from pathlib import Path
 
 import pytest
@@ -53,17 +50,6 @@ def test_the_model_is_left_as_it_was():
     )
     assert model.get_submodule(path) is layers
     assert [name for name, _ in model.named_modules()] == names
-
-
-def test_the_model_is_left_as_it_was_after_an_error():
-    model, path = build("bert")
-    layers = model.get_submodule(path)
-    ids, mask = batch()
-    with pytest.raises(RuntimeError, match="shapes"):
-        LayerSplit(model, path, 1).suffix(
-            input_ids=ids, attention_mask=mask, hidden=torch.zeros(4, 9, 5)
-        )
-    assert model.get_submodule(path) is layers
 
 
 def test_gradients_reach_the_upper_layers_only():
@@ -129,72 +115,3 @@ def test_states_on_disk_equal_states_in_memory(monkeypatch, tmp_path):
     assert torch.equal(inside.pad([1, 3]), outside.pad([1, 3]))
     # No named file is left behind.
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path):
-    """Writing to a hole in a mapped file raises SIGBUS if the disk is full."""
-    monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
-    allocated = []
-    from_file = torch.from_file
-
-    def look(name, **options):
-        allocated.append(512 * Path(name).stat().st_blocks)
-        return from_file(name, **options)
-
-    monkeypatch.setattr(torch, "from_file", look)
-    values = prefix._allocate(3000, 512, torch.float32)
-    assert values.shape == (3000, 512)
-    assert allocated[0] >= values.nbytes
-
-
-def test_a_full_directory_for_temporary_files_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="TMPDIR") as caught:
-        prefix._allocate(1000, 64, torch.float32)
-    assert caught.value.errno == errno.ENOSPC
-    assert caught.value.filename == str(tmp_path)
-    assert "256,000" in caught.value.strerror
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_copies_of_the_cut_model_work_on_their_own():
-    model, path = build("llama")
-    other = copy.deepcopy(model)
-    ids, mask = batch()
-    with torch.no_grad():
-        other.layers[2].mlp.down_proj.weight.zero_()
-        first = LayerSplit(model, path, 1)
-        second = LayerSplit(other, path, 1)
-        hidden = first.prefix(input_ids=ids, attention_mask=mask)
-        assert torch.equal(hidden, second.prefix(input_ids=ids, attention_mask=mask))
-        assert not torch.equal(
-            first.suffix(input_ids=ids, attention_mask=mask, hidden=hidden),
-            second.suffix(input_ids=ids, attention_mask=mask, hidden=hidden),
-        )
-
-
-# The norms of the last hidden states; poolers belong to other outputs.
-BEHIND = {
-    "llama": {"norm"},
-    "gemma": {"norm"},
-    "qwen2": {"norm"},
-    "gpt2": {"ln_f"},
-    "modernbert": {"final_norm"},
-}
-
-
-@pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_what_runs_only_behind_the_layers(name, start):
-    """DeBERTa's relative embeddings come after the layers in the module tree, but run before."""
-    model, path = build(name)
-    ids, mask = batch()
-    parts = LayerSplit(model, path, start).behind(input_ids=ids, attention_mask=mask)
-    assert {part for part in parts if "pooler" not in part} == BEHIND.get(name, set())

@@ -6,7 +6,6 @@ The reference is the classifier's own logits for each text alone, without any pa
 import pytest
 import torch
 from foreign_models import ARCHITECTURES, model, saved
-from refusal import refused
 from tiny import CLASSES, tiny_tokenizer, toy_rows
 
 from bayeslora.backbones.sequence import load_sequence_classifier
@@ -99,19 +98,6 @@ def test_a_padding_token_that_ends_texts_is_passed_over_as_transformers_does(fam
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_decoder_without_padding_token_answers_at_the_end(family):
-    """transformers then rejects batches, and reads the last position of a single text."""
-    tokenizer = ends_texts(tiny_tokenizer())
-    tokenizer.pad_token = None
-    network = model(family, pad_token_id=None)
-    expected = own_logits(network, tokenizer=tokenizer)
-    assert not torch.allclose(expected, own_logits(network), atol=1e-2)
-    result = linear_logits(loaded(network, tokenizer=tokenizer))
-    torch.testing.assert_close(result, expected, **TOLERANCE)
-    assert network.config.pad_token_id is None
-
-
 def ends_texts(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
@@ -137,25 +123,3 @@ def test_token_types_and_pairs_are_those_of_the_tokenizer(family):
         expected = own_logits(network, texts, tokenizer, second)
         classifier = loaded(network, tokenizer=tokenizer)
         torch.testing.assert_close(linear_logits(classifier, texts, second), expected, **TOLERANCE)
-
-
-def test_inputs_that_a_classifier_does_not_name_are_left_out():
-    """DistilBERT has no token types and rejects them."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    result = linear_logits(loaded(model("distilbert"), tokenizer=tokenizer))
-    torch.testing.assert_close(result, own_logits(model("distilbert")), **TOLERANCE)
-
-
-def test_half_precision_in_memory_is_read():
-    network = model("llama").bfloat16()
-    # bfloat16 has 8 bits, and the product here is computed in float32.
-    coarse = {"atol": 0.05, "rtol": 0.05}
-    result = linear_logits(loaded(network), tolerance=coarse)
-    torch.testing.assert_close(result, own_logits(network).float(), **coarse)
-
-
-def test_another_models_tokenizer_is_refused():
-    words = [*(row["text"] for row in toy_rows(3)), "words that it has never heard of " * 2]
-    with refused("input", "6 tokens"):
-        loaded(model("bert", vocab_size=6), tokenizer=tiny_tokenizer(["text and more", *words]))

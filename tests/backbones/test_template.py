@@ -90,27 +90,12 @@ def test_the_frame_survives_every_truncation(host, texts, room, pairs, fast):
         assert result.num_truncated == sum(length > limit for length in lengths)
 
 
-def test_a_cut_is_as_late_as_it_can_be(host):
-    result = read(host, "Text: {text}\nClass:", ["word " * 50], max_length=20)
-    assert len(result.ids[0]) in (19, 20)
-
-
 @pytest.mark.parametrize(
     "frame", ["Topic:", "{text} {text}", "{text}{text_pair}{text_pair}", "{text} {label}", "", None]
 )
 def test_bad_templates_are_refused(frame):
     with refused("input", "template"):
         Template(frame)
-
-
-def test_braces_without_a_name_are_text():
-    assert Template("{ {text} { }").filled("a").whole == "{ a { }"
-
-
-@pytest.mark.parametrize(("pairs", "frame"), [(["b"], "{text}"), (None, "{text} {text_pair}")])
-def test_a_template_has_a_place_for_second_texts_where_there_are_some(host, pairs, frame):
-    with refused("input", "text_pair"):
-        read(host, frame, ["a"], pairs)
 
 
 def test_a_template_leaves_room_for_a_text(host):

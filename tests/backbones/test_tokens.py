@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from architectures import NoTokenizer, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SIZES, tiny_bert, tiny_llama, tiny_tokenizer
+from tiny import SIZES, tiny_bert, tiny_llama
 
 from bayeslora.backbones import tokens as module
-from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
 
@@ -108,10 +107,6 @@ def test_a_pair_of_books_is_not_tokenised(request, monkeypatch, host, template, 
     assert cut.num_truncated == whole.num_truncated > 0
 
 
-def test_a_text_of_exactly_the_limit_is_not_cut(decoder):
-    assert tokenise(decoder, ["the cat is"], max_length=3).num_truncated == 0
-
-
 @pytest.mark.parametrize("texts", [["the cat", ""], ["the cat", " "]])
 def test_a_text_without_tokens_gets_one(decoder, texts):
     tokens = tokenise(decoder, texts, max_length=8)
@@ -134,10 +129,6 @@ def test_a_decoder_keeps_the_end_of_a_pair(decoder):
     assert words(shortest, 1, decoder) == ["and", "wind"]
 
 
-def test_a_decoder_pair_of_two_blank_texts_gets_a_token(decoder):
-    assert len(tokenise(decoder, [" "], [" "], max_length=8).ids[0]) == 1
-
-
 def test_an_encoder_pairs_as_its_tokenizer_does(encoder):
     texts, pairs = ["the cat", "rain"], ["dog", "snow"]
     tokens = tokenise(encoder, texts, pairs, max_length=16)
@@ -154,35 +145,12 @@ def test_no_text_is_longer_than_the_model_has_positions(encoder):
     encoder.model(input_ids=ids, attention_mask=mask)
 
 
-def test_positions_that_roberta_keeps_for_padding_are_left_out():
-    """Of 32 positions, those up to the padding index (1) belong to no token."""
-    model, _ = build("roberta", pad_token_id=1)
-    host = Backbone("roberta", model, tiny_tokenizer(), "encoder", "", torch.float32)
-    tokens = tokenise(host, ["cat " * 200], max_length=500)
-    assert tokens.lengths.tolist() == [32 - 2]
-    ids, mask = tokens.pad([0]).values()
-    model(input_ids=ids.clamp(2, 39), attention_mask=mask)
-
-
 def test_padding_is_on_the_right():
     tokens = Tokens((np.array([5, 6, 7]), np.array([8])), 0, 9)
     ids, mask = tokens.pad([1, 0]).values()
     assert ids.tolist() == [[8, 9, 9], [5, 6, 7]]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert ids.dtype == mask.dtype == torch.int64
-
-
-def test_a_model_without_a_position_limit_takes_any_length():
-    from transformers import BloomConfig, BloomModel
-
-    model = BloomModel(BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=4))
-
-    class Reader(NoTokenizer):
-        def __call__(self, texts, pairs, **_):
-            return {"input_ids": [[1] * len(text) for text in texts]}
-
-    host = Backbone("bloom", model, Reader(), "decoder", "", torch.float32)
-    assert tokenise(host, ["a" * 90], max_length=100).lengths.tolist() == [90]
 
 
 @settings(deadline=None)

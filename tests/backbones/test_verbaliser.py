@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from refusal import refused
-from tiny import tiny_bert, tiny_llama, tiny_opt
+from tiny import tiny_llama, tiny_opt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bayeslora.backbones.embedded import embedded_directory
@@ -39,12 +38,6 @@ def test_words_can_be_given():
     assert class_words(["0", "1"], {"1": "  very  good"}) == ["0", "very good"]
 
 
-@pytest.mark.parametrize("verbaliser", [{"2": "a"}, {"0": ""}, {"0": "1"}, {"0": "a", "1": "a"}])
-def test_words_that_tell_no_classes_apart_are_refused(verbaliser):
-    with refused("input", "verbaliser"):
-        class_words(["0", "1"], verbaliser)
-
-
 @pytest.mark.parametrize("builder", [tiny_llama, tiny_opt])
 def test_rows_give_the_language_models_own_logits(builder, tmp_path):
     """Compare with transformers' whole model: OPT's head is the embedding, Llama's is separate."""
@@ -61,11 +54,6 @@ def test_rows_give_the_language_models_own_logits(builder, tmp_path):
     expected = torch.stack([logits[..., item].mean(-1) for item in ids], -1)
     result = states @ class_rows(replace(host, template=Template("{text} is")), words).T
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_an_encoder_says_nothing_of_classes(tmp_path):
-    with refused("input", "encoder"):
-        class_rows(loaded(tiny_bert, tmp_path), ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

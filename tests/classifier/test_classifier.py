@@ -4,15 +4,12 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from refusal import refused
 from tiny import CLASSES, toy_rows
-from usage import TEST, check_parts, fitted, load, new, same
+from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
 from bayeslora.data.read import read
-from bayeslora.engine.fitted.pieces import Drawing
-from bayeslora.posteriors.registry import resolve_posterior
 
 
 def test_predictions_carry_everything(shared):
@@ -41,26 +38,6 @@ def test_the_mean_weights_are_deterministic_and_certain(shared):
     sampled = [shared.predict(TEST, seed=seed) for seed in (0, 0, 1)]
     assert same(sampled[0], sampled[1])
     assert not same(sampled[0], sampled[2])
-
-
-def test_rows_in_parts_make_no_difference(shared, monkeypatch):
-    check_parts(shared, monkeypatch)
-
-
-def test_a_loaded_classifier_is_fitted_again_where_it_was_told_to_be(model, monkeypatch):
-    received = {}
-
-    def note(name, **options):
-        received.update(options)
-        raise bl.InputError("asked")
-
-    monkeypatch.setattr("bayeslora.classifier.load_backbone", note)
-    clf = bl.BayesianClassifier.from_pretrained(
-        model, device="cpu", trust_remote_code=True, progress=False
-    )
-    with pytest.raises(bl.InputError, match="asked"):
-        clf.fit(toy_rows(24))
-    assert (received["device"], received["trust_remote_code"]) == ("cpu", True)
 
 
 def test_the_order_of_rows_does_not_matter(shared):
@@ -105,21 +82,6 @@ def test_links_are_chosen_and_remembered(shared, link):
     predictions = shared.predict(TEST, link=link)
     assert predictions.metadata["link"] == link
     assert (link == "mc") == same(predictions, shared.predict(TEST))
-
-
-@pytest.mark.parametrize("posterior", ["mle", "nuts", "ensemble", "swag"])
-def test_a_link_that_would_be_ignored_is_refused(posterior):
-    with refused("no-effect", "'mc'", f"'{posterior}'"):
-        Drawing.of(resolve_posterior(posterior), link="mc")
-
-
-def test_objects_names_and_mappings_mean_the_same():
-    spelled = [
-        new("minilm", bl.LoRA(r=2), bl.VBLL(prior_scale=2.0)),
-        new("minilm", "lora:r=2", "vbll:prior_scale=2"),
-        new("minilm", {"name": "lora", "r": 2}, {"name": "vbll", "prior_scale": 2.0}),
-    ]
-    assert len({(clf.adapter, clf.posterior) for clf in spelled}) == 1
 
 
 @pytest.mark.parametrize(
@@ -189,18 +151,6 @@ def test_stdout_stays_empty_and_progress_is_on_stderr(llama, capsys, caplog):
     assert shown.out == ""
     for title in ("frozen layers", "fit", "predict"):
         assert title in shown.err
-
-
-def test_the_global_state_of_torch_decides_nothing(llama):
-    torch.manual_seed(1)
-    first = fitted(llama).predict(TEST)
-    torch.manual_seed(2)
-    assert same(fitted(llama).predict(TEST), first)
-
-
-def test_a_head_lr_that_would_do_nothing_is_refused():
-    with refused("no-effect", "head_lr", "vbll:head_lr=0.1"):
-        new("minilm", posterior="vbll").fit(toy_rows(20), head_lr=0.1)
 
 
 def test_columns_of_the_data_go_with_the_predictions(shared):

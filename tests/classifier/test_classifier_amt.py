@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from refusal import refused
-from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
+from tiny import tiny_bert, toy_rows
 from usage import TEST, load, new, same
 
 import bayeslora as bl
 from bayeslora.cli.app import main
-from bayeslora.engine.fitted.refit import known, prepare_rows
+from bayeslora.engine.fitted.refit import known
 from bayeslora.errors import InputError
 
 OPTIONS = {
@@ -55,39 +54,6 @@ def bl_examples(rows):
     from bayeslora.data.read import read
 
     return read(rows)
-
-
-@pytest.mark.parametrize("merge", ["uniform", "best", "published"])
-def test_a_saved_pool_predicts_the_same(bert, tmp_path, merge):
-    clf = fitted(bert, merge=merge)
-    clf.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
-
-
-@pytest.mark.parametrize("posterior", ["gvbll:shrinkage=0.5,inflation=1", "vbll:prior_scale=2"])
-def test_last_layers_go_with_a_pool(bert, posterior):
-    probs = fitted(bert, posterior).predict(TEST).probs
-    np.testing.assert_allclose(probs.sum(1), 1)
-
-
-def test_the_pool_as_an_ensemble_is_named_so(bert, tmp_path):
-    clf = fitted(bert, merge="ensemble")
-    predictions = clf.predict(TEST)
-    assert clf.record.num_members == 2
-    assert predictions.name == "amt-ensemble-prototypes"
-    assert (predictions.epistemic > 0).any()
-    parts = []
-    for member in clf.network.members:
-        network = clf.network
-        network.load_trained_state(member)
-        features = network.scaled(
-            network.encoder.features(prepare_rows(clf.network, bl_examples(TEST)))
-        )
-        parts.append(network.head.predict(features).mean.softmax(1))
-    network.load_trained_state(clf.network.members[0])
-    np.testing.assert_allclose(predictions.probs, torch.stack(parts).mean(0).numpy(), atol=1e-6)
-    clf.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(TEST), predictions)
 
 
 def test_an_export_for_peft_computes_the_same(bert, uniform, tmp_path):
@@ -140,26 +106,6 @@ def test_classes_can_be_permuted(uniform):
     np.testing.assert_allclose(first, second[:, [1, 2, 0]], atol=1e-6)
 
 
-def test_the_bayesian_twin_of_prototypes_on_a_support(uniform):
-    other = uniform.adapt(toy_rows(12, seed=5), posterior="gvbll")
-    assert (other.predict(TEST).epistemic > 0).any()
-
-
-def test_other_classifiers_adapt_too(bert):
-    clf = new(bert, "lora:r=2", "mle").fit(TRAIN, epochs=1, batch_size=8)
-    support = named(toy_rows(12, seed=5), OTHERS)
-    assert clf.adapt(support, posterior="prototypes").classes == ("kitchen", "sky", "zoo")
-    with pytest.raises(InputError):
-        clf.adapt(support, adapter=bl.AMT())
-
-
-def test_one_example_per_class_takes_no_leave_one_out(uniform):
-    support = toy_rows(3, seed=5)
-    assert uniform.adapt(support).predict(TEST).probs.shape == (15, 3)
-    with pytest.raises(InputError):
-        uniform.adapt(support, adapter=bl.AMT(**OPTIONS, merge="published"))
-
-
 def test_the_command_takes_new_classes(uniform, tmp_path, capsys):
     uniform.save_pretrained(tmp_path / "model")
     support = named(toy_rows(12, seed=5), OTHERS)
@@ -178,59 +124,7 @@ def test_the_command_takes_new_classes(uniform, tmp_path, capsys):
 # Images, and invalid options.
 
 
-def test_images_are_meta_tuned(tmp_path):
-    rows = toy_images(tmp_path / "images", 18)
-    rows = [{**row, "image": str(tmp_path / "images" / row["image"])} for row in rows]
-    clf = fitted(tiny_vit(tmp_path / "vit"), train=rows)
-    assert clf.predict(rows).probs.shape == (18, 3)
-
-
 def test_an_episode_with_too_few_rows_is_refused_before_the_backbone_is_loaded(tmp_path):
     with pytest.raises(InputError) as caught:
         new(tmp_path / "nothing", bl.AMT(**OPTIONS | {"shots": 8})).fit(TRAIN)
     assert "'animals'" in str(caught.value)
-
-
-def test_options_that_need_validation_data_are_refused_before_the_backbone_is_loaded(tmp_path):
-    for posterior in ("gvbll", "gvbll:shrinkage=0.5", "gvbll:inflation=1"):
-        with refused("needs-validation", "'gvbll'"):
-            new(tmp_path / "nothing", bl.AMT(**OPTIONS), posterior).fit(TRAIN)
-
-
-@pytest.mark.parametrize(
-    "posterior", ["laplace_lora", "tfb", "blob", "ensemble", "swag", "mc_dropout", "ivon"]
-)
-def test_posteriors_over_adapter_weights_are_refused(bert, posterior):
-    with pytest.raises(InputError):
-        fitted(bert, posterior)
-
-
-@pytest.mark.parametrize(
-    "options", [{"epochs": 2}, {"batch_size": 4}, {"layer_sampling": "num_active=1"}, {"cv": 2}]
-)
-def test_options_of_training_by_rows_are_refused(bert, options):
-    with pytest.raises(InputError):
-        new(bert, bl.AMT(**OPTIONS)).fit(TRAIN, **options)
-
-
-def test_an_interrupted_fit_goes_on(bert, tmp_path, monkeypatch):
-    from bayeslora.engine.training.episodes import MetaTuning
-
-    monkeypatch.setattr("bayeslora.engine.training.episodes._EVERY", 2)
-    expected = fitted(bert)
-    step, calls = MetaTuning.step, []
-
-    def stop(self, *args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    clf = new(bert, bl.AMT(**OPTIONS), "prototypes", dtype="float32")
-    with monkeypatch.context() as patch:
-        patch.setattr(MetaTuning, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            clf.fit(TRAIN, out=tmp_path / "model")
-    clf.fit(TRAIN, out=tmp_path / "model")
-    assert same(clf.predict(TEST), expected.predict(TEST))
-    assert same(load(tmp_path / "model").predict(TEST), expected.predict(TEST))

@@ -64,23 +64,6 @@ def test_epochs_follow_the_rows_and_whether_others_choose_among_them(
 
 
 @pytest.mark.parametrize(
-    ("options", "epochs", "means"),
-    [
-        ("", 15, "trained"),
-        ("", 2, "trained"),
-        ("head_lr=5.1e-3", 15, "trained"),
-        ("polish_mean=refit", 15, "refit"),
-    ],
-)
-def test_means_without_validation_rows_are_those_that_were_trained(
-    llama, planned, options, epochs, means
-):
-    clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
-    chosen = planned(clf, toy_rows(16), epochs=epochs, batch_size=4)
-    assert chosen.posterior.polish_mean == means
-
-
-@pytest.mark.parametrize(
     ("options", "means"), [("", "validation"), ("polish_mean=trained", "trained")]
 )
 def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, means):
@@ -89,12 +72,6 @@ def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, mean
     clf.fit(toy_rows(16), epochs=1, batch_size=4, cv=0)
     assert clf.record.posterior["polish_mean"] == means
     assert clf.record.results["posterior"]["polish_mean"] == "trained"
-
-
-def test_validation_rows_leave_the_choice_of_means_open(llama):
-    clf = new(llama).fit(toy_rows(16), toy_rows(16, seed=1), epochs=2, batch_size=4)
-    assert clf.record.posterior["polish_mean"] == "validation"
-    assert clf.record.results["posterior"]["polish_mean"] in {"refit", "trained"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.fitted import export as merged
 
 ROWS = toy_rows(20, 6)
 TEXTS = [row["text"] for row in ROWS]
@@ -127,16 +126,6 @@ def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
         assert scores == pytest.approx(dict(row.probs), abs=1e-5)
 
 
-def test_a_model_whose_last_layer_no_classifier_reads_is_refused(tmp_path, fitted, monkeypatch):
-    """transformers would load it with a random last layer."""
-    with refused("input", "encoder", "safetensors"):
-        fitted("bert", "pissa:r=4,lr=5e-3").export_merged(tmp_path / "out")
-    monkeypatch.setattr(merged, "_takes", lambda *_: False)
-    with refused("input", "LlamaModel", "safetensors"):
-        fitted("llama", "lora:r=2", "laplace").export_merged(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("backbone", ["llama", "bert"])
 def test_one_file_holds_all_tensors(tmp_path, fitted, backbone):
     clf = fitted(backbone, "pissa:r=4,lr=5e-3", "map" if backbone == "llama" else "mle")
@@ -161,32 +150,6 @@ def test_one_file_holds_all_tensors(tmp_path, fitted, backbone):
         clf.export_safetensors(path)
 
 
-def test_exporting_leaves_the_classifier_as_it_was(tmp_path, fitted):
-    clf = fitted("llama", "pissa:r=4,lr=5e-3", "map")
-    before, fingerprint = clf.predict(ROWS).probs, clf.network.files().fingerprint
-    clf.export_merged(tmp_path / "out")
-    assert (clf.predict(ROWS).probs == before).all()
-    assert clf.network.files().fingerprint == fingerprint
-    assert clf.network.sites
-
-
-def test_members_of_an_ensemble_leave_one_by_one(tmp_path, fitted):
-    ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
-    expected = ensemble.predict(ROWS).probs
-    probs, adapters = [], []
-    for member in (1, 2):
-        path = tmp_path / str(member)
-        ensemble.export_merged(path, member=member)
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-        with torch.no_grad():
-            probs.append(model(**inputs_for(path)).logits.double().softmax(1))
-        ensemble.export_peft(tmp_path / f"peft-{member}", member=member)
-        adapters.append(load_file(tmp_path / f"peft-{member}" / "adapter_model.safetensors"))
-    np.testing.assert_allclose(torch.stack(probs).mean(0), expected, atol=1e-5)
-    assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
-    assert (ensemble.predict(ROWS).probs == expected).all()
-
-
 def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch):
     ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
     for export, name in (
@@ -208,31 +171,3 @@ def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch
     with refused("input", "'laplace'"):
         clf.export_merged(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("origin", ["owner/tiny-llama", "/home/somebody/llama", None])
-def test_peft_names_a_base_that_is_found_elsewhere_or_says_which_is_needed(
-    tmp_path, fitted, backbones, monkeypatch, origin
-):
-    from peft import AutoPeftModelForFeatureExtraction, PeftModel
-
-    clf, base = fitted("llama", "lora:r=2"), tmp_path / "owner" / "tiny-llama"
-    shutil.copytree(backbones["llama"], base)
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"_name_or_path": origin}))
-    clf.save_pretrained(tmp_path / "m")
-    moved = BayesianClassifier.from_pretrained(tmp_path / "m", backbone=base, progress=False)
-    exported = moved.export_peft(tmp_path / "e")
-    named = json.loads((tmp_path / "e" / "adapter_config.json").read_text())
-    is_hub_id = origin == "owner/tiny-llama"
-    assert named["base_model_name_or_path"] == (origin if is_hub_id else str(base))
-    assert any(str(base) in note for note in exported.notes)
-    assert str(base) in (tmp_path / "e" / "README.md").read_text()
-    plain = AutoModel.from_pretrained(base, dtype=torch.float32)
-    expected = PeftModel.from_pretrained(plain, tmp_path / "e")
-    monkeypatch.chdir(tmp_path)  # where the id is a directory, and elsewhere a hub id
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # PEFT requests a missing tokenizer from the hub
-    loaded = AutoPeftModelForFeatureExtraction.from_pretrained("e", dtype=torch.float32)
-    tokens = torch.arange(5)[None]
-    with torch.no_grad():
-        assert torch.equal(loaded(tokens)[0], expected(tokens)[0])

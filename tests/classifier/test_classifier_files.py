@@ -79,26 +79,6 @@ def test_what_a_fit_reports_is_what_the_saved_model_has(llama, tmp_path, adapter
     assert f"NLL {scores['nll'].value:.3f} nats, accuracy {scores['accuracy'].value:.3f}." in card
 
 
-def test_a_fit_without_validation_rows_reports_no_numbers_of_them(llama):
-    results = new(llama).fit(toy_rows(24), epochs=1, batch_size=8).record.results
-    assert not any(name.startswith("validation") for name in results)
-
-
-def test_an_encoder_works_too(bert, tmp_path):
-    clf = fitted(bert, "lora:r=2,dropout=0.1", "vbll", dtype="float32")
-    clf.save_pretrained(tmp_path / "model")
-    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
-    assert same(clf.predict(TEST), again.predict(TEST))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
-def test_a_shared_backbone_is_remembered_as_it_was_loaded(llama, tmp_path, dtype):
-    clf = fitted(load_backbone(llama, dtype=dtype, device="cpu"))
-    clf.save_pretrained(tmp_path / "model")
-    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
-    assert same(clf.predict(TEST), again.predict(TEST))
-
-
 def test_another_backbone_is_refused(model, folder):
     other = tiny_llama(folder / "other", seed=1)
     with refused("another-backbone") as caught:
@@ -108,41 +88,6 @@ def test_another_backbone_is_refused(model, folder):
         f"fingerprint {fingerprint}, expected {load(model).record.backbone['fingerprint']}"
         in str(caught.value)
     )
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("rms_norm_eps", 0.01, "rms_norm_eps is 0.01, was 1e-06"),
-        ("hidden_act", "gelu", "hidden_act is 'gelu', was 'silu'"),
-        ("rope_parameters.rope_theta", 500.0, "rope_parameters.rope_theta is 500.0, was 10000.0"),
-    ],
-)
-def test_another_architecture_around_the_same_weights_is_refused(
-    model, folder, setting, value, message
-):
-    other = tiny_llama(folder / f"other-{setting}")
-    config = json.loads((other / "config.json").read_text())
-    *outer, name = setting.split(".")
-    (config[outer[0]] if outer else config)[name] = value
-    (other / "config.json").write_text(json.dumps(config))
-    with refused("another-backbone") as caught:
-        load(model, backbone=str(other))
-    assert str(caught.value).endswith(message)
-
-
-def test_settings_that_only_one_version_of_transformers_names_are_passed_over(
-    model, shared, folder
-):
-    record = json.loads((model / "bayeslora.json").read_text())
-    settings = record["backbone"]["settings"]
-    settings["an_older_name"] = settings.pop("rms_norm_eps")
-    (folder / "older").mkdir()
-    for file in model.iterdir():
-        (folder / "older" / file.name).write_bytes(file.read_bytes())
-    (folder / "older" / "bayeslora.json").write_text(json.dumps(record))
-    without_hashes(folder / "older")
-    assert same(load(folder / "older").predict(TEST), shared.predict(TEST))
 
 
 def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
@@ -155,34 +100,6 @@ def test_a_backbone_that_has_moved_can_be_named(model, shared, folder):
         load(model)
     for place in (str(moved), moved):
         assert same(load(model, backbone=place).predict(TEST), shared.predict(TEST))
-
-
-def test_the_saved_tokenizer_goes_with_a_backbone_in_memory_too(model, shared, folder):
-    other = tiny_llama(folder / "other_words")
-    content = json.loads((other / "tokenizer.json").read_text())
-    words = content["model"]["vocab"]
-    known = [word for word in words if not word.startswith("[")]
-    pairs = zip(known, known[::-1], strict=True)
-    content["model"]["vocab"] = words | {word: words[twin] for word, twin in pairs}
-    (other / "tokenizer.json").write_text(json.dumps(content))
-    again = load(model, backbone=load_backbone(str(other), device="cpu"))
-    assert same(again.predict(TEST), shared.predict(TEST))
-
-
-def test_a_damaged_tokenizer_is_the_models(model):
-    without_hashes(model)
-    (model / "tokenizer.json").write_text('{"half')
-    with pytest.raises(bl.InputError) as caught:
-        load(model)
-    assert str(caught.value).startswith(f"{model}: its tokenizer is damaged: ")
-    assert "short name" not in str(caught.value)
-
-
-def test_what_no_other_backbone_would_help_is_said_alone(model):
-    with pytest.raises(bl.InputError) as caught:
-        bl.BayesianClassifier.from_pretrained(model, device="nowhere")
-    assert "device 'nowhere' cannot be used" in str(caught.value)
-    assert "backbone" not in str(caught.value)
 
 
 def test_only_models_are_replaced(shared, folder):
@@ -247,17 +164,6 @@ def test_tensors_with_damaged_values_are_named(model, file, name, damage):
     assert f"do not match its record: {name!r} {words}" in str(caught.value)
 
 
-def test_damage_to_a_later_member_is_found(llama, tmp_path):
-    fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
-    without_hashes(tmp_path / "model")
-    path = tmp_path / "model" / "posterior.safetensors"
-    tensors = load_file(path)
-    tensors["member-1.head.weight"][0, 0] = float("nan")
-    save_file(tensors, path)
-    with refused("damaged", "'head.weight'", "finite"):
-        load(tmp_path / "model")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -278,18 +184,6 @@ def test_a_record_that_does_not_fit_is_an_input_error(model, change, message):
     with pytest.raises(bl.InputError) as caught:
         load(model)
     assert message in str(caught.value)
-
-
-def test_an_ensemble_checks_every_member(llama, tmp_path):
-    fitted(llama, "lora:r=2", "ensemble:num_members=2").save_pretrained(tmp_path / "model")
-    without_hashes(tmp_path / "model")
-    path = tmp_path / "model" / "posterior.safetensors"
-    tensors = load_file(path)
-    assert {name.split(".")[0] for name in tensors} == {"member-0", "member-1"}
-    del tensors["member-1.head.weight"]
-    save_file(tensors, path)
-    with refused("damaged", "'head.weight'", "missing"):
-        load(tmp_path / "model")
 
 
 def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
@@ -325,26 +219,6 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
     assert list(tmp_path.iterdir()) == []
     with refused("not-fitted"):
         clf.predict(TEST)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"seed": -1}, "seed must be"),
-        ({"seed": "x"}, "seed must be"),
-        ({"max_length": 0}, "max_length must be"),
-        ({"backbone": 3}, "backbone must be a name, a path or a Backbone, got 3"),
-    ],
-)
-def test_what_cannot_be_chosen_is_refused_at_once(options, message):
-    with pytest.raises(bl.InputError) as caught:
-        bl.BayesianClassifier(**options)
-    assert message in str(caught.value)
-
-
-def test_a_seed_of_numpy_is_stored_as_a_number():
-    assert type(bl.BayesianClassifier(seed=torch.arange(4).numpy()[3]).plan.seed) is int
 
 
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):

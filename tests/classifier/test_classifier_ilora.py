@@ -1,7 +1,5 @@
 """iLoRA from fit to prediction: what a gate per example must not change, and what it reports."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from tiny import QUICK_VBLL, lettered_llama, toy_next_items, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.contrib.attacks import attacked
 from bayeslora.engine.data import columns_of
 from bayeslora.engine.fitted.refit import prepare_rows
 
@@ -19,7 +16,6 @@ def nll(predictions):
     return bl.evaluate(predictions)["nll"].value
 
 
-ILORA = "ilora:r=4,num_experts=2"
 ROWS, HELD = toy_rows(24), toy_rows(12, seed=1)
 
 
@@ -60,31 +56,6 @@ def test_the_gate_differs_from_text_to_text_and_not_with_the_batch(trained):
     np.testing.assert_allclose(alone.probs[0], whole.probs[3], atol=1e-6)
 
 
-def test_the_router_is_saved_with_the_adapter(trained, tmp_path):
-    trained.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(TEST), trained.predict(TEST))
-    state = trained.network.trained_state()
-    assert state["adapter.conditioning.router.weight"].any()
-
-
-@pytest.mark.parametrize("posterior", ["laplace", QUICK_VBLL, "laplace_lora:num_samples=10"])
-def test_another_posterior_is_fitted_to_the_gated_network(trained, tmp_path, posterior):
-    trained.save_pretrained(tmp_path / "model")
-    clf = load(tmp_path / "model").calibrate(ROWS, HELD, posterior=posterior)
-    predictions = clf.predict(TEST)
-    assert (predictions.epistemic > 0).any()
-    clf.save_pretrained(tmp_path / "other")
-    assert same(load(tmp_path / "other").predict(TEST), predictions)
-
-
-def test_members_have_routers_of_their_own(llama):
-    clf = new(llama, ILORA, "ensemble:num_members=2").fit(ROWS, epochs=2, batch_size=8)
-    first, second = clf.network.members
-    name = "adapter.conditioning.router.weight"
-    assert not torch.equal(first[name], second[name])
-    assert (clf.predict(TEST).epistemic > 0).any()
-
-
 def test_an_export_is_refused_unless_the_gate_is_constant(trained, llama, tmp_path):
     for write in (trained.export_peft, trained.export_merged):
         with pytest.raises(bl.InputError):
@@ -93,24 +64,6 @@ def test_an_export_is_refused_unless_the_gate_is_constant(trained, llama, tmp_pa
     constant = fitted(llama, "ilora:r=4,num_experts=1", "mle")
     constant.export_peft(tmp_path / "constant")
     assert (tmp_path / "constant" / "adapter_config.json").is_file()
-
-
-def test_a_gate_that_ignores_the_text_is_warned_of_once(llama, caplog):
-    with caplog.at_level(logging.WARNING, "bayeslora.engine.fit"):
-        new(llama, ILORA, "ensemble:num_members=2").fit(ROWS, epochs=1, batch_size=24)
-    assert 1 <= sum("ilora" in record.message for record in caplog.records) <= 2
-
-
-def test_histories_are_asked_for_before_anything_is_loaded(tmp_path):
-    clf = new(str(tmp_path / "no-such-model"), "ilora:context=history", "mle")
-    with refused("input", "context", "history"):
-        clf.fit(ROWS, epochs=1)
-
-
-def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
-    clf = new(llama, ILORA, QUICK_VBLL, verbaliser="names")
-    predictions = clf.fit(ROWS, epochs=1, batch_size=8, cv=2).predict(TEST)
-    assert np.isfinite(predictions.probs).all()
 
 
 def bl_rows(clf, rows):
@@ -184,17 +137,6 @@ def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     texts = prepare_rows(clf.network, bl_rows(clf, NEXT))
     assert texts.contexts.shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()
-
-
-def test_a_gate_of_texts_is_under_attack_with_them(llama):
-    clf = new(llama, ILORA, "mle", dtype="float32").fit(ROWS, epochs=2, batch_size=8)
-    worse = attacked(clf, TEST, "eps=1,steps=4,restarts=1")[1.0]
-    assert nll(worse) > nll(clf.predict(TEST))
-
-
-def test_the_next_item_is_attacked_through_its_question(recommender):
-    worse = attacked(recommender, NEXT, "eps=1,steps=4,restarts=1")[1.0]
-    assert nll(worse) > nll(recommender.predict(NEXT))
 
 
 def test_the_published_form_asks_for_a_letter_under_the_gate(tmp_path):

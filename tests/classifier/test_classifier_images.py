@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from refusal import refused
-from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import QUICK_VBLL, tiny_bert, tiny_vit, toy_images, toy_rows
+from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import load, new, same
 
-from bayeslora.adapters.inject import find_sites
 from bayeslora.backbones import embedded
 from bayeslora.cli.app import main
 from bayeslora.errors import InputError
@@ -68,42 +65,6 @@ def test_paths_alone_are_predicted(fitted, files):
     np.testing.assert_allclose(fitted.predict(paths[0]).probs, whole[:1], atol=1e-6)
 
 
-@pytest.mark.parametrize("posterior", ["laplace", "gvbll", "temperature", "ensemble:num_members=2"])
-def test_posteriors_work_on_images(vit, files, posterior):
-    train, valid, test = files
-    clf = new(vit, "lora:r=2", posterior).fit(train, valid, epochs=1, batch_size=8)
-    probs = clf.predict(test).probs
-    np.testing.assert_allclose(probs.sum(1), 1)
-
-
-def test_the_last_layer_alone(vit, files):
-    clf = new(vit, "none", QUICK_VBLL).fit(files[0])
-    assert clf.predict(files[2]).probs.shape == (15, 3)
-
-
-def test_target_modules_and_merging(vit, files):
-    clf = new(vit, "lora:r=2,target_modules=fc1,num_layers=1", "mle")
-    clf.fit(files[0], epochs=1, batch_size=8)
-    sites = find_sites(clf.network.encoder.model)
-    assert [site.name for site in sites] == ["encoder.layer.1.mlp.fc1"]
-
-
-def test_an_export_for_peft_computes_the_same(vit, files, tmp_path):
-    pytest.importorskip("peft")
-    from peft import PeftModel
-    from transformers import AutoModel
-
-    clf = new(vit, "lora:r=2", "mle", dtype="float32").fit(files[0], epochs=1, batch_size=8)
-    clf.export_peft(tmp_path / "peft")
-    encoder = clf.network.encoder
-    batch = encoder.probe().collate([0, 1])
-    with torch.no_grad():
-        expected = encoder(batch)
-        model = PeftModel.from_pretrained(AutoModel.from_pretrained(vit), tmp_path / "peft").eval()
-        result = model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 0]
-    torch.testing.assert_close(result, expected)
-
-
 @pytest.mark.parametrize(
     ("kind", "adapter", "max_length"),
     [
@@ -146,31 +107,6 @@ def test_a_merged_model_is_an_image_classifier_of_transformers(
     answers = {answer["label"]: answer["score"] for answer in classify(paths[0])}
     assert answers == pytest.approx(dict(zip(clf.classes, probs[0], strict=True)), abs=0.02)
     clf.export_merged(out, overwrite=True)
-
-
-def test_image_models_that_no_classifier_computes_are_not_merged(tmp_path, vit, files):
-    from transformers import BeitConfig, BeitModel
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-    BeitModel(BeitConfig(**sizes, image_size=8, patch_size=2)).save_pretrained(tmp_path / "beit")
-    means = tiny_vit(tmp_path / "vit", kind="vit")
-    for backbone, named in (
-        (tmp_path / "beit", "BeitForImageClassification"),
-        (means, "ViTForImageClassification"),
-    ):
-        adapter = "none:pooling=mean" if backbone == means else "none"
-        clf = new(backbone, adapter, "map", max_length=5)
-        clf.fit(files[0])
-        with refused("input", named, "safetensors"):
-            clf.export_merged(tmp_path / "merged")
-        assert not (tmp_path / "merged").exists()
-        clf.export_safetensors(tmp_path / "tensors.safetensors", overwrite=True)
-        with safe_open(tmp_path / "tensors.safetensors", "pt") as file:
-            pooling = json.loads(file.metadata()["bayeslora"])["pooling"]
-        assert pooling == ("mean over patches" if backbone == means else "first token")
-    clf = new(vit, "lora:r=2", "mle").fit(files[0], epochs=1, batch_size=8)
-    with refused("input", "head", "merged"):
-        clf.export_peft(tmp_path / "peft", head=True)
 
 
 def test_images_need_a_vision_model_and_texts_none(vit, files, fitted, tmp_path):

@@ -1,7 +1,5 @@
 """No adapter: last layers on frozen features, at the optimum of their own objective."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,20 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from tiny import tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.cli import main
 from bayeslora.posteriors.last_layer.vbll.final import WIDE_PRIOR_SCALE, Polisher
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
-TEXTS = [row["text"] for row in toy_rows(12, 6)]
-LAST_LAYERS = (
-    "vbll",
-    "map",
-    "laplace",
-    "gvbll",
-    "mle",
-    "temperature",
-    "nuts:num_chains=1,num_warmup=100,num_samples=20",
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +23,6 @@ def fitted(backbone, posterior="vbll", adapter="none", validation=None, fit=None
     options = {"dtype": "float32", "progress": False, **options}
     clf = BayesianClassifier(backbone, adapter, posterior, **options)
     return clf.fit(ROWS, validation, **(fit or {}))
-
-
-@pytest.mark.parametrize("posterior", LAST_LAYERS)
-def test_every_last_layer_is_fitted_saved_and_loaded(backbones, posterior, tmp_path):
-    validation = HELD if posterior == "temperature" else None
-    clf = fitted(
-        backbones["llama"], posterior, validation=validation, template="{text} is", depth=2
-    )
-    clf.save_pretrained(tmp_path / "model")
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
-    assert again.record.adapter == {"name": "none", "pooling": "auto"}
-
-
-@pytest.mark.parametrize(
-    ("posterior", "code"),
-    [
-        *((name, "from-start") for name in ("ensemble", "mc_dropout", "swag", "blob", "clora")),
-        *((name, "no-adapter") for name in ("tfb", "laplace_lora")),
-    ],
-)
-def test_posteriors_over_adapters_are_refused(backbones, posterior, code):
-    with refused(code):
-        fitted(backbones["llama"], posterior)
 
 
 def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch):
@@ -145,19 +108,3 @@ def test_options_of_training_are_refused(backbones, option):
     with refused("no-effect") as caught:
         fitted(backbones["llama"], "map", fit={option: IDLE[option]})
     assert str(caught.value).startswith(option)
-
-
-def test_the_command_line(backbones, tmp_path, capsys):
-    data = tmp_path / "train.jsonl"
-    data.write_text("\n".join(json.dumps(row) for row in ROWS))
-    fit = ["fit", str(data), "--backbone", backbones["llama"], "--quiet", "--dtype", "float32"]
-    assert main([*fit, "--adapter", "none", "--out", str(tmp_path / "m")]) == 0
-    assert "epoch" not in capsys.readouterr().out
-    out = str(tmp_path / "p.parquet")
-    assert main(["predict", str(tmp_path / "m"), str(data), "--out", out, "--quiet"]) == 0
-    more = ["--out", str(tmp_path / "n")]
-    assert main([*fit, "--adapter", "none:pooling=first", *more]) == 2
-    assert main([*fit, "--adapter", "none", "--epochs", "2", *more]) == 2
-    for kind, code in (("peft", 2), ("merged", 0)):
-        export = ["export", str(tmp_path / "m"), "--format", kind, "--out", str(tmp_path / kind)]
-        assert main(export) == code

@@ -88,19 +88,3 @@ def test_what_is_not_a_plain_lora_is_refused(tmp_path):
     path, _ = saved_peft("llama", tmp_path / "pissa", init_lora_weights="pissa")
     with refused("input", "init_lora_weights", "'pissa'"):
         from_transformers(str(path), "tfb")
-
-
-def test_a_checkpoint_that_was_merged_has_no_adapters_any_more(tmp_path):
-    path, _ = saved_peft("llama", tmp_path)
-    clf = from_transformers(str(path)).calibrate(FRESH)
-    with refused("no-adapter"):
-        clf.calibrate(FRESH, posterior="laplace_lora")
-
-
-def test_adapters_of_a_checkpoint_are_not_exported_again(tmp_path):
-    path, _ = saved_peft("llama", tmp_path)
-    clf = from_transformers(str(path), "laplace_lora").calibrate(FRESH)
-    for export in (clf.export_peft, clf.export_merged):
-        with refused("input", "/peft"):
-            export(tmp_path / "out")
-    assert not (tmp_path / "out").exists()

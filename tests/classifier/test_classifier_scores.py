@@ -1,13 +1,11 @@
 """Out-of-distribution scores of a classifier: in its predictions, on disk, through calibration."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from refusal import refused
-from safetensors.torch import load_file, save_file
-from tiny import tiny_albert, toy_rows, without_hashes
+from safetensors.torch import load_file
+from tiny import toy_rows
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
@@ -54,14 +52,6 @@ def test_scores_are_those_of_the_training_features(scored):
     assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
 
 
-def test_the_probabilities_do_not_depend_on_scores(scored, llama):
-    options = {"epochs": 1, "batch_size": 8, "feature_scores": "none"}
-    plain = new(llama).fit(toy_rows(24), toy_rows(12, seed=1), **options)
-    assert plain.record.feature_scores == {}
-    assert same(plain.predict(TEST), scored.predict(TEST))
-    assert set(plain.predict(TEST).scores) == ALWAYS
-
-
 def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
     usual = fitted(llama)
     assert list(usual.record.feature_scores) == list(USUAL)
@@ -75,41 +65,6 @@ def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, fore
     np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
     calibrated = from_transformers(foreign).calibrate(toy_rows(30))
     assert list(calibrated.record.feature_scores) == list(USUAL)
-
-
-def test_a_model_of_an_earlier_version_keeps_its_definition(llama, tmp_path):
-    """Such a model has no distance in the middle; a calibration adds it."""
-    fitted(llama).save_pretrained(tmp_path / "model")
-    record = without_hashes(tmp_path / "model") / "bayeslora.json"
-    tensors = tmp_path / "model" / "posterior.safetensors"
-    content = json.loads(record.read_text())
-    del content["feature_scores"]["middle_mahalanobis"]
-    record.write_text(json.dumps(content))
-    save_file(
-        {name: item for name, item in load_file(tensors).items() if "middle" not in name}, tensors
-    )
-    former = load(tmp_path / "model")
-    predictions = former.predict(TEST)
-    doubt = np.log(predictions.uncertainty("max_probability")) / 4
-    combined = np.log(predictions.scores["mahalanobis"]) + doubt
-    np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
-    assert list(former.calibrate(toy_rows(30)).record.feature_scores) == list(USUAL)
-
-
-@pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "mc_dropout:num_samples=2"])
-def test_posteriors_with_several_sets_of_features_have_none_by_default(llama, posterior):
-    clf = new(llama, "lora", posterior).fit(toy_rows(16), epochs=1, batch_size=8)
-    assert clf.record.feature_scores == {}
-
-
-def test_texts_that_read_alike_within_a_class_have_no_distance(llama):
-    rows = [
-        {"text": text, "label": label}
-        for text, label in (("good", "up"), ("bad", "down"))
-        for _ in range(4)
-    ]
-    clf = new(llama).fit(rows, epochs=1, batch_size=8, cv=0)
-    assert clf.record.feature_scores == {}
 
 
 def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
@@ -129,41 +84,6 @@ def bl_rows(clf, rows):
     from bayeslora.data.read import read
 
     return read(rows, columns_of(clf.record))
-
-
-def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
-    clf = from_transformers(foreign).calibrate(
-        toy_rows(30), feature_scores=["knn", "unfamiliarity"]
-    )
-    names = ["mahalanobis", "knn", "middle_mahalanobis", "unfamiliarity"]
-    assert list(clf.record.feature_scores) == names
-    first = clf.predict(TEST).scores
-    clf.save_pretrained(tmp_path / "model")
-    again = load(tmp_path / "model")
-    np.testing.assert_array_equal(
-        again.predict(TEST).scores["unfamiliarity"], first["unfamiliarity"]
-    )
-    again.calibrate(toy_rows(45, seed=3), posterior="vbll")
-    assert again.record.feature_scores["knn"]["rows"] == 45
-    again.calibrate(toy_rows(45, seed=3), feature_scores=())
-    assert again.record.feature_scores == {}
-    assert set(again.predict(TEST).scores) == ALWAYS
-
-
-def test_markov_chains_have_the_scores_too(foreign):
-    posterior = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=40, num_samples=40)
-    clf = from_transformers(foreign, posterior)
-    clf.calibrate(toy_rows(30), toy_rows(15, seed=1), feature_scores=EVERY)
-    assert set(clf.predict(TEST).scores) == ALWAYS | set(FEATURE_SCORES)
-
-
-def test_a_backbone_without_a_list_of_layers_has_no_middle(tmp_path):
-    albert = tiny_albert(tmp_path / "albert")
-    options = {"epochs": 1, "batch_size": 8}
-    with refused("no-middle", "middle_mahalanobis"):
-        new(albert).fit(toy_rows(16), feature_scores="middle_mahalanobis", **options)
-    clf = new(albert).fit(toy_rows(16), **options)
-    assert list(clf.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):

@@ -8,7 +8,6 @@ from usage import TEST, fitted, load, new
 from bayeslora.engine.fitted.card import fit_options
 from bayeslora.predictions.collection import group_seeds
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.recalibrate import recalibrate
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 
@@ -60,27 +59,6 @@ def test_a_saved_model_and_a_predictions_file_say_the_same(first, tmp_path):
     first.predict(TEST).save(tmp_path / "p.parquet")
     notes = Predictions.load(tmp_path / "p.parquet").metadata
     assert notes["fit_options"] == fit_options(first.record)
-
-
-def test_calibrated_fits_are_seeds_where_the_rest_is_equal(llama):
-    ranks = [4, 4, 2]
-    made = [fit(llama, seed, f"polar:r={rank}") for seed, rank in enumerate(ranks)]
-    predictions = [clf.calibrate(HELD, posterior="laplace").predict(TEST) for clf in made]
-    assert rows_of(*predictions) == [(0, 1), (2,)]
-    other = fit(llama, 3).calibrate(TRAIN, posterior="laplace").predict(TEST)
-    assert rows_of(predictions[0], other) == [(0,), (1,)]
-
-
-def test_recalibrated_seeds_are_one_method_apart_from_the_raw_ones(llama, first):
-    made = [first, fit(llama, 1)]
-    raw = [clf.predict(TEST) for clf in made]
-    done = [
-        recalibrate(clf.predict(HELD), rows).predictions.replace(name=rows.name)
-        for clf, rows in zip(made, raw, strict=True)
-    ]
-    assert rows_of(*done) == [(0, 1)]
-    assert rows_of(raw[0], done[1]) == [(0,), (1,)]
-    assert rows_of(*raw, *done) == [(0, 1), (2, 3)]
 
 
 def test_a_fit_and_what_it_loads_leave_the_callers_random_numbers_alone(bert, tmp_path):

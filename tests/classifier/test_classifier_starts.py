@@ -1,13 +1,10 @@
 """Adapters that start from a part of the weight, with every posterior, from the fit to the file."""
 
-import logging
-
 import pytest
 import torch
 from refusal import refused
-from tiny import QUICK_VBLL, tiny_llama, toy_rows
+from tiny import tiny_llama, toy_rows
 
-from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.contrib.corda import CorDA
 
@@ -15,19 +12,6 @@ ADAPTERS = {
     "pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1",
     "corda": "corda:r=4,num_layers=2,lr=5e-3",
 }
-POSTERIORS = [
-    "mle",
-    "map",
-    QUICK_VBLL,
-    "laplace",
-    "temperature",
-    "ensemble:num_members=2",
-    "laplace_lora:prior_precision=1",
-    "swag:num_samples=3,start=0.0",
-    "tfb:num_samples=3,num_search_samples=2,num_steps=2",
-    "blob:num_samples=3",
-    "ivon:num_samples=3",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -46,56 +30,6 @@ def fitted(backbone, adapter, posterior, **options):
     )
     held_out = toy_rows(18, 1) if posterior == "temperature" else None
     return clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8, **options)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "posterior"),
-    [
-        *(("pissa", posterior) for posterior in POSTERIORS),
-        ("corda", "mle"),
-        ("corda", "laplace_lora:prior_precision=1"),
-    ],
-)
-def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, adapter, posterior):
-    clf = fitted(backbone, adapter, posterior, out=tmp_path / "model")
-    expected = clf.predict(toy_rows(9, 5)).probs
-
-    def never(*_, **__):
-        raise AssertionError("loading decomposes a weight again")
-
-    for name in ("svd", "eigh"):
-        monkeypatch.setattr(torch.linalg, name, never)
-    monkeypatch.setattr(torch, "svd_lowrank", never)
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert (again.predict(toy_rows(9, 5)).probs == expected).all()
-    names = set(read_model(tmp_path / "model").adapter)
-    assert any(name.endswith(".q_proj.A0") for name in names)
-    assert len({name.rsplit(".", 1)[-1] for name in names}) == 4
-
-
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize(
-    ("posterior", "code"),
-    [
-        ("mc_dropout", "no-dropout"),
-        ("scalabl", "no-free-factor"),
-        ("clora", "factors-hold-weight"),
-        ("ivon:weight_decay=0.1", "factors-hold-weight"),
-    ],
-)
-def test_posteriors_without_a_meaning_are_refused(backbone, adapter, posterior, code):
-    with refused(code):
-        fitted(backbone, adapter, posterior)
-
-
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_members_that_start_alike_are_said(backbone, caplog, adapter):
-    with caplog.at_level(logging.WARNING):
-        clf = fitted(backbone, adapter, "ensemble:num_members=2")
-    assert f"members with adapter '{adapter}' start alike" in caplog.text
-    first, second = (member for member in clf.network.members)
-    name = next(name for name in first if name.endswith(".A"))
-    assert not torch.equal(first[name], second[name])
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

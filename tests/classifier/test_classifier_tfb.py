@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from refusal import refused
 from tiny import QUICK_VBLL, toy_rows
-from usage import TEST, fitted, from_transformers, load, same
+from usage import TEST, fitted, load, same
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 
@@ -44,37 +43,3 @@ def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
     after = fitted(bert, "lora:r=2", "mle").calibrate(rows, posterior=QUICK)
     sigmas = [clf.record.results["posterior"]["sigma"] for clf in (whole, after)]
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "code"),
-    [
-        ("s2ft:o_ratio=0.3,d_ratio=0.2", "no-factors"),
-        ("lisa", "not-on-layers"),
-    ],
-)
-def test_it_needs_factors(llama, adapter, code):
-    clf = fitted(llama, adapter, "mle")
-    before = clf.predict(TEST)
-    with refused(code):
-        clf.calibrate(FRESH, posterior="tfb")
-    assert same(clf.predict(TEST), before)
-
-
-def test_it_needs_an_adapter(foreign):
-    with refused("no-adapter"):
-        from_transformers(foreign, "tfb")
-
-
-def test_an_interrupted_search_leaves_the_classifier_as_it_was(bert, monkeypatch):
-    """Its posterior is over factors that the search has rotated by then."""
-    clf = fitted(bert, "lora:r=4", "laplace_lora:prior_precision=0.01")
-    before = clf.predict(TEST)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("bayeslora.posteriors.weights.tfb.largest_accepted", stop)
-    with pytest.raises(KeyboardInterrupt):
-        clf.calibrate(FRESH, posterior=QUICK)
-    assert same(clf.predict(TEST), before)

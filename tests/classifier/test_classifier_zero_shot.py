@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,21 +59,6 @@ def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
     assert float(clf.predict(TEXTS).metadata["prior_share"]) == 1
 
 
-@pytest.mark.parametrize("frame", [FRAME, "today {text} and {text_pair}"])
-def test_features_have_the_scale_that_priors_refer_to_without_texts_too(backbones, frame):
-    network = classifier(backbones["llama"], template=frame).zero_shot(CLASSES).network
-    pairs = TEXTS if "{text_pair}" in frame else None
-    features = network.scaled(network.encoder.features(network.encoder.prepare(TEXTS, pairs)))
-    assert features.values.square().sum(1).mean().sqrt() == pytest.approx(1, rel=0.2)
-
-
-def test_words_that_say_nothing_are_named(backbones, caplog):
-    clf = classifier(backbones["llama"], verbaliser=None)
-    clf.zero_shot(["the", "7"])
-    assert "'7'" in caplog.text
-    assert "'the'" not in caplog.text
-
-
 def test_the_mean_answer_to_the_texts_is_taken_off_and_labels_are_not_read(backbones):
     clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
     logits = np.log(clf.predict(TEXTS).probs)
@@ -82,35 +66,6 @@ def test_the_mean_answer_to_the_texts_is_taken_off_and_labels_are_not_read(backb
     other = [{"text": row["text"], "label": "nothing"} for row in ROWS]
     twin = classifier(backbones["llama"]).zero_shot(CLASSES, other)
     np.testing.assert_array_equal(twin.predict(TEXTS).probs, clf.predict(TEXTS).probs)
-
-
-def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
-    whole = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
-    cut = classifier(backbones["llama"], depth=2).zero_shot(CLASSES, ROWS)
-    assert cut.record.backbone["depth"] == 2
-    logits = [np.log(clf.predict(TEXTS).probs) for clf in (whole, cut)]
-    apart = [values - values.mean(1, keepdims=True) for values in logits]
-    assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.5
-
-
-@pytest.mark.parametrize("posterior", ["vbll:prior_scale=0.01", "laplace", "map"])
-def test_what_labels_add_is_added_to_it(backbones, posterior):
-    clf = classifier(backbones["llama"]).zero_shot(CLASSES, ROWS)
-    answer = clf.network.head.mean_weight
-    before = clf.predict(TEXTS).probs
-    clf.calibrate(toy_rows(40), posterior=posterior)
-    assert clf.record.num_train == 40
-    torch.testing.assert_close(clf.network.head.prior_mean, answer)
-    if posterior.startswith("vbll"):
-        # Under such a narrow prior, labels change nothing.
-        np.testing.assert_allclose(clf.predict(TEXTS, num_samples=0).probs, before, atol=1e-3)
-        assert clf.record.results["posterior"]["prior_share"] > 0.9
-
-
-def test_the_posterior_that_was_chosen_is_fitted_later(backbones):
-    clf = classifier(backbones["llama"], posterior="vbll").zero_shot(CLASSES, ROWS)
-    clf.calibrate(toy_rows(40))
-    assert clf.record.posterior["name"] == clf.posterior.name == "vbll"
 
 
 def labelled(*labels):
@@ -135,25 +90,6 @@ def test_classes_are_those_of_the_words_and_labels(backbones, words, texts, clas
     clf.zero_shot(texts=texts, label_column="gold")
     assert list(clf.classes) == classes
     assert clf.record.columns["label"] == "gold"
-
-
-@pytest.mark.parametrize(
-    ("words", "texts", "named"),
-    [
-        (None, None, "classes"),
-        ("names", TEXTS, "classes"),
-        ({"sprots": "goal"}, labelled(*CLASSES * 4), "sprots"),
-    ],
-)
-def test_classes_are_checked_before_anything_is_loaded(words, texts, named):
-    with refused("input", named):
-        classifier("/nowhere", verbaliser=words).zero_shot(texts=texts, label_column="gold")
-
-
-def test_images_are_refused(tmp_path):
-    np.save(tmp_path / "pictures.npy", np.zeros((8, 8, 8, 3), dtype=np.uint8))
-    with refused("input", "images"):
-        classifier("/nowhere").zero_shot(CLASSES, tmp_path / "pictures.npy")
 
 
 @pytest.mark.parametrize(
@@ -197,13 +133,3 @@ def test_the_command_takes_classes_from_labels_or_words(backbones, tmp_path):
     data.write_text("\n".join(json.dumps({**row, "label": CLASSES[0]}) for row in ROWS))
     assert main([*fit, *words, str(data), "--out", str(tmp_path / "one")]) == 0
     assert not (tmp_path / "bad").exists()
-
-
-def test_quick_is_no_adapter(backbones, tmp_path):
-    data = tmp_path / "rows.jsonl"
-    data.write_text("\n".join(json.dumps(row) for row in ROWS))
-    fit = ["fit", str(data), "--quick", "--quiet", "--backbone", backbones["llama"]]
-    assert main([*fit, "--out", str(tmp_path / "model")]) == 0
-    record = json.loads((tmp_path / "model" / "bayeslora.json").read_text())
-    assert record["adapter"]["name"] == "none"
-    assert main([*fit, "--adapter", "polar", "--out", str(tmp_path / "bad")]) == 2

@@ -6,6 +6,8 @@ same for posteriors fitted to the finished network of each adapter. If processor
 those named in the file, every bit is compared; otherwise the probabilities are, with a tolerance.
 `python tests/classifier/test_compatibility.py` rewrites both; a change in them is a change of
 behaviour, to be explained in the commit that makes it.
+
+Every classifier of either kind also keeps the laws of `check_laws`.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bayeslora as bl
 from bayeslora.adapters import registry as adapters
 from bayeslora.backbones.load import load_backbone
 from bayeslora.checkpoint import library_versions
@@ -62,30 +65,23 @@ ROWS = 3
 PASSING = ("name", "seconds", "versions")
 
 
-def outcome(backbone, adapter, posterior, sampling):
-    """Return the outcome of a fit of two epochs, or the code of its error."""
+def fit(backbone, adapter, posterior, sampling=None, epochs=2):
+    """Return a classifier after a short fit, or the code of its error."""
     from tiny import toy_rows
 
-    import bayeslora as bl
-
-    options = {} if adapter.startswith(("none", "amt")) else {"epochs": 2, "batch_size": 6}
+    options = {} if adapter.startswith(("none", "amt")) else {"epochs": epochs, "batch_size": 6}
     try:
         clf = bl.BayesianClassifier(backbone, adapter, posterior, max_length=16, progress=False)
-        clf.fit(toy_rows(12), toy_rows(9, seed=1), layer_sampling=sampling, **options)
+        return clf.fit(toy_rows(12), toy_rows(9, seed=1), layer_sampling=sampling, **options)
     except bl.InputError as error:
         return error.code
-    return result(clf)
 
 
 def calibrations(backbone, adapter):
-    """Yield each posterior with the outcome of its fit to a finished network, or the error code."""
+    """Yield each posterior with a finished network that got it, or with the code of its error."""
     from tiny import toy_rows
 
-    import bayeslora as bl
-
-    options = {} if adapter.startswith(("none", "amt")) else {"epochs": 1, "batch_size": 6}
-    clf = bl.BayesianClassifier(backbone, adapter, "mle", max_length=16, progress=False)
-    clf.fit(toy_rows(12), toy_rows(9, seed=1), **options)
+    clf = fit(backbone, adapter, "mle", epochs=1)
     for posterior in POSTERIORS:
         try:
             fitted = deepcopy(clf).calibrate(
@@ -94,13 +90,18 @@ def calibrations(backbone, adapter):
         except bl.InputError as error:
             yield key(adapter, posterior), error.code
         else:
-            yield key(adapter, posterior), result(fitted)
+            yield key(adapter, posterior), fitted
 
 
 def result(clf):
-    """Return the probabilities of three rows, and hashes of the tensors and of the record."""
+    """Return the probabilities of three rows, and hashes of the tensors and of the record.
+
+    The code of an error is returned as it is.
+    """
     from tiny import toy_rows
 
+    if isinstance(clf, str):
+        return clf
     files = clf.network.files()
     record = json.dumps(lasting(asdict(files.record)), sort_keys=True)
     return {
@@ -166,13 +167,15 @@ def backbone(llama):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_pairs_are_allowed_or_refused_as_before(backbone, golden, adapter, caplog):
+def test_pairs_are_allowed_or_refused_as_before(backbone, golden, adapter, caplog, tmp_path):
     caplog.set_level(logging.ERROR)
     expected, _, every_bit = golden
     for posterior, sampling in product(POSTERIORS, SAMPLING):
         name = key(adapter, posterior, sampling)
-        actual = outcome(backbone, adapter, posterior, sampling)
-        check_same(actual, expected[name], name, every_bit=every_bit)
+        clf = fit(backbone, adapter, posterior, sampling)
+        check_same(result(clf), expected[name], name, every_bit=every_bit)
+        if sampling is None and not isinstance(clf, str):
+            check_laws(clf, backbone, tmp_path / name)
 
 
 def check_same(actual, expected, name, *, every_bit):
@@ -184,13 +187,41 @@ def check_same(actual, expected, name, *, every_bit):
         np.testing.assert_allclose(actual["probs"], expected["probs"], atol=1e-3, err_msg=name)
 
 
+def check_laws(clf, backbone, folder):
+    """Assert what holds for every classifier.
+
+    Probabilities sum to one, predictions repeat, a mean network has no epistemic uncertainty, and
+    saved and loaded it has the same record and predicts the same.
+    """
+    from usage import TEST, same
+
+    predictions = clf.predict(TEST)
+    np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-9)
+    assert same(clf.predict(TEST), predictions)
+    mean = clf.predict(TEST, num_samples=0)
+    several = clf.record.posterior["name"] in {"ensemble", "amt_ensemble"}
+    assert several or not mean.epistemic.any()
+    clf.save_pretrained(folder)
+    again = bl.BayesianClassifier.from_pretrained(folder, backbone=backbone, progress=False)
+    assert again.record == clf.record
+    for options, expected in (({}, predictions), ({"num_samples": 0}, mean)):
+        actual = again.predict(TEST, **options)
+        # In other memory a product may be summed in another order.
+        np.testing.assert_allclose(actual.probs, expected.probs, atol=1e-12)
+        np.testing.assert_allclose(actual.epistemic, expected.epistemic, atol=1e-12)
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.usefixtures("beside_nothing")  # neither comparison nor intervals are in the record
-def test_finished_networks_are_calibrated_or_refused_as_before(backbone, golden, adapter, caplog):
+def test_finished_networks_are_calibrated_or_refused_as_before(
+    backbone, golden, adapter, caplog, tmp_path
+):
     caplog.set_level(logging.ERROR)
     _, expected, every_bit = golden
-    for name, actual in calibrations(backbone, adapter):
-        check_same(actual, expected[name], name, every_bit=every_bit)
+    for name, clf in calibrations(backbone, adapter):
+        check_same(result(clf), expected[name], name, every_bit=every_bit)
+        if not isinstance(clf, str):
+            check_laws(clf, backbone, tmp_path / name)
 
 
 def main():
@@ -207,8 +238,12 @@ def main():
         patch.setattr("bayeslora.engine.fitted.calibrate.beside_others", lambda *_: None)
         place = load_backbone(str(tiny_llama(Path(folder) / "llama")), dtype="float32")
         every = {
-            GOLDEN: {key(*cell): outcome(place, *cell) for cell in cells()},
-            CALIBRATED: {k: v for adapter in ADAPTERS for k, v in calibrations(place, adapter)},
+            GOLDEN: {key(*cell): result(fit(place, *cell)) for cell in cells()},
+            CALIBRATED: {
+                name: result(clf)
+                for adapter in ADAPTERS
+                for name, clf in calibrations(place, adapter)
+            },
         }
     for path, outcomes in every.items():
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in outcomes.items()]

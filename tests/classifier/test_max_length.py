@@ -11,7 +11,6 @@ import bayeslora as bl
 from bayeslora import MLE
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.tokens import position_limit
-from bayeslora.cli import main
 
 LIMIT = SIZES["max_position_embeddings"]
 
@@ -30,19 +29,6 @@ def test_the_limit_is_that_of_the_positions(tmp_path, family, reserved):
     assert limit == (None if reserved is None else LIMIT - reserved)
 
 
-def test_relative_positions_alone_have_no_limit(tmp_path):
-    from transformers import DebertaV2Config, DebertaV2Model
-
-    from bayeslora.backbones.load import Backbone
-
-    options = {**SIZES, "vocab_size": 20, "relative_attention": True, "pos_att_type": ["c2p"]}
-    limits = []
-    for absolute in (True, False):
-        plain = DebertaV2Model(DebertaV2Config(**options, position_biased_input=absolute))
-        limits.append(position_limit(Backbone("d", plain, None, "encoder", "", None)))
-    assert limits == [LIMIT, None]
-
-
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_fit_refuses_more_and_writes_nothing(request, tmp_path, kind):
     clf = bl.BayesianClassifier(
@@ -51,17 +37,6 @@ def test_fit_refuses_more_and_writes_nothing(request, tmp_path, kind):
     with refused("input", "max_length", LIMIT, "200"):
         clf.fit(toy_rows(12), epochs=1, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
-
-
-def test_a_classifier_of_others_refuses_more(foreign, tmp_path, capsys):
-    with refused("input", "max_length", LIMIT):
-        bl.BayesianClassifier.from_transformers(foreign, MLE(), max_length=200)
-    data = tmp_path / "rows.jsonl"
-    data.write_text('{"text": "a", "label": "animals"}\n' * 3, encoding="utf-8")
-    words = ["calibrate", foreign, str(data), "--out", str(tmp_path / "out")]
-    assert main([*words, "--max-length", "200"]) == 2
-    assert f"at most {LIMIT}" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_note_names_the_length_that_was_kept(foreign, caplog):

@@ -1,17 +1,12 @@
 """Several tasks in one classifier: rows are classified among the classes of their task."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
-from refusal import refused
 from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.contrib.attacks import attacked
-from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
 LORA = "lora:r=2,num_layers=2"
@@ -123,29 +118,6 @@ def test_scores_are_those_of_each_task(backbone):
     assert scores["accuracy"].value >= 0
 
 
-def test_quality_retaining_and_emtal_go_with_several_tasks(backbone, tmp_path):
-    adapter = "emtal:r=2,num_experts=4,num_layers=2,lr=1e-2"
-    clf = fitted(backbone, "mle", adapter, quality_retaining=True, out=tmp_path / "model")
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
-    plain = fitted(backbone, "mle", adapter)
-    assert not np.array_equal(plain.predict(TEST).probs, clf.predict(TEST).probs)
-
-
-@pytest.mark.parametrize(
-    "adapter",
-    [
-        "amt:r=2,ways=2,shots=2,queries=2,num_episodes=2,eps=[0,0.1],weight_eps=[0,0.01]",
-        "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3,selection=gradient",
-    ],
-)
-def test_adapters_that_see_features_go_with_several_tasks(backbone, adapter):
-    """Episodes and gradient starts use the features without the information on the logits."""
-    predictions = fresh(backbone, "map", adapter).fit(TRAIN).predict(TEST)
-    assert np.isfinite(predictions.probs).all()
-    assert (predictions.probs[~predictions.available] == 0).all()
-
-
 def test_new_classes_are_those_of_one_task(backbone, tmp_path):
     few = fitted(backbone, "map").adapt(toy_rows(6), posterior="prototypes")
     few.save_pretrained(tmp_path / "few")
@@ -153,24 +125,6 @@ def test_new_classes_are_those_of_one_task(backbone, tmp_path):
     predictions = again.predict(toy_rows(3, 1))
     assert predictions.classes == ("animals", "food", "weather")
     assert predictions.available is None
-
-
-def test_held_out_parts_choose_a_scale_over_all_tasks(backbone):
-    clf = fitted(backbone, "vbll:prior_scale=2", validation=None, cv=2)
-    assert clf.record.results["logit_scale"]["num_rows"] > 0
-    assert (clf.predict(TEST).probs >= 0).all()
-    divided = fitted(backbone, "mle", validation=None, hold_out=0.3)
-    assert set(divided.record.results["validation_tasks"]) == {"topic", "animal"}
-
-
-def test_predictions_in_a_file_are_those_in_memory(backbone, tmp_path):
-    clf = fitted(backbone)
-    clf.predict_to_file(TEST, tmp_path / "test.parquet")
-    stored = bl.Predictions.load(tmp_path / "test.parquet", columns=["task"])
-    predictions = clf.predict(TEST)
-    assert np.array_equal(stored.probs, predictions.probs)
-    assert np.array_equal(stored.available, predictions.available)
-    assert list(stored.columns["task"]) == list(predictions.columns["task"])
 
 
 @pytest.mark.parametrize(
@@ -200,27 +154,6 @@ def test_bad_tasks_are_refused_before_a_model_is_loaded(train, validation, name)
     assert name in str(caught.value)
 
 
-def test_a_label_of_another_task_is_refused_and_leaves_nothing(backbone, tmp_path):
-    clf = fitted(backbone)
-    wrong = [{**row, "task": "topic", "label": "animal: yes"} for row in toy_rows(3)]
-    with refused("input", "row 1", "label", "animal: yes"):
-        clf.predict_to_file(wrong, tmp_path / "p.parquet")
-    assert not list(tmp_path.iterdir())
-
-
-def test_pieces_are_deleted_if_the_first_is_refused(backbone, tmp_path, monkeypatch):
-    clf = fitted(backbone)
-
-    def refuse(*_args, **_options):
-        raise bl.InputError("refused")
-        yield
-
-    monkeypatch.setattr("bayeslora.engine.fitted.pieces.predict_pieces", refuse)
-    with refused("input", "refused"):
-        clf.predict_to_file({"topic": toy_rows(3)}, tmp_path / "p.parquet")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
     clf = fitted(backbone)
     for data, name in (
@@ -234,63 +167,6 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
         assert name in str(caught.value)
     outside = clf.predict({"topic": binary(3)}, unknown_labels="ood")
     assert outside.labels is None
-
-
-def test_rows_that_say_no_task_are_told_how_to(backbone):
-    clf = fitted(backbone)
-    for call in (clf.predict, clf.calibrate):
-        for data in (toy_rows(3), read(toy_rows(3))):
-            with pytest.raises(InputError, match="--multi-task") as error:
-                call(data)
-            assert "--keep" not in str(error.value)
-    single = fresh(backbone).fit(toy_rows(12), epochs=1)
-    with pytest.raises(InputError, match="one task"):
-        single.predict(TEST)
-
-
-def test_held_out_rows_choose_for_a_fit_to_all(backbone):
-    clf = fitted(backbone, "map", validation=None, hold_out=0.3, refit=True)
-    assert clf.record.results["held_out"]["num_rows"] == 15
-    assert clf.record.num_train == 50
-    own = clf.predict(TEST).available
-    assert (clf.predict(TEST).probs[~own] == 0).all()
-
-
-@pytest.mark.parametrize("posterior", ["laplace", "laplace_lora:prior_precision=1", "best"])
-def test_a_finished_classifier_takes_another_posterior(backbone, tmp_path, posterior):
-    clf = fitted(backbone)
-    before = clf.predict(TEST)
-    clf.calibrate(HELD, TEST if posterior == "laplace" else None, posterior=posterior)
-    after = clf.predict(TEST)
-    assert (after.probs[~after.available] == 0).all()
-    assert np.array_equal(after.available, before.available)
-    assert clf.record.tasks == {"topic": 3, "animal": 2}
-    clf.save_pretrained(tmp_path / "model")
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(TEST).probs, after.probs)
-
-
-def test_an_exported_classifier_has_the_logits_of_all_classes(backbone, tmp_path):
-    """Its softmax among the classes of a task is the prediction of that task's rows."""
-    from safetensors.torch import load_file
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    clf = fitted(backbone)
-    clf.export_merged(tmp_path / "merged")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert tuple(model.config.id2label.values()) == CLASSES
-    for task, own in (("topic", slice(0, 3)), ("animal", slice(3, 5))):
-        expected = clf.predict({task: TEST[task]}, num_samples=0).probs[:, own]
-        for row, probs in zip(TEST[task], expected, strict=True):
-            with torch.no_grad():
-                logits = model(**tokenizer(row["text"], return_tensors="pt")).logits[0]
-            np.testing.assert_allclose(logits[own].softmax(-1), probs, atol=1e-5)
-    clf.export_safetensors(tmp_path / "model.safetensors")
-    assert len(load_file(tmp_path / "model.safetensors")["head.weight"]) == len(CLASSES)
-    clf.export_peft(tmp_path / "peft", head=True)
-    score = load_file(tmp_path / "peft" / "adapter_model.safetensors")
-    assert any(len(item) == len(CLASSES) for name, item in score.items() if "score" in name)
 
 
 def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backbone):
@@ -328,24 +204,3 @@ def test_across_tasks_it_is_the_classifier_of_one_task_with_all_classes(backbone
     assert np.array_equal(again.predict(texts).probs, clf.predict(texts).probs)
     with pytest.raises(InputError, match="across"):
         fresh(backbone).fit(toy_rows(12), across_tasks=True)
-
-
-def test_a_model_with_a_last_layer_a_task_is_refused(backbone, tmp_path):
-    fitted(backbone, out=tmp_path / "model")
-    file = tmp_path / "model" / "bayeslora.json"
-    record = json.loads(file.read_text(encoding="utf-8"))
-    del record["sha256"], record["files"]
-    record["head"] = {"tasks": [{}, {}]}
-    file.write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(InputError, match="fit it again"):
-        BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-
-
-def test_one_task_is_what_it_was(backbone):
-    """A classifier of one task has no column of tasks and no missing classes."""
-    clf = fresh(backbone).fit(toy_rows(30), epochs=1)
-    predictions = clf.predict(toy_rows(3, 1))
-    assert predictions.available is None
-    assert "task" not in predictions.columns
-    assert clf.record.tasks == {}
-    assert torch.is_tensor(clf.network.head.weight)

@@ -6,8 +6,6 @@ from scipy.optimize import minimize_scalar
 from tiny import CLASSES, toy_rows
 from usage import TEST, from_transformers, load, same
 
-import bayeslora as bl
-from bayeslora import NUTS
 from bayeslora.data.splits import stratified_folds
 from bayeslora.posteriors.registry import COMPARED
 
@@ -108,51 +106,3 @@ def test_a_result_worse_than_the_networks_own_is_said_without_validation(foreign
     clf = from_transformers(foreign, "mle").calibrate(TRAIN, posterior="temperature")
     assert clf.side_by_side.notes == ()
     assert "clearly" not in caplog.text
-
-
-def test_what_takes_long_to_fit_is_scored_as_it_was_fitted(foreign):
-    slow = NUTS(num_samples=20, num_warmup=20, num_chains=1)
-    clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior=slow)
-    nll = row_of(clf.side_by_side, "nuts").scores["nll"].value
-    assert clf.side_by_side.as_fitted
-    assert nll == pytest.approx(clf.validation_scores[1]["nll"].value)
-    assert from_transformers(foreign, "mle").calibrate(TRAIN, posterior=slow).side_by_side is None
-    both = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior="map").side_by_side
-    assert not both.as_fitted  # it chooses nothing
-    assert {row.name for row in both.comparison.rows} == {*COMPARED, "map"}
-
-
-def test_few_examples_are_not_compared_and_that_is_said(foreign, caplog):
-    clf = from_transformers(foreign, "mle")
-    assert clf.calibrate(TRAIN, toy_rows(19, seed=1), posterior="laplace").side_by_side is None
-    assert "19 examples are too few" in caplog.text
-    caplog.clear()
-    from_transformers(foreign, "mle").calibrate(toy_rows(12))
-    assert "too few" not in caplog.text
-    with pytest.raises(bl.InputError, match="19"):
-        clf.calibrate(toy_rows(19), posterior="best")
-    assert clf.posterior.name == "laplace"
-
-
-def test_best_is_for_calibrate_alone(foreign, llama):
-    for call in (
-        lambda: from_transformers(foreign, "best"),
-        lambda: bl.BayesianClassifier(llama, posterior="best"),
-    ):
-        with pytest.raises(bl.InputError, match="calibrate"):
-            call()
-
-
-def test_examples_that_the_network_knows_by_heart_say_nothing(foreign):
-    """Only rows that it classifies correctly are used, so its softmax looks better than it is."""
-    rows = toy_rows(150)
-    logits, labels = own_logits(foreign, rows)
-    right = [rows[index] for index in np.flatnonzero(logits.argmax(1) == labels)]
-    clf = from_transformers(foreign, "mle").calibrate(
-        right, posterior="laplace:prior_precision=1e-3"
-    )
-    own = row_of(clf.side_by_side, "mle")
-    assert own.scores["accuracy"].value == 1
-    assert own.is_clear("nll")
-    assert own.differences["nll"].value < 0
-    assert clf.side_by_side.notes == ()

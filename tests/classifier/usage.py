@@ -27,19 +27,6 @@ def same(first, second):
     )
 
 
-def check_parts(clf, monkeypatch):
-    """Check that predictions do not depend on how many rows a last layer predicts at once."""
-    whole = clf.predict(TEST)
-    monkeypatch.setattr("bayeslora.engine.predict._ROWS", 4)
-    parts = clf.predict(TEST)
-    # Last bits may differ with the shape of a product.
-    np.testing.assert_allclose(parts.probs, whole.probs, atol=1e-12)
-    np.testing.assert_allclose(parts.epistemic, whole.epistemic, atol=1e-12)
-    for name, values in whole.scores.items():
-        np.testing.assert_allclose(parts.scores[name], values, rtol=1e-9)
-    assert parts.metadata == whole.metadata
-
-
 def load(path, **options):
     return bl.BayesianClassifier.from_pretrained(path, device="cpu", progress=False, **options)
 

@@ -71,12 +71,6 @@ def test_options_of_fit(refused, tmp_path, case):
         assert part in message
 
 
-def test_an_adapter_that_fits_no_layer_leaves_nothing_behind(refused, world, tmp_path):
-    fit = ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", "--quiet"]
-    assert "qq_proj" in refused(*fit, "--adapter", "polar:target_modules=[qq_proj]")
-    assert "dropout" in refused(*fit, "--posterior", "mc_dropout")
-
-
 def test_a_bad_option_does_not_cost_the_model_it_would_replace(refused, world, tmp_path):
     out = tmp_path / "m"
     shutil.copytree(world.model, out)
@@ -93,24 +87,3 @@ def test_an_out_that_exists(refused, world, tmp_path):
     message = refused("fit", world.train, "--out", tmp_path / "m", "--backbone", NOWHERE)
     for part in (str(tmp_path / "m"), "exists", "--overwrite"):
         assert part in message
-
-
-@pytest.mark.parametrize("size", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes(refused, tmp_path, monkeypatch, size):
-    """Processes that cannot find each other would train separately in one directory."""
-    monkeypatch.setenv(size, "2")
-    train = write_rows(tmp_path / "train.jsonl", [json.loads(line) for line in GOOD.splitlines()])
-    words = ["fit", train, "--out", tmp_path / "m", "--backbone", NOWHERE]
-    for part in (f"{size} is '2'", "torchrun"):
-        assert part in refused(*words)
-    for value in ("1", ""):
-        monkeypatch.setenv(size, value)
-        assert size not in refused(*words)
-
-
-def test_a_prompt_of_a_description_that_is_no_template_is_named(refused, world, tmp_path):
-    about = tmp_path / "about.yaml"
-    about.write_text('prompt: "{text} {answer}"')
-    message = refused("fit", world.train, "--task", about, "--out", tmp_path / "model")
-    assert f"{about}: prompt: " in message
-    assert "{answer}" in message

@@ -37,21 +37,6 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert f"{own['nll'].value:.3f} [" in result.out
 
 
-def test_scores_of_rows_that_chose_are_marked_where_nothing_is_cross_fitted(run, world, tmp_path):
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(world.valid.read_text().splitlines(keepends=True)[:15]))
-    out = tmp_path / "m"
-    result = run(
-        *["calibrate", world.classifier, world.train, "--validation", few, "--out", out],
-        *["--posterior", "temperature", "--quiet"],
-    )
-    lines = [line for line in result.out.splitlines() if "→" in line]
-    assert lines
-    assert all("chosen on these rows" in line for line in lines)
-    assert "fitted to 15 validation rows" in result.out
-    assert "fitted to 15 validation rows" in (out / "README.md").read_text("utf-8")
-
-
 def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     calibrate = ["calibrate", world.classifier, world.train, "--hold-out"]
     out = tmp_path / "m"
@@ -73,21 +58,6 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     assert "merge" in refused(
         *calibrate[:2], world.train, "--new-classes", "--adapter", "amt:merge=worst", *new
     )
-
-
-def test_rows_that_a_model_was_fitted_to_are_pointed_out(run, world, tmp_path):
-    def notes(model, data, name):
-        result = run("predict", model, data, "--out", tmp_path / f"{name}.csv", "--quiet")
-        assert result.code == 0
-        return len(result.err.splitlines())
-
-    out = tmp_path / "m"
-    calibrate = ["calibrate", world.classifier, world.train, "--hold-out", 0.2, "--quiet"]
-    assert run(*calibrate, "--out", out).code == 0
-    assert notes(out, world.train, "all of the file") == 1
-    assert notes(out, world.test, "others") == 0
-    assert notes(world.model, world.train, "of a fit") == 1
-    assert notes(world.model, world.valid, "which chose") == 0
 
 
 def softmax_of(path, data):
@@ -135,125 +105,3 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     ):
         message = refused(*verb, "--out", tmp_path / "thesis", "--overwrite")
         assert "not a model" in message
-
-
-def test_the_reference_posterior_from_the_command_line(run, world, tmp_path):
-    options = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
-    out = tmp_path / "reference"
-    result = run(
-        "calibrate", world.model, world.train, "--posterior", options, "--out", out, "--quiet"
-    )
-    assert result.code == 0, result.err
-    for word in ("max rhat", "min ess", "divergences"):
-        assert word in result.out
-    fit = tmp_path / "fit"
-    result = run(
-        *["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", options],
-        *["--out", fit, "--quiet", "--json", *tiny.WHOLE_AND_RAW_ARGS],
-    )
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["posterior"]["divergences"] == 0
-    predicted = run("predict", fit, world.test, "--out", tmp_path / "p.parquet", "--quiet")
-    assert predicted.code == 0
-
-
-def test_the_generative_last_layer_from_the_command_line(run, world, tmp_path):
-    out, file = tmp_path / "generative", tmp_path / "p.parquet"
-    result = run(
-        *["calibrate", world.model, world.train, "--validation", world.valid, "--out", out],
-        *["--posterior", "gvbll:num_samples=20", "--quiet"],
-    )
-    assert result.code == 0, result.err
-    for word in ("shrinkage", "inflation", "label bound"):
-        assert word in result.out
-    assert run("predict", out, world.test, "--out", file, "--quiet").code == 0
-    assert "log_density" in Predictions.load(file).scores
-    content = json.loads(run("evaluate", file, "--ood", f"x={file}", "--json").out)
-    assert content["ood"]["x"]["by_score"]["log_density"]["auroc"]["value"] == 0.5
-
-
-def test_feature_scores_from_the_command_line(run, refused, world, tmp_path):
-    names = "mahalanobis,relative_mahalanobis,knn,unfamiliarity"
-    out = tmp_path / "scored"
-    result = run(
-        *["calibrate", world.model, world.train, "--validation", world.valid, "--out", out],
-        *["--feature-scores", names, "--quiet"],
-    )
-    assert result.code == 0, result.err
-    files = [tmp_path / "inside.parquet", tmp_path / "outside.parquet"]
-    for data, file in zip((world.test, world.valid), files, strict=True):
-        assert run("predict", out, data, "--out", file, "--quiet").code == 0
-    assert set(names.split(",")) < set(Predictions.load(files[0]).scores)
-    content = json.loads(run("evaluate", files[0], "--ood", f"x={files[1]}", "--json").out)
-    assert set(names.split(",")) < set(content["ood"]["x"]["by_score"])
-    config = tmp_path / "fit.yaml"
-    config.write_text("feature_scores: knn\nepochs: 1\n")
-    fit = tmp_path / "fit"
-    options = ["--backbone", world.llama, "--config", config, "--out", fit, "--quiet"]
-    assert run("fit", world.train, *options).code == 0
-    assert json.loads((fit / "bayeslora.json").read_text())["feature_scores"]["knn"]["rows"] == 90
-    calibrate = ["calibrate", world.model, world.train, "--out", tmp_path / "x"]
-    assert "did you mean 'knn'" in refused(*calibrate, "--feature-scores", "kn")
-
-
-def test_cut_texts_are_told_once_a_file(run, world, tmp_path):
-    result = run(
-        *["calibrate", world.classifier, world.train, "--validation", world.valid, "--quiet"],
-        *["--max-length", 4, "--out", tmp_path / "short"],
-    )
-    assert result.code == 0, result.err
-    assert [result.err.count(f"{path}:") for path in (world.train, world.valid)] == [1, 1]
-    assert result.err.count("were truncated") == 2
-
-
-def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):
-    out = tmp_path / "named"
-    names = ",".join(tiny.CLASSES[::-1])
-    calibrate = ["calibrate", world.classifier, world.train, "--out", out, "--quiet", "--json"]
-    result = run(*calibrate, "--classes", names.replace(",", ", "))
-    assert result.code == 0, result.err
-    content = json.loads(result.out)
-    assert content["layer"] == "classifier"
-    # With names in the wrong order, the classifier is almost always wrong.
-    assert content["calibration"]["accuracy"] < 0.5
-    assert BayesianClassifier.from_pretrained(out).classes == tiny.CLASSES[::-1]
-    out = tmp_path / "none"
-    message = refused(*calibrate[:3], "--out", out, "--classes", "a,b", "--quiet")
-    assert "classes has 2 names" in message
-    assert "3 outputs" in message
-
-
-def test_a_layer_is_named_on_the_command_line(refused, world, tmp_path):
-    message = refused(
-        *["calibrate", world.classifier, world.train, "--out", tmp_path / "m", "--quiet"],
-        *["--layer", "clasifier"],
-    )
-    assert "did you mean 'classifier'?" in message
-
-
-def test_a_posterior_for_a_module_is_read_in_python_alone(run, refused, world, tmp_path):
-    module = torch.nn.Sequential(torch.nn.Linear(4, 3))
-    clf = BayesianClassifier.from_module(
-        module,
-        encode=lambda texts: torch.tensor([[len(text), 1, 0, 0] for text in texts]).float(),
-        classes=tiny.CLASSES,
-        progress=False,
-    )
-    clf.calibrate(world.train).save_pretrained(tmp_path / "model")
-    assert run("info", tmp_path / "model").code == 0
-    message = refused("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.parquet")
-    assert "holds a posterior for a module in memory" in message
-
-
-def test_the_best_posterior_from_the_command_line(run, world, tmp_path):
-    out = tmp_path / "best"
-    calibrate = ["calibrate", world.classifier, world.train, "--posterior", "best", "--quiet"]
-    result = run(*calibrate, "--out", out, "--json")
-    content = json.loads(result.out)
-    race = content["comparison"]
-    assert race["chosen"] == content["posterior"]["name"] == race["rows"][0]["posterior"]
-    assert {row["posterior"] for row in race["rows"]} == {"mle", "temperature", "laplace", "vbll"}
-    assert race["rows"][0]["scores"]["nll"]["value"] < race["rows"][-1]["scores"]["nll"]["value"]
-    result = run(*calibrate[:3], "--validation", world.valid, "--out", out, "--overwrite")
-    table = result.out.partition("validation examples")[2].splitlines()
-    assert {line.split()[0] for line in table[2:]} >= {"posterior", "mle", "temperature", "vbll"}

@@ -105,20 +105,6 @@ def test_wrong_files_are_refused(refused, tmp_path, config, content, parts):
         assert part in message
 
 
-def test_an_empty_file_changes_nothing(refused, tmp_path, config):
-    message = refused("fit", tmp_path / "t.jsonl", "--out", "m", "--config", config(""))
-    assert "t.jsonl does not exist" in message
-
-
-def test_a_missing_file_is_refused(refused, tmp_path):
-    assert "does not exist" in refused("fit", "t", "--config", tmp_path / "none.yaml")
-
-
-def test_what_neither_names_is_missing(refused, config):
-    assert "TRAIN is missing" in refused("fit", "--config", config({}))
-    assert "--out is missing" in refused("fit", "train.jsonl", "--config", config({}))
-
-
 def test_every_option_of_fit_but_those_of_the_output_and_remote_code_may_be_in_a_file():
     args = build_parser().parse_args(["fit", "t"])
     plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions", "option_names"}
@@ -152,84 +138,3 @@ def test_a_hostile_file_is_refused(refused, world, tmp_path, config, text, word)
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
     assert path.name in message
     assert word in message
-
-
-@pytest.mark.parametrize("value", ["&a [*a]", "[" * 5000, "9" * 4301, "!!int x", "2026-99-99"])
-def test_a_hostile_option_is_refused(refused, world, tmp_path, value):
-    for option in ("adapter", "posterior"):
-        name = "lora:r" if option == "adapter" else "vbll:head_steps"
-        words = ["fit", world.train, "--out", tmp_path / "m", f"--{option}", f"{name}={value}"]
-        assert name.partition(":")[2] in refused(*words)
-
-
-def test_an_option_that_is_given_in_two_spellings(refused, world, tmp_path, config):
-    path = config("batch-size: 8\nbatch_size: 4\n")
-    message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
-    assert path.name in message
-    assert "'batch_size' is" in message
-    assert "twice" in message
-
-
-@pytest.mark.parametrize("cv", [["--cv", "2"], ["--config"]])
-def test_parts_choose_the_scale(run, world, tmp_path, config, cv):
-    options = ["--backbone", world.llama, "--adapter", "lora:r=2", "--epochs", 1, "--json"]
-    if cv == ["--config"]:
-        cv = ["--config", config({"cv": 2})]
-    done = run("fit", world.train, "--out", tmp_path / "m", "--posterior", "mle", *options, *cv)
-    assert done.code == 0, done.err
-    scale = json.loads(done.out)["logit_scale"]
-    assert scale["num_fits"] == 2
-    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
-    assert record["training"]["cv"] == 2
-    assert record["results"]["logit_scale"] == scale
-
-
-@pytest.mark.parametrize("where", ["options", "config"])
-def test_rows_are_held_out_and_then_fitted_to(run, world, tmp_path, config, where):
-    options = ["--backbone", world.llama, "--adapter", "lora:r=2", "--epochs", 1, "--json"]
-    arguments = ["--hold-out", 0.25, "--refit"]
-    if where == "config":
-        arguments = ["--config", config({"hold_out": 0.25, "refit": True})]
-    done = run("fit", world.train, "--out", tmp_path / "m", *options, *arguments)
-    assert done.code == 0, done.err
-    record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
-    assert record["training"]["hold_out"] == 0.25
-    assert record["training"]["refit"] is True
-    assert record["results"]["held_out"] == json.loads(done.out)["held_out"]
-    assert record["results"]["held_out"]["epochs"] == [1]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["--refit"], ["--hold-out", "1"], ["--hold-out", "0.2", "--cv", "3"], ["--hold-out", "-1"]],
-)
-def test_what_cannot_be_held_out_is_refused(run, world, tmp_path, options):
-    done = run("fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", *options)
-    assert done.code == 2
-    assert not (tmp_path / "m").exists()
-
-
-@pytest.mark.parametrize("cv", ["1", "-2", "2.5", "many", "100000"])
-def test_what_are_no_parts_is_refused(run, world, tmp_path, cv):
-    done = run("fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m", "--cv", cv)
-    assert done.code == 2
-    assert not (tmp_path / "m").exists()
-
-
-def test_parts_beside_validation_rows_are_refused(run, world, tmp_path):
-    rows = [world.train, "--validation", world.valid, "--out", tmp_path / "m", "--cv", 3]
-    assert run("fit", *rows, "--backbone", world.llama).code == 2
-
-
-@pytest.mark.parametrize("option", [{"epochs": 0}, {"seed": -1}])
-def test_a_refused_value_of_the_file_is_not_blamed_on_an_option(
-    run, world, tmp_path, config, option
-):
-    [(name, value)] = option.items()
-    path = config({"backbone": str(world.llama), "out": str(tmp_path / "m"), **option})
-    refusal = run("fit", world.train, "--config", path)
-    assert refusal.code == 2
-    assert f"--{name}" not in refusal.err
-    assert f"error: {path}: {name}" in refusal.err
-    typed = run("fit", world.train, "--config", path, f"--{name}", str(value))
-    assert f"error: --{name} must be" in typed.err

@@ -46,26 +46,6 @@ def test_sets_are_made_shown_and_saved(run, files, method):
     assert set(content["thresholds"]) == {"a", "b", "c"}
 
 
-def test_too_few_rows_are_said(run, files):
-    fake(files[1], rows=20, seed=1, ids="v-", metadata={"link": "mc"})
-    result = run("conformal", *files, "--method", "lac:classwise=true")
-    assert "fewer than 9 labelled rows" in result.err
-    assert "classes in every set" in result.out
-    content = json.loads(
-        run("conformal", *files, "--method", "lac:classwise=true", "--overwrite", "--json").out
-    )
-    assert list(content["thresholds"].values()) == [None] * 3
-
-
-def test_rows_without_labels_get_sets_and_sizes(run, files, tmp_path):
-    fake(files[3], seed=2, ids="t-", outside=True)
-    result = run("conformal", *files)
-    assert result.code == 0
-    assert "mean set size" in result.out
-    assert "coverage, --apply" not in result.out
-    assert Predictions.load(files[5]).sets is not None
-
-
 def test_evaluate_report_and_csv_carry_the_sets(run, files, tmp_path):
     files[5] = tmp_path / "out.csv"
     assert run("conformal", *files).code == 0
@@ -84,23 +64,6 @@ def test_evaluate_report_and_csv_carry_the_sets(run, files, tmp_path):
     assert scores["methods"][0]["scores"].keys() >= SET_KEYS.keys()
     assert "Set size" in (tmp_path / "report" / "report.md").read_text()
     assert "Set size" in (tmp_path / "report" / "index.html").read_text()
-
-
-def test_the_stated_coverage_is_shown(run, files):
-    run("conformal", *files, "--alpha", 0.25)
-    assert "made for a coverage of 0.75" in run("evaluate", files[5]).out
-    assert "made for a coverage of 0.75" in run("evaluate", files[5], files[3]).out
-
-
-def test_a_recalibrated_file_loses_its_sets(run, files, tmp_path):
-    run("conformal", *files)
-    options = ["--fit", files[1], "--apply", files[5], "--out", tmp_path / "r.parquet"]
-    assert run("recalibrate", *options).code == 0
-    written = Predictions.load(tmp_path / "r.parquet")
-    assert written.sets is None
-    assert "conformal_alpha" not in written.metadata
-    message = run("conformal", *files[:2], "--apply", tmp_path / "r.parquet", "--out", "o.csv").err
-    assert "was recalibrated by nothing" in message
 
 
 def test_refusals(refused, files, tmp_path):

@@ -95,26 +95,6 @@ def test_what_cannot_be_converted_is_refused(refused, tmp_path, options, parts):
         assert part in message
 
 
-def test_a_generation_log_is_refused_by_every_verb(refused, tmp_path):
-    path = tmp_path / "samples_gsm_2026-01-31T10-20-30.5.jsonl"
-    path.write_text('{"doc_id": 0, "doc": {}, "target": "4", "filtered_resps": ["It is 4"]}\n')
-    for command in (
-        ["evaluate", path],
-        ["report", path, "--out", tmp_path / "report"],
-        ["convert", path, "--out", tmp_path / "o.parquet"],
-    ):
-        message = refused(*command)
-        assert "row 1" in message
-        assert "'It is 4'" in message
-
-
-def test_seeds_in_other_formats_are_told_apart_by_their_paths(run, tmp_path):
-    files = [fake(tmp_path / f"lora-seed-{seed}" / "test.jsonl", seed=seed) for seed in (0, 1)]
-    content = json.loads(run("evaluate", *files, "--json").out)
-    assert content
-    assert run("compare", *files).code == 0
-
-
 @pytest.fixture
 def unlabelled(tmp_path):
     """Write predictions without labels, in two formats, and an out-of-distribution set."""
@@ -137,12 +117,3 @@ def test_without_labels_uncertainty_and_detection_are_scored(run, unlabelled):
     shown = run("evaluate", unlabelled["b"], *ood)
     assert shown.code == 0
     assert "far" in shown.out
-
-
-def test_without_labels_there_is_a_report_but_no_comparison(run, refused, unlabelled, tmp_path):
-    out = tmp_path / "report"
-    ood = ["--ood", f"a:far={unlabelled['far']}"]
-    result = run("report", unlabelled["a"], unlabelled["b"], *ood, "--out", out)
-    assert result.code == 0, result.err
-    assert "far" in (out / "index.html").read_text()
-    assert "no labels" in refused("compare", unlabelled["a"], unlabelled["b"])

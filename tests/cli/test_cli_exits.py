@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 from cli_files import fake
@@ -46,18 +45,6 @@ def test_the_command_line_names_its_options_alone(run, monkeypatch, message, sho
     assert run("info").err == f"bayeslora: error: {shown}\n"
 
 
-def test_a_refused_value_is_that_of_the_option(run, monkeypatch):
-    raising(monkeypatch, InputError("scores must be known, got 'x'"))
-    assert "error: scores must" in run("info").err  # `info` has no such option
-
-    def fail(args):
-        args.device = 3.0
-        raise InputError("device must be a name, got 3.0")
-
-    monkeypatch.setattr(info, "run", fail)
-    assert "error: --device must" in run("info").err
-
-
 def test_any_other_failure_is_one_in_one_line(run, monkeypatch):
     raising(monkeypatch, RuntimeError("shapes\n  do not match"))
     result = run("info")
@@ -80,37 +67,6 @@ def test_interrupted_is_130(run, monkeypatch):
     result = run("info")
     assert (result.code, result.out) == (130, "")
     assert result.err == "interrupted\n"
-
-
-def test_only_our_notes_are_shown(run, monkeypatch):
-    def noisy(args):
-        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
-        logging.getLogger("somebody.else").warning("their warning")
-        logging.getLogger("bayeslora.x").warning("3 rows repeat")
-        logging.getLogger("bayeslora.x").debug("details")
-
-    monkeypatch.setattr(info, "run", noisy)
-    assert run("info").err == "note: 3 rows repeat\n"
-
-
-def test_verbose_shows_our_debug_messages_and_others_warnings(run, monkeypatch):
-    def noisy(args):
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
-        logging.getLogger("bayeslora.x").debug("details")
-
-    monkeypatch.setattr(info, "run", noisy)
-    with pytest.warns(DeprecationWarning, match="deprecated"):
-        result = run("info", "--verbose")
-    assert result.err == "bayeslora.x: details\n"
-
-
-def test_logging_is_left_as_it_was(run):
-    ours, root = logging.getLogger("bayeslora"), logging.getLogger()
-    before = list(ours.handlers), ours.level, ours.propagate, list(root.handlers)
-    run("methods")
-    assert (list(ours.handlers), ours.level, ours.propagate, list(root.handlers)) == before
 
 
 def test_a_reader_that_stops_early_is_no_error(tmp_path):
@@ -147,52 +103,3 @@ def test_nothing_from_outside_drives_the_terminal(run, monkeypatch):
             assert len(result.err.splitlines()) == 3  # a hint, a note, an error
     usage = run("info", EVIL.replace("\0", ""), "x").err
     assert usage.replace("\n", "").isprintable()
-
-
-def test_a_message_is_never_endless(run, monkeypatch):
-    raising(monkeypatch, InputError(f"train.csv, row 3: {'x' * 100_000} is no class of 'a', 'b'"))
-    message = run("info").err
-    assert "row 3" in message
-    assert "'b'" in message
-    assert len(message) < 3000
-
-
-def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path):
-    """Arrow and safetensors accept no such path; they would fail when the result is written."""
-    out = os.fsencode(tmp_path) + b"/lat\xfcin.csv"
-    file = fake(tmp_path / "p.csv")
-    words = [sys.executable, "-m", "bayeslora", "convert", str(file), "--out", out]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "is not UTF-8" in done.stderr
-    assert "lat\\udcfcin.csv" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
-
-
-@pytest.mark.parametrize("name", ["a" * 300 + ".csv", "nul\0.csv", "sur\ud800.csv"])
-def test_a_path_that_cannot_be_is_refused(refused, tmp_path, name):
-    file = fake(tmp_path / "p.csv")
-    assert str(tmp_path) in refused("convert", file, "--out", tmp_path / name)
-    assert str(tmp_path) in refused("evaluate", tmp_path / name)
-
-
-def test_the_root_is_no_output(refused, tmp_path):
-    message = refused("report", fake(tmp_path / "p.csv"), "--out", "/")
-    assert message.startswith("bayeslora: error: / ")
-
-
-OWN_PROCESS = """
-import gc, sys
-from bayeslora.cli import main
-sys.argv = ["bayeslora", "tasks"]
-usual = gc.get_threshold()
-main({argv})
-print("rarely", gc.get_threshold() > usual, "frozen", gc.get_freeze_count() > 0)
-"""
-
-
-@pytest.mark.parametrize(("argv", "changed"), [("", True), ("['tasks']", False)])
-def test_garbage_is_collected_rarely_in_a_process_of_our_own_alone(argv, changed):
-    code = OWN_PROCESS.format(argv=argv)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"rarely {changed} frozen {changed}"

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import refusal
 import tiny
 import torch
 
@@ -75,34 +74,6 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     assert result.code == 0, result.err
 
 
-def test_a_head_that_no_classifier_has_is_refused(run, refused, world, tmp_path):
-    options = ("--backbone", world.bert, "--epochs", 1, "--quiet", "--out", tmp_path / "model")
-    assert run("fit", world.train, *options).code == 0
-    export = ("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
-    assert "no classifier of transformers computes the same" in refused(*export)
-    assert not (tmp_path / "lora").exists()
-    assert "--head requires --format peft" in refused(*export, "--format", "merged")
-
-
-def test_an_existing_target_is_refused(refused, world, tmp_path):
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "mine.txt").touch()
-    assert "exists" in refused("export", world.model, "--out", tmp_path / "lora")
-    message = refused("export", world.model, "--out", tmp_path / "lora", "--overwrite")
-    assert "is not a PEFT checkpoint" in message
-
-
-def test_a_checkpoint_is_replaced_where_that_is_said(run, world, tmp_path):
-    target = tmp_path / "lora"
-    assert run("export", world.model, "--out", target).code == 0
-    assert run("export", world.model, "--out", target, "--overwrite").code == 0
-
-
-def test_a_model_without_an_adapter_is_refused(run, refused, world, tmp_path):
-    with refusal.refused("input", "export_merged"):
-        BayesianClassifier.from_transformers(str(world.classifier)).export_peft(tmp_path / "lora")
-
-
 def test_merged_models_say_what_loads_them(run, world, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
@@ -126,23 +97,6 @@ def test_tensors_for_serving_are_one_file(run, world, tmp_path):
     assert load_file(out)["head.weight"].shape == (3, 16)
     again = ("export", world.model, "--format", "safetensors", "--out", out, "--overwrite")
     assert run(*again).code == 0
-
-
-def test_other_formats_have_other_targets(refused, run, world, tmp_path):
-    export = ("export", world.model, "--format")
-    assert "the extension .safetensors, got 'dir'" in refused(
-        *export, "safetensors", "--out", tmp_path / "dir"
-    )
-    (tmp_path / "dir").mkdir()
-    (tmp_path / "dir" / "mine.txt").touch()
-    message = refused(*export, "merged", "--out", tmp_path / "dir", "--overwrite")
-    assert "'mine.txt'" in message
-    out = ("--out", tmp_path / "new")
-    assert "requires --format peft" in refused(*export, "merged", "--prefix", "model.", *out)
-    calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
-    assert run(*calibrated, "--quiet").code == 0
-    message = refused("export", tmp_path / "foreign", "--format", "merged", *out)
-    assert "nothing to merge" in message
 
 
 def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, world, tmp_path):

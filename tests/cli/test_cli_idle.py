@@ -51,26 +51,6 @@ def test_an_option_of_a_fit_that_does_nothing_is_refused(
     assert named in refused(*words, option, value)
 
 
-def test_options_that_a_file_sets_are_checked_too(refused, world, tmp_path):
-    config = tmp_path / "c.yaml"
-    config.write_text("posterior: {name: vbll, num_bound_samples: 4}\n")
-    assert "num_bound_samples" in refused(
-        "fit", world.train, "--out", tmp_path / "m", "--config", config
-    )
-
-
-def test_a_default_and_what_is_needed_are_no_reason():
-    from bayeslora import VBLL
-    from bayeslora.posteriors.registry import resolve_posterior
-
-    assert resolve_posterior("vbll:num_bound_samples=16") == VBLL()
-    needed = resolve_posterior("vbll:num_bound_samples=4,bound=mc")
-    assert needed == VBLL(num_bound_samples=4, bound="mc")
-    # A record states every option.
-    stated = resolve_posterior({"name": "vbll", "num_bound_samples": 4})
-    assert stated == VBLL(num_bound_samples=4)
-
-
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     result = run(
@@ -84,25 +64,3 @@ def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     assert run(*predict, "--num-samples", 0).code == 0
     assert "--seed" in run(*predict, "--seed", 3, "--overwrite").err
     assert "--member" in refused("export", tmp_path / "m", "--member", 1, "--out", tmp_path / "e")
-
-
-def test_a_seed_is_idle_exactly_where_it_changes_nothing(run, world, tmp_path):
-    def predicted(seed, *more):
-        out = tmp_path / f"{seed}.csv"
-        done = run("predict", world.model, world.test, "--out", out, "--seed", seed, *more)
-        assert done.code == 0
-        return out.read_bytes(), "--seed" in done.err
-
-    (first, mentioned), (second, _) = predicted(1), predicted(2)
-    assert first != second
-    assert not mentioned
-    (first, mentioned), (second, _) = (
-        predicted(s, "--overwrite", "--num-samples", 0) for s in (1, 2)
-    )
-    assert first == second
-    assert mentioned
-
-
-def test_a_name_that_a_file_cannot_keep_is_said(run, files, tmp_path):
-    assert "--name" in run("convert", files[0], "--out", tmp_path / "o.csv", "--name", "x").err
-    assert run("convert", files[0], "--out", tmp_path / "o.parquet", "--name", "x").err == ""

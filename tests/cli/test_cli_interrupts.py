@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from bayeslora.engine import ensemble
 from bayeslora.engine.training import episodes
 from bayeslora.engine.training import loop as training
-from bayeslora.engine.training.checkpoints import read_checkpoint
 
 EPOCHS = 5
 
@@ -130,30 +129,6 @@ def systems(world, tmp_path_factory):
     return {name: ["fit", *map(str, [*more, *shared]), "--out"] for name, more in words.items()}
 
 
-@pytest.mark.parametrize(
-    ("system", "kind"),
-    [("ilora", signal.SIGINT), ("emtal", signal.SIGTERM), ("amt", signal.SIGINT)],
-)
-@pytest.mark.usefixtures("default_epochs")
-def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, system, kind):
-    words, whole, out = systems[system], tmp_path / "whole", tmp_path / "m"
-    assert run(*words, whole).code == 0
-    code, stdout, stderr = stopped([*words, str(out)], out, kind)
-    assert (code, stdout) == (130, ""), stderr
-    assert not (out / "bayeslora.json").exists()
-    read = []
-
-    def reading(directory):
-        read.append(read_checkpoint(directory))
-        return read[-1]
-
-    for module in (training, episodes):
-        monkeypatch.setattr(module, "read_checkpoint", reading)
-    assert run(*words, out).code == 0
-    assert any(read)
-    check_same(out, whole)
-
-
 @pytest.fixture(scope="module")
 def before_the_end(world, tmp_path_factory):
     """Interrupt the same fit after its last epoch."""
@@ -181,34 +156,6 @@ def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end
     check_same(out, whole)
 
 
-@pytest.mark.parametrize("now", ["nothing", "thesis"])
-def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, monkeypatch, now):
-    out = tmp_path / "m"
-    write, written = training.write_checkpoint, []
-
-    def vanish_first(directory, *checkpoint):
-        written.append(directory)
-        if len(written) == 3:
-            shutil.rmtree(out)
-            if now == "thesis":
-                out.mkdir()
-                (out / "thesis.tex").write_text("years of work")
-        write(directory, *checkpoint)
-
-    monkeypatch.setattr(training, "write_checkpoint", vanish_first)
-    result = run(*words_of_fit(world, out))
-    assert "was deleted" in result.err
-    if now == "nothing":
-        assert result.code == 0, result.err
-        check_same(out, whole)
-    else:
-        assert result.code == 2
-        assert "thesis.tex" in result.err
-        assert str(tmp_path / "m-rescued") in result.err
-        assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-        check_same(tmp_path / "m-rescued", whole)
-
-
 def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, whole, monkeypatch):
     out = tmp_path / "m"
 
@@ -226,12 +173,3 @@ def test_a_finished_fit_is_not_repeated(refused, world, whole, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(whole, copy)
     assert "exists" in refused(*words_of_fit(world, copy))
-
-
-def test_a_fit_that_diverges_leaves_nothing(refused, run, world, tmp_path):
-    """Its checkpoints would diverge again, and would block other options."""
-    out = tmp_path / "m"
-    fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
-    fit += ["--quiet", "--out", out, "--adapter"]
-    refused(*fit, "lora:r=2,lr=1e12")
-    assert run(*fit, "lora:r=2").code == 0

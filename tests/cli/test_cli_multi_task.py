@@ -106,48 +106,6 @@ def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     assert "--across-tasks" in refused(*single, *SMALL, "--across-tasks")
 
 
-def test_known_tasks_come_without_repeats(run, world, files, tmp_path):
-    folder = tmp_path / "sst2_sentences"
-    folder.mkdir()
-    rows = [
-        {"id": row["id"], "question": row["text"], "answer_index": 0, "label": row["label"]}
-        for row in binary(12)
-    ]
-    write_rows(folder / "train.jsonl", [*rows, {**rows[0], "id": "again"}])
-    (folder / "classes.json").write_text('["no", "yes"]')
-    model = tmp_path / "model"
-    result = run(
-        "fit", "--multi-task", "sst2=train", "--multi-task", f"topic={files['topic-train']}",
-        "--data-dir", tmp_path, "--out", model, "--backbone", world.llama, "--adapter", "none",
-        "--posterior", "map", "--max-length", "32", "--quiet",
-    )  # fmt: skip
-    assert result.code == 0, result.err
-    record = json.loads((model / "bayeslora.json").read_text())
-    assert record["num_train"] == 12 + 24
-    assert record["dropped"] == {"train": {"sst2: repeated": 1}}
-
-
-def test_tasks_stand_in_a_file_of_options(run, world, files, tmp_path):
-    config = tmp_path / "fit.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "multi_task": {task: str(files[f"{task}-train"]) for task in ("topic", "animal")},
-                "validation": {"animal": str(files["animal-valid"])},
-                "quality_retaining": {"momentum": 0.5},
-            }
-        )
-    )
-    model = tmp_path / "model"
-    options = ("--out", model, "--backbone", world.llama, *SMALL, "--json")
-    result = run("fit", "--config", config, *options)
-    assert result.code == 0, result.err
-    assert json.loads(result.out)["validation_tasks"].keys() == {"animal"}
-    record = json.loads((model / "bayeslora.json").read_text())
-    assert record["tasks"] == {"topic": 3, "animal": 2}
-    assert record["training"]["quality_retaining"]["momentum"] == 0.5
-
-
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     train, valid = named(files, "train"), files["topic-valid"]
     out = ("--out", tmp_path / "model", "--backbone", "/nowhere/at/all")
@@ -169,9 +127,3 @@ def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     ):
         text = refused("fit", *options, *out)
         assert any(part.strip("'") in text for part in name.split("|")), text
-
-
-def test_predictions_of_one_task_take_no_names(refused, world, files, tmp_path):
-    out = ("--out", tmp_path / "p.csv")
-    assert "one task" in refused("predict", world.model, *named(files, "test"), *out)
-    assert "DATA" in refused("predict", world.model, *out)

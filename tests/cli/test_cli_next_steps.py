@@ -3,8 +3,6 @@
 import shlex
 
 import pytest
-import tiny
-from cli_files import fake
 
 DIM, NEXT = "\x1b[2m", "next: bayeslora "
 
@@ -65,25 +63,3 @@ def test_a_pipe_gets_the_summary_and_no_hint(steps, world, tmp_path):
 @pytest.mark.usefixtures("terminal")
 def test_quiet_hides_the_next_command(steps):
     assert [next_command(result.err) for result in steps("--quiet")] == [None] * 3
-
-
-@pytest.mark.usefixtures("terminal")
-def test_a_fit_and_unlabelled_predictions_have_a_next_command(run, world, tmp_path):
-    fit = ["fit", world.train, "--backbone", world.llama, "--quick", "--posterior", "map"]
-    result = run(*fit, "--out", tmp_path / "m", *tiny.WHOLE_AND_RAW_ARGS)
-    assert next_command(result.err)[:2] == ["predict", str(tmp_path / "m")]
-    assert str(tmp_path / "m") in result.out.splitlines()[-1]
-    texts, out = tmp_path / "texts.jsonl", tmp_path / "p.parquet"
-    texts.write_text('{"text": "rain"}\n', encoding="utf-8")
-    result = run("predict", tmp_path / "m", texts, "--out", out)
-    assert next_command(result.err) == ["view", str(out)]
-    assert len(result.out.splitlines()) == 1
-
-
-def test_the_line_of_a_comparison_names_the_best_and_who_is_clearly_worse(run, tmp_path):
-    good = fake(tmp_path / "good.parquet", rows=200, name="good", sharp=1.0)
-    bad = fake(tmp_path / "bad.parquet", rows=200, name="bad", sharp=4.0)
-    for files, word in (((good, bad), "better than bad"), ((bad, good), "reference, bad")):
-        last = run("compare", *files).out.splitlines()[-1]
-        assert "good" in last.split(";")[0]
-        assert word in last.split(";")[1]

@@ -1,7 +1,6 @@
 """The parser: cheap to import, short error messages, correct defaults in its help."""
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -101,16 +100,6 @@ def test_python_m_is_the_same_command():
     assert done.stdout == f"bayeslora {__version__}\n"
 
 
-def test_a_terminal_without_arrows_shows_the_help_all_the_same():
-    done = subprocess.run(
-        [sys.executable, "-m", "bayeslora", "fit", "--help"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        check=True,
-    )
-    assert b"KEY=VALUE" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
@@ -177,19 +166,6 @@ def test_python_refuses_values_of_fit_before_it_loads_anything(refused, tmp_path
     assert option.removeprefix("--") in message
     assert value in message
     assert NOWHERE not in message
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "compare", "report"])
-@pytest.mark.parametrize(
-    ("option", "value"), [("--bins", "0"), ("--bins", "few"), ("--seed", "-1")]
-)
-def test_python_refuses_values_of_scores(refused, tmp_path, verb, option, value):
-    for name in "ab":
-        (tmp_path / f"{name}.csv").write_text("id,label,prob_a,prob_b\np,a,0.9,0.1\nq,b,0.2,0.8\n")
-    out = ["--out", tmp_path / "report"] if verb == "report" else []
-    message = refused(verb, tmp_path / "a.csv", tmp_path / "b.csv", *out, option, value)
-    assert option in message
-    assert value in message
 
 
 def test_files_may_stand_between_options():

@@ -1,12 +1,8 @@
 """`predict` writes pieces as it runs: interrupted anywhere, it ends in the same bytes."""
 
-import gc
-import json
 import os
 import signal
-import weakref
 
-import numpy as np
 import pytest
 import refusal
 import tiny
@@ -15,13 +11,8 @@ from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data import examples
-from bayeslora.data.columns import DataColumns
-from bayeslora.data.formats import Reading
-from bayeslora.data.read import stream
 from bayeslora.engine.fitted import load
-from bayeslora.engine.fitted.pieces import CheckedRows
 from bayeslora.predictions.parts import PredictionParts
-from bayeslora.predictions.record import Predictions
 
 ROWS = 30
 
@@ -97,16 +88,6 @@ def test_python_and_files_agree_in_every_byte(clf, data, tmp_path, monkeypatch, 
     assert (tmp_path / f"q{suffix}").read_bytes() == out.read_bytes()
 
 
-def test_rows_that_the_reader_leaves_out_do_not_move_the_others(run, clf, world, tmp_path):
-    rows = [{"text": row["text"]} for row in tiny.toy_rows(ROWS, seed=5)]
-    data = write_rows(tmp_path / "data.jsonl", [*rows[:3], {"text": " "}, *rows[3:]])
-    streamed = stream(data, DataColumns(), reading=Reading(blank="skip"))
-    checked = CheckedRows(clf.record, streamed, "error")
-    assert [len(piece) for piece, _ in checked.pieces()] == [8, 8, 8, 6]
-    run("predict", world.model, data, "--blank", "skip", "--out", tmp_path / "p.parquet")
-    assert np.array_equal(Predictions.load(tmp_path / "p.parquet").probs, clf.predict(rows).probs)
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"seed": 1}, "seed"), ({"num_samples": 3}, "num_samples"), ({"keep": ()}, "data")],
@@ -162,41 +143,12 @@ def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monk
     assert not (tmp_path / "p.parquet").exists()
 
 
-def test_pieces_of_changed_data_are_not_kept(clf, data, tmp_path, monkeypatch):
-    """The rows come back as they were, and so must the predictions."""
-    whole, out = write(clf, data, tmp_path / "whole.parquet"), tmp_path / "p.parquet"
-    original, claim = data.read_text(), PredictionParts.claim
-    lines = original.splitlines(keepends=True)
-
-    def changed(self, *args, **options):
-        later = "".join(lines[12:]).replace("animals", "weather")
-        data.write_text("".join(lines[:12]) + later)
-        claim(self, *args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PredictionParts, "claim", changed)
-        with refusal.refused("input", "data.jsonl"):
-            write(clf, data, out)
-    assert PredictionParts(out).num_finished() == 1
-    data.write_text(original)
-    assert write(clf, data, out).read_bytes() == whole.read_bytes()
-
-
 def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "saved_model", None)
     rows = tiny.toy_rows(ROWS)
     rows[-1]["id"] = rows[0]["id"]
     data = write_rows(tmp_path / "data.jsonl", rows)
     assert "row 30" in refused("predict", world.model, data, "--out", tmp_path / "p.parquet")
-
-
-def test_unlabelled_rows_are_counted(run, world, tmp_path):
-    rows = [{"text": row["text"]} for row in tiny.toy_rows(9)]
-    data = write_rows(tmp_path / "data.jsonl", rows)
-    result = run("predict", world.model, data, "--out", tmp_path / "p.csv", "--quiet")
-    assert result.out.split(maxsplit=1)[1].strip().endswith("(9 rows, 0 of them labelled)")
-    again = run("predict", world.model, data, "--out", tmp_path / "p.jsonl", "--quiet", "--json")
-    assert json.loads(again.out)["n"] == 9
 
 
 def dies_after_two_pieces(*words):
@@ -222,55 +174,3 @@ def test_killed_without_warning(world, clf, data, tmp_path):
     assert out.read_bytes() == write(clf, data, tmp_path / "whole.parquet").read_bytes()
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {"data.jsonl", "p.parquet", "whole.parquet"}
-
-
-def test_what_a_run_left_that_had_its_output_in_place_is_cleaned_up(run, world, data, tmp_path):
-    """The command is then refused, and nothing would clean up later."""
-    out = tmp_path / "p.parquet"
-    for name in (out.name, ".p.parquet.lock", ".p.parquet.part", ".q.csv.part"):
-        (tmp_path / name).touch()
-    PredictionParts(out).claim({"seed": "0"}, overwrite=False)
-    assert run(*command(world, data, out)).code == 2
-    left = {file.name for file in tmp_path.iterdir()}
-    assert left == {"data.jsonl", "p.parquet", ".q.csv.part"}
-
-
-def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):
-    alive = weakref.WeakSet()
-    most = []
-    add = PredictionParts.add
-
-    def counted(self, number, predictions):
-        alive.add(predictions)
-        gc.collect()
-        most.append(len(alive))
-        add(self, number, predictions)
-
-    monkeypatch.setattr(PredictionParts, "add", counted)
-    states = dict(clf.network.encoder.backbone.prefix_states)
-    write(clf, data, tmp_path / "p.parquet")
-    assert len(most) == 4
-    assert max(most) <= 2
-    assert clf.network.encoder.backbone.prefix_states.keys() == states.keys()
-
-
-def test_texts_are_made_worse_on_request(run, refused, world, tmp_path):
-    predict = ["predict", world.model, world.test, "--quiet", "--keep", "text"]
-    assert run(*predict, "--out", tmp_path / "p.parquet").code == 0
-    worse = [*predict, "--corrupt", "truncation:5", "--seed", 3]
-    assert run(*worse, "--out", tmp_path / "w.parquet").code == 0
-    clean, made = (
-        Predictions.load(tmp_path / name, columns=["text"]) for name in ("p.parquet", "w.parquet")
-    )
-    assert made.metadata["corruption"] == "truncation"
-    assert (made.metadata["severity"], made.metadata["corruption_seed"]) == ("5", "3")
-    assert "corruption" not in clean.metadata
-    assert made.ids == clean.ids
-    assert (made.probs != clean.probs).any()
-    report = ["report", tmp_path / "p.parquet", "--shifted", tmp_path / "w.parquet"]
-    assert run(*report, "--out", tmp_path / "r").code == 0
-    assert (tmp_path / "r" / "figures" / "shift-1.svg").is_file()
-    for bad in ("truncation", "cut:1", "typos:9"):
-        refused(*predict, "--corrupt", bad, "--out", tmp_path / "x.parquet")
-    twice = refused(*worse, "--corrupt", "typos:1", "--out", tmp_path / "x.parquet")
-    assert "typos:1" in twice

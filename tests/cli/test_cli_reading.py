@@ -2,11 +2,7 @@
 
 import gzip
 import io
-import json
-import os
-import socket
 import sys
-import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -110,41 +106,6 @@ def test_options_that_cannot_be_meant(refused, tmp_path, case):
     assert part in refused("evaluate", path, *options)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "directory", "socket", "device", "long name"])
-def test_only_regular_files_are_opened(refused, tmp_path, kind):
-    path = tmp_path / "data.jsonl"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path = tmp_path / f"{'n' * 300}.jsonl"
-    fake(tmp_path / "p.parquet", rows=6)
-    report = ["report", tmp_path / "p.parquet", "--out", tmp_path / "r"]
-    for command in (
-        ["fit", "--config", path],
-        [*report, "--model-card", path],
-        ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE],
-        ["evaluate", path],
-        ["convert", path, "--out", tmp_path / "o.parquet"],
-    ):
-        assert "data.jsonl" in refused(*command) or kind == "long name"
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\0\0\0\0", b'{"text": 3, "label": 1}', b"\x1f\x8bno gzip", b"text\n"]
-)
-def test_bad_standard_input_is_named(refused, tmp_path, monkeypatch, content):
-    piped(monkeypatch, content)
-    message = refused("fit", "-", "--out", tmp_path / "m", "--backbone", NOWHERE)
-    assert "<stdin>" in message
-
-
 def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "x", "label": "a"}\n{"text": " ", "label": "b"}\n')
@@ -154,46 +115,3 @@ def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tm
     assert done.code == 2
     assert "1 of 2" in done.err
     assert "'a'" in done.err  # one class is left
-
-
-def test_a_list_on_one_line_is_data_and_predictions(run, world, tmp_path, monkeypatch):
-    rows = [{"text": f"the cat {k}"} for k in range(3)]
-    path, out = tmp_path / "data.json", tmp_path / "p.jsonl"
-    path.write_text(json.dumps(rows))
-    assert run("predict", world.model, path, "--out", out, "--quiet").code == 0
-    assert Predictions.load(out).ids == ("1", "2", "3")
-    piped(monkeypatch, path.read_bytes())
-    assert run("predict", world.model, "-", "--out", tmp_path / "q.jsonl", "--quiet").code == 0
-    assert (tmp_path / "q.jsonl").read_bytes() == out.read_bytes()
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    listed = tmp_path / "listed.json"
-    listed.write_text(json.dumps(lines))
-    assert (Predictions.load(listed).probs == Predictions.load(out).probs).all()
-
-
-def test_standard_input_is_called_so_in_results_and_records(run, tmp_path, monkeypatch):
-    content = fake(tmp_path / "p.csv", rows=30).read_bytes()
-    piped(monkeypatch, content)
-    done = run("evaluate", "-", "--json")
-    scores = json.loads(done.out)
-    assert (scores["name"], scores["file"]) == ("stdin", "<stdin>")
-    piped(monkeypatch, content)
-    both = run("evaluate", "-", "-", "--json", "--renormalise")
-    assert [item["file"] for item in json.loads(both.out)] == ["<stdin>", "<stdin>"]
-    assert "<stdin>: " in both.err
-    piped(monkeypatch, content)
-    monkeypatch.chdir(tmp_path)
-    assert run("report", "-", "--out", "r").code == 0
-    written = [path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()]
-    place = tempfile.gettempdir().encode() + b"/"
-    shown = [both.out.encode(), both.err.encode(), done.out.encode()]
-    assert not any(b"bayeslora-stdin" in text or place in text for text in [*written, *shown])
-
-
-def test_renormalising_rows_that_sum_to_one_is_said_to_do_nothing(run, tmp_path):
-    path = fake(tmp_path / "p.csv", rows=30)
-    done = run("evaluate", path, "--renormalise", "--json")
-    assert "from 1 to 1" in done.err
-    assert done.out == run("evaluate", path, "--json").out
-    path.write_text("prob_a,prob_b,label\n1,1,a\n0.5,0.5,b\n")
-    assert "from 1 to 2" in run("evaluate", path, "--renormalise").err

@@ -7,7 +7,6 @@ import pytest
 from cli_files import fake
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.reporting.model_card import START
 
 
 @pytest.fixture
@@ -27,15 +26,6 @@ def test_compare_writes_its_table(run, files, tmp_path):
     table = tmp_path / "one.tex"
     assert run("compare", *files, "--out", table, "--json").out.startswith("{")
     assert "tabular" in table.read_text(encoding="utf-8")
-
-
-def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
-    assert "'.txt'" in refused("compare", *files, "--out", tmp_path / "table.txt")
-    target = tmp_path / "table.md"
-    target.write_text("mine")
-    assert "--overwrite" in refused("compare", *files, "--out", target)
-    assert run("compare", *files, "--out", target, "--overwrite").code == 0
-    assert "bayes" in target.read_text(encoding="utf-8")
 
 
 def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):
@@ -65,22 +55,3 @@ def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):
     assert f"| Accuracy ↑ | {accuracy:.3f} |" in text
     assert "- name: tiny" in text
     assert "name: toy rows" in text
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        (["--figures", "gif"], ["figure format", "'gif'"]),
-        (["--per-class", "nothing"], ["class in per_class", "'nothing'"]),
-        (["--model-card", "missing.md"], ["missing.md", "does not exist"]),
-        (["--model-card", "{card}"], ["--card-method", "plain, bayes"]),
-        (["--model-card", "{card}", "--card-method", "bays"], ["'bays'", "did you mean 'bayes'"]),
-    ],
-)
-def test_wrong_options_are_refused(refused, files, tmp_path, options, parts):
-    card = tmp_path / "card.md"
-    card.write_text("# x\n")
-    arguments = [option.format(card=card) for option in options]
-    message = refused("report", *files, "--out", tmp_path / "out", *arguments)
-    assert all(part in message for part in parts)
-    assert START not in card.read_text()

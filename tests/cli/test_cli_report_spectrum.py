@@ -1,7 +1,6 @@
 """`bayeslora report --spectrum`: what a model's adapter changed, beside its scores."""
 
 import json
-import shutil
 
 import pytest
 from cli_files import fake
@@ -44,14 +43,6 @@ def test_the_report_has_what_info_says(run, world, file, tmp_path):
     }
 
 
-def test_a_directory_with_an_equals_sign_is_no_label(run, world, file, tmp_path):
-    model = shutil.copytree(world.model, tmp_path / "seed=1")
-    out = tmp_path / "out"
-    assert run("report", file, "--spectrum", model, "--out", out).code == 0
-    [only] = json.loads((out / "scores.json").read_text())["spectra"]
-    assert only["label"] == "seed=1"
-
-
 def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
     refused, world, file, tmp_path, never_loaded
 ):
@@ -68,32 +59,3 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
     # Errors that do not concern models are also raised before a model is loaded.
     assert "'gif'" in refused(*report, "--spectrum", world.model, "--figures", "gif")
     assert "'sorce'" in refused(*report, "--spectrum", world.model, "--group-by", "sorce")
-
-
-def test_a_model_without_an_adapter_is_refused(run, refused, world, file, tmp_path):
-    foreign = tmp_path / "foreign"
-    assert run("calibrate", world.classifier, world.train, "--out", foreign, "--quiet").code == 0
-    message = refused("report", file, "--out", tmp_path / "out", "--spectrum", foreign)
-    assert f"--spectrum {foreign}: it has no bayeslora adapter" in message
-
-
-def test_a_model_that_does_not_load_is_named(refused, world, file, tmp_path):
-    report = ("report", file, "--out", tmp_path / "out", "--spectrum")
-    damaged = shutil.copytree(world.model, tmp_path / "damaged")
-    (damaged / "adapter.safetensors").unlink()
-    message = refused(*report, damaged)
-    assert f"--spectrum {damaged}:" in message
-    assert "adapter.safetensors is missing" in message
-    message = refused(*report, world.model, "--backbone", world.bert)
-    assert f"--spectrum {world.model}: " in message
-
-
-def test_of_an_ensemble_the_first_member_is_shown(run, world, file, tmp_path):
-    options = ("--posterior", "ensemble:num_members=2", "--epochs", 1, "--quiet")
-    model, out = tmp_path / "model", tmp_path / "out"
-    assert run("fit", world.train, "--backbone", world.llama, *options, "--out", model).code == 0
-    assert run("report", file, "--spectrum", model, "--out", out).code == 0
-    [shown] = json.loads((out / "scores.json").read_text())["spectra"]
-    first, _ = json.loads(run("info", model, "--spectrum", "--json").out)["members"]
-    assert (shown["num_members"], shown["layers"]) == (2, first)
-    assert "This is the first of 2 members." in (out / "index.html").read_text(encoding="utf-8")

@@ -22,13 +22,6 @@ def files(tmp_path):
     }
 
 
-def run_directory(path, name, seed):
-    fake(path / "predictions" / "test.parquet", seed=seed, name=name)
-    fake(path / "predictions" / "near.parquet", seed=seed + 10, name=name, outside=True)
-    fake(path / "predictions" / "validation.parquet", seed=seed + 20, name=name, ids="v-")
-    return path
-
-
 def test_evaluate_prints_the_scores_of_one_file(run, files):
     result = run("evaluate", files["a"])
     assert result.code == 0
@@ -53,11 +46,6 @@ def test_evaluate_json_is_one_object_a_file(run, files):
     assert content["ood"]["unseen groups"]["n_out"] == 60
 
 
-def test_evaluate_json_of_several_files_is_a_list(run, files):
-    content = json.loads(run("evaluate", files["a"], files["b"], "--json").out)
-    assert [item["name"] for item in content] == ["plain", "bayes"]
-
-
 def test_ood_sets_are_tied_to_methods(run, files):
     content = json.loads(
         run(
@@ -79,28 +67,6 @@ def test_ood_sets_are_tied_to_methods(run, files):
         assert item["ood"]["near"]["score"] == "max_probability"
 
 
-def test_a_file_name_may_hold_an_equals_sign(run, tmp_path, files):
-    odd = fake(tmp_path / "split=near.parquet", seed=5, outside=True)
-    content = json.loads(run("evaluate", files["a"], "--ood", f"near={odd}", "--json").out)
-    assert content["ood"]["near"]["n_out"] == 60
-
-
-def test_a_run_directory_brings_its_sets(run, tmp_path):
-    folder = run_directory(tmp_path / "runs" / "toy" / "plain" / "seed-0", "plain", seed=1)
-    far = fake(tmp_path / "far.parquet", seed=30, outside=True)
-    content = json.loads(run("evaluate", folder, "--ood", f"far={far}", "--json").out)
-    assert content["n"] == 60
-    assert set(content["ood"]) == {"near", "far"}  # validation rows are not unknown rows
-    assert content["file"] == str(folder / "predictions" / "test.parquet")
-
-
-def test_two_seeds_of_a_method_are_told_apart(run, tmp_path):
-    folders = [run_directory(tmp_path / f"seed-{seed}", "plain", seed) for seed in (1, 2)]
-    content = json.loads(run("evaluate", *folders, "--json").out)
-    assert len({item["name"] for item in content}) == 2
-    assert run("compare", *folders).code == 0
-
-
 @pytest.mark.parametrize(
     ("ood", "parts"),
     [
@@ -117,18 +83,6 @@ def test_wrong_ood_sets_are_refused(refused, files, ood, parts):
         assert part in message
 
 
-def test_a_set_given_twice_is_refused(refused, files):
-    twice = ["--ood", f"near={files['near_a']}"] * 2
-    assert "already has a set 'near'" in refused("evaluate", files["a"], *twice)
-
-
-def test_an_unknown_ood_score_is_refused(refused, files):
-    message = refused(
-        "evaluate", files["a"], "--ood", f"near={files['near_a']}", "--ood-score", "epistemik"
-    )
-    assert "did you mean 'epistemic'" in message
-
-
 def test_compare_is_the_paired_comparison(run, files):
     table = run("compare", files["a"], files["b"], "--by", "ece")
     assert table.code == 0
@@ -141,29 +95,10 @@ def test_compare_is_the_paired_comparison(run, files):
     assert content == json.loads(json.dumps(expected))
 
 
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        (["--by", "nnl"], ["'nnl'", "did you mean 'nll'"]),
-        (["--reference", "plane"], ["'plane'", "did you mean 'plain'"]),
-    ],
-)
-def test_compare_names_what_is_allowed(refused, files, options, parts):
-    message = refused("compare", files["a"], files["b"], *options)
-    for part in parts:
-        assert part in message
-
-
 def test_compare_refuses_other_rows(refused, tmp_path, files):
     other = fake(tmp_path / "other.parquet", ids="elsewhere-")
     assert "different rows" in refused("compare", files["a"], other)
     assert "at least two" in refused("compare", files["a"])
-
-
-def test_a_shared_name_needs_a_label_as_reference(refused, tmp_path):
-    same = [fake(tmp_path / f"{place}.parquet", seed=place, name="plain") for place in (1, 2, 3)]
-    last = fake(tmp_path / "last.parquet", seed=4, name="bayes")
-    assert "unknown reference" in refused("compare", *same, last, "--reference", "plan")
 
 
 def test_report_writes_a_page(run, refused, tmp_path, files):
@@ -177,27 +112,6 @@ def test_report_writes_a_page(run, refused, tmp_path, files):
     assert "bayeslora report" in page
     assert "exists" in refused("report", files["a"], "--out", out)
     assert run("report", files["a"], "--out", out, "--overwrite").code == 0
-
-
-def test_report_never_overwrites_something_else(refused, tmp_path, files):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert "not a report" in refused(
-        "report", files["a"], "--out", tmp_path / "thesis", "--overwrite"
-    )
-
-
-def test_distances_to_a_method(run, refused, tmp_path):
-    first, second = (fake(tmp_path / f"{name}.csv", seed=n) for n, name in enumerate("ab"))
-    shown = run("compare", first, second, "--distance-to", "b")
-    assert shown.code == 0
-    for part in ("TV ↓", "Epistemic ratio →1", "to b"):
-        assert part in shown.out
-    content = json.loads(run("compare", first, second, "--distance-to", "b", "--json").out)
-    loaded = [Predictions.load(path) for path in (first, second)]
-    assert content == compare(loaded, distance_to="b").to_json()
-    message = refused("compare", first, second, "--distance-to", "c")
-    assert "unknown method to measure distances from 'c'" in message
 
 
 def with_columns(path, **parts):
@@ -247,16 +161,6 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
         assert part in page
 
 
-def test_near_and_far_sets_are_averaged(run, refused, files):
-    far = ["--ood", f"n={files['near_a']}", "--ood", f"f={files['near_b']}"]
-    options = [*far, "--near", "n", "--far", "f", "--far", "n"]
-    assert "both near and far" in refused("evaluate", files["a"], *options)
-    assert "unknown near set 'm'" in refused("evaluate", files["a"], *far, "--near", "m")
-    content = json.loads(run("evaluate", files["a"], *far, "--far", "f", "--json").out)
-    assert content["ood_groups"]["far"]["sets"] == ["f"]
-    assert "far: f" in run("evaluate", files["a"], *far, "--far", "f").out
-
-
 def test_the_scores_to_print_are_chosen(run, refused, files):
     lines = run("evaluate", files["a"], "--scores", "smece,nll").out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:3]] == ["ECE, smooth ↓", "NLL ↓"]
@@ -266,23 +170,6 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
     assert "ECE, overconfident" in run("evaluate", files["a"], "--all").out
     assert "did you mean 'smece'" in refused("evaluate", files["a"], "--scores", "smecce")
     assert "at least one score" in refused("evaluate", files["a"], "--scores", ",")
-
-
-def test_seeds_are_pooled(run, refused, tmp_path):
-    seeds = [
-        fake(tmp_path / f"{seed}.parquet", seed=seed, name="m", metadata={"seed": str(seed)})
-        for seed in (1, 2, 3)
-    ]
-    content = json.loads(run("evaluate", *seeds, "--over-seeds", "--json").out)
-    assert content["name"] == "m"
-    assert content["intervals"]["num_seeds"] == 3
-    values = [evaluate(file)["nll"].value for file in seeds]
-    assert content["scores"]["nll"]["value"] == pytest.approx(sum(values) / 3)
-    assert "t intervals over 3 seeds" in run("evaluate", *seeds, "--over-seeds").out
-    assert "has only one file" in refused("evaluate", seeds[0], "--over-seeds")
-    assert "duplicate seed (1)" in refused("evaluate", seeds[0], seeds[0], "--over-seeds")
-    bare = fake(tmp_path / "bare.parquet", seed=4, name="m")
-    assert "has no seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
 
 
 def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):
@@ -320,29 +207,3 @@ def test_compare_pools_seeds_unless_told_not_to(run, tmp_path):
     apart = json.loads(run("compare", *files, "--no-over-seeds", "--json").out)
     assert len(apart["rows"]) == 4
     assert "2 seeds" not in run("compare", *files[:2]).out
-
-
-def test_compare_shows_the_scores_that_were_chosen(run, refused, files):
-    pair = [files["a"], files["b"]]
-    content = json.loads(run("compare", *pair, "--scores", "smece,nll", "--json").out)
-    assert [*content["rows"][0]["scores"]] == ["smece", "nll"]
-    head = run("compare", *pair, "--scores", "smece,nll").out.splitlines()[0]
-    assert head.split("  ")[0] == "Method"
-    assert head.index("ECE, smooth") < head.index("NLL")
-    every = json.loads(run("compare", *pair, "--all", "--json").out)
-    assert tuple(every["rows"][0]["differences"]) == SCORE_KEYS
-    message = refused("compare", *pair, "--scores", "smecce")
-    assert "did you mean 'smece'" in message
-    assert "'accuracy_at_80'" in message
-    assert "not allowed with" in refused("compare", *pair, "--scores", "nll", "--all")
-
-
-def test_methods_of_one_name_get_ood_sets_by_the_names_that_the_error_lists(run, refused, tmp_path):
-    files = [fake(tmp_path / name, seed=k) for k, name in enumerate(("p.csv", "p.jsonl"))]
-    far = fake(tmp_path / "far.csv", outside=True, ids="far-")
-    for option in (f"far={far}", f"q:far={far}"):
-        message = refused("evaluate", *files, "--ood", option)
-        assert "'p'" in message
-        assert "'p (2)'" in message
-    done = run("evaluate", *files, "--json", "--ood", f"p (2):far={far}")
-    assert [list(method["ood"]) for method in json.loads(done.out)] == [[], ["far"]]

@@ -45,32 +45,6 @@ def test_the_table_has_a_line_a_layer_and_the_figure_a_line_each(run, world, tmp
     assert "bayeslora" not in text.replace(str(world.model), "")
 
 
-def test_members_have_spectra_of_their_own(run, world, tmp_path):
-    options = ("--posterior", "ensemble:num_members=2", "--epochs", 1, "--quiet")
-    out = tmp_path / "model"
-    assert run("fit", world.train, "--backbone", world.llama, *options, "--out", out).code == 0
-    result = run("info", out, "--spectrum")
-    # Numbered as in `export --member`.
-    numbers = [line for line in result.out.splitlines() if line.startswith("member ")]
-    assert numbers == ["member 1", "member 2"]
-    first, second = json.loads(run("info", out, "--spectrum", "--json").out)["members"]
-    assert first[0]["norm"] != second[0]["norm"]
-
-
-def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
-    options = ("--adapter", "lora", "--epochs", 1, "--quiet", "--out")
-    gated, plain = tmp_path / "gated", tmp_path / "plain"
-    fit = ("fit", world.train, "--backbone", world.llama, "--posterior")
-    assert run(*fit, "clora", *options, gated).code == 0
-    assert run(*fit, "mle", *options, plain).code == 0
-    note = "gates that depend on the input are excluded"
-    assert note in run("info", gated, "--spectrum").out
-    table = run("info", plain, "--spectrum").out
-    assert note not in table
-    # Free factors have no constraint, so there is nothing to drift from.
-    assert all(" - " in line for line in table.splitlines()[1:])
-
-
 def test_what_has_no_spectrum_is_refused(run, refused, world, tmp_path):
     assert "--spectrum requires a model" in refused("info", "--spectrum")
     assert "add --spectrum" in refused("info", world.model, "--figure", "a.svg")

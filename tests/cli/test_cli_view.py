@@ -52,11 +52,3 @@ def test_the_page_goes_where_it_is_told(file, opened, tmp_path, capsys):
 def test_what_cannot_be_is_refused(file, opened, options):
     assert main(["view", str(file), *options]) == 2
     assert opened == []
-
-
-def test_a_report_can_have_the_page_beside_it(file, tmp_path):
-    out = tmp_path / "out"
-    assert main(["report", str(file), "--out", str(out), "--interactive"]) == 0
-    assert (out / "view.html").is_file()
-    assert main(["report", str(file), "--out", str(out), "--overwrite"]) == 0
-    assert not (out / "view.html").exists()

@@ -1,8 +1,5 @@
 """The quantile that makes split conformal sets exact."""
 
-import logging
-from math import ceil
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +9,6 @@ from bayeslora.conformal import (
     classwise_thresholds,
     marginal_threshold,
     quantile_rank,
-    say_infinite,
 )
 
 
@@ -37,15 +33,6 @@ def test_the_rank_by_hand(count, alpha, rank):
     assert quantile_rank(count, alpha) == rank
 
 
-@settings(deadline=None)
-@given(count=st.integers(0, 10_000), hundredths=st.integers(1, 99))
-def test_the_rank_is_that_of_whole_numbers(count, hundredths):
-    expected = ceil((count + 1) * (100 - hundredths) / 100)
-    rank = quantile_rank(count, hundredths / 100)
-    assert rank == -(-(count + 1) * (100 - hundredths) // 100)
-    assert abs(rank - expected) <= 1
-
-
 def test_the_threshold_is_a_score_or_infinite():
     scores = np.array([0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6])
     assert marginal_threshold(scores, 0.1) == 0.9
@@ -62,13 +49,3 @@ def test_the_threshold_of_a_class_is_that_of_its_rows(seed, count, alpha):
     scores, labels = generator.random(count), generator.integers(4, size=count)
     thresholds = classwise_thresholds(scores, labels, 5, alpha)
     assert thresholds.tolist() == [marginal_threshold(scores[labels == c], alpha) for c in range(5)]
-
-
-def test_too_few_rows_are_said(caplog):
-    with caplog.at_level(logging.WARNING):
-        say_infinite(np.array([0.5, 1.0]), ("a", "b"), 0.1)
-        assert not caplog.text
-        say_infinite(np.array([0.5, np.inf]), ("a", "b"), 0.1)
-        assert "fewer than 9 labelled rows of 'b': every set contains such a class" in caplog.text
-        say_infinite(np.full(2, np.inf), ("a", "b"), 0.05)
-        assert "fewer than 19 labelled rows: every set contains every class" in caplog.text

@@ -1,16 +1,12 @@
 """Images from folders, arrays and files: accepted and refused input."""
 
-import base64
-import io
-import zipfile
-
 import numpy as np
 import pytest
 from PIL import Image
 from refusal import refused
 
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.images import image_columns, read_image, thumbnail
+from bayeslora.data.images import image_columns, read_image
 from bayeslora.data.known import load_task
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
@@ -50,11 +46,6 @@ def test_a_missing_column_may_be_one_of_images():
     assert "image" not in str(caught.value)
 
 
-def test_images_of_one_folder_have_no_labels(tmp_path):
-    write(tmp_path / "a.png")
-    assert read(tmp_path).labels == (None,)
-
-
 @pytest.mark.parametrize("name", ["a.csv", "b.jsonl"])
 def test_paths_are_relative_to_the_file(tmp_path, name):
     write(tmp_path / "pictures" / "1.png")
@@ -74,12 +65,6 @@ def test_the_column_can_be_named(tmp_path):
         [{"text": "a note", "picture": str(path)}], columns=DataColumns("picture", images=True)
     )
     assert rows.texts == (str(path),)
-
-
-def test_a_text_column_goes_before_an_image_column():
-    rows = read([{"text": "a note", "image": "nowhere.png"}])
-    assert rows.texts == ("a note",)
-    assert not rows.images
 
 
 @pytest.mark.parametrize("floats", [False, True])
@@ -120,31 +105,6 @@ def test_other_arrays_are_refused(tmp_path, arrays):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["some.npz", "some.npy"])
-def test_an_array_file_that_claims_more_than_fits_the_memory_is_named(tmp_path, name):
-    path, content = tmp_path / name, io.BytesIO()
-    header = {"descr": "<f8", "fortran_order": False, "shape": (3_000_000, 1000, 1000)}
-    np.lib.format.write_array_header_1_0(content, header)
-    if name == "some.npy":
-        path.write_bytes(content.getvalue())
-    else:
-        with zipfile.ZipFile(path, "w") as packed:
-            packed.writestr("images.npy", content.getvalue())
-    with refused("input", name):
-        read(path)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_an_array_file_that_was_cut_is_named(tmp_path, share):
-    path = tmp_path / "some.npz"
-    np.savez(path, images=np.zeros((20, 3, 4)))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError) as caught:
-        image_columns(path)
-    assert str(path) in str(caught.value)
-
-
 def test_grey_and_transparent_images_become_colours(tmp_path):
     Image.new("LA", (3, 2), (40, 255)).save(tmp_path / "a.png")
     assert read_image(str(tmp_path / "a.png")).tolist() == [[[40, 40, 40]] * 3] * 2
@@ -166,24 +126,6 @@ def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path, damage):
     assert str(bad) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["some.npz#9", "nowhere.npz#0", "digits#1797"])
-def test_a_row_that_an_array_has_not(tmp_path, name):
-    np.savez(tmp_path / "some.npz", images=np.zeros((2, 3, 4)))
-    image = name if name.startswith("digits") else str(tmp_path / name)
-    with pytest.raises(InputError):
-        read_image(image)
-
-
-def test_an_empty_folder_and_a_mixed_one_are_refused(tmp_path):
-    with pytest.raises(InputError):
-        image_columns(tmp_path)
-    write(tmp_path / "alone.png")
-    write(tmp_path / "cat" / "a.png")
-    with pytest.raises(InputError) as caught:
-        image_columns(tmp_path)
-    assert "alone.png" in str(caught.value)
-
-
 def test_the_digits_are_a_known_task():
     parts = {name: load_task("digits", name) for name in ("train", "validation", "test")}
     assert [len(part) for part in parts.values()] == [1000, 297, 500]
@@ -191,18 +133,3 @@ def test_the_digits_are_a_known_task():
     assert {*parts["test"].labels} == {*"0123456789"}
     assert read_image(parts["test"].texts[0]).shape == (8, 8, 3)
     assert parts["test"].images
-
-
-def test_a_thumbnail_is_a_small_png(tmp_path):
-    path = write(tmp_path / "a.png", shape=(300, 100, 3))
-    head, _, content = thumbnail(str(path)).partition(",")
-    assert head == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        assert image.size == (32, 96)
-        assert image.getpixel((0, 0)) == (7, 7, 7)
-    assert thumbnail("digits#0").startswith(head)
-
-
-@pytest.mark.parametrize("text", ["a text", "nowhere.png", "nowhere.npz#1"])
-def test_other_texts_have_no_thumbnail(text):
-    assert thumbnail(text) == ""

@@ -12,14 +12,12 @@ from bayeslora.data.examples import class_names, encode_labels
 from bayeslora.data.known import (
     _RECORDS,
     KNOWN_TASKS,
-    derived,
     has_rows,
     known_name,
     load_known,
     load_task,
     ood_sets,
     splits_of,
-    validation_is_test,
 )
 from bayeslora.errors import InputError
 
@@ -126,57 +124,6 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "id, question, label",
     ):
         assert part in text
-
-
-def test_no_directory_at_all(data_dir):
-    text = message(load_known, "boolq_question_only", "train")
-    assert "<data directory>/boolq_question_only/train.jsonl cannot be found" in text
-    assert "no data directory is set" in text
-    assert "id, question, answer_index" in text
-
-
-def test_unknown_names():
-    assert "did you mean 'clinc150'" in message(load_known, "clinc", "train")
-    text = message(load_known, "ag_news_10k", "validation")
-    assert "unknown split of ag-news 'validation'" in text
-    assert "choose from 'test', 'train'" in text
-
-
-def test_labels_outside_the_classes_are_named(data_dir):
-    path = data_dir / "clinc150" / "train.jsonl"
-    path.write_text('{"id": "0", "question": "x", "label": "alarn"}\n')
-    text = message(load_known, "clinc150", "train", data_dir)
-    assert f"{path}, row 1, column 'label': 'alarn' is not in classes.json" in text
-    path = data_dir / "boolq_question_only" / "test.jsonl"
-    path.write_text('\n{"id": "0", "question": "x", "answer_index": 2}\n')
-    text = message(load_known, "boolq_question_only", "test", data_dir)
-    assert f"{path}, row 2, column 'answer_index': 2 is not an index from 0 to 1" in text
-
-
-def test_a_record_without_label_is_named(data_dir):
-    path = data_dir / "clinc150" / "train.jsonl"
-    path.write_text('{"question": "x", "label": "alarm"}\n{"question": "y"}\n')
-    assert "row 2, column 'label': the label is missing" in message(
-        load_known, "clinc150", "train", data_dir
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        ('{"a": 1}', "must contain a list of class names"),
-        ('["a", 1]', "must contain a list of class names"),
-        ('["a"]', "at least two distinct class names, got 1"),
-        ('["a", "b", "a"]', "at least two distinct class names, got 3"),
-        ("[", "cannot be read as JSON"),
-    ],
-)
-def test_bad_lists_of_classes(content, part, data_dir):
-    path = data_dir / "clinc150" / "classes.json"
-    path.write_text(content)
-    text = message(load_known, "clinc150", "train", data_dir)
-    assert str(path) in text
-    assert part in text
 
 
 @pytest.mark.parametrize("name", KNOWN_TASKS)
@@ -310,15 +257,6 @@ def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
     assert hub.calls[0][0] == KNOWN_TASKS[name].hub_id
 
 
-def test_every_subject_of_mmlu_is_a_task(hub, tmp_path):
-    hub.rows = [HUB["mmlu-college-physics"]]
-    assert load_known("mmlu_us_foreign_policy", "test").texts == ("q",)
-    assert hub.calls == [("cais/mmlu", "us_foreign_policy", "test")]
-    write(tmp_path / "mmlu_virology/test.jsonl", [question("v", "q", ["x", "y"], 0)])
-    assert load_known("mmlu-virology", "test", tmp_path).labels == ("A",)
-    assert "did you mean 'mmlu-virology'" in message(load_known, "mmlu-virolgy", "test")
-
-
 def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert "validation" in splits_of("arc-easy")
     assert "validation" not in splits_of("sst2")
@@ -327,42 +265,6 @@ def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert "validation" in splits_of("arc-easy", tmp_path)
     hub.rows = [HUB["arc-easy"]]
     assert load_known("arc-easy", "validation").labels == ("B",)
-
-
-def test_twins_of_the_hub_are_rows_with_the_same_names(hub):
-    pairs = [("ann", "bob"), ("bob", "ann"), ("eve", "ann")]
-    hub.rows = [
-        {"sentence": f"q{number} _", "option1": first, "option2": second, "answer": "1"}
-        for number, (first, second) in enumerate(pairs)
-    ]
-    assert load_known("winogrande-s", "train").groups == ("ann / bob", "ann / bob", "ann / eve")
-
-
-@pytest.mark.parametrize("name", ["sst2", "boolq", "winogrande-xs"])
-def test_training_rows_of_the_hub_are_those_that_its_labelled_splits_lack(hub, name):
-    hub.rows = [HUB["winogrande-s"] | HUB["boolq"] | {"label": 0}]
-    assert len(load_task(name, "train")) == 0  # the only row is a test row too
-    assert {split for _, _, split in hub.calls} == {"train", "validation"}
-
-
-def test_files_that_differ_from_the_hub_say_so(hub, tmp_path):
-    assert "2,000" in derived("boolq", tmp_path)
-    assert derived("boolq") == derived("openbookqa", tmp_path) == ""
-
-
-def test_where_test_labels_are_private_test_rows_are_the_official_validation_rows(hub, tmp_path):
-    names = ("winogrande-m", "boolq-question-only", "boolq", "sst2", "arc-easy")
-    assert [validation_is_test(name, tmp_path) for name in names] == [True, True, *[False] * 3]
-    assert [validation_is_test(name) for name in names] == [*[True] * 4, False]
-
-
-def test_the_hub_has_names_of_classes_and_rows_outside(hub):
-    hub.rows = [{"text": "a", "intent": 1}, {"text": "b", "intent": 2}]
-    assert load_known("clinc150", "test").labels == ("alarm",)
-    assert load_known("clinc150", "oos_test").labels == ("oos",)
-    hub.rows = [{"text": "a", "label": 1}]
-    assert load_known("ag-news", "train").labels == ("Sports",)
-    assert "'validation'" in message(load_known, "sst2", "validation")
 
 
 def test_a_directory_goes_before_the_hub_and_offline_asks_nobody(hub, data_dir, monkeypatch):

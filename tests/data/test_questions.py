@@ -1,13 +1,11 @@
 """Questions with options: detected by their columns, checked, and compared with their options."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import (
     class_names,
     encode_labels,
@@ -19,7 +17,7 @@ from bayeslora.data.formats import Reading
 from bayeslora.data.questions import read_description, with_shuffled_options
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
-from tests.data.test_readers import FakeArrowTable, FakeDataset, FakeFrame, message
+from tests.data.test_readers import FakeArrowTable, FakeDataset, message
 
 ROWS = [
     {"question": "Which is red?", "choices": ["sky", "blood", "grass"], "answer": 1},
@@ -81,13 +79,6 @@ def test_spellings_of_the_answer(named):
     assert examples.label_column == name
 
 
-def test_an_answer_that_is_a_text_and_the_letter_of_another_is_refused():
-    row = {"question": "q", "choices": ["B", "A"], "answer": "A"}
-    assert "row 1, column 'answer'" in message([row])
-    assert read([{**row, "answer": 1}]).labels == ("B",)
-    assert read([{**row, "choices": ["A", "B"]}]).labels == ("A",)
-
-
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     sign = {"csv": ",", "tsv": "\t"}[suffix]
@@ -106,37 +97,6 @@ def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     assert examples.pairs == ("", "It is said.", "", "")
     assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
     assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
-
-
-@pytest.mark.parametrize(
-    ("names", "wrong"),
-    [
-        ("choice_0,choice_1,choice_2", "'choice_0'"),
-        ("choice_1,choice_3,choice_4", "'choice_4'"),
-        ("choice_1,choice_01,choice_2", "'choice_01'"),
-        ("choice_1,candidate_2", "'candidate_2'"),
-        ("choice_1", "'choice_2'"),
-    ],
-)
-def test_columns_of_options_are_numbered_from_one(tmp_path, names, wrong):
-    path = tmp_path / "q.csv"
-    values = ",".join("xyz"[: names.count(",") + 1])
-    path.write_text(f"question,{names},answer\nq,{values},0\n")
-    text = message(path)
-    assert wrong in text
-    assert str(path) in text
-
-
-def test_options_that_differ_in_blanks_alone_are_equal():
-    assert "options 1 and 2" in message([{"question": "q", "choices": ["a", "a "], "answer": 0}])
-
-
-def test_a_description_is_named_where_its_column_is_missing(tmp_path):
-    description = tmp_path / "columns.yaml"
-    description.write_text("question: q\nchoices: c\nanswer: kee\n")
-    rows = [{"q": "?", "c": ["a", "b"], "key": "A"}]
-    with refused("unknown", "'kee'", "columns.yaml"):
-        read(rows, columns=columns(description), labels="required")
 
 
 def written_csv(folder, row):
@@ -165,15 +125,6 @@ def test_parquet_has_lists(tmp_path):
 def test_objects_with_columns(kind):
     data = {name: [row.get(name) for row in ROWS] for name in ("question", "choices", "answer")}
     assert read(kind(data)).labels == ("B", "A", "B", None)
-
-
-def test_a_frame_may_hold_arrays():
-    cells = np.empty(2, object)
-    cells[:] = [np.array(["x", "y"], object), np.array(["x", "y", "z"], object)]
-    frame = FakeFrame({"question": ["a", "b"], "answer": [0, 2]})
-    frame.arrays["choices"] = cells
-    frame.columns = np.array(["question", "answer", "choices"])
-    assert read(frame).choices == (("x", "y"), ("x", "y", "z"))
 
 
 def test_items_that_came_before():
@@ -234,23 +185,6 @@ def test_other_options_make_another_question():
     assert joined([examples.take([0]), examples.take([1])]).choices == (("x", "y"), ("x", "z"))
 
 
-def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
-    with pytest.raises(InputError):
-        read([{"text": "t", "label": "a"}], reading=AS_QUESTIONS)
-
-
-def test_candidates_without_a_history_name_the_column_that_is_missing():
-    with refused("unknown", "'history'"):
-        read([{"candidates": ["c", "d"], "answer": "c"}])
-
-
-def test_a_history_without_candidates_is_refused_and_the_column_named():
-    rows = [{"history": ["a", "b"], "answer": "c"}, {"history": ["a"], "answer": "d"}]
-    with pytest.raises(InputError) as caught:
-        read(rows)
-    assert "'candidates'" in str(caught.value)
-
-
 def test_an_answer_that_is_no_candidate_is_refused_with_its_row():
     rows = [
         {"history": ["a"], "candidates": ["c", "d"], "answer": "c"},
@@ -277,33 +211,6 @@ def test_a_description_names_columns(tmp_path):
     assert read(rows, columns=columns(about)).labels == ("B",)
 
 
-def test_a_description_is_remembered_as_columns(tmp_path):
-    about = tmp_path / "task.yaml"
-    about.write_text("question: stem\nchoices: [first, second]\nanswer: key\n")
-    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B"}]
-    stored = read(rows, columns=columns(about)).columns
-    recorded = DataColumns.of(json.loads(json.dumps(stored)))
-    assert recorded == replace(columns(about), described=None)
-    assert read(rows, recorded).choices == (("x", "y"),)
-    assert read(ROWS).columns is None
-
-
-def test_a_description_may_call_the_question_text_and_is_taken_at_its_word(tmp_path):
-    about = tmp_path / "task.yaml"
-    about.write_text("question: text\n")
-    row = {"text": "q", "choices": ["x", "y"], "answer": 0}
-    assert read([row], columns=columns(about)).texts == ("q",)
-    assert "'text'" in message([{"question": "q", **row} | {"text": None}], columns=columns(about))
-    about.write_text("question: stem\n")
-    assert "'stem'" in message(ROWS, columns=columns(about))
-    recorded = replace(columns(about), described=None)
-    assert read(ROWS, recorded).labels == read(ROWS).labels
-
-
-def test_questions_that_are_to_be_texts_are_refused():
-    assert "'text'" in message(ROWS, reading=Reading(kind="text-classification"))
-
-
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -316,14 +223,3 @@ def test_bad_descriptions(content, code, tmp_path):
     about.write_text(content)
     with refused(code, about):
         columns(about)
-
-
-def test_a_description_names_each_column_once(tmp_path):
-    about = tmp_path / "task.yaml"
-    about.write_text("question: a\nchoices: [b, a]\n")
-    with refused("input", "'a'"):
-        columns(about)
-    about.write_text("choices: [first, second]\n")
-    assert "no column 'first'" in message(ROWS, columns=columns(about))
-    with refused("input", "missing.yaml"):
-        columns(tmp_path / "missing.yaml")

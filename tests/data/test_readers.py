@@ -6,7 +6,6 @@ import torch
 from refusal import refused
 
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.formats import Reading
 from bayeslora.data.known import load_task
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
@@ -74,15 +73,6 @@ def test_objects_with_columns(kind):
     assert "'sentence', 'label', 'noise'" in text
 
 
-def test_an_empty_data_set_and_one_with_several_splits():
-    assert "<FakeDataset> is empty" in message(FakeDataset({"text": []}))
-    splits = FakeDataset({"text": ["x"]})
-    splits.column_names = {"train": ["text"], "test": ["text"]}
-    text = message(splits)
-    assert "several splits ('train', 'test')" in text
-    assert "data['train']" in text
-
-
 def test_a_list_of_mappings():
     examples = read([{"text": "one", "label": "a"}, {"text": "two", 3: "ignored"}])
     assert examples.texts == ("one", "two")
@@ -121,10 +111,6 @@ def test_other_objects_are_refused(data):
     assert "(texts, labels)" in text
 
 
-def test_the_task_of_own_data_may_be_spelled_out():
-    assert len(read([{"text": "x"}], reading=Reading(kind="text-classification"))) == 1
-
-
 def test_a_known_task_by_name(tmp_path, monkeypatch):
     folder = tmp_path / "sst2_sentences"
     folder.mkdir()
@@ -146,12 +132,6 @@ def test_further_columns_are_kept_as_texts(kind):
         "text": ("a b", "c"),
     }
     assert read(data).further == {}
-
-
-def test_further_columns_follow_their_rows():
-    rows = [{"text": f"t{k}", "from": ["s", k]} for k in range(3)]
-    taken = read(rows, keep=["from"]).take([2, 0])
-    assert taken.further == {"from": ('["s", 2]', '["s", 0]')}
 
 
 def test_a_further_column_that_is_not_there_is_named():

@@ -35,12 +35,6 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
             read(path)
 
 
-@pytest.mark.parametrize("name", ["aliases", "base64_codec", "rot_13", "hex_codec", "undefined"])
-def test_what_is_no_encoding_of_text_is_refused(name):
-    with refused("input", "encoding", name):
-        Reading(encoding=name)
-
-
 @pytest.mark.parametrize(
     ("line", "part"),
     [
@@ -58,24 +52,6 @@ def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
     with refused("input", "row 2") as caught:
         read(path)
     assert part in str(caught.value)
-
-
-def test_an_unclosed_quotation_mark_in_a_long_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("bayeslora.data.formats.LONGEST_FIELD", 1000)
-    path = tmp_path / "a.csv"
-    path.write_text('text,label\n"' + "a\n" * 10_000)
-    with refused("input", "row 2", "quotation mark"):
-        read(path)
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b[:-6] + b"123456", lambda b: b[:12]]
-)
-def test_damaged_gzip_is_refused(tmp_path, damage):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(damage(gzip.compress(LINES.encode())))
-    with refused("input", "a.jsonl.gz"):
-        read(path)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
 """A context runs once through the frozen prefix before training; the result is cached."""
 
 import dataclasses
-import logging
-import os
 
 import pytest
 import torch
 from refusal import refused
 from small_fits import equal_states, fresh
-from test_fit import KilledError, die_after
 from tiny import toy_rows
 
 from bayeslora import MLE
@@ -16,7 +13,6 @@ from bayeslora.adapters.stats import second_moments
 from bayeslora.contrib.corda import CorDA, corda
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
-from bayeslora.engine.training import adapter_start
 from bayeslora.engine.training.adapter_start import begin_adapter, read_texts
 from bayeslora.io.cache import read_kept
 
@@ -97,71 +93,6 @@ def test_other_texts_lengths_targets_and_weights_are_gathered_anew(decoder, enco
     started(begin(decoder, dataclasses.replace(CORDA, context_rows=7)))
     started(begin(encoder))
     assert len(list(cache.iterdir())) == 5
-
-
-def test_a_damaged_file_is_gathered_again(decoder, cache, caplog):
-    first = started(begin(decoder))
-    (path,) = cache.iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    assert equal_states(started(begin(decoder)), first)
-    assert "is damaged" in caplog.text
-    assert "computed again" in caplog.text
-    assert read_kept(path) is not None
-
-
-def test_a_directory_that_cannot_be_written_is_said(decoder, monkeypatch, tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "file"))
-    started(begin(decoder))
-    assert "cannot cache" in caplog.text
-
-
-def test_the_oldest_files_make_room(decoder, cache, monkeypatch):
-    monkeypatch.setenv("BAYESLORA_CACHE_GIB", repr(25_000 / (1 << 30)))
-    for age, name in ((100, "old"), (10, "new")):
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / f"{name}.safetensors").write_bytes(bytes(12_000))
-        os.utime(cache / f"{name}.safetensors", (1e9 - age, 1e9 - age))
-    started(begin(decoder))
-    names = {path.stem for path in cache.iterdir()}
-    assert "old" not in names
-    assert "new" in names
-    assert len(names) == 2
-
-
-def test_a_context_of_its_own_takes_the_place_of_the_rows(decoder):
-    own = started(begin(decoder, dataclasses.replace(CORDA, context=CONTEXT)))
-    assert not equal_states(own, started(begin(decoder)))
-    fit = begin(decoder, dataclasses.replace(CORDA, context=CONTEXT, context_rows=10))
-    # The prefix runs on new texts only, and only on those within `context_rows`.
-    assert layers_run(fit, lambda: started(fit))[1:] == [10, 10]
-
-
-def test_few_tokens_are_said(decoder, caplog):
-    with caplog.at_level(logging.WARNING):
-        started(begin(decoder))
-        assert "tokens for the" not in caplog.text
-        started(begin(decoder, dataclasses.replace(CORDA, context=("the cat", "a dog"))))
-    assert "the context has 4 tokens for the 16 inputs of layers.1.self_attn.q_proj" in caplog.text
-    assert "with fewer than 64" in caplog.text
-
-
-def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(decoder, tmp_path, monkeypatch, cache):
-    """A resumed fit does not run the context again, even if the cache has been deleted."""
-    whole = begin(decoder)
-    expected = whole.run(tmp_path / "whole")
-    with pytest.raises(KilledError):
-        begin(decoder).run(tmp_path / "again", on_epoch=die_after(2))
-    for path in cache.iterdir():
-        path.unlink()
-
-    def never(*_, **__):
-        raise AssertionError("the context is run again")
-
-    monkeypatch.setattr(adapter_start, "second_moments", never)
-    resumed = begin(decoder)
-    assert resumed.run(tmp_path / "again") == expected
-    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
 
 
 def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):

@@ -4,14 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import GRADIENT, POLAR, equal_states, fresh
-from tiny import CLASSES
+from small_fits import GRADIENT, fresh
 
-from bayeslora import MAP, MLE, VBLL, Laplace
-from bayeslora.adapters.lora import LoRA
-from bayeslora.engine import rows
-from bayeslora.engine.build import build_network
-from bayeslora.engine.plan import Plan
+from bayeslora import MAP, MLE, Laplace
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.features import Features
@@ -33,19 +28,6 @@ def loop_of(fit):
     loop = Loop(fit.training())
     fit.network.train()
     return loop
-
-
-@pytest.mark.parametrize("most", [3, 1000])
-def test_the_scale_of_features_is_taken_of_few_rows_from_all_over(monkeypatch, encoder, most):
-    monkeypatch.setattr(rows, "SCALE_ROWS", most)
-    fit = fresh(encoder)
-    set_feature_scale(fit.network, fit.train)
-    last = len(fit.train.labels) - 1
-    chosen = [0, round(last / 2), last] if most == 3 else range(last + 1)
-    features = fit.network.encoder.features(fit.train)[list(chosen)]
-    assert float(fit.network.feature_scale) == pytest.approx(
-        features.square().sum(1).mean().sqrt().item()
-    )
 
 
 def batch_of(fit, size=6):
@@ -96,20 +78,6 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder)
         torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
 
 
-def test_the_head_does_not_see_the_adapter(encoder):
-    """Its update gets features without a graph, so no gradient can reach the adapter."""
-    fit = fresh(encoder, replace(GRADIENT, head_steps=3))
-    loop = loop_of(fit)
-    batch = batch_of(fit)
-    labels = batch.pop("labels")
-    before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
-    rows = replace(fit.network(batch).detach(), labels=labels)
-    loop.update_head(rows)
-    assert all(item is None for item in adapter_gradients(fit.network).values())
-    after = fit.network.trained_state()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 @pytest.mark.parametrize("num_steps", [1, 4])
 def test_the_head_takes_its_number_of_steps(encoder, num_steps):
     fit = fresh(encoder, replace(GRADIENT, head_steps=num_steps))
@@ -140,33 +108,3 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
     fit.run(tmp_path, fit_last=False)
     # Adam's first step moves every weight by the learning rate; the schedule starts at its top.
     assert float(fit.network.head.mean.detach().abs().max()) == pytest.approx(head_lr, rel=0.01)
-
-
-@pytest.mark.parametrize("adapter", [POLAR, LoRA(r=2, num_layers=1)], ids=["polar", "lora"])
-@pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_frozen_weights_do_not_move(request, tmp_path, name, adapter):
-    host = request.getfixturevalue(name)
-    before = {key: item.clone() for key, item in host.model.state_dict().items()}
-    fit = fresh(host, VBLL(), adapter)
-    start = fit.network.trained_state()
-    fit.run(tmp_path, validates=True)
-    assert equal_states(before, dict(host.model.state_dict()))
-    assert not equal_states(start, fit.network.trained_state())
-
-
-def test_a_fresh_network_computes_what_its_backbone_does(decoder):
-    """Adapters start at zero, so at first the seed changes only their directions."""
-    fit = fresh(decoder)
-    other = build_network(
-        decoder, Plan(adapter=POLAR, posterior=VBLL(), seed=8, max_length=32), len(CLASSES)
-    )
-    first = fit.network.encoder.features(fit.train)
-    assert torch.equal(first, other.encoder.features(fit.train))
-    assert not torch.equal(fit.network.sites[0].A.weight, other.sites[0].A.weight)
-
-
-def test_features_start_at_a_mean_square_norm_of_one(decoder):
-    fit = fresh(decoder)
-    set_feature_scale(fit.network, fit.train)
-    features = fit.network.encoder.features(fit.train) / fit.network.feature_scale
-    assert float(features.square().sum(1).mean()) == pytest.approx(1, rel=1e-5)

@@ -2,15 +2,10 @@
 
 import pytest
 import torch
-from refusal import refused
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
-from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.polar import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import ensemble as members
-from bayeslora.engine.training.loop import Loop
 from bayeslora.engine.training.starts import Average
 
 ROWS = toy_rows(24)
@@ -84,28 +79,6 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     )
 
 
-@pytest.mark.parametrize("adapter", ["lora:r=2", "pissa:r=2"])
-def test_one_network_goes_on_with_all_rows(backbone, adapter, monkeypatch):
-    """It starts from what the fit to a part has learnt, and moves little."""
-    monkeypatch.setattr("bayeslora.engine.cross_validation._ENOUGH_ROWS", 1)
-    trained, train = [], members.train_network
-
-    def watched(fit, **options):
-        result = train(fit, **options)
-        trained.append((fit.num_train, fit.rate, fit.network.trained_state()))
-        return result
-
-    monkeypatch.setattr(members, "train_network", watched)
-    fitted(backbone, adapter, "mle", cv="auto")
-    (rows, rate, part), (all_rows, finishing, whole) = trained
-    assert (rows, rate, all_rows, finishing) == (19, 1.0, 24, 0.1)
-    changes = {
-        name: float((whole[name] - part[name]).norm()) for name in part if "scale" not in name
-    }
-    assert any(changes.values())
-    assert all(change <= 0.5 * float(part[name].norm()) for name, change in changes.items())
-
-
 def test_the_average_of_equal_networks_is_that_network(backbone):
     network = fitted(backbone, "polar:r=2", "mle", cv=0).network
     before = [site.delta().detach().clone() for site in network.sites]
@@ -117,69 +90,3 @@ def test_the_average_of_equal_networks_is_that_network(backbone):
     for made, delta in zip(network.sites, before, strict=True):
         torch.testing.assert_close(made.delta(), delta, rtol=0, atol=1e-6)
     torch.testing.assert_close(network.head.trained_mean, weight)
-
-
-def test_an_average_that_fails_is_not_trained_further(backbone, monkeypatch):
-    """Without it, the fit goes on from the network of the first fold."""
-
-    class Opposed(Average):
-        def load(self, network):
-            self._weights = [-100 * weight for weight in self._weights]  # sure and wrong
-            super().load(network)
-
-    states = []
-    for name, item in (("Average", Opposed), ("can_average", lambda network: False)):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"bayeslora.engine.cross_validation.{name}", item)
-            clf = fitted(backbone, "polar:r=2", "mle", cv=3)
-        assert "averaged" not in clf.record.results
-        states.append(clf.network.trained_state())
-    assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
-
-
-OTHERS = ["none", "pissa:r=2", "s2ft", "lisa", "ilora:r=4,num_experts=2"]
-
-
-@pytest.mark.parametrize("adapter", OTHERS)
-def test_other_adapters_are_not_averaged(backbone, adapter):
-    length = {} if adapter == "none" else {"epochs": 1, "batch_size": 8}
-    clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
-    clf.fit(ROWS, cv=2, **length)
-    assert "averaged" not in clf.record.results
-    assert clf.record.results["logit_scale"]["num_fits"] == 2
-
-
-def test_neither_centred_factors_nor_other_parameters_have_a_nearest_change():
-    assert not site("pissa:r=3").can_set_change
-
-    class Gained(LowRank):
-        def linears(self):
-            return {**super().linears(), "gain": torch.nn.Linear(1, 1)}
-
-    host = torch.nn.Linear(6, 7)
-    factors = random_factors(7, 6, 2, torch.Generator())
-    assert LowRank("layer", host, factors, 1.0).can_set_change
-    assert not Gained("layer", host, factors, 1.0).can_set_change
-    assert not LowRank("layer", host, factors._replace(core=None), 1.0).can_set_change
-
-
-@pytest.mark.parametrize("broken", ["adapter", "head"])
-def test_a_diverged_network_is_an_error_and_leaves_nothing(backbone, broken, tmp_path, monkeypatch):
-    train, loops = Loop.train, []
-
-    def diverging(self):
-        result = train(self)
-        loops.append(self)
-        if len(loops) == 2:
-            group = {"adapter": 0, "head": -1}[broken]
-            parameters = self.optimizer.param_groups[group]["params"]
-            with torch.no_grad():
-                parameters[0].fill_(float("nan"))
-        return result
-
-    monkeypatch.setattr(Loop, "train", diverging)
-    with refused("diverged"):
-        fitted(backbone, "polar:r=2", "mle", cv=2, out=tmp_path / "model")
-    assert not (tmp_path / "model").exists()

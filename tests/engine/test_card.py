@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from bayeslora import MLE, VBLL
+from bayeslora import VBLL
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.engine.fitted.card import method_notes, model_card
@@ -75,36 +75,6 @@ def test_measured_numbers():
         assert part in card
 
 
-def test_a_model_without_adapter_or_results():
-    card = model_card(record(adapter=None, results={}), "abc123")
-    assert "# Text classifier: vbll on `smollm2-135m`" in card
-    assert "## Measured" not in card
-
-
-@pytest.mark.parametrize(
-    ("changes", "tag", "words"),
-    [
-        ({"format": "options"}, "multiple-choice", ("options of a question", "next item")),
-        ({"format": "letters"}, "multiple-choice", ("up to 2 options", "next item")),
-        ({}, "image-classification", ("Image classifier:", "images into 2 classes")),
-    ],
-)
-def test_what_is_classified(changes, tag, words):
-    columns = record().columns | ({} if changes else {"image": "image"})
-    card = model_card(record(backbone=record().backbone | changes, columns=columns), "abc123")
-    assert front_matter(card)["pipeline_tag"] == tag
-    assert all(part in card for part in words)
-    assert "Sorts texts" not in card
-    assert "per text" not in card
-    assert ("`a`, `b`" in card) == (not changes)
-
-
-def test_many_classes_are_counted_not_listed():
-    card = model_card(record(classes=[f"c{n}" for n in range(25)]), "abc123")
-    assert "`c19` and 5 more." in card
-    assert "c20" not in card
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_stay_inside_their_code_spans(name):
     card = model_card(
@@ -143,24 +113,6 @@ def test_scores_before_and_after_calibration():
     assert "before calibration" not in card
 
 
-def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
-    def card(posterior, **calibration):
-        results = {"calibration": {"rows": 640, "accuracy": 0.9, **calibration}}
-        return model_card(record(posterior={"name": posterior}, results=results), "abc123")
-
-    tempered = card("temperature", fitted_to="validation", validation_rows=40)
-    assert "fitted to 40 validation rows" in tempered
-    assert "fitted to 640" not in tempered
-    assert "aleatoric" not in tempered
-    assert "fitted to 640 calibration rows" in card("temperature", fitted_to="train")
-    assert "fitted to no rows" in card("mle", fitted_to="nothing")
-    assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
-    # after `fit`, where the temperature is fitted to the validation rows
-    fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
-    assert "trained on 640 labelled rows" in fit
-    assert "fitted to the validation rows" in fit
-
-
 def test_a_method_is_named_described_and_cited():
     notes = method_notes("polar", VBLL(), 1)
     assert notes == {
@@ -171,9 +123,3 @@ def test_a_method_is_named_described_and_cited():
         "passes": "1",
         "sources": f"{PoLAR.source}; {VBLL.source}",
     }
-
-
-def test_a_network_that_was_not_adapted_names_no_adapter():
-    notes = method_notes(None, MLE(), 3)
-    assert set(notes) == {"posterior", "posterior_summary", "passes", "sources"}
-    assert notes["sources"] == MLE.source

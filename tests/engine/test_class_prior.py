@@ -6,18 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from refusal import refused
 from scipy.special import log_softmax
-from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
+from tiny import tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.data.columns import DataColumns
-from bayeslora.data.read import read
-from bayeslora.engine.training.starts import best_factor, lens, varied
+from bayeslora.engine.training.starts import best_factor, lens
 
 F64 = torch.float64
 ROWS = toy_rows(24)
-CLASSES = ("animals", "food", "weather")
 WORDS = {"animals": "cat", "food": "bread", "weather": "rain"}
 
 
@@ -80,100 +76,6 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
     np.testing.assert_array_equal(again.predict(ROWS).probs, clf.predict(ROWS).probs)
 
 
-@pytest.mark.parametrize("means", ["refit", "trained"])
-def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
-    """Adapters learn as without a prior mean, so trained means are bit-equal."""
-    posterior = f"{QUICK_VBLL},polish_mean={means}"
-    with_words, without = (
-        fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
-        for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")
-    )
-    states = [clf.network.trained_state() for clf in (with_words, without)]
-    adapters = [name for name in states[1] if name.startswith("adapter.")]
-    if means == "refit":
-        assert all(torch.equal(states[0][name], states[1][name]) for name in adapters)
-        assert with_words.record.results["prior_factor"] > 0
-        centre = with_words.network.head.prior_mean
-        assert centre.abs().max() > 0
-    else:
-        # Nothing is refitted: training starts at the prior mean.
-        assert not all(torch.equal(states[0][name], states[1][name]) for name in adapters)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "posterior", "has_factor"),
-    [
-        ("none", "laplace", True),
-        ("lora:r=2", "vbll:polish_mean=refit", True),
-        ("lora:r=2", "vbll:polish_mean=trained", False),
-        ("lora:r=2", "mle", False),
-    ],
-)
-def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
-    tmp_path, adapter, posterior, has_factor
-):
-    model = tiny_llama(tmp_path / "llama", tie_word_embeddings=True)
-    options = {"verbaliser": None, "template": "today {text} is"}
-    clf = fitted(str(model), posterior, adapter=adapter, **options)
-    assert (clf.record.results["prior_factor"] is not None) == has_factor
-    numbered = [{**row, "label": CLASSES.index(row["label"])} for row in ROWS]
-    other = BayesianClassifier(model, "none", "map", dtype="float32", progress=False)
-    assert other.fit(numbered).record.results["prior_factor"] is None
-
-
-def test_an_encoder_has_no_answer(tmp_path):
-    with refused("input", "encoder"):
-        fitted(str(tiny_bert(tmp_path / "bert")))
-
-
-def test_a_class_that_is_not_there_is_refused(backbone):
-    with refused("input", "sports"):
-        fitted(backbone, verbaliser={"sports": "goal"})
-
-
-def test_more_texts_are_made_of_what_is_there():
-    examples = read([{"text": "one two three"}, {"text": "four"}])
-    texts, pairs = varied(examples, 50)
-    assert pairs is None
-    assert len(texts) == 50
-    assert {word for text in texts for word in text.split()} == {"one", "two", "three", "four"}
-    assert varied(examples, 50) == (texts, None)
-    letters, _ = varied(read([{"text": "東京"}, {"text": "大阪"}]), 30)
-    assert "東阪" in letters
-    rows = [{"text": "a b", "other": "x"}, {"text": "c d", "other": "y"}]
-    _, pairs = varied(read(rows, columns=DataColumns(pair="other")), 10)
-    assert {*pairs} == {"x", "y"}
-
-
-def test_few_texts_make_a_lens_with_their_parts(backbone):
-    """With parts of texts, the lens is closer to the whole model's answer on other texts."""
-    words = {"animals": "dog", "food": "fish", "weather": "wind"}
-    few, other = toy_rows(8, 3), toy_rows(200, 5)
-    options = {"template": "today {text} is", "dtype": "float32", "verbaliser": words}
-
-    def answers(depth, texts):
-        clf = BayesianClassifier(backbone, progress=False, depth=depth, **options)
-        logits = np.log(clf.zero_shot(CLASSES, texts).predict(other).probs)
-        logits -= logits.mean(1, keepdims=True)
-        return logits - logits.mean(0)
-
-    whole, with_parts, with_all = answers(1.0, other), answers(2, few), answers(2, other)
-    share = [((logits - whole) ** 2).sum() / (whole**2).sum() for logits in (with_parts, with_all)]
-    assert share[1] <= share[0] < 0.7
-
-
-@pytest.mark.parametrize("count", [200, 12])
-def test_a_lens_finds_rows_that_are_there(count):
-    draw = torch.Generator().manual_seed(0)
-    low_rank = torch.randn(3, 20, generator=draw, dtype=F64)
-    states = 5 + torch.randn(count, 3, generator=draw, dtype=F64) @ low_rank
-    rows = torch.randn(2, 20, generator=draw, dtype=F64)
-    logits = states @ rows.T
-    rest = states @ lens(states, logits).T - logits
-    # The ridge shrinks a little.
-    assert rest.square().mean() < 0.01 * (logits - logits.mean(0)).square().mean()
-
-
 @pytest.mark.parametrize("count", [30, 20, 7])
 def test_a_lens_is_a_ridge_regression(count):
     from sklearn.linear_model import Ridge
@@ -196,8 +98,3 @@ def test_the_factor_is_the_best_on_a_grid(logits, labels):
 
     best = best_factor(logits, labels)
     assert loss(best) <= min(map(loss, np.linspace(0, 4, 81))) + 1e-3
-
-
-def test_words_that_say_nothing_have_a_small_factor():
-    draw = np.random.default_rng(0)
-    assert best_factor(3 * draw.normal(size=(400, 3)), draw.integers(0, 3, 400)) < 0.05

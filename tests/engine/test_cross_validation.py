@@ -49,10 +49,6 @@ def test_by_default_as_many_parts_as_bring_128_rows(rows, parts):
     assert held_out_parts(np.arange(rows) % 4, 0, 0) == []
 
 
-def test_one_row_is_never_held_out():
-    assert held_out_parts(np.zeros(1, dtype=np.int64), "auto", 0) == []
-
-
 def drawn(scale, rows, classes=3, seed=0):
     """Return logits [N, C] that are `scale` times too small, and labels of the true logits."""
     generator = np.random.default_rng(seed)
@@ -81,25 +77,6 @@ def test_the_factor_has_the_highest_posterior_density(scale, rows, seed):
     unscaled = -log_softmax(logits, axis=1)[places, labels].mean()
     assert before == pytest.approx(unscaled, rel=1e-6)
     assert after <= before + 1e-9
-
-
-def test_many_rows_find_the_true_factor_and_rows_that_are_all_right_no_certainty():
-    # Its standard error is about 0.02.
-    factor = best_scale([answers(*drawn(2.0, 5000))])[0]
-    assert factor == pytest.approx(2.0, abs=0.1)
-    sure = np.eye(3)[[0, 1, 2, 0]] * 4
-    assert 1 < best_scale([answers(sure, np.array([0, 1, 2, 0]))])[0] < 2
-
-
-def test_variances_grow_with_the_square_of_the_factor():
-    """Pieces are weighted by their rows, however many pieces there are."""
-    logits, labels = drawn(1.5, 90)
-    whole = best_scale([answers(logits, labels, 0.3)], num_samples=4000)
-    parts = [answers(logits[part], labels[part], 0.3) for part in np.split(np.arange(90), 3)]
-    pieces = best_scale(parts, num_samples=4000)
-    # Pieces use different draws.
-    assert pieces[0] == pytest.approx(whole[0], rel=0.1)
-    assert whole[0] > best_scale([answers(logits, labels)])[0]
 
 
 def test_logits_that_vary_more_than_they_differ_need_a_factor_of_their_means_alone():
@@ -276,17 +253,6 @@ def test_what_are_no_parts_is_refused(backbone, cv, code):
         fitted(backbone, cv)
 
 
-def test_logits_that_are_not_linear_in_the_features_are_refused(backbone):
-    with refused("no-effect"):
-        fitted(backbone, 2, "none", "gvbll:shrinkage=0.5,inflation=2.0")
-
-
-def test_parts_beside_validation_rows_are_refused(backbone):
-    clf = BayesianClassifier(backbone, "lora:r=2", "mle", progress=False)
-    with refused("clash"):
-        clf.fit(ROWS, TEST, epochs=1, cv=3)
-
-
 @pytest.mark.parametrize("posterior", ["mle", "vbll:num_samples=60"])
 def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, posterior, tmp_path):
     clf = fitted(backbone, 3, "polar:r=2", posterior, keep_folds=True, out=tmp_path / "model")
@@ -342,13 +308,6 @@ def first_fold(backbone):
     return clf.network.members[0]
 
 
-def test_by_default_five_folds_are_kept(backbone):
-    rows = toy_rows(200)
-    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
-    clf.fit(rows, epochs=1, cv="auto", keep_folds=True)
-    assert clf.record.num_members == 5
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -363,45 +322,3 @@ def test_by_default_five_folds_are_kept(backbone):
 def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
     with refused(*named):
         fitted("no-such-backbone", **{"keep_folds": True, **options})
-
-
-def test_every_fold_is_kept_where_texts_repeat(backbone, caplog):
-    """Rows with a text that also occurs elsewhere choose no factor but are still held out."""
-    plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
-    twice = [*plain[:12], *plain[:12], *plain[12:]]
-    clf = fitted_to(twice, backbone, cv=4, keep_folds=True)
-    scale = clf.record.results["logit_scale"]
-    assert clf.record.num_members == scale["num_fits"] == 4
-    assert scale["num_rows"] < len(twice)
-    repeated = plain[:12] * 6
-    with refused("input", "keep_folds"):
-        fitted_to(repeated, backbone, cv=2, keep_folds=True)
-    notes = {}
-    for cv in ("auto", 2):
-        caplog.clear()
-        assert "logit_scale" not in fitted_to(repeated, backbone, cv=cv).record.results
-        notes[cv] = [note.levelname for note in caplog.records if "cv=" in note.getMessage()]
-    assert notes == {"auto": [], 2: ["WARNING"]}
-
-
-def fitted_to(rows, backbone, **options):
-    clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
-    return clf.fit(rows, epochs=1, batch_size=8, **options)
-
-
-def test_last_epochs_need_not_draw_every_layer_again(backbone):
-    """TFB needs all layers trained, but not by the end of each stage, nor in the last epochs."""
-    clf = BayesianClassifier(
-        backbone, "lora:r=2", "tfb:num_samples=2", seed=3, dtype="float32", progress=False
-    )
-    clf.fit(ROWS, cv=2, batch_size=8, layer_sampling="num_active=1,interval=4")
-    assert not clf.record.training["choose_epochs"]
-    assert clf.record.results["layer_sampling"]["draws"].count(0) > 0
-
-
-def test_the_card_says_that_several_networks_answer(backbone, tmp_path):
-    fitted(backbone, 3, keep_folds=True, out=tmp_path / "model")
-    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "average 3 networks" in card
-    assert "last ones on all rows" not in card
-    assert "point estimate" not in card

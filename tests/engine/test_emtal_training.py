@@ -1,22 +1,14 @@
 """EMTAL in training: what fades, what is kept, and LoRA without a router."""
 
 import pytest
-import torch
-from refusal import refused
 from small_fits import equal_states, fresh
 
 from bayeslora import MLE
 from bayeslora.adapters.lora import LoRA
 from bayeslora.contrib.emtal import EMTAL, GatedUnits
-from bayeslora.engine.build import adapter_for
 from bayeslora.engine.training.loop import Loop
-from bayeslora.posteriors.registry import resolve_posterior
 
 OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}
-
-
-class KilledError(Exception):
-    """Stands in for a kill."""
 
 
 def factors(network):
@@ -60,34 +52,3 @@ def test_the_router_fades_with_the_steps_and_is_off_in_evaluation(encoder, tmp_p
     # Even if B is zero, the output of the units depends on their weights.
     assert [moves for _, moves in seen] == [fade > 0 for fade in expected]
     assert site.fade == 0
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, epoch):
-    def begin():
-        return fresh(encoder, MLE(), EMTAL(**OPTIONS), epochs=4)
-
-    def die(number, _):
-        if number == epoch:
-            raise KilledError
-
-    whole = begin()
-    expected = whole.run(tmp_path / "whole", validates=True)
-    with pytest.raises(KilledError):
-        begin().run(tmp_path / "again", validates=True, on_epoch=die)
-    resumed = begin()
-    torch.manual_seed(12345)
-    result = resumed.run(tmp_path / "again", validates=True)
-    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert result == expected
-
-
-@pytest.mark.parametrize("name", ["blob", "scalabl", "clora"])
-def test_posteriors_over_factors_in_training_are_refused(name):
-    with refused("factors-move-with-input"):
-        adapter_for(EMTAL(), resolve_posterior(name))
-
-
-@pytest.mark.parametrize("name", ["laplace", "vbll", "tfb", "laplace_lora", "ensemble", "swag"])
-def test_posteriors_that_are_fitted_to_the_dense_network_are_taken(name):
-    assert adapter_for(EMTAL(), resolve_posterior(name)) == EMTAL()

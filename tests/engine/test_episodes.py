@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
+from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.adapters.base import Adversary
 from bayeslora.backbones.load import load_backbone
@@ -18,13 +18,11 @@ from bayeslora.engine.training import episodes as engine
 from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.episodes import (
     MetaTuning,
-    divergence,
     draw_episode,
     meta_tune,
     mix,
 )
 from bayeslora.engine.training_options import TrainingSettings
-from bayeslora.errors import InputError
 from bayeslora.posteriors.point import MLE
 
 ADAPTER = AMT(
@@ -69,14 +67,6 @@ def training(network, rows, adapter=ADAPTER, *, seed, max_grad_norm, directory=N
     return Training(network, plan, rows, directory=directory)
 
 
-def images_of(network, folder, count=18):
-    rows = toy_images(folder, count)
-    names = sorted({row["label"] for row in rows})
-    labels = torch.tensor([names.index(row["label"]) for row in rows])
-    prepared = network.encoder.prepare([str(folder / row["image"]) for row in rows])
-    return replace(prepared, labels=labels)
-
-
 def state_of(network):
     return {name: item.clone() for name, item in network.trained_state().items()}
 
@@ -99,21 +89,6 @@ def test_an_episode_has_k_rows_of_each_class_and_other_queries():
         # Each label of the episode corresponds to one class.
         pairs = {*zip(episode_labels.tolist(), labels[rows].tolist(), strict=True)}
         assert len(pairs) == 3
-
-
-def test_episodes_of_two_classes_work_and_of_one_do_not():
-    plan = AMT(ways=5, shots=2).episodes
-    labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 2)
-    assert draw_episode(labels, plan, np.random.default_rng(0)).support_labels.max() == 1
-    with pytest.raises(InputError):
-        draw_episode(labels[:5], plan, np.random.default_rng(0))
-
-
-def test_divergence_is_that_of_torch():
-    p, q = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    first, second = (torch.distributions.Categorical(logits=item) for item in (p, q))
-    expected = torch.distributions.kl_divergence(first, second).mean()
-    torch.testing.assert_close(divergence(p, q), expected)
 
 
 # Perturbations of inputs.
@@ -149,57 +124,6 @@ def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
     assert bool((length[~inside] == 0).all())
 
 
-def test_pixels_stay_pixels(vit, tmp_path):
-    network = network_of(vit, replace(ADAPTER, target_modules=None))
-    rows = images_of(network, tmp_path)
-    inputs = open_inputs(network.encoder, rows, range(6))
-    delta = ascend(
-        loss_of(network, rows.labels[:6]), inputs, eps=8 / 255, steps=5, generator=torch.Generator()
-    )
-    mean, std = (
-        torch.tensor(values).view(1, 3, 1, 1) for values in (vit.tokenizer.mean, vit.tokenizer.std)
-    )
-    pixels = (inputs.values + delta) * std + mean
-    assert float((delta * std).abs().max()) <= 8 / 255 + 1e-6
-    assert float(pixels.min()) >= -1e-6
-    assert float(pixels.max()) <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("kind", ["bert", "vit"])
-def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, tmp_path):
-    backbone = request.getfixturevalue(kind)
-    network = network_of(backbone, replace(ADAPTER, target_modules=None))
-    rows = texts_of(network, 18) if kind == "bert" else images_of(network, tmp_path)
-    before = state_of(network)
-    loss = loss_of(network, rows.labels)
-    inputs = open_inputs(network.encoder, rows, range(18))
-    eps = 0.2
-    generator = torch.Generator().manual_seed(0)
-    delta = ascend(loss, inputs, eps=eps, steps=5, generator=generator)
-    with torch.no_grad():
-        attacked = float(loss(inputs.batch(delta))[0])
-        noise = [inputs.ball.start(inputs.values, eps, generator) for _ in range(5)]
-        drawn = [float(loss(inputs.batch(delta))[0]) for delta in noise]
-    assert attacked > max(drawn)
-    assert equal(before, state_of(network))
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert not network.training
-
-
-def test_a_divergence_has_no_gradient_at_zero(bert):
-    """A start at zero therefore attacks nothing."""
-    network = network_of(bert)
-    rows = texts_of(network)
-    inputs = open_inputs(network.encoder, rows, range(6))
-    weight = torch.randn(3, network.encoder.num_features)
-    with torch.no_grad():
-        clean = network.encoder(inputs.batch()) @ weight.T
-    delta = torch.zeros_like(inputs.values, requires_grad=True)
-    value = divergence(clean, network.encoder(inputs.batch(delta)) @ weight.T)
-    (gradient,) = torch.autograd.grad(value, delta)
-    assert float(gradient.abs().max()) < 1e-6
-
-
 # Perturbations of weights; steps.
 
 
@@ -229,37 +153,6 @@ def test_weights_move_by_a_share_of_their_norm_and_come_back_in_every_bit(bert):
             # Other members do not move.
             torch.testing.assert_close((tensor.detach() - start).norm(), moved.norm())
     assert equal(before, state_of(network))
-
-
-def test_without_an_adversary_a_step_is_one_of_sgd(bert):
-    network, rows, tuning, episode = tuned(bert, member=0)
-    other = network_of(bert)
-    mix(other, [1.0, 0.0])
-    tuning.optimizer.param_groups[0]["lr"] = 0.01
-    tuning.step(rows, episode, torch.Generator())
-    encoder, labels = other.encoder, episode.query_labels
-    support = encoder(rows.collate(episode.support.tolist()))
-    centres = torch.stack([support[episode.support_labels == n].mean(0) for n in range(3)])
-    queries = encoder(rows.collate(episode.queries.tolist()))
-    cosines = torch.nn.functional.cosine_similarity(queries[:, None], centres[None], dim=-1)
-    torch.nn.functional.cross_entropy(10 * cosines, labels).backward()
-    with torch.no_grad():
-        for site in other.sites:
-            for parameter in site.trainable().values():
-                parameter.sub_(0.01 * parameter.grad)
-    for tuned_site, expected_site in zip(network.sites, other.sites, strict=True):
-        for key, value in tuned_site.trainable().items():
-            torch.testing.assert_close(value, expected_site.trainable()[key])
-
-
-def test_an_adversary_of_zero_strength_is_none(bert):
-    states = []
-    for adversary in (Adversary(0.0, 0.0), Adversary(1e-9, 1e-9)):
-        network, rows, tuning, episode = tuned(bert, member=0, adversary=adversary)
-        tuning.step(rows, episode, torch.Generator().manual_seed(0))
-        states.append(state_of(network))
-    for name, item in states[0].items():
-        torch.testing.assert_close(states[1][name], item, atol=1e-6, rtol=1e-5)
 
 
 # A step against both adversaries, written out.
@@ -376,44 +269,6 @@ def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary, limi
     assert written.norm > LIMIT
     written.agrees(network, start)
     torch.testing.assert_close(tuning.scale, written.scale)
-
-
-def test_steps_have_momentum_and_a_rate_that_falls_along_a_cosine(bert):
-    adapter = replace(ADAPTER, eps=(0.1, 0.3), weight_eps=(0.05, 0.1), lr=1.0)
-    network, plan = network_of(bert, adapter), adapter.episodes
-    rows, start = texts_of(network), factors_of(network)
-    losses = meta_tune(training(network, rows, adapter, seed=2, max_grad_norm=LIMIT))
-    other, expected, scales = network_of(bert, adapter), [], []
-    for member, adversary in enumerate((Adversary(0.1, 0.05), Adversary(0.3, 0.1))):
-        written = WrittenOut(other, rows, member, adversary, LIMIT)
-        of_steps = []
-        # ½ (1 + cos(π n / 3)) for n = 0, 1, 2.
-        for number, rate in enumerate((1.0, 0.75, 0.25)):
-            episode = draw_episode(rows.labels, plan, np.random.default_rng([2, number]))
-            generator = torch.Generator().manual_seed(2 * 1_000_003 + number)
-            of_steps.append(written.step(episode, generator, rate))
-        expected.append(np.mean(of_steps))
-        scales.append(written.scale.detach())
-    assert losses == pytest.approx(expected, rel=1e-4)
-    written.agrees(network, start)
-    torch.testing.assert_close(network.sites[0].cosine_scales, torch.stack(scales))
-
-
-def test_members_are_tuned_apart(bert, tmp_path):
-    network = network_of(bert)
-    before = state_of(network)
-    rows = texts_of(network)
-    losses = meta_tune(training(network, rows, seed=0, max_grad_norm=1, directory=tmp_path))
-    assert len(losses) == 2
-    for site in network.sites:
-        for member in range(2):
-            for tensor, places, axis in site.parts(member):
-                key = "A" if tensor is site.A.weight else "B"
-                start = before[f"adapter.{site.name}.{key}"]
-                size = places.stop - places.start
-                own = tensor.detach().narrow(axis, places.start, size)
-                assert not torch.equal(own, start.narrow(axis, places.start, size))
-    assert not torch.equal(network.sites[0].cosine_scales, torch.full((2,), 10.0))
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])

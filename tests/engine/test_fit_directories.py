@@ -1,9 +1,6 @@
 """Who may write to an output directory, and when a fit resumes there."""
 
 import json
-import os
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from crashes import survivors
@@ -16,7 +13,6 @@ from bayeslora.data.examples import data_hash
 from bayeslora.data.read import read
 from bayeslora.engine.data import read_labelled
 from bayeslora.engine.training.checkpoints import claim, refuse
-from bayeslora.errors import InputError
 from bayeslora.io.files import remove
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
@@ -60,31 +56,6 @@ def test_another_fit_is_refused_and_the_difference_named(tmp_path):
     claim(tmp_path / "model", OTHER, overwrite=True)
     assert contents(tmp_path / "model") == ["checkpoints", "interrupted-fit.json"]
     assert json.loads((tmp_path / "model" / "interrupted-fit.json").read_text())["seed"] == 1
-
-
-def test_what_is_known_late_is_compared_late(tmp_path):
-    out = tmp_path / "model"
-    claim(out, {**IDENTITY, "weights": "one"})
-    refuse(out, IDENTITY)
-    claim(out, {**IDENTITY, "weights": "one"})
-    with refused("another-fit", "weights"):
-        claim(out, {**IDENTITY, "weights": "two"})
-
-
-def test_a_fit_interrupted_in_an_earlier_version_is_refused(tmp_path):
-    """Its checkpoints, a directory per epoch, cannot be resumed."""
-    out = tmp_path / "model"
-    claim(out, IDENTITY)
-    mark = json.loads((out / "interrupted-fit.json").read_text())
-    del mark["format of checkpoints"]
-    (out / "interrupted-fit.json").write_text(json.dumps(mark))
-    earlier = out / "checkpoints" / "member-0" / "checkpoint-4"
-    earlier.mkdir(parents=True)
-    (earlier / "trainer_state.json").touch()
-    with refused("another-fit", "format of checkpoints"):
-        claim(out, IDENTITY)
-    claim(out, IDENTITY, overwrite=True)
-    assert contents(out) == ["checkpoints", "interrupted-fit.json"]
 
 
 def test_a_finished_model_needs_permission(tmp_path):
@@ -141,14 +112,6 @@ def test_the_hash_is_that_of_texts_labels_and_order():
     assert hashed([{**rows[0], "label": "food"}, *rows[1:]]) != first
 
 
-def test_a_second_text_is_part_of_the_hash():
-    rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
-    moved = [{"text": "a", "pair": "b c", "label": "x"}, rows[1]]
-    pairs = DataColumns(pair="pair")
-    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(moved, pairs))
-    assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, DataColumns()))
-
-
 def test_everything_that_a_question_asks_is_part_of_the_hash():
     row = {"question": "why", "choices": ["a", "b"], "answer": 0}
     item = {"history": ["one", "two"], "candidates": ["a", "b"], "answer": 1}
@@ -168,45 +131,6 @@ def test_everything_that_a_question_asks_is_part_of_the_hash():
         hashed({**item, "history": ["one\ntwo"]}),
     ]
     assert len({*hashes}) == len(hashes)
-
-
-def test_twins_that_stay_together_are_part_of_the_hash():
-    rows = read([{"question": "why", "choices": ["a", "b"], "answer": 0}] * 2)
-    together, apart = (replace(rows, groups=groups) for groups in (("x", "x"), ("x", "y")))
-    assert data_hash(together) != data_hash(apart)
-
-
-def test_the_hash_of_texts_stays_what_it_was():
-    """Interrupted fits and stored experiments of earlier versions are identified by it."""
-    rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
-    pairs = read_labelled(rows, DataColumns(pair="pair"))
-    assert data_hash(pairs) == "58fe25e91306928104146c3aab56e5dc"
-    assert data_hash(read_labelled(rows, DataColumns())) == "e0b243fa5b4671f179cd8e3b6e9cd676"
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"version": 1}'])
-def test_a_mark_of_another_program_is_kept(tmp_path, content):
-    out = tmp_path / "model"
-    out.mkdir()
-    (out / "interrupted-fit.json").write_text(content)
-    for overwrite in (False, True):
-        with refused("exists", str(out)):
-            claim(out, IDENTITY, overwrite=overwrite)
-    assert (out / "interrupted-fit.json").read_text() == content
-
-
-def test_a_claim_killed_in_an_empty_directory_goes_on(tmp_path):
-    """What the killed process left there is hidden and ours."""
-    out = tmp_path / "model"
-    out.mkdir()
-    died = 0
-    for _ in survivors(lambda: claim(out, IDENTITY)):
-        died += 1
-        claim(out, IDENTITY)
-        assert {"checkpoints", "interrupted-fit.json"} <= {*contents(out)}
-        for path in out.iterdir():
-            remove(path)
-    assert died
 
 
 @pytest.mark.parametrize("before", [None, OTHER])
@@ -229,23 +153,3 @@ def test_a_claim_killed_at_any_point(tmp_path, before):
         if before is not None:
             (claim(out, before) / "member-0").mkdir()
     assert died
-
-
-def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
-    out = tmp_path / "model"
-    claim(out, IDENTITY)
-    (out / "inside").mkdir()
-    for place in (out, out / "inside"):
-        monkeypatch.chdir(place)
-        for path in (out, Path(os.path.relpath(out))):
-            with pytest.raises(InputError, match="working directory"):
-                refuse(path, IDENTITY, overwrite=True)
-
-
-def test_a_link_leads_to_the_directory(tmp_path):
-    """The link's target is claimed, so the link stays a link."""
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "elsewhere")
-    assert claim(link, IDENTITY).parent == tmp_path / "elsewhere"
-    assert link.is_symlink()
-    assert is_interrupted(link)

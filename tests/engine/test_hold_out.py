@@ -6,13 +6,12 @@ import torch
 from refusal import refused
 from tiny import tiny_llama
 
-from bayeslora import VBLL, BayesianClassifier, Laplace, LaplaceLoRA
+from bayeslora import BayesianClassifier
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.training.loop import Loop
-from bayeslora.errors import InputError
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
 ROWS = [
@@ -47,12 +46,6 @@ def test_a_text_is_in_one_part_and_every_row_in_one():
     assert sorted([*train.texts, *validation.texts]) == sorted(row["text"] for row in rows)
     assert len(data.train[1]) == len(train)
     assert {*data.train[1].tolist()} == {*data.validation[1].tolist()} == {0, 1}
-
-
-def test_texts_that_all_repeat_leave_nothing_to_hold_out():
-    rows = [{"text": text, "label": text} for text in ("a", "b")] * 10
-    with refused("input", "hold_out"):
-        divided(rows, 0.2)
 
 
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
@@ -147,41 +140,7 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     assert np.array_equal(resumed.predict(TEST).probs, expected)
 
 
-def test_members_stop_after_epochs_of_their_own(backbone):
-    clf = fitted(backbone, "lora:r=2", "ensemble:num_members=2", hold_out=SHARE, refit=True)
-    assert len(clf.record.results["held_out"]["epochs"]) == 2
-
-
-@pytest.mark.parametrize("posterior", [Laplace(), LaplaceLoRA()])
-def test_a_precision_is_kept(posterior):
-    result = posterior.as_chosen({"prior_precision": 3.0})
-    assert result.prior_precision == 3.0
-    assert result.as_chosen({"prior_precision": 4.0}) == result
-
-
-def test_means_are_kept():
-    chosen = {"polish_mean": "trained", "prior_scale": 4.0}
-    assert VBLL().as_chosen(chosen) == VBLL(polish_mean="trained")
-    assert VBLL(polish_mean="refit").as_chosen(chosen) == VBLL(polish_mean="refit")
-
-
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, "half", True])
 def test_what_is_no_share_is_refused(backbone, share):
     with refused("option", "hold_out"):
         fitted(backbone, hold_out=share)
-
-
-@pytest.mark.parametrize(
-    ("posterior", "options"),
-    [
-        ("vbll", {"refit": True}),
-        ("vbll", {"hold_out": SHARE, "cv": 3}),
-        ("vbll", {"hold_out": SHARE, "validation": TEST}),
-        ("temperature", {"hold_out": SHARE, "refit": True}),
-        ("vbll", {"hold_out": 0.001}),
-    ],
-)
-def test_what_cannot_be_combined_is_refused_before_anything_is_loaded(posterior, options):
-    clf = BayesianClassifier("no/such-backbone", "lora", posterior, progress=False)
-    with pytest.raises(InputError):
-        clf.fit(ROWS, **options)

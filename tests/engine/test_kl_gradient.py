@@ -1,18 +1,12 @@
 """The KL of an input-dependent posterior, as part of training."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
-import pytest
 import torch
-from refusal import refused
 from small_fits import fresh
 
 from bayeslora import CLoRA
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar import PoLAR
-from bayeslora.engine.build import build_network
-from bayeslora.engine.plan import Plan
 from bayeslora.posteriors.weights.clora import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)
@@ -80,52 +74,3 @@ def test_spreads_follow_the_prior_where_the_rows_say_little(encoder, tmp_path):
     assert narrow["gate_std"] < 0.07
     assert wide["gate_std"] > 0.1
     assert all(torch.isfinite(torch.tensor(list(item.values()))).all() for item in (narrow, wide))
-
-
-def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encoder, tmp_path):
-    """Texts run one at a time without padding; float32 sums differ only by rounding."""
-    fit = fresh(encoder, CLoRA(), LORA)
-    report = fit.run(tmp_path).posterior
-    weights = fit.network.weights
-    texts = fit.train
-    total, count = torch.zeros(3, dtype=torch.float64), 0
-    for row in range(len(texts)):
-        batch = texts.collate([row])
-        with weights.watching() as seen, torch.no_grad():
-            fit.network(batch)
-        size = batch["attention_mask"].numel()
-        total += size * weights.figures(seen, batch["attention_mask"])
-        count += size
-    kl, change, std = (total / count).tolist()
-    expected = {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
-    assert {name: report[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert report["kl"] > 0
-    weights.before_last_layer(SimpleNamespace(network=fit.network, train=(texts, None)))
-    assert weights.report() == {name: report[name] for name in expected}
-
-
-def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
-    """Validation and cached features use E at its mean, not the plain adapter."""
-    fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=4)
-    fit.run(tmp_path)
-    network = fit.network.eval()
-    before = network.encoder.features(fit.train)
-    for gate in network.weights.gates:
-        torch.nn.init.zeros_(gate.output.weight[: 2**2])
-        torch.nn.init.zeros_(gate.output.bias[: 2**2])
-    assert not torch.equal(network.encoder.features(fit.train), before)
-
-
-@pytest.mark.parametrize("constraint", ["landing", "euclidean-penalty"])
-def test_absorbing_drift_past_the_gate_is_refused(encoder, constraint):
-    adapter = PoLAR(r=2, num_layers=2, constraint=constraint)
-    with refused("second-gate", f"constraint '{constraint}'", "absorb_every=1"):
-        build_network(encoder, Plan(adapter=adapter, posterior=CLoRA(), max_length=32), 3)
-    soft = replace(adapter, absorb_every=0)
-    build_network(encoder, Plan(adapter=soft, posterior=CLoRA(), max_length=32), 3)
-
-
-def test_it_learns(encoder, tmp_path):
-    fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=12, num_train=60)
-    losses = [entry["loss"] for entry in fit.run(tmp_path).history]
-    assert losses[-1] < 0.6 * losses[0]

@@ -11,7 +11,7 @@ from small_fits import fresh
 
 from bayeslora import BLoB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, uniform_weight
+from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight
 
 
 @given(num_train=st.integers(1, 20_000), batch_size=st.integers(1, 64))
@@ -34,10 +34,6 @@ def test_cycles_have_the_published_lengths(num_train, length):
     weight = cyclic_weight(num_train, 4)
     assert weight(length - 1) == pytest.approx(0.5)
     assert weight(length) < 1e-80
-
-
-def test_the_uniform_weight_is_one_over_the_rows():
-    assert [uniform_weight(640)(step) for step in (0, 1, 999)] == [1 / 640] * 3
 
 
 def test_a_step_follows_the_adapters_schedule():

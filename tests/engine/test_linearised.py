@@ -1,13 +1,10 @@
 """Laplace-LoRA on whole networks: fits, predictions, and restored states."""
 
-import logging
 from dataclasses import replace
 
 import pytest
 import torch
-from refusal import refused
 from small_fits import equal_states, fresh, rows, training_run
-from test_fit import KilledError, die_after
 
 from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
@@ -18,7 +15,6 @@ from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
-from bayeslora.posteriors.weights import laplace_lora
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
@@ -169,25 +165,6 @@ def test_predicting_changes_nothing_and_leaves_no_hooks(fitted, adapter):
         assert item.layer.weight.grad is None or not item.layer.weight.grad.any()
 
 
-@ADAPTERS
-def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, adapter):
-    fit, result = fitted("encoder", adapter)
-    torch.manual_seed(999)
-    again = fresh(encoder, LaplaceLoRA(), adapter)
-    assert again.run(tmp_path, validates=True) == result
-    assert equal_states(fit.network.trained_state(), again.network.trained_state())
-
-
-def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, fitted, tmp_path):
-    whole, expected = fitted("encoder", LORA)
-    with pytest.raises(KilledError):
-        fresh(encoder, LaplaceLoRA(), LORA).run(tmp_path, validates=True, on_epoch=die_after(2))
-    resumed = fresh(encoder, LaplaceLoRA(), LORA)
-    torch.manual_seed(12345)
-    assert resumed.run(tmp_path, validates=True) == expected
-    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-
-
 def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
     fit, _ = fitted("encoder", POLAR)
     other = build_network(
@@ -196,28 +173,3 @@ def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
     other.load_trained_state(fit.network.trained_state())
     output = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
     assert torch.equal(output.covariance, logits(fit).covariance)
-
-
-@ADAPTERS
-def test_batches_of_one_row_give_the_same(fitted, monkeypatch, adapter):
-    """Batches change the order of float32 sums."""
-    fit, _ = fitted("decoder", adapter)
-    expected = logits(fit).covariance
-    monkeypatch.setattr(laplace_lora, "_NUMBERS", 1)
-    torch.testing.assert_close(logits(fit).covariance, expected, atol=1e-6, rtol=1e-4)
-
-
-def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, monkeypatch):
-    monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
-    posterior = LaplaceLoRA(structure="full")
-    with refused("input", "100 random"):
-        build_network(encoder, Plan(adapter=LORA, posterior=posterior, max_length=32), 3)
-    build_network(encoder, Plan(adapter=POLAR, posterior=posterior, max_length=32), 3)
-
-
-def test_without_validation_rows_the_evidence_chooses(encoder, tmp_path, caplog):
-    fit = fresh(encoder, LaplaceLoRA(), POLAR)
-    with caplog.at_level(logging.DEBUG):
-        result = fit.run(tmp_path)
-    assert "choosing the prior by marginal likelihood" in caplog.text
-    assert result.posterior["log_evidence"] < 0

@@ -27,18 +27,6 @@ def saved(tmp_path_factory):
     return folder / "model", clf.predict(toy_rows(8))
 
 
-def test_a_model_fitted_with_a_regular_expression_loads(saved):
-    folder, expected = saved
-    loaded = BayesianClassifier.from_pretrained(folder, device="cpu", progress=False)
-    assert (loaded.predict(toy_rows(8)).probs == expected.probs).all()
-    assert loaded.adapter.target_modules == (
-        *("encoder.layer.0.attention.self.value", "encoder.layer.1.attention.self.query"),
-        *("encoder.layer.1.attention.self.key", "encoder.layer.1.attention.self.value"),
-        "encoder.layer.2.attention.self.value",
-    )
-    loaded.fit(toy_rows(24), epochs=1)  # with the names
-
-
 def test_a_crafted_pattern_does_not_hang(saved, tmp_path):
     """It is only a sign to take the names of the stored tensors."""
     folder = shutil.copytree(saved[0], tmp_path / "model")

@@ -5,7 +5,6 @@ import pytest
 import tiny
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.predictions.parts import joined
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +50,3 @@ def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
     last = fitted.predict(rows(20)[16:])
     assert np.array_equal(whole.probs[16:], last.probs)
     assert np.array_equal(whole.epistemic[16:], last.epistemic)
-
-
-def test_one_piece_is_itself(fitted):
-    predictions = fitted.predict(rows(7))
-    assert joined([predictions]) is predictions

@@ -14,10 +14,7 @@ from safetensors.torch import load_file
 
 from bayeslora import Predictions
 from bayeslora.cli import main
-from bayeslora.errors import InputError
-from bayeslora.processes import ALONE, Processes, current, launched
 
-TWO = [Processes(rank, 2) for rank in range(2)]
 # 41 rows in batches of 8: the last batch has one row, so one of two processes has none.
 NUM_TRAIN, BATCH = 41, 8
 
@@ -289,70 +286,3 @@ def test_killed_while_predicting(folder, fitted, monkeypatch):
 def test_exchanges(case, codes):
     actual, _, errs = ended(working(case), 60)
     assert actual == codes, errs
-
-
-def test_wrong_input_is_reported_once(folder):
-    words = fit_words(folder, folder / "nothing", "lora", "mle")
-    words[1] = str(folder / "nowhere.jsonl")
-    codes, outs, errs = ended(started(*words))
-    assert codes == [2, 2]
-    assert outs == ["", ""]
-    assert "nowhere.jsonl" in errs[0]
-    assert errs[1] == ""
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["evaluate", "p.parquet"],
-        ["calibrate", "m", "train.jsonl", "--out", "c"],
-        ["fit", "-", "--out", "m"],
-        ["fit", "--zero-shot", "--out", "m"],
-    ],
-)
-def test_what_several_processes_cannot_do(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    codes, _, errs = ended(started(*words))
-    assert codes[0] == 2, errs
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_clora_is_refused(folder):
-    words = fit_words(folder, folder / "clora", "lora:r=2,num_layers=1", "clora")
-    codes, _, errs = ended(started(*words))
-    assert codes == [2, 2]
-    assert "'clora'" in errs[0]
-    assert not (folder / "clora").exists()
-
-
-def test_alone_outside_of_a_launcher(monkeypatch):
-    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert launched() == (0, 1)
-    assert current() is ALONE
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError):
-        launched()
-    for name, value in (("RANK", "1"), ("MASTER_ADDR", "here"), ("MASTER_PORT", "1")):
-        monkeypatch.setenv(name, value)
-    assert launched() == (1, 2)
-    monkeypatch.setenv("WORLD_SIZE", "many")
-    with pytest.raises(InputError):
-        launched()
-
-
-@pytest.mark.parametrize("rows", range(6))
-def test_shares_are_all_rows_once(rows):
-    places = list(range(rows))
-    shares = [places[world.share(rows)] for world in TWO]
-    assert [*shares[0], *shares[1]] == places
-    assert abs(len(shares[0]) - len(shares[1])) <= 1
-
-
-@pytest.mark.parametrize("count", range(5))
-def test_rounds_are_all_items_once(count):
-    taken = [[world.turn(items) for items in world.rounds(range(count))] for world in TWO]
-    own = sorted(item for turns in taken for item, is_own in turns if is_own)
-    assert own == list(range(count))
-    # Each process takes part in every round.
-    assert len(taken[0]) == len(taken[1]) == (count + 1) // 2

@@ -7,10 +7,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from refusal import refused
-from tiny import toy_rows
 from transformers.utils import logging as transformers_logging
 
-from bayeslora import MLE, BayesianClassifier, LoRA
+from bayeslora import BayesianClassifier
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.cli.arguments import add_fields
@@ -18,10 +17,9 @@ from bayeslora.cli.parser import build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine import progress as bars
-from bayeslora.engine.data import TrainingData, encode_for, read_labelled
+from bayeslora.engine.data import encode_for, read_labelled
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.settle import by_rows
 from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.keywords import ColumnNames
@@ -50,17 +48,6 @@ def test_options_out_of_range_are_refused(options, message):
         TrainingSettings(**{"epochs": 1} | options)
     assert message in str(caught.value)
     assert str(caught.value).endswith(f"got {next(iter(options.values()))!r}")
-
-
-@pytest.mark.parametrize(
-    ("patience", "rows", "hold_out", "is_said"),
-    [(3, None, 0.0, True), (5, None, 0.0, False), (3, None, 0.2, False), (3, 6, 0.0, False)],
-)
-def test_patience_without_validation_rows_is_said(caplog, patience, rows, hold_out, is_said):
-    data = TrainingData.read(toy_rows(24), rows and toy_rows(rows, 1), DataColumns())
-    plan = Plan("x", adapter=LoRA(), posterior=MLE())
-    by_rows(plan.for_fit(None, {"patience": patience, "hold_out": hold_out}), data)
-    assert ("patience" in caplog.text) is is_said
 
 
 SET_BY_A_FIT = {"warmup", "max_grad_norm", "seed", "choose_epochs", "stop_after"}
@@ -174,25 +161,11 @@ def test_an_index_that_no_class_has_is_refused():
         encode_for(record(ADAPTED, ("bad", "good")), labelled(0, 1))
 
 
-def test_repeated_rows_are_counted_and_said(caplog):
-    rows = toy_rows(5)
-    with caplog.at_level(logging.WARNING):
-        read_labelled([*rows, {**rows[0], "id": "again"}], DataColumns())
-    assert "1 of 6 rows repeats an earlier row (same text and label)" in caplog.text
-
-
 def test_labels_are_required_for_training_only():
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
     assert len(read(rows, DataColumns())) == 2
     with refused("input", "label"):
         read_labelled(rows, DataColumns())
-
-
-@pytest.mark.parametrize("labels", [("x", None), (None, None)])
-def test_examples_are_checked_as_files_are(labels):
-    examples = labelled(*labels)
-    with refused("input", "label"):
-        read_labelled(examples, DataColumns())
 
 
 def test_transformers_is_quiet_inside_and_as_before_outside():
@@ -208,14 +181,6 @@ def test_transformers_is_quiet_inside_and_as_before_outside():
     with pytest.raises(RuntimeError):
         fail_inside()
     assert state() == before
-
-
-def test_a_bar_that_is_not_shown_takes_steps_all_the_same(capsys):
-    with progress_bar("title", 3, shown=False) as advance:
-        advance(3)
-    with progress_bar("title", 0, shown=True) as advance:
-        advance(0)
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("terminal")

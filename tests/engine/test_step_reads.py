@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 from small_fits import GRADIENT, POLAR, QUICK, fresh, watch
-from tiny import lettered_llama, toy_questions
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bayeslora
-from bayeslora import IVON, MAP, MLE, SWAG, BayesianClassifier, BLoB, LoRA
+from bayeslora import IVON, MAP, MLE, SWAG, BLoB, LoRA
 from bayeslora.adapters.base import StepHook
 
 LORA = LoRA(r=2, num_layers=2)
@@ -107,16 +106,4 @@ def test_a_step_waits_for_nothing(decoder, tmp_path, monkeypatch, posterior, ada
     watch(monkeypatch, seen)
     fresh(decoder, posterior, adapter).run(tmp_path, fit_last=False)
     assert seen.steps == 8
-    assert not seen.unexpected
-
-
-@pytest.mark.parametrize(("posterior", "adapter"), [(GRADIENT, POLAR), (MLE(), LORA)])
-@pytest.mark.parametrize("form", ["options", "letters"])
-def test_a_step_on_questions_waits_for_nothing(tmp_path, monkeypatch, posterior, adapter, form):
-    seen = _Watch()
-    watch(monkeypatch, seen)
-    backbone = str(lettered_llama(tmp_path / "llama"))
-    clf = BayesianClassifier(backbone, adapter, posterior, format=form, progress=False)
-    clf.fit(toy_questions(24), epochs=2, batch_size=8, cv=0)
-    assert seen.steps == 6
     assert not seen.unexpected

@@ -6,20 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from refusal import refused
-from small_fits import equal_states, fresh, rows, training_run
+from small_fits import equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
 from bayeslora import (
     IVON,
-    MAP,
     MLE,
     SWAG,
     TFB,
-    VBLL,
     BLoB,
     CLoRA,
-    Ensemble,
-    Laplace,
     MCDropout,
     ScalaBL,
 )
@@ -31,7 +27,6 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.posteriors.registry import POSTERIORS
-from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights import swag
 from bayeslora.posteriors.weights.swag import Snapshots
 
@@ -133,19 +128,6 @@ def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
 
 
 @every
-def test_training_leaves_the_backbone_as_it_was(encoder, fitted, recipe):
-    untouched = encoder.clone().model.state_dict()
-    fit, _ = fitted(recipe)
-    frozen = dict(fit.network.encoder.model.named_parameters())
-    shared = [name for name in untouched if name in frozen]
-    assert len(shared) > 30
-    fresh_model = type(encoder.model).from_pretrained(encoder.name).state_dict()
-    for name in shared:
-        if "pooler" not in name:
-            assert torch.equal(frozen[name], fresh_model[name]), name
-
-
-@every
 def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, recipe):
     fit, result = fitted(recipe)
     torch.manual_seed(999)
@@ -184,40 +166,6 @@ def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tm
     assert result.best_epoch == 3
     assert result.posterior["num_snapshots"] == 12
     assert result.posterior["weight_std"] > 0
-
-
-def test_the_posterior_has_the_curvature_that_the_optimiser_found(encoder, fitted, tmp_path):
-    fit, _ = fitted("polar-ivon")
-    hess = fit.network.weights.hess
-    assert float(hess.min()) > 0
-    assert float(hess.std()) > 0.1 * fit.posterior.hess_init
-
-
-def test_ivon_learns(encoder, tmp_path):
-    fit = fresh(encoder, IVON(), replace(LORA, lr=1e-2), epochs=12, num_train=60)
-    losses = [entry["loss"] for entry in fit.run(tmp_path).history]
-    assert losses[-1] < 0.6 * losses[0]
-
-
-@pytest.mark.parametrize("posterior", [ScalaBL()], ids=lambda posterior: posterior.name)
-def test_what_is_stated_for_lora_alone_refuses_polar(encoder, posterior):
-    with refused("no-free-factor"):
-        build_network(encoder, Plan(adapter=POLAR, posterior=posterior, max_length=32), 3)
-
-
-@pytest.mark.parametrize("posterior", [MLE(), MAP(), VBLL(), Laplace(), Ensemble()])
-def test_other_posteriors_train_as_without_all_this(encoder, posterior):
-    fit = fresh(encoder, posterior, LORA)
-    assert fit.network.weights is None
-    assert not any(name.startswith("weights") for name in fit.network.trained_state())
-    assert posterior.training(training_run(fit)) == WeightTraining()
-
-
-@pytest.mark.parametrize("posterior", [SWAG(), BLoB(), IVON(), CLoRA(), ScalaBL()])
-def test_a_posterior_over_weights_does_not_train_as_nothing(encoder, posterior):
-    fit = fresh(encoder, MLE(), LORA)
-    with pytest.raises(AttributeError, match="NoneType"):
-        posterior.training(training_run(fit))
 
 
 @pytest.mark.parametrize(

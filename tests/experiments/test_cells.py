@@ -1,27 +1,18 @@
 """Settings of cells: one table never mixes them, and a dry run finds what a run would refuse."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.data.examples import class_names, encode_labels
-from bayeslora.data.read import read
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells, run
-from bayeslora.experiments import search as searching
-from bayeslora.experiments.cells import prior_scores
 from bayeslora.experiments.grid import as_grid
 from bayeslora.experiments.rows import task_rows
-from bayeslora.experiments.summary import summary_text
-from bayeslora.experiments.workers import compute, compute_apart
-from bayeslora.predictions.record import Predictions
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -37,38 +28,6 @@ def question(number, options):
     return {"id": f"q{number}", "question": f"{number}?", "choices": choices, "answer_index": 0}
 
 
-@pytest.fixture
-def data_dir(tmp_path):
-    """OpenBookQA with four options, and ARC whose third question has five."""
-    folder = tmp_path / "data"
-    for split in ("train", "test"):
-        rows = [question(f"{split} {k}", 4) for k in range(8)]
-        write(folder / "openbookqa" / f"{split}.jsonl", rows)
-    for name in ("arc_challenge", "arc_easy", "mmlu_college_chemistry", "mmlu_college_physics"):
-        rows = [question(f"{name} {k}", 5 if k == 2 else 4) for k in range(6)]
-        write(folder / name / "test.jsonl", rows)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["blob", "bag", "laplace-lora"])
-def test_openbookqa_runs_by_letters_with_its_sets_of_more_options(data_dir, name):
-    grid = {"protocol": name, "tasks": ["openbookqa"], "backbones": "meta-llama/Llama-3.1-8B"}
-    plan = run.plan(grid, data_dir=data_dir)
-    assert plan.settings
-    parsed = as_grid(grid)
-    (task,) = parsed.tasks
-    rows = task_rows(task, parsed.rules, data_dir, by_letter=True)
-    assert {name: len(examples) for name, examples in rows.ood.items()} == {
-        **dict.fromkeys(("arc-challenge", "arc-easy"), 5),
-        **dict.fromkeys(("mmlu-college-chemistry", "mmlu-college-physics"), 5),
-    }
-    only_four = name == "laplace-lora"  # which drops them in either format
-    reason = "not 4 options" if only_four else "more than 4 options"
-    assert rows.dropped[f"arc-challenge, {reason}"] == 1
-    by_option = task_rows(task, parsed.rules, data_dir)
-    assert len(by_option.ood["arc-challenge"]) == (5 if only_four else 6)
-
-
 def test_another_seed_with_other_settings_is_refused(finished, tmp_path):
     content, source, _ = finished
     out = tmp_path / "out"
@@ -80,11 +39,6 @@ def test_another_seed_with_other_settings_is_refused(finished, tmp_path):
     assert run.plan({**content, "seeds": [2]}, out).settings
     with refused("input", "experiment.json"):
         run.plan(content, source / "cells")
-
-
-def test_a_plan_is_of_its_shard(grid, tmp_path):
-    plan = run.plan(grid, shard=(2, 3))
-    assert [*plan.settings] == [as_grid(grid).cells[1]]
 
 
 @pytest.fixture
@@ -132,73 +86,6 @@ def test_the_results_are_written_by_one_process_at_a_time(finished, tmp_path, mo
     assert bl.experiment(content, out).records
 
 
-def test_predictions_of_an_interrupted_run_are_not_stored(grid, tmp_path):
-    parsed = as_grid({**grid, "posteriors": ["mle"], "seeds": [0]})
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "removed-set.parquet").write_bytes(b"old")
-    outcome = compute(cells.Workshop(parsed), parsed.cells[0], work)
-    assert sorted(outcome.files) == ["far.parquet", "test.parquet"]
-
-
-def test_a_machine_without_the_directory_works_elsewhere(grid, tmp_path):
-    """A worker of a cluster leaves nothing behind, and needs no access to `--out`."""
-    parsed = as_grid({**grid, "posteriors": ["mle"], "seeds": [0]})
-    work = tmp_path / "nowhere" / "work" / "cell"
-    content = parsed.model_dump_json(exclude_unset=True)
-    outcome = compute_apart(content, None, parsed.cells[0], work)
-    assert sorted(outcome.files) == ["far.parquet", "test.parquet"]
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_forecast_without_a_model_is_below_the_methods(finished):
-    """Its NLL and Brier score, by hand from the shares of the training rows."""
-    content, out, result = finished
-    train = read(content["tasks"][0]["train"], labels="required")
-    test = read(content["tasks"][0]["test"], labels="required")
-    names = class_names(train)
-    shares = np.bincount(encode_labels(train, names)) / len(train)
-    labels = encode_labels(test, names)
-    prior = result.records[0]["prior"]
-    assert prior["nll"] == pytest.approx(-np.log(shares[labels]).mean())
-    brier = ((shares - np.eye(len(names))[labels]) ** 2).sum(1).mean()
-    assert prior["brier"] == pytest.approx(brier)
-    assert prior["accuracy"] == pytest.approx((labels == shares.argmax()).mean())
-    assert f"| {prior['nll']:.3f} ± 0.000 |" in (out / "summary.md").read_text(encoding="utf-8")
-
-
-def test_questions_without_a_model_are_guessed_by_their_options():
-    available = np.array([[True, True, False], [True, True, True]])
-    probs = np.array([[0.9, 0.1, 0.0], [0.2, 0.2, 0.6]])
-    questions = Predictions(probs, ("A", "B", "C"), np.array([0, 2]), available=available)
-    prior = prior_scores(questions, None, 15)
-    assert prior["nll"] == pytest.approx((math.log(2) + math.log(3)) / 2)
-
-
-def test_the_adapters_parameters_are_counted(finished):
-    """Two layers, each r times inputs and outputs of query (16, 16) and value (16, 8)."""
-    for record in finished[2].records:
-        r = record["settings"]["adapter"]["r"]
-        assert record["num_parameters"] == 2 * r * ((16 + 16) + (16 + 8))
-
-
-def test_cells_of_several_processors_are_said_to_be(finished):
-    records = [dict(record) for record in finished[2].records]
-    assert {record["backbone"]["dtype"] for record in records} == {"float32"}
-    assert "Processors" not in summary_text(records, "lora mle")
-    records[0]["processor"] = "another (kind)"
-    assert "another (kind), float32" in summary_text(records, "lora mle")
-
-
-def test_predictions_name_their_protocol(finished):
-    _, out, _ = finished
-    notes = Predictions.load(next((out / "cells").glob("*.test.parquet"))).metadata
-    assert notes["protocol"].startswith("bayeslora: ")
-    assert notes["task"] == "toy, test"
-    assert notes["training_rows"] == "60"
-    assert "epochs: 1 by the grid" in notes["deviations"]
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -218,13 +105,6 @@ def test_a_dry_run_finds_what_a_run_would_refuse(grid, change, named):
         assert word in str(caught.value)
 
 
-def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):
-    file = write(tmp_path / "rows.jsonl", [question(k, 3) for k in range(8)])
-    task = {"name": "quiz", "train": file, "test": file}
-    with refused("input", "8"):
-        run.plan({**grid, "tasks": [task]})
-
-
 def test_ood_rows_of_train_or_of_the_reported_split_are_dropped(tmp_path):
     kinds = ("train", "test", "far")
     rows = {kind: [question(f"{kind} {k}", 3) for k in range(6)] for kind in kinds}
@@ -236,20 +116,6 @@ def test_ood_rows_of_train_or_of_the_reported_split_are_dropped(tmp_path):
     assert read.dropped == {"far, in quiz too": 3}
     assert read.ood["far"].texts == tuple(f"far {k}?" for k in range(6))
     assert (len(read.train), len(read.reported)) == (6, 6)
-
-
-def test_an_ood_set_of_which_no_row_is_left_is_refused(grid, place):
-    (task,) = grid["tasks"]
-    for file, count in ((place.train, 60), (place.test, 40)):
-        with refused("input", "toy", "seen", count):
-            run.plan({**grid, "tasks": [{**task, "ood": {"seen": file}}]})
-
-
-def test_tables_name_every_option_of_the_grid(finished):
-    content, out, result = finished
-    assert content["fit"] == {"epochs": 1}
-    assert "epochs: 1 by the grid" in result.records[0]["deviations"]
-    assert "- max_length: 32 by the grid" in (out / "summary.md").read_text()
 
 
 @pytest.fixture
@@ -264,73 +130,3 @@ def test_a_changed_search_of_a_finished_cell_is_refused(searched, tmp_path):
     assert "adapter.lr = 0.0" in (tmp_path / "out/summary.md").read_text()
     with refused("input", "search.trials"):
         bl.experiment({**searched, "search": {**searched["search"], "trials": 3}}, tmp_path / "out")
-
-
-def test_trials_of_other_ranges_are_not_resumed(searched, tmp_path, monkeypatch):
-    true = searching._loss
-    calls = []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return true(*arguments)
-
-    monkeypatch.setattr(searching, "_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bl.experiment(searched, tmp_path / "out")
-    search = {"trials": 2, "ranges": {"adapter.lr": [0.002, 0.02]}}
-    (record,) = bl.experiment({**searched, "search": search}, tmp_path / "out").records
-    assert len(record["trials"]) == 2
-    assert {trial["options"]["adapter.lr"] for trial in record["trials"]} <= {0.002, 0.02}
-
-
-def test_twins_stay_on_one_side_of_a_search(searched, tmp_path, monkeypatch):
-    rows = [
-        question(f"{pair} {side}", 2) | {"id": f"{pair}-{side}"}
-        for pair in range(12)
-        for side in (1, 2)
-    ]
-    for split in ("train", "test"):
-        named = [{**row, "question": f"{split} {row['question']}"} for row in rows]
-        write(tmp_path / "data/winogrande_xs" / f"{split}.jsonl", named)
-    workshop = cells.Workshop(as_grid({**searched, "tasks": ["winogrande-xs"]}), tmp_path / "data")
-    setup = workshop.setup(workshop.grid.cells[0])
-    parts = []
-
-    def fit(_clf, train, **_options):
-        parts.append({*train.groups})
-        raise StopIteration
-
-    monkeypatch.setattr(bl.BayesianClassifier, "fit", fit)
-    with pytest.raises(StopIteration):
-        searching._loss(setup, "tiny", 0.25, tmp_path / "trial")
-    (fitted,) = parts
-    assert len(fitted) == 9  # of 12 pairs, each whole
-
-
-def test_reported_rows_are_scored_under_corruptions(grid, tmp_path):
-    content = {**grid, "posteriors": ["mle", "laplace"], "seeds": [0]}
-    shifted = {**content, "corruptions": ["truncation", "typos:5"]}
-    out = tmp_path / "out"
-    result = bl.experiment(shifted, out)
-    names = [*(f"truncation:{severity}" for severity in range(1, 6)), "typos:5"]
-    for record in result.records:
-        nll = {name: record["scores"][name]["scores"]["nll"]["value"] for name in names}
-        assert len({*nll.values()}) == len(names)
-        assert nll["truncation:5"] != record["scores"]["reported"]["scores"]["nll"]["value"]
-    text = (out / "summary.md").read_text()
-    assert all(f"Set *{name}*:" in text for name in names)
-    table = result.table.to_pylist()
-    assert {row["set"] for row in table if row["score"] == "ece"} == {"test", "far", *names}
-    file = next(out.glob("cells/*mle*.typos-5.parquet"))
-    assert Predictions.load(file).metadata["severity"] == "5"
-    bl.report([next(out.glob("cells/*mle*.test.parquet"))], out=tmp_path / "page", shifted=[file])
-    with refused("input", "corruptions"):
-        bl.experiment({**shifted, "corruptions": ["typos:5"]}, out)
-
-
-@pytest.mark.parametrize("value", ["typo", "typos:6", ["typos:3", "typos"], 3])
-def test_corruptions_that_do_not_exist_are_named(grid, value):
-    with pytest.raises(InputError, match="corruptions"):
-        as_grid({**grid, "corruptions": value})

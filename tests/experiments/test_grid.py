@@ -35,10 +35,6 @@ def test_seeds_are_those_of_the_protocol_where_none_are_named():
         assert {cell.seed for cell in grid.cells} == {*protocol.seeds}
 
 
-def test_a_seed_alone_needs_no_list():
-    assert [cell.seed for cell in as_grid({"tasks": "sst2", "seeds": 0}).cells] == [0]
-
-
 def test_methods_have_names_and_fit_options_of_their_own():
     grid = as_grid(
         {
@@ -129,22 +125,6 @@ def test_a_mistake_is_named(change, named):
         as_grid({**TASKS, **change})
     for word in named:
         assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a/b", "a-b"],
-        ["far", "Far"],  # one file where the file system ignores case
-        *([name] for name in ("cost", "reported", "train", "test", "typos:3", "typos-3", "")),
-    ],
-)
-def test_an_ood_set_whose_results_would_replace_others_is_refused(names):
-    task = {"name": "sst2", "ood": dict.fromkeys(names, "ag-news")}
-    with refused("input", "task sst2", repr(names[-1])):
-        as_grid({"tasks": [task], "corruptions": ["typos"]})
-    if "typos" in names[0]:
-        assert as_grid({"tasks": [task]}).cells
 
 
 def test_a_file_is_named_with_its_mistake(tmp_path):

@@ -12,7 +12,6 @@ import bayeslora as bl
 from bayeslora.experiments import run
 from bayeslora.experiments.grid import as_grid
 from benchmarks.label_budget.methods import MAIN
-from benchmarks.regimes.__main__ import EPOCHS, LEARNING_RATES, LONG
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -37,28 +36,6 @@ def test_the_label_budget_has_the_methods_of_the_study():
         options_of = method.options(640).items()
         plain = {key: value for key, value in options_of if value not in (0, False)}
         assert options == plain
-
-
-def test_the_regimes_have_the_budgets_of_the_study():
-    fixed, none = [], []
-    for method in as_grid(GRIDS / "regimes.yaml").methods:
-        regime, _, name = method.name.partition(": ")
-        adapter, _, options = method.adapter.partition(":")
-        rate = [word for word in options.split(",") if word.startswith("lr=")]
-        if regime == "fixed":
-            assert method.fit["epochs"] == LONG
-            assert rate == [f"lr={LEARNING_RATES[adapter][0]:.0e}".replace("e-0", "e-")]
-            fixed.append(name)
-        else:
-            assert not method.fit
-            assert not rate
-            none.append(name)
-    assert fixed == none
-    tuned = as_grid(GRIDS / "regimes-tuned.yaml").search
-    assert tuned.ranges["fit.epochs"].high == max(EPOCHS)
-    rates = [rate for rates in LEARNING_RATES.values() for rate in rates]
-    span = tuned.ranges["adapter.lr"]
-    assert (span.low, span.high) == (min(rates), max(rates))
 
 
 def write_questions(folder, **counts):

@@ -1,10 +1,8 @@
 """Published settings reach the fit; deviations from them are reported."""
 
 import json
-from pathlib import Path
 
 import pytest
-from tiny import toy_questions
 
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Task, as_grid
@@ -49,16 +47,6 @@ def test_published_settings_reach_the_fit(setup, name, steps, lr, dropout, seeds
     assert deviations_with(cell, "no validation rows")
 
 
-def test_a_whole_number_of_epochs_is_no_deviation(setup, grid):
-    cell = setup(protocol="blob", fit={}, adapters=["lora"])  # 15 steps per epoch
-    assert 15 * cell.fit["epochs"] != cell.steps
-    assert [deviation for deviation in cell.deviations if deviation.startswith("steps")]
-    cell = setup(protocol="blob", fit={"batch_size": 3})  # 20 steps per epoch, 250 epochs
-    assert cell.fit["epochs"] == 250
-    assert not [deviation for deviation in cell.deviations if deviation.startswith("steps")]
-    assert deviations_with(cell, "3 by the grid, 4 by the protocol")
-
-
 def test_what_the_grid_changes_is_said(setup):
     cell = setup(protocol="blob", adapters=["lora:r=16"], fit={"epochs": 2})
     assert cell.adapter.r == 16
@@ -69,12 +57,6 @@ def test_what_the_grid_changes_is_said(setup):
     assert not [deviation for deviation in same.deviations if deviation.startswith("r: ")]
 
 
-def test_an_adapter_without_an_option_says_so(setup):
-    cell = setup(protocol="laplace-lora", adapters=["polar"], fit={"epochs": 1})
-    assert deviations_with(cell, "dropout: adapter polar")
-    assert not deviations_with(setup(protocol="blob", adapters=["polar"]), "dropout: adapter polar")
-
-
 def test_draws_are_those_of_the_posterior(setup):
     blob = setup(protocol="blob", posteriors=["blob"], fit={"epochs": 1})
     assert blob.predict == {"num_samples": 10}
@@ -82,21 +64,6 @@ def test_draws_are_those_of_the_posterior(setup):
     assert point.predict == {}
     laplace = setup(protocol="laplace-lora", posteriors=["laplace_lora"], fit={"epochs": 1})
     assert laplace.predict == {"num_samples": 100_000}
-
-
-@pytest.mark.parametrize(
-    ("name", "posterior", "count"),
-    [("blob", "blob:num_samples=0", 10), ("laplace-lora", "laplace_lora:num_samples=9", 100_000)],
-)
-def test_draws_that_a_method_names_are_its_own(setup, name, posterior, count):
-    cell = setup(protocol=name, posteriors=[posterior], fit={"epochs": 1})
-    assert cell.predict == {}
-    own = posterior.partition("=")[2]
-    assert cell.posterior.num_samples == int(own)
-    assert deviations_with(cell, f"num_samples: {own} by the grid, {count} by the protocol")
-    assert setup(posteriors=[posterior], predict={"num_samples": 3}).predict == {}
-    same = setup(protocol=name, posteriors=[f"{posterior[: -len(own)]}{count}"], fit={"epochs": 1})
-    assert not deviations_with(same, "num_samples")
 
 
 def test_our_own_protocol_selects_on_a_cut_of_train(setup):
@@ -119,14 +86,6 @@ def test_a_label_budget_draws_rows_anew_for_each_seed(grid):
     }
     assert drawn[12, 0] != drawn[12, 1]
     assert all("hold_out" not in workshop.setup(cell).fit for cell in workshop.grid.cells)
-
-
-def test_the_validation_split_is_reported_where_there_is_one(setup, grid, place):
-    task = {**grid["tasks"][0], "validation": str(place.folder / "valid.jsonl")}
-    cell = setup(protocol="blob", tasks=[task], fit={"epochs": 1})
-    assert cell.rows.split == "validation"
-    assert len(cell.rows.reported) == 30
-    assert not deviations_with(cell, "split:")
 
 
 def write_known(folder, *splits, about=""):
@@ -153,12 +112,6 @@ def test_official_validation_rows_are_reported_as_published(tmp_path, name):
     assert task_rows(Task(name=name, ood={}), PROTOCOLS["bayeslora"], tmp_path).deviations == ()
 
 
-def test_test_rows_of_arc_are_a_deviation(tmp_path):
-    write_known(tmp_path / "arc_easy", "train", "test")
-    texts = task_rows(Task(name="arc-easy", ood={}), PROTOCOLS["blob"], tmp_path).deviations
-    assert [text for text in texts if "no validation rows" in text]
-
-
 @pytest.mark.parametrize("name", ["arc-easy", "arc_easy"])
 def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
     write_known(tmp_path / "arc_easy", "train", "test")
@@ -167,65 +120,3 @@ def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
         assert len(rows.train) == len(rows.reported) == count
         about_arc = [text for text in rows.deviations if text.startswith("ARC:")]
         assert len(about_arc) == (protocol_name == "blob")
-
-
-def test_only_cells_of_a_task_have_its_deviation(setup, tmp_path):
-    assert not deviations_with(setup(protocol="blob"), "ARC")
-    write_known(tmp_path / "own", "train", "test")
-    files = {split: str(tmp_path / "own" / f"{split}.jsonl") for split in ("train", "test")}
-    texts = task_rows(Task(name="boolq", **files), PROTOCOLS["blob"]).deviations
-    assert [text for text in texts if "1,024 characters" in text]
-
-
-def test_sets_out_of_distribution_are_of_the_split_and_the_options_of_the_protocol(tmp_path):
-    write_known(tmp_path / "openbookqa", "train", "validation", "test")
-    write_known(tmp_path / "arc_easy", "train", "validation", "test", about=" of ARC")
-    write_known(tmp_path / "mmlu_college_physics", "test", about=" of MMLU")
-    sources = {name: name for name in ("arc-easy", "mmlu-college-physics")}
-    task = Task(name="openbookqa", ood={**sources, "named": "arc_easy/test"})
-    firsts = {"blob": "validation", "laplace-lora": "validation", "bag": "test"}
-    for name, split in firsts.items():
-        ood = task_rows(task, PROTOCOLS[name], tmp_path).ood
-        assert ood["arc-easy"].texts[0].startswith(split)
-        assert ood["named"].texts[0].startswith("test")
-        assert ood["mmlu-college-physics"].texts[0].startswith("test")
-        assert len(ood["arc-easy"]) == (3 if name == "laplace-lora" else 6)
-        assert len(ood["mmlu-college-physics"]) == 6
-    unaudited = task_rows(task, PROTOCOLS["bag"], tmp_path).deviations
-    assert [text for text in unaudited if "redux_error_type" in text]
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_is_said_in_one_line(name):
-    rules = PROTOCOLS[name]
-    assert rules.split in rules.described()
-    assert f"{rules.num_bins} bins" in rules.described()
-
-
-def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
-    folder = tmp_path / "mmlu_college_physics"
-    folder.mkdir()
-    verdicts = ("OK", "wrong", None)
-    (folder / "test.jsonl").write_text(
-        "".join(
-            json.dumps(
-                {"id": str(n), "question": f"q{n}", "choices": ["x", "y"], "answer_index": 0}
-                | {"redux_error_type": verdict}
-            )
-            + "\n"
-            for n, verdict in enumerate(verdicts)
-        )
-    )
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
-    for seed, file in enumerate(files.values()):
-        rows = "".join(json.dumps(row) + "\n" for row in toy_questions(4, seed))
-        Path(file).write_text(rows)
-    ood = {"physics": "mmlu-college-physics", "file": str(tmp_path / "other.jsonl")}
-    (tmp_path / "other.jsonl").write_text(json.dumps(toy_questions(1, 9)[0]) + "\n")
-    task = Task(name="own", **files, ood=ood)
-    for name, texts in (("bag", ("q0",)), ("bayeslora", ("q0", "q1", "q2"))):
-        rows = task_rows(task, PROTOCOLS[name], tmp_path)
-        assert rows.ood["physics"].texts == texts
-        assert len(rows.ood["file"]) == 1
-        assert rows.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(texts)
-        assert not [text for text in rows.deviations if "redux_error_type" in text]

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from refusal import refused
 
 from bayeslora.metrics import bootstrap
 from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.calibration import bin_sums, ece
-from bayeslora.metrics.intervals import Resampling, bootstrap_interval
+from bayeslora.metrics.intervals import bootstrap_interval
 from bayeslora.metrics.top_label import top_label
 
 
@@ -92,8 +91,3 @@ def test_reflected_intervals_of_a_calibration_error_hold_the_truth_percentile_on
     # 95 and 28 here; as binomials of 100 their deviations are 2 and 4, and the seed is fixed
     assert covered["reflected"] >= 75
     assert covered["percentile"] <= 65
-
-
-def test_no_resamples_are_refused():
-    with refused("option", "num_resamples", "1", "0"):
-        Resampling(num_resamples=0)

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from netcal.metrics import ECE, MCE
-from refusal import refused
 
 from bayeslora.metrics.calibration import (
     aece,
@@ -114,25 +113,7 @@ def test_five_rows_by_hand():
     assert mce(rows, 2) == pytest.approx(max(low, high), abs=CLOSE)
 
 
-def test_a_confidence_of_one_has_no_bin_of_its_own():
-    # bin [.9, 1]: mean confidence .975, one of two right; bin [.7, .8): .7, right
-    rows = top_label([0.95, 1.0, 0.7], [1, 0, 1])
-    assert ece(rows, 10) == pytest.approx(2 / 3 * 0.475 + 1 / 3 * 0.3, abs=CLOSE)
-
-
-@pytest.mark.parametrize("correct", [0, 1])
-def test_one_row_is_its_own_gap(correct):
-    rows = top_label([0.8], [correct])
-    for error in (ece, mce, aece):
-        assert error(rows) == pytest.approx(abs(correct - 0.8), abs=CLOSE)
-
-
 def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst():
     for error in (ece, mce, aece):
         assert error(top_label(np.ones(5), np.ones(5))) == 0
         assert error(top_label(np.ones(5), np.zeros(5))) == 1
-
-
-def test_no_bins_is_refused():
-    with refused("input", "num_bins", "10000", "0"):
-        ece(top_label([0.5], [1]), 0)

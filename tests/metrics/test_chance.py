@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from bayeslora.metrics import chance
 from bayeslora.metrics.calibration import bin_places, ece
 from bayeslora.metrics.chance import (
     CHANCE_KEYS,
@@ -125,20 +124,6 @@ def test_evaluate_draws_whole_labels_to_the_same_end(confidence):
     assert scores.calibration_p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 1000) + 1e-3)
 
 
-@pytest.mark.parametrize(("most", "draws"), [(100, chance.LEAST_DRAWS), (60 * 200, 200)])
-def test_of_many_rows_few_labels_are_drawn(monkeypatch, most, draws):
-    monkeypatch.setattr(chance, "MOST_LABELS", most)
-    generator = np.random.default_rng(0)
-    rows = rows_of(generator.dirichlet(np.ones(3), 60), generator.integers(3, size=60))
-    errors = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
-    assert errors.shape == (len(CHANCE_KEYS), draws)
-    cell = np.zeros(60, dtype=np.int64)
-    by_group = ece_by_chance(rows.confidence, cell, 1, 1000, 0)
-    assert by_group.shape == (1, draws)
-    drawn = drawn_errors(rows.probs, lambda labels: labels.mean(0)[None], 1000, 0)
-    assert drawn.shape == (1, draws)
-
-
 def test_groups_are_tested_apart():
     generator = np.random.default_rng(0)
     confidence = generator.random(300)
@@ -148,11 +133,6 @@ def test_groups_are_tested_apart():
     alone = ece_by_chance(confidence[:100], cell[:100], 10, 500, 1)
     assert errors.shape == (3, 500)
     assert errors[0].mean() == pytest.approx(alone.mean(), rel=0.05)
-
-
-def test_a_p_value_counts_the_observed_one():
-    assert p_values(np.array([[0.1, 0.2, 0.3]]), np.array([0.2])).tolist() == [3 / 4]
-    assert p_values(np.array([[0.1, 0.2, 0.3]]), np.array([0.9])).tolist() == [1 / 4]
 
 
 def test_an_error_that_chance_explains_has_an_interval_from_zero():

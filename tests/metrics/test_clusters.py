@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.metrics import bootstrap
-from bayeslora.metrics.bootstrap import bootstrap_deviations
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.record import Predictions
@@ -50,19 +48,6 @@ def test_twins_count_as_one():
     assert width(total[0]) > 1.15 * width(total[1])
 
 
-def test_a_cluster_of_one_row_each_changes_nothing():
-    whole = twins().replace(columns={"twin": [f"{k:03}" for k in range(300)]})
-    plain = evaluate(whole, num_resamples=20)
-    assert evaluate(whole, cluster_by="twin", num_resamples=20)["ece"].value == plain["ece"].value
-
-
-def test_the_order_of_rows_changes_nothing():
-    whole = twins()
-    order = np.random.default_rng(1).permutation(300)
-    scores = evaluate(whole, cluster_by="twin", num_resamples=30)
-    assert evaluate(whole.take(order), cluster_by="twin", num_resamples=30).scores == scores.scores
-
-
 def test_comparisons_draw_and_exchange_clusters():
     pair = [twins(), twins(name="other", power=1.3)]
     together = compare(pair, cluster_by="twin", num_resamples=400)
@@ -70,20 +55,6 @@ def test_comparisons_draw_and_exchange_clusters():
     assert together.cluster_by == "twin"
     difference = [comparison.rows[1].differences["nll"] for comparison in (together, apart)]
     assert width(difference[0]) > 1.15 * width(difference[1])
-
-
-def test_large_sets_draw_from_a_part_of_the_clusters(monkeypatch):
-    values = np.random.default_rng(0).normal(size=2000)
-    cluster = np.arange(4000) % 2000
-
-    def prepare(rows):
-        assert len(rows) <= 4000
-        return lambda counts: (np.tile(values, 2)[rows] @ counts / counts.sum(axis=0))[None]
-
-    monkeypatch.setattr(bootstrap, "MAX_ROWS", 1000)
-    deviations = bootstrap_deviations(prepare, [4000], 1500, 0, [cluster])
-    # 1/sqrt(3000) from the draws and 1/sqrt(1000) from the part: 3.7 %, five times that
-    assert deviations.std() == pytest.approx(values.std() / np.sqrt(2000), rel=0.18)
 
 
 def test_wrong_columns_are_refused():

@@ -1,18 +1,13 @@
 """Paired comparisons: the same rows, the same labels, tighter intervals than unpaired."""
 
-import dataclasses
 import json
-import math
 
 import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.cli import main
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.pairing import paired
-from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 10
@@ -42,37 +37,6 @@ def test_scores_are_those_of_evaluate_and_differences_are_theirs():
             gap = own - alone["first"][key].value
             assert row.differences[key].value == pytest.approx(gap, abs=CLOSE)
     assert (result.n, result.reference, result.by) == (200, "first", "nll")
-
-
-def test_files_are_compared_as_what_is_in_them(tmp_path):
-    methods = [method(columns={"twin": ["x", "y"] * 100}), method("second", power=2.0)]
-    files = [tmp_path / f"{predictions.name}.parquet" for predictions in methods]
-    for predictions, file in zip(methods, files, strict=True):
-        predictions.save(file)
-    options = {"num_resamples": 20, "cluster_by": "twin"}
-    with refused("unknown", "'twin'"):
-        compare([files[1], str(files[0])], **options)
-    methods[1] = methods[1].replace(columns=methods[0].columns)
-    methods[1].save(files[1])
-    content = compare([files[0], str(files[1])], **options).to_json()
-    assert content == compare(methods, **options).to_json()
-
-
-def test_the_reference_differs_from_itself_by_nothing():
-    rows = compare([method(), method("second", power=2.0)], num_resamples=20).rows
-    assert all(
-        score.low == score.value == score.high == 0 for score in rows[0].differences.values()
-    )
-
-
-def test_a_file_differs_from_itself_by_nothing(tmp_path):
-    path = tmp_path / "te.parquet"
-    method().save(path)
-    rows = compare([path, path], scores=[*COMPARED, "aurc"], num_resamples=20).rows
-    zero = {Score(0.0, 0.0, 0.0)}
-    assert [set(row.differences.values()) for row in rows] == [zero, zero]
-    again = compare([path, path], distance_to=rows[0].name, num_resamples=20).rows
-    assert [row.distances["tv"] for row in again] == [*zero, *zero]
 
 
 def test_equal_decisions_without_probabilities_are_no_proof_of_one_method():
@@ -116,62 +80,6 @@ def test_rows_and_classes_are_brought_into_the_same_order():
     assert compare([method(), moved], num_resamples=30) == straight
 
 
-def test_sets_follow_their_classes():
-    sets = np.eye(3, dtype=bool)[[0, 2, 1, 0]]
-    first = Predictions(np.full((4, 3), 1 / 3), ("a", "b", "c"), [0, 1, 2, 0], name="x")
-    order = [2, 0, 1]
-    other = Predictions(
-        np.full((4, 3), 1 / 3),
-        ("c", "a", "b"),
-        [1, 2, 0, 1],
-        name="y",
-        sets=sets[:, order],
-    )
-    assert np.array_equal(paired([first, other])[1].sets, sets)
-
-
-def test_rows_are_matched_by_position_where_ids_are_missing():
-    other = method("second", power=2.0)
-    assert compare([method(), other.replace(ids=None)], num_resamples=10) == compare(
-        [method(), other], num_resamples=10
-    )
-
-
-def test_only_labelled_rows_count():
-    labels = np.where(np.arange(200) < 50, method().labels, -1)
-    pair = [method(labels=labels), method("second", power=2.0, labels=labels)]
-    whole = compare([predictions.take(np.arange(50)) for predictions in pair], num_resamples=10)
-    assert compare(pair, num_resamples=10) == whole
-
-
-def test_the_seed_decides():
-    pair = [method(), method("second", power=2.0)]
-    assert compare(pair, num_resamples=10, seed=1) == compare(pair, num_resamples=10, seed=1)
-    assert compare(pair, num_resamples=10, seed=1) != compare(pair, num_resamples=10, seed=2)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "digits"),
-    [
-        (0.0002, 0.09, 4),
-        (0.001, 0.09, 3),
-        (0.0, 0.09, 3),
-        (-0.09, -0.00003, 5),
-        (-0.09, 1e-17, 3),
-        (math.nan, math.nan, 3),
-    ],
-)
-def test_an_end_that_is_not_zero_is_not_rounded_to_zero(low, high, digits):
-    result = compare([method(), method("second", power=2.0)], num_resamples=20)
-    row = dataclasses.replace(
-        result.rows[1],
-        scores={"nll": Score.alone(0.46)},
-        differences={"nll": Score(0.05, low, high)},
-    )
-    base = dataclasses.replace(result.rows[0], scores={"nll": Score.alone(0.41)})
-    assert dataclasses.replace(result, rows=(base, row)).digits(row, "nll") == digits
-
-
 def test_json_has_one_entry_a_method():
     result = compare([method(), method("second", power=2.0)], num_resamples=10)
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -211,19 +119,3 @@ def test_wrong_options_are_refused():
     unlabelled = [predictions.replace(labels=None) for predictions in pair]
     with refused("input", "'p'", "labels"):
         compare(unlabelled)
-
-
-@pytest.mark.parametrize("places", [("p.csv", "p.jsonl"), ("a/p.csv", "b/p.csv")])
-def test_files_of_one_stem_are_named_as_by_the_command(tmp_path, capsys, places):
-    files = []
-    for power, place in enumerate(places, 1):
-        files.append(tmp_path / place)
-        files[-1].parent.mkdir(exist_ok=True)
-        method(power=power).save(files[-1])
-    names = {row.name for row in compare(files, num_resamples=9, num_permutations=0).rows}
-    assert main(["compare", *map(str, files), "--scores", "nll", "--json"]) == 0
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]} == names
-    assert len(names) == 2
-    loaded = [Predictions.load(file) for file in files]
-    with refused("input", "name"):
-        compare(loaded)

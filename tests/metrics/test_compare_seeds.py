@@ -1,17 +1,12 @@
 """Comparisons of methods fitted with several seeds, and of more than the four default scores."""
 
-from itertools import product
-
 import numpy as np
 import pytest
-from refusal import refused
 from scipy import stats
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.pairing import Contest, fits_of
-from bayeslora.metrics.permutation import permutation_p
 from bayeslora.metrics.seeds import over_seeds, welch_interval
 from bayeslora.predictions.record import Predictions
 
@@ -69,46 +64,12 @@ def test_differences_of_other_seeds_are_welchs():
     assert welch_interval([1.0, 1.0], [0.5, 0.5]).high == 0.5
 
 
-def test_one_fit_leaves_intervals_over_rows():
-    result = compare([fit("x", 0), fit("yy", 0), fit("yy", 1)], num_resamples=50)
-    assert result.intervals_over == "rows"
-    single, mean = sorted(result.rows, key=lambda row: row.name)
-    assert (single.seeds, mean.seeds) == ((), ("0", "1"))
-    value = np.mean([nll(fit("yy", seed)) for seed in (0, 1)])
-    assert mean.scores["nll"].value == pytest.approx(value, abs=CLOSE)
-    assert mean.scores["nll"].low < value < mean.scores["nll"].high
-
-
 def test_seeds_of_one_method_alone_are_compared_with_each_other():
     result = compare([fit("x", 0), fit("x", 1)], num_resamples=9, num_permutations=9)
     assert {row.name for row in result.rows} == {"x (seed 0)", "x (seed 1)"}
     files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
     apart = compare(files, over_seeds=False, num_resamples=9, num_permutations=9)
     assert {row.name for row in apart.rows} == {"x (seed 0)", "x (seed 1)", "yy"}
-
-
-def test_fits_are_exchanged_row_by_row_as_a_bundle():
-    """Enumerate all exchanges of the mean over two fits, for means and for ECE."""
-    files = [fit(name, seed, rows=7) for name in ("x", "yy") for seed in (0, 1)]
-
-    def apart(exchange):
-        swap = np.array(exchange, dtype=bool)[:, None]
-        gaps = []
-        for a, b in ((files[0], files[2]), (files[1], files[3])):
-            pair = [
-                own.replace(probs=np.where(swap, other.probs, own.probs))
-                for own, other in ((a, b), (b, a))
-            ]
-            scores = [evaluate(record, num_resamples=1) for record in pair]
-            gaps.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
-        return np.abs(np.mean(gaps, axis=0))
-
-    # The first row stays: exchanging all other rows instead only flips the sign.
-    everything = np.array([apart((0, *rest)) for rest in product([0, 1], repeat=6)])
-    exact = (everything >= everything[0] - 1e-12).mean(0)
-    contest = Contest(fits_of(files, over_seeds=True), 0, ("nll", "ece"), 15)
-    # a share of 6,000 draws has a deviation of at most 0.0065; four times that
-    np.testing.assert_allclose(permutation_p(contest, 6000)[1], exact, atol=0.026)
 
 
 def test_scores_computed_anew_have_the_p_values_of_the_short_way():
@@ -138,29 +99,3 @@ def test_a_difference_is_clear_where_interval_and_corrected_p_say_so():
     assert few.p_holm["nll"] == 0.1
     assert few.differences["nll"].low > 0
     assert not few.is_clear("nll")
-
-
-def test_clusters_are_counted():
-    twins = {"twin": [str(row // 2) for row in range(80)]}
-    pair = [fit("x", 0, columns=twins), fit("yy", 0, columns=twins)]
-    few = {"num_resamples": 9, "num_permutations": 9}
-    assert compare(pair, cluster_by="twin", **few).num_clusters == 40
-    assert compare(pair, **few).num_clusters is None
-
-
-def test_wrong_options_name_what_is_allowed():
-    files = [fit("x", 0), fit("x", 1), fit("yy", 0)]
-    with refused("unknown", "'smec'", "'smece'"):
-        compare(files, scores=["smec"])
-    with refused("unknown", "'sharpness'"):
-        compare(files, by="sharpness")
-    with refused("input", "'x'", "0", "1"):
-        compare(files, distance_to="yy", num_resamples=9, num_permutations=9)
-
-
-def test_methods_of_one_name_are_refused():
-    files = [fit("x", seed) for seed in range(4)]
-    notes = [{**file.metadata, "fit_options": "ab"[seed // 2]} for seed, file in enumerate(files)]
-    apart = [file.replace(metadata=note) for file, note in zip(files, notes, strict=True)]
-    with refused("input", "'x'"):
-        compare(apart, num_permutations=0)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from bayeslora.cli import main
 from bayeslora.metrics.confusion import class_counts
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import labelled_rows
@@ -96,30 +95,10 @@ def test_intervals_hold_the_value_and_come_back_from_json():
     assert Scores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
 
 
-def test_json_of_versions_without_a_confusion_matrix_is_read():
-    content = evaluate(drawn(), num_resamples=2).to_json()
-    del content["confusion"], content["class_names"]
-    assert Scores.from_json(content).confusion == ()
-
-
-def test_unlabelled_rows_have_no_confusion_matrix():
-    scores = evaluate(drawn().replace(labels=None), num_resamples=2)
-    assert scores.confusion == ()
-    assert confusion_tables([scores]) == []
-
-
 def test_seeds_add_their_confusion_matrices():
     fits = [evaluate(drawn(seed=seed), num_resamples=2) for seed in (1, 2)]
     total = np.array(over_seeds(fits).confusion)
     np.testing.assert_array_equal(total, np.array(fits[0].confusion) + np.array(fits[1].confusion))
-
-
-def test_seeds_with_other_orders_of_classes_have_no_sum():
-    first, other = drawn(seed=1), drawn(seed=2)
-    other = other.replace(classes=other.classes[::-1])
-    assert (
-        over_seeds([evaluate(record, num_resamples=2) for record in (first, other)]).confusion == ()
-    )
 
 
 def test_many_classes_list_the_most_frequent_mistakes():
@@ -140,15 +119,3 @@ def test_a_matrix_has_a_row_per_label_and_its_sum():
     counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(3))
     shown = [[int(cell.value) for cell in row.cells] for row in table.rows]
     np.testing.assert_array_equal(shown, np.column_stack([counts, counts.sum(1)]))
-
-
-def test_the_command_shows_them_where_they_are_asked_for(tmp_path, capsys):
-    drawn().save(tmp_path / "p.parquet")
-    file = str(tmp_path / "p.parquet")
-    assert main(["evaluate", file, "--scores", "f1,mcc", "--by-class"]) == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("F1, macro", "MCC", "predicted", "class 2"))
-    assert main(["evaluate", file, "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert {"f1", "balanced_accuracy", "mcc"} <= content["scores"].keys()
-    assert len(content["confusion"]) == len(content["class_names"]) == 3

@@ -1,10 +1,7 @@
 """Distances between predictions of the same rows: definitions, invariances, intervals."""
 
-import json
-
 import numpy as np
 import pytest
-from refusal import refused
 from scipy.stats import ttest_rel
 
 from bayeslora.metrics.compare import compare
@@ -36,14 +33,6 @@ def test_both_numbers_are_their_sums():
     assert result["tv"].value == pytest.approx(gaps.mean(), abs=CLOSE)
     ratio = first.epistemic.mean() / second.epistemic.mean()
     assert result["epistemic_ratio"].value == pytest.approx(ratio, abs=CLOSE)
-
-
-def test_from_itself_a_method_is_nothing_apart():
-    pair = [method("first", 0), method("second", 1)]
-    own = by_name(compare(pair, distance_to="second", num_resamples=20))["second"]
-    assert (own["tv"].low, own["tv"].value, own["tv"].high) == (0, 0, 0)
-    ends = [getattr(own["epistemic_ratio"], end) for end in ("low", "value", "high")]
-    assert ends == [pytest.approx(1, abs=CLOSE)] * 3
 
 
 def test_total_variation_is_symmetric_and_ratios_are_reciprocal():
@@ -91,42 +80,6 @@ def test_without_epistemic_uncertainty_there_is_no_ratio():
         assert all(set(scores) == {"tv"} for scores in result.values())
 
 
-def test_resamples_without_a_doubtful_row_are_no_accident():
-    """One row in twelve holds all the epistemic uncertainty, so a resample may miss it."""
-    doubtful = np.arange(12)
-    first = method("first", 0, rows=12, epistemic=np.where(doubtful < 2, 0.5, 0.0))
-    second = method("second", 1, rows=12, epistemic=np.where(doubtful < 1, 0.5, 0.0))
-    result = by_name(compare([first, second], distance_to="second", num_resamples=200))
-    ratio = result["first"]["epistemic_ratio"]
-    assert ratio.value == 2
-    assert 1 <= ratio.low < 2 < ratio.high < 12
-    itself = result["second"]["epistemic_ratio"]
-    assert (itself.low, itself.value, itself.high) == (1, 1, 1)
-
-
-def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():
-    labels = np.where(np.arange(150) < 50, method("x", 0).labels, -1)
-    pair = [method("first", 0, labels=labels), method("second", 1, labels=labels)]
-    result = compare(pair, distance_to="first", num_resamples=10)
-    whole = compare(
-        [method.take(np.arange(50)) for method in pair], distance_to="first", num_resamples=10
-    )
-    assert result == whole
-    plain = compare(pair, num_resamples=10)
-    assert plain.distance_to is None
-    assert all(not row.distances for row in plain.rows)
-    assert [row.differences for row in plain.rows] == [row.differences for row in result.rows]
-    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert content["distance_to"] == "first"
-    assert set(content["rows"][0]["distances"]["tv"]) == {"value", "low", "high"}
-
-
-def test_an_unknown_method_is_refused():
-    pair = [method("first", 0), method("second", 1)]
-    with refused("unknown", "'nuts'"):
-        compare(pair, distance_to="nuts")
-
-
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("other_sign", [1, -1])
 def test_what_is_farther_from_zero_is_so_whatever_its_sign(sign, other_sign):
@@ -139,14 +92,3 @@ def test_what_is_farther_from_zero_is_so_whatever_its_sign(sign, other_sign):
     tests = [ttest_rel(other_sign * far, way * sign * near).pvalue for way in (1, -1)]
     assert p == pytest.approx(max(tests))
     assert farther_from_zero_p(other_sign * far, sign * near) == 1
-
-
-def test_equal_distances_from_zero_are_no_difference():
-    values = np.random.default_rng(0).normal(0.3, 1, 200)
-    assert farther_from_zero_p(values, values) == farther_from_zero_p(values, -values) == 1
-    mirrored = [
-        farther_from_zero_p(*np.random.default_rng(seed).normal([[0.3], [-0.3]], 1, (2, 100)))
-        for seed in range(300)
-    ]
-    # 15 expected; within four binomial deviations of 3.8
-    assert sum(p < 0.05 for p in mirrored) <= 30

@@ -1,17 +1,14 @@
 """Few rows, and identical rows: no interval claims certainty."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bayeslora.metrics.catalogue import ALL_SCORES, SCORES
+from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import interval_of
-from bayeslora.metrics.scores import LEAST_ROWS, Score, Scores
 from bayeslora.predictions.record import Predictions
 
 CLASSES = ("a", "b")
@@ -47,23 +44,6 @@ def test_where_all_are_right_or_all_are_wrong_accuracy_has_wilsons_interval(rows
     answered = math.ceil(0.8 * rows)
     at_80 = scores["accuracy_at_80"]
     assert (at_80.low, at_80.high) == wilson_by_scipy(0 if label else answered, answered)
-
-
-def test_a_few_rows_of_both_kinds_have_wilsons_interval_too():
-    labels = [0, 0, 1]
-    scores = evaluate(Predictions([[0.7, 0.3]] * 3, CLASSES, labels), num_resamples=50)
-    assert (scores["accuracy"].low, scores["accuracy"].high) == wilson_by_scipy(2, 3)
-
-
-@pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS - 1])
-def test_other_scores_of_too_few_rows_have_no_interval(rows):
-    generator = np.random.default_rng(0)
-    probs = generator.dirichlet(np.ones(2), rows)
-    scores = evaluate(Predictions(probs, CLASSES, generator.integers(2, size=rows)))
-    for key, score in scores.items():
-        assert score.has_interval == (SCORES[key].kind == "share"), key
-    unlabelled = evaluate(Predictions(probs, CLASSES))
-    assert not any(score.has_interval for score in unlabelled.values())
 
 
 @pytest.mark.parametrize("probs", [(1.0, 0.0), (0.7, 0.3)])
@@ -120,42 +100,6 @@ def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
     assert far.aupr.low < 0.95
 
 
-def test_a_class_with_one_row_in_one_cluster_has_a_recall_that_is_not_certain():
-    twins = {"text": [str(k // 2) for k in range(40)]}
-    predictions = Predictions([[0.7, 0.3]] * 40, CLASSES, [1] + [0] * 39, columns=twins)
-    classes = evaluate(predictions, by_class=True, cluster_by="text", num_resamples=50).classes
-    recall = classes["b"].scores["recall"]
-    assert (recall.value, recall.low, recall.high) == (0, 0, wilson_by_scipy(0, 1).expected[1])
-    recall = classes["a"].scores["recall"]
-    assert (recall.low, recall.high) == wilson_by_scipy(20, 20)
-
-
-def test_uncertainty_that_is_zero_throughout_is_zero_by_definition():
-    scores = evaluate(alike(30, epistemic=np.zeros(30)), num_resamples=50)
-    assert scores.uncertainty["epistemic"]["mean"] == Score(0.0, 0.0, 0.0)
-
-
-def test_absent_intervals_are_null_in_json_and_come_back():
-    scores = evaluate(alike(1), num_resamples=50)
-    content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
-    assert content["scores"]["nll"] == {"value": -math.log(0.7), "low": None, "high": None}
-    again = Scores.from_json(content)
-    assert not again["nll"].has_interval
-    assert again["accuracy"] == scores["accuracy"]
-    assert again.to_json() == scores.to_json()
-
-
-def test_differences_on_too_few_rows_have_no_interval():
-    ours, theirs = alike(3, name="ours"), alike(3, probs=(0.6, 0.4), name="theirs")
-    comparison = compare([ours, theirs], num_resamples=50, distance_to="ours")
-    own, other = sorted(comparison.rows, key=lambda row: row.name)
-    assert set(own.differences.values()) == {Score(0.0, 0.0, 0.0)}
-    assert not any(score.has_interval for score in other.differences.values())
-    assert not other.distances["tv"].has_interval
-    assert own.distances["tv"] == Score(0.0, 0.0, 0.0)
-    json.dumps(comparison.to_json(), allow_nan=False)
-
-
 def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():
     ours, theirs = alike(400, name="ours"), alike(400, probs=(0.6, 0.4), name="theirs")
     rows = compare([ours, theirs], num_resamples=50).rows
@@ -165,16 +109,6 @@ def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():
         0,
         pytest.approx(-others),
         pytest.approx(others),
-    )
-
-
-@pytest.mark.parametrize("kind", ["share", "mean", "other"])
-def test_resamples_of_enough_rows_that_differ_decide(kind):
-    deviations = np.linspace(-0.098, 0.098, 99)  # the 2½th of 99 is at −0.095
-    interval = interval_of(0.5, deviations, "percentile", 0.0, 1.0, units=LEAST_ROWS, kind=kind)
-    assert (interval.low, interval.high) == (
-        pytest.approx(0.405),
-        pytest.approx(0.595),
     )
 
 

@@ -1,14 +1,11 @@
 """Scores of prediction sets: by hand, against scipy, and among the other scores."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
 from bayeslora.metrics.prediction_sets import SET_KEYS, worst_class_coverage
-from bayeslora.metrics.scores import Scores
 from bayeslora.predictions.record import Predictions
 
 SIZES = ("set_size", "singletons", "empty_sets")
@@ -67,24 +64,11 @@ def test_the_interval_of_the_lowest_coverage_minds_that_it_was_sought_out():
     assert share > 0.95 - 4 * 0.011
 
 
-def test_classes_without_rows_do_not_count():
-    score = worst_class_coverage(np.array([True, False, True]), np.array([0, 0, 3]))
-    assert score.value == 0.5
-
-
 def test_sizes_are_scored_without_labels_and_coverage_is_not():
     predictions = with_sets()
     scores = evaluate(predictions.replace(labels=None), num_resamples=50)
     assert tuple(scores) == ("mean_confidence", "sharpness", *SIZES)
     assert scores["set_size"].value == predictions.sets.sum(1).mean()
-
-
-def test_rows_without_a_label_do_not_count_where_others_have_one():
-    predictions = with_sets()
-    some = predictions.replace(labels=np.where(np.arange(200) < 150, predictions.labels, -1))
-    part = evaluate(predictions.take(np.arange(150)), num_resamples=50)
-    scores = evaluate(some, num_resamples=50)
-    assert [scores[key] for key in SET_KEYS] == [part[key] for key in SET_KEYS]
 
 
 def test_the_stated_coverage_comes_from_the_notes():
@@ -95,15 +79,3 @@ def test_the_stated_coverage_comes_from_the_notes():
     assert stated({"conformal_alpha": "a tenth"}) is None
     assert stated({"conformal_alpha": "2"}) is None
     assert stated({}) is None
-
-
-def test_json_keeps_them_and_old_json_is_read():
-    scores = evaluate(with_sets(metadata={"conformal_alpha": "0.1"}), num_resamples=50)
-    content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
-    assert Scores.from_json(content) == scores
-    assert content["intervals"]["coverage"] == "Wilson"
-    plain = evaluate(with_sets().replace(sets=None), num_resamples=50)
-    assert not SET_KEYS.keys() & (plain.keys() | plain.intervals.keys())
-    older = plain.to_json()
-    del older["stated_coverage"]
-    assert Scores.from_json(older) == plain

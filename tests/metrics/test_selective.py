@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.selective import answered, aurc, harmonic_numbers
+from bayeslora.metrics.selective import answered, aurc
 from bayeslora.metrics.top_label import top_label
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
@@ -57,12 +57,3 @@ def test_counts_mean_repeated_rows(seed, size):
     repeated = top_label(np.repeat(confidence, counts), np.repeat(correct, counts))
     area = aurc(top_label(confidence, correct), counts)
     assert area == pytest.approx(aurc(repeated), abs=CLOSE)
-
-
-@pytest.mark.parametrize(("correct", "area"), [(1, 0.0), (0, 1.0)])
-def test_all_right_and_all_wrong(correct, area):
-    assert aurc(top_label([0.2, 0.4, 0.4], [correct] * 3)) == pytest.approx(area, abs=CLOSE)
-
-
-def test_harmonic_numbers_by_hand():
-    np.testing.assert_allclose(harmonic_numbers(3), [0, 1, 3 / 2, 11 / 6], rtol=1e-15)

@@ -7,7 +7,6 @@ from sklearn.metrics import precision_score, recall_score
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.score_tables import uncertainty_table
 
 
 def mixed(rows=300, **parts):
@@ -58,16 +57,6 @@ def test_clusters_within_groups_give_bootstrap_intervals():
             )
 
 
-def test_the_order_of_rows_and_the_seed_of_groups():
-    whole = mixed()
-    first = evaluate(whole, group_by="source", num_resamples=20)
-    order = np.random.default_rng(2).permutation(300)
-    shuffled = evaluate(whole.take(order), group_by="source", num_resamples=20)
-    assert str(shuffled.groups) == str(first.groups)  # in which NaN is NaN
-    other = evaluate(whole, group_by="source", num_resamples=20, seed=1)
-    assert other.groups != first.groups
-
-
 def test_classes_against_scikit_learn_and_netcal():
     from netcal.metrics import ECE
 
@@ -88,13 +77,6 @@ def test_classes_against_scikit_learn_and_netcal():
     assert np.mean([part.scores["ece"].value for part in classes.values()]) == pytest.approx(cwece)
 
 
-def test_a_class_without_rows_or_predictions_has_no_shares():
-    whole = Predictions([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1]], ("a", "b", "c"), [0, 1])
-    scores = evaluate(whole, by_class=True, num_resamples=10).classes["c"]
-    assert scores.n == 0
-    assert list(scores.scores) == ["mean_probability", "ece"]
-
-
 def test_uncertainties_are_means_of_right_and_wrong_rows():
     total = np.linspace(0, 1, 300)
     whole = mixed(total=total, epistemic=total / 2)
@@ -105,23 +87,3 @@ def test_uncertainties_are_means_of_right_and_wrong_rows():
     assert uncertainty["total"]["right"].value == pytest.approx(total[right].mean())
     assert uncertainty["epistemic"]["wrong"].value == pytest.approx(total[~right].mean() / 2)
     assert list(evaluate(whole.replace(labels=None)).uncertainty["total"]) == ["mean"]
-
-
-def test_the_logit_variance_is_among_them_where_it_is_there():
-    """It does not change the other intervals."""
-    total = np.linspace(0, 1, 300)
-    plain = mixed(total=total)
-    whole = mixed(total=total, scores={"logit_variance": 3 - total, "energy": total})
-    uncertainty = evaluate(whole, num_resamples=50).uncertainty
-    right = whole.prediction == whole.labels
-    assert list(uncertainty) == ["total", "logit_variance"]
-    for part, alone in evaluate(plain, num_resamples=50).uncertainty["total"].items():
-        ours = uncertainty["total"][part]
-        # Joint sums of more columns round differently.
-        assert (ours.value, ours.low, ours.high) == pytest.approx(
-            (alone.value, alone.low, alone.high), rel=1e-12
-        )
-    assert uncertainty["logit_variance"]["mean"].value == pytest.approx(3 - total.mean())
-    assert uncertainty["logit_variance"]["right"].value == pytest.approx(3 - total[right].mean())
-    table = uncertainty_table([evaluate(whole.replace(name="one"), num_resamples=10)])
-    assert [row.headings[1] for row in table.rows] == ["total uncertainty", "logit variance"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.metrics.top_label import segment_sums, top_label
+from bayeslora.metrics.top_label import top_label
 
 
 def test_rows_are_sorted_and_counts_follow_them():
@@ -23,10 +23,6 @@ def test_equal_confidences_are_runs():
 def test_bins_hold_their_left_edge_and_the_last_one_both():
     rows = top_label([0.0, 0.49, 0.5, 1.0], [1, 1, 1, 1])
     assert rows.starts(np.array([0.0, 0.5, 1.0])).tolist() == [0, 2, 4]
-
-
-def test_an_empty_segment_sums_to_zero():
-    assert segment_sums(np.array([1, 2, 4]), np.array([0, 2, 2, 3])).tolist() == [3, 0, 4]
 
 
 @pytest.mark.parametrize(

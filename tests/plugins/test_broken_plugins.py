@@ -107,17 +107,6 @@ def test_two_packages_with_one_name_are_both_named(site, caplog):
     assert both in caplog.text
 
 
-def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
-    def damaged(**_):
-        raise ValueError("no '=' in line 3")
-
-    monkeypatch.setattr(plugins, "entry_points", damaged)
-    assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
-    assert "entry points of the installed packages cannot be read: no '=' in line 3" in caplog.text
-    with refused("unknown", "'theirs'"):
-        resolve_posterior("theirs")
-
-
 def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     monkeypatch.setattr(
         plugins.Catalogue, "offers", lambda _: pytest.fail("packages were looked through")

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from packages import GROUP, guide_files, install_guide
 from refusal import refused
-from tiny import tiny_classifier, toy_rows
+from tiny import toy_rows
 
 import bayeslora as bl
 from bayeslora.cli import main
-from bayeslora.posteriors.registry import resolve_posterior
 
 FROM = {"device": "cpu", "progress": False}
 OPTIONS = {**FROM, "max_length": 32}
@@ -111,23 +110,6 @@ def test_a_fitted_classifier_is_calibrated_to_it(llama):
     assert classifier.record.versions["acme-methods"] == "1.0"
 
 
-@pytest.mark.usefixtures("acme")
-def test_a_finished_classifier_is_calibrated_to_it_by_command(tmp_path, capsys):
-    model, train = tiny_classifier(tmp_path / "theirs"), tmp_path / "train.jsonl"
-    train.write_text("".join(f"{json.dumps(row)}\n" for row in toy_rows(24)))
-    out = ["--out", str(tmp_path / "model"), "--quiet", "--json"]
-    assert main(["calibrate", str(model), str(train), "--posterior", "isotropic", *out]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["posterior"] == {
-        "name": "isotropic",
-        "prior_scale": 2.0,
-        "link": "mc",
-        "num_samples": 1000,
-    }
-    loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **FROM)
-    assert loaded.predict(toy_rows(9, seed=8)).epistemic.min() > 0
-
-
 def test_commands_fit_list_and_predict(llama, uninstall, tmp_path, capsys):
     train, model = tmp_path / "train.jsonl", tmp_path / "model"
     train.write_text("".join(f"{json.dumps(row)}\n" for row in toy_rows(24)))
@@ -198,19 +180,6 @@ def test_a_posterior_over_weights_is_given_to_a_finished_model_and_refused_witho
             lone.fit(toy_rows(24))
 
 
-@pytest.mark.usefixtures("acme")
-def test_a_posterior_that_may_be_over_whole_layers_is_fitted_and_calibrated_there(
-    llama, monkeypatch
-):
-    layers = bl.BayesianClassifier(llama, "lisa", "map", **OPTIONS)
-    layers.fit(toy_rows(24), epochs=1, batch_size=8)
-    with refused("not-on-layers", "'noise'"):
-        layers.calibrate(toy_rows(24, seed=5), posterior="noise")
-    monkeypatch.setattr(type(resolve_posterior("noise")), "not_on_layers", "")
-    layers.calibrate(toy_rows(24, seed=5), posterior="noise")
-    assert layers.posterior.name == "noise"
-
-
 @pytest.mark.parametrize("posterior", ["vbll:num_samples=20", "swag:num_samples=2"])
 def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
     llama, uninstall, tmp_path, posterior
@@ -228,17 +197,6 @@ def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
     uninstall()
     with refused("package", "'fixed_first'"):
         bl.BayesianClassifier.from_pretrained(model, **FROM)
-
-
-@pytest.mark.usefixtures("acme")
-def test_an_adapter_is_listed_and_refused_where_factors_are_needed(llama, capsys):
-    assert main(["methods", "--json"]) == 0
-    adapters = {item["name"]: item for item in json.loads(capsys.readouterr().out)["adapters"]}
-    assert adapters["fixed_first"]["package"] == "acme-methods 1.0"
-    assert adapters["fixed_first"]["options"]["alpha"] == 16.0
-    assert adapters["lora"]["package"] == f"bayeslora {bl.__version__}"
-    with refused("no-factors", "'blob'"):
-        bl.BayesianClassifier(llama, "fixed_first", "blob", **OPTIONS).fit(toy_rows(24))
 
 
 def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):

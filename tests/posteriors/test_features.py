@@ -45,19 +45,3 @@ def test_parts_are_all_rows_in_their_order(size, sizes):
     parts = list(features.split(size))
     assert [len(part) for part in parts] == sizes
     assert torch.equal(torch.cat([part.labels for part in parts]), features.labels)
-
-
-def test_no_rows_are_one_part():
-    assert [len(part) for part in rows().take(slice(0, 0)).split(4)] == [0]
-
-
-def test_another_precision_leaves_the_labels():
-    converted = rows().double()
-    assert converted.values.dtype == converted.known.dtype == torch.float64
-    assert converted.labels.dtype == torch.int64
-
-
-def test_labels_that_are_needed_must_be_there():
-    assert torch.equal(rows().targets, rows().labels)
-    with pytest.raises(ValueError, match="no labels"):
-        _ = Features(torch.zeros(2, 3)).targets

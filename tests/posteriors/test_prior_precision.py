@@ -10,10 +10,3 @@ def test_an_optimum_at_the_edge_of_the_search_is_noted(best, notes, caplog):
     optimum = best_on_grid(lambda precision: -abs(precision - 3 * 10**best), 3.0, "evidence")
     assert optimum == pytest.approx(3 * 10**best)
     assert len(caplog.records) == notes
-
-
-def test_each_edge_of_the_search_has_its_own_note(caplog):
-    for sign in (1, -1):
-        best_on_grid(lambda precision, sign=sign: sign * precision, 1.0, "evidence")
-    first, second = (record.args[-1] for record in caplog.records)
-    assert first != second

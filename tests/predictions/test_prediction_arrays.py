@@ -52,36 +52,6 @@ EVEN = np.full((3, 2), 0.5)
 
 
 @pytest.mark.parametrize(
-    ("classes", "labels", "expected"),
-    [
-        (["no", "yes"], ["yes", "no", "yes"], [1, 0, 1]),
-        (["no", "yes"], np.array([1, 0, 1]), [1, 0, 1]),
-        (["no", "yes"], ["yes", None, "no"], [1, -1, 0]),
-        (["no", "yes"], [1, -1, 0], [1, -1, 0]),
-        (["no", "yes"], [1.0, np.nan, 0.0], [1, -1, 0]),
-        (np.array([-1, 1]), np.array([1, -1, -1]), [1, 0, 0]),  # a class named -1
-        (np.array([2, 1]), np.array([1, 2, 1]), [1, 0, 1]),  # names win over indices
-        (np.array([False, True]), np.array([True, False, True]), [1, 0, 1]),
-        (np.array([0.0, 1.0]), np.array([1, 0, 1]), [1, 0, 1]),
-        (None, [0, 1, 1], [0, 1, 1]),
-    ],
-)
-def test_labels_are_names_or_else_indices(classes, labels, expected):
-    made = Predictions.from_arrays(EVEN, labels, classes=classes, kind="probs")
-    assert made.labels.tolist() == expected
-
-
-def test_given_arrays_are_left_alone():
-    logits = np.array([[1.0, 2.0]])
-    Predictions.from_arrays(logits, kind="logits")
-    assert logits.tolist() == [[1.0, 2.0]]
-    probs = np.array([[0.25, 0.75]])
-    made = Predictions.from_arrays(probs, kind="probs")
-    probs[0] = 7
-    assert made.probs.tolist() == [[0.25, 0.75]]
-
-
-@pytest.mark.parametrize(
     ("values", "options", "refusal"),
     [
         (EVEN, {"kind": "prob"}, ("unknown", "kind", "'prob'", "'probs'")),
@@ -100,11 +70,6 @@ def test_given_arrays_are_left_alone():
 def test_wrong_arrays_are_named(values, options, refusal):
     with refused(*refusal):
         Predictions.from_arrays(values, **options)
-
-
-def test_kind_has_to_be_said():
-    with pytest.raises(TypeError, match="kind"):
-        Predictions.from_arrays(EVEN)
 
 
 @pytest.fixture(scope="module")

@@ -103,12 +103,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.parquet"]
 
 
-def test_half_a_character_in_a_name_is_refused(tmp_path):
-    with refused("input", "p.csv", "Unicode"):
-        random_predictions(3, ["a", "\ud800"]).save(tmp_path / "p.csv")
-    assert not list(tmp_path.iterdir())
-
-
 def read_csv(tmp_path, text: str, encoding: str = "utf-8") -> Predictions:
     (tmp_path / "p.csv").write_bytes(text.encode(encoding))
     return Predictions.load(tmp_path / "p.csv")
@@ -151,36 +145,6 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
     table = pa.table({"label": labels, **{f"prob_{name}": even for name in classes}})
     pq.write_table(table, tmp_path / "p.parquet")
     assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == expected
-
-
-def test_dictionary_and_float32_columns_are_read(tmp_path):
-    table = pa.table(
-        {
-            "label": pa.array(["b", "a"]).dictionary_encode(),
-            "prob_a": pa.array([0.25, 1.0], pa.float32()),
-            "prob_b": pa.array([0.75, 0.0], pa.float32()),
-        }
-    )
-    pq.write_table(table, tmp_path / "p.parquet")
-    assert Predictions.load(tmp_path / "p.parquet").labels.tolist() == [1, 0]
-
-
-def test_index_labels_survive_moved_columns(tmp_path):
-    random_predictions(3, ["b", "a"]).save(tmp_path / "p.parquet")
-    table = pq.read_table(tmp_path / "p.parquet")
-    order = sorted(table.column_names)
-    table = table.select(order)
-    pq.write_table(table, tmp_path / "moved.parquet")
-    moved = Predictions.load(tmp_path / "moved.parquet")
-    assert_same_columns(moved, Predictions.load(tmp_path / "p.parquet"))
-
-
-@pytest.mark.parametrize("stored", ['["a"]', "[1, 2]", "no json", '{"a": 1}'])
-def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
-    table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
-    table = table.replace_schema_metadata({"bayeslora.classes": stored})
-    pq.write_table(table, tmp_path / "p.parquet")
-    assert Predictions.load(tmp_path / "p.parquet").classes == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -232,14 +196,6 @@ def test_probabilities_in_two_forms_are_refused(tmp_path, suffix, nested):
         Predictions.load(path)
 
 
-def test_a_later_row_with_probabilities_in_another_form_is_refused(tmp_path):
-    path = tmp_path / "p.jsonl"
-    row = {"prob_a": 0.1, "prob_b": 0.9}
-    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'probs': {'a': 1, 'b': 0}})}\n")
-    with refused("input", "row 2", "'probs'"):
-        Predictions.load(path)
-
-
 def test_unreadable_files_are_named(tmp_path):
     with refused("input", "none.parquet"):
         Predictions.load(tmp_path / "none.parquet")
@@ -270,53 +226,11 @@ def test_a_newer_format_is_refused(tmp_path, version):
         Predictions.load(tmp_path / "p.parquet")
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
-@pytest.mark.parametrize("classes", [("true", "false"), ("True", "False")])
-def test_truth_values_are_labels_of_classes_in_either_spelling(tmp_path, suffix, classes):
-    path = tmp_path / f"p{suffix}"
-    yes, no = (f"prob_{name}" for name in classes)
-    rows = [{"label": True, yes: 0.7, no: 0.3}, {"label": False, yes: 0.6, no: 0.4}]
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        path.write_text(f"label,{yes},{no}\ntrue,0.7,0.3\nfalse,0.6,0.4\n")
-    assert Predictions.load(path).labels.tolist() == [0, 1]
-
-
 def test_sets_may_be_written_as_words_or_as_numbers(tmp_path):
     path = tmp_path / "p.csv"
     for yes, no in (("true", "false"), ("True", "False"), ("1", "0")):
         path.write_text(f"prob_a,prob_b,set_b,set_a\n0.5,0.5,{yes},{no}\n0.2,0.8,{yes},{yes}\n")
         assert Predictions.load(path).sets.tolist() == [[False, True], [True, True]]
-
-
-def test_set_columns_of_some_classes_alone_are_other_columns(tmp_path):
-    path = tmp_path / "p.csv"
-    path.write_text("prob_a,prob_b,set_a,set_name\n0.5,0.5,true,test\n")
-    assert Predictions.load(path).sets is None
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("0.5", "row 3, column 'set_b': '0.5'"),
-        ("yes", "row 3, column 'set_b': 'yes'"),
-    ],
-)
-def test_a_set_column_of_something_else_is_refused(tmp_path, value, message):
-    path = tmp_path / "p.csv"
-    path.write_text(f"prob_a,prob_b,set_a,set_b\n0.5,0.5,1,1\n0.2,0.8,0,{value}\n")
-    with refused("input", message):
-        Predictions.load(path)
-
-
-def test_a_missing_value_in_a_set_column_is_refused(tmp_path):
-    table = pa.table({"prob_a": [0.5], "prob_b": [0.5], "set_a": [True], "set_b": [None]})
-    pq.write_table(table, tmp_path / "p.parquet")
-    with refused("input", "'set_b'", "None"):
-        Predictions.load(tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -339,37 +253,6 @@ def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_pat
     random_predictions(3, ["a", "b"]).replace(columns={"source": ["s", "t", "u"]}).save(path)
     with refused("unknown", "'sauce'", "source"):
         Predictions.load(path, columns=["sauce"])
-
-
-@pytest.mark.parametrize("name", ["id", "prob_a", "set_a", "epistemic", "confidence"])
-def test_a_further_column_cannot_take_a_name_that_files_use(name):
-    with refused("input", f"'{name}'"):
-        random_predictions(2, ["a", "b"]).replace(columns={name: ["x", "y"]})
-
-
-def test_a_further_column_has_a_value_a_row():
-    with refused("input", "3", "2 rows"):
-        random_predictions(2, ["a", "b"]).replace(columns={"source": ["x", "y", "z"]})
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_one_name_among_the_labels_makes_all_of_them_names(tmp_path, suffix):
-    """Stars from 1 to 3, and 0 for none: read as an index, each would be the next class."""
-    probs = {"prob_1": [0.8, 0.1, 0.4]} | {f"prob_{k}": [0.1, 0.45, 0.3] for k in "23"}
-    file = tmp_path / f"stars{suffix}"
-    write_columns(file, {"label": [1, 2, 0], **probs})
-    with refused("input", "'label'", "'0'"):
-        Predictions.load(file)
-    write_columns(file, {"label": [0, 0, 0], **probs})
-    assert Predictions.load(file).labels.tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_truth_values_are_labels(tmp_path, suffix):
-    probs = {"prob_False": [0.8, 0.1], "prob_True": [0.2, 0.9]}
-    file = tmp_path / f"truths{suffix}"
-    write_columns(file, {"label": [False, True], **probs})
-    assert Predictions.load(file).labels.tolist() == [0, 1]
 
 
 def test_lists_are_kept_as_json(tmp_path):
@@ -415,14 +298,6 @@ def test_ids_are_strings_or_numbers(tmp_path, suffix):
         pq.write_table(pa.Table.from_pylist(rows), path)
     with refused("input", "id"):
         Predictions.load(path)
-
-
-@pytest.mark.parametrize("classes", [b"\xff", b"5", b'[1, "a"]', b"[" * 100_000])
-def test_damaged_metadata_do_not_matter(tmp_path, classes):
-    table = pa.table({"label": ["a"], "prob_a": [0.4], "prob_b": [0.6]})
-    path = tmp_path / "p.parquet"
-    pq.write_table(table.replace_schema_metadata({b"bayeslora.classes": classes}), path)
-    assert Predictions.load(path).classes == ("a", "b")
 
 
 DAYS = [datetime.date(2026, 1, 2), datetime.date(2026, 1, 3)]

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from refusal import refused
 
 import bayeslora as bl
-from bayeslora.predictions.record import PredictedRow
 
 CLASSES = ("ham", "spam", "egg")
 
@@ -62,13 +60,6 @@ def test_rows_have_names_of_classes():
     assert first.columns == {"source": "web"}
 
 
-def test_the_first_of_equal_probabilities_is_the_prediction_of_a_row_too():
-    tied = bl.Predictions([[0.2, 0.4, 0.4]], CLASSES)
-    assert tied[0] == PredictedRow(
-        None, None, "spam", 0.4, {"ham": 0.2, "spam": 0.4, "egg": 0.4}, columns={}
-    )
-
-
 def test_indices_and_slices():
     predictions = made()
     assert predictions[-1] == predictions[5] == list(predictions)[5]
@@ -100,12 +91,6 @@ def test_a_frame_is_scored_as_the_record_is(tmp_path, wrap):
     assert (loaded.ids, loaded.classes, loaded.name) == (predictions.ids, CLASSES, "m")
 
 
-def test_lists_in_a_frame_are_kept_as_json(tmp_path):
-    table = table_of(made(), tmp_path)
-    table = table.append_column("tokens", pa.array([[1, 2]] * 6))
-    assert bl.Predictions.from_frame(table).columns["tokens"][0] == "[1, 2]"
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -126,11 +111,6 @@ def test_lists_in_a_frame_are_kept_as_json(tmp_path):
 def test_what_holds_no_predictions_is_an_input_error(wrong):
     with pytest.raises(bl.InputError):
         bl.evaluate(wrong)
-
-
-def test_one_frame_is_nothing_to_compare(tmp_path):
-    with refused("input", "two"):
-        bl.compare(table_of(made(), tmp_path))
 
 
 def test_a_report_takes_frames(tmp_path):

@@ -80,15 +80,6 @@ def test_scores_are_the_harness_s_own(tmp_path):
     assert brier == pytest.approx(np.mean((errors**2).sum(1)), rel=1e-12)
 
 
-def test_lengths_are_characters_or_bytes_without_the_space(tmp_path):
-    options = ["ö", "oo"]
-    path = log(tmp_path, [sample(0, "Which?", options, 0, [-2.0, -3.0])])
-    odds = {"none": -3 + 2, "characters": -3 / 2 + 2 / 1, "bytes": -3 / 2 + 2 / 2}
-    for normalise, gap in odds.items():
-        probs = Predictions.from_lm_eval(path, normalise=normalise).probs[0]
-        np.testing.assert_allclose(np.log(probs[1] / probs[0]), gap, rtol=1e-12)
-
-
 def test_options_that_a_question_lacks_have_no_probability(tmp_path):
     lines = [
         sample(0, "Which?", ["x", "y"], 1, [-1.0, -2.0]),
@@ -100,19 +91,6 @@ def test_options_that_a_question_lacks_have_no_probability(tmp_path):
     scores = evaluate(predictions, {"same": predictions}, num_resamples=5)
     assert all(np.isfinite(score.value) for score in scores.scores.values())
     assert predictions.uncertainty("entropy")[0] <= np.log(2)
-
-
-def test_options_that_never_change_name_the_classes(tmp_path):
-    lines = [sample(k, f"Is {k} odd?", ["no", "yes"], k % 2, [-1.0, -2.0]) for k in range(3)]
-    assert Predictions.load(log(tmp_path, lines)).classes == ("no", "yes")
-    without = [sample(k, "?", ["no", "yes"], k % 2, [-1, -2], texts=False) for k in range(3)]
-    assert Predictions.load(log(tmp_path, without)).classes == ("A", "B")
-
-
-def test_many_options_are_numbered(tmp_path):
-    options = [f"option {k}" for k in range(30)]
-    lines = [sample(k, "?", options[k:] + options[:k], 0, [-1.0] * 30) for k in range(2)]
-    assert Predictions.load(log(tmp_path, lines)).classes[:2] == ("0", "1")
 
 
 @pytest.mark.parametrize(
@@ -136,34 +114,12 @@ def test_a_target_is_an_index_a_letter_or_a_text(tmp_path, targets, expected):
     assert labels is None if expected is None else labels.tolist() == expected
 
 
-def test_unconditional_scores_of_mutual_information_are_left_out(tmp_path):
-    line = sample(0, *QUESTIONS[0])
-    plain = Predictions.load(log(tmp_path, [line])).probs
-    line["acc_mutual_info"] = 1.0
-    for k in range(3):
-        line["arguments"][f"gen_args_{k + 3}"] = {"arg_0": "", "arg_1": " x"}
-        line["filtered_resps"].append(["-5.0", "False"])
-    assert np.array_equal(Predictions.load(log(tmp_path, [line])).probs, plain)
-
-
-def test_old_logs_without_filtered_responses(tmp_path):
-    lines = [sample(k, *parts, new=False) for k, parts in enumerate(QUESTIONS)]
-    expected = Predictions.load(log(tmp_path, lines)).probs
-    for line in lines:
-        del line["filtered_resps"]
-    assert np.array_equal(Predictions.load(log(tmp_path, lines)).probs, expected)
-
-
 def test_fields_of_the_document_are_kept_where_they_are_asked_for(tmp_path):
     predictions = Predictions.load(toy(tmp_path), columns=["question", "source"])
     assert list(predictions.columns["question"]) == [question for question, *_ in QUESTIONS]
     assert list(predictions.columns["source"]) == ["book 0", "book 1", "book 2"]
     with refused("unknown", "'sauce'", "'source'"):
         Predictions.load(toy(tmp_path), columns=["sauce"])
-
-
-def test_a_name_that_is_not_the_harness_s_is_the_file_s(tmp_path):
-    assert Predictions.load(log(tmp_path, [sample(0, *QUESTIONS[0])], "mine.jsonl")).name == "mine"
 
 
 LINE = sample(0, *QUESTIONS[0])
@@ -194,19 +150,3 @@ def test_a_wrong_line_is_named(tmp_path, changes, named):
     path = log(tmp_path, [LINE, {**LINE, "doc_id": 1, **changes}])
     with refused("input", *named):
         Predictions.load(path)
-
-
-def test_lengths_need_texts(tmp_path):
-    path = log(tmp_path, [sample(0, *QUESTIONS[0], texts=False)])
-    with refused("input", "row 1", "'arguments'"):
-        Predictions.from_lm_eval(path, normalise="bytes")
-    with refused("unknown", "'tokens'"):
-        Predictions.from_lm_eval(path, normalise="tokens")
-
-
-def test_other_files_are_not_taken_for_logs(tmp_path):
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"doc_id": 1, "prob_a": 1, "prob_b": 0}\n')
-    assert Predictions.load(path).ids is None
-    with refused("input", "p.jsonl"):
-        Predictions.from_lm_eval(path)

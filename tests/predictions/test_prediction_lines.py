@@ -38,26 +38,6 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
     assert Predictions.load(path).probs.tolist() == [[1, 0], [0, 1]]
 
 
-@pytest.mark.parametrize(("key", "first"), [("probs", 0.25), ("logits", 1 / (1 + np.exp(0.5)))])
-def test_an_object_of_classes_stands_for_their_columns(tmp_path, key, first):
-    row = {"label": 1, key: {"a": 0.25, "b": 0.75}}
-    predictions = read(tmp_path, row, row)
-    assert predictions.classes == ("a", "b")
-    np.testing.assert_allclose(predictions.probs[:, 0], first, rtol=1e-15)
-    assert predictions.labels.tolist() == [1, 1]
-
-
-def test_values_beside_the_numbers_keep_their_text(tmp_path):
-    rows = [
-        {"id": 7, "label": "2020-01-01", "source": "01", "prob_2020-01-01": 1, "prob_b": 0},
-        {"id": 8, "label": None, "source": ["x", 1], "prob_2020-01-01": 1, "prob_b": 0},
-    ]
-    predictions = read(tmp_path, *rows, columns=["source"])
-    assert predictions.ids == ("7", "8")
-    assert predictions.labels.tolist() == [0, -1]
-    assert list(predictions.columns["source"]) == ["01", '["x", 1]']
-
-
 GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
 
 
@@ -128,30 +108,3 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     assert np.array_equal(loaded.sets, made.sets)
     assert loaded.ids == made.ids
     assert list(loaded.columns["source"]) == list(made.columns["source"])
-
-
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monkeypatch):
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    logits = [0.0] * 7 + [float("inf")]
-    path = tmp_path / f"p.{kind}"
-    if kind == "parquet":
-        pa.parquet.write_table(pa.table({"logit_a": logits, "logit_b": [0.0] * 8}), path)
-    else:
-        lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
-        path.write_text("\n".join(lines))
-    monkeypatch.setattr("bayeslora.predictions.files.ROW_GROUP", 3)
-    with refused("input", "row 8, column 'logit_a': inf"):
-        Predictions.load(path)
-
-
-def test_a_record_shares_what_nobody_can_change():
-    made = Predictions([[0.25, 0.75]], ["a", "b"], labels=[1], epistemic=[0.5])
-    other = made.replace(name="other")
-    for name in ("probs", "labels", "epistemic"):
-        assert getattr(other, name) is getattr(made, name)
-    view = np.array([[0.25, 0.75], [1.0, 0.0]])[:1]
-    view.setflags(write=False)  # the base array is still writable
-    assert Predictions(view, ["a", "b"]).probs.base is None

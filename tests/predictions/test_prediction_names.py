@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bayeslora.predictions.collection import by_group, gather, group_seeds, labels_of, seed_of
+from bayeslora.predictions.collection import by_group, gather, group_seeds, seed_of
 from bayeslora.predictions.record import Predictions
 
 
@@ -75,12 +75,6 @@ def test_gathered_methods_know_their_seed(tmp_path):
     assert [method.seed for method in groups["lora"]] == ["0", "1"]
 
 
-def test_two_methods_of_one_name_are_two_groups():
-    methods = gather([made(), made(), made("lora", 4)])
-    assert len(by_group(methods)) == 3
-    assert [method.group for method in methods] == [method.label for method in methods]
-
-
 def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_directories(tmp_path):
     files = []
     for rank in ("r4", "r8"):
@@ -94,32 +88,3 @@ def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_director
     assert [method.label for method in methods] == [
         f"lora ({rank}, seed {seed})" for rank in ("r4", "r8") for seed in "01"
     ]
-
-
-@pytest.mark.parametrize(
-    ("files", "labels"),
-    [
-        (["vbll-0", "vbll-1", "map-0"], ["vbll (seed 0)", "vbll (seed 1)", "map"]),
-        (["mt/vbll-0", "test/vbll-0"], ["vbll (mt)", "vbll (test)"]),
-        (["x/mt/vbll-0", "y/mt/vbll-0"], ["vbll (x)", "vbll (y)"]),
-        (
-            ["a/vbll-0", "a/vbll-1", "b/vbll-0", "b/vbll-1", "a/map-2"],
-            ["vbll (a, seed 0)", "vbll (a, seed 1)", "vbll (b, seed 0)", "vbll (b, seed 1)", "map"],
-        ),
-    ],
-)
-def test_equal_names_are_told_apart_by_seed_or_by_the_part_of_the_path_that_differs(
-    tmp_path, files, labels
-):
-    paths = [tmp_path / f"{file}.parquet" for file in files]
-    for path in paths:
-        name, _, seed = path.stem.partition("-")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made(name, fit_seed=seed).save(path)
-    assert [method.label for method in gather(paths)] == labels
-    assert [label for label, _ in labels_of(paths)] == labels
-
-
-def test_a_number_is_left_for_what_no_path_tells_apart(tmp_path):
-    made(fit_seed="0").save(tmp_path / "p.parquet")
-    assert [m.label for m in gather([tmp_path / "p.parquet"] * 2)] == ["lora", "lora (2)"]

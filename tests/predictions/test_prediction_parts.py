@@ -84,17 +84,6 @@ def test_foreign_files_are_never_deleted(tmp_path):
         assert [file.name for file in parts.folder.iterdir()] == ["thesis.tex"]
 
 
-def test_damaged_notes_count_as_other_predictions(tmp_path):
-    parts = PredictionParts(tmp_path / "p.parquet")
-    parts.claim(IDENTITY, overwrite=False)
-    add_all(parts, made())
-    (parts.folder / "predictions.json").write_text('{"seed": ')
-    with refused("input", "seed"):
-        parts.claim(IDENTITY, overwrite=False)
-    parts.claim(IDENTITY, overwrite=True)
-    assert parts.missing(6) == [0, 1, 2, 3, 4, 5]
-
-
 def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
     whole = made(rows=4)
     whole.save(tmp_path / "whole.parquet")
@@ -122,22 +111,3 @@ def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
         out.unlink()
         assert left() == ["whole.parquet"]
     assert deaths > 10
-
-
-def test_only_what_has_nothing_to_go_on_from_is_swept(tmp_path):
-    parts = PredictionParts(tmp_path / "p.parquet")
-    parts.claim(IDENTITY, overwrite=False)
-    add_all(parts, made(), numbers=[1])
-    parts.sweep()
-    assert parts.num_finished() == 1
-    (parts.folder / "00000001.parquet").unlink()
-    parts.sweep()
-    assert not parts.folder.exists()
-
-
-def test_long_names_have_room_for_pieces(tmp_path):
-    parts = PredictionParts(tmp_path / f"{'x' * 240}.parquet")
-    parts.claim(IDENTITY, overwrite=False)
-    add_all(parts, made())
-    parts.finish()
-    assert len(Predictions.load(parts.out)) == 23

@@ -1,17 +1,9 @@
 """The predictions record: computed values, stored values, and refusals."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from refusal import refused
 
-from bayeslora.errors import InputError
-from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.record import Predictions
 
 PROBS = [[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 0.0, 1.0]]
@@ -42,26 +34,10 @@ def test_arrays_are_copies_that_nobody_can_change():
         predictions.probs[0, 0] = 1.0
 
 
-def test_a_certain_row_is_no_more_than_certain():
-    """A weighted mean of certain rows may exceed 1 by rounding."""
-    probs = np.array([[0.5, 0.5], [1.0000000000000002, 0.0]])
-    predictions = Predictions(probs, ("a", "b"), [0, 0])
-    assert predictions.probs.max() == 1
-    assert probs[1, 0] > 1
-    assert evaluate(predictions)["accuracy"].value == 1
-
-
 def test_float32_rows_are_renormalised_in_float64():
     single = np.array([[0.1, 0.2, 0.7]], dtype=np.float32)
     assert abs(single.astype(np.float64).sum() - 1) > 1e-9
     assert abs(Predictions(single, CLASSES).probs.sum() - 1) < 1e-15
-
-
-@given(arrays(np.float64, (4, 3), elements=st.floats(1e-3, 1.0)))
-def test_normalised_rows_are_not_touched_again(weights):
-    once = Predictions(weights / weights.sum(1, keepdims=True), CLASSES)
-    again = Predictions(once.probs, CLASSES)
-    assert np.array_equal(once.probs, again.probs)
 
 
 def test_labels_without_any_label_are_none():
@@ -114,12 +90,6 @@ def test_take_picks_every_part(rows):
     assert (taken.name, taken.metadata) == ("m", {"link": "probit"})
 
 
-@pytest.mark.parametrize("rows", [[], np.zeros(0, dtype=bool), ()])
-def test_no_rows_cannot_be_taken(rows):
-    with pytest.raises(InputError, match="no rows"):
-        full().take(rows)
-
-
 def test_other_probabilities_drop_the_decomposition_of_the_old_ones():
     changed = full().with_probs(np.full((3, 3), 1 / 3), name="flat")
     assert changed.uncertainty_names == ("max_probability", "entropy", "s")
@@ -131,12 +101,6 @@ def test_other_probabilities_drop_the_decomposition_of_the_old_ones():
     assert changed.labels.tolist() == [1, -1, 0]
     assert changed.sets is None
     assert full().with_probs(PROBS).name == "m"
-
-
-def test_records_can_be_sent_to_another_process():
-    for other in (copy.deepcopy(full()), pickle.loads(pickle.dumps(full()))):
-        assert np.array_equal(other.probs, full().probs)
-        assert other.scores.keys() == full().scores.keys()
 
 
 NAN, INF = float("nan"), float("inf")

@@ -12,9 +12,7 @@ from scipy.special import logsumexp
 
 from bayeslora import compare, conformal_sets, evaluate, recalibrate
 from bayeslora.metrics.classwise import brier_parts, classwise_bins
-from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -72,18 +70,6 @@ def test_a_label_that_is_no_option_of_its_row_is_named():
         Predictions(probs, "ABC", [0, 2], available=available)
 
 
-def test_a_row_has_the_options_that_it_has():
-    last = ragged()[-1]
-    assert list(last.probs) == ["A", "B"]
-    assert sum(last.probs.values()) == pytest.approx(1)
-
-
-def test_pieces_are_joined():
-    whole = ragged()
-    pieces = [whole.take([0]), whole.take(range(1, 80))]
-    np.testing.assert_array_equal(joined(pieces).available, whole.available)
-
-
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_files_have_null_where_there_is_no_option(tmp_path, suffix):
     predictions = ragged()
@@ -95,13 +81,6 @@ def test_files_have_null_where_there_is_no_option(tmp_path, suffix):
     if suffix == "jsonl":
         last = json.loads(path.read_text().splitlines()[-1])
         assert last["prob_C"] is None
-
-
-def test_data_frames_too():
-    pytest.importorskip("pandas")
-    predictions = ragged()
-    again = Predictions.from_frame(predictions.to_pandas())
-    np.testing.assert_array_equal(again.available, predictions.available)
 
 
 def test_foreign_files_with_nulls(tmp_path):
@@ -205,12 +184,6 @@ def test_temperature_is_that_of_the_options_that_are_there():
     np.testing.assert_allclose(again.predictions.probs[:, :5], result.predictions.probs)
 
 
-@pytest.mark.parametrize("method", [name for name in RECALIBRATORS if name != "temperature"])
-def test_methods_by_class_need_the_same_classes_in_every_row(method):
-    with refused("input", "'temperature'"):
-        recalibrate(ragged(60, seed=1), ragged(60, seed=2), method)
-
-
 def test_comparisons_need_the_same_options():
     first = ragged(name="first")
     turned = first.replace(
@@ -225,21 +198,3 @@ def test_comparisons_need_the_same_options():
     other = first.replace(name="other", available=first.probs > -1)
     with refused("input", "options"):
         compare([first, other], num_resamples=20)
-
-
-def test_detection_says_where_numbers_of_options_differ(caplog):
-    inside = ragged(30, 4, 1, least=4)
-    evaluate(inside, {"same": ragged(30, 4, 2, least=4)}, num_resamples=20)
-    assert not caplog.records
-    evaluate(inside, {"other": ragged(30, 4, 2, least=2)}, num_resamples=20)
-    assert "'other'" in caplog.text
-
-
-def test_logs_of_the_harness_know_their_options(tmp_path):
-    path = tmp_path / "samples_arc.jsonl"
-    rows = [
-        {"doc_id": 0, "doc": {}, "target": 1, "filtered_resps": [[-1, 0], [-2, 0], [-3, 0]]},
-        {"doc_id": 1, "doc": {}, "target": 0, "filtered_resps": [[-1, 0], [-2, 0]]},
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert Predictions.load(path).num_options.tolist() == [3, 2]

@@ -9,7 +9,6 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
-from bayeslora.recalibration.recalibrator import renormalised
 
 
 def two(stated, labels):
@@ -69,13 +68,6 @@ def test_beta_calibration_is_the_optimum_of_the_naive_objective_within_its_bound
     assert naive(ours) <= searched.fun + 1e-8
 
 
-def test_beta_calibration_maps_two_classes_alike():
-    predictions = two(np.random.default_rng(0).uniform(size=200), np.arange(200) % 2)
-    (a, b, c), (a2, b2, c2) = BetaCalibration().fit(predictions).parameters.T
-    # log p of one class is log(1 − p) of the other: a and b swap, and c changes sign.
-    np.testing.assert_allclose([a, b, c], [b2, a2, -c2], atol=1e-5)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_histogram_binning_is_netcals_off_the_edges():
     from netcal.binning import HistogramBinning as Theirs
@@ -119,14 +111,6 @@ def test_equal_mass_bins_hold_equally_many_rows():
     np.testing.assert_allclose(binned.probs, divided(expected), atol=1e-12)
 
 
-def test_an_empty_bin_says_what_it_can():
-    predictions = two([0.1, 0.15, 0.9], [0, 0, 1])
-    plain = HistogramBinning(num_bins=4, bins="equal-width", smoothing=0).fit(predictions)
-    np.testing.assert_allclose(plain.apply(two([0.3], [0])).probs, [[0.7, 0.3]])
-    smooth = HistogramBinning(num_bins=4, bins="equal-width").fit(predictions)
-    np.testing.assert_allclose(smooth.apply(two([0.3], [0])).probs, [[3 / 5, 2 / 5]])
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_isotonic_regression_is_netcals():
     from netcal.binning import IsotonicRegression as Theirs
@@ -162,17 +146,6 @@ def test_smoothed_blocks_rise_all_the_same():
     share = 22 / 73
     expected = [(1 + 2 * share) / 53] * 51 + [(20 + share) / 21] * 20
     np.testing.assert_allclose(np.interp(stated, *fitted.knots[1]), expected)
-
-
-def test_a_row_of_zeros_keeps_its_probabilities():
-    stated = np.array([[0.2, 0.8], [0.3, 0.7]])
-    mapped = renormalised(np.array([[0.0, 0.0], [0.1, 0.3]]), stated)
-    np.testing.assert_allclose(mapped, [[0.2, 0.8], [0.25, 0.75]])
-    # Every class is certain above a half, and impossible below.
-    predictions = rows(3).replace(probs=0.1 + 0.7 * np.eye(3), labels=np.arange(3))
-    fitted = HistogramBinning(num_bins=2, bins="equal-width", smoothing=0).fit(predictions)
-    probs = np.array([[0.4, 0.3, 0.3]])
-    np.testing.assert_allclose(fitted.apply(rows(1).replace(probs=probs)).probs, probs)
 
 
 @pytest.mark.parametrize("method", [BetaCalibration(), IsotonicRegression()])

@@ -6,7 +6,6 @@ from faulty_rows import nll, rows
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
 
@@ -35,23 +34,6 @@ def test_options_may_be_text_a_mapping_or_an_object():
     assert refitted.recalibrator is not results[0].recalibrator
 
 
-def test_temperature_is_the_default_and_unchanged():
-    fit, apply = rows(100), rows(50, seed=1)
-    result = bl.recalibrate(fit, apply)
-    by_hand = bl.Temperature().fit(fit)
-    assert result.recalibrator.temperature == by_hand.temperature
-    np.testing.assert_array_equal(result.predictions.probs, by_hand.apply(apply).probs)
-
-
-def test_files_are_read(tmp_path):
-    fit, apply = rows(100, ids="v-"), rows(50, seed=1, ids="t-")
-    fit.save(tmp_path / "v.parquet")
-    apply.save(tmp_path / "t.parquet")
-    result = bl.recalibrate(tmp_path / "v.parquet", str(tmp_path / "t.parquet"), "beta")
-    expected = bl.recalibrate(fit, apply, "beta").predictions
-    np.testing.assert_array_equal(result.predictions.probs, expected.probs)
-
-
 def test_the_method_is_checked_before_anything_is_read():
     with refused("unknown", "'platt'", "'vector'", "'beta'"):
         bl.recalibrate("nowhere.csv", "nowhere.csv", "platt")
@@ -72,30 +54,3 @@ def test_a_class_without_rows_is_named_where_classes_are_changed_apart(method, c
     bl.recalibrate(without, rows(50, seed=1), method)
     named = f"has no labelled row of {fit.classes[1]!r}" in caplog.text
     assert named == (method != "temperature")
-
-
-def test_a_few_rows_in_both_are_said(caplog):
-    fit, apply = rows(100), rows(200, seed=1)
-    both = Predictions(
-        np.concatenate([fit.probs[:20], apply.probs]),
-        fit.classes,
-        labels=np.concatenate([fit.labels[:20], apply.labels]),
-    )
-    bl.recalibrate(fit, apply)
-    assert "same probabilities" not in caplog.text
-    bl.recalibrate(fit, both)
-    assert "9 % of the rows of apply have the same probabilities in fit" in caplog.text
-
-
-def test_rows_of_all_or_nothing_are_equal_without_being_the_same(caplog):
-    sure = np.eye(3)[np.arange(16) % 3]
-    fit, apply = (
-        Predictions(
-            np.concatenate([sure, predictions.probs]),
-            predictions.classes,
-            labels=np.concatenate([np.arange(16) % 3, predictions.labels]),
-        )
-        for predictions in (rows(200), rows(200, seed=1))
-    )
-    bl.recalibrate(fit, apply)
-    assert "same probabilities" not in caplog.text

@@ -5,9 +5,6 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from refusal import refused
 
 from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
@@ -77,48 +74,6 @@ def test_known_case():
     np.testing.assert_allclose(fitted.apply(rows).probs, np.tile([0.75, 0.25], (4, 1)), atol=1e-9)
 
 
-@given(seed=st.integers(0, 500), temperature=st.floats(0.05, 20))
-@settings(max_examples=30, deadline=None)
-def test_laws(seed, temperature):
-    rows = predictions(rows=40, temperature=temperature, seed=seed)
-    fitted = Temperature().fit(rows)
-    scaled = fitted.apply(rows)
-    np.testing.assert_allclose(scaled.probs.sum(1), 1, atol=1e-12)
-    assert nll(scaled) <= nll(rows) + 1e-9
-    # The order of classes within a row is preserved, except for ties from rounding.
-    gaps = np.sort(rows.probs, 1)
-    clear = (gaps[:, -1] - gaps[:, -2]) > 1e-9
-    assert (scaled.prediction == rows.prediction)[clear].all()
-
-
-def test_fitting_scaled_rows_again_gives_one():
-    rows = predictions()
-    scaled = Temperature().fit(rows).apply(rows)
-    assert Temperature().fit(scaled).temperature == pytest.approx(1.0, abs=1e-6)
-
-
-def test_unlabelled_rows_are_left_out_of_the_fit_and_scaled_all_the_same():
-    rows = predictions()
-    labels = np.array(rows.labels)
-    labels[::2] = -1
-    partly = rows.replace(labels=labels)
-    fitted = Temperature().fit(partly)
-    assert fitted.num_rows == 150
-    assert fitted.temperature == Temperature().fit(rows.take(np.arange(1, 300, 2))).temperature
-    assert len(fitted.apply(partly)) == 300
-
-
-def test_zero_probabilities_are_survived():
-    rows = Predictions(
-        probs=np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]]),
-        classes=("a", "b"),
-        labels=np.array([0, 1, 0]),
-    )
-    scaled = Temperature().fit(rows).apply(rows)
-    assert np.isfinite(scaled.probs).all()
-    assert scaled.probs[1, 1] > 0
-
-
 def test_the_edge_of_the_search_is_said(caplog):
     rows = Predictions(
         probs=np.array([[0.9, 0.1], [0.8, 0.2]]), classes=("a", "b"), labels=np.array([1, 1])
@@ -139,46 +94,3 @@ def test_rows_that_are_all_right_sharpen_nothing(rows, caplog):
     assert fitted.temperature == 1
     assert f"the {counted(rows, 'row')} used" in caplog.text
     np.testing.assert_allclose(fitted.apply(known).probs, known.probs)
-
-
-def test_what_becomes_of_the_other_columns():
-    rows = predictions(
-        rows=5,
-        total=np.ones(5),
-        aleatoric=np.ones(5),
-        epistemic=np.zeros(5),
-        scores={"logit_variance": np.arange(5.0)},
-        metadata={"link": "mc"},
-        name="first",
-    )
-    recalibrator = Temperature()
-    recalibrator.temperature, recalibrator.classes, recalibrator.num_rows = 2.0, CLASSES, 9
-    scaled = recalibrator.apply(rows, name="first + temperature")
-    np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
-    assert scaled.aleatoric is None
-    assert scaled.epistemic is None
-    np.testing.assert_array_equal(scaled.scores["logit_variance"], np.arange(5.0))
-    assert scaled.metadata == {
-        "link": "mc",
-        "recalibration": "temperature",
-        "temperature": "2.0",
-        "recalibration_rows": "9",
-    }
-    again = recalibrator.apply(recalibrator.apply(scaled)).metadata
-    assert again == {**scaled.metadata, "recalibration_before": "temperature > temperature"}
-    assert scaled.name == "first + temperature"
-    assert recalibrator.apply(rows).name == "first"
-    assert recalibrator.apply(predictions(rows=5)).total is None
-
-
-def test_refusals():
-    rows = predictions(rows=5)
-    two = Predictions(np.tile([0.9, 0.1], (4, 1)), ("a", "b"), np.array([0, 0, 0, 1]))
-    with refused("input", "labels"):
-        Temperature().fit(rows.replace(labels=None))
-    with refused("input", "labels"):
-        Temperature().fit(rows.replace(labels=np.full(5, -1)))
-    with refused("not-fitted"):
-        Temperature().apply(rows)
-    with refused("input", "['a', 'b']", "['a', 'b', 'c']"):
-        Temperature().fit(two).apply(rows)

@@ -3,14 +3,12 @@
 import csv
 import json
 import math
-import re
 from dataclasses import dataclass
 
 import pytest
 from refusal import refused
 
 from bayeslora.reporting.adapter_changes import adapter_changes, adapter_words
-from bayeslora.reporting.page import _sort_value
 from bayeslora.reporting.report import report
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -59,57 +57,12 @@ def test_the_sentence_says_ranks_most_changed_layer_and_drift():
     )
 
 
-def test_the_sentence_follows_the_numbers():
-    assert "at most 2e-5, beyond 1e-5" in words(Layer("a", drift=2e-5))[0]
-    assert "none is held to it" in words(Layer("a", drift=0.0))[0]
-    assert "the stable rank is 1.25" in words(Layer("a"))[0]
-    assert words(Layer("a", **UNCHANGED))[0].startswith("none of 1 layer changed, and drift")
-    # A zero weight has no relative norm, so norms are compared.
-    zero = Layer("zero", relative_norm=math.nan, norm=2.0)
-    assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero)[0]
-
-
-def test_a_gate_that_is_left_out_is_said():
-    note = " A gate that differs from input to input is left out of these numbers."
-    assert words(*LAYERS, Layer("gated", is_gated=True))[0].endswith(note)
-    assert words(Layer("a", is_gated=True, **UNCHANGED))[0].endswith(note)
-    assert note not in words(*LAYERS)[0]
-
-
-def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
-    parts = words(*LAYERS, members=5)
-    for text in (parts[0], parts[1].notes):
-        assert text.endswith("This is the first of 5 members.")
-    assert "member" not in words(*LAYERS)[0]
-
-
 def test_the_table_has_a_row_a_layer():
     _, table = words(*LAYERS)
     assert [row.headings for row in table.rows] == [(layer.name,) for layer in LAYERS]
     shown = [[cell.value for cell in row.cells] for row in table.rows]
     assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-7"]
     assert shown[2] == ["0", "0\N{NO-BREAK SPACE}%", "–", "3e-7"]
-
-
-def test_cells_with_exponents_sort_by_their_value():
-    assert [float(_sort_value(text)) for text in ("3e-7", "1.2e3", "0.5 e")] == [3e-7, 1200, 0.5]
-
-
-def test_the_page_has_a_folded_part_for_each_model(written):
-    page = (written / "index.html").read_text(encoding="utf-8")
-    assert '<a href="#spectra">Adapter changes</a>' in page
-    section = page.split('<section id="spectra"')[1].split("</section>")[0]
-    assert section.count('<details class="fold"') == 2
-    assert '<bdi class="name">&lt;i&gt;polar</bdi>: 2 of 3 layers changed' in section
-    assert "This is the first of 2 members." in section
-    assert re.search(
-        r'<title id="spectrum-1-title">Singular values .* &lt;i&gt;polar</title>', section
-    )
-    assert '<desc id="spectrum-1-desc">layers.0.q&lt;b&gt;proj: largest 3, norm 3' in section
-    assert "<i>polar" not in page
-    assert "q<b>proj" not in page
-    for term in ("Stable rank", "Drift", "Norm and relative norm of a change"):
-        assert f"<dt>{term}</dt>" in page
 
 
 def test_markdown_and_latex_have_the_same_table(written):
@@ -144,23 +97,6 @@ def test_files_for_programs_have_the_numbers_whole(written):
     values = {(row["method"], row["part"], row["score"]): row["value"] for row in rows}
     assert values["lora", "layers.0.v_proj", "relative_norm"] == "0.5"
     assert values["lora", "layers.1.v_proj", "stable_rank"] == ""
-
-
-def test_without_models_nothing_of_it_is_there(made):
-    page = (made / "index.html").read_text(encoding="utf-8")
-    assert "What the adapter changed" not in page
-    assert "Stable rank" not in page
-    assert json.loads((made / "scores.json").read_text(encoding="utf-8"))["spectra"] == []
-
-
-def test_a_call_that_files_alone_cannot_repeat_is_not_said(make, tmp_path):
-    file = tmp_path / "m.parquet"
-    make("m", rows=30).save(file)
-    texts = [
-        report(file, out=tmp_path / name, **options, **FEW).with_name("report.md").read_text()
-        for name, options in {"plain": {}, "given": {"spectrum": {"m": [LAYERS]}}}.items()
-    ]
-    assert ["command to repeat it" in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize(

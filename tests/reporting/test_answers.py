@@ -57,12 +57,6 @@ def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):
     assert accused <= 6
 
 
-def test_few_examples_ask_for_more(make):
-    sentences = words(make("m", sharpness=1.2, rows=25))
-    assert "no-sign" in sentences
-    assert 25 in numbers(sentences["advice"][-1])
-
-
 def test_no_better_than_the_most_common_class(make):
     worse, better = (words(make("m", signal=s, sharpness=10.0, rows=200)) for s in (0.05, 2.0))
     assert "not shown" in worse["accuracy"][0]
@@ -88,52 +82,11 @@ def test_out_of_distribution_inputs_are_limits_and_have_steps(make):
     assert "same" in unnoticed[0]
 
 
-def test_a_tied_method_that_detects_better_is_preferred(make, ood):
-    # both have the same probabilities and the same NLL
-    tied = [make("flat"), make("knowing")]
-    far = make("far", labelled=False, rows=200, seed=5)
-    sets = {
-        "flat": {"far": far.replace(scores={"s": np.zeros(200)})},
-        "knowing": {"far": far.replace(scores={"s": np.ones(200)})},
-    }
-    inside = np.linspace(0, 0.5, len(tied[0]))
-    tied = [
-        predictions.replace(scores={"s": inside * (predictions.name == "knowing")})
-        for predictions in tied
-    ]
-    options = {"num_bins": 15, "num_resamples": 60, "seed": 0}
-    methods = assess(gather(tied, sets), Evaluation("s", **options))
-    facts = Facts(methods, pair(methods, Evaluation(**options)), {"far": "far"})
-    first = advice(facts).sentences[0]
-    assert "knowing" in first
-    assert "flat" not in first
-    alone = Facts(methods, pair(methods, Evaluation(**options)), {})
-    assert all(name in advice(alone).sentences[0] for name in ("flat", "knowing"))
-
-
-def test_without_labels_nothing_is_judged(make):
-    assert set(words(make("m", labelled=False))) == {"unlabelled"}
-
-
 def one_hot(make, correct, labels):
     """Return certain predictions: correct where `correct`, the next class elsewhere."""
     labels = np.asarray(labels)
     guess = np.where(correct, labels, (labels + 1) % 4)
     return make("m", rows=len(labels), labels=labels, probs=np.eye(4)[guess])
-
-
-def test_a_weak_class_is_one_that_chance_does_not_explain(make):
-    labels = np.repeat(np.arange(4), 50)
-    correct = np.ones(200, dtype=bool)
-    correct[:10] = False
-    # 40 of 50 against 150 of 150: the interval at level 1 - 0.05/4 ends at 0.90, the other starts
-    # at 0.975
-    index, share = Answers(row_scores(one_hot(make, correct, labels))).weakest_class()
-    assert (index, share.count, share.size) == (0, 40, 50)
-    assert share.high == pytest.approx(0.904, abs=0.001)
-    correct[:] = True
-    correct[:2] = False
-    assert Answers(row_scores(one_hot(make, correct, labels))).weakest_class() is None
 
 
 def test_shares_are_those_of_the_rows(make):

@@ -5,24 +5,13 @@ import dataclasses
 import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
+from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     Assessed,
-    Evaluation,
-    Point,
-    misses_more_than_chance,
-    pair,
 )
-from bayeslora.reporting.detectors import (
-    MOST_FLAGGED,
-    detector_notes,
-    instead_of,
-    is_usable,
-    verdict,
-)
-from bayeslora.reporting.findings import bins_that_miss, detection, findings
+from bayeslora.reporting.findings import findings
 from bayeslora.reporting.overview import advice
 from bayeslora.reporting.ranking import Facts, best_or_tied
 
@@ -30,23 +19,6 @@ ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
 """Rows behind explicit scores: eight of ten correct, all equally confident."""
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
-
-
-def detected(auroc, low, high, fpr95=0.1):
-    triple = {
-        "auroc": Score(auroc, low, high),
-        "aupr": Score(0.5, 0.4, 0.6),
-        "fpr95": Score(fpr95, 0.0, 1.0),
-    }
-    return OODScores(
-        n_in=600, n_out=400, score="epistemic", **triple, by_score={"epistemic": triple}
-    )
-
-
-def beaten():
-    result = detected(0.9, 0.88, 0.92)
-    scores = dict.fromkeys(("epistemic", "max_probability"), result.by_score["epistemic"])
-    return dataclasses.replace(result, better="max_probability", by_score=scores)
 
 
 def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None):
@@ -96,20 +68,6 @@ def test_overconfidence_is_stated_with_its_interval():
     assert "recalibrate" in sentences["advice"]
 
 
-def test_the_gap_of_a_single_method_is_on_the_first_screen_alone():
-    sentences = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
-    assert "8.3" not in sentences["over"]
-    for part in ("mle is overconfident", "0.030", "0.021"):
-        assert part in sentences["over"]
-
-
-def test_underconfidence_is_stated_without_minus_signs():
-    sentences = words([assessed("t", bias=(-0.05, -0.07, -0.03)), assessed("fine")])
-    assert "5.0 points [3.0, 7.0]" in sentences["under"]
-    assert "−" not in sentences["under"]
-    assert "over" not in sentences
-
-
 @pytest.mark.parametrize("bias", [(0.05, -0.001, 0.1), (-0.05, -0.1, 0.0), (0.0, 0.0, 0.0)])
 def test_an_interval_that_holds_zero_is_no_sign_of_bias(bias):
     sentences = words([assessed("m", bias=bias)])
@@ -132,12 +90,6 @@ def test_a_lead_inside_the_interval_is_called_chance():
     assert "a has the lowest NLL, 0.400 [0.350, 0.450]" in sentences["ranking"]
     assert f"{LEAD} b" in sentences["ranking"]
     assert "a and b" in sentences["advice"]
-
-
-def test_a_lead_outside_every_interval_is_stated():
-    sentences = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
-    assert leads(sentences)
-    assert sentences["advice"].startswith("Prefer a:")
 
 
 def compared(low, high):
@@ -179,121 +131,6 @@ def test_a_lead_needs_the_corrected_p_as_well():
         assert leads(words(pairs, dataclasses.replace(comparison, rows=rows))) is clear
 
 
-def pooled(label, nll, fits):
-    return dataclasses.replace(assessed(label, nll=nll), fits=tuple(fits))
-
-
-def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
-    fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
-    close = pooled("a", (0.40, 0.39, 0.41), fits)
-    sentences = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
-    assert "0.400 [0.390, 0.410]" in sentences["ranking"]
-    assert not leads(sentences)
-
-
-def test_seeds_are_judged_one_by_one():
-    sure = {"bias": (0.05, 0.01, 0.09)}
-    fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
-    sentences = words([pooled("a", (0.5, 0.4, 0.6), fits)])
-    assert "2 seeds" in sentences["ranking"]
-    assert "a (seed 0) is overconfident by 5.0 points" in sentences["over"]
-    assert "a (seed 1)" in sentences["no-sign"]
-    assert "recalibrate" in sentences["advice"]
-
-
-def test_methods_on_other_examples_are_said_to_be():
-    pairs = [assessed("a"), assessed("b")]
-    assert len(words(pairs)["ranking"]) > len(words(pairs, compared(0, 0))["ranking"])
-
-
-def test_no_better_than_a_coin():
-    method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
-    facts = Facts([method], {}, {"near": "near"})
-    finding = detection(facts, "near")
-    assert finding.kind == "warning"
-    assert "0.5" in finding.sentences[-1]
-    assert any("near" in sentence for sentence in advice(facts).sentences)
-
-
-def test_detection_states_sizes_and_false_alarms():
-    method = assessed("m", ood={"far": detected(0.93, 0.91, 0.95, fpr95=0.42)})
-    sentences = words([method], sets={"far": "far"})
-    for part in ("0.930 [0.910, 0.950]", "600", "400", "42.0 %", "epistemic uncertainty"):
-        assert part in sentences["ood"]
-    assert "42.0 %" in sentences["advice"]
-
-
-@pytest.mark.parametrize(
-    ("result", "is_advised"),
-    [
-        (detected(0.9, 0.88, 0.92, fpr95=MOST_FLAGGED), True),
-        (detected(0.616, 0.6, 0.63, fpr95=0.993), False),
-        (dataclasses.replace(detected(0.9, 0.88, 0.92), doubt="negligible"), False),
-        (beaten(), False),
-    ],
-)
-def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_score(
-    result, is_advised
-):
-    facts = Facts([assessed("m", ood={"far": result})], {}, {"far": "far"})
-    [sentence] = [sentence for sentence in advice(facts).sentences if "far" in sentence]
-    assert sentence.startswith("Flag") == is_advised
-    finding = detection(facts, "far")
-    assert (finding.kind == "warning") == (not is_usable(result))
-    assert len(detector_notes(result)) == (not is_usable(result))
-
-
-def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
-    blind = detected(0.49, 0.45, 0.53)
-    simple = detected(0.99, 0.98, 1.0).by_score["epistemic"]
-    scores = {**blind.by_score, "max_probability": simple}
-    result = dataclasses.replace(blind, better="max_probability", by_score=scores)
-    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert all("0.990" in sentences[key] for key in ("advice", "ood"))
-
-
-def test_a_score_that_is_less_blind_is_not_recommended():
-    """It separates better than the evaluated score, but no better than a coin."""
-    reversed_ = detected(0.20, 0.15, 0.25)
-    simple = detected(0.43, 0.32, 0.56).by_score["epistemic"]
-    scores = {**reversed_.by_score, "max_probability": simple}
-    result = dataclasses.replace(reversed_, better="max_probability", by_score=scores)
-    assert verdict(result) == "blind"
-    assert instead_of(result) == ""
-    assert detector_notes(result) == []
-    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert not any("--ood-score" in each for each in sentences.values())
-
-
-@pytest.mark.parametrize(("score", "is_named"), [("entropy", False), ("total", True)])
-def test_a_better_score_is_named_only_if_a_table_lists_it(score, is_named):
-    chosen = detected(0.8, 0.75, 0.85)
-    better = detected(0.9, 0.88, 0.92).by_score["epistemic"]
-    result = dataclasses.replace(chosen, by_score={**chosen.by_score, score: better})
-    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert ("0.900" in sentences["ood"]) == is_named
-
-
-def test_some_methods_blind_to_a_set_are_named():
-    pairs = [
-        assessed("a", ood={"far": detected(0.9, 0.88, 0.92)}),
-        assessed("b", ood={"far": detected(0.5, 0.5, 0.5)}),
-    ]
-    facts = Facts(pairs, {}, {"far": "far"})
-    last = detection(facts, "far").sentences[-1]
-    assert "0.5" in last
-    assert "\u2068b\u2069" in last
-    assert "\u2068a\u2069" not in last
-
-
-def test_without_labels_nothing_is_said_about_calibration():
-    method = assessed("m")
-    bare = dataclasses.replace(
-        method.scores, scores={"mean_confidence": Score(0.8, 0.7, 0.9)}, bins=(), n_labelled=0
-    )
-    assert set(words([Assessed(method.method, bare)])) == {"unlabelled"}
-
-
 def test_best_values_are_marked_with_all_that_overlap():
     scores = [Score(0.9, 0.88, 0.92), Score(0.87, 0.85, 0.89), Score(0.5, 0.4, 0.6), None]
     assert best_or_tied("accuracy", scores) == [True, True, False, False]
@@ -302,26 +139,3 @@ def test_best_values_are_marked_with_all_that_overlap():
     assert best_or_tied("accuracy", scores[:2]) == [False, False]
     biases = [Score(-0.01, -0.02, 0.0), Score(0.2, 0.1, 0.3), Score(-0.015, -0.1, 0.1)]
     assert best_or_tied("overconfidence", biases) == [True, False, True]
-
-
-def test_misses_are_compared_with_chance():
-    on = Point(0.5, 1.0, 10, 0.8, 0.8, 0.7, 0.9)
-    off = dataclasses.replace(on, accuracy=0.4, accuracy_low=0.3, accuracy_high=0.5)
-    # P(X >= 1) of Binomial(10, 0.05) is 0.40, P(X >= 2) is 0.09, P(X >= 3) is 0.01
-    assert not misses_more_than_chance([off] + [on] * 9)
-    assert not misses_more_than_chance([off] * 2 + [on] * 8)
-    assert misses_more_than_chance([off] * 3 + [on] * 7)
-    assert not misses_more_than_chance([])
-
-
-@pytest.mark.parametrize(
-    ("missed", "bins", "verb"), [(0, 1, "misses"), (1, 3, "misses"), (0, 2, "miss"), (2, 3, "miss")]
-)
-def test_the_verb_agrees_with_the_bins(missed, bins, verb):
-    on = Point(0.5, 1.0, 10, 0.8, 0.8, 0.7, 0.9)
-    off = dataclasses.replace(on, accuracy=0.4, accuracy_low=0.3, accuracy_high=0.5)
-    assert verb in bins_that_miss([off] * missed + [on] * (bins - missed)).split()
-
-
-def test_one_method_has_no_pair():
-    assert pair([assessed("m")], Evaluation(num_resamples=10)) == {}

@@ -3,7 +3,6 @@
 import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from refusal import refused
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -12,7 +11,6 @@ from bayeslora.reporting.model_card import (
     KEY,
     START,
     model_card_section,
-    model_index,
     read_card,
     update_model_card,
 )
@@ -75,15 +73,6 @@ def test_everything_else_keeps_its_value(card, scores):
     assert text.endswith(END + "\n")
 
 
-def test_a_second_call_changes_nothing(card, scores):
-    update_model_card(card, scores)
-    before = card.read_bytes()
-    stamp = card.stat().st_mtime_ns
-    update_model_card(card, scores)
-    assert card.read_bytes() == before
-    assert card.stat().st_mtime_ns == stamp
-
-
 def test_new_scores_replace_the_old_ones_where_they_stand(card, scores, make):
     update_model_card(card, scores)
     card.write_text(card.read_text() + "\n## Licence\n")
@@ -144,16 +133,6 @@ def test_the_section_says_what_was_measured(scores):
     assert text.count("| 0.") >= sum(bin_.count > 0 for bin_ in scores.bins)
 
 
-def test_unlabelled_rows_still_make_a_section(make, tmp_path):
-    alone = evaluate(make("m", labelled=False, rows=30), num_resamples=5)
-    assert "| Mean confidence |" in model_card_section(alone)
-    card = tmp_path / "README.md"
-    card.write_text("# x\n")
-    with pytest.raises(InputError, match="model index"):
-        update_model_card(card, alone)
-    assert card.read_text() == "# x\n"
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -173,14 +152,3 @@ def test_cards_that_cannot_be_updated_are_named(tmp_path, scores, content, words
         with pytest.raises(InputError, match=words):
             call()
     assert card.read_bytes() == content
-
-
-def test_a_missing_card_is_not_made(tmp_path, scores):
-    with refused("input", "README.md"):
-        update_model_card(tmp_path / "README.md", scores)
-
-
-def test_the_index_is_that_of_the_hub(scores):
-    [model] = model_index(scores, model="m", dataset="Some rows")
-    assert model["name"] == "m"
-    assert model["results"][0]["dataset"] == {"name": "Some rows", "type": "some-rows"}

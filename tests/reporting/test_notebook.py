@@ -8,7 +8,6 @@ from pathlib import Path
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Scores
-from bayeslora.metrics.seeds import over_seeds
 from bayeslora.reporting.report import Report
 
 
@@ -64,12 +63,6 @@ def test_predictions_are_a_table_of_their_first_rows(make):
     assert "label" not in Tags(bare._repr_html_()).text
 
 
-def test_means_over_seeds_are_called_that(make):
-    fits = [evaluate(make("m", seed=seed), num_resamples=5) for seed in (1, 2)]
-    read = Tags(over_seeds(fits)._repr_html_())
-    assert read.text[0].endswith("15 bins, means over 2 seeds with t intervals")
-
-
 def test_a_hostile_name_is_text(make):
     scores = evaluate(make("<script>x</script>", rows=20), num_resamples=5)
     assert "<script" not in scores._repr_html_()
@@ -96,12 +89,6 @@ def test_a_report_shows_its_page_in_a_frame(made):
     assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
     assert "allow-same-origin" not in attributes["sandbox"]
     assert attributes["title"] == str(page)
-
-
-def test_what_is_no_page_shows_nothing(made):
-    assert Report(made)._repr_html_() is None
-    assert Report(made / "missing.html")._repr_html_() is None
-    assert Report(made / "report.md")._repr_html_() is None
 
 
 def test_a_comparison_is_a_short_line_and_a_table(make):

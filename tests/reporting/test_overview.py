@@ -1,29 +1,20 @@
 """The first screen: its verdict follows the calibration tests, its numbers are the scores."""
 
-import dataclasses
-import re
-
 import numpy as np
 import pytest
 
-from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import Score
-from bayeslora.predictions.collection import Method, Source, gather
+from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed, Evaluation, assess, pair, pool
+from bayeslora.reporting.assess import Evaluation, assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
 from bayeslora.reporting.overview import overview
-from bayeslora.reporting.ranking import Facts, standing_of
-from bayeslora.reporting.report import report
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.tables import Table
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
-
-MOST_WORDS = 60
-"""The most words before the first figure."""
 
 
 def first_screen(*items, ood=None):
@@ -93,17 +84,6 @@ def test_few_rows_that_cannot_be_judged_say_so():
     assert "3" in screen.verdict
 
 
-def test_unlabelled_rows_show_their_confidence(make):
-    predictions = make("x", labelled=False)
-    screen = first_screen(predictions)
-    assert screen.kind == "open"
-    assert screen.figure == "confidence-1"
-    size, mean, sure = screen.tiles
-    assert size.value == "240"
-    assert mean.value.startswith(f"{100 * predictions.confidence.mean():.1f}")
-    assert sure.value.startswith(f"{100 * (predictions.confidence >= 0.9).mean():.1f}")
-
-
 def test_the_numbers_are_those_of_the_scores(make):
     predictions = make("x", sharpness=2.0)
     accuracy, confidence, gap, person = first_screen(predictions).tiles
@@ -121,43 +101,12 @@ def test_the_numbers_are_those_of_the_scores(make):
     assert person.value.startswith(f"{100 * round(right, 3):.1f}")
 
 
-@pytest.mark.parametrize(("confidence", "gap"), [(0.8306, "+1.11"), (0.831, "+1.2")])
-def test_a_gap_that_rounded_numbers_contradict_has_one_more_digit(confidence, gap):
-    rows = [[confidence, 1 - confidence]] * 997
-    labels = [0] * 817 + [1] * 180  # 81.946 % right
-    tiles = {tile.title: tile for tile in first_screen(Predictions(rows, ("a", "b"), labels)).tiles}
-    assert tiles["Accuracy"].value == "81.9 %"
-    assert tiles["Mean confidence"].value == "83.1 %"
-    assert tiles["Calibration gap"].value == gap
-
-
 def test_the_diagram_is_that_of_the_leader(make):
     worse, better = make("worse", sharpness=3.0), make("better")
     screen = first_screen(worse, better)
     assert screen.figure == "reliability-2"
     assert "better" in screen.verdict
     assert len(screen.methods.columns) == 4
-
-
-def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, ood):
-    """The lowest NLL detects nothing; a method tied with it detects best."""
-    flat, worse = make("temperature"), make("mle", sharpness=3.0)
-    knowing = make("polar-vbll", sharpness=1.2, spread=0.7)
-    near = {name: {"near": sets["near"]} for name, sets in ood.items()}
-    facts, blocks = composed([worse, flat, knowing], near)
-    assert facts.standing("nll").label == "temperature"
-    assert facts.standing("nll").tied == ("polar-vbll",)
-    assert facts.leader.label == "polar-vbll"
-    [first] = [block for block in blocks if isinstance(block, Overview)]
-    assert first.figure == "reliability-3"
-    assert first.verdict.startswith("\u2068polar-vbll\u2069")
-    accuracy = facts.leader.scores["accuracy"].value
-    assert first.tiles[0].value.startswith(f"{100 * round(accuracy, 3):.1f}")
-    advised = finding(blocks, "advice").sentences
-    assert "polar-vbll" in advised[0]
-    assert not any("temperature" in sentence for sentence in advised)
-    assert "polar-vbll" in finding(blocks, "limits").topic
-    assert best_by_nll(blocks) == [{"temperature", "polar-vbll"}] * 3
 
 
 def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
@@ -169,108 +118,6 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     assert low.high > high.low
     assert facts.standing("nll").tied == ()
     assert best_by_nll(blocks) == [{"one"}] * 3
-
-
-def marked(methods, title):
-    """Return the methods marked in a column of the table of methods."""
-    _, blocks = composed(methods)
-    [table] = [block for block in blocks if isinstance(block, Table) and block.name == "scores"]
-    [place] = [place for place, column in enumerate(table.columns) if column.title == title]
-    return {row.headings[0] for row in table.rows if row.cells[place].best}
-
-
-def test_marks_of_a_column_depend_on_no_method_that_leads_another(make):
-    """The paired difference is clear though intervals overlap, whichever method has lowest NLL."""
-    first, calibrated = make("first", sharpness=3.0), make("calibrated")
-    probs = np.array(first.probs)
-    right = np.flatnonzero(first.prediction == first.labels)[:16]
-    probs[right] = np.roll(probs[right], 1, axis=1)  # 16 errors more
-    second = first.replace(probs=probs, name="second", total=None, aleatoric=None, epistemic=None)
-    assert marked([first, second], "Accuracy") == {"first"}
-    assert marked([first, second, calibrated], "NLL") == {"calibrated"}
-    assert marked([first, second, calibrated], "Accuracy") == {"first", "calibrated"}
-
-
-@pytest.mark.parametrize(
-    ("gaps", "tied"),
-    [((0.050, -0.051), ("b",)), ((0.01, -0.09), ()), ((-0.02, 0.05), ("b",))],
-)
-def test_gaps_on_other_rows_are_tied_by_their_size(make, gaps, tied):
-    methods = [
-        Assessed(
-            Method(name, name, Source(make(name, rows=rows)), {}),
-            {"overconfidence": Score(gap, gap - 0.02, gap + 0.02)},
-        )
-        for name, gap, rows in zip("ab", gaps, (5, 6), strict=True)
-    ]
-    assert standing_of("overconfidence", methods).tied == tied
-
-
-def test_gaps_on_the_same_rows_are_compared_row_by_row(make):
-    first = make("first", sharpness=2.0)
-    probs = np.array(first.probs)
-    sure = first.prediction == first.labels
-    # Right answers a little surer: no answer changes, and every difference has the same sign.
-    probs[sure] = probs[sure] ** 1.2 / (probs[sure] ** 1.2).sum(1, keepdims=True)
-    second = first.replace(probs=probs, name="second", total=None, aleatoric=None, epistemic=None)
-    gaps = [evaluate(record)["overconfidence"] for record in (first, second)]
-    assert gaps[1].value > gaps[0].value > 0
-    assert gaps[0].high > gaps[1].low  # overlap
-    assert marked([first, second], "Overconf.") == {"first"}
-
-
-def test_only_differences_from_the_best_method_decide():
-    zero = Score(0.0, 0.0, 0.0)
-
-    def row(name, accuracy):
-        return ComparisonRow(name, {"accuracy": zero}, {"accuracy": accuracy})
-
-    rows = row("a", zero), row("b", Score(-0.02, -0.03, -0.01)), row("c", Score(-0.01, -0.03, 0.01))
-    comparison = Comparison("nll", "a", 100, 15, 100, 0, rows)
-    values = {"a": 0.82, "b": 0.80, "c": 0.81}
-    methods = [
-        Assessed(
-            Method(name, name, None, {}), {"accuracy": Score(value, value - 0.05, value + 0.05)}
-        )
-        for name, value in values.items()
-    ]
-    standing = standing_of("accuracy", methods, comparison)
-    assert (standing.label, standing.tied, standing.paired) == ("a", ("c",), "row by row")
-    elsewhere = dataclasses.replace(comparison, reference="b")
-    assert standing_of("accuracy", methods, elsewhere).tied == ("b", "c")
-
-
-def test_up_to_two_methods_are_named_in_the_title(make):
-    items = [make(f"the name of method {place}", rows=40) for place in range(3)]
-    _, two = document_of(items[:2], title="")
-    assert all(item.name in two.title for item in items[:2])
-    _, three = document_of(items, title="")
-    assert "3 methods" in three.title
-    assert not any(item.name in three.title for item in items)
-
-
-def test_a_small_bias_is_no_warning(make):
-    screen = first_screen(make("x", sharpness=0.9, rows=20_000))
-    assert screen.kind == "open"
-    assert "underconfident" in screen.verdict
-
-
-def test_the_width_of_the_gap_is_that_of_the_leader(make):
-    facts, blocks = composed([make("sound"), make("wide", sharpness=6.0)])
-    gap = facts.leader.scores["overconfidence"]
-    [sentence] = [sentence for sentence in finding(blocks, "advice").sentences if "±" in sentence]
-    assert f"±{50 * (gap.high - gap.low):.1f}" in sentence
-    wide = facts.methods[1].scores["overconfidence"]
-    assert round(50 * (wide.high - wide.low), 1) != round(50 * (gap.high - gap.low), 1)
-
-
-def test_a_figure_comes_within_a_few_words(make, tmp_path):
-    for name, items in (("one", [make("x")]), ("two", [make("x"), make("y", sharpness=3.0)])):
-        page = report(items, out=tmp_path / name, num_resamples=60).read_text(encoding="utf-8")
-        body = page[page.index("<body>") : page.index("<svg")]
-        assert len(re.findall(r"\w+(?:[.,]\w+)*", re.sub(r"<[^>]*>", " ", body))) <= MOST_WORDS
-        assert 'aria-label="At a glance"' in page
-        assert page.count("What to do") == 1
 
 
 @pytest.fixture
@@ -310,21 +157,3 @@ def test_methods_of_different_classes_are_not_ranked(make, other_classes):
     advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
     assert not any("Prefer" in line for block in advised for line in block.sentences)
     assert "2 to 4 classes" in document.facts
-
-
-def test_seeds_that_disagree_are_not_called_by_the_first_alone(make):
-    seeds = [
-        make("m", metadata={"fit_seed": str(seed), "seed": str(seed)}, sharpness=sharpness)
-        for seed, sharpness in enumerate((4.0, 0.3))
-    ]
-    screen = first_screen(*seeds)
-    assert screen.kind == "warning"
-    assert "disagree" in screen.verdict
-    assert "first of 2 seeds" in screen.about
-    assert "Lowest NLL" not in screen.about
-
-
-def test_one_method_is_named_in_full_in_the_title(make):
-    name = "distilbert-base-uncased-finetuned-sst-2-english"
-    _, document = document_of([make(name)], title="")
-    assert name in document.title

@@ -14,12 +14,9 @@ from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.findings import calibration
-from bayeslora.reporting.model_card import model_card_section
-from bayeslora.reporting.overview import _face_value
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.report import report
-from bayeslora.reporting.score_tables import COLUMNS, uncertainty_table
+from bayeslora.reporting.score_tables import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -92,15 +89,6 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     assert folded < page.index('id="every-caption"') < page.index("</section>", folded)
 
 
-def test_the_accuracy_at_each_coverage_stands_beside_its_curve(written, scores):
-    text = (written / "report.md").read_text(encoding="utf-8").split("## Selective prediction")[1]
-    head, _, row = [line for line in text.splitlines() if line.startswith("|")][:3]
-    assert head.split(" | ")[1:] == ["50 % ↑", "80 % ↑", "90 % ↑", "95 % ↑ |"]
-    values = [cell.split()[0] for cell in row.split(" | ")[1:]]
-    expected = [scores[f"accuracy_at_{percent}"].value for percent in (50, 80, 90, 95)]
-    assert values == [f"{value:.3f}" for value in expected]
-
-
 def test_the_table_of_every_score_has_every_score(written):
     lines = (written / "report.md").read_text(encoding="utf-8").split("\nAll scores\n")[1]
     head, _, *rows = [line for line in lines.splitlines() if line.startswith("|")]
@@ -123,33 +111,6 @@ def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
     assert float(lines["sets", "far", "epistemic", "auroc"]["value"]) == far.value
     wrong = scores.uncertainty["total"]["wrong"]
     assert float(lines["answers", "wrong", "total", "mean"]["value"]) == wrong.value
-
-
-def test_the_command_of_the_page_asks_for_the_same(written):
-    text = (written / "report.md").read_text(encoding="utf-8")
-    for part in ("near=", "far=", "group\\_by=", "by\\_class=True", "cluster\\_by=", "'bca'"):
-        assert part in text
-    assert "over clusters of equal 'twin'" in text
-
-
-def test_terms_explain_what_is_shown_and_no_more(written, make, tmp_path):
-    text = (written / "report.md").read_text(encoding="utf-8")
-    plain = report(make("m"), out=tmp_path / "plain", **FEW).with_name("report.md").read_text()
-    for term in ("Near and far sets", "Recall, precision", "AUPR, in-distribution"):
-        assert f"**{term}" in text
-        assert f"**{term}" not in plain
-    assert "**ECE by chance, p**" in plain
-    assert "Parts of the rows" not in plain
-
-
-def test_sets_are_clustered_where_their_file_has_the_column(files):
-    loaded = Predictions.load(files["near"], columns=("twin",))
-    inside = Predictions.load(files["m"], columns=("twin",))
-    options = {"cluster_by": "twin", **FEW}
-    from_files = bl.evaluate(files["m"], {"near": files["near"]}, **options)
-    assert from_files.ood == bl.evaluate(inside, {"near": loaded}, **options).ood
-    alone = bl.evaluate(inside, {"near": loaded.replace(columns={})}, **options)
-    assert from_files.ood["near"].auroc != alone.ood["near"].auroc
 
 
 @pytest.mark.parametrize(
@@ -178,24 +139,6 @@ def test_what_is_not_there_is_named_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
-    def table(*chosen):
-        return uncertainty_table([bl.evaluate(method, **FEW) for method in chosen])
-
-    point, _, sampled = methods
-    headings = [row.headings for row in table(point, sampled).rows]
-    assert headings == [
-        ("mle", "total uncertainty"),
-        *(("polar-vbll", f"{part} uncertainty") for part in ("total", "aleatoric", "epistemic")),
-        ("polar-vbll", "logit variance"),
-    ]
-    assert "epistemic part is 0" in table(point, sampled).notes
-    assert "epistemic part is 0" not in table(sampled).notes
-    # without a total, nothing else shows the aleatoric part
-    parts = table(point.replace(total=None)).rows
-    assert {row.headings[1] for row in parts} >= {"aleatoric uncertainty", "epistemic uncertainty"}
-
-
 def assessed(p):
     """Return a method without average bias, with few bins and p-value `p` of its ECE."""
     values = {
@@ -208,33 +151,6 @@ def assessed(p):
     changed = dataclasses.replace(scores, calibration_p=p)
     rows = SimpleNamespace(classes=("a", "b", "c", "d"))
     return Assessed(Method("m", "m", Source(rows), {}), changed)
-
-
-@pytest.mark.parametrize(
-    ("p", "key", "word"),
-    [
-        (0.004, "hidden", "p = 0.004"),
-        (0.042, "hidden-or-chance", "p = 0.042"),
-        (0.37, "no-sign", "p = 0.37"),
-        (None, "no-sign", "0.021"),
-    ],
-)
-def test_words_follow_the_test_of_the_ece(p, key, word):
-    [finding] = calibration([assessed(p)])
-    assert finding.key == key
-    assert word in finding.sentences[0]
-    assert "cancel" not in finding.sentences[0]
-
-
-@pytest.mark.parametrize("p", [0.004, 0.042, 0.37])
-def test_every_sentence_on_calibration_follows_from_one_test(p):
-    """A low p-value that is chance after correction shows neither a fault nor its absence."""
-    method = assessed(p)
-    card = model_card_section(method.scores)
-    assert ("further off than chance explains" in card) == (p < 0.05 / 3)
-    [advised] = _face_value([method])
-    assert ("recalibrate" in advised) == (p < 0.05 / 3)
-    assert ("no sign of miscalibration" in advised) == (p > 0.05)
 
 
 @pytest.mark.parametrize(("p", "clear"), [(0.042, True), (0.37, False)])

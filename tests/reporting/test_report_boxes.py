@@ -60,11 +60,6 @@ def test_the_p_value_of_the_gap_is_that_of_its_interval(value, low, high):
     assert (p_value < 0.05) == (low > 0 or high < 0)
 
 
-def test_without_an_interval_nothing_speaks_against_a_method():
-    assert bias_p(Score.alone(0.5)) == 1
-    assert bias_p(Score(0.0, -0.1, 0.1)) == 1
-
-
 @pytest.mark.parametrize(("off", "size"), [(0, 1), (1, 10), (3, 10), (10, 10), (0, 0)])
 def test_the_p_value_of_the_bins_is_binomial(off, size):
     points = [Point(0, 1, 5, 0.9, 0.5, 0.4, 0.6)] * off

@@ -7,13 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from bayeslora.metrics.compare import compare
-from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.comparison import write_comparison
-from bayeslora.reporting.console import compare_table, scores_table
-from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.report import report
 from bayeslora.reporting.text import NO_INTERVAL_NOTE
 
@@ -48,40 +43,6 @@ def two(case):
 
 def far():
     return Predictions([[0.5, 0.5]] * 2, ("a", "b"), name="far", total=np.full(2, 0.69))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_terminal_notebook_and_model_card(case):
-    methods = two(case)
-    scores = [
-        evaluate(
-            method, {"far": far()}, near="far", group_by="source", by_class=True, num_resamples=40
-        )
-        for method in methods
-    ]
-    texts = [
-        scores_table(scores[:1]),
-        scores_table(scores),
-        model_card_section(scores[0]),
-        scores[0]._repr_html_(),
-    ]
-    for text in texts:
-        assert not NAN.search(text)
-        assert NO_INTERVAL in text
-    for text in texts[:2]:
-        assert NO_INTERVAL_NOTE in " ".join(text.split())
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_comparisons(case, tmp_path):
-    comparison = compare(two(case), num_resamples=40, num_permutations=19)
-    files = write_comparison(comparison, tmp_path / "out")
-    for text in (compare_table(comparison), *(file.read_text() for file in files)):
-        assert not NAN.search(text)
-    small = CASES[case][0] < 10
-    assert (NO_INTERVAL_NOTE in " ".join(compare_table(comparison).split())) == small
-    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.tex").read_text()) == small
-    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.md").read_text()) == small
 
 
 @pytest.mark.parametrize("case", ["one row", "forty wrong"])

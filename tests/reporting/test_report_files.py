@@ -2,9 +2,7 @@
 
 import csv
 import json
-import re
 
-import numpy as np
 import pytest
 from refusal import refused
 
@@ -49,33 +47,6 @@ def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path, drawn_fi
     assert "](figures/reliability-1.png)" in markdown
     assert "### One class against the rest" in markdown
     assert page.read_text(encoding="utf-8").count("<svg") == len(stems)
-
-
-def test_a_report_without_a_title_is_named_by_its_methods(make, tmp_path):
-    page = report([make("first"), make("second")], out=tmp_path / "out", **options())
-    [title] = re.findall("<h1>(.+)</h1>", page.read_text(encoding="utf-8"))
-    assert {"first", "second"} <= set(title.split())
-
-
-def test_a_pdf_alone_is_linked_to(make, tmp_path):
-    page = report(make("x", rows=30), out=tmp_path / "out", figures="pdf", **options())
-    markdown = (page.parent / "report.md").read_text(encoding="utf-8")
-    assert "\n[Reliability diagram of x](figures/reliability-1.pdf)" in markdown
-
-
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"figures": ["sgv"]}, ["figure format", "'sgv'", "did you mean 'svg'"]),
-        ({"figures": []}, ["no format", "svg, png, pdf"]),
-        ({"per_class": ["auto"]}, ["class in per_class", "'auto'", "did you mean 'autos'"]),
-    ],
-)
-def test_wrong_figure_options_are_named(make, tmp_path, changes, parts):
-    with pytest.raises(InputError) as caught:
-        report(make("x"), out=tmp_path / "out", **options(**changes))
-    assert all(part in str(caught.value) for part in parts)
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_input_gives_the_same_bytes(methods, ood, made, tmp_path, drawn_figures):
@@ -130,14 +101,6 @@ def test_csv_holds_every_score_to_the_last_digit(methods, ood, made):
     assert far["n_ood"] == "120"
 
 
-def test_markdown_links_only_to_figures_that_exist(made):
-    text = (made / "report.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\((figures/[^)]+)\)", text)
-    assert len(links) == len(list((made / "figures").iterdir()))
-    assert all((made / link).is_file() for link in links)
-    assert not re.search("[\u2066-\u2069]", text)
-
-
 def test_files_are_read_and_hashed(make, tmp_path):
     import hashlib
 
@@ -148,48 +111,6 @@ def test_files_are_read_and_hashed(make, tmp_path):
     content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
     assert content["methods"][0]["file"] == str(path)
     assert content["comparison"] is None
-
-
-def test_sets_of_one_method_need_no_method_name(make, tmp_path):
-    far = make("x", labelled=False, rows=30)
-    page = report(make("x"), ood={"far": far}, out=tmp_path / "out", **options())
-    assert '<section id="ood"' in page.read_text(encoding="utf-8")
-
-
-def test_unlabelled_rows_alone_still_make_a_report(make, tmp_path):
-    page = report(make("x", labelled=False), out=tmp_path / "out", **options())
-    text = page.read_text(encoding="utf-8")
-    assert "No labels" in text
-    assert text.index("<svg") < text.index('id="findings"')
-    assert [path.name for path in (page.parent / "figures").iterdir()] == ["confidence-1.svg"]
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_all_right_and_all_wrong(make, tmp_path, right, drawn_figures):
-    predictions = make("x", rows=20)
-    labels = predictions.prediction if right else (predictions.prediction + 1) % 4
-    page = report(predictions.replace(labels=labels), out=tmp_path / "out", **options())
-    assert ("correct (20)" if right else "wrong (20)") in page.read_text(encoding="utf-8")
-
-
-def test_one_row_and_certain_rows(make, tmp_path):
-    page = report(make("x", rows=1), out=tmp_path / "one", **options())
-    assert "1 row" in page.read_text(encoding="utf-8")
-    sure = make("x", rows=9)
-    certain = sure.replace(probs=np.eye(4)[sure.labels], total=None, aleatoric=None, epistemic=None)
-    report(certain, out=tmp_path / "certain", num_bins=100, **options())
-    content = json.loads((tmp_path / "certain" / "scores.json").read_text(encoding="utf-8"))
-    assert content["methods"][0]["scores"]["accuracy"]["value"] == 1.0
-
-
-def test_seeds_of_one_method_are_told_apart(make, tmp_path):
-    items = [make("vbll", seed=0), make("vbll", seed=1)]
-    ood = {"vbll (seed 1)": {"far": make("vbll", labelled=False, rows=30)}}
-    report(items, ood=ood, out=tmp_path / "out", **options())
-    content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
-    assert [method["label"] for method in content["methods"]] == ["vbll (seed 0)", "vbll (seed 1)"]
-    assert [list(method["ood"]) for method in content["methods"]] == [[], ["far"]]
-    assert content["comparison"] is None  # other labels: not the same rows
 
 
 def test_an_existing_directory_is_refused_and_kept(make, tmp_path):

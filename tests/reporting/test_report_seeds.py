@@ -64,20 +64,3 @@ def test_files_hold_the_fits_and_the_means(seeded):
         lines = {(line["method"], line["score"]): line for line in csv.DictReader(stream)}
     own = content["over_seeds"][0]["scores"]["nll"]["value"]
     assert float(lines["a (2 seeds)", "nll"]["value"]) == own
-
-
-def test_seeds_can_be_kept_apart(make, tmp_path):
-    predictions = fits(make, "a", (1, 2))
-    page = report(
-        predictions, out=tmp_path / "r", num_resamples=5, examples=False, over_seeds=False
-    )
-    text = page.with_name("report.md").read_text(encoding="utf-8")
-    assert "2 methods · 60 examples" in text
-    assert "(2 seeds)" not in text
-
-
-def test_seeds_on_other_rows_are_no_means(make, tmp_path):
-    first, other = fits(make, "a", (1, 2))
-    moved = other.replace(labels=LABELS[::-1].copy())
-    page = report([first, moved], out=tmp_path / "r", num_resamples=5, examples=False)
-    assert "2 methods · 60 examples" in page.with_name("report.md").read_text(encoding="utf-8")

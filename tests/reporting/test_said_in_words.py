@@ -5,7 +5,7 @@ import pytest
 
 import bayeslora as bl
 from bayeslora.cli import main
-from bayeslora.reporting.console import compare_table, scores_table, sets_text
+from bayeslora.reporting.console import compare_table, scores_table
 from bayeslora.reporting.findings import set_sentences
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -47,18 +47,6 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
     )
 
 
-def test_each_method_names_the_score_that_judged_it(make):
-    far = {"far": make("far", labelled=False, seed=5, rows=50, spread=1.0)}
-    near = {"far": make("far", labelled=False, seed=5, rows=50)}
-    scores = [
-        bl.evaluate(make("drawn", spread=1.0), far, ood_score="epistemic", num_resamples=5),
-        bl.evaluate(make("point"), near, ood_score="max_probability", num_resamples=5),
-    ]
-    text = scores_table(scores)
-    assert "by epistemic uncertainty" in text
-    assert "by 1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability" in text
-
-
 def with_sets(alpha="0.1", **notes):
     """Return 40 rows of two classes; sets of class b contain the label in 12 of 20 rows."""
     labels = np.repeat([0, 1], 20)
@@ -83,42 +71,3 @@ def test_sets_are_explained_with_the_class_of_lowest_coverage():
     classwise = with_sets(conformal_classwise="true")
     sentences = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
     assert "classwise" not in sentences[2]
-
-
-@pytest.mark.parametrize(("alpha", "word"), [("0.01", "fewer"), ("0.5", "more"), ("0.2", "chance")])
-def test_coverage_is_set_against_what_was_asked_for(alpha, word):
-    predictions = with_sets(alpha)
-    assert word in set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))[0]
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_sets_that_hold_every_class_say_nothing(labelled):
-    rows = with_sets()
-    rows = rows.replace(sets=np.ones_like(rows.sets), labels=rows.labels if labelled else None)
-    [sentence] = set_sentences(rows, bl.evaluate(rows, num_resamples=5))
-    assert "say nothing" in sentence
-    almost = rows.sets.copy()
-    almost[0, 0] = False
-    rows = rows.replace(sets=almost)
-    assert "say nothing" not in " ".join(set_sentences(rows, bl.evaluate(rows, num_resamples=5)))
-
-
-def test_sets_without_labels_have_sizes_alone():
-    bare = with_sets().replace(labels=None)
-    assert len(set_sentences(bare, bl.evaluate(bare, num_resamples=5))) == 1
-    plain = with_sets().replace(sets=None)
-    assert set_sentences(plain, bl.evaluate(plain, num_resamples=5)) == []
-
-
-def test_the_command_and_the_report_explain_sets(make, tmp_path, capsys):
-    for name, seed in (("fit", 1), ("apply", 2)):
-        make("m", seed=seed).replace(ids=None).save(tmp_path / f"{name}.parquet")
-    words = ["conformal", *(f"--{k}={tmp_path / k}.parquet" for k in ("fit", "apply"))]
-    assert main([*words, "--out", str(tmp_path / "sets.parquet")]) == 0
-    shown = capsys.readouterr().out
-    predictions = bl.Predictions.load(tmp_path / "sets.parquet")
-    text = sets_text(predictions, bl.evaluate(predictions))
-    assert " ".join(text.split()) in " ".join(shown.split())  # wrapped to the width of the terminal
-    bl.report(predictions, out=tmp_path / "report", num_resamples=5)
-    page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "Coverage is an average" in page

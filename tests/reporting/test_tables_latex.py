@@ -8,8 +8,6 @@ import subprocess
 import pytest
 
 from bayeslora.reporting.tables import (
-    MOST_COLUMNS,
-    MOST_LINES,
     Cell,
     Column,
     Row,
@@ -73,47 +71,10 @@ def test_a_name_adds_no_command_and_no_cell(name):
     assert "#" not in bare
 
 
-def test_a_name_never_follows_a_line_break_bare():
-    text = to_latex(table(["*", "[x]", "(y)"]))
-    assert all(line[0] in "{ " for line in lines_of_cells(text))
-
-
 def test_bold_marks_the_best_and_intervals_stand_below():
     body = lines_of_cells(to_latex(table(["mle"])))
     assert body[2] == r"{mle} & $-$0.1 & \textbf{$-$0.1} & $-$0.1 \\"
     assert body[3].count(r"{\scriptsize [$-$0.2, +0.3]}") == 3
-
-
-def test_wide_tables_go_on_below():
-    text = to_latex(table(["mle"], columns=MOST_COLUMNS + 2))
-    assert text.count(r"\begin{tabular}{lrrr}") == 2
-    assert text.count("{mle} &") == 2
-    assert text.count(r"\begin{table}") == text.count(r"\caption") == 1
-
-
-def test_long_tables_go_on_in_further_environments():
-    text = to_latex(table([f"m{place}" for place in range(MOST_LINES)]))
-    count = text.count(r"\begin{table}")
-    assert 1 < count == text.count(r"\end{table}") == text.count(r"\caption")
-    assert text.count(r"\label") == 1
-    assert text.count(r"\ref{tab:bayeslora-}, continued") == count - 1
-    parts = [lines_of_cells(part) for part in text.split(r"\begin{table}")[1:]]
-    assert max(map(len, parts)) <= MOST_LINES
-    names = [line.split(" & ")[0] for part in parts for line in part if line.startswith("{m")]
-    assert names == [f"{{m{place}}}" for place in range(MOST_LINES)]
-
-
-def test_a_transposed_table_has_names_as_headings():
-    head, *body = lines_of_cells(to_latex(table(["a_b", "[2ex]"], columns=2).transposed("Score")))
-    assert head == r"{Score} & {a\_b} & {[2ex]} \\"
-    assert body[0].startswith(r"{Score 0 $\uparrow$ [2ex]} & $-$0.1")
-
-
-def test_headings_that_repeat_are_written_once():
-    rows = tuple(Row(("mle", score), (Cell("1"),)) for score in ("a", "b"))
-    text = to_latex(Table("", ("Method", "Uncertainty"), (Column("AUROC"),), rows))
-    assert text.count("{mle}") == 1
-    assert "\n & {b} & 1" in text
 
 
 def test_a_report_has_all_tables(made):

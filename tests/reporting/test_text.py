@@ -7,19 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import NO_INTERVAL, Score, difference_digits
-from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
-from bayeslora.predictions.collection import unique_labels
-from bayeslora.predictions.record import Predictions
+from bayeslora.metrics.scores import Score, difference_digits
+from bayeslora.plain_text import clean, counted, display_columns, shorten
 from bayeslora.reporting.text import (
     interval,
     listed,
     number,
-    pad,
     percent,
     shown,
-    shown_ece,
     shown_points,
 )
 
@@ -61,19 +56,6 @@ def test_a_difference_never_contradicts_the_rounded_numbers_beside_it(right, con
     assert abs(apart - gap) <= 0.001 + 1e-12
 
 
-@given(st.integers(0, 2000), st.integers(1, 2000))
-def test_a_percentage_is_rounded_as_the_share_is(part, whole):
-    share = part / whole
-    assert round(float(percent(share)[:-2]) / 100, 3) == float(number(share))
-
-
-@pytest.mark.parametrize(("rows", "alike"), [(9, False), (40, True)])
-def test_examples_that_are_alike_are_not_called_few(rows, alike):
-    scores = evaluate(Predictions([[0.7, 0.3]] * rows, ("a", "b"), [0] * rows), num_resamples=20)
-    assert NO_INTERVAL in shown_ece(scores)
-    assert ("alike" in shown_ece(scores)) == alike
-
-
 def test_counts_and_lists_read_as_in_a_sentence():
     assert counted(1, "row") == "1 row"
     assert counted(1200, "row") == "1,200 rows"
@@ -98,13 +80,6 @@ def test_cleaning_keeps_visible_text_and_escapes_the_rest():
         assert clean(words) == words
 
 
-def test_wide_and_combining_characters_take_their_columns():
-    assert display_columns("猫x") == 3
-    assert display_columns("e\u0301") == 1
-    assert pad("猫", 4) == "猫  "
-    assert pad("ab", 4, right=True) == "  ab"
-
-
 @given(st.text(max_size=80), st.integers(2, 40))
 def test_shortened_text_fits_and_starts_as_the_text_does(text, columns):
     short = shorten(text, columns)
@@ -112,33 +87,8 @@ def test_shortened_text_fits_and_starts_as_the_text_does(text, columns):
     assert short == text or text.startswith(short[:-1])
 
 
-@given(st.text(max_size=60), st.integers(2, 30))
-def test_text_without_its_middle_fits_and_keeps_both_ends(text, columns):
-    short = shorten(text, columns, middle=True)
-    assert display_columns(short) <= columns
-    if short != text:
-        start, _, end = short.rpartition("…") if "…" not in text else (short[:1], "", "")
-        assert text.startswith(start[:1])
-        assert text.endswith(end)
-
-
-def test_long_names_that_differ_at_the_end_stay_apart():
-    names = [f"method with quite a long name {place}" for place in range(12)]
-    labels = unique_labels([*names, "another name that is much too long"])
-    assert labels[:2] == ["method with qu…a long name 0", "method with qu…a long name 1"]
-    assert labels[11].endswith("11")
-    assert labels[12] == "another name that is much t…"
-
-
 @given(st.text(max_size=60))
 def test_cleaned_text_has_no_control_characters_and_is_stable(text):
     cleaned = clean(text)
     assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in cleaned)
     assert clean(cleaned) == cleaned
-
-
-@given(st.lists(st.sampled_from(["a", "b", "a (2)", "x" * 99, "x" * 98 + "y", ""]), max_size=9))
-def test_labels_are_distinct_and_short(names):
-    labels = unique_labels(names)
-    assert len(set(labels)) == len(names)
-    assert all(display_columns(label) <= LABEL_COLUMNS + 12 for label in labels)

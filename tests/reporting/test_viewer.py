@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.calibration import reliability_bins
-from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import difference_digits
 from bayeslora.metrics.top_label import top_label
-from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
 
@@ -82,49 +79,6 @@ def test_a_report_has_it_on_request(make, tmp_path):
     report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
-def test_a_report_has_the_columns_of_files_in_it(make, tmp_path):
-    grouped = with_texts(make)
-    columns = {**grouped.columns, "group": ["a", "b"] * 120}
-    grouped.replace(columns=columns).save(tmp_path / "p.parquet")
-    page = report(tmp_path / "p.parquet", out=tmp_path / "out", num_resamples=5, interactive=True)
-    assert data_of(page.with_name("view.html"))[0]["columns"]["group"][:2] == ["a", "b"]
-
-
-def test_the_method_shown_first_is_that_of_the_report_with_its_interval(make, tmp_path):
-    items = [with_texts(make, "worse", sharpness=3.0), with_texts(make, "better")]
-    assert content_of(view(items, out=tmp_path / "v.html"))["leader"] == "better"
-    page = report(items, out=tmp_path / "out", num_resamples=50, interactive=True)
-    content = content_of(page.with_name("view.html"))
-    assert content["leader"] == "better"
-    expected = evaluate(items[1], num_resamples=50)["accuracy"]
-    [interval] = [
-        source["accuracy"] for source in content["sources"] if source["method"] == "better"
-    ]
-    assert interval == [expected.low, expected.high]
-
-
-def questions():
-    """Return two questions, with three and with two options."""
-    return Predictions(
-        [[0.5, 0.3, 0.2], [0.1, 0.9, 0.0]],
-        ("A", "B", "C"),
-        [0, 0],
-        available=[[True, True, True], [True, True, False]],
-        columns={
-            "question": ["What is red?", "What is cold?"],
-            "context": [None, "In winter"],
-            "choices": ['["a rose", "snow", "grass"]', '["fire", "ice"]'],
-        },
-    )
-
-
-def test_questions_are_shown_with_the_options_that_each_has(tmp_path):
-    [source] = data_of(view(questions(), out=tmp_path / "v.html"))
-    assert "What is red?" in source["text"][0]
-    assert [len(options) for options in source["options"]] == [3, 2]
-    assert source["options"][1][1][1] == "ice"
-
-
 # The page in a browser.
 
 
@@ -188,18 +142,6 @@ def test_a_bin_shows_its_examples_by_click_and_by_key(two, visit):
     assert tiles(page)["Examples"] == "240"
 
 
-def test_rows_sort_by_uncertainty_and_sets_change(two, visit):
-    first, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    page.locator("#sort").select_option("confidence")
-    page.locator("#ascending").check()
-    top = page.locator("#rows tbody th").first.text_content()
-    assert top == first.ids[int(np.argmin(first.confidence))]
-    page.locator("#method").select_option("second")
-    assert tiles(page)["Examples"] == "240"
-
-
 def test_the_threshold_says_what_is_left_to_a_person(two, visit):
     first, path = two
     page = visit(path)
@@ -230,112 +172,6 @@ def test_without_labels_the_workload_is_known_and_the_risk_is_not(make, tmp_path
     assert list(tiles(page)) == ["Examples"]
 
 
-def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, visit):
-    first, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    page.locator("#set").select_option(label="all together")
-    page.locator("#threshold").fill("0.9")
-    outside = next(
-        np.array(source["confidence"]) for source in data_of(path) if source["set"] == "far"
-    )
-    confidence = np.concatenate([first.confidence, outside])
-    labelled = np.arange(270) < 240
-    wrong = np.append(first.prediction != first.labels, np.zeros(30, bool))
-    answered = confidence >= 0.9
-    space = "\N{NO-BREAK SPACE}"
-    text = page.locator("#abstention").text_content()
-    assert f"Answered: {100 * answered.mean():.1f}{space}% of examples" in text
-    assert f"Left to a person: {(~answered).sum()} examples" in text
-    for group in (answered, ~answered):
-        known = group & labelled
-        assert f"{known.sum()} of {group.sum()} labelled" in text
-        assert f"{100 * wrong[known].mean():.1f}{space}% of these wrong" in text
-    shown = tiles(page)
-    assert shown["Examples"] == "270"
-    assert shown["Mean confidence"] == f"{100 * confidence.mean():.1f}{space}%"
-    means = first.confidence.mean(), (first.prediction == first.labels).mean()
-    gap = means[0] - means[1]
-    digits = difference_digits(gap, *means) - 2
-    assert shown["Calibration gap"].replace("\N{MINUS SIGN}", "-") == f"{100 * gap:+.{digits}f}"
-    details = page.locator("#tiles .interval").all_text_contents()
-    assert details[0] == "240 of 270 labelled"
-    assert [detail.split(", ")[-1] for detail in details[1:]] == [
-        "labelled only",
-        "all examples",
-        "labelled only",
-        "labelled only",
-    ]
-    page.locator("#column").select_option(index=1)
-    page.locator("#value").select_option("far")
-    text = page.locator("#abstention").text_content()
-    assert f"Left to a person: {(outside < 0.9).sum()} examples. No example" in text
-
-
-def bins_of(page):
-    """Return the label of each drawn bin, and whether it is selected."""
-    return page.locator("#reliability .bin").evaluate_all(
-        "all => all.map(one => [one.getAttribute('aria-label'), one.getAttribute('aria-pressed')])"
-    )
-
-
-def focused(page):
-    """Return the accessible name of the focused element, or its id."""
-    return page.evaluate(
-        "document.activeElement.getAttribute('aria-label') || document.activeElement.id"
-    )
-
-
-def test_a_chosen_bin_keeps_the_others_and_the_focus(two, visit):
-    first, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    names = [name for name, _ in bins_of(page)]
-    hint = page.locator("#bin-hint")
-    assert hint.text_content() == "Click a bin to see its examples."
-    page.locator("#reliability .bin").nth(1).press("Enter")
-    assert bins_of(page) == [[name, str(name == names[1]).lower()] for name in names]
-    assert focused(page) == names[1]
-    assert hint.text_content() == "Click again to see all."
-    page.keyboard.press("Tab")
-    assert focused(page) == names[2]
-    page.keyboard.press(" ")
-    assert [name for name, chosen in bins_of(page) if chosen == "true"] == [names[2]]
-    place = np.minimum(np.floor(first.confidence * 15), 14)
-    assert tiles(page)["Examples"] == str((place == np.unique(place)[2]).sum())
-    page.locator("#reliability .bin").first.locator(".hit").click()
-    assert tiles(page)["Examples"] == str((place == place.min()).sum())
-    page.keyboard.press("Enter")
-    assert tiles(page)["Examples"] == "240"
-    assert focused(page) == names[0]
-    assert hint.text_content() == "Click a bin to see its examples."
-
-
-def test_a_chosen_bin_can_be_left_when_it_has_no_example(two, visit):
-    _, path = two
-    page = visit(path)
-    page.locator("#reliability .bin").last.press("Enter")
-    page.locator("#search").fill("no text has these words")
-    [(name, chosen)] = bins_of(page)
-    assert name.endswith(": no examples")
-    assert chosen == "true"
-    page.locator("#reliability .bin").press("Enter")
-    assert bins_of(page) == []
-    assert focused(page) == "reliability"
-    page.locator("#search").fill("")
-    assert tiles(page)["Examples"] == "240"
-
-
-def test_the_bins_say_that_they_count_labelled_examples(two, visit):
-    first, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    assert "labelled" not in page.locator("#reliability").text_content()
-    page.locator("#set").select_option(label="all together")
-    expected = (np.minimum(np.floor(first.confidence * 15), 14) == 14).sum()
-    assert f" {expected} labelled examples, accuracy" in bins_of(page)[-1][0]
-
-
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_no_serious_fault(two, visit, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -347,79 +183,6 @@ def test_axe_finds_no_serious_fault(two, visit, scheme, width):
         violation for violation in violations if violation["impact"] in {"serious", "critical"}
     ]
     assert [(violation["id"], violation["nodes"][0]["html"]) for violation in serious] == []
-
-
-def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
-    _, path = two
-    page = visit(path)
-    page.locator("#method").select_option("first")
-    page.locator("#score").select_option(index=1)
-    name = page.locator("#score").input_value()
-    [label] = page.locator("label:has(#least)").all_text_contents()
-    assert name in label.lower()
-    [inside, outside] = [source for source in data_of(path) if source["method"] == "first"]
-    least = float(np.median(inside["scores"][name]))
-    expected = [
-        int((np.array(source["scores"][name]) >= least).sum()) for source in (inside, outside)
-    ]
-    page.locator("#least").fill(repr(least))
-    assert tiles(page)["Examples"] == str(expected[0])
-    page.locator("#set").select_option(label="all together")
-    assert tiles(page)["Examples"] == str(sum(expected))
-    page.locator("#column").select_option(index=1)
-    page.locator("#value").select_option("far")
-    assert tiles(page)["Examples"] == str(expected[1])
-    page.locator("#most").fill("-1")
-    assert tiles(page)["Examples"] == "0"
-
-
-def test_without_texts_there_is_no_column_for_them(make, two, tmp_path, visit):
-    page = visit(view(make("m"), out=tmp_path / "v.html"))
-    assert page.locator("#rows th:visible").count() == 6 + 50
-    assert page.locator("#rows tbody tr").first.locator("th, td").count() == 6
-    assert visit(two[1]).locator("#text-title").is_visible()
-
-
-LOAD = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-THERE_AND_BACK = """async () => {
-    const times = [];
-    for (let turn = 0; turn < 5; turn += 1) {
-        const begun = performance.now();
-        for (const _ of [0, 1]) {
-            { ACTION }
-            await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-        }
-        times.push(performance.now() - begun);
-    }
-    return Math.min(...times);
-}"""
-"""Does and undoes an action, including drawing; returns the least milliseconds of five runs."""
-
-
-def toggle(field, first, second, event):
-    """Return a script that toggles a field between two values."""
-    return (
-        f"const field = document.getElementById('{field}');"
-        f"field.value = field.value === '{first}' ? '{second}' : '{first}';"
-        f"field.dispatchEvent(new Event('{event}'));"
-    )
-
-
-def test_a_hundred_thousand_examples_answer_at_once(make, tmp_path, visit):
-    path = view(with_texts(make, rows=100_000), out=tmp_path / "v.html")
-    page = visit(path)
-    actions = {
-        toggle("threshold", "0.9", "0.5", "input"): 100,
-        toggle("outcome", "wrong", "", "change"): 300,
-        toggle("search", "cipher", "", "input"): 450,
-        "document.querySelector('#reliability .bin').dispatchEvent(new Event('click'));": 300,
-    }
-    # milliseconds, about three times the time on one busy core of a virtual machine
-    assert min(page.evaluate(LOAD), visit(path).evaluate(LOAD)) < 1500
-    for action, limit in actions.items():
-        assert page.evaluate(THERE_AND_BACK.replace("ACTION", action)) < limit, action
-    page.locator("#search").fill("cipher")
-    assert page.locator("#rows tbody tr").count() == 50
 
 
 def test_hostile_words_stay_words(make, tmp_path, visit):

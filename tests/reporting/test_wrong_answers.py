@@ -9,12 +9,11 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Evaluation, assess
 from bayeslora.reporting.report import report
 from bayeslora.reporting.run_record import (
-    UNKNOWN,
     content_hash,
     method_card,
     python_call,
 )
-from bayeslora.reporting.wrong_answers import BEGINNING, LONGEST, MOST, wrong_answers
+from bayeslora.reporting.wrong_answers import MOST, wrong_answers
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -37,36 +36,6 @@ def test_examples_are_the_most_confident_errors(make):
     assert first.label == method.classes[method.labels[row]]
     assert first.confidence == f"{100 * method.confidence[row]:.1f}\N{NO-BREAK SPACE}%"
     assert f"{len(wrong)} of 240 labelled examples wrong; the 10 most" in errors.summary
-
-
-def test_the_best_method_comes_first_and_texts_may_be_missing(make):
-    bare = make("mle", sharpness=3.0, ids=None)
-    some = make("good", columns={"text": [None] * 240})
-    _, *results = wrong_answers(assessed(bare, some, make("none", labelled=False)), "text")
-    assert ["good" in result.summary for result in results] == [True, False]
-    assert all(not example.text for result in results for example in result.blocks)
-    assert results[1].blocks[0].row.startswith("row ")
-
-
-def test_nothing_wrong_is_said_to_be_nothing(make):
-    labels = np.zeros(30, dtype=int)
-    right = make("m", rows=30, labels=labels, probs=np.eye(4)[labels])
-    [_, errors] = wrong_answers(assessed(right), "text")
-    assert errors.summary == "\u2068m\u2069: 0 of 30 labelled examples wrong"
-    assert errors.blocks == ()
-
-
-def test_long_texts_are_shortened_and_longest_are_cut(make):
-    long = "word " * 200
-    endless = "x" * (LONGEST + 5)
-    texts = [long, endless, "\u202eshort\n\n text "] * 80
-    [_, errors] = wrong_answers(assessed(make("m", columns={"text": texts})), "text")
-    kinds = {example.length: example for example in errors.blocks}
-    assert set(kinds) == {"", "999 characters", "the first 20,000 of 20,005 characters"}
-    assert kinds[""].text == "\\u202eshort text"
-    assert kinds["999 characters"].rest == long.strip()
-    assert len(kinds["999 characters"].text) <= BEGINNING + 1
-    assert len(kinds["the first 20,000 of 20,005 characters"].rest) == LONGEST
 
 
 @pytest.fixture
@@ -128,40 +97,6 @@ def test_cards_say_what_the_metadata_say(make):
     assert rows["sources"].startswith("They 2026; Guo")
 
 
-@pytest.mark.parametrize(
-    ("link", "passes", "words"),
-    [
-        ("mc", "1", "softmax"),
-        ("mc", "5", "softmax of each pass"),
-        ("probit", "1", "probit approximation of the mean of softmax"),
-    ],
-)
-def test_a_card_without_draws_does_not_speak_of_them(make, link, passes, words):
-    notes = {"posterior": "mle", "link": link, "num_samples": "0", "passes": passes}
-    [card] = map(method_card, assessed(make("m", metadata=notes)))
-    assert dict(card.rows)["from logits to probabilities"].partition(",")[0] == words
-
-
-@pytest.mark.parametrize(
-    "notes",
-    [
-        {},
-        {
-            "posterior": "theirs",
-            "num_samples": "9" * 5000,
-            "link": "x" * 500,
-            "sources": "y" * 5000,
-            "posterior_summary": "z" * 5000,
-        },
-    ],
-)
-def test_cards_of_foreign_files_guess_nothing(make, notes):
-    [card] = map(method_card, assessed(make("m", metadata=notes)))
-    assert card.summary.startswith("theirs (zzz") if notes else card.summary == UNKNOWN
-    assert all(len(text) <= 400 for text in (card.summary, *dict(card.rows).values()))
-    assert ("sources" in dict(card.rows)) == bool(notes)
-
-
 def test_the_hash_of_a_record_is_that_of_its_content(make):
     first = content_hash(make("m"))
     assert first == content_hash(make("other name"))
@@ -181,51 +116,3 @@ def test_the_call_makes_the_report_again(file, make, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "command to repeat it" in text
     assert Predictions.load(file).name == "m"
-
-
-def test_questions_are_shown_with_their_options():
-    predictions = Predictions(
-        [[0.7, 0.2, 0.1], [0.4, 0.6, 0.0], [0.9, 0.05, 0.05]],
-        "ABC",
-        labels=[1, 0, 0],
-        name="m",
-        available=[[True] * 3, [True, True, False], [True] * 3],
-        columns={
-            "question": ["one?", "two?", "three?"],
-            "context": ["a passage", None, None],
-            "choices": ['["x", "y", "<b>z</b>"]', '["v", "w"]', "[]"],
-        },
-    )
-    [_, errors] = wrong_answers(assessed(predictions), "text")
-    first, second = errors.blocks
-    assert first.text == "one? — a passage"
-    assert [(name, text) for name, text, _ in first.options] == [
-        ("A", "x"),
-        ("B", "y"),
-        ("C", "<b>z</b>"),
-    ]
-    assert first.options[0][2] == first.confidence
-    assert second.text == "two?"
-    assert [name for name, *_ in second.options] == ["A", "B"]
-
-
-def test_the_page_has_questions_of_files(make, tmp_path):
-    columns = {
-        "question": ["which of these?"] * 240,
-        "choices": ['["un", "deux", "<i>trois", "quatre"]'] * 240,
-    }
-    make("m", columns=columns).save(tmp_path / "a.parquet")
-    for name, examples in (("r", True), ("b", False)):
-        report(tmp_path / "a.parquet", out=tmp_path / name, num_resamples=5, examples=examples)
-    page = (tmp_path / "r" / "index.html").read_text()
-    assert "which of these?" in page
-    assert "&lt;i&gt;trois" in page
-    assert "which of these?" not in (tmp_path / "b" / "index.html").read_text()
-
-
-@pytest.mark.parametrize("choices", [None, "", "x", "{}", '["a"]', "[" * 5000])
-def test_options_that_cannot_be_read_are_left_out(choices):
-    columns = {"question": ["q"], "choices": [choices]}
-    predictions = Predictions([[0.7, 0.3]], "AB", labels=[1], name="m", columns=columns)
-    [_, errors] = wrong_answers(assessed(predictions), "text")
-    assert errors.blocks[0].options == ()

@@ -1,28 +1,18 @@
 """Last-layer Laplace against brute force, closed forms and finite differences."""
 
-import logging
 import math
-from functools import partial
-from itertools import pairwise
 from typing import get_args
 
 import pytest
 import torch
-from refusal import refused
 
 from bayeslora import Laplace
 from bayeslora.option_checks import Structure
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer import laplace
-from bayeslora.posteriors.last_layer.algebra import class_contrasts
-from bayeslora.posteriors.last_layer.laplace import FullCurvature
 from bayeslora.posteriors.prior_precision import (
-    best_on_grid,
     log_marginal_likelihood,
-    refine,
 )
 from bayeslora.posteriors.registry import build_head
-from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
@@ -123,54 +113,6 @@ def test_the_common_shift_keeps_the_prior_variance(structure):
     torch.testing.assert_close(along, other.square().sum(1) / 0.7, atol=1e-10, rtol=0)
 
 
-def test_chunks_of_rows_make_no_difference(monkeypatch):
-    head, features, _ = fitted("full")
-    whole = head.predict(Features(features)).covariance
-    monkeypatch.setattr(
-        "bayeslora.posteriors.last_layer.laplace.row_slices", partial(row_slices, most=64)
-    )
-    chunked, _, _ = fitted("full")
-    torch.testing.assert_close(
-        chunked.predict(Features(features)).covariance, whole, atol=1e-12, rtol=0
-    )
-
-
-def test_contrasts_are_orthonormal_and_blind_to_shifts():
-    for classes in (2, 3, 7):
-        contrasts = class_contrasts(classes)
-        torch.testing.assert_close(
-            contrasts.T @ contrasts, torch.eye(classes - 1, dtype=F64), atol=1e-14, rtol=0
-        )
-        assert contrasts.sum(0).abs().max() < 1e-14
-
-
-@pytest.mark.parametrize("structure", NAMES)
-def test_strong_and_weak_priors(structure):
-    other = toy(rows=5, seed=5)[0]
-    variances = [
-        fitted(structure, precision=precision)[0].predict(Features(other)).variance
-        for precision in (1e-3, 1e-1, 10.0, 1e9)
-    ]
-    for wider, narrower in pairwise(variances):
-        assert (wider > narrower).all()
-    assert variances[-1].max() < 1e-7
-
-
-def test_twice_the_data_halve_the_data_dominated_variance():
-    features, labels = toy(rows=60)
-    other = toy(rows=5, seed=5)[0]
-    contrasts = class_contrasts(3)
-    variances = []
-    for copies in (1, 2):
-        head = build_head(Laplace(structure="full", prior_precision=1e-6), 4, 3).double()
-        head.set_mean(weight())
-        head.fit(Features(features.repeat(copies, 1), labels.repeat(copies)))
-        variances.append(contrasts.T @ head.predict(Features(other)).covariance @ contrasts)
-    # The prior still accounts for about δ / curvature = 1e-6 of each.
-    scale = variances[0].abs().max().item()
-    torch.testing.assert_close(variances[1], variances[0] / 2, atol=1e-5 * scale, rtol=0)
-
-
 def test_marginal_likelihood_is_the_evidence_of_a_gaussian_model():
     """y = Xw + ε, ε ~ N(0, I), w ~ N(0, I/δ): Laplace is exact, and y ~ N(0, I + XXᵀ/δ)."""
     generator = torch.Generator().manual_seed(0)
@@ -211,27 +153,6 @@ def test_marginal_likelihood_is_maximal_at_the_chosen_precision(structure):
     assert chosen * (2 * weight()).square().sum().item() == pytest.approx(12 - prior_part, rel=1e-3)
 
 
-def test_golden_section_finds_a_maximum():
-    score = lambda x: -((math.log10(x) - 0.3217) ** 2)  # noqa: E731 - one-line test function
-    coarse = best_on_grid(score, 1.0, "score")
-    assert coarse == pytest.approx(10**0.5)
-    assert math.log10(refine(score, coarse)) == pytest.approx(0.3217, abs=1e-4)
-
-
-def test_grid_passes_over_points_that_are_not_finite_and_fails_without_any():
-    score = lambda x: math.nan if x > 1 else x  # noqa: E731 - one-line test function
-    assert best_on_grid(score, 1.0, "score") == pytest.approx(1.0)
-    with refused("input", "NLL"):
-        best_on_grid(lambda _: math.inf, 1.0, "validation NLL")
-
-
-def test_a_precision_at_the_edge_is_said(caplog):
-    with caplog.at_level(logging.WARNING):
-        assert best_on_grid(lambda x: x, 3.0, "score") == pytest.approx(3e4)
-    assert "30000" in caplog.text
-    assert "edge" in caplog.text
-
-
 def test_validation_chooses_a_better_precision_than_the_default():
     from bayeslora.links import link_probabilities, nll
 
@@ -246,44 +167,3 @@ def test_validation_chooses_a_better_precision_than_the_default():
             link_probabilities(head.predict(Features(validation[0]))).probs, validation[1]
         )
     assert scores["validation"] == min(scores.values())
-
-
-def test_without_validation_data_the_training_prior_stays():
-    features, labels = toy()
-    head = build_head(
-        Laplace(prior_precision="validation", prior_scale=3.0), 4, 3, mean_sq_norm=2.0
-    ).double()
-    head.fit(Features(features, labels))
-    assert head.report()["prior_precision"] == pytest.approx(2.0 / 9.0)
-    assert head.report()["prior_scale"] == pytest.approx(3.0)
-
-
-def test_fit_never_moves_the_mean_weights():
-    head, features, _ = fitted("kron")
-    assert torch.equal(head.point.weight.detach(), weight())
-    torch.testing.assert_close(head.predict(Features(features)).mean, features @ weight().T)
-
-
-def test_predicting_before_fitting_is_refused():
-    head = build_head(Laplace(), 4, 3)
-    assert head.report() == {"fitted": "no"}
-    with refused("not-fitted"):
-        head.predict(Features(torch.zeros(1, 4)))
-
-
-def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):
-    monkeypatch.setattr(laplace, "_LARGEST", 100)
-    with refused("input", "125 rows", "'kron'"):
-        FullCurvature(5, 26, 5)
-
-
-def test_a_loaded_curvature_forgets_the_inverse_of_another():
-    features, probs = torch.randn(20, 4).double(), torch.rand(20, 3).double().softmax(1)
-    first, second = (FullCurvature(4, 3, 4) for _ in range(2))
-    first.fit(features, probs)
-    second.fit(3 * features, probs)
-    for curvature in (first, second):
-        curvature.covariance(features, 2.0), curvature.log_determinant(2.0)
-    first.load_state_dict(second.state_dict())
-    assert torch.equal(first.covariance(features, 2.0), second.covariance(features, 2.0))
-    assert first.log_determinant(2.0) == second.log_determinant(2.0)

@@ -141,17 +141,6 @@ def test_its_objective_is_the_mean_of_theirs_by_rows(config):
     assert float(loss.detach()) == pytest.approx(total, rel=1e-12)
 
 
-def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
-    features = rows(2)
-    config = VBLL(prior_scale="empirical-bayes", polish_mean="refit")
-    head = fitted(config, CLASSES, features)
-    alone = [
-        fitted(config, SIZES[task], of_task(task, features)).report()["prior_scale"]
-        for task in range(len(SIZES))
-    ]
-    assert min(alone) < head.report()["prior_scale"] < max(alone)
-
-
 @pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 @pytest.mark.parametrize("shape", ["variances", "covariances"])
 def test_links_are_those_of_the_classes_that_a_row_has(link, shape):

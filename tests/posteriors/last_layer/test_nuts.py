@@ -9,8 +9,7 @@ import torch
 from refusal import refused
 
 from bayeslora import NUTS, VBLL, Laplace
-from bayeslora.links import antithetic_noise, link_probabilities
-from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.links import link_probabilities
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer import nuts
 from bayeslora.posteriors.last_layer.nuts import Chains, Target, run_chains
@@ -104,25 +103,6 @@ def test_approximations_come_close_where_rows_are_many(reference, config):
     assert 0.67 < (estimate.epistemic.mean() / exact.epistemic.mean()).item() < 1.5
 
 
-def test_what_no_row_speaks_of_keeps_the_prior():
-    """Directions outside 4 rows in 6 dimensions, and the shift common to all classes."""
-    features, labels = toy(rows=4, size=6, seed=3)
-    head = fitted(features, labels, kernel="hmc", num_warmup=100, num_samples=500)
-    basis = torch.linalg.qr(features.T)[0]
-    row = toy(rows=1, size=6, seed=9)[0]
-    outside = row - row @ basis @ basis.T
-    variance = TAU**2 * outside.square().sum()
-    logits = head.predict(Features(outside))
-    # 1,000 independent draws of each of three logits: the standard error of a variance is 4.5 %.
-    torch.testing.assert_close(logits.variance[0], variance.expand(3), rtol=0.2, atol=0)
-    covariance = logits.covariance[0]
-    assert (covariance - covariance.diag().diag()).abs().max() < 0.2 * variance
-    assert logits.mean.abs().max() < 1e-9
-    shift = head.predict(Features(row)).samples.mean(-1)
-    expected = TAU**2 * row.square().sum().item() / 3
-    assert shift.var().item() == pytest.approx(expected, rel=0.2)
-
-
 def test_the_mode_is_stationary_and_the_scale_is_near_that_of_the_posterior():
     features, labels = toy(rows=80, size=4, seed=2)
     target = Target.of(features, labels, torch.zeros(3, 4, dtype=F64), 0.25)
@@ -168,37 +148,6 @@ def test_the_seed_decides_and_nothing_global_changes():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_draws_are_thinned_and_progress_is_told():
-    features, labels = toy()
-    head = build_head(NUTS(**QUICK, max_draws=10), 4, 3)
-    steps = []
-    head.advance = steps.append
-    head.fit(Features(features, labels))
-    assert head.draws.shape == (10, 3, 4)
-    assert sum(steps) == head.fit_steps == 100
-    # Spread evenly over both chains.
-    whole = fitted(features, labels, **QUICK)
-    assert torch.equal(head.draws, whole.draws[::4])
-
-
-def test_comparing_epochs_takes_no_chains(monkeypatch):
-    features, labels = toy(rows=150, size=3, seed=5)
-    head = build_head(NUTS(kernel="hmc", num_warmup=100, num_samples=100), 3, 3)
-
-    def refuse(*_):
-        raise AssertionError("chains were run")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(nuts, "run_chains", refuse)
-        head.fit(Features(features, labels), choose_prior=False)
-    assert head.report() == {"prior_scale": 2.0}
-    stand_in = head.predict(Features(features))
-    head.fit(Features(features, labels))
-    exact = head.predict(Features(features))
-    gap = total_variation(*(link_probabilities(logits).probs for logits in (stand_in, exact)))
-    assert gap < 0.03
-
-
 def test_chains_that_differ_or_diverge_are_said(caplog, monkeypatch):
     features, labels = toy()
     with caplog.at_level(logging.WARNING):
@@ -214,15 +163,6 @@ def test_chains_that_differ_or_diverge_are_said(caplog, monkeypatch):
     caplog.clear()
     assert fitted(features, labels, **QUICK).report()["divergences"] == 3
     assert "3 steps of the chains diverged; raise target_accept" in caplog.text
-
-
-def test_long_chains_raise_no_warning(reference, caplog):
-    head = reference[-1]
-    report = head.report()
-    assert report["max_rhat"] < 1.02
-    assert report["min_ess"] > 400
-    assert report["divergences"] == 0
-    assert report["prior_scale"] == TAU
 
 
 def test_a_trained_mean_is_kept_until_there_are_draws():
@@ -241,27 +181,3 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
         atol=1e-5,
         rtol=0,
     )
-
-
-def test_a_damaged_record_is_refused():
-    with refused("damaged"):
-        build_head(NUTS(), 4, 3, extra={"fitted": True, "rank": 4})
-
-
-def test_the_default_prior_is_that_of_the_other_heads():
-    assert NUTS().prior_scale == DEFAULT_PRIOR_SCALE
-
-
-def test_the_stand_in_has_other_draws_than_the_noise_beyond_the_rows(monkeypatch):
-    seeds = []
-
-    def noise(count, shape, seed, like=None):
-        seeds.append(seed)
-        return antithetic_noise(count, shape, seed, like)
-
-    monkeypatch.setattr(nuts, "antithetic_noise", noise)
-    features, labels = toy()
-    build_head(NUTS(), features.shape[1], 3, seed=4).fit(
-        Features(features, labels), choose_prior=False
-    )
-    assert len(seeds) == len(set(seeds)) == 2

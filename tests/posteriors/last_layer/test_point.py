@@ -1,6 +1,5 @@
 """Point heads: MLE and MAP."""
 
-import pytest
 import torch
 
 from bayeslora import MAP, MLE
@@ -26,19 +25,3 @@ def test_map_is_mle_plus_the_negative_log_prior_a_row():
     torch.testing.assert_close(
         map_head.data_loss(Features(features, labels)), mle.loss(Features(features, labels), 60)
     )
-
-
-def test_zero_weights_are_uniform():
-    head = build_head(MLE(), 4, 3)
-    features, labels = toy()
-    assert head.loss(Features(features.float(), labels), 60).item() == pytest.approx(
-        1.0986, abs=1e-4
-    )
-    logits = head.predict(Features(features))
-    assert logits.is_point
-    assert not logits.mean.any()
-
-
-def test_report():
-    assert build_head(MLE(), 4, 3).report() == {}
-    assert build_head(MAP(prior_scale=3.0), 4, 3).report() == {"prior_scale": 3.0}

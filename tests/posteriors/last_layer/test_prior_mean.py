@@ -7,7 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
-from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
+from bayeslora import Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts import Target
@@ -56,84 +56,6 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
         prior = MultivariateNormal(centre(), PRIOR_VARIANCE * torch.eye(SIZE, dtype=F64))
         kl = kl_divergence(MultivariateNormal(fitted.mean, blocks), prior).sum()
         assert fitted.elbo[-1] == pytest.approx(float((value - kl).detach()), rel=1e-6)
-
-
-def test_a_prior_mean_of_zero_changes_nothing():
-    features, labels = rows()
-    options = {"prior_variance": PRIOR_VARIANCE, "learn_prior": True}
-    plain = polish(Features(features, labels), CLASSES, **options)
-    zero = polish(
-        Features(features, labels), CLASSES, prior_mean=torch.zeros(CLASSES, SIZE), **options
-    )
-    torch.testing.assert_close(zero.mean, plain.mean, atol=1e-12, rtol=0)
-    assert zero.prior_variance == pytest.approx(plain.prior_variance, rel=1e-12)
-
-
-def test_a_right_prior_mean_makes_the_learned_prior_narrow():
-    draw = torch.Generator().manual_seed(3)
-    features = torch.randn(400, SIZE, generator=draw, dtype=F64)
-    truth = 2 * centre()
-    labels = (features @ truth.T).softmax(-1).multinomial(1, generator=draw)[:, 0]
-    options = {"prior_variance": 1.0, "learn_prior": True}
-    around_zero = polish(Features(features, labels), CLASSES, **options)
-    around_truth = polish(Features(features, labels), CLASSES, prior_mean=truth, **options)
-    assert around_truth.elbo[-1] > around_zero.elbo[-1]
-    assert around_truth.prior_variance < 0.1 * around_zero.prior_variance
-
-
-def test_without_rows_that_say_anything_the_prior_is_the_posterior():
-    labels = torch.tensor([0, 1, 2])
-    fitted = polish(
-        Features(torch.full((3, SIZE), 1e-9, dtype=F64), labels),
-        CLASSES,
-        prior_variance=PRIOR_VARIANCE,
-        prior_mean=centre(),
-    )
-    torch.testing.assert_close(fitted.mean, centre(), atol=1e-6, rtol=0)
-    mean, spread = fitted.moments(Features(torch.eye(SIZE, dtype=F64)))
-    torch.testing.assert_close(mean, centre().T, atol=1e-6, rtol=0)
-    torch.testing.assert_close(spread, torch.full_like(spread, PRIOR_VARIANCE), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("config", [VBLL(training_prior_scale=2), MAP()])
-def test_training_is_drawn_to_the_prior_mean(config):
-    features, labels = rows()
-    head, other = (build_head(config, SIZE, CLASSES) for _ in range(2))
-    head.set_prior_mean(centre())
-    other.set_mean(centre())
-    difference = head.loss(Features(features.float(), labels), 40) - other.loss(
-        Features(features.float(), labels), 40
-    )
-    variance = head.training_prior_scale**2 if isinstance(config, VBLL) else config.prior_scale**2
-    expected = -0.5 * float(centre().square().sum()) / variance / 40
-    assert difference.item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("config", [VBLL(), MAP(), Laplace(), MLE(), NUTS()])
-def test_a_network_without_labels_says_what_its_prior_mean_says(config):
-    features, _ = rows()
-    head = build_head(config, SIZE, CLASSES)
-    head.set_prior_mean(centre())
-    torch.testing.assert_close(head.mean_weight.double(), centre(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        features @ head.mean_weight.double().T, features @ centre().T, atol=1e-5, rtol=0
-    )
-
-
-@pytest.mark.parametrize(
-    "config", [VBLL(), MAP(), Laplace(structure="full"), NUTS(num_chains=1, num_samples=8)]
-)
-def test_a_fit_around_a_prior_mean_survives_saving(config):
-    features, labels = rows(20)
-    head = build_head(config, SIZE, CLASSES)
-    head.set_prior_mean(centre())
-    head.fit(Features(features.float(), labels), choose_prior=not isinstance(config, NUTS))
-    again = build_head(config, SIZE, CLASSES, extra=head.extra_config())
-    again.load_state_dict(head.state_dict())
-    actual, expected = again.predict(Features(features)), head.predict(Features(features))
-    for name, value in vars(expected).items():
-        assert value is None or torch.equal(getattr(actual, name), value)
-    assert again.extra_config() == head.extra_config()
 
 
 def test_the_evidence_of_laplace_is_that_of_its_prior():

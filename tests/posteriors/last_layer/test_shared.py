@@ -9,13 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from refusal import refused
 
 from bayeslora.links import link_probabilities
-from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
-from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
+from bayeslora.logits import ABSENT
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.laplace import SharedCurvature, SharedDiagCurvature
 from bayeslora.posteriors.last_layer.nuts import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
@@ -181,79 +178,7 @@ def test_the_energy_of_options_is_the_posteriors():
     torch.testing.assert_close(potential - potential[0], expected - expected[0])
 
 
-POSTERIORS = ["mle", "map", "temperature", "laplace", "laplace:structure=diag", "vbll"]
-POSTERIORS += ["vbll:covariance=diagonal"]
 CHAINS = ["nuts:num_chains=1,num_warmup=80,num_samples=80"]
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
-def test_an_absent_option_is_as_if_it_were_not_there(posterior):
-    rows = options_rows()
-    head = fitted(posterior, rows)
-    two = with_known(rows.values[:, :2])
-    absent = torch.zeros(ROWS, OPTIONS, dtype=torch.bool)
-    absent[:, 2] = True
-    wide = with_known(torch.where(absent[..., None], 7.0, rows.values), ~absent)
-    expected, actual = (link_probabilities(head.predict(f), num_samples=64) for f in (two, wide))
-    assert actual.probs[:, 2].abs().max() == 0
-    exact = not isinstance(head.predict(two), GaussianLogits) or head.predict(two).is_point
-    # Gaussian draws of two logits differ from those of three.
-    atol = 1e-9 if exact else 0.05
-    torch.testing.assert_close(actual.probs[:, :2], expected.probs, atol=atol, rtol=0)
-    spread = head.predict(wide).spread_of(~absent)
-    torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
-def test_options_have_no_order(posterior):
-    rows = options_rows()
-    order = torch.tensor([2, 0, 1])
-    head = fitted(posterior, rows)
-    turned = rows.map(lambda part: part[:, order])
-    moved = fitted(posterior, replace(turned, labels=torch.argsort(order)[rows.labels]))
-    expected, actual = head.predict(rows).mean[:, order], moved.predict(turned).mean
-    loose = posterior.startswith("nuts")  # same start, different rounding
-    torch.testing.assert_close(actual, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
-def test_what_a_fit_of_options_stores_gives_it_back(posterior):
-    rows = options_rows()
-    head = fitted(posterior, rows)
-    again = shared_head(posterior, extra=head.extra_config())
-    again.load_state_dict(head.state_dict())
-    for name in ("mean", "covariance"):
-        actual, expected = (getattr(model.predict(rows), name) for model in (again, head))
-        assert torch.equal(actual, expected)
-
-
-def test_gradients_of_the_training_reach_options():
-    features = options_rows()
-    for posterior in POSTERIORS:
-        head = shared_head(posterior)
-        head.set_mean(torch.ones(1, SIZE))
-        rows = features.map(torch.clone)
-        rows.values.requires_grad_()
-        torch.autograd.backward(head.data_loss(rows))
-        assert rows.values.grad.abs().sum() > 0
-        torch.autograd.backward(head.loss(features, ROWS))
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
-
-
-def test_a_basis_that_classes_share_is_refused():
-    with refused("not-on-options", "dense"):
-        shared_head("vbll:covariance=eigenbasis")
-
-
-@pytest.mark.parametrize("rows", [100, 10**5, 10**7])
-@pytest.mark.parametrize("name", ["vbll", "laplace"])
-def test_what_a_fit_may_be_simplified_to_is_there_for_options(name, rows):
-    build_head(resolve_posterior(name).sized(1, SIZE * 100, rows), SIZE, 1, shared=True)
-
-
-def test_a_density_of_each_class_is_refused():
-    with refused("not-on-options", "gvbll"):
-        shared_head("gvbll")
 
 
 CLASS_POSTERIORS = ["mle", "map", "temperature", "laplace", "vbll", "gvbll:shrinkage=0.1"]
@@ -290,30 +215,3 @@ def test_known_logits_are_part_of_the_loss():
     loss = torch.nn.functional.cross_entropy(logits, rows.labels, reduction="sum")
     loss = loss + 0.5 * head.prior_precision * weight.square().sum()
     assert torch.autograd.grad(loss, weight)[0].abs().max() < 1e-4
-
-
-@given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
-def test_the_gradient_of_weights_is_autograds(rows, options, size, seed):
-    draw = torch.Generator().manual_seed(seed)
-    residual = torch.randn(rows, options, generator=draw).double()
-    for shape, weight in (((rows, options, size), (1, size)), ((rows, size), (options, size))):
-        features = torch.randn(*shape, generator=draw).double()
-        start = torch.zeros(weight, dtype=torch.float64, requires_grad=True)
-        (expected,) = torch.autograd.grad((mean_logits(features, start) * residual).sum(), start)
-        torch.testing.assert_close(weight_gradient(features, residual), expected)
-
-
-def test_the_spread_of_what_is_present_is_that_of_fewer_logits():
-    draw = torch.Generator().manual_seed(0)
-    root = torch.randn(5, 4, 4, generator=draw).double()
-    mean, cov = torch.randn(5, 4, generator=draw).double(), root @ root.mT
-    present = torch.tensor([True, True, False, True]).expand(5, -1)
-    indices = present[0].nonzero().ravel()
-    fewer = GaussianLogits(mean[:, indices], cov[:, indices][:, :, indices])
-    torch.testing.assert_close(GaussianLogits(mean, cov).spread_of(present), fewer.spread)
-    variance = cov.diagonal(dim1=-2, dim2=-1)
-    fewer = GaussianLogits(mean[:, indices], variance[:, indices])
-    torch.testing.assert_close(GaussianLogits(mean, variance).spread_of(present), fewer.spread)
-    samples = torch.randn(7, 5, 4, generator=draw).double()
-    fewer = SampledLogits(samples[..., indices])
-    torch.testing.assert_close(SampledLogits(samples).spread_of(present), fewer.spread)

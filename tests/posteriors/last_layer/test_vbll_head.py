@@ -1,24 +1,15 @@
 """The VBLL head during training, and its state after `fit`."""
 
-import logging
-import subprocess
-import sys
-from functools import partial
-
-import pyro
 import pytest
 import torch
 from gaussian_oracles import FAMILIES, kl_to_prior
-from refusal import refused
 
 from bayeslora import VBLL
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
-from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
 from bayeslora.posteriors.registry import build_head
-from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
@@ -72,17 +63,6 @@ def test_the_prior_of_training_can_differ_from_that_of_the_polish(options, scale
         assert made.report()["prior_scale"] == pytest.approx(3.0)
 
 
-def test_elbo_of_pyro_has_the_exact_kl_and_no_variance():
-    made = head()
-    prior = torch.tensor(0.7, dtype=F64)
-    zero = torch.zeros((), dtype=F64)
-    values = torch.stack(
-        [negative_elbo(made.mean, made.spread.exp(), prior, zero) for _ in range(20)]
-    )
-    assert torch.equal(values, values[:1].expand(20))
-    torch.testing.assert_close(values[0], kl(made, 0.7))
-
-
 def test_gradients_through_pyro_are_those_of_the_formula():
     features, labels = toy()
     made = head()
@@ -92,64 +72,6 @@ def test_gradients_through_pyro_are_those_of_the_formula():
     formula = formula + kl(made, made.prior_variance) / 60
     for actual, expected in zip(ours, torch.autograd.grad(formula, parameters), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("mean_sq_norm", [1.0, 9.0])
-def test_a_prior_left_open_is_around_the_means(mean_sq_norm):
-    """Its KL is that of a Gaussian around zero with the same covariance."""
-    features, labels = toy()
-    made = head(training_prior_scale=None, mean_sq_norm=mean_sq_norm)
-    rows = Features(features, labels)
-    stored = {"scale": made.spread.exp()}
-    divergence = kl_to_prior(torch.zeros_like(made.mean), stored, 0.5**2 / mean_sq_norm)
-    torch.testing.assert_close(made.loss(rows, 60), made.data_loss(rows) + divergence / 60)
-
-
-def test_nothing_enters_the_parameter_store():
-    features, labels = toy()
-    pyro.clear_param_store()
-    head().loss(Features(features, labels), 60).backward()
-    assert len(pyro.get_param_store()) == 0
-
-
-def test_two_heads_share_nothing():
-    features, labels = toy()
-    first, second = head(), head()
-    before = second.mean.clone()
-    optimiser = torch.optim.SGD(first.parameters(), lr=0.1)
-    first.loss(Features(features, labels), 60).backward()
-    optimiser.step()
-    assert torch.equal(second.mean, before)
-    assert second.mean.grad is None
-
-
-def test_doubled_data_keep_the_likelihood_and_halve_the_kl():
-    features, labels = toy()
-    made = head()
-    divergence = kl(made, made.prior_variance)
-    single = made.loss(Features(features, labels), 60)
-    doubled = made.loss(Features(features.repeat(2, 1), labels.repeat(2)), 120)
-    torch.testing.assert_close(single - doubled, divergence / 120)
-
-
-@pytest.mark.parametrize("bound", ["jensen", "knowles_minka", "mc"])
-def test_data_loss_reaches_the_features_only(bound):
-    features, labels = toy()
-    features.requires_grad_()
-    made = head(bound=bound)
-    made.data_loss(Features(features, labels)).backward()
-    assert features.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in made.parameters())
-
-
-def test_data_loss_is_the_loss_without_the_kl():
-    features, labels = toy()
-    made = head()
-    divergence = kl(made, made.prior_variance)
-    torch.testing.assert_close(
-        made.loss(Features(features, labels), 60),
-        made.data_loss(Features(features, labels)) + divergence / 60,
-    )
 
 
 def test_sampled_bound_takes_new_draws_and_repeats_from_a_saved_state():
@@ -165,30 +87,6 @@ def test_sampled_bound_takes_new_draws_and_repeats_from_a_saved_state():
     resumed = head(bound="mc")
     resumed.load_state_dict(state)
     assert resumed.data_loss(Features(features, labels)) == first
-
-
-@pytest.mark.parametrize("mean_sq_norm", [1.0, 25.0])
-def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
-    features = toy()[0] * mean_sq_norm**0.5
-    logits = build_head(VBLL(), 4, 3, mean_sq_norm=mean_sq_norm).predict(Features(features))
-    assert not logits.mean.any()
-    # Standard deviation 0.1 at the mean square norm, in float32 parameters.
-    assert logits.variance.mean().item() == pytest.approx(0.01, rel=1e-5)
-
-
-def test_mean_square_norm_can_be_told_later():
-    late, early = build_head(VBLL(), 4, 3), build_head(VBLL(), 4, 3, mean_sq_norm=25.0)
-    late.set_mean_sq_norm(25.0)
-    torch.testing.assert_close(late.spread, early.spread)
-    assert late.prior_variance == early.prior_variance == 4.0 / 25.0
-
-
-def test_set_mean_reproduces_given_logits():
-    made = build_head(VBLL(), 4, 3)
-    weight = torch.randn(3, 4)
-    made.set_mean(weight)
-    features = toy()[0]
-    torch.testing.assert_close(made.predict(Features(features)).mean, features @ weight.double().T)
 
 
 def test_refit_moves_the_means_to_the_optimum_of_the_training_loss():
@@ -219,25 +117,6 @@ def test_fit_leaves_training_alone_and_predict_uses_the_fit():
     assert not torch.allclose(made.predict(Features(features)).mean, training.mean)
     assert made.report()["prior_scale"] == pytest.approx(2.0)
     assert made.fitted_mean.dtype == F64
-
-
-def test_the_report_says_which_means_the_fit_has():
-    features, labels = toy()
-    for means in ("refit", "trained"):
-        made = head(prior_scale=2.0, polish_mean=means)
-        made.fit(Features(features, labels))
-        assert made.report()["polish_mean"] == means
-
-
-def test_means_that_were_never_trained_are_refitted(caplog):
-    made = build_head(VBLL(polish_mean="trained"), 4, 3)
-    made.fit(Features(*toy()))
-    assert made.report()["polish_mean"] == "refit"
-    assert len(caplog.records) == 1
-    made = build_head(VBLL(polish_mean="trained"), 4, 3)
-    made.set_mean(torch.ones(3, 4))
-    made.fit(Features(*toy()))
-    assert torch.equal(made.mean_weight, torch.ones(3, 4, dtype=F64))
 
 
 def test_epochs_are_compared_by_the_posterior_that_is_used():
@@ -274,28 +153,6 @@ def test_fit_takes_the_configured_covariance(covariance):
         assert loaded is saved or torch.equal(loaded, saved)
 
 
-def test_a_covariance_that_was_kept_in_float64_stays_so():
-    """Metadata of such models has no dtype."""
-    made = head(prior_scale=2.0)
-    made.fit(Features(*toy()))
-    state = made.state_dict() | {"fitted_scale": made.fitted_scale.double()}
-    old = {"fitted": True, "covariance": "dense"}
-    other = build_head(made.config, 4, 3, extra=old)
-    other.load_state_dict(state)
-    assert torch.equal(other.fitted_scale, made.fitted_scale.double())
-    # Saving it again changes nothing; a new fit uses the current layout.
-    assert other.state_dict()["fitted_scale"].shape == (3, 4, 4)
-    assert other.extra_config() == {**old, "dtype": "float64"}
-    other.fit(Features(*toy()))
-    assert other.extra_config() == made.extra_config()
-
-
-@pytest.mark.parametrize("wrong", [{"covariance": "diagonal"}, {"dtype": "int8"}])
-def test_a_record_of_another_covariance_is_refused(wrong):
-    with refused("damaged"):
-        build_head(VBLL(), 4, 3, extra={"fitted": True, "covariance": "dense"} | wrong)
-
-
 @pytest.mark.parametrize(
     ("spread", "deviations"),
     [
@@ -313,15 +170,6 @@ def test_training_covariances_of_earlier_versions_keep_their_deviations(spread, 
     assert torch.equal(made.spread.detach(), deviations)
 
 
-@pytest.mark.parametrize("family", ["dense", "diagonal"])
-def test_rows_of_very_different_size_are_an_error_that_says_so(family):
-    features, labels = toy()
-    features[3] *= 1e9
-    made = build_head(VBLL(covariance=family, polish_bound="jensen"), features.shape[1], 3)
-    with refused("input", "1e8"):
-        made.fit(Features(features, labels))
-
-
 def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
     features, labels = toy()
     gaps = {}
@@ -331,46 +179,3 @@ def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
         gaps[bound] = made.bound_gap(Features(features, labels), num_draws=2000)
     assert 0 < gaps["knowles_minka"] < gaps["jensen"]
     assert head(bound="mc").bound_gap(Features(features, labels)) == 0.0
-
-
-def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
-    """Each part has its own draws, so the two differ by a few standard errors."""
-    features, labels = toy()
-    made = head(polish_bound="jensen", prior_scale=4.0)
-    made.fit(Features(features, labels))
-    whole = made.bound_gap(Features(features, labels), num_draws=4000)
-    monkeypatch.setattr(
-        "bayeslora.posteriors.last_layer.vbll.head.row_slices",
-        partial(row_slices, most=4000 * 3 * 7),
-    )
-    parts = made.bound_gap(Features(features, labels), num_draws=4000)
-    assert parts != whole
-    assert parts == pytest.approx(whole, rel=0.05)
-
-
-def test_an_unconverged_fit_is_said(caplog, monkeypatch):
-    from bayeslora.posteriors.last_layer.vbll import final
-
-    features, labels = toy()
-    real = final.polish
-    short = lambda *args, **options: real(  # noqa: E731 - a one-line stub
-        *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
-    )
-    monkeypatch.setattr(final, "polish", short)
-    with caplog.at_level(logging.DEBUG):
-        head(prior_scale=2.0).fit(Features(features, labels))
-    assert "did not converge" in caplog.text
-
-
-def test_prediction_and_polish_do_not_import_pyro():
-    code = """
-import sys, torch
-from bayeslora.posteriors.registry import build_head
-from bayeslora.posteriors.features import Features
-from bayeslora import VBLL
-head = build_head(VBLL(prior_scale=2.0), 3, 2)
-head.fit(Features(torch.randn(8, 3), torch.arange(8) % 2))
-head.predict(Features(torch.randn(2, 3)))
-sys.exit("pyro" in sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

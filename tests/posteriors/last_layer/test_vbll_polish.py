@@ -9,16 +9,12 @@ from gaussian_oracles import FAMILIES, elbo, matrix
 
 from bayeslora import VBLL
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.algebra import RowSpace
-from bayeslora.posteriors.last_layer.vbll import final
-from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, curvature
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Dense,
-    Eigenbasis,
     class_precisions,
     logit_covariance,
 )
-from bayeslora.posteriors.last_layer.vbll.final import WIDE_PRIOR_SCALE, Polisher, Start, polish
+from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
 from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 
@@ -104,16 +100,6 @@ def test_the_bound_never_falls(bound, covariance, learn_prior):
         assert after >= before - 1e-9 * abs(before)
 
 
-def test_the_start_does_not_decide_the_end():
-    features, labels = toy()
-    cold = fit(features, labels)
-    start = Start(torch.full((3, 4), 5.0, dtype=F64).tril(), torch.full((60, 3), 9.0, dtype=F64))
-    warm = fit(features, labels, start=start)
-    torch.testing.assert_close(warm.mean, cold.mean, atol=1e-4, rtol=0)
-    again = fit(features, labels, start=cold.start, tolerance=1e-6)
-    assert len(again.elbo) <= 3
-
-
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_moments_are_those_of_the_stored_covariance(covariance):
     for rows in (5, 60):
@@ -144,20 +130,6 @@ def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_an_eigenbasis_loses_nothing_where_all_rows_weigh_the_same():
-    features, _ = toy(rows=60, size=9)
-    weights = torch.rand(1, 3, dtype=F64).expand(60, 3)
-    eigenbasis, dense = (family(features, weights, 0.5) for family in (Eigenbasis, Dense))
-    other = toy(rows=7, size=9, seed=5)[0]
-    torch.testing.assert_close(eigenbasis.of_logits(other), dense.of_logits(other))
-    assert eigenbasis.log_determinant == pytest.approx(dense.log_determinant)
-    assert eigenbasis.trace == pytest.approx(dense.trace)
-    gradient = torch.randn(3, 9, generator=torch.Generator().manual_seed(0), dtype=F64)
-    torch.testing.assert_close(eigenbasis.precondition(gradient), dense.precondition(gradient))
-    stored = [matrix(optimum.stored(features, weights)) for optimum in (eigenbasis, dense)]
-    torch.testing.assert_close(*stored)
-
-
 def test_few_rows_in_their_row_space_are_as_direct():
     """rows < d uses the rotated path; the same algebra in all d dimensions agrees."""
     features, labels = toy(rows=6, size=10)
@@ -186,39 +158,6 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     torch.testing.assert_close(optimum.train_covariance, variance)
 
 
-@pytest.mark.parametrize("size", [1.0, 10.0])
-def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, size):
-    features, labels = toy(rows=40, size=5, classes=3)
-    features[0] *= size
-    options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-9}
-    staged = fit(features, labels, **options)
-    monkeypatch.setattr(final.Ascent, "stages", lambda self: [self])
-    direct = fit(features, labels, **options)
-    assert staged.elbo[-1] == pytest.approx(direct.elbo[-1], abs=1e-6 * len(labels))
-    torch.testing.assert_close(staged.mean, direct.mean, atol=1e-3, rtol=1e-3)
-
-
-def test_a_stage_that_float32_cannot_hold_is_left_out(monkeypatch):
-    features, labels = toy(rows=40, size=5, classes=3)
-    features[0] *= 1e5
-    stages = final.Ascent.stages
-    monkeypatch.setattr(final.Ascent, "stages", lambda self: stages(self)[1:])
-    single = fit(features, labels, covariance="dense", max_iterations=15)
-    monkeypatch.setattr(final.Ascent, "stages", lambda self: [self])
-    assert single.elbo == fit(features, labels, covariance="dense", max_iterations=15).elbo
-
-
-def test_float32_matrices_are_right_to_rounding():
-    features, _ = toy(rows=60, size=9)
-    weights = torch.rand(60, 3, dtype=F64)
-    rough = Dense(features, weights, 0.5, dtype=torch.float32)
-    exact = Dense(features, weights, 0.5)
-    assert rough.train_covariance.dtype == F64
-    torch.testing.assert_close(rough.train_covariance, exact.train_covariance, rtol=1e-5, atol=1e-7)
-    assert rough.log_determinant == pytest.approx(exact.log_determinant, abs=1e-4)
-    assert rough.trace == pytest.approx(exact.trace, rel=1e-5)
-
-
 def test_learned_prior_is_the_mean_second_moment_and_the_best():
     features, labels = toy(rows=80)
     fitted = fit(features, labels, learn_prior=True)
@@ -245,15 +184,6 @@ def fit_separate(rows, size, classes, seed):
 
 
 @pytest.mark.parametrize(("rows", "size", "classes"), SEPARATE)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_learned_prior_of_separate_classes_takes_few_rounds(rows, size, classes, seed):
-    *_, fitted = fit_separate(rows, size, classes, seed)
-    # Steps of four times the mean second moment took 31 to 50.
-    assert fitted.converged
-    assert len(fitted.elbo) - 1 <= 25
-
-
-@pytest.mark.parametrize(("rows", "size", "classes"), SEPARATE)
 def test_a_learned_prior_of_separate_classes_is_the_best(rows, size, classes):
     features, labels, fitted = fit_separate(rows, size, classes, 0)
     best = max(
@@ -268,37 +198,6 @@ def test_a_learned_prior_of_separate_classes_is_the_best(rows, size, classes):
     )
     # A few times the tolerance: the last round may gain as much as all remaining rounds.
     assert fitted.elbo[-1] == pytest.approx(best, rel=5e-5)
-
-
-def test_learned_prior_of_few_rows_ignores_the_empty_directions():
-    features, labels = toy(rows=8, size=20)
-    fitted = fit(features, labels, learn_prior=True)
-    for factor in (0.9, 1.1):
-        other = fit(features, labels, prior_variance=factor * fitted.prior_variance)
-        assert other.elbo[-1] < fitted.elbo[-1]
-
-
-@pytest.mark.parametrize("signal", [True, False])
-def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(signal):
-    generator = torch.Generator().manual_seed(1)
-    centres = 0.25 * torch.randn(4, 50, generator=generator, dtype=F64)
-    labels = torch.arange(40) % 4
-    features = centres[labels] + 0.2 * torch.randn(40, 50, generator=generator, dtype=F64)
-    if not signal:
-        labels = labels[torch.randperm(40, generator=generator)]
-    config = VBLL(prior_scale="cross-validation", num_samples=50)
-    norm = features.square().sum(1).mean().item()
-    polished = Polisher(config, Features(features, labels), 4, norm).fit()
-    wide = polished.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)
-    assert wide == signal
-
-
-def test_folds_share_the_classes_and_every_row_is_in_one():
-    labels = torch.tensor([0] * 13 + [1] * 4 + [2])
-    folds = final._folds(labels)
-    assert torch.bincount(folds, minlength=5).min() >= 3
-    assert torch.bincount(folds[:13]).max() - torch.bincount(folds[:13]).min() == 1
-    assert torch.equal(folds, final._folds(labels))
 
 
 def test_knowles_minka_is_wider_than_jensen_and_near_laplace():
@@ -332,24 +231,6 @@ def test_refinement_is_the_block_of_the_exact_hessian(covariance, rows):
     )
 
 
-def test_more_data_shrinks_the_variance_and_a_tiny_prior_gives_the_prior_mean():
-    features, labels = toy()
-    other = toy(rows=7, seed=5)[0]
-    few = fit(features, labels).moments(Features(other))[1]
-    many = fit(features.repeat(10, 1), labels.repeat(10)).moments(Features(other))[1]
-    assert (many < 0.3 * few).all()
-    mean, variance = fit(features, labels, prior_variance=1e-10).moments(Features(other))
-    assert mean.abs().max() < 1e-6
-    assert variance.max() < 1e-8
-
-
-def test_permuted_labels_permute_the_fit():
-    features, labels = toy()
-    order = torch.tensor([2, 0, 1])
-    plain, moved = fit(features, labels), fit(features, order[labels])
-    torch.testing.assert_close(moved.mean[order], plain.mean, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_held_means_stay_while_the_bound_rises_to_its_end(covariance):
     features, labels = toy(rows=50)
@@ -365,46 +246,6 @@ def test_held_means_stay_while_the_bound_rises_to_its_end(covariance):
     # Continuing from the optimum gains nothing.
     again = fit(features, labels, start=fitted.start, hold_mean=True, tolerance=1e-12, **options)
     assert again.elbo[-1] == pytest.approx(fitted.elbo[-1], rel=1e-6)
-
-
-def test_dense_covariances_of_held_means_solve_their_fixed_point():
-    features, labels = toy(rows=50)
-    mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
-    start = Start(mean, torch.zeros(50, 3, dtype=F64))
-    fitted = fit(features, labels, start=start, hold_mean=True, tolerance=1e-14)
-    logits, variance = fitted.moments(Features(features))
-    weights = curvature(logits, variance, best_tilt(logits, variance))
-    precision = torch.einsum("nc,ni,nj->cij", weights, features, features)
-    expected = torch.linalg.inv(precision + torch.eye(4, dtype=F64) / 4.0)
-    blocks = matrix(fitted.covariance())
-    for c in range(3):
-        block = blocks[4 * c : 4 * c + 4, 4 * c : 4 * c + 4]
-        torch.testing.assert_close(block, expected[c], atol=1e-5, rtol=0)
-
-
-def test_the_prior_learned_under_held_means_is_the_mean_second_moment():
-    features, labels = toy(rows=80)
-    mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
-    start = Start(mean, torch.zeros(80, 3, dtype=F64))
-    fitted = fit(features, labels, start=start, hold_mean=True, learn_prior=True)
-    moment = (mean.square().sum() + matrix(fitted.covariance()).trace()) / mean.numel()
-    assert fitted.prior_variance == pytest.approx(moment.item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("learn_prior", [False, True])
-def test_held_means_count_outside_the_row_space_of_few_rows(learn_prior, monkeypatch):
-    """rows < d uses the rotated path; the same algebra in all d dimensions agrees."""
-    features, labels = toy(rows=6, size=10)
-    mean = torch.linspace(-1, 1, 30, dtype=F64).reshape(3, 10)
-    start = Start(mean, torch.zeros(6, 3, dtype=F64))
-    options = {"hold_mean": True, "learn_prior": learn_prior, "tolerance": 1e-12}
-    rotated = fit(features, labels, start=start, **options)
-    monkeypatch.setattr(RowSpace, "of", classmethod(lambda cls, features: cls(None)))
-    direct = fit(features, labels, start=start, **options)
-    # Steps of a learned prior differ: empty directions follow it only in the rotated path.
-    precision = 1e-4 if learn_prior else 1e-9
-    assert rotated.prior_variance == pytest.approx(direct.prior_variance, rel=precision)
-    assert rotated.elbo[-1] == pytest.approx(direct.elbo[-1], rel=precision)
 
 
 def chosen_fit(config, rows, validation=None, mean_sq_norm=1.0, **starts):
@@ -426,16 +267,6 @@ def test_validation_keeps_the_trained_means_where_they_predict_better(prior_scal
     assert torch.equal(chosen.mean, trained.mean) == are_good
     # Without validation rows there is no evidence for the trained means.
     assert not torch.equal(chosen_fit(config, noisy, trained=trained).mean, trained.mean)
-
-
-@pytest.mark.parametrize("means", ["refit", "trained"])
-def test_means_that_are_told_are_not_chosen(means):
-    rows = toy(rows=40)
-    trained = Start(fit(*rows).mean + 3.0, torch.zeros(40, 3, dtype=F64))
-    config = VBLL(polish_mean=means, num_samples=50)
-    for validation in (None, toy(rows=50)):
-        fitted = chosen_fit(config, rows, validation, trained=trained)
-        assert torch.equal(fitted.mean, trained.mean) == (means == "trained")
 
 
 def test_refinement_and_empirical_bayes_by_configuration():

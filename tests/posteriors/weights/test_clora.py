@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from refusal import refused
 from small_sites import lora_site, polar_site
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from bayeslora import CLoRA
-from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.clora import CLoRAWeights, PositionNoise
+from bayeslora.posteriors.weights.clora import CLoRAWeights
 
 F64 = torch.float64
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
@@ -68,29 +66,6 @@ def test_the_mean_pass_is_that_of_the_formula(make):
 
 
 @SITES
-def test_it_starts_as_the_plain_adapter(make):
-    """Outputs are bit-identical; standard deviations are from initial_std / 2 to initial_std."""
-    plain = make().double()
-    (site,), weights = made(make, trained=False, initial_std=0.3)
-    x = states(3, 5)
-    assert torch.equal(site(x), plain(x))
-    change, std = (item.detach() for item in weights.gates[0].moments(site.A(x)))
-    assert not change.any()
-    assert 0.15 - 1e-6 <= float(std.min()) < float(std.max()) <= 0.3 + 1e-6
-
-
-def test_the_start_follows_from_the_seed_and_moves_no_other_generator():
-    site = lora_site()
-    state = torch.get_rng_state()
-    first, again, other = (CLoRAWeights(CLoRA(), [site], seed) for seed in (1, 1, 2))
-    assert torch.equal(state, torch.get_rng_state())
-    values = [nn.utils.parameters_to_vector(item.parameters()) for item in (first, again, other)]
-    assert torch.isfinite(values[0]).all()
-    assert torch.equal(values[0], values[1])
-    assert not torch.equal(values[0], values[2])
-
-
-@SITES
 def test_a_noisy_pass_has_the_mean_and_covariance_of_e(make):
     """Compare 4,000 equal tokens, each with its own draw, with the closed form: 5 standard errors
     of a mean, and of a covariance, √(C_ii C_jj + C_ij²) / √4000 ≤ √2 max C / √4000.
@@ -132,15 +107,6 @@ def test_in_a_draw_texts_share_the_noise_of_a_position_and_positions_do_not():
     assert (correlation - torch.eye(3)).abs().max() < 5 / 2000**0.5
 
 
-def test_sites_have_noise_of_their_own():
-    _, weights = made(count=2, trained=False)
-    weights.gates[1].load_state_dict(weights.gates[0].state_dict())
-    z = states()[:2]
-    with weights.draw(torch.Generator().manual_seed(0)):
-        first, second = (gate(z[None, None]) for gate in weights.gates)
-    assert not torch.equal(first, second)
-
-
 def test_a_text_is_predicted_the_same_alone_and_in_any_batch():
     """Neither the padding behind it nor a longer earlier text in the draw matters."""
     (site,), weights = made()
@@ -155,55 +121,6 @@ def test_a_text_is_predicted_the_same_alone_and_in_any_batch():
     after = under(3, lambda: (site(x), site(x[1:2, :7]))[1])
     torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
     assert torch.equal(alone, after)
-
-
-def test_the_first_positions_do_not_depend_on_the_longest():
-    short, long = PositionNoise(4), PositionNoise(4)
-    z = torch.zeros(1, 200, 2)
-    whole = long(z)
-    assert whole.shape == (200, 2, 2)
-    for length in (1, 5, 64, 65, 130):
-        assert torch.equal(short(z[:, :length]), whole[:length])
-    # A single state per text counts as the first position.
-    assert torch.equal(short(z[0]), whole[0])
-    assert not torch.equal(PositionNoise(5)(z), whole)
-
-
-@SITES
-def test_without_spread_noise_and_draws_give_the_mean(make):
-    (site,), weights = made(make)
-    output = weights.gates[0].output
-    # The second half of the outputs is G, the square root of the standard deviation.
-    output.weight.data[4:] = 0
-    output.bias.data[4:] = 0
-    x = states(3, 5)
-    mean = site(x)
-    with weights.noise():
-        assert torch.equal(site(x), mean)
-    with weights.draw(torch.Generator()):
-        assert torch.equal(site(x), mean)
-
-
-def test_noise_reaches_adapter_mean_and_spread_and_then_stops():
-    (site,), weights = made()
-    x = states(3, 5)
-    mean = site(x).detach()
-    with weights.noise():
-        noisy = site(x)
-    noisy.square().sum().backward()
-    for item in (site.A.weight, site.B.weight, *weights.parameters()):
-        assert item.grad.abs().max() > 0
-    assert not torch.equal(noisy, mean)
-
-    def fail(context):
-        with context:
-            raise RuntimeError("inside")
-
-    for context in (weights.noise(), weights.watching(), weights.draw(torch.Generator())):
-        with pytest.raises(RuntimeError, match="inside"):
-            fail(context)
-    assert torch.equal(site(x), mean)
-    assert all(gate.noise is None and gate.seen is None for gate in weights.gates)
 
 
 def test_gradients_of_a_noisy_pass_are_those_of_the_formula():
@@ -269,72 +186,3 @@ def test_the_kl_knows_tokens_and_one_state_a_row():
     for value, inputs in zip(values, (real, x[:, 0]), strict=True):
         expected = kl_by_torch(weights.gates[0], site.A(inputs), 0.2)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-
-
-def test_the_gradient_of_the_kl_reaches_the_gates_alone():
-    """This also holds where the inputs are the output of another site."""
-    first, second = lora_site(out=4).double(), polar_site(seed=1).double()
-    weights = CLoRAWeights(CLoRA(), [first, second]).double()
-    with weights.noise(), weights.watching() as seen:
-        second(first(states(2, 3)))
-    weights.kl(seen, torch.ones(2, 3)).backward()
-    for site in (first, second):
-        assert all(item.grad is None for item in site.trainable().values())
-    for gate in weights.gates:
-        assert gate.output.weight.grad.abs().max() > 0
-        assert gate.hidden.weight.grad is not None
-
-
-def test_the_kl_is_least_at_the_prior():
-    """Gradient descent on the KL ends at E ~ N(I, σp²), where it is 0."""
-    (site,), weights = made(prior_std=0.3)
-    x, mask = states(4, 6), torch.ones(4, 6)
-    optimizer = torch.optim.Adam(weights.parameters(), lr=0.02)
-    for _ in range(800):
-        optimizer.zero_grad()
-        with weights.watching() as seen:
-            site(x)
-        weights.kl(seen, mask).backward()
-        optimizer.step()
-    kl, change, std = weights.figures(seen, mask).tolist()
-    assert abs(kl) < 1e-6
-    assert change**0.5 < 1e-3
-    assert std**0.5 == pytest.approx(0.3, rel=1e-3)
-
-
-def test_a_spread_of_zero_gives_a_finite_kl_and_gradient():
-    (site,), weights = made()
-    output = weights.gates[0].output
-    output.weight.data[4:] = 0
-    output.bias.data[4:] = 0
-    with weights.watching() as seen:
-        site(states(2, 3))
-    kl = weights.kl(seen, torch.ones(2, 3))
-    kl.backward()
-    assert torch.isfinite(kl)
-    assert all(torch.isfinite(item.grad).all() for item in weights.parameters())
-
-
-def test_what_is_neither_tokens_nor_rows_is_refused():
-    (site,), weights = made()
-    with weights.watching() as seen:
-        site(states(5, 3))
-    with refused("input", "[5, 3, 2]", "2 texts"):
-        weights.kl(seen, torch.ones(2, 3))
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ({"prior_std": 0.0}, ["prior_std"]),
-        ({"initial_std": -0.1}, ["initial_std", "-0.1"]),
-        ({"num_hidden": 0}, ["num_hidden"]),
-        ({"kl_weights": "none"}, ["unknown kl_weights 'none'", "'cyclic', 'uniform'"]),
-        ({"num_samples": -1}, ["num_samples"]),
-    ],
-)
-def test_options_out_of_range_are_refused(options, parts):
-    with pytest.raises(InputError) as caught:
-        CLoRA(**options)
-    for part in parts:
-        assert part in str(caught.value)

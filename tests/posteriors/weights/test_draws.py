@@ -88,34 +88,6 @@ def test_global_random_state_and_modes_are_restored():
         assert torch.equal(item, buffers[name])
 
 
-def fail_inside(draws, condition):
-    """Raise within a draw, after asserting a condition."""
-    with draws.draw(torch.Generator()):
-        assert condition()
-        raise RuntimeError("inside")
-
-
-def test_modes_are_restored_after_an_exception():
-    model = network(attention=0.5)
-    state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_inside(draws_of(model), lambda: model[1].training and not model[3].training)
-    assert not model[1].training
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_modules_that_do_not_run_stay_quiet():
-    model = network(attention=0.5, residual=0.5)
-    assert draws_of(model, among=["0", "4", "5"]).live == ("4",)
-    with refused("no-dropout"):
-        draws_of(model, among=["0", "5"])
-
-
-def test_no_live_dropout_is_refused():
-    with refused("no-dropout"):
-        draws_of(network())
-
-
 class Functional(nn.Module):
     """Calls functional dropout, as some decoders do, so no dropout module exists."""
 
@@ -137,15 +109,6 @@ def test_layers_that_call_the_function_are_found():
         draws_of(nn.Sequential(Functional(0.0)))
 
 
-def test_finding_them_changes_neither_modes_nor_random_numbers():
-    model = network(attention=0.5, residual=0.5)
-    model[1].train()
-    state, modes = torch.get_rng_state(), [part.training for part in model.modules()]
-    draws_of(model)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [part.training for part in model.modules()] == modes
-
-
 def test_a_decoder_that_drops_in_its_layers_is_sampled_whole(tmp_path):
     from tiny import tiny_opt
 
@@ -157,17 +120,6 @@ def test_a_decoder_that_drops_in_its_layers_is_sampled_whole(tmp_path):
     assert [name for name in draws.live if name.count(".") == 2] == [
         f"decoder.layers.{number}" for number in range(3)
     ]
-
-
-def test_multihead_attention_of_torch_is_live():
-    attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True).eval()
-    inputs = torch.randn(2, 3, 4)
-
-    def forward(batch):
-        return attention(batch, batch, batch)[0].mean(1)
-
-    draws = MCDropoutDraws(attention, lambda: forward(inputs))
-    assert sample_logits(draws, forward, [inputs], 3).variance.max() > 0
 
 
 def test_bert_attention_dropout_alone_is_live():
@@ -191,13 +143,6 @@ def test_bert_attention_dropout_alone_is_live():
 
     draws = MCDropoutDraws(model, lambda: forward(tokens))
     assert sample_logits(draws, forward, [tokens], 3).variance.max() > 0
-
-
-def test_zero_samples_is_one_quiet_pass():
-    model = network(residual=0.5)
-    logits = sample_logits(draws_of(model), model, batches(), 0)
-    expected = torch.cat([model(batch) for batch in batches()]).double()
-    assert torch.equal(logits.samples, expected[None])
 
 
 def test_every_draw_lasts_for_all_batches():

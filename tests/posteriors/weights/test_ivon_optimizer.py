@@ -47,15 +47,6 @@ def test_curvature_converges_to_that_of_a_quadratic_and_the_mean_to_its_minimum(
     torch.testing.assert_close(theta.detach(), minimum, atol=0.1, rtol=0)
 
 
-def test_curvature_stays_positive_where_the_loss_curves_down():
-    torch.manual_seed(0)
-    (theta,) = weights = parameters()
-    optimizer = build_ivon(weights, **OPTIONS | {"beta2": 0.9, "clip_radius": 0.1})
-    for _ in range(300):
-        step(optimizer, lambda: -theta.square().sum())
-        assert optimizer.param_groups[0]["hess"].min() > 0
-
-
 def test_a_huge_ess_is_a_deterministic_newton_step():
     """Compare with the explicit update at constant curvature; the remaining noise is 1e-10."""
     torch.manual_seed(0)
@@ -118,30 +109,6 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path):
         assert torch.equal(expected, actual)
     assert torch.equal(whole[2].param_groups[0]["hess"], second[2].param_groups[0]["hess"])
     assert second[2].current_step == 6
-
-
-def test_an_exception_in_a_pass_brings_the_mean_back():
-    (theta,) = weights = parameters()
-    optimizer = build_ivon(weights, **OPTIONS)
-    before = theta.detach().clone()
-
-    def fail():
-        with sampled(optimizer):
-            raise RuntimeError(f"moved: {not torch.equal(theta, before)}")
-
-    with pytest.raises(RuntimeError, match="moved: True"):
-        fail()
-    assert torch.equal(theta, before)
-    # Training can continue.
-    step(optimizer, lambda: theta.square().sum())
-
-
-def test_a_parameter_without_a_gradient_counts_as_flat():
-    used, idle = parameters()[0], parameters(seed=3)[0]
-    before = idle.detach().clone()
-    optimizer = build_ivon([used, idle], **OPTIONS)
-    step(optimizer, lambda: used.square().sum())
-    assert torch.equal(idle, before)
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):

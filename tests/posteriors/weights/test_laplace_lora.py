@@ -1,13 +1,11 @@
 """Laplace over adapter weights against brute force in float64, and its laws."""
 
-import logging
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 from small_network import (
     F64,
     SmallNetwork,
@@ -25,8 +23,6 @@ from small_network import (
 from bayeslora.posteriors.weights import laplace_lora
 from bayeslora.posteriors.weights.laplace_lora import (
     LAYER_STRUCTURES,
-    LayerGradients,
-    backward,
     fisher_root,
     watched,
 )
@@ -152,15 +148,6 @@ def test_validation_rows_choose_the_best_of_the_grid():
     assert float(weights.prior_precision) == min(scores, key=scores.get)
 
 
-def test_without_validation_rows_the_marginal_likelihood_chooses(caplog):
-    network, texts = SmallNetwork(), small_texts()
-    with caplog.at_level(logging.DEBUG):
-        weights = fitted(network, texts, prior_precision="validation")
-    assert "no validation data" in caplog.text
-    expected = fitted(network, texts, prior_precision="marglik").prior_precision
-    assert torch.equal(weights.prior_precision, expected)
-
-
 @STRUCTURES
 @settings(max_examples=8, deadline=None)
 @given(batch=st.integers(1, 9), extra=st.integers(0, 3), fill=st.sampled_from([0.0, 1e3, math.nan]))
@@ -178,46 +165,6 @@ def test_neither_padding_nor_the_batch_size_matters(structure, batch, extra, fil
     torch.testing.assert_close(actual.log_evidence, expected.log_evidence, **EXACT)
 
 
-@ADAPTERS
-def test_twice_the_data_halve_the_variance_that_data_decide(adapter):
-    """This is the variance of logit differences at the training rows under a nearly flat prior."""
-    network, texts = SmallNetwork(adapter), small_texts()
-    twice = SmallTexts(texts.rows * 2)
-    options = {"structure": "full", "prior_precision": 1e-8}
-    once, again = (
-        covariance(network, fitted(network, rows, **options), texts) for rows in (texts, twice)
-    )
-    contrast = torch.tensor([1.0, -1.0, 0.0], dtype=F64)
-    ratio = (again @ contrast @ contrast) / (once @ contrast @ contrast)
-    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.5), atol=1e-3, rtol=0)
-
-
-@STRUCTURES
-def test_a_narrow_prior_leaves_the_mean_alone_and_a_wide_one_widens(structure):
-    network, texts = SmallNetwork(), small_texts()
-    covariances = [
-        covariance(
-            network, fitted(network, texts, structure=structure, prior_precision=delta), texts
-        )
-        for delta in (1e12, 1.0, 1e-3)
-    ]
-    traces = [item.diagonal(dim1=1, dim2=2).sum(-1) for item in covariances]
-    # Squared gradients of a few hundred, over 1e12.
-    assert traces[0].max() < 1e-8
-    assert (traces[0] < traces[1]).all()
-    assert (traces[1] < traces[2]).all()
-
-
-@STRUCTURES
-def test_classes_in_another_order_give_the_covariance_in_that_order(structure):
-    texts, order = small_texts(), [2, 0, 1]
-    network, other = SmallNetwork(), SmallNetwork()
-    other.head.set_mean(network.head.weight[order])
-    expected = covariance(network, fitted(network, texts, structure=structure), OTHERS)
-    actual = covariance(other, fitted(other, texts, structure=structure), OTHERS)
-    torch.testing.assert_close(actual, expected[:, order][:, :, order], **EXACT)
-
-
 def test_of_polar_only_the_core_is_random():
     network = SmallNetwork("polar")
     weights = posterior_of(network)
@@ -227,70 +174,8 @@ def test_of_polar_only_the_core_is_random():
     assert names == [f"{site}.{key}" for site in ("layer.0.query", "layer.1.value") for key in "AB"]
 
 
-@STRUCTURES
-def test_a_hessian_that_is_not_finite_is_refused_with_the_site(structure):
-    """The gradients are finite; their squares overflow."""
-    network, texts = SmallNetwork(), small_texts()
-    with torch.no_grad():
-        network.second.A.weight.mul_(1e-200)
-        network.second.B.weight.mul_(1e200)
-    with refused("input", "layer.1.value.A", "lr"):
-        fitted(network, texts, structure=structure)
-
-
-def test_a_full_curvature_has_its_limit(monkeypatch):
-    monkeypatch.setattr(laplace_lora, "MOST_FULL", 50)
-    posterior_of(SmallNetwork("polar"), structure="full")
-    with refused("input", "50", "58", "'kron'"):
-        posterior_of(SmallNetwork("lora"), structure="full")
-
-
-def test_kronecker_factors_that_take_too_much_become_a_diagonal(monkeypatch, caplog):
-    network, texts = SmallNetwork(), small_texts()
-    monkeypatch.setattr(laplace_lora, "_MOST_BYTES", 800)
-    weights = fitted(network, texts, structure="kron")
-    assert "using a diagonal curvature" in caplog.text
-    assert weights.report()["structure"] == "diag"
-    expected = fitted(network, texts, structure="diag")
-    assert torch.equal(covariance(network, weights, texts), covariance(network, expected, texts))
-
-
-def test_without_a_fit_there_is_no_covariance():
-    network = SmallNetwork()
-    weights = posterior_of(network)
-    assert weights.report() == {"fitted": "no"}
-    with refused("not-fitted"):
-        covariance(network, weights, OTHERS)
-
-
 def test_the_root_of_the_fisher_matrix():
     probs = torch.rand(7, 4, dtype=F64).softmax(-1)
     root = fisher_root(probs)
     expected = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
     torch.testing.assert_close(root @ root.mT, expected, atol=1e-15, rtol=1e-12)
-
-
-def gradients_of(inputs, mask, name="layer"):
-    layer = torch.nn.Linear(2, 3)
-    with watched([layer]) as seen:
-        features = layer(inputs).reshape(len(mask), -1, 3).sum(1)
-    return backward(features, seen, [name], torch.ones(2, len(mask), 3), mask)
-
-
-def test_tokens_may_come_in_one_row_and_rows_without_tokens():
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    inputs = torch.randn(2, 3, 2)
-    (whole,) = gradients_of(inputs, mask)
-    (flat,) = gradients_of(inputs.flatten(0, 1), mask)
-    assert torch.equal(whole.matrices(), flat.matrices())
-    assert (whole.num_tokens, whole.inputs[0, 2].tolist()) == (3, [0.0, 0.0])
-    (pooled,) = gradients_of(inputs[:, 0], mask)
-    assert isinstance(pooled, LayerGradients)
-    assert pooled.num_tokens == 2
-    assert pooled.matrices().shape == (2, 2, 3, 2)
-
-
-def test_a_layer_that_sees_neither_tokens_nor_rows_is_named():
-    mask = torch.ones(2, 3)
-    with refused("input", "some.site.A", "[4, 2]"):
-        gradients_of(torch.randn(4, 2), mask, "some.site.A")

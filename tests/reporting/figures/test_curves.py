@@ -1,8 +1,6 @@
 """Curves of several methods: the numbers behind the lines, and the number of points."""
 
 import itertools
-import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from sklearn.metrics import auc, roc_auc_score
 from sklearn.metrics import roc_curve as reference_roc
 
 from bayeslora.metrics.calibration import ece
-from bayeslora.metrics.scores import Score
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
@@ -22,13 +19,9 @@ from bayeslora.reporting.figures.curves import (
     Selective,
     risk_coverage_panel,
     roc_curve,
-    roc_panel,
 )
-from bayeslora.reporting.figures.drawings import draw, risk_panels
-from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
-from bayeslora.reporting.figures.rendering import render
-from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.figures.reliability import class_panels
+from bayeslora.reporting.figures.style import METHODS, POINTS, sampled_sizes, thinned
 
 
 def selective(confidence, correct, label="m"):
@@ -121,46 +114,6 @@ def test_few_rows_are_all_drawn_and_many_are_sampled():
     assert np.diff(many).max() < 10_000
 
 
-def test_figures_of_many_rows_stay_small():
-    generator = np.random.default_rng(0)
-    inside, outside = generator.normal(0, 1, 100_000), generator.normal(1, 1, 100_000)
-    result = SimpleNamespace(score="s", auroc=Score.alone(0.8), fpr95=Score.alone(0.6))
-    method = SimpleNamespace(
-        label="m",
-        scores=SimpleNamespace(ood={"far": result}),
-        uncertainties=lambda _: (inside, outside),
-    )
-    roc = roc_panel("roc", "far", "far", [(role, method) for role in METHODS])
-    confidence = generator.uniform(0.25, 1, 100_000)
-    method = selective(confidence, generator.uniform(size=100_000) < confidence)
-    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS], 0.5)
-    for panel in (roc, risk):
-        assert len(render(panel).standalone) < 60_000
-
-
-def test_more_methods_than_looks_take_more_panels():
-    parts = list(panels_of(range(2 * len(METHODS) + 1)))
-    assert [number for number, _ in parts] == [1, 2, 3]
-    assert [item for _, part in parts for _, item in part] == list(range(11))
-    assert all(len({role.marker for role, _ in part}) == len(part) for _, part in parts)
-
-
-@pytest.mark.parametrize(
-    ("methods", "sizes"), [(0, []), (1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3])]
-)
-def test_no_method_is_left_alone_in_a_panel(methods, sizes):
-    assert [len(part) for _, part in panels_of(range(methods))] == sizes
-
-
-def test_panels_of_one_figure_share_their_axis(make):
-    methods = scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))
-    drawn = list(risk_panels(methods))
-    first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
-    assert first == second
-    tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
-    assert first[1] > max(values[-1] for values in tops)
-
-
 def test_one_class_against_the_rest_is_the_binary_diagram(make):
     predictions = make("m", rows=120)
     [panel] = class_panels([(1, *scored(predictions))], ["crypto"])
@@ -172,31 +125,3 @@ def test_one_class_against_the_rest_is_the_binary_diagram(make):
     assert f"crypto: {of_class.sum()} of 120 examples, error {error:.3f}" in panel.description
     counts = [bar.get_height() for bar in panel.figure.axes[1].patches]
     assert sum(counts) == 120
-
-
-def test_of_many_classes_the_worst_are_drawn(make):
-    size = MOST_CLASSES + 3
-    probs = np.full((60, size), 0.2 / (size - 1))
-    probs[:, 0] = 0.8  # always confident in the first class, which never occurs
-    labels = np.arange(60) % (size - 1) + 1
-    names = tuple(f"c{place}" for place in range(size))
-    predictions = make("m", rows=60).replace(
-        probs=probs, labels=labels, classes=names, total=None, aleatoric=None, epistemic=None
-    )
-    panels = list(class_panels([(1, *scored(predictions))], True))
-    assert len(panels) == MOST_CLASSES
-    assert panels[0].name == "reliability-1-class-1"
-    assert list(class_panels([(1, *scored(predictions))], False)) == []
-
-
-def test_each_set_gets_its_methods_sizes_and_scores(make):
-    far = make("m", rows=30, labelled=False, seed=3)
-    methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
-    drawings = draw(Facts(methods, sets={"far": "far away"}))
-    [roc] = drawings["roc"].drawings
-    assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
-    assert "m: AUROC" not in roc.standalone
-    [risk] = drawings["selective"].drawings
-    assert "m: AURC" in risk.standalone
-    assert "; n: AURC" in risk.standalone
-    assert math.isclose(float(risk.standalone.split('width="')[1].split("pt")[0]), 3.4 * 72)

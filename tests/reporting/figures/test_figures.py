@@ -1,7 +1,6 @@
 """The numbers behind the marks, bars and lines of the figures."""
 
 import math
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
 from bayeslora.reporting.figures.histograms import confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import reliability_panel
-from bayeslora.reporting.figures.rendering import render
-from bayeslora.reporting.figures.style import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG
+from bayeslora.reporting.figures.style import OUTSIDE
 
 
 def relative_luminance(color):
@@ -58,15 +56,6 @@ def test_bars_reach_the_ends_of_the_wilson_interval():
     assert ends == {0.49, 0.94}
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999"), (1500, "1.5k"), (45_000, "45k"), (2_300_000, "2.3M")]
-)
-def test_large_counts_are_shortened(count, text):
-    point = Point(0.5, 1.0, count, 0.9, 0.9, 0.89, 0.91)
-    counts = reliability_panel("r", "m", [point], "").figure.axes[1]
-    assert [label.get_text() for label in counts.texts] == [text]
-
-
 def test_histogram_counts_right_and_wrong_rows_of_every_bin():
     confidence = np.array([0.3, 0.6, 0.6, 0.95, 1.0])
     correct = np.array([False, True, False, True, True])
@@ -98,40 +87,6 @@ def test_density_bars_are_percentages_of_their_own_set():
     assert shares(limited)[1][-1] >= 60
 
 
-def test_many_sets_keep_their_names():
-    names = [f"set {index}" for index in range(12)]
-    outside = {name: (np.arange(3.0), "AUROC 0.5") for name in names}
-    panel = density_panel("d", "m", "score", np.arange(4.0), outside, axis="score")
-    drawn = render(panel).inline
-    assert all(f"{name}\u2069 (n 3)" in drawn for name in names)
-    assert "bayeslora" not in drawn
-
-
-def test_a_score_over_many_powers_of_ten_gets_plain_tick_labels():
-    inside = np.geomspace(1e-6, 1, 50)
-    panel = density_panel("d", "m", "score", inside, {"far": (inside, "")}, axis="score")
-    axes = panel.figure.axes[0]
-    assert axes.get_xscale() == "log"
-    panel.figure.canvas.draw()
-    labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert "10⁻⁴" in labels
-    assert not any("$" in label for label in labels)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.7])
-def test_a_score_that_never_varies_is_not_drawn(value):
-    constant = np.full(5, value)
-    assert density_panel("d", "m", "s", constant, {"f": (constant, "")}, axis="s") is None
-
-
-def test_roles_differ_in_more_than_colour():
-    looks = [(role.line, role.hatch, role.strength) for role in (IN_DISTRIBUTION, *OUTSIDE)]
-    assert len(set(looks)) == len(looks)
-    assert len({role.line for role in METHODS}) == len({role.marker for role in METHODS})
-    assert len({role.line for role in METHODS}) == len(METHODS)
-    assert RIGHT.hatch != WRONG.hatch
-
-
 def test_lines_are_dark_enough_on_white():
     # WCAG 2.2, 1.4.11: graphical objects need a contrast of 3:1 with adjacent colours
     for role in OUTSIDE[:3]:
@@ -146,13 +101,3 @@ def test_descriptions_hold_the_numbers():
     panel = confidence_panel("c", "m", np.array([0.95, 0.5]), np.array([False, True]), 15)
     assert "1 predictions are correct and 1 wrong; 1 of the wrong ones" in panel.description
     assert math.isclose(panel.figure.get_figwidth(), 3.4)
-
-
-def test_counts_of_neighbours_do_not_overlap():
-    points = [Point(i / 15, (i + 1) / 15, 1234, i / 15, i / 15, 0, 1) for i in range(15)]
-    figure = reliability_panel("r", "m", points, "").figure
-    figure.canvas.draw()
-    # without the room that a line leaves above and below digits
-    boxes = [text.get_window_extent().padded(0, -1) for text in figure.axes[1].texts]
-    assert len(boxes) == 15
-    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
