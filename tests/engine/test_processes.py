@@ -197,23 +197,39 @@ def launch(*words):
     assert done.returncode == 0, done.stderr
 
 
-def test_launchers(folder):
-    """A fit by two processes of torchrun, and predictions by accelerate, are those of one process.
+@pytest.fixture(scope="module")
+def unlaunched(folder):
+    """Fit and predict in this process alone; return the model and the predictions."""
+    model, out = folder / "not-launched", folder / "not-launched.parquet"
+    assert main(fit_words(folder, model, "lora:r=4,num_layers=2", "mle", "--cv", "0")) == 0
+    assert main(predict_words(folder, model, out)) == 0
+    return model, Predictions.load(out)
 
-    Without a GPU, accelerate starts one process.
-    """
-    whole, model = folder / "not-launched", folder / "launched"
-    words = ("lora:r=4,num_layers=2", "mle", "--cv", "0")
-    assert main(fit_words(folder, whole, *words)) == 0
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "bayeslora")
-    launch(*torchrun, *fit_words(folder, model, *words))
-    assert_close(whole, model)
-    outs = [folder / f"{name}.parquet" for name in ("by-main", "by-accelerate")]
-    assert main(predict_words(folder, model, outs[0])) == 0
-    accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", 1, "-m", "bayeslora")
-    launch(*accelerate, *predict_words(folder, model, outs[1]))
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", 2],
+    # `--multi_gpu` starts several processes; without a GPU they run on the CPU.
+    "accelerate": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0),
+    ],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers(folder, unlaunched, launcher):
+    """Fits by two processes are those of one process."""
+    model = folder / f"by-{launcher}"
+    words = fit_words(folder, model, "lora:r=4,num_layers=2", "mle", "--cv", "0")
+    launch(*LAUNCHERS[launcher], "-m", "bayeslora", *words)
+    assert_close(unlaunched[0], model)
+
+
+def test_predictions_by_two_processes_of_accelerate(folder, unlaunched):
+    out, (model, expected) = folder / "by-accelerate.parquet", unlaunched
+    launch(*LAUNCHERS["accelerate"], "-m", "bayeslora", *predict_words(folder, model, out))
     # Not the same bits: launchers set the number of threads.
-    np.testing.assert_allclose(*(Predictions.load(out).probs for out in outs), atol=1e-6)
+    np.testing.assert_allclose(Predictions.load(out).probs, expected.probs, atol=1e-6)
 
 
 @pytest.mark.parametrize("victim", [1])
