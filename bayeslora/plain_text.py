@@ -93,6 +93,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
+def duration(seconds: float) -> str:
+    """Return a rounded time as text: `20 s`, `7 min`, `3 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{round(seconds / 3600)} h"
+
+
 def display_columns(text: str) -> int:
     """Return the number of terminal columns of `text`: two for wide characters, none for marks."""
     return sum(_char_columns(char) for char in text)

@@ -59,6 +59,20 @@ class AlternatingOptimizer(Optimizer):
         for inner in self._head:
             inner.step()
 
+    def adapter_gradients(self) -> list[torch.Tensor]:
+        """Return the gradients of all trained parameters except the head's, which are complete.
+
+        The gradient is zero for layers that no row of this process has used, as with experts.
+        """
+        gradients = []
+        for inner in self._adapter:
+            for parameter in (item for group in inner.param_groups for item in group["params"]):
+                if parameter.requires_grad:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    gradients.append(parameter.grad)
+        return gradients
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a `state_dict()` into the existing group dictionaries."""
         groups = self.param_groups

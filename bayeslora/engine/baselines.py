@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.engine.data import LabelledExamples
-from bayeslora.engine.ensemble import Part
+from bayeslora.engine.ensemble import Fold
 from bayeslora.engine.training.starts import LinearProbes
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.logit_scale import best_scale
@@ -34,7 +34,7 @@ _ABSENT = math.log(1e-6)
 
 
 def baselines(
-    train: LabelledExamples, parts: Sequence[Part], probes: LinearProbes, own: float
+    train: LabelledExamples, folds: Sequence[Fold], probes: LinearProbes, own: float
 ) -> dict[str, float]:
     """Return the NLL of held-out rows under cheaper models; warn if one is better than the fit.
 
@@ -44,23 +44,23 @@ def baselines(
 
     Args:
         train: Training rows.
-        parts: Parts of the rows, with the rows that they hold out.
+        folds: Parts of the rows, with the rows that they hold out.
         probes: Logits of the linear probes.
         own: NLL of the fit, in nats per row.
     """
     labels = train[1]
     models = {
         "linear_probe": [
-            probes.answers[part.name][part.unseen] if part.name in probes.answers else None
-            for part in parts
+            probes.answers[fold.name][fold.unseen] if fold.name in probes.answers else None
+            for fold in folds
         ],
-        "bag_of_words": [bag_of_words(train, part) for part in parts],
+        "bag_of_words": [bag_of_words(train, fold) for fold in folds],
     }
     scores: dict[str, float] = {}
     for name, answers in models.items():
         known = [
-            (GaussianLogits.point(logits), labels[part.unseen])
-            for logits, part in zip(answers, parts, strict=True)
+            (GaussianLogits.point(logits), labels[fold.unseen])
+            for logits, fold in zip(answers, folds, strict=True)
             if logits is not None
         ]
         if not known:
@@ -76,14 +76,14 @@ def baselines(
     return scores
 
 
-def bag_of_words(train: LabelledExamples, part: Part) -> Tensor | None:
-    """Return logits [n, C] of the held-out rows of a part by logistic regression on TF-IDF.
+def bag_of_words(train: LabelledExamples, fold: Fold) -> Tensor | None:
+    """Return logits [n, C] of the held-out rows of a fold by logistic regression on TF-IDF.
 
     None for images, questions, several tasks, texts without a word, and a single class.
 
     Args:
         train: Training rows.
-        part: Its rows, of which at most 4,096 are used, and those that it holds out.
+        fold: Its rows, of which at most 4,096 are used, and those that it holds out.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -94,7 +94,7 @@ def bag_of_words(train: LabelledExamples, part: Part) -> Tensor | None:
         return None
     pairs = examples.pairs or [""] * len(examples)
     texts = np.array([f"{text} {pair}" for text, pair in zip(examples.texts, pairs, strict=True)])
-    seen = np.arange(len(texts)) if part.rows is None else part.rows
+    seen = fold.rows
     seen = seen[np.unique(np.linspace(0, len(seen) - 1, _MOST_ROWS).round().astype(int))]
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
@@ -104,7 +104,7 @@ def bag_of_words(train: LabelledExamples, part: Part) -> Tensor | None:
         model.fit(texts[seen], labels[seen])
     except ValueError:  # no word, or one class
         return None
-    known = torch.from_numpy(model.predict_log_proba(texts[part.unseen])).double()
+    known = torch.from_numpy(model.predict_log_proba(texts[fold.unseen])).double()
     logits = torch.full((len(known), int(labels.max()) + 1), _ABSENT, dtype=torch.float64)
     logits[:, torch.from_numpy(model.classes_)] = known
     return logits

@@ -1,13 +1,11 @@
-"""Further fits, each without a part of the rows: they choose the scale, and may be averaged."""
+"""Choices on held-out rows: fits without a part of the rows, and the fit to all rows after them."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,20 +17,19 @@ from bayeslora.data.examples import Examples
 from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.baselines import baselines
 from bayeslora.engine.data import LabelledExamples, TrainingData
-from bayeslora.engine.ensemble import Further, Part
+from bayeslora.engine.ensemble import Fitted, Fitter, Fold, State
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.training.final_fit import drawing_of, scale_logits
-from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training.starts import Average, LinearProbes, can_average
+from bayeslora.engine.training.base import FitResult
+from bayeslora.engine.training.final_fit import scale_logits
+from bayeslora.engine.training.starts import Average, can_average
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.plain_text import counted
-from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.processes import current
 
@@ -40,61 +37,304 @@ logger = logging.getLogger(__name__)
 
 _PARTS, _ENOUGH_ROWS = 5, 128
 
+Starts = Sequence[State]
+"""Trained tensors of each member, from which its training goes on."""
 
-@dataclass(frozen=True)
-class ChosenScale:
-    """The scale of the logits, chosen on held-out rows.
 
-    Attributes:
-        factor: Factor of all logits.
-        nll: NLL of the held-out rows with the factor, in nats per row.
-        nll_before: NLL without it.
-        num_rows: Number of held-out rows.
-        num_fits: Number of fits that held them out.
+def fit_networks(fitter: Fitter, final: TrainingData) -> tuple[Fitted, dict[str, Any]]:
+    """Fit to all rows, after fits to parts of them if held-out rows choose options.
+
+    Args:
+        fitter: What was chosen, and the data divided into training and validation rows.
+        final: Data of the last fit.
+
+    Returns:
+        The fitted networks, and entries for the record.
+
+    Raises:
+        InputError: The folds are to be kept, but no row can be held out.
     """
+    plan, settings = fitter.plan, fitter.plan.training
+    held_out = fitter.data.validation
+    if held_out is not None:
+        if plan.posterior.scales_logits:
+            plan = replace(plan, logit_scale=None)
+        return refit(fitter, plan, held_out, final) if settings.refit else (fitter.fit(plan), {})
+    folds = divided(*fitter.data.train, settings)
+    if any(len(fold.unseen) for fold in folds):
+        return cross_validate(fitter, plan, folds)
+    if settings.keep_folds:
+        raise InputError(
+            "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
+            "only one of its class; leave keep_folds out"
+        )
+    if settings.cv not in (0, "auto"):
+        logger.warning(
+            "cv=%s has no effect: every text occurs in several rows or is the only one of its "
+            "class, so no row can be held out",
+            settings.cv,
+        )
+    return fitter.fit(plan), {}
 
-    factor: float
-    nll: float
-    nll_before: float
-    num_rows: int
-    num_fits: int
+
+def refit(
+    fitter: Fitter, plan: Plan, held_out: LabelledExamples, final: TrainingData
+) -> tuple[Fitted, dict[str, Any]]:
+    """Fit without the held-out rows, and then to all rows with the options chosen on them."""
+    everything = np.arange(len(fitter.data.rows))
+    fold = Fold("without-held-out", "fit without held-out rows", everything)
+    network, members, results = fitter.fit(replace(plan, feature_scores=()), fold)
+    texts, labels = prepare(network.encoder, held_out, progress=False, say=False), held_out[1]
+    pieces = answer(network, members, plan.posterior, texts)
+    drawing = plan.posterior.drawing
+    probs = torch.cat([link_probabilities(piece.logits, **drawing).probs.cpu() for piece in pieces])
+    posterior = results[0].posterior
+    epochs = tuple(result.best_epoch for result in results)
+    scale = float(posterior.get("logit_scale", 1.0))
+    chosen = {
+        "num_rows": len(labels),
+        "epochs": epochs,
+        "logit_scale": scale,
+        "nll": nll(probs, labels),
+        "accuracy": float((probs.argmax(1) == labels).double().mean()),
+    }
+    plan = replace(plan, posterior=plan.posterior.as_chosen(posterior), logit_scale=scale)
+    whole = Fitter(plan, final, fitter.backbone, fitter.claim, fitter.prior, notes=False)
+    return whole.fit(plan, stops=epochs), {"held_out": chosen}
+
+
+def cross_validate(
+    fitter: Fitter, plan: Plan, folds: Sequence[Fold]
+) -> tuple[Fitted, dict[str, Any]]:
+    """Train without each fold, choose options on the rows that it holds out, and fit to all rows.
+
+    Args:
+        fitter: Fits networks to the rows.
+        plan: What was chosen.
+        folds: At least one row is unseen by its fold.
+
+    Returns:
+        As `fit_networks`.
+    """
+    settings, train = plan.training, fitter.data.train
+    logger.info(
+        "cross-validation: %s to part of the rows; the others choose %sthe scale%s",
+        counted(len(folds), "fit"),
+        "epochs and " if settings.choose_epochs else "",
+        ", and all networks are kept" if settings.keep_folds else "",
+    )
+    scored = [fold for fold in folds if len(fold.unseen)]
+    epochs: dict[str, float] = {}
+    starts: list[Starts | None] = [None] * len(folds)
+    if settings.choose_epochs:
+        epochs, starts = choose_epochs(fitter, plan, folds)
+    trained = train_folds(fitter, plan, folds, starts)
+    scale = choose_scale(trained, plan, folds)
+    learnt: dict[str, Any] = {"logit_scale": scale}
+    average = averaged(trained, train, scale)
+    if epochs:
+        learnt["epochs"] = epochs
+    if cheaper := baselines(train, scored, fitter.probes, scale["nll"]):
+        learnt["baselines"] = cheaper
+    if settings.keep_folds:
+        return kept(trained, scale["factor"]), learnt
+    scaled = replace(plan, logit_scale=scale["factor"])
+    if average is not None:
+        learnt["averaged"] = trained.average.count
+        # It has seen all rows: further steps would only make it surer than its scale knows.
+        return fitter.fit(scaled, starts=[average], rate=0.0), learnt
+    if trained.states:
+        return fitter.fit(scaled, starts=trained.states, rate=FINISHING_RATE), learnt
+    return fitter.fit(scaled), learnt
 
 
 @dataclass(frozen=True)
-class Folds:
-    """The fits that each held out a part of the rows.
+class Trained:
+    """What is needed of the networks that were trained without a fold.
 
     Attributes:
-        network: The network of the last fit.
-        states: Trained tensors of each fit; empty unless the folds are kept.
-        results: Results of each fit; empty unless the folds are kept.
-        scale: The scale chosen on the held-out rows.
-        further: From what the fit to all rows goes on: the average of the networks if they can be
-            averaged, else the first; None for a fresh start.
-        num_averaged: Number of networks in the average; 0 for none.
-        epochs: NLL of the held-out rows at its best scale, in nats per row, by the number of epochs
-            after which it was measured; empty if they choose none.
-        baselines: NLL of the same held-out rows under what a fit should beat; see `baselines`.
+        network: The last of them.
+        answers: Logits of the held-out rows and their labels, in pieces.
+        states: Trained tensors: of every network if the folds are kept; else of the first fold, if
+            training can go on from them.
+        results: Results of these networks.
+        average: The average of all networks, as far as they can be averaged.
     """
 
     network: Network
+    answers: list[tuple[AnyLogits, Tensor]]
     states: list[dict[str, Tensor]]
     results: list[FitResult]
-    scale: ChosenScale
-    further: Further | None = None
-    num_averaged: int = 0
-    epochs: Mapping[str, float] = field(default_factory=dict)
-    baselines: Mapping[str, float] = field(default_factory=dict)
+    average: Average
 
-    def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
-        """Return the fits as `fit_members` does, each with the scale applied."""
-        scaled = []
-        for state in self.states:
-            self.network.load_trained_state(state)
-            scale_logits(self.network, self.scale.factor)
-            scaled.append(self.network.trained_state())
-        self.network.load_trained_state(scaled[0])
-        return self.network, scaled, self.results
+
+def train_folds(
+    fitter: Fitter, plan: Plan, folds: Sequence[Fold], starts: Sequence[Starts | None]
+) -> Trained:
+    """Train a network without each fold, and predict the rows that it holds out.
+
+    Args:
+        fitter: Fits networks to the rows.
+        plan: What was chosen.
+        folds: The folds.
+        starts: For each fold, where a training that has ended stands; None trains.
+    """
+    bare = replace(plan, feature_scores=())
+    answers: list[tuple[AnyLogits, Tensor]] = []
+    kept_states: list[dict[str, Tensor]] = []
+    kept_results: list[FitResult] = []
+    average = Average()
+    for fold, start in zip(folds, starts, strict=True):
+        rate = 1.0 if start is None else 0.0
+        network, states, results = fitter.fit(bare, fold, starts=start, rate=rate)
+        answers += _answers(network, states, plan, fitter.data.train, fold)
+        if plan.training.keep_folds:
+            kept_states += states
+            kept_results += results
+        elif plan.posterior.chooses_epoch:
+            kept_states = kept_states or states
+            if len(states) == 1 and can_average(network):
+                average.add(network)
+    return Trained(network, answers, kept_states, kept_results, average)
+
+
+def _answers(
+    network: Network, members: Sequence[State], plan: Plan, train: LabelledExamples, fold: Fold
+) -> list[tuple[AnyLogits, Tensor]]:
+    """Return the logits of a fold's unseen rows and their labels, in pieces."""
+    if not len(fold.unseen):
+        return []
+    texts = prepare(network.encoder, train, progress=False, say=False)
+    pieces = answer(network, members, plan.posterior, texts.take(fold.unseen.tolist()))
+    logits = [piece.logits for piece in pieces]
+    labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
+    return list(zip(logits, labels, strict=True))
+
+
+def choose_scale(trained: Trained, plan: Plan, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Return the scale of the logits with the lowest NLL on held-out rows, for the record.
+
+    Returns:
+        `factor` of all logits; `nll` of the held-out rows with it and `nll_before` without it, in
+        nats per row; `num_rows` that were held out, and `num_fits` that held them out.
+    """
+    means_alone = trained.network.head.scales_mean
+    factor, before, after = best_scale(
+        trained.answers, means_alone=means_alone, **plan.posterior.drawing
+    )
+    logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
+    num_rows = sum(len(fold.unseen) for fold in folds)
+    return {
+        "factor": factor,
+        "nll": after,
+        "nll_before": before,
+        "num_rows": num_rows,
+        "num_fits": len(folds),
+    }
+
+
+def kept(trained: Trained, factor: float) -> Fitted:
+    """Return the networks of all folds as an ensemble, each with its logits scaled."""
+    network, scaled = trained.network, []
+    for state in trained.states:
+        network.load_trained_state(state)
+        scale_logits(network, factor)
+        scaled.append(network.trained_state())
+    network.load_trained_state(scaled[0])
+    return network, scaled, trained.results
+
+
+def choose_epochs(
+    fitter: Fitter, plan: Plan, folds: Sequence[Fold]
+) -> tuple[dict[str, float], list[Starts | None]]:
+    """Train a network without each fold, and choose the stage that is best for all of them.
+
+    Returns:
+        NLL of all held-out rows by the number of epochs, and the networks at the end of the best
+        stage, whose last layers are not fitted yet.
+    """
+    trained = []
+    for fold in folds:
+        network, _, results = fitter.fit(replace(plan, feature_scores=()), fold)
+        trained.append(results)
+    losses = _by_stage(trained, network, fitter.data.train, folds)
+    best = current().told(int(np.argmin(losses)))
+    starts: list[Starts | None] = [[fit.stages[best] for fit in results] for results in trained]
+    epochs = dict(zip(map(str, plan.training.stages), losses, strict=True))
+    shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in epochs.items())
+    logger.info("held-out NLL by epochs: %s", shown)
+    return epochs, starts
+
+
+def _by_stage(
+    fits: Sequence[Sequence[FitResult]],
+    network: Network,
+    train: LabelledExamples,
+    folds: Sequence[Fold],
+) -> list[float]:
+    """Return the NLL of all held-out rows at its best scale, after each stage.
+
+    One stage is chosen for all folds: the best of each would look better than it is, on its few
+    rows, and the scale chosen on the same rows would be too large.
+
+    Args:
+        fits: Results of the members, for each fold.
+        network: A network of these fits.
+        train: The training rows.
+        folds: The folds.
+    """
+    texts = prepare(network.encoder, train, progress=False, say=False)
+    network.eval()
+    losses = []
+    for stage in range(len(fits[0][0].stages)):
+        answers = []
+        for members, fold in zip(fits, folds, strict=True):
+            if not len(fold.unseen):
+                continue
+            for member in members:
+                network.expect(member.stages[stage])
+                network.load_trained_state(member.stages[stage])
+                rows = feature_rows(network, texts.take(fold.unseen.tolist())).double()
+                logits = rows.logits(network.head.trained_mean.double())
+                answers.append((GaussianLogits.point(logits), rows.targets))
+        losses.append(best_scale(answers, num_samples=0)[2])
+    return losses
+
+
+def averaged(
+    trained: Trained, train: LabelledExamples, scale: Mapping[str, Any]
+) -> dict[str, Tensor] | None:
+    """Return the average of the networks if it is no worse than they are, else None.
+
+    Each network was fitted to most of the training rows, so the average should have a lower loss on
+    them than the networks have on rows that they have not seen. It fails if its loss is higher by
+    more than two standard errors: then a barrier of the loss lies between the networks.
+
+    Args:
+        trained: The networks.
+        train: The training rows.
+        scale: The scale of the networks' logits, and their NLL on held-out rows.
+    """
+    network, count, highest = trained.network, trained.average.count, scale["nll"]
+    if count < 2:
+        return None
+    trained.average.load(network)
+    texts = prepare(network.encoder, train, progress=False, say=False)
+    rows = feature_rows(network, texts).double()
+    logits = scale["factor"] * rows.logits(network.head.trained_mean.double())
+    losses = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none").cpu()
+    error = losses.std(correction=0) * math.sqrt(1 / len(losses) + 1 / scale["num_rows"])
+    holds = current().told(bool(losses.mean() <= highest + 2 * error))
+    if holds:
+        logger.info("averaged %d networks", count)
+        return network.trained_state()
+    logger.warning(
+        "the average of %d networks is not used, since its NLL on training rows, %.3f nats, is "
+        "above theirs on held-out rows, %.3f; the first of them is trained further. More "
+        "epochs may help",
+        *(count, losses.mean(), highest),
+    )
+    return None
 
 
 def held_out_parts(
@@ -138,12 +378,10 @@ def held_out_parts(
     return [part for part in parts if len(part)]
 
 
-def divided(
-    examples: Examples, labels: Tensor, settings: TrainingSettings
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Return the rows of each part to leave out of a fit, and those of them that it does not see.
+def divided(examples: Examples, labels: Tensor, settings: TrainingSettings) -> list[Fold]:
+    """Return the folds of cross-validation.
 
-    A text that also occurs in the other parts is not unseen.
+    A row whose text also occurs outside of the held-out rows is not unseen.
     """
     parts = held_out_parts(
         examples.strata(labels.numpy()),
@@ -154,222 +392,17 @@ def divided(
     )
     text = examples.input_numbers
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
-    if settings.keep_folds:
-        return parts, unseen
-    unseen = [part for part in unseen if len(part)]
-    return unseen, unseen
-
-
-def cross_validate(
-    fit: Callable[..., Any],
-    plan: Plan,
-    train: LabelledExamples,
-    probes: LinearProbes,
-) -> Folds | None:
-    """Fit to all rows except one part, for each part; return None if no row is held out.
-
-    Args:
-        fit: `fit_members` without plan, part and say.
-        plan: What was chosen.
-        train: The training rows to divide.
-        probes: What `fit` shares between its networks.
-    """
-    labels, settings = train[1], plan.training
-    parts, unseen = divided(train[0], labels, settings)
-    if not sum(map(len, unseen)):
-        return None
-    logger.info(
-        "cross-validation: %s to part of the rows; the others choose %sthe scale%s",
-        counted(len(parts), "fit"),
-        "epochs and " if settings.choose_epochs else "",
-        ", and all networks are kept" if settings.keep_folds else "",
-    )
-    fit = partial(fit, replace(plan, feature_scores=()))
-    divisions = [
-        Part(
-            np.setdiff1d(np.arange(len(labels)), rows),
+    if not settings.keep_folds:
+        parts = unseen = [part for part in unseen if len(part)]
+    return [
+        Fold(
             f"without-{number}",
             f"part {number + 1} of {len(parts)}",
-            left_out,
+            np.setdiff1d(np.arange(len(labels)), rows),
+            own,
         )
-        for number, (rows, left_out) in enumerate(zip(parts, unseen, strict=True))
+        for number, (rows, own) in enumerate(zip(parts, unseen, strict=True))
     ]
-    epochs: dict[str, float] = {}
-    starts: list[Further | None] = [None] * len(parts)
-    if settings.choose_epochs:
-        epochs, starts = _choose_epochs(fit, train, divisions, settings.stages)
-    states, results, average = [], [], Average()
-    answers: list[tuple[AnyLogits, Tensor]] = []
-    further: Further | None = None
-    for number, (part, start) in enumerate(zip(divisions, starts, strict=True)):
-        network, members, measured = fit(
-            part=part, say=number == 0 and start is None, further=start
-        )
-        answers += _answers(network, members, plan.posterior, train, part)
-        if settings.keep_folds:
-            states += members
-            results += measured
-        elif plan.posterior.chooses_epoch:
-            further = further or Further(members, FINISHING_RATE)
-            if len(members) == 1 and can_average(network):
-                average.add(network)
-    drawing = drawing_of(plan.posterior)
-    factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
-    logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
-    scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
-    further, num_averaged = _averaged(average, network, train, scale, further)
-    scored = [part for part in divisions if len(part.unseen)]
-    cheaper = baselines(train, scored, probes, scale.nll)
-    return Folds(network, states, results, scale, further, num_averaged, epochs, cheaper)
-
-
-def _choose_epochs(
-    fit: Callable[..., Any],
-    train: LabelledExamples,
-    parts: Sequence[Part],
-    stages: Sequence[int],
-) -> tuple[dict[str, float], list[Further | None]]:
-    """Train a network without each part, and choose the stage that is best for all of them.
-
-    Args:
-        fit: `fit_members` for the plan.
-        train: The training rows.
-        parts: The parts.
-        stages: Number of epochs at the end of each stage.
-
-    Returns:
-        NLL of all held-out rows by the number of epochs, and the networks at the end of the best
-        stage, whose last layers are not fitted yet.
-    """
-    trained = []
-    for number, part in enumerate(parts):
-        network, _, results = fit(part=part, say=number == 0, fit_last=False)
-        trained.append(results)
-    losses = _by_stage(trained, network, train, parts)
-    best = current().told(int(np.argmin(losses)))
-    starts: list[Further | None] = [
-        Further([member.stages[best] for member in members], 0.0) for members in trained
-    ]
-    return dict(zip(map(str, stages), losses, strict=True)), starts
-
-
-def _answers(
-    network: Network,
-    members: Sequence[Mapping[str, Tensor]],
-    posterior: Posterior,
-    train: LabelledExamples,
-    part: Part,
-) -> list[tuple[AnyLogits, Tensor]]:
-    """Return the logits of a part's unseen rows and their labels, in pieces."""
-    if not len(part.unseen):
-        return []
-    texts = prepare(network.encoder, train, progress=False, say=False)
-    pieces = answer(network, members, posterior, texts.take(part.unseen.tolist()))
-    logits = [piece.logits for piece in pieces]
-    labels = torch.split(train[1][part.unseen], [len(piece.mean) for piece in logits])
-    return list(zip(logits, labels, strict=True))
-
-
-def _by_stage(
-    fits: Sequence[Sequence[FitResult]],
-    network: Network,
-    train: LabelledExamples,
-    parts: Sequence[Part],
-) -> list[float]:
-    """Return the NLL of all held-out rows at its best scale, after each stage.
-
-    One stage is chosen for all parts: the best of each would look better than it is, on its few
-    rows, and the scale chosen on the same rows would be too large.
-
-    Args:
-        fits: Results of the members, for each part.
-        network: A network of these fits.
-        train: The training rows.
-        parts: The parts.
-    """
-    texts = prepare(network.encoder, train, progress=False, say=False)
-    network.eval()
-    losses = []
-    for stage in range(len(fits[0][0].stages)):
-        answers = []
-        for members, part in zip(fits, parts, strict=True):
-            if not len(part.unseen):
-                continue
-            for member in members:
-                network.expect(member.stages[stage])
-                network.load_trained_state(member.stages[stage])
-                rows = feature_rows(network, texts.take(part.unseen.tolist())).double()
-                logits = rows.logits(network.head.trained_mean.double())
-                answers.append((GaussianLogits.point(logits), rows.targets))
-        losses.append(best_scale(answers, num_samples=0)[2])
-    return losses
-
-
-def _averaged(
-    average: Average,
-    network: Network,
-    train: LabelledExamples,
-    scale: ChosenScale,
-    further: Further | None,
-) -> tuple[Further | None, int]:
-    """Return from what the fit to all rows goes on, and the number of averaged networks."""
-    if average.count < 2:
-        return further, 0
-    average.load(network)
-    if not _holds(network, train, scale, average.count):
-        return further, 0
-    # It has seen all rows: further steps would only make it surer than its scale knows.
-    return Further([network.trained_state()], 0.0), average.count
-
-
-def _holds(network: Network, train: LabelledExamples, scale: ChosenScale, count: int) -> bool:
-    """Return whether an average of networks is no worse than they are.
-
-    Each network was fitted to most of the training rows, so the average should have a lower loss on
-    them than the networks have on rows that they have not seen. It fails if its loss is higher by
-    more than two standard errors: then a barrier of the loss lies between the networks.
-
-    Args:
-        network: The average.
-        train: The training rows.
-        scale: The scale of the networks' logits, and their NLL on held-out rows.
-        count: Number of networks.
-    """
-    texts = prepare(network.encoder, train, progress=False, say=False)
-    rows = feature_rows(network, texts).double()
-    logits = scale.factor * rows.logits(network.head.trained_mean.double())
-    losses = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none").cpu()
-    error = losses.std(correction=0) * math.sqrt(1 / len(losses) + 1 / scale.num_rows)
-    holds = current().told(bool(losses.mean() <= scale.nll + 2 * error))
-    if holds:
-        logger.info("averaged %d networks", count)
-    else:
-        logger.warning(
-            "the average of %d networks is not used, since its NLL on training rows, %.3f nats, is "
-            "above theirs on held-out rows, %.3f; the first of them is trained further. More "
-            "epochs may help",
-            *(count, losses.mean(), scale.nll),
-        )
-    return bool(holds)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Options for the fit to all rows, chosen on held-out rows.
-
-    Attributes:
-        num_rows: Number of held-out rows.
-        epochs: Best epoch of each network, counted from 1; 0 without an adapter.
-        logit_scale: Factor of all logits.
-        nll: NLL of the held-out rows under the fit without them, in nats per row.
-        accuracy: Accuracy on these rows under the same fit.
-    """
-
-    num_rows: int
-    epochs: tuple[int, ...]
-    logit_scale: float
-    nll: float
-    accuracy: float
 
 
 def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
@@ -379,33 +412,4 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
     train, validation = (
         (examples.take(rows), labels[rows]) for rows in (train_rows, validation_rows)
     )
-    return dataclasses.replace(data, train=train, validation=validation)
-
-
-def what_was_chosen(
-    fitted: tuple[Network, Sequence[Mapping[str, Tensor]], Sequence[FitResult]],
-    posterior: Posterior,
-    held_out: LabelledExamples,
-) -> HeldOut:
-    """Return the options for the fit to all rows, chosen by a fit with held-out rows.
-
-    Args:
-        fitted: Return value of `fit_members`.
-        posterior: The fitted posterior.
-        held_out: The held-out rows.
-    """
-    network, members, results = fitted
-    texts = prepare(network.encoder, held_out, progress=False, say=False)
-    drawing = drawing_of(posterior)
-    parts = [
-        link_probabilities(piece.logits, **drawing).probs.cpu()
-        for piece in answer(network, members, posterior, texts)
-    ]
-    probs, labels = torch.cat(parts), held_out[1]
-    return HeldOut(
-        num_rows=len(labels),
-        epochs=tuple(result.best_epoch for result in results),
-        logit_scale=float(results[0].posterior.get("logit_scale", 1.0)),
-        nll=nll(probs, labels),
-        accuracy=float((probs.argmax(1) == labels).double().mean()),
-    )
+    return replace(data, train=train, validation=validation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import data_hash
 from bayeslora.engine import formats, settle
-from bayeslora.engine.cross_validation import cross_validate, what_was_chosen
+from bayeslora.engine.cross_validation import fit_networks
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.ensemble import Fitted, Part, fit_members
+from bayeslora.engine.ensemble import Fitter
 from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
+from bayeslora.engine.training.base import FitResult
 from bayeslora.engine.training.checkpoints import abandon, claim, refuse
-from bayeslora.engine.training.loop import FitResult
-from bayeslora.engine.training.starts import LinearProbes, class_prior
-from bayeslora.errors import DivergedError, InputError
+from bayeslora.engine.training.starts import class_prior
+from bayeslora.errors import DivergedError
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 
@@ -83,9 +83,9 @@ def fit_classifier(
         whole, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )
     claimed = partial(_claimed, out, identity, overwrite=overwrite)
-    fit = partial(fit_members, data=data, backbone=backbone, claim=claimed, prior=prior)
+    fitter = Fitter(plan, data, backbone, claimed, prior)
     try:
-        (network, members, results), learnt = _fit_networks(fit, plan, data, final)
+        (network, members, results), learnt = fit_networks(fitter, final)
     except DivergedError:
         if out is not None and current().is_first:
             abandon(out)
@@ -102,7 +102,7 @@ def fit_classifier(
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
-        results=_of_result(results[0]) | learnt | mass,
+        results=results[0].recorded() | learnt | mass,
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
@@ -123,78 +123,11 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _of_result(result: FitResult) -> dict[str, Any]:
-    """Return the entries of a record on the fit of one network."""
-    entries = asdict(replace(result, stages=[]))
-    del entries["stages"]
-    return entries
-
-
 def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: bool) -> Path | None:
     """Return the directory for checkpoints; None for none."""
     if out is None:
         return None
     return current().first(partial(claim, out, identity, overwrite=overwrite))
-
-
-def _fit_networks(
-    fit: Callable[..., Fitted], plan: Plan, data: TrainingData, final: TrainingData
-) -> tuple[Fitted, dict[str, Any]]:
-    """Fit to all rows, after fits to parts of them if held-out rows choose options.
-
-    Args:
-        fit: `fit_members` without choices and part.
-        plan: What was chosen.
-        data: Training and validation data.
-        final: Data of the last fit.
-
-    Returns:
-        The fitted networks, and entries for the record.
-
-    Raises:
-        InputError: The folds are to be kept, but no row can be held out.
-    """
-    settings = plan.training
-    if data.validation is not None and plan.posterior.scales_logits:
-        plan = replace(plan, logit_scale=None)
-    if settings.refit and data.validation is not None:
-        part = Part(None, "without-held-out", "fit without held-out rows")
-        partly = fit(replace(plan, feature_scores=()), part=part)
-        chosen = what_was_chosen(partly, plan.posterior, data.validation)
-        posterior = plan.posterior.as_chosen(partly[2][0].posterior)
-        plan = replace(plan, posterior=posterior, logit_scale=chosen.logit_scale)
-        fitted = fit(plan, data=final, stops=chosen.epochs, say=False)
-        return fitted, {"held_out": asdict(chosen)}
-    probes = LinearProbes()
-    fit = partial(fit, probes=probes)
-    folds = cross_validate(fit, plan, data.train, probes)
-    if folds is None and settings.keep_folds:
-        raise InputError(
-            "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
-            "only one of its class; leave keep_folds out"
-        )
-    if folds is None:
-        if settings.cv not in (0, "auto"):
-            logger.warning(
-                "cv=%s has no effect: every text occurs in several rows or is the only one of its "
-                "class, so no row can be held out",
-                settings.cv,
-            )
-        return fit(plan, data=final), {}
-    learnt: dict[str, Any] = {"logit_scale": asdict(folds.scale)}
-    if folds.epochs:
-        learnt["epochs"] = dict(folds.epochs)
-        shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in folds.epochs.items())
-        logger.info("held-out NLL by epochs: %s", shown)
-    if folds.baselines:
-        learnt["baselines"] = dict(folds.baselines)
-    if settings.keep_folds:
-        return folds.kept(), learnt
-    scaled = replace(plan, logit_scale=folds.scale.factor)
-    fitted = fit(scaled, data=final, say=False, further=folds.further)
-    if folds.num_averaged:
-        learnt["averaged"] = folds.num_averaged
-    return fitted, learnt
 
 
 def _say_advice(network: Network, results: Sequence[FitResult]) -> None:

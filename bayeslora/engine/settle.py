@@ -115,7 +115,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
         epochs = partial(default_epochs, posterior, len(data.rows))
         settings = replace(settings, epochs=epochs(validated=validated))
         chooses = settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
-        if chooses and any(map(len, divided(*data.train, settings)[1])):
+        if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
             number = epochs(validated=False, cross_validated=True)
             settings = replace(settings, epochs=number, choose_epochs=True)
     if settings.patience != TrainingSettings.patience and not validated:

@@ -302,6 +302,13 @@ class Posterior(Options):
         """Run after the last layer is fitted."""
         self.own_weights(fit.network).after_last_layer(fit)
 
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """`link` and `num_samples` of predictions, if they are options."""
+        if self.link is None:
+            return {}
+        return {"link": self.link, "num_samples": self.num_samples}
+
     def num_draws(self, num_samples: int | None = None) -> int:
         """Return the number of draws of a prediction.
 

@@ -23,11 +23,11 @@ class PlannedError(Exception):
 def planned(monkeypatch):
     """Return a function from a classifier and its rows to the plan of a fit."""
 
-    def stop(plan, *_, **__):
-        raise PlannedError(plan)
+    def stop(fitter, *_):
+        raise PlannedError(fitter.plan)
 
     def plan(clf, *rows, **options):
-        monkeypatch.setattr(procedure, "fit_members", stop)
+        monkeypatch.setattr(procedure, "fit_networks", stop)
         with pytest.raises(PlannedError) as caught:
             clf.fit(*rows, **options)
         return caught.value.args[0]

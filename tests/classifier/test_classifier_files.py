@@ -12,6 +12,7 @@ from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
+from bayeslora.engine.training.loop import Loop
 
 WEIGHTS = ("swag", "tfb", "blob", "ivon", "clora", "scalabl")
 COMBINATIONS = [
@@ -221,22 +222,18 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
 
 
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):
-    from bayeslora.engine import ensemble as members
-
     rows, validation = toy_rows(24), toy_rows(12, seed=1)
     expected = new(llama).fit(rows, validation, epochs=2, batch_size=8).predict(TEST)
-    train = members.train_network
+    end = Loop.end_epoch
 
-    def die(fit, **options):
-        def hook(epoch, _):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-        return train(replace(fit, on_epoch=hook), **options)
+    def die(loop, loss):
+        if loop.epoch == 1:
+            raise KeyboardInterrupt
+        return end(loop, loss)
 
     out = tmp_path / "model"
     with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", die)
+        patch.setattr(Loop, "end_epoch", die)
         with pytest.raises(KeyboardInterrupt):
             new(llama).fit(rows, validation, epochs=2, batch_size=8, out=out)
     with refused("another-fit", "seed"):
@@ -250,35 +247,25 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
 
 
 def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_path, monkeypatch):
-    from bayeslora.engine import ensemble as members
-
     rows = toy_rows(24)
     options = {"epochs": 2, "batch_size": 8, "cv": 0}
     out = tmp_path / "model"
     old = new(llama, seed=5).fit(rows, out=out, **options).predict(TEST)
     expected = new(llama).fit(rows, **options).predict(TEST)
-    train, epochs = members.train_network, []
+    end, epochs = Loop.end_epoch, []
 
-    def interrupted_after(last):
-        def training(fit, **options):
-            def hook(epoch, _):
-                epochs.append(epoch)
-                if epoch == last:
-                    raise KeyboardInterrupt
+    def interrupted(loop, loss):
+        epochs.append(loop.epoch + 1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return end(loop, loss)
 
-            return train(replace(fit, on_epoch=hook), **options)
-
-        return training
-
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_after(2))
-        with pytest.raises(KeyboardInterrupt):
-            new(llama).fit(rows, out=out, overwrite=True, **options)
+    monkeypatch.setattr(Loop, "end_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        new(llama).fit(rows, out=out, overwrite=True, **options)
     stored = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
     assert same(stored.predict(TEST), old)
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_after(None))
-        resumed = new(llama).fit(rows, out=out, overwrite=True, **options)
+    resumed = new(llama).fit(rows, out=out, overwrite=True, **options)
     assert epochs == [1, 2, 2]
     assert same(resumed.predict(TEST), expected)
     written = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)

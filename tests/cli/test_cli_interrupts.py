@@ -11,6 +11,7 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
+from bayeslora.engine import ensemble
 from bayeslora.engine.training import episodes
 from bayeslora.engine.training import loop as training
 
@@ -40,8 +41,8 @@ def fit_and_wait(*words):
     """Fit, but wait for a signal when the first checkpoint is written."""
     write = training.write_checkpoint
 
-    def waiting(directory, checkpoint):
-        write(directory, checkpoint)
+    def waiting(directory, *checkpoint):
+        write(directory, *checkpoint)
         while True:  # a signal just before `signal.pause` would be waited for in vain
             time.sleep(0.01)
 
@@ -138,7 +139,7 @@ def before_the_end(world, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("interrupted") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_posterior", stop)
+        patch.setattr(ensemble, "fit_posterior", stop)
         assert main(words_of_fit(world, out)) == 130
     return out
 
@@ -162,7 +163,7 @@ def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, wh
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fit_posterior", stop)
+        patch.setattr(ensemble, "fit_posterior", stop)
         assert run(*words_of_fit(world, out, seed=2)).code == 130
     assert run(*words_of_fit(world, out), "--overwrite").code == 0
     check_same(out, whole)

@@ -58,7 +58,7 @@ class SamplingLaws:
     def groups(self, fit):
         from bayeslora.engine.training.layer_sampling import layer_sampler
 
-        return layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
+        return layer_sampler(fit.training())
 
     def test_what_was_drawn_changes_and_all_else_is_bit_identical(self, backbone, tmp_path):
         fit = self.begin(backbone)

@@ -1,8 +1,10 @@
 """Fits on the toy rows that take seconds, with every part open to inspection."""
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from tiny import CLASSES, toy_rows
 
@@ -12,10 +14,11 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
+from bayeslora.engine.ensemble import fit_network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare
-from bayeslora.engine.training.final_fit import LastFit
-from bayeslora.engine.training.loop import Loop, Training, train_network
+from bayeslora.engine.training.base import Training
+from bayeslora.engine.training.loop import Loop, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
 
@@ -37,21 +40,31 @@ class Fit:
     posterior: object
     settings: TrainingSettings
 
-    def run(self, directory, **options):
-        """Train; without `validates=True` the last epoch is kept."""
-        validation = self.validation if options.pop("validates", False) else None
-        training = Training(
-            self.network,
-            self.train,
-            validation,
-            self.adapter,
-            LastFit(self.posterior, seed=self.settings.seed),
-            self.settings,
-            directory=None if directory is None else Path(directory),
-            title=None,
-            on_epoch=options.pop("on_epoch", None),
+    @property
+    def plan(self):
+        return Plan(
+            adapter=self.adapter,
+            posterior=self.posterior,
+            seed=self.settings.seed,
+            training=self.settings,
+            progress=False,
         )
-        return train_network(training, **options)
+
+    def training(self, directory=None, *, validates=False):
+        """Return the training; without `validates` the last epoch is kept."""
+        return Training(
+            self.network,
+            self.plan,
+            self.train,
+            self.validation if validates else None,
+            directory=None if directory is None else Path(directory),
+        )
+
+    def run(self, directory, *, validates=False, fit_last=True, on_epoch=None):
+        """Train; call `on_epoch` with the number of each epoch, from 1, and the network."""
+        training = self.training(directory, validates=validates)
+        with nullcontext() if on_epoch is None else each_epoch(on_epoch):
+            return fit_network(training) if fit_last else train_network(training)
 
 
 def rows(count, seed):
@@ -72,6 +85,20 @@ def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
         for count, seed in ((num_train, 0), (18, 1))
     )
     return Fit(network, train, validation, adapter, posterior, options)
+
+
+@contextmanager
+def each_epoch(hook):
+    """Call a hook after the steps of each epoch of all trainings, before its checkpoint."""
+    end = Loop.end_epoch
+
+    def ending(loop, loss):
+        hook(loop.epoch + 1, loop.fit.network)
+        return end(loop, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "end_epoch", ending)
+        yield
 
 
 def training_run(fit):

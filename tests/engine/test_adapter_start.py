@@ -31,7 +31,7 @@ def begin(backbone, adapter=CORDA):
 
 
 def started(fit):
-    begin_adapter(fit.network, fit.adapter, fit.posterior, fit.train, seed=0)
+    begin_adapter(fit.training())
     return fit.network.trained_state()
 
 

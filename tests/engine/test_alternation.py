@@ -4,15 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import GRADIENT, POLAR, fresh
+from small_fits import GRADIENT, fresh
 
 from bayeslora import MAP, MLE, Laplace
-from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.engine.rows import set_feature_scale
-from bayeslora.engine.training import loop as loops
-from bayeslora.engine.training.final_fit import LastFit
-from bayeslora.engine.training.head_updates import HeadUpdate, Moment
-from bayeslora.engine.training.loop import Loop, Training
+from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.features import Features
 
 POSTERIORS = [
@@ -25,16 +21,11 @@ POSTERIORS = [
 ]
 
 
-def loop_of(fit, monkeypatch, update_head=None):
-    """Return the loop of a fit, with the head's updates of the published alternation."""
+def loop_of(fit):
+    """Return the loop of a fit."""
     set_feature_scale(fit.network, fit.train)
-    update_head = update_head or HeadUpdate(1, len(fit.train.labels))
-    monkeypatch.setattr(loops, "_head_update", lambda *_: update_head)
-    training = Training(
-        *(fit.network, fit.train, None, fit.adapter, LastFit(fit.posterior)),
-        replace(fit.settings, head_lr=0.05),
-    )
-    loop = Loop(training)
+    fit.settings = replace(fit.settings, head_lr=0.05)
+    loop = Loop(fit.training())
     fit.network.train()
     return loop
 
@@ -53,9 +44,9 @@ def adapter_gradients(network):
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS, ids=repr)
-def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, monkeypatch, posterior):
+def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, posterior):
     fit = fresh(encoder, posterior)
-    loop = loop_of(fit, monkeypatch)
+    loop = loop_of(fit)
     before = fit.network.trained_state()
     loop.backward(batch_of(fit))
     after = fit.network.trained_state()
@@ -68,10 +59,10 @@ def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, monkeyp
     assert all(float(item.norm()) > 0 for item in cores)
 
 
-def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder, monkeypatch):
+def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder):
     """A decoder has no dropout, so the same pass can be repeated."""
     fit = fresh(decoder, GRADIENT)
-    loop = loop_of(fit, monkeypatch)
+    loop = loop_of(fit)
     batch = batch_of(fit)
     loop.backward(dict(batch))
     gradients = adapter_gradients(fit.network)
@@ -89,12 +80,10 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
 
 @pytest.mark.parametrize("num_steps", [1, 4])
 def test_the_head_takes_its_number_of_steps(encoder, num_steps):
-    fit = fresh(encoder, GRADIENT)
-    head = fit.network.head
-    optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
-    rows = Features(torch.randn(6, 16), torch.tensor([0, 1, 2] * 2))
-    HeadUpdate(num_steps, 30)(Moment(fit.network, optimizer, rows))
-    assert int(optimizer.state[head.mean]["step"]) == num_steps
+    fit = fresh(encoder, replace(GRADIENT, head_steps=num_steps))
+    loop = loop_of(fit)
+    loop.update_head(Features(torch.randn(6, 16), torch.tensor([0, 1, 2] * 2)))
+    assert int(loop.optimizer.state[fit.network.head.mean]["step"]) == num_steps
 
 
 def test_the_kl_is_weighed_by_the_training_rows(decoder, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import torch
 from crashes import survivors
 
 from bayeslora.engine.training.checkpoints import (
-    Checkpoint,
     apart,
     read_checkpoint,
     together,
@@ -14,7 +13,7 @@ from bayeslora.engine.training.checkpoints import (
 
 
 def checkpoint(step):
-    return Checkpoint({"x": torch.tensor([float(step)])}, {"epoch": step})
+    return {"x": torch.tensor([float(step)])}, {"epoch": step}
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
@@ -22,7 +21,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
     assert read_checkpoint(None) is None
     assert read_checkpoint(folder) is None
     for step in (1, 2):
-        write_checkpoint(folder, checkpoint(step))
+        write_checkpoint(folder, *checkpoint(step))
         assert read_checkpoint(folder) == checkpoint(step)
     assert [path.name for path in folder.iterdir()] == ["checkpoint.safetensors"]
     assert not caplog.records
@@ -42,7 +41,7 @@ def test_the_state_of_an_optimizer_comes_apart_and_together():
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"whole"])
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, caplog, content):
-    write_checkpoint(tmp_path, checkpoint(1))
+    write_checkpoint(tmp_path, *checkpoint(1))
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-3] if content == b"whole" else content)
     assert read_checkpoint(tmp_path) is None
@@ -50,16 +49,16 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, caplog, conte
 
 
 def test_a_deleted_output_is_not_created_again(tmp_path, caplog):
-    write_checkpoint(tmp_path / "checkpoints" / "member-0", checkpoint(1))
+    write_checkpoint(tmp_path / "checkpoints" / "member-0", *checkpoint(1))
     assert list(tmp_path.iterdir()) == []
     assert "checkpoints" in caplog.text
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path):
-    write_checkpoint(tmp_path, checkpoint(1))
+    write_checkpoint(tmp_path, *checkpoint(1))
     seen = []
-    for _ in survivors(lambda: write_checkpoint(tmp_path, checkpoint(2))):
-        seen.append(read_checkpoint(tmp_path).state["epoch"])
+    for _ in survivors(lambda: write_checkpoint(tmp_path, *checkpoint(2))):
+        seen.append(read_checkpoint(tmp_path)[1]["epoch"])
     assert seen == sorted(seen)
     assert {*seen} <= {1, 2}
     assert read_checkpoint(tmp_path) == checkpoint(2)

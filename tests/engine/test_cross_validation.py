@@ -1,7 +1,5 @@
 """The scale of the logits from held-out rows: the parts, the factor, and fits with it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from tiny import QUICK_VBLL, tiny_llama, toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import held_out_parts
+from bayeslora.engine.training.loop import Loop
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.logit_scale import best_scale
@@ -169,26 +168,18 @@ def test_a_scaled_model_saves_loads_and_exports(backbone, tmp_path):
 
 def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypatch):
     expected = fitted(backbone, 2).predict(TEST).probs
-    train, rows = members.train_network, []
+    end, rows = Loop.end_epoch, []
 
-    def interrupted_in(last):
-        def training(fit, **options):
-            def hook(epoch, _):
-                rows.append((fit.num_train, epoch))
-                if len(rows) == last:
-                    raise KeyboardInterrupt
+    def watched(loop, loss):
+        rows.append((loop.fit.num_train, loop.epoch + 1))
+        if len(rows) == 6:
+            raise KeyboardInterrupt
+        return end(loop, loss)
 
-            return train(replace(fit, on_epoch=hook), **options)
-
-        return training
-
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_in(6))
-        with pytest.raises(KeyboardInterrupt):
-            fitted(backbone, 2, out=tmp_path / "model")
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_in(None))
-        resumed = fitted(backbone, 2, out=tmp_path / "model")
+    monkeypatch.setattr(Loop, "end_epoch", watched)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(backbone, 2, out=tmp_path / "model")
+    resumed = fitted(backbone, 2, out=tmp_path / "model")
     half = len(ROWS) // 2
     # Half of the rows take the same number of steps in twice the epochs. One epoch was interrupted
     # before its checkpoint.
@@ -204,18 +195,15 @@ def test_last_epochs_on_all_rows_go_on_where_they_were_interrupted(
 ):
     monkeypatch.setattr("bayeslora.engine.cross_validation._ENOUGH_ROWS", 1)
     expected = fitted(backbone, "auto", adapter).predict(TEST).probs
-    train, rows = members.train_network, []
+    end = Loop.end_epoch
 
-    def interrupted(fit, **options):
-        def hook(epoch, _):
-            rows.append((fit.num_train, epoch))
-            if rows[-1] == (len(ROWS), 2):
-                raise KeyboardInterrupt
-
-        return train(replace(fit, on_epoch=hook), **options)
+    def interrupted(loop, loss):
+        if (loop.fit.num_train, loop.epoch + 1) == (len(ROWS), 2):
+            raise KeyboardInterrupt
+        return end(loop, loss)
 
     with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted)
+        patch.setattr(Loop, "end_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fitted(backbone, "auto", adapter, out=tmp_path / "model")
     resumed = fitted(backbone, "auto", adapter, out=tmp_path / "model")

@@ -11,7 +11,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.ensemble import fit_members, prepare
+from bayeslora.engine.ensemble import Fitter, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
 from bayeslora.engine.training_options import TrainingSettings
@@ -25,9 +25,16 @@ POLAR = PoLAR(r=2, num_layers=2)
 
 def fitted(backbone, posterior, seed=3, adapter=LORA):
     training = TrainingSettings(2, 8, seed=seed)
-    plan = Plan("tiny", "float32", adapter, posterior, seed, 32, progress=False, training=training)
+    plan = Plan(
+        adapter=adapter,
+        posterior=posterior,
+        seed=seed,
+        max_length=32,
+        progress=False,
+        training=training,
+    )
     data = TrainingData(DataColumns(), tuple(CLASSES), rows(30, 0), None)
-    return fit_members(plan, data, backbone, lambda: None)
+    return Fitter(plan, data, backbone).fit(plan)
 
 
 def logits(backbone, posterior, fit, **options):

@@ -15,7 +15,14 @@ from bayeslora.contrib.amt import AMT
 from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training import episodes as engine
-from bayeslora.engine.training.episodes import MetaTuning, draw_episode, meta_tune, mix
+from bayeslora.engine.training.base import Training
+from bayeslora.engine.training.episodes import (
+    MetaTuning,
+    draw_episode,
+    meta_tune,
+    mix,
+)
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.point import MLE
 
 ADAPTER = AMT(
@@ -52,6 +59,12 @@ def texts_of(network, count=24):
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
     prepared = network.encoder.prepare([row["text"] for row in rows])
     return replace(prepared, labels=labels)
+
+
+def training(network, rows, adapter=ADAPTER, *, seed, max_grad_norm, directory=None):
+    settings = TrainingSettings(seed=seed, max_grad_norm=max_grad_norm)
+    plan = Plan(adapter=adapter, seed=seed, training=settings, progress=False)
+    return Training(network, plan, rows, directory=directory)
 
 
 def state_of(network):
@@ -262,14 +275,9 @@ def test_a_step_against_adversaries_is_the_written_out_one(bert, adversary, limi
 def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch, after):
     monkeypatch.setattr(engine, "_EVERY", 1)
     whole = network_of(bert)
-    expected = meta_tune(
-        whole,
-        ADAPTER.episodes,
-        texts_of(whole),
-        seed=3,
-        max_grad_norm=1,
-        directory=tmp_path / "whole",
-    )
+    options = {"seed": 3, "max_grad_norm": 1}
+    expected = meta_tune(training(whole, texts_of(whole), **options, directory=tmp_path / "whole"))
+    options["directory"] = tmp_path / "part"
     network = network_of(bert)
     calls = []
     step = MetaTuning.step
@@ -280,12 +288,11 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
         calls.append(args)
         return step(self, *args)
 
-    options = {"seed": 3, "max_grad_norm": 1, "directory": tmp_path / "part"}
     with monkeypatch.context() as patch:
         patch.setattr(MetaTuning, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            meta_tune(network, ADAPTER.episodes, texts_of(network), **options)
+            meta_tune(training(network, texts_of(network), **options))
     again = network_of(bert)
-    result = meta_tune(again, ADAPTER.episodes, texts_of(again), **options)
+    result = meta_tune(training(again, texts_of(again), **options))
     assert result == expected
     assert equal(state_of(whole), state_of(again))

@@ -17,11 +17,13 @@ from bayeslora.contrib.corda import CorDA
 from bayeslora.contrib.emtal import EMTAL
 from bayeslora.contrib.ilora import ILoRA
 from bayeslora.contrib.s2ft import S2FT
+from bayeslora.engine import ensemble
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
-from bayeslora.engine.training.final_fit import LastFit, fit_posterior
-from bayeslora.engine.training.loop import epochs_without_gain, validation_metrics
+from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
+from bayeslora.engine.training.loop import epochs_without_gain
 from bayeslora.errors import DivergedError
+from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 
 RECIPES = {
@@ -92,7 +94,7 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     expected = whole.run(tmp_path / "whole", validates=True)
     with monkeypatch.context() as patch:
         patch.setattr(
-            fit_module, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+            ensemble, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
         )
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
@@ -110,7 +112,7 @@ def scripted(monkeypatch, values):
     monkeypatch.setattr(
         fit_module,
         "validation_metrics",
-        lambda network, *_: {"nll": next(values), "accuracy": 0.5},
+        lambda _: {"nll": next(values), "accuracy": 0.5},
     )
 
 
@@ -184,15 +186,18 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     fit = fresh(encoder, VBLL())
     fit.run(tmp_path, fit_last=False)
     before = fit.network.trained_state()
-    rows = feature_rows(fit.network, fit.train)
-    metrics = validation_metrics(fit.network, rows, fit.validation)
+    metrics = validation_metrics(fit.training(validates=True))
     assert equal_states(before, fit.network.trained_state())
     # The metric is the NLL of a fit under the training prior.
     other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
-    fit_posterior(other.network, LastFit(other.posterior), other.train, None)
-    again = validation_metrics(other.network, None, other.validation)
-    assert metrics == pytest.approx(again, rel=1e-9)
+    last = final_fit(other.network, other.plan, other.train, None)
+    train = feature_rows(other.network, other.train)
+    fit_last_layer(other.network, other.plan, last, train, None)
+    rows = feature_rows(other.network, other.validation)
+    drawing = other.posterior.drawing
+    probs = link_probabilities(other.network.head.predict(rows), **drawing).probs
+    assert metrics["nll"] == pytest.approx(nll(probs, rows.targets), rel=1e-9)
 
 
 def test_without_validation_the_last_epoch_is_kept(encoder, tmp_path):

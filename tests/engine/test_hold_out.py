@@ -1,7 +1,5 @@
 """A part of the training file as validation rows, equal to a separate file, and the refit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,9 +9,9 @@ from tiny import tiny_llama
 from bayeslora import BayesianClassifier
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
-from bayeslora.engine import ensemble as members
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
+from bayeslora.engine.training.loop import Loop
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
 ROWS = [
@@ -98,16 +96,15 @@ def test_a_refit_chooses_nothing_on_the_rows_that_it_trains_on(backbone, posteri
 
 def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, monkeypatch):
     """Its first epoch equals that of a fit to all rows with the maximum number of epochs."""
-    train, seen = members.train_network, []
+    end, seen = Loop.end_epoch, []
 
-    def watched(fit, **options):
-        def hook(epoch, model):
-            trained = [value.detach().clone() for value in model.trained_state().values()]
-            seen.append((fit.num_train, epoch, trained))
+    def watched(loop, loss):
+        seen.append(
+            (loop.fit.num_train, loop.epoch + 1, [*loop.fit.network.trained_state().values()])
+        )
+        return end(loop, loss)
 
-        return train(replace(fit, on_epoch=hook), **options)
-
-    monkeypatch.setattr(members, "train_network", watched)
+    monkeypatch.setattr(Loop, "end_epoch", watched)
     adapter, most = "lora:r=2,lr=1.0", 6
     clf = fitted(backbone, adapter, "mle", hold_out=SHARE, refit=True, epochs=most)
     stop = clf.record.results["held_out"]["epochs"][0]
@@ -125,29 +122,21 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
 def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     options = {"posterior": QUICK, "hold_out": SHARE, "refit": True}
     expected = fitted(backbone, **options).predict(TEST).probs
-    train, rows = members.train_network, []
+    end, sizes = Loop.end_epoch, []
 
-    def interrupted_at(last):
-        def training(fit, **options):
-            def hook(epoch, _):
-                rows.append((fit.num_train, epoch))
-                if rows.count((len(ROWS), 1)) == last:
-                    raise KeyboardInterrupt
+    def interrupted(loop, loss):
+        sizes.append(loop.fit.num_train)
+        if sizes.count(len(ROWS)) == 1:
+            raise KeyboardInterrupt
+        return end(loop, loss)
 
-            return train(replace(fit, on_epoch=hook), **options)
-
-        return training
-
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_at(1))
-        with pytest.raises(KeyboardInterrupt):
-            fitted(backbone, **options, out=tmp_path / "m")
-    before = len(rows)
-    with monkeypatch.context() as patch:
-        patch.setattr(members, "train_network", interrupted_at(None))
-        resumed = fitted(backbone, **options, out=tmp_path / "m")
+    monkeypatch.setattr(Loop, "end_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(backbone, **options, out=tmp_path / "m")
+    before = len(sizes)
+    resumed = fitted(backbone, **options, out=tmp_path / "m")
     # The fit without the held-out rows had finished.
-    assert {size for size, _ in rows[before:]} == {len(ROWS)}
+    assert {*sizes[before:]} == {len(ROWS)}
     assert np.array_equal(resumed.predict(TEST).probs, expected)
 
 

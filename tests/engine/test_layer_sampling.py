@@ -51,14 +51,18 @@ class TestBLoB(SamplingLaws):
     posterior = BLoB(num_samples=2)
 
 
+class TestCLoRA(SamplingLaws):
+    adapter = LoRA(r=2, num_layers=2)
+    sampling = ONE_OF_TWO
+    posterior = CLoRA(num_samples=2)
+
+
 @pytest.mark.parametrize("posterior", [BLoB(), CLoRA()], ids=lambda item: item.name)
 def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, posterior):
     sampling = replace(ONE_OF_TWO, mode="fixed")
     fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
     before = {name: item.clone() for name, item in fit.network.weights.named_parameters()}
-    (resting,) = {0, 1} - set(
-        layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30).draw(0)
-    )
+    (resting,) = {0, 1} - set(layer_sampler(fit.training()).draw(0))
     fit.run(tmp_path)
     # Two sites per layer: roots.0, roots.1 and gates.0…, gates.1… belong to the first layer.
     for name, item in fit.network.weights.named_parameters():
@@ -92,11 +96,11 @@ def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, m
 
     values = iter([0.1, 0.9])
     monkeypatch.setattr(
-        fit_module, "validation_metrics", lambda *_: {"nll": next(values), "accuracy": 0.5}
+        fit_module, "validation_metrics", lambda _: {"nll": next(values), "accuracy": 0.5}
     )
     adapter = replace(WHOLE, mode="cycle", interval=4)
     fit = fresh(decoder, MLE(), adapter)
-    sampler = layer_sampler(fit.network, adapter, fit.posterior, fit.settings, 30)
+    sampler = layer_sampler(fit.training())
     states = {}
     result = fit.run(
         tmp_path,
@@ -147,6 +151,6 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
         layer_adapter = replace(adapter, **options) if sampling is None else adapter
         layer_sampling = None if sampling is None else replace(sampling, **options)
         fit = fresh(decoder, MLE(), layer_adapter, layer_sampling=layer_sampling)
-        sampler = layer_sampler(fit.network, layer_adapter, fit.posterior, fit.settings, 30)
+        sampler = layer_sampler(fit.training())
         sizes.append(saved_bytes(fit, sampler, 0))
     assert sizes[0] > sizes[1] > sizes[2] > 0

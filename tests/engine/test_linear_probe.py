@@ -12,7 +12,7 @@ from tiny import tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import baselines, cross_validation
-from bayeslora.engine.ensemble import Part
+from bayeslora.engine.ensemble import Fold
 from bayeslora.engine.training.starts import (
     LinearProbe,
     LinearProbes,
@@ -95,18 +95,18 @@ def test_one_stage_is_chosen_on_the_rows_of_all_folds(world, monkeypatch):
     chosen, by_stage = [], cross_validation._by_stage
     rows = toy_rows(24)
 
-    def watched(fits, network, train, parts):
-        unseen = [train[0].take(part.unseen.tolist()) for part in parts]
+    def watched(fits, network, train, folds):
+        unseen = [train[0].take(fold.unseen.tolist()) for fold in folds]
         factors = np.geomspace(1 / 8, 8, 200)
         losses = []
         for stage in range(3):
             logits, labels = [], []
-            for (result,), part, examples in zip(fits, parts, unseen, strict=True):
+            for (result,), fold, examples in zip(fits, folds, unseen, strict=True):
                 network.load_trained_state(result.stages[stage])
                 texts = network.encoder.prepare(examples.texts)
                 features = network.scaled(network.encoder.features(texts)).values
                 logits.append((features @ result.stages[stage]["head.weight"].T).numpy())
-                labels.append(train[1][part.unseen].numpy())
+                labels.append(train[1][fold.unseen].numpy())
             scaled = factors[:, None, None] * np.concatenate(logits)
             scaled -= logsumexp(scaled, axis=-1, keepdims=True)
             nll = -scaled[:, np.arange(len(rows)), np.concatenate(labels)].sum(1)
@@ -114,7 +114,7 @@ def test_one_stage_is_chosen_on_the_rows_of_all_folds(world, monkeypatch):
             losses.append(nll[at])
         assert max(losses) > 1.01 * min(losses)
         chosen.append(int(np.argmin(losses)))
-        return by_stage(fits, network, train, parts)
+        return by_stage(fits, network, train, folds)
 
     monkeypatch.setattr(cross_validation, "_by_stage", watched)
     clf = fitted(world, "lora:r=2", rows, cv=2)
@@ -131,7 +131,7 @@ def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     """`probe` and `words` are the factors of the right logits; 0 leaves a uniform answer."""
     labels = torch.tensor([0, 1] * 10)
     right = torch.nn.functional.one_hot(labels, 2).double()
-    part = Part(np.arange(10), "without-0", "", np.arange(10, 20))
+    part = Fold("without-0", "", np.arange(10), np.arange(10, 20))
     probes = LinearProbes(answers={"without-0": probe * right})
     monkeypatch.setattr(baselines, "bag_of_words", lambda *_: words * right[10:])
     with caplog.at_level(logging.WARNING):

@@ -12,8 +12,8 @@ from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer, num_passes
-from bayeslora.engine.rows import prepare
-from bayeslora.engine.training.final_fit import LastFit, fit_posterior
+from bayeslora.engine.rows import feature_rows, prepare
+from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 
 LORA = LoRA(r=2, num_layers=2)
@@ -73,7 +73,10 @@ def refitted(backbone, fit, posterior):
     other.network.load_trained_state(
         state | {f"weights.{name}": item for name, item in own.items()}
     )
-    fit_posterior(other.network, LastFit(posterior), other.train, None)
+    rows = feature_rows(other.network, other.train)
+    plan = replace(other.plan, posterior=posterior)
+    last = final_fit(other.network, plan, other.train, None)
+    fit_last_layer(other.network, plan, last, rows, None)
     return other
 
 

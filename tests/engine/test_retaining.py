@@ -7,7 +7,7 @@ from torch.nn.functional import kl_div
 
 from bayeslora import MLE, QualityRetaining
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.training.head_updates import Retained
+from bayeslora.engine.training.retaining import Retained
 from bayeslora.logits import ABSENT
 
 TASKS = torch.tensor([0, 0, 0, 1, 1])

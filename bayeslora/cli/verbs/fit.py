@@ -36,6 +36,7 @@ from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
+from bayeslora.plain_text import duration
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
@@ -268,7 +269,6 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
     """Print the results, with a summary line: time, scale, NLL on held-out rows."""
     from bayeslora.engine.fitted.card import baseline_words
-    from bayeslora.engine.training.final_fit import duration
 
     results = record.results
     if args.json:

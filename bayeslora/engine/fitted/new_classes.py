@@ -15,14 +15,15 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names, encode_labels
 from bayeslora.engine.build import check_last_layer
 from bayeslora.engine.data import check_images, columns_of
-from bayeslora.engine.ensemble import fit_frozen
 from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.refit import refitted_record
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
+from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.episodes import choose_mixtures, mix
-from bayeslora.engine.training.final_fit import LastFit, final_fit
+from bayeslora.engine.training.final_fit import fit_frozen
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores
@@ -66,13 +67,13 @@ def for_new_classes(
     pool = merged is not None and merged.episodes is not None
     mixtures = choose_mixtures(network, merged, support) if merged and pool else [[]]
     scores = settled_scores(None, posterior) if len(mixtures) == 1 and _differ(labels) else ()
-    last = LastFit(posterior, scores, seed=record.seed)
+    plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
+    fit = Training(network, plan, support)
     members, fits = [], []
     for weights in mixtures:
         if pool:
             mix(network, weights)
-        posterior.before_last_layer(final_fit(network, last, support, None))
-        fits.append(fit_frozen(network, last, support, None))
+        fits.append(fit_frozen(fit))
         members.append(network.trained_state())
     network.load_trained_state(members[0])
     results = {"posterior": fits[0].posterior, "history": []}

@@ -23,10 +23,11 @@ from bayeslora.engine.fitted.card import fit_options, learnt_from
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
@@ -132,12 +133,17 @@ def refit(
     """
     (examples, texts, rows), config = train, network.posterior
     held_examples, held_texts, held_out = (None, None, None) if validation is None else validation
-    last = LastFit(config, feature_scores, seed=network.record.seed, progress=network.progress)
-    fit = final_fit(network, last, texts, held_texts)
+    plan = Plan(
+        posterior=config,
+        feature_scores=feature_scores,
+        seed=network.record.seed,
+        progress=network.progress,
+    )
+    fit = final_fit(network, plan, texts, held_texts)
     if config.before_last_layer(fit):
         rows = feature_rows(network, texts)
     accuracy = _accuracy(network, rows, examples.source)
-    chosen = fit_last_layer(network, last, fit, rows, held_out)
+    chosen = fit_last_layer(network, plan, fit, rows, held_out)
     record = refitted_record(
         network.record,
         network,

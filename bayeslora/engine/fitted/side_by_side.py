@@ -24,7 +24,7 @@ from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.fitted.refit import with_posterior
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.final_fit import drawing_of, fit_head
+from bayeslora.engine.training.final_fit import fit_head
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
@@ -202,7 +202,7 @@ def _cross_fitted(
                 new = with_posterior(network, few_draws)
                 fit_head(new, *split(rows))
                 logits = new.head.predict(scored.take(rows))
-                drawn = link_probabilities(logits, **drawing_of(few_draws)).probs
+                drawn = link_probabilities(logits, **few_draws.drawing).probs
                 probs[rows.cpu().numpy()] = drawn.cpu().numpy()
                 advance(1)
             predictions[name] = Predictions(probs, classes, labels, name=name)

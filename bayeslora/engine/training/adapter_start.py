@@ -26,8 +26,8 @@ from bayeslora.data.examples import Examples
 from bayeslora.data.read import read
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.training.base import Training
 from bayeslora.io.cache import SECOND_MOMENTS, keep_tensors, kept_file, read_kept
-from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, build_weights, closed_form
 
@@ -56,42 +56,32 @@ def read_texts(adapter: Adapter, columns: DataColumns, held_out: Examples | None
     return adapter.with_texts(read_texts, held_out.texts if held_out is not None else ())
 
 
-def begin_adapter(
-    network: Network,
-    adapter: Adapter,
-    posterior: Posterior,
-    train: PreparedTexts,
-    *,
-    seed: int,
-    trained: Mapping[str, Tensor] | None = None,
-    shown: bool = False,
-) -> None:
+def begin_adapter(fit: Training, trained: Mapping[str, Tensor] | None = None) -> None:
     """Initialise the adapters of a fresh network if their start depends on texts.
 
     Most adapters are initialised already. A resumed training runs no texts again.
 
+    The posterior over weights is built again if the sites' parameters change shape.
+
     Args:
-        network: Network whose sites change nothing yet.
-        adapter: Options of its adapter.
-        posterior: Rebuilt in the network if the sites' parameters change shape.
-        train: Training rows.
-        seed: Seed of the posterior's initialisation.
+        fit: A training whose network's sites change nothing yet.
         trained: Tensors of a training to resume; None starts anew.
-        shown: Whether to show progress bars on stderr.
 
     Raises:
         InputError: As `Adapter.begin`.
     """
-    if not adapter.starts_from_rows:
+    network, plan = fit.network, fit.plan
+    if not plan.adapter.starts_from_rows:
         return
     shapes = _shapes(network)
     if trained is None:
-        read_texts(adapter, DataColumns()).begin(_Rows(network, train, shown))
+        rows = _Rows(network, fit.train, plan.progress)
+        read_texts(plan.adapter, DataColumns()).begin(rows)
     else:
         network.expect(trained)
     if _shapes(network) == shapes:
         return
-    weights = build_weights(posterior, network, seed)
+    weights = build_weights(plan.posterior, network, plan.seed)
     if weights is not None:
         network.weights = weights.to(network.feature_scale.device)
 

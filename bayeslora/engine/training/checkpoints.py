@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +19,51 @@ from bayeslora.io.files import atomic_file, read_json, real_path, remove, write_
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT_FORMAT = 2
-"""1 was a directory per epoch."""
+_CHECKPOINT_FORMAT = 3
+"""1 was a directory per epoch; 2 had other names of tensors."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a training resumes from.
+def read_checkpoint(
+    directory: Path | None,
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the checkpoint of a network's directory; None if there is none that can be read.
 
-    Attributes:
-        tensors: Tensors by name.
-        state: Everything else, JSON-ready.
+    Returns:
+        Tensors by name, and everything else, JSON-ready.
     """
-
-    tensors: Mapping[str, Tensor]
-    state: Mapping[str, Any]
-
-
-def read_checkpoint(directory: Path | None) -> Checkpoint | None:
-    """Return the checkpoint of a network's directory; None if there is none that can be read."""
     path = None if directory is None else directory / CHECKPOINT
     if path is None or not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Checkpoint(tensors, json.loads(file.metadata()["state"]))
+            return tensors, json.loads(file.metadata()["state"])
     except (SafetensorError, OSError) as error:
         logger.warning("%s is damaged (%s); training starts over", path, error)
         return None
 
 
-def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(
+    directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
     """Replace the checkpoint of a network; after a kill, the old or the new one is in place.
 
     If the output directory was deleted in the meantime, a warning says so and nothing is written.
+
+    Args:
+        directory: Directory of the network.
+        tensors: Tensors by name.
+        state: Everything else, JSON-ready.
     """
     if not directory.parent.is_dir():
         logger.warning("%s was deleted; the fit continues without checkpoints", directory.parent)
         return
     directory.mkdir(exist_ok=True)
     target = directory / CHECKPOINT
-    tensors = {name: item.contiguous() for name, item in checkpoint.tensors.items()}
+    content = {name: item.contiguous() for name, item in tensors.items()}
     with atomic_file(target) as temporary:
         # Not `save_file`, which leaves a temporary file of its own after a kill.
-        temporary.write_bytes(save(tensors, {"state": json.dumps(checkpoint.state)}))
+        temporary.write_bytes(save(content, {"state": json.dumps(state)}))
 
 
 def apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -22,12 +21,15 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from bayeslora.adapters.base import Adapter, Adversary, Episodes, PooledSite
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from bayeslora.engine.training.base import FitResult, Training
+from bayeslora.engine.training.checkpoints import read_checkpoint, write_checkpoint
+from bayeslora.engine.training.final_fit import fit_frozen
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 
@@ -57,31 +59,31 @@ class Episode:
     query_labels: Tensor
 
 
-def draw_episode(labels: Tensor, plan: Episodes, rng: np.random.Generator) -> Episode:
+def draw_episode(labels: Tensor, options: Episodes, rng: np.random.Generator) -> Episode:
     """Draw one episode from rows with labels [N] int64.
 
     Raises:
-        InputError: Fewer than two classes have more rows than `plan.shots`.
+        InputError: Fewer than two classes have more rows than `options.shots`.
     """
     codes = labels.numpy()
     classes, counts = np.unique(codes, return_counts=True)
-    names = classes[counts > plan.shots]
+    names = classes[counts > options.shots]
     if len(names) < 2:
         raise InputError(
-            f"an episode needs two classes with at least {plan.shots + 1} rows, but only "
+            f"an episode needs two classes with at least {options.shots + 1} rows, but only "
             f"{len(names)} of {len(classes)} classes have that many; give more rows, or lower "
             "shots"
         )
-    chosen = rng.choice(names, min(plan.ways, len(names)), replace=False)
+    chosen = rng.choice(names, min(options.ways, len(names)), replace=False)
     support, queries = [], []
     for name in chosen:
         rows = rng.permutation(np.flatnonzero(codes == name))
-        support.append(rows[: plan.shots])
-        queries.append(rows[plan.shots : plan.shots + plan.queries])
+        support.append(rows[: options.shots])
+        queries.append(rows[options.shots : options.shots + options.queries])
     return Episode(
         np.concatenate(support),
         np.concatenate(queries),
-        torch.arange(len(chosen)).repeat_interleave(plan.shots),
+        torch.arange(len(chosen)).repeat_interleave(options.shots),
         torch.cat([torch.full((len(rows),), label) for label, rows in enumerate(queries)]),
     )
 
@@ -98,7 +100,7 @@ class MetaTuning:
 
     Attributes:
         network: Network with the pool.
-        plan: Options of the tuning.
+        options: Options of the tuning.
         member: Index of the member.
         adversary: Its adversary.
         max_grad_norm: Limit on the norm of the gradient of the member's factors and κ.
@@ -106,7 +108,7 @@ class MetaTuning:
     """
 
     network: Network
-    plan: Episodes
+    options: Episodes
     member: int
     adversary: Adversary
     max_grad_norm: float
@@ -124,8 +126,8 @@ class MetaTuning:
         self.parts = [part for site in self.sites for part in site.parts(self.member)]
         self.optimizer = torch.optim.SGD(
             [*(tensor for tensor, _, _ in self.parts), self.scale],
-            lr=self.plan.lr,
-            momentum=self.plan.momentum,
+            lr=self.options.lr,
+            momentum=self.options.momentum,
         )
 
     def features(self, batch: Batch) -> Tensor:
@@ -173,7 +175,7 @@ class MetaTuning:
         loss = cross_entropy(logits, episode.query_labels.to(logits.device))
         if delta is None:
             return loss
-        return loss + self.plan.penalty * divergence(
+        return loss + self.options.penalty * divergence(
             logits, self._logits(queries.batch(delta), centres)
         )
 
@@ -189,7 +191,7 @@ class MetaTuning:
             lambda batch: [divergence(clean, self._logits(batch, centres))],
             queries,
             eps=self.adversary.inputs,
-            steps=self.plan.steps,
+            steps=self.options.steps,
             generator=generator,
         )
 
@@ -253,72 +255,89 @@ def pooled(network: Network) -> list[PooledSite]:
     return cast("list[PooledSite]", network.sites)
 
 
-def adversaries(plan: Episodes, network: Network) -> tuple[Adversary, ...]:
+def adversaries(options: Episodes, network: Network) -> tuple[Adversary, ...]:
     """Return the adversary of each member for a network of texts or images."""
-    return plan.images if network.encoder.backbone.kind == "vision" else plan.texts
+    return options.images if network.encoder.backbone.kind == "vision" else options.texts
 
 
-def meta_tune(
-    network: Network,
-    plan: Episodes,
-    train: PreparedTexts,
-    *,
-    seed: int,
-    max_grad_norm: float,
-    directory: Path | None,
-    description: str | None = None,
-) -> list[float]:
-    """Tune every member of a pool, resuming from the last checkpoint in `directory`, if any.
+def meta_tune(fit: Training) -> list[float]:
+    """Tune every member of a pool, resuming from the last checkpoint, if any.
+
+    Members see the same episodes.
 
     Args:
-        network: Fresh network, whose pool is tuned in place.
-        plan: Options of the tuning.
-        train: The rows that episodes are drawn from.
-        seed: Seed of the episodes and perturbations; members see the same episodes.
-        max_grad_norm: Limit on the norm of a step's gradient.
-        directory: Directory for checkpoints; None writes none.
-        description: Title of the progress bar; None for none.
+        fit: A training whose network has a fresh pool, which is tuned in place, and whose rows the
+            episodes are drawn from.
 
     Returns:
         The mean loss of each member's last episodes.
     """
+    network, seed, directory = fit.network, fit.plan.seed, fit.directory
+    options = cast("Episodes", fit.plan.adapter.episodes)
     network.eval()
-    members = adversaries(plan, network)
+    members = adversaries(options, network)
     checkpoint = read_checkpoint(directory)
     done = 0
-    losses = torch.full((len(members), plan.count), math.nan, dtype=torch.float64)
+    losses = torch.full((len(members), options.count), math.nan, dtype=torch.float64)
+    tensors: Mapping[str, Tensor] = {}
     if checkpoint is not None:
-        done = checkpoint.state["episodes"]
-        losses = checkpoint.tensors["losses"]
-        network.load_trained_state(under("network.", checkpoint.tensors))
-    total = len(members) * plan.count
+        tensors, state = checkpoint
+        done = state["episodes"]
+        losses = tensors["losses"]
+        network.load_trained_state(under("network.", tensors))
+    total = len(members) * options.count
     with progress_bar(
-        description or "episodes", total, shown=description is not None, unit="episode", done=done
+        fit.title, total, shown=fit.plan.progress, unit="episode", done=done
     ) as advance:
         for member, adversary in enumerate(members):
-            first = max(done - member * plan.count, 0)
-            if first >= plan.count:
+            first = max(done - member * options.count, 0)
+            if first >= options.count:
                 continue
-            tuning = MetaTuning(network, plan, member, adversary, max_grad_norm)
-            if first and checkpoint is not None:
-                tuning.load(under("tuning.", checkpoint.tensors))
-            for number in range(first, plan.count):
-                rate = plan.lr * 0.5 * (1 + math.cos(math.pi * number / plan.count))
+            tuning = MetaTuning(network, options, member, adversary, fit.settings.max_grad_norm)
+            if first:
+                tuning.load(under("tuning.", tensors))
+            for number in range(first, options.count):
+                rate = options.lr * 0.5 * (1 + math.cos(math.pi * number / options.count))
                 tuning.optimizer.param_groups[0]["lr"] = rate
-                episode = draw_episode(train.labels, plan, np.random.default_rng([seed, number]))
+                rng = np.random.default_rng([seed, number])
+                episode = draw_episode(fit.train.labels, options, rng)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-                losses[member, number] = tuning.step(train, episode, generator)
+                losses[member, number] = tuning.step(fit.train, episode, generator)
                 advance(1)
-                step = member * plan.count + number + 1
-                if number + 1 == plan.count:
+                step = member * options.count + number + 1
+                if number + 1 == options.count:
                     tuning.finish()
-                is_due = step % _EVERY == 0 or number + 1 == plan.count
+                is_due = step % _EVERY == 0 or number + 1 == options.count
                 if directory is not None and is_due:
-                    tensors = {f"network.{key}": t for key, t in network.trained_state().items()}
-                    tensors |= {f"tuning.{key}": t for key, t in tuning.state().items()}
-                    state = Checkpoint(tensors | {"losses": losses}, {"episodes": step})
-                    write_checkpoint(directory, state)
+                    now = {f"network.{key}": t for key, t in network.trained_state().items()}
+                    now |= {f"tuning.{key}": t for key, t in tuning.state().items()}
+                    write_checkpoint(directory, now | {"losses": losses}, {"episodes": step})
     return losses[:, -_EVERY:].mean(1).tolist()
+
+
+def fit_pool(fit: Training) -> FitResult:
+    """Tune a pool and fit the last layer to the features of its first mixture."""
+    losses = meta_tune(fit)
+    result = _fit_mixture(fit, choose_mixtures(fit.network, fit.plan.adapter, fit.train)[0])
+    figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
+    return replace(result, adapter=summary(fit.network.sites) | figures)
+
+
+def pool_states(fit: Training) -> list[dict[str, Tensor]]:
+    """Return the trained tensors of a network, and of a pool's other separate members."""
+    states = [fit.network.trained_state()]
+    if fit.plan.adapter.has_members:
+        quiet = replace(fit, plan=replace(fit.plan, progress=False))
+        for weights in choose_mixtures(fit.network, fit.plan.adapter, fit.train)[1:]:
+            _fit_mixture(quiet, weights)
+            states.append(fit.network.trained_state())
+    return states
+
+
+def _fit_mixture(fit: Training, weights: Sequence[float]) -> FitResult:
+    """Fit the last layer to the features of a mixture of a pool's members."""
+    mix(fit.network, weights)
+    return fit_frozen(fit)
 
 
 def choose_mixtures(network: Network, adapter: Adapter, rows: PreparedTexts) -> list[list[float]]:

@@ -1,67 +1,113 @@
-"""The final fit: the posterior of a network with a trained adapter, on the features of its rows."""
+"""The final fit: the last layer and the posterior of a network, on the features of its rows."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.engine.network import Network
+from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import feature_rows
+from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.errors import DivergedError
-from bayeslora.posteriors.base import Posterior
+from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import FinalFit, LastLayer
+from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
 
 _LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
 
 
-@dataclass(frozen=True)
-class LastFit:
-    """Options of the fit of a last layer to the features of a trained network.
+def validation_metrics(fit: Training) -> dict[str, float]:
+    """Return NLL (nats) and accuracy on the validation rows, for comparing epochs.
 
-    Attributes:
-        posterior: Posterior of the network.
-        feature_scores: Names of scores to fit to the same features; None for the default ones.
-        logit_scale: Factor of the fitted logits, see `scale_logits`; None for the factor of lowest
-            NLL on the held-out rows.
-        seed: Seed of the rows that a score keeps, and of the draws of the posterior's hooks.
-        progress: Whether to show progress bars on stderr for long fits: the steps of Markov chains,
-            the gradients of a Laplace approximation.
+    Last layers fitted to training features are fitted first, under the training prior: the prior
+    and temperatures are chosen only once, after the last epoch. With random weights, the mean
+    network is scored, under the link of the predictions.
     """
+    if fit.validation is None:
+        raise ValueError("there are no validation rows")
+    network = fit.network
+    train = feature_rows(network, fit.train) if network.head.uses_training_features else None
+    # Fit a copy: training state and checkpoints stay those of an unfitted head.
+    head = copy.deepcopy(network.head)
+    rows = feature_rows(network, fit.validation)
+    if train is not None:
+        head.fit(train, rows, choose_prior=False)
+    probs = link_probabilities(head.predict(rows), **fit.plan.posterior.drawing).probs
+    accuracy = (probs.argmax(1) == rows.targets).double().mean()
+    return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
-    posterior: Posterior
-    feature_scores: Sequence[str] | None = ()
-    logit_scale: float | None = 1.0
-    seed: int = 0
-    progress: bool = False
+
+def fit_posterior(fit: Training, result: FitResult) -> FitResult:
+    """Fit the posterior of a network with a trained adapter; return the completed results."""
+    network, plan, factor = fit.network, fit.plan, result.prior_factor
+    last = final_fit(network, plan, fit.train, fit.validation)
+    plan.posterior.before_last_layer(last)
+    if fit.prior is not None and fit.prior_waits:
+        network.eval()
+        factor = fit.prior.centre(network, fit.train, start=False)
+    held_out = None if fit.validation is None else feature_rows(network, fit.validation)
+    chosen = fit_last_layer(network, plan, last, feature_rows(network, fit.train), held_out)
+    figures = summary(network.sites) if network.full is None else network.full.summary()
+    figures |= fit.figures()
+    if network.conditioning is not None and fit.train.contexts is not None:
+        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
+        figures["num_parameters"] += gate
+    return replace(result, posterior=chosen, adapter=figures, prior_factor=factor)
 
 
-def fit_posterior(
-    network: Network, last: LastFit, train: PreparedTexts, validation: PreparedTexts | None
-) -> dict[str, float | str]:
-    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
-    fit = final_fit(network, last, train, validation)
-    held_out = None if validation is None else feature_rows(network, validation)
-    return fit_last_layer(network, last, fit, feature_rows(network, train), held_out)
+@restored_random_state()
+def fit_frozen(fit: Training) -> FitResult:
+    """Fit the last layer of a network whose backbone does not train.
+
+    A head with `solve` first moves to the optimum of its own objective, as training with an adapter
+    would move it.
+    """
+    network, plan = fit.network, fit.plan
+    network.eval()
+    last = final_fit(network, plan, fit.train, fit.validation)
+    plan.posterior.before_last_layer(last)
+    states = [
+        (texts, *_states(network, texts, shown=plan.progress))
+        for texts in (fit.train, fit.validation)
+        if texts is not None
+    ]
+    features = states[0][1]
+    network.feature_scale.fill_(network.encoder.root_mean_square(features))
+    factor = None if fit.prior is None else fit.prior.centre(network, fit.train, features)
+    train, *held_out = [
+        network.scaled(features, texts.labels, middle) for texts, features, middle in states
+    ]
+    network.head.solve(train)
+    chosen = fit_last_layer(network, plan, last, train, held_out[0] if held_out else None)
+    return FitResult(posterior=chosen, prior_factor=factor)
+
+
+def _states(network: Network, texts: PreparedTexts, *, shown: bool) -> tuple[Tensor, Tensor | None]:
+    """Return features of texts, and their states in the middle of the backbone."""
+    with progress_bar("features", len(texts), shown=shown, unit="text") as advance:
+        return network.encoder.features_and_middle(texts, advance=advance)
 
 
 def fit_last_layer(
     network: Network,
-    last: LastFit,
+    plan: Plan,
     fit: FinalFit,
     train: Features,
     held_out: Features | None,
@@ -72,7 +118,7 @@ def fit_last_layer(
 
     Args:
         network: Network with the last layer.
-        last: Options of the fit.
+        plan: Posterior, feature scores, logit scale and seed.
         fit: The same network and rows, for the hooks of the posterior.
         train: Training rows.
         held_out: Held-out rows, for choosing the prior.
@@ -80,34 +126,34 @@ def fit_last_layer(
     Raises:
         InputError: The features or the curvature are not finite, or their scale is out of range.
     """
-    with _watched(network.head, shown=last.progress):
+    with _watched(network.head, shown=plan.progress):
         fit_head(network, train, held_out)
     chosen = network.head.report() | network.head.fit_report(train)
-    last.posterior.after_last_layer(fit)
+    plan.posterior.after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)
-    logit_scale = last.logit_scale
+    logit_scale = plan.logit_scale
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows, no scale of the logits can be chosen")
         logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
-    if last.feature_scores is None or last.feature_scores:
+    if plan.feature_scores is None or plan.feature_scores:
         network.feature_scores = FeatureScores.fitted(
-            last.feature_scores,
+            plan.feature_scores,
             train.values * by_features,
             train.targets,
             middle=train.middle,
-            seed=last.seed,
+            seed=plan.seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()
 
 
 def scale_by(head: LastLayer, held_out: Features) -> float:
     """Return the factor of a fitted head's logits with the lowest NLL on held-out rows."""
-    drawing = drawing_of(head.config)
+    drawing = {} if head.config is None else head.config.drawing
     answers = [(head.predict(held_out), held_out.targets)]
     return best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
 
@@ -167,26 +213,19 @@ def _check_scale(norm: float) -> None:
 
 
 def final_fit(
-    network: Network, last: LastFit, train: PreparedTexts, held_out: PreparedTexts | None
+    network: Network, plan: Plan, train: PreparedTexts, held_out: PreparedTexts | None
 ) -> FinalFit:
     """Return the final fit for the hooks of a posterior.
 
     Args:
         network: Trained network.
-        last: Options of the fit.
+        plan: Seed of the draws, and whether to show progress.
         train: Training rows.
         held_out: Held-out rows, or None.
     """
     validation = None if held_out is None else (held_out, held_out.labels)
-    open_bar = partial(progress_bar, shown=last.progress, unit="text")
-    return FinalFit(network, (train, train.labels), validation, last.seed, open_bar)
-
-
-def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
-    """Return `link` and `num_samples` of a posterior's predictions, if it has these options."""
-    if posterior is None or posterior.link is None:
-        return {}
-    return {"link": posterior.link, "num_samples": posterior.num_samples}
+    open_bar = partial(progress_bar, shown=plan.progress, unit="text")
+    return FinalFit(network, (train, train.labels), validation, plan.seed, open_bar)
 
 
 @contextmanager
@@ -201,12 +240,3 @@ def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
             yield
     finally:
         head.advance = ignore
-
-
-def duration(seconds: float) -> str:
-    """Return a rounded time as text: `20 s`, `7 min`, `3 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{round(seconds / 3600)} h"

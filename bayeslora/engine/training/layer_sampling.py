@@ -10,7 +10,7 @@ from bayeslora.adapters.layer_sampling import ALWAYS, FullLayers, Group, LayerSa
 from bayeslora.adapters.targets import layer_index
 from bayeslora.engine.build import reason_against_layers
 from bayeslora.engine.network import Network
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import names_where
@@ -51,42 +51,27 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         )
 
 
-def layer_sampler(
-    network: Network,
-    adapter: Adapter,
-    posterior: Posterior,
-    settings: TrainingSettings,
-    num_train: int,
-    *,
-    further: bool = False,
-) -> LayerSampler | None:
-    """Return the sampling policy for a network; None if all layers always train.
-
-    Args:
-        network: The network.
-        adapter: Options of the adapter.
-        posterior: Options of the posterior.
-        settings: Epochs, batch size, seed, and the policy.
-        num_train: Number of training rows.
-        further: Whether the network was trained before, so that all layers may have been drawn.
+def layer_sampler(fit: Training) -> LayerSampler | None:
+    """Return the sampling policy of a training; None if all layers always train.
 
     Raises:
         InputError: There are fewer layers than `num_active`, or their number is not that of the
             weights; or an adapter that the posterior needs trained would never train.
     """
-    options = adapter.layer_sampling or settings.layer_sampling
+    adapter, posterior = fit.plan.adapter, fit.plan.posterior
+    options = adapter.layer_sampling or fit.settings.layer_sampling
     if options is None:
         return None
-    groups = _groups(network, posterior)
+    groups = _groups(fit.network, posterior)
     num_layers = sum(not group.always for group in groups)
     options.check_layers(num_layers)
-    num_steps = settings.num_steps(num_train)
-    sampler = LayerSampler(
-        options, groups, options.interval_of(num_steps, num_layers), settings.seed
-    )
-    # Adapters that start from the weight itself have directions for the noise from the start.
-    if posterior.not_idle and not adapter.from_weight and not further:
-        _check_all_drawn(sampler, num_steps, posterior)
+    interval = options.interval_of(fit.num_steps, num_layers)
+    sampler = LayerSampler(options, groups, interval, fit.plan.seed)
+    # Adapters that start from the weight itself have directions for the noise from the start, and
+    # a training that goes on may have drawn all layers before.
+    goes_on = fit.rate < 1
+    if posterior.not_idle and not adapter.from_weight and not goes_on:
+        _check_all_drawn(sampler, fit.num_steps, posterior)
     return sampler
 
 

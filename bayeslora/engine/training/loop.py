@@ -1,4 +1,4 @@
-"""Training of one network with its posterior on labelled texts.
+"""The training loop of one network: adapter and head in alternation.
 
 Each step computes the batch's features once, updates the head on the detached features, and then
 takes one step of the adapter with the updated head.
@@ -8,14 +8,11 @@ Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,231 +20,70 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
-from bayeslora.adapters.base import Adapter, StepHook
-from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
-from bayeslora.adapters.spectrum import summary
-from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.adapters.base import StepHook
+from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.network import Network, under
-from bayeslora.engine.progress import Report, open_bar, tracker
-from bayeslora.engine.rows import Collator, LengthBatchSampler, feature_rows, set_feature_scale
+from bayeslora.engine.network import under
+from bayeslora.engine.progress import open_bar
+from bayeslora.engine.rows import Collator, LengthBatchSampler, set_feature_scale
 from bayeslora.engine.training.adapter_start import begin_adapter
+from bayeslora.engine.training.base import FitResult, Training, learning_rate
 from bayeslora.engine.training.checkpoints import (
-    Checkpoint,
     apart,
     read_checkpoint,
     together,
     write_checkpoint,
 )
-from bayeslora.engine.training.final_fit import LastFit, drawing_of, final_fit, fit_posterior
-from bayeslora.engine.training.head_updates import HeadUpdate, Moment, Retained, Retaining
+from bayeslora.engine.training.final_fit import validation_metrics
 from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
-from bayeslora.engine.training.starts import ClassPrior
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training.retaining import Retained
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.links import link_probabilities, nll
-from bayeslora.plain_text import counted
-from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import TrainingRun, WeightTraining
+from bayeslora.posteriors.types import TrainingRun
 from bayeslora.processes import current
-from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
 
-_NETWORK, _BEST, _STAGE, _HEAD = "network.", "best.", "stage.", "head update."
-"""Prefixes of the tensors of a checkpoint."""
 _METRIC = "validation_nll"
-
-Validate = Callable[[Network], dict[str, float]]
-EpochHook = Callable[[int, Network], None]
-
-
-@dataclass
-class FitResult:
-    """Results of a fit besides the network.
-
-    Attributes:
-        history: One mapping per epoch: training loss, validation NLL and accuracy, and figures of
-            the gates on the training rows, if there are gates.
-        best_epoch: The epoch kept, counted from 1.
-        posterior: Options chosen by the last layer, and figures of its fit.
-        adapter: Size, stable rank and drift from orthogonality over all sites, and figures of the
-            gates on the training rows, if there are gates.
-        layer_sampling: The draws of layer sampling, if used.
-        prior_factor: c of the language model's rows in the prior mean; None if that is zero.
-        stages: Trained tensors at the end of each stage, if there are several; not in the record.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    posterior: dict[str, float | str] = field(default_factory=dict)
-    adapter: dict[str, float] = field(default_factory=dict)
-    layer_sampling: dict[str, Any] = field(default_factory=dict)
-    prior_factor: float | None = None
-    stages: list[dict[str, Tensor]] = field(default_factory=list, compare=False)
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by `part/name`, and everything else, JSON-ready."""
 
 
-def validation_metrics(
-    network: Network,
-    train: Features | None,
-    validation: PreparedTexts,
-    drawing: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
-    """Return NLL (nats) and accuracy on validation rows, for comparing epochs.
-
-    Last layers fitted to training features are fitted first, under the training prior: the prior
-    and temperatures are chosen only once, after the last epoch. With random weights, the mean
-    network is scored.
-
-    Args:
-        network: The network as trained so far.
-        train: The training rows; None to score the head as trained.
-        validation: The rows to score.
-        drawing: `link` and `num_samples` of the prediction; None for the defaults.
-    """
-    # Fit a copy: training state and checkpoints stay those of an unfitted head.
-    head = copy.deepcopy(network.head)
-    rows = feature_rows(network, validation)
-    if train is not None:
-        head.fit(train, rows, choose_prior=False)
-    probs = link_probabilities(head.predict(rows), **(drawing or {})).probs
-    accuracy = (probs.argmax(1) == rows.targets).double().mean()
-    return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a network is trained on, and how.
-
-    Attributes:
-        network: A fresh network.
-        train: Training rows.
-        validation: Held-out rows. Training stops after `settings.patience` epochs without a better
-            NLL on them, and keeps the best epoch; without them the last epoch is kept.
-        adapter: Learning rates and constraints.
-        last: Options of the posterior's fit at the end; the posterior determines how the head is
-            updated in training.
-        settings: Epochs, batch size, seed.
-        directory: Directory for checkpoints; None writes none.
-        prior: The language model's rows for the classes; None for a prior mean of zero.
-        tasks: Number of classes of each of several tasks, in the order of the classes.
-        title: Title of the progress bar; None shows none.
-        on_epoch: Called after each epoch with its number, from 1, and the network.
-        begin: Gives the network its weights before the first step; None leaves the fresh ones.
-        rate: Factor of all learning rates; 0 takes no step.
-    """
-
-    network: Network
-    train: PreparedTexts
-    validation: PreparedTexts | None
-    adapter: Adapter
-    last: LastFit
-    settings: TrainingSettings
-    directory: Path | None = None
-    prior: ClassPrior | None = None
-    tasks: Mapping[str, int] = field(default_factory=dict)
-    title: str | None = "fit"
-    on_epoch: EpochHook | None = None
-    begin: Callable[[Network], None] | None = None
-    rate: float = 1.0
-
-    @property
-    def posterior(self) -> Posterior:
-        """Options of the posterior."""
-        return self.last.posterior
-
-    @property
-    def num_train(self) -> int:
-        """Number of training rows."""
-        return len(self.train.labels)
-
-
-@restored_random_state()
-def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
-    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+def train_network(fit: Training) -> FitResult:
+    """Train adapter and head in alternation, and keep the best epoch; fit no posterior yet.
 
     A checkpoint is written to the directory, if there is one, after each epoch. Training resumes
     from the last one in it, with the same result as without interruption.
-
-    Args:
-        fit: Network, rows and options.
-        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
     """
-    network, posterior, prior = fit.network, fit.posterior, fit.prior
-    torch.manual_seed(fit.settings.seed)
+    network = fit.network
+    torch.manual_seed(fit.plan.seed)
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
     if network.conditioning is not None and fit.train.contexts is not None:
         network.conditioning.begin(fit.train.contexts)
-    begin_adapter(
-        network,
-        fit.adapter,
-        posterior,
-        fit.train,
-        seed=fit.settings.seed,
-        trained=None if checkpoint is None else under(_NETWORK, checkpoint.tensors),
-        shown=fit.title is not None,
-    )
+    begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
     set_feature_scale(network, fit.train)
-    # A final fit that starts over computes the prior mean from the final features: the language
-    # model's answer would be a poor start for training the adapters.
-    leads = prior is not None and prior.leads
-    waits = posterior.starts_over(adapter_trains=True) and not leads
-    factor = None if prior is None or waits else prior.centre(network, fit.train)
+    factor = None
+    if fit.prior is not None and not fit.prior_waits:
+        factor = fit.prior.centre(network, fit.train)
     if fit.begin is not None:
         fit.begin(network)
-    if fit.title is not None and fit.rate:
-        _announce(fit)
-    result = Loop(fit, checkpoint).train() if fit.rate else FitResult()
+    result = FitResult()
+    if fit.rate:
+        if fit.plan.progress:
+            logger.info("%s", fit.summary)
+        result = Loop(fit, checkpoint).train()
     if not all(item.isfinite().all() for item in network.parameters() if item.requires_grad):
         raise DivergedError(
             "the weights of the adapter are not finite: training diverged; lower its lr"
         )
-    chosen: dict[str, float | str] = {}
-    if fit_last:
-        chosen, late = _fit_posterior(fit, centres=waits)
-        factor = late if waits else factor
-    adapted = _adapted(network, fit.train)
-    return replace(result, posterior=chosen, adapter=adapted, prior_factor=factor)
-
-
-def _fit_posterior(fit: Training, *, centres: bool) -> tuple[dict[str, float | str], float | None]:
-    """Fit the posterior; return its options, and the factor of a class prior centred here."""
-    network, prior, factor = fit.network, fit.prior, None
-    fit.posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
-    if prior is not None and centres:
-        network.eval()
-        factor = prior.centre(network, fit.train, start=False)
-    return fit_posterior(network, fit.last, fit.train, fit.validation), factor
-
-
-def _announce(fit: Training) -> None:
-    """Log the number of training steps."""
-    settings, num_train = fit.settings, fit.num_train
-    logger.info(
-        "%s, %s%s of %s: %s",
-        counted(num_train, "row"),
-        counted(settings.epochs, "epoch"),
-        "" if fit.validation is None else " at most",
-        counted(math.ceil(num_train / settings.batch_size), "step"),
-        counted(settings.num_steps(num_train), "step"),
-    )
-
-
-def _adapted(network: Network, train: PreparedTexts) -> dict[str, float]:
-    """Return the record's figures on the change of the weights."""
-    figures = summary(network.sites) if network.full is None else network.full.summary()
-    if network.conditioning is not None and train.contexts is not None:
-        figures |= network.conditioning.figures(train.contexts)
-        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
-        figures["num_parameters"] += gate
-    return figures
+    return replace(result, prior_factor=factor)
 
 
 class Loop:
     """The epochs of a training.
 
     Attributes:
+        fit: Network, rows and options.
         optimizer: Optimiser of adapter and head.
         hooks: What follows the steps, in this order.
         step: Number of steps taken.
@@ -256,36 +92,46 @@ class Loop:
 
     def __init__(self, fit: Training, checkpoint: Checkpoint | None = None) -> None:
         """Set up a training, or the rest of an interrupted one."""
-        network, settings = fit.network, fit.settings
-        self._fit = fit
-        self._network = network
+        network, plan, settings = fit.network, fit.plan, fit.settings
+        self.fit = fit
+        self.step = self.epoch = self._best_epoch = 0
+        self._history: list[dict[str, float]] = []
+        # Trained tensors of the best epoch, and of the ends of stages.
+        self._kept: dict[str, dict[str, Tensor]] = {}
         self._batches = LengthBatchSampler(
             fit.train.tokens.lengths, settings.batch_size, settings.seed
         )
-        self._num_steps = settings.num_steps(fit.num_train)
-        weights = fit.posterior.training(
-            TrainingRun(network, fit.adapter, fit.num_train, self._num_steps, settings.batch_size)
-        )
-        self._sampler = layer_sampler(
-            network, fit.adapter, fit.posterior, settings, fit.num_train, further=fit.rate < 1
+        weights = plan.posterior.training(
+            TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps, settings.batch_size)
         )
         self._noise = weights.noise
-        self._validate = _validation(fit)
-        self._update_head = _head_update(fit)
-        self.optimizer = _optimizer(fit, weights)
+        head_lr = plan.posterior.head_lr
+        self.optimizer = build_optimizer(
+            network.sites,
+            network.head.parameters(),
+            plan.adapter,
+            settings.head_lr if head_lr is None else head_lr,
+            more=weights.parameters,
+            euclidean=weights.optimizer,
+            beside=plan.adapter.further_optimizers(network),
+        )
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"] * fit.rate
         self._rate = learning_rate(settings, len(self._batches), weights.schedule)
-        self.hooks: list[StepHook] = [*fit.adapter.callbacks(network), *weights.callbacks]
+        self.hooks: list[StepHook] = [*plan.adapter.callbacks(network), *weights.callbacks]
+        self._sampler = layer_sampler(fit)
         if self._sampler is not None:
             self.hooks.append(LayerSwitches(self._sampler, network.full))
-        self.step = self.epoch = self._best_epoch = 0
-        self._history: list[dict[str, float]] = []
-        self._best: dict[str, Tensor] = {}
-        self._stages: dict[int, dict[str, Tensor]] = {}
+        self._retained = Retained.of(fit)
+        self._validates = fit.validation is not None and plan.posterior.chooses_epoch
+        if fit.validation is not None and not self._validates:
+            logger.warning(
+                "posterior %r trains for all epochs: validation rows do not choose one",
+                plan.posterior.name,
+            )
         torch.manual_seed(settings.seed)
         if checkpoint is not None:
-            self._resume(checkpoint)
+            self._resume(*checkpoint)
 
     def train(self) -> FitResult:
         """Train to the end, and load the best epoch if validation rows choose one.
@@ -296,7 +142,8 @@ class Loop:
             DivergedError: The loss is not finite.
             InputError: No adapter influences the features.
         """
-        fit, network, device = self._fit, self._network, self._network.feature_scale.device
+        fit, network, title = self.fit, self.fit.network, self.fit.title
+        device = network.feature_scale.device
         loader: DataLoader[Batch] = DataLoader(
             range(fit.num_train),  # type: ignore[arg-type]
             batch_sampler=self._batches,
@@ -306,8 +153,10 @@ class Loop:
         )
         network.zero_grad()
         with (
-            open_bar(fit.title, self._num_steps, unit="step", done=self.step) as bar,
-            _tracker(fit) as report,
+            open_bar(
+                title if fit.plan.progress else None, fit.num_steps, unit="step", done=self.step
+            ) as bar,
+            fit.tracker() as report,
             ExitStack() as stack,
         ):
             for hook in self.hooks:
@@ -317,36 +166,57 @@ class Loop:
                 network.train()
                 loss = torch.zeros((), device=device)
                 for batch in loader:
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = group["initial_lr"] * self._rate(self.step)
-                    for hook in self.hooks:
-                        hook.before_step(self.step, self._num_steps, self.optimizer)
-                    on_device = {
-                        name: item.to(device, non_blocking=True) for name, item in batch.items()
-                    }
-                    loss += self.backward(on_device)
-                    clip_grad_norm_(network.parameters(), fit.settings.max_grad_norm)
-                    self.optimizer.step()
-                    for hook in self.hooks:
-                        hook.after_step(self.step, self.optimizer)
-                    network.zero_grad()
-                    self.step += 1
+                    loss += self.take_step(batch)
                     bar.update(1)
-                figures = self._end_epoch(loss.item() / len(self._batches))
-                report(figures, self.step)
-                if _METRIC in figures:
-                    bar.set_postfix({"validation NLL": f"{figures[_METRIC]:.3f}"})
-        if self._best:
-            network.load_trained_state(self._best)
+                entry = self.end_epoch(loss.item() / len(self._batches))
+                report(entry, self.step)
+                if _METRIC in entry:
+                    bar.set_postfix({"validation NLL": f"{entry[_METRIC]:.3f}"})
+        if "best" in self._kept:
+            network.load_trained_state(self._kept["best"])
+        ends = (f"epoch {epoch}" for epoch in fit.settings.stages)
         return FitResult(
             history=self._history,
             best_epoch=self._best_epoch or self.epoch,
             layer_sampling={} if self._sampler is None else self._sampler.record(self.step),
-            stages=[self._stages[stage] for stage in sorted(self._stages)],
+            stages=[self._kept[end] for end in ends if end in self._kept],
         )
 
+    def take_step(self, batch: Batch) -> Tensor:
+        """Take one step of head and adapter; return the loss."""
+        network, optimizer = self.fit.network, self.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self._rate(self.step)
+        for hook in self.hooks:
+            hook.before_step(self.step, self.fit.num_steps, optimizer)
+        device = network.feature_scale.device
+        loss = self.backward(
+            {name: item.to(device, non_blocking=True) for name, item in batch.items()}
+        )
+        clip_grad_norm_(network.parameters(), self.fit.settings.max_grad_norm)
+        optimizer.step()
+        for hook in self.hooks:
+            hook.after_step(self.step, optimizer)
+        network.zero_grad()
+        self.step += 1
+        return loss
+
     def backward(self, batch: Batch) -> Tensor:
-        """Update the head on a batch, then compute the adapter's gradient; return the loss.
+        """Update the head on a batch, then compute the adapter's gradient; return the loss."""
+        head, world = self.fit.network.head, current()
+        with self._noise(batch):
+            rows = self._features(batch)
+            self.update_head(rows.detach())
+            loss = head.data_loss(rows)
+            if self._retained is not None:
+                loss = loss + self._retained.seen(rows, head.mean_weight)
+            torch.autograd.backward(loss)
+            if world.size > 1:
+                world.sum_(self.optimizer.adapter_gradients())
+        return loss.detach()
+
+    def _features(self, batch: Batch) -> Features:
+        """Return the labelled features of a batch.
 
         Each of several processes runs a part of the rows, and the head sees all of them.
 
@@ -354,213 +224,92 @@ class Loop:
             InputError: No adapter influences the features.
         """
         world, labels = current(), batch.pop("labels")
-        with self._noise(batch):
-            with world.own_noise(self.step):
-                rows: Features = self._network(batch)
-            if not rows.values.requires_grad:
-                raise InputError("no feature depends on the adapters; choose other target_modules")
-            rows = rows.map(lambda values: world.joined(values, len(labels)))
-            rows = replace(rows, labels=labels)
-            now = Moment(self._network, self.optimizer, rows.detach())
-            self._update_head(now)
-            loss = self._update_head.adapter_loss(now, rows)
-            torch.autograd.backward(loss)
-            world.sum_(_adapter_gradients(self.optimizer) if world.size > 1 else ())
-        return loss.detach()
+        with world.own_noise(self.step):
+            rows: Features = self.fit.network(batch)
+        if not rows.values.requires_grad:
+            raise InputError("no feature depends on the adapters; choose other target_modules")
+        rows = rows.map(lambda values: world.joined(values, len(labels)))
+        return replace(rows, labels=labels)
+
+    def update_head(self, rows: Features) -> None:
+        """Step the head by its own loss on detached features, before the adapter's step."""
+        head = self.fit.network.head
+        for _ in range(self.fit.plan.posterior.head_steps):
+            head.zero_grad()
+            torch.autograd.backward(head.loss(rows, self.fit.num_train))
+            self.optimizer.head_step()
+        # Clipping must see the norm of the adapter's gradient alone.
+        head.zero_grad()
 
     @property
     def _has_ended(self) -> bool:
-        settings = self._fit.settings
+        settings = self.fit.settings
         last = settings.epochs
         if settings.stop_after is not None:
             last = min(last, max(1, settings.stop_after))
         return self.epoch >= last or epochs_without_gain(self._history) >= settings.patience
 
-    def _end_epoch(self, loss: float) -> dict[str, float]:
+    def end_epoch(self, loss: float) -> dict[str, float]:
         """Validate an epoch and write a checkpoint; return the entry of the history."""
-        fit, network, world = self._fit, self._network, current()
+        fit, network, world = self.fit, self.fit.network, current()
         if not math.isfinite(loss):
             raise DivergedError("the training loss is not finite; lower the adapter's lr")
         self.epoch += 1
-        if fit.on_epoch is not None:
-            fit.on_epoch(self.epoch, network)
-        entry = {"epoch": self.epoch, "loss": loss} | _figures(fit, self.epoch)
+        entry = {"epoch": self.epoch, "loss": loss} | fit.figures()
         self._history.append(entry)
-        if self._validate is not None:
-            network.eval()
+        if self._validates:
             # All processes must agree on the best epoch and on when to stop.
-            scores = world.told(self._validate(network))
+            scores = world.told(validation_metrics(fit))
             entry |= {f"validation_{name}": value for name, value in scores.items()}
         # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(item for group in self.optimizer.param_groups for item in group["params"])
-        if self._validate is not None and not epochs_without_gain(self._history):
+        if self._validates and not epochs_without_gain(self._history):
             self._best_epoch = self.epoch
-            self._best = network.trained_state()
-        stages = fit.settings.stages
-        if len(stages) > 1 and self.epoch in stages:
-            self._stages[stages.index(self.epoch)] = network.trained_state()
+            self._kept["best"] = network.trained_state()
+        if len(fit.settings.stages) > 1 and self.epoch in fit.settings.stages:
+            self._kept[f"epoch {self.epoch}"] = network.trained_state()
         if (directory := fit.directory) is not None:
-            world.first(lambda: write_checkpoint(directory, self._checkpoint()))
+            world.first(lambda: write_checkpoint(directory, *self._checkpoint()))
         return entry
 
     def _checkpoint(self) -> Checkpoint:
-        network, device = self._network, self._network.feature_scale.device
-        tensors = {f"{_NETWORK}{name}": item for name, item in network.trained_state().items()}
-        tensors |= {f"{_BEST}{name}": item for name, item in self._best.items()}
-        for stage, trained in self._stages.items():
-            tensors |= {f"{_STAGE}{stage}.{name}": item for name, item in trained.items()}
-        tensors |= {f"{_HEAD}{name}": item for name, item in self._update_head.state().items()}
-        tensors["random.cpu"] = torch.get_rng_state()
+        network, device = self.fit.network, self.fit.network.feature_scale.device
+        parts = self._kept | {
+            "network": network.trained_state(),
+            "retained": {} if self._retained is None else self._retained.state(),
+            "random": {"cpu": torch.get_rng_state()},
+        }
         if device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+            parts["random"]["cuda"] = torch.cuda.get_rng_state(device)
+        tensors = {
+            f"{part}/{name}": item for part, state in parts.items() for name, item in state.items()
+        }
         state = {
             "epoch": self.epoch,
             "best_epoch": self._best_epoch,
             "history": self._history,
             "optimizer": apart(self.optimizer.state_dict(), "optimizer", tensors),
+            "kept": list(self._kept),
         }
-        return Checkpoint(tensors, state)
+        return tensors, state
 
-    def _resume(self, checkpoint: Checkpoint) -> None:
-        tensors, state = checkpoint.tensors, checkpoint.state
+    def _resume(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        network = self.fit.network
         self.epoch, self._best_epoch = state["epoch"], state["best_epoch"]
         self.step = self.epoch * len(self._batches)
         self._history = state["history"]
-        self._network.load_trained_state(under(_NETWORK, tensors))
-        self._update_head.load(under(_HEAD, tensors))
-        self._best = under(_BEST, tensors)
-        for stage in range(len(self._fit.settings.stages)):
-            if trained := under(f"{_STAGE}{stage}.", tensors):
-                self._stages[stage] = trained
+        self._kept = {name: under(f"{name}/", tensors) for name in state["kept"]}
+        network.load_trained_state(under("network/", tensors))
+        if self._retained is not None:
+            self._retained.load(under("retained/", tensors))
         self.optimizer.load_state_dict(together(state["optimizer"], tensors))
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and self._network.feature_scale.is_cuda:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self._network.feature_scale.device)
-
-
-def _tracker(fit: Training) -> AbstractContextManager[Report]:
-    """Return the tracker of a network: a run in the project named as the output directory."""
-    project, run = "bayeslora", fit.title or "fit"
-    if fit.directory is not None:
-        project, run = fit.directory.parent.parent.name, fit.directory.name
-    settings = fit.settings
-    options = {"adapter": fit.adapter.name, "posterior": fit.posterior.name}
-    numbers = {name: getattr(settings, name) for name in ("epochs", "batch_size", "seed")}
-    return tracker(settings.report_to, project, run, options | numbers)
-
-
-def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
-    network, adapter = fit.network, fit.adapter
-    own_lr = fit.posterior.head_lr
-    head_lr = fit.settings.head_lr if own_lr is None else own_lr
-    return build_optimizer(
-        network.sites,
-        network.head.parameters(),
-        adapter,
-        head_lr,
-        more=weights.parameters,
-        euclidean=weights.optimizer,
-        beside=adapter.further_optimizers(network),
-    )
-
-
-def _validation(fit: Training) -> Validate | None:
-    """Return the metrics function that chooses the epoch; None for no choice."""
-    held_out = fit.validation
-    if held_out is None:
-        return None
-    if not fit.posterior.chooses_epoch:
-        logger.warning(
-            "posterior %r trains for all epochs: validation rows do not choose one",
-            fit.posterior.name,
-        )
-        return None
-    # Epochs are chosen under the link of the predictions.
-    drawing = drawing_of(fit.posterior)
-
-    def validate(network: Network) -> dict[str, float]:
-        fits = network.head.uses_training_features
-        train = feature_rows(network, fit.train) if fits else None
-        return validation_metrics(network, train, held_out, drawing)
-
-    return validate
-
-
-def _head_update(fit: Training) -> HeadUpdate:
-    steps = (fit.posterior.head_steps, fit.num_train)
-    options = fit.settings.quality_retaining
-    if options is None:
-        return HeadUpdate(*steps)
-    sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
-    task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
-    return Retaining(*steps, Retained(options, task_of.to(fit.network.feature_scale.device)))
-
-
-def _figures(fit: Training, epoch: int) -> dict[str, float]:
-    """Return and log how much the contexts of the training rows matter, if there are any."""
-    conditioning, contexts = fit.network.conditioning, fit.train.contexts
-    if conditioning is None or contexts is None:
-        return {}
-    figures = conditioning.figures(contexts)
-    words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
-    logger.info("epoch %d: %s", epoch, words)
-    return figures
+        random = under("random/", tensors)
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and network.feature_scale.is_cuda:
+            torch.cuda.set_rng_state(random["cuda"], network.feature_scale.device)
 
 
 def epochs_without_gain(history: Sequence[Mapping[str, float]]) -> int:
     """Return the number of epochs after the one with the lowest validation NLL."""
     losses = [entry[_METRIC] for entry in history if _METRIC in entry]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-
-def learning_rate(settings: TrainingSettings, steps: int, schedule: str) -> Callable[[int], float]:
-    """Return the factor of all learning rates as a function of the number of steps taken.
-
-    Args:
-        settings: Epochs, warm-up and stages. Each of several stages ends in a cosine of its own.
-        steps: Steps per epoch.
-        schedule: `cosine` or `constant`, after the warm-up.
-
-    Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
-    """
-    ends = [epoch * steps for epoch in settings.stages]
-    begins = [0, *ends[:-1]]
-    warmup = round(settings.warmup * steps * settings.epochs)
-
-    def in_stages(step: int) -> float:
-        stage = min(bisect_right(ends, step), len(ends) - 1)
-        share = (step - begins[stage]) / (ends[stage] - begins[stage])
-        return min(1.0, step / max(1, warmup)) * _cosine(share)
-
-    def factor(step: int) -> float:
-        if len(ends) > 1:
-            return in_stages(step)
-        if step < warmup:
-            return step / warmup
-        if schedule == "constant":
-            return 1.0
-        return _cosine((step - warmup) / max(1, ends[-1] - warmup))
-
-    return factor
-
-
-def _cosine(share: float) -> float:
-    """Return the factor after a share of a decay from 1 to 0."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
-
-
-def _adapter_gradients(optimizer: AlternatingOptimizer) -> list[Tensor]:
-    """Return the gradients of all trained parameters except the head's, which are complete.
-
-    The gradient is zero for layers that no row of this process has used, as with experts.
-    """
-    gradients = []
-    for group in optimizer.param_groups:
-        if group.get("name") == "head":
-            continue
-        for parameter in group["params"]:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-    return gradients

@@ -1,16 +1,14 @@
-"""Updates of the head while the adapter trains."""
+"""The quality-retaining loss: logits stay near recent ones of their class while adapters train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
-from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.engine.network import Network
+from bayeslora.engine.training.base import Training
 from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
@@ -18,51 +16,6 @@ from bayeslora.posteriors.features import Features
 _KEPT = 0.95
 _FIRST_LOSS = 10.0
 _PUBLISHED_ENTRIES = 2
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The state of training at a head update, before the adapter's step.
-
-    Attributes:
-        network: The network in training.
-        optimizer: Optimiser with the head's parameters.
-        rows: Features of the batch, detached.
-    """
-
-    network: Network
-    optimizer: AlternatingOptimizer
-    rows: Features
-
-
-class HeadUpdate:
-    """Gradient steps of the head before each step of the adapter: the published alternation."""
-
-    def __init__(self, num_steps: int, num_train: int) -> None:
-        """Take `num_steps` steps per batch; the KL is weighted for `num_train` rows."""
-        self._num_steps = num_steps
-        self._num_train = num_train
-
-    def __call__(self, now: Moment) -> None:
-        """Step the head by its own loss on the batch's features."""
-        head = now.network.head
-        for _ in range(self._num_steps):
-            head.zero_grad()
-            torch.autograd.backward(head.loss(now.rows, self._num_train))
-            now.optimizer.head_step()
-        # Clipping must see the norm of the adapter's gradient alone.
-        head.zero_grad()
-
-    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the loss of the adapter for the batch with its graph."""
-        return now.network.head.data_loss(rows)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint needs beside the network's."""
-        return {}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
 
 
 class Retained:
@@ -100,6 +53,23 @@ class Retained:
         self.logits = torch.zeros(classes, entries, classes, device=device)
         self.known = torch.full((classes, entries), options.published, device=device)
         self.losses = torch.full((int(task_of.max()) + 1,), _FIRST_LOSS, device=device)
+
+    @classmethod
+    def of(cls, fit: Training) -> Retained | None:
+        """Return the loss of a training; None if it was not chosen."""
+        options = fit.settings.quality_retaining
+        if options is None:
+            return None
+        sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
+        task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return cls(options, task_of.to(fit.network.feature_scale.device))
+
+    def seen(self, rows: Features, weight: Tensor) -> Tensor:
+        """Return the loss of a batch under mean weights [C, d], and update the state with it."""
+        logits = rows.to(torch.float32).logits(weight.float())
+        penalty = self.loss(logits, rows.targets)
+        self.see(logits, rows.targets)
+        return penalty
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean penalty over rows, in nats, for leaving the logits of their class.
@@ -164,28 +134,3 @@ class Retained:
         self.logits, self.known, self.losses = (
             state[name].to(device) for name in ("logits", "known", "losses")
         )
-
-
-class Retaining(HeadUpdate):
-    """A head update that adds the quality-retaining loss to the adapter's loss."""
-
-    def __init__(self, num_steps: int, num_train: int, retained: Retained) -> None:
-        """Take the same steps, with the state of classes and tasks."""
-        super().__init__(num_steps, num_train)
-        self._retained = retained
-
-    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the adapter's loss plus the quality-retaining loss."""
-        loss = super().adapter_loss(now, rows)
-        logits = rows.to(torch.float32).logits(now.network.head.mean_weight.float())
-        penalty = self._retained.loss(logits, rows.targets)
-        self._retained.see(logits, rows.targets)
-        return loss + penalty
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors for a checkpoint."""
-        return self._retained.state()
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        self._retained.load(state)
