@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict
 
 from bayeslora import options
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.keywords import ColumnNames
 from bayeslora.option_checks import (
     BelowOne,
     Count,
@@ -150,6 +150,29 @@ class TrainingSettings(Options):
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to `num_train` rows without early stopping."""
         return self.epochs * math.ceil(num_train / self.batch_size)
+
+
+class ColumnNames(TypedDict, total=False):
+    """Names of columns in the data.
+
+    Attributes:
+        text_column: Column of the texts; `text` by default.
+        label_column: Column of the labels; `label` by default.
+        pair_column: Column of second texts; none by default.
+        image_column: Column of image paths, relative to the file, for a vision model; not needed
+            for data with a column `image` and no `text`, image directories and image arrays.
+    """
+
+    text_column: str | None
+    label_column: str | None
+    pair_column: str | None
+    image_column: str | None
+
+
+def columns_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names of columns among keywords: `{"text": "review"}` for `text_column`."""
+    end = "_column"
+    return {name.removesuffix(end): value for name, value in options.items() if name.endswith(end)}
 
 
 class FitOptions(ColumnNames, total=False):
