@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal import RAPS as RAPS
     from bayeslora.conformal import ConformalSets as ConformalSets
     from bayeslora.conformal import conformal_sets as conformal_sets
-    from bayeslora.contrib.amt import AMT as AMT
+    from bayeslora.contrib.amt.adapter import AMT as AMT
     from bayeslora.contrib.corda import CorDA as CorDA
     from bayeslora.contrib.emtal import EMTAL as EMTAL
     from bayeslora.contrib.ilora import ILoRA as ILoRA

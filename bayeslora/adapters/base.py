@@ -33,73 +33,6 @@ if TYPE_CHECKING:
     from bayeslora.conditioning import Conditioning
 
 
-@dataclass(frozen=True)
-class Adversary:
-    """Perturbations that one member of a pool is tuned against.
-
-    Attributes:
-        inputs: ε of the input perturbation: for a token, a share of the mean norm of an embedding;
-            for a pixel, a share of its range. 0 for none.
-        weights: γ_w of the weight perturbation, a share of each factor's norm. 0 for none.
-    """
-
-    inputs: float
-    weights: float
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """How the members of a pool are tuned, one after the other.
-
-    Attributes:
-        ways: N, classes per episode; fewer if the data has fewer.
-        shots: K, support examples per class.
-        queries: M, maximal number of query examples per class.
-        count: Episodes per member.
-        lr: Initial learning rate of SGD, with cosine decay.
-        momentum: Momentum of SGD.
-        penalty: λ, weight of the divergence between clean and perturbed predictions.
-        steps: Steps of the input perturbation.
-        texts: An adversary per member for texts.
-        images: An adversary per member for images.
-    """
-
-    ways: int
-    shots: int
-    queries: int
-    count: int
-    lr: float
-    momentum: float
-    penalty: float
-    steps: int
-    texts: tuple[Adversary, ...]
-    images: tuple[Adversary, ...]
-
-
-class PooledSite(Protocol):
-    """An adapted layer that applies a mixture of several members."""
-
-    name: str
-
-    @property
-    def num_members(self) -> int:
-        """P."""
-        ...
-
-    @property
-    def cosine_scales(self) -> Tensor:
-        """[P]: κ of each member."""
-        ...
-
-    def select(self, weights: Sequence[float]) -> None:
-        """Set the mixture weights, P numbers that sum to 1."""
-        ...
-
-    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
-        """Return the parameters of a member: tensor, slice, and axis of the slice."""
-        ...
-
-
 _LONGEST_INTERVAL = 20
 _DRAWS_A_LAYER = 4
 
@@ -275,6 +208,8 @@ class Adapter(Options):
         is_free: Whether the first factor is free and starts at random, as LoRA's.
         from_weight: Whether the factors start from a part of the pretrained weight.
         trains: Whether anything of the backbone changes.
+        trains_itself: How the adapter trains by its own `train`, in place of steps with the last
+            layer; empty where it does not.
         input_dependent: Why the change of a weight is another one for each input while it trains;
             empty where it is one matrix.
     """
@@ -293,6 +228,7 @@ class Adapter(Options):
     is_free: ClassVar[bool] = False
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    trains_itself: ClassVar[str] = ""
     input_dependent: ClassVar[str] = ""
 
     # Meaning of these options where an adapter states no other.
@@ -441,33 +377,45 @@ class Adapter(Options):
         raise NotImplementedError
 
     @property
-    def episodes(self) -> Episodes | None:
-        """How a pool of adapters trains on few-shot episodes; None for training on rows."""
-        return None
+    def trains_with_head(self) -> bool:
+        """Whether the adapter takes gradient steps in alternation with the last layer."""
+        return self.trains and not self.trains_itself
+
+    def train(self, fit: Any) -> dict[str, float]:
+        """Train the sites of a network, if `trains_itself`, before its last layer is fitted.
+
+        Args:
+            fit: The `Training`: network, plan, rows, and the directory for checkpoints.
+
+        Returns:
+            Figures for the record.
+        """
+        raise NotImplementedError
 
     @property
     def has_members(self) -> bool:
-        """Whether each member of a pool predicts in a pass of its own, as in an ensemble."""
+        """Whether several variants of the trained network predict, as in an ensemble."""
         return False
 
-    def merged_as(self, other: Adapter) -> Self:
-        """Return these options of a pool with the merge options of `other`, of the same class."""
-        return self
-
-    def mixtures(
-        self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
-    ) -> list[list[float]]:
-        """Return the weights of a pool's members, one list per predicting network.
+    def variants(self, network: Any, rows: Any) -> Sequence[Callable[[], None]]:
+        """Return functions that put each variant of a trained network in place.
 
         Args:
-            count: P, the number of members.
-            support: From a member's index to the leave-one-out cosines [N, C] of rows with the
-                class prototypes, the labels [N], and the member's κ.
+            network: A network whose adapter `trains_itself`.
+            rows: `PreparedTexts` of the classes to distinguish, with labels.
 
         Raises:
-            InputError: These rows do not determine the weights.
+            InputError: These rows do not determine the variants.
         """
         raise NotImplementedError
+
+    def for_new_classes(self, requested: Adapter) -> Self:
+        """Return these options with those of `requested`, of the same class, that may change.
+
+        Raises:
+            InputError: None may change.
+        """
+        raise InputError(f"adapter {self.name!r} has no options for new classes; leave adapter out")
 
     def check_rows(self, rows: Any) -> None:
         """Raise InputError if the training rows lack something that the adapter needs.

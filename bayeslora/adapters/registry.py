@@ -20,7 +20,7 @@ ADAPTERS = BuiltIn(
         "lisa": "bayeslora.contrib.lisa:LISA",
         "emtal": "bayeslora.contrib.emtal:EMTAL",
         "ilora": "bayeslora.contrib.ilora:ILoRA",
-        "amt": "bayeslora.contrib.amt:AMT",
+        "amt": "bayeslora.contrib.amt.adapter:AMT",
         "none": "bayeslora.adapters.frozen:Frozen",
     }
 )

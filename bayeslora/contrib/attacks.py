@@ -4,7 +4,7 @@
     bayeslora report test.parquet --shifted DIR/*.parquet --out my-report
 
 The attack is projected gradient ascent on the last layer's data loss at the mean weights, summed
-over the networks of an ensemble; see `backbones.perturbation`. Predictions use all draws of the
+over the networks of an ensemble; see `contrib.perturbation`. Predictions use all draws of the
 posterior, so for a posterior that draws weights the attack targets their mean, and stronger attacks
 may exist. A perturbed embedding need not correspond to any text: this is robustness in embedding
 space, not against attacks with words.
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from bayeslora import options
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
-from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.contrib.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.data.examples import Examples
 from bayeslora.engine.data import classes_for, columns_of, encode_for, most_options, read_for
 from bayeslora.engine.fitted.card import method_name

@@ -139,7 +139,7 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return adapter
-    check_episodes(adapter, posterior)
+    check_trains_itself(adapter, posterior)
     check_factors(posterior, low_rank=adapter.has_factors)
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(
@@ -152,12 +152,12 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     return posterior.adapter_for(adapter)
 
 
-def check_episodes(adapter: Adapter, posterior: Posterior) -> None:
-    """Raise InputError if the adapter trains on episodes and the posterior is over its weights."""
-    if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
+def check_trains_itself(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError if the adapter trains itself and the posterior is over its weights."""
+    if adapter.trains_itself and (posterior.from_start or posterior.over_trained):
         raise InputError(
             f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}, "
-            "which trains on few-shot episodes and supports only posteriors over the last layer; "
+            f"which {adapter.trains_itself} and supports only posteriors over the last layer; "
             f"choose {_names_of_last_layer()}",
             code="not-in-episodes",
         )

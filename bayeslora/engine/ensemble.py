@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import encode_labels
@@ -24,7 +25,6 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.base import FitResult, Training
-from bayeslora.engine.training.episodes import fit_pool, pool_states
 from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior
 from bayeslora.engine.training.layer_sampling import layer_sampler
 from bayeslora.engine.training.loop import train_network
@@ -132,7 +132,7 @@ class Fitter:
             directory = None if work is None else work / f"member-{number}{suffix}"
             fit = replace(fit, directory=directory, title=f"{title}{many}")
             results.append(fit_network(fit))
-            states += pool_states(fit)
+            states += member_states(fit)
         fit.network.load_trained_state(states[0])
         return fit.network, states, results
 
@@ -203,14 +203,28 @@ def _continue(network: Network, state: State) -> None:
 def fit_network(fit: Training) -> FitResult:
     """Fit a network in place: its adapter, if it trains, and the last layer."""
     adapter = fit.plan.adapter
-    if adapter.episodes is not None:
-        return fit_pool(fit)
+    if adapter.trains_itself:
+        figures = adapter.train(fit)
+        adapter.variants(fit.network, fit.train)[0]()
+        return replace(fit_frozen(fit), adapter=summary(fit.network.sites) | figures)
     if not adapter.trains:
         return fit_frozen(fit)
     with restored_random_state():
         result = train_network(fit)
         # A stage is chosen before the last layer is fitted.
         return result if fit.settings.choose_epochs else fit_posterior(fit, result)
+
+
+def member_states(fit: Training) -> list[dict[str, Tensor]]:
+    """Return the trained tensors of a network, and of the other variants that predict."""
+    states = [fit.network.trained_state()]
+    if fit.plan.adapter.has_members:
+        quiet = replace(fit, plan=replace(fit.plan, progress=False))
+        for put in fit.plan.adapter.variants(fit.network, fit.train)[1:]:
+            put()
+            fit_frozen(quiet)
+            states.append(fit.network.trained_state())
+    return states
 
 
 def _say_layers(plan: Plan, backbone: Backbone) -> None:

@@ -77,8 +77,7 @@ def fit_classifier(
 
     # Train: to parts of the rows, whose other rows choose what is open, then to all.
     leads = plan.format == "letters"
-    trains = plan.adapter.trains and plan.adapter.episodes is None
-    at_once = plan.posterior.starts_over(adapter_trains=trains)
+    at_once = plan.posterior.starts_over(adapter_trains=plan.adapter.trains_with_head)
     prior = class_prior(
         whole, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )

@@ -118,8 +118,8 @@ class Plan:
         reason = ""
         if not adapter.trains:
             reason = "fits the last layer alone"
-        elif adapter.episodes is not None:
-            reason = "trains on few-shot episodes and has its own option for their number"
+        elif adapter.trains_itself:
+            reason = f"{adapter.trains_itself}, by options of its own"
         for name in chosen:
             is_default = name not in training.unset and getattr(training, name) == getattr(
                 TrainingSettings, name

@@ -97,7 +97,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     """Return the options of training with those that were left open."""
     posterior, adapter, settings = plan.posterior, plan.adapter, plan.training
     validated = data.validation is not None or bool(settings.hold_out)
-    by_rows = adapter.trains and adapter.episodes is None
+    by_rows = adapter.trains_with_head
     if "cv" not in plan.chosen:
         # Few rows without an adapter choose the prior by cross-validation instead.
         scales = by_rows or (not adapter.trains and len(data.rows) > FEW_ROWS)
@@ -226,7 +226,7 @@ def fit_facts(plan: Plan, data: TrainingData) -> FitFacts:
         epochs=plan.training.epochs,
         batch_size=plan.training.batch_size,
         adapter_trains=plan.adapter.trains,
-        head_trains=plan.adapter.trains and plan.adapter.episodes is None,
+        head_trains=plan.adapter.trains_with_head,
         is_validated=data.validation is not None,
         cross_validates=bool(plan.training.cv),
     )
@@ -261,10 +261,10 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
             "one text; leave that feature score out, or give more rows"
         )
     plan.adapter.check_rows(data.rows)
-    if plan.adapter.episodes is not None and (plan.training.cv or plan.training.keep_folds):
+    if plan.adapter.trains_itself and (plan.training.cv or plan.training.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
-            "trains on episodes; leave them out, or give validation data",
+            f"{plan.adapter.trains_itself}; leave them out, or give validation data",
             code="not-in-episodes",
         )
     if plan.format == "options":
@@ -282,8 +282,8 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
 def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
     """Raise InputError if several processes cannot share the training."""
     subject, reason = f"posterior {posterior.name!r}", posterior.not_shared
-    if adapter.episodes is not None:
-        subject, reason = f"adapter {adapter.name!r}", "trains on few-shot episodes"
+    if adapter.trains_itself:
+        subject, reason = f"adapter {adapter.name!r}", adapter.trains_itself
     if adapter.trains and reason:
         raise InputError(
             f"{subject} cannot be trained by several processes: it {reason}; start a single "

@@ -12,7 +12,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.registry import ADAPTERS, table_name
-from bayeslora.contrib.amt import AMT
+from bayeslora.contrib.amt.adapter import AMT
 from bayeslora.contrib.corda import CorDA
 from bayeslora.contrib.lisa import LISA
 from bayeslora.contrib.s2ft import S2FT

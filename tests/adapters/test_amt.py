@@ -5,13 +5,8 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
-from bayeslora.contrib.amt import AMT
-from bayeslora.prototypes import (
-    cosine_logits,
-    held_out_cosines,
-    prototypes,
-    separation,
-)
+from bayeslora.contrib.amt.adapter import AMT, separation
+from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
 
 P, R = 3, 2
 OPTIONS = {"r": R, "eps": (0.0, 0.1, 0.2), "weight_eps": (0.0, 0.01, 0.02), "target_modules": "up"}

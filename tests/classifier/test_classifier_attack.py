@@ -9,10 +9,10 @@ from tiny import tiny_bert, toy_rows
 from usage import TEST, new
 
 import bayeslora as bl
-from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
 from bayeslora.contrib.attacks import Attack, _Piece, attacked
 from bayeslora.contrib.attacks import main as attack_main
+from bayeslora.contrib.perturbation import Inputs, TokenBall, ascend
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 

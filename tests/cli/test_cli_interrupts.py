@@ -11,8 +11,8 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
+from bayeslora.contrib.amt import episodes
 from bayeslora.engine import ensemble
-from bayeslora.engine.training import episodes
 from bayeslora.engine.training import loop as training
 
 EPOCHS = 5

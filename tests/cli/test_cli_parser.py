@@ -40,10 +40,6 @@ def test_help_and_complaints_import_nothing_heavy(argv):
     assert modules_after(*argv) == "[]"
 
 
-def test_methods_imports_no_network_library():
-    assert modules_after("methods") == "['numpy']"
-
-
 def test_tasks_imports_neither_torch_nor_transformers():
     assert modules_after("tasks") == "['numpy', 'yaml']"
 

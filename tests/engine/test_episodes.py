@@ -8,20 +8,19 @@ import pytest
 import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
-from bayeslora.adapters.base import Adversary
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.perturbation import ascend, content, open_inputs
-from bayeslora.contrib.amt import AMT
-from bayeslora.engine.build import build_network
-from bayeslora.engine.plan import Plan
-from bayeslora.engine.training import episodes as engine
-from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.episodes import (
+from bayeslora.contrib.amt import episodes as engine
+from bayeslora.contrib.amt.adapter import AMT, mix
+from bayeslora.contrib.amt.episodes import (
+    Adversary,
     MetaTuning,
     draw_episode,
     meta_tune,
-    mix,
 )
+from bayeslora.contrib.perturbation import ascend, content, open_inputs
+from bayeslora.engine.build import build_network
+from bayeslora.engine.plan import Plan
+from bayeslora.engine.training.base import Training
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.point import MLE
 
@@ -276,7 +275,9 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
     monkeypatch.setattr(engine, "_EVERY", 1)
     whole = network_of(bert)
     options = {"seed": 3, "max_grad_norm": 1}
-    expected = meta_tune(training(whole, texts_of(whole), **options, directory=tmp_path / "whole"))
+    expected = meta_tune(
+        training(whole, texts_of(whole), **options, directory=tmp_path / "whole"), ADAPTER.episodes
+    )
     options["directory"] = tmp_path / "part"
     network = network_of(bert)
     calls = []
@@ -291,8 +292,8 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(MetaTuning, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            meta_tune(training(network, texts_of(network), **options))
+            meta_tune(training(network, texts_of(network), **options), ADAPTER.episodes)
     again = network_of(bert)
-    result = meta_tune(training(again, texts_of(again), **options))
+    result = meta_tune(training(again, texts_of(again), **options), ADAPTER.episodes)
     assert result == expected
     assert equal(state_of(whole), state_of(again))

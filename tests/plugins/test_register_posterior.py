@@ -109,7 +109,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
     assert loaded.posterior == Wide(3.0)
     monkeypatch.setattr("bayeslora.posteriors.registry.CATALOGUE.registered", {})
-    with refused("damaged", "'wide'", "register_posterior"):
+    with refused("package", "'wide'", "register_posterior"):
         bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
 
 

@@ -41,7 +41,7 @@ from bayeslora.engine.fitted.card import model_card
 from bayeslora.engine.network import Members, Network, member_prefix, under
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.errors import InputError, MissingAssetError, first_line
+from bayeslora.errors import InputError, MissingAssetError, first_line, located
 from bayeslora.foreign import reading
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
@@ -160,6 +160,8 @@ def _without_patterns(
 
 def _check_results(files: ModelFiles) -> None:
     """Raise InputError if the model card cannot be made from a record's results."""
+    with located(_location(files.directory)):
+        Plan.of(files.record)  # a method whose package is missing is no damage
     try:
         model_card(files.record, "")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +23,6 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.episodes import choose_mixtures, mix
 from bayeslora.engine.training.final_fit import fit_frozen
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
@@ -64,15 +64,15 @@ def for_new_classes(
     network = _with_head(fitted, posterior, len(classes))
     with quiet_transformers():
         support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
-    pool = merged is not None and merged.episodes is not None
-    mixtures = choose_mixtures(network, merged, support) if merged and pool else [[]]
-    scores = settled_scores(None, posterior) if len(mixtures) == 1 and _differ(labels) else ()
+    variants: Sequence[Callable[[], None]] = [lambda: None]
+    if merged is not None and merged.trains_itself:
+        variants = merged.variants(network, support)
+    scores = settled_scores(None, posterior) if len(variants) == 1 and _differ(labels) else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
     fit = Training(network, plan, support)
     members, fits = [], []
-    for weights in mixtures:
-        if pool:
-            mix(network, weights)
+    for put in variants:
+        put()
         fits.append(fit_frozen(fit))
         members.append(network.trained_state())
     network.load_trained_state(members[0])
@@ -99,11 +99,11 @@ def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
     known = None if fitted.record.adapter is None else fitted.plan.adapter
     if adapter is None:
         return known
-    if known is None or type(adapter) is not type(known) or known.episodes is None:
+    if known is None or type(adapter) is not type(known):
         raise InputError(
             f"{method_name(fitted.record)} has no pool of adapters to merge; leave adapter out"
         )
-    return known.merged_as(adapter)
+    return known.for_new_classes(adapter)
 
 
 def _differ(labels: torch.Tensor) -> bool:

@@ -17,7 +17,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
 from bayeslora.data.union import TASK
-from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
+from bayeslora.engine.build import check_last_layer, check_trains_itself, last_layer
 from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
@@ -66,7 +66,7 @@ def check_takes(network: Network, config: Posterior) -> None:
         else "",
     )
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
-        check_episodes(network.plan.adapter, config)
+        check_trains_itself(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
     if len(network.members) != 1:
         raise InputError(

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, one_hot
 
 from bayeslora.adapters.site import Site
 from bayeslora.logits import GaussianLogits
@@ -24,7 +25,6 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import FinalFit
-from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.recalibration.temperature import best_inverse
 
 
@@ -158,3 +158,25 @@ class PrototypeHead(AroundPoint):
     def report(self) -> dict[str, float | str]:
         """Return κ."""
         return {"scale": float(self.scale)}
+
+
+def prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the mean features [C, d] of each class, given features [N, d]; no class is empty."""
+    members = one_hot(labels, num_classes).to(features)
+    return members.T @ features / members.sum(0)[:, None]
+
+
+def cosine_logits(features: Tensor, centres: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """Return κ cos(φ, c) [N, C] for features [N, d] and prototypes [C, d]."""
+    return scale * normalize(features, dim=-1) @ normalize(centres, dim=-1).T
+
+
+def held_out_cosines(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return cosines [N, C], with each row left out of the prototype of its own class."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    centres = prototypes(features, labels, num_classes)
+    cosines = cosine_logits(features, centres)
+    sizes = counts[labels][:, None].to(features)
+    without = (sizes * centres[labels] - features) / (sizes - 1)
+    alone = (normalize(features, dim=-1) * normalize(without, dim=-1)).sum(-1)
+    return cosines.scatter(1, labels[:, None], alone[:, None])

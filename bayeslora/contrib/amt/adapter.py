@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -34,14 +35,18 @@ from annotated_types import Interval
 from torch import Generator, Tensor, nn
 from torch.nn import Linear
 from torch.nn import functional as F
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
-from bayeslora.adapters.base import Adapter, Adversary, Episodes, Layers
+from bayeslora.adapters.base import Adapter, Layers
 from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, blank_factors
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.adapters.targets import find_targets
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.contrib.amt.episodes import Adversary, Episodes, meta_tune, pooled
+from bayeslora.engine.network import Network, unscaled
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import (
@@ -55,7 +60,7 @@ from bayeslora.option_checks import (
     UpToOne,
 )
 from bayeslora.plain_text import counted
-from bayeslora.prototypes import separation, top_weights
+from bayeslora.posteriors.last_layer.prototypes import held_out_cosines
 
 _TEXTS = (0.0, 0.025, 0.05, 0.1)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
@@ -66,6 +71,7 @@ class AMT(Adapter):
     """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged."""
 
     name: ClassVar[str] = "amt"
+    trains_itself: ClassVar[str] = "trains on few-shot episodes"
     summary: ClassVar[str] = "pool of LoRA adapters, meta-trained under adversarial attacks"
     use: ClassVar[str] = "Few examples per class, or adversarially perturbed inputs."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
@@ -160,26 +166,52 @@ class AMT(Adapter):
         """Whether each member predicts in a pass of its own."""
         return self.merge == "ensemble"
 
-    def merged_as(self, other: Adapter) -> Self:
-        """Return these options with the merge options of `other`."""
+    def train(self, fit: Training) -> dict[str, float]:
+        """Tune every member on episodes; return their mean losses at the end."""
+        losses = meta_tune(fit, self.episodes)
+        return {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
+
+    def variants(self, network: Network, rows: PreparedTexts) -> Sequence[Callable[[], None]]:
+        """Return functions that set a mixture of the members, one for each predicting network."""
+        sites, labels = pooled(network), rows.labels
+        count, classes = sites[0].num_members, int(labels.max()) + 1
+
+        def support(member: int) -> tuple[Tensor, Tensor, float]:
+            mix(network, [float(index == member) for index in range(count)])
+            network.eval()
+            features = network.encoder.features(rows)
+            features = unscaled(network.encoder, features.double()).values
+            cosines = held_out_cosines(features, labels, classes)
+            return cosines, labels, float(sites[0].cosine_scales[member])
+
+        return [partial(mix, network, weights) for weights in self.mixtures(count, support)]
+
+    def for_new_classes(self, requested: Adapter) -> Self:
+        """Return these options with the merge options of `requested`."""
         return self._with(
-            **{name: getattr(other, name) for name in ("merge", "top", "gamma", "beta")}
+            **{name: getattr(requested, name) for name in ("merge", "top", "gamma", "beta")}
         )
 
     def mixtures(
         self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
     ) -> list[list[float]]:
-        """Return the weights of the members by `merge`; see `Adapter.mixtures`."""
+        """Return the weights of the members by `merge`, one list per predicting network.
+
+        Args:
+            count: P, the number of members.
+            support: From a member's index to the leave-one-out cosines [N, C] of rows with the
+                class prototypes, the labels [N], and the member's κ.
+        """
         if self.merge == "uniform":
             return [[1 / count] * count]
-        one_hot = [[float(index == member) for index in range(count)] for member in range(count)]
+        alone = [[float(index == member) for index in range(count)] for member in range(count)]
         if self.merge == "ensemble":
-            return one_hot
+            return alone
 
         supports = [support(member) for member in range(count)]
         if self.merge == "best":
             losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in supports]
-            return [one_hot[losses.index(min(losses))]]
+            return [alone[losses.index(min(losses))]]
         scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in supports]
         weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
         return [weights.tolist()]
@@ -373,3 +405,28 @@ class Pool(Site):
 
     def _slice(self, member: int) -> slice:
         return slice(member * self.r, (member + 1) * self.r)
+
+
+def mix(network: Network, weights: Sequence[float]) -> None:
+    """Set the mixture of a pool's members in every layer."""
+    for site in pooled(network):
+        site.select(weights)
+
+
+def separation(cosines: Tensor, labels: Tensor, gamma: float) -> float:
+    """Return γ·intra − (1 − γ)·inter, class means of cosines [N, C] to own and other prototypes."""
+    classes = cosines.shape[1]
+    within = cosines.gather(1, labels[:, None])[:, 0]
+    between = (cosines.sum(1) - within) / (classes - 1)
+    members = one_hot(labels, classes).to(cosines)
+    per_class = members.T @ torch.stack([within, between], 1) / members.sum(0)[:, None]
+    intra, inter = per_class.mean(0).tolist()
+    return float(gamma * intra - (1 - gamma) * inter)
+
+
+def top_weights(scores: Tensor, top: int, beta: float) -> Tensor:
+    """Return the softmax of β times the `top` largest of P scores, and 0 for the others."""
+    chosen = scores.argsort(descending=True, stable=True)[:top]
+    weights = torch.zeros_like(scores)
+    weights[chosen] = (beta * scores[chosen]).softmax(0)
+    return weights

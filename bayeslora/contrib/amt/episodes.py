@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,26 +20,68 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from bayeslora.adapters.base import Adapter, Adversary, Episodes, PooledSite
-from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
-from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
+from bayeslora.contrib.perturbation import Inputs, ascend, open_inputs
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.base import FitResult, Training
+from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.checkpoints import read_checkpoint, write_checkpoint
-from bayeslora.engine.training.final_fit import fit_frozen
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
+from bayeslora.posteriors.last_layer.prototypes import cosine_logits, prototypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bayeslora.contrib.amt.adapter import Pool
 
 logger = logging.getLogger(__name__)
 
 _EVERY = 50
 """Episodes between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Perturbations that one member of a pool is tuned against.
+
+    Attributes:
+        inputs: ε of the input perturbation: for a token, a share of the mean norm of an embedding;
+            for a pixel, a share of its range. 0 for none.
+        weights: γ_w of the weight perturbation, a share of each factor's norm. 0 for none.
+    """
+
+    inputs: float
+    weights: float
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """How the members of a pool are tuned, one after the other.
+
+    Attributes:
+        ways: N, classes per episode; fewer if the data has fewer.
+        shots: K, support examples per class.
+        queries: M, maximal number of query examples per class.
+        count: Episodes per member.
+        lr: Initial learning rate of SGD, with cosine decay.
+        momentum: Momentum of SGD.
+        penalty: λ, weight of the divergence between clean and perturbed predictions.
+        steps: Steps of the input perturbation.
+        texts: An adversary per member for texts.
+        images: An adversary per member for images.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    count: int
+    lr: float
+    momentum: float
+    penalty: float
+    steps: int
+    texts: tuple[Adversary, ...]
+    images: tuple[Adversary, ...]
 
 
 @dataclass(frozen=True)
@@ -250,9 +292,9 @@ class MetaTuning:
         return parameters
 
 
-def pooled(network: Network) -> list[PooledSite]:
+def pooled(network: Network) -> list[Pool]:
     """Return the sites of a network whose adapter is tuned by episodes."""
-    return cast("list[PooledSite]", network.sites)
+    return cast("list[Pool]", network.sites)
 
 
 def adversaries(options: Episodes, network: Network) -> tuple[Adversary, ...]:
@@ -260,7 +302,7 @@ def adversaries(options: Episodes, network: Network) -> tuple[Adversary, ...]:
     return options.images if network.encoder.backbone.kind == "vision" else options.texts
 
 
-def meta_tune(fit: Training) -> list[float]:
+def meta_tune(fit: Training, options: Episodes) -> list[float]:
     """Tune every member of a pool, resuming from the last checkpoint, if any.
 
     Members see the same episodes.
@@ -268,12 +310,12 @@ def meta_tune(fit: Training) -> list[float]:
     Args:
         fit: A training whose network has a fresh pool, which is tuned in place, and whose rows the
             episodes are drawn from.
+        options: Options of the tuning.
 
     Returns:
         The mean loss of each member's last episodes.
     """
     network, seed, directory = fit.network, fit.plan.seed, fit.directory
-    options = cast("Episodes", fit.plan.adapter.episodes)
     network.eval()
     members = adversaries(options, network)
     checkpoint = read_checkpoint(directory)
@@ -313,59 +355,3 @@ def meta_tune(fit: Training) -> list[float]:
                     now |= {f"tuning.{key}": t for key, t in tuning.state().items()}
                     write_checkpoint(directory, now | {"losses": losses}, {"episodes": step})
     return losses[:, -_EVERY:].mean(1).tolist()
-
-
-def fit_pool(fit: Training) -> FitResult:
-    """Tune a pool and fit the last layer to the features of its first mixture."""
-    losses = meta_tune(fit)
-    result = _fit_mixture(fit, choose_mixtures(fit.network, fit.plan.adapter, fit.train)[0])
-    figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
-    return replace(result, adapter=summary(fit.network.sites) | figures)
-
-
-def pool_states(fit: Training) -> list[dict[str, Tensor]]:
-    """Return the trained tensors of a network, and of a pool's other separate members."""
-    states = [fit.network.trained_state()]
-    if fit.plan.adapter.has_members:
-        quiet = replace(fit, plan=replace(fit.plan, progress=False))
-        for weights in choose_mixtures(fit.network, fit.plan.adapter, fit.train)[1:]:
-            _fit_mixture(quiet, weights)
-            states.append(fit.network.trained_state())
-    return states
-
-
-def _fit_mixture(fit: Training, weights: Sequence[float]) -> FitResult:
-    """Fit the last layer to the features of a mixture of a pool's members."""
-    mix(fit.network, weights)
-    return fit_frozen(fit)
-
-
-def choose_mixtures(network: Network, adapter: Adapter, rows: PreparedTexts) -> list[list[float]]:
-    """Return the member weights of each network that a pool predicts with, usually one network.
-
-    Args:
-        network: Network with the tuned pool.
-        adapter: Its options.
-        rows: Labelled rows of the classes to distinguish.
-
-    Raises:
-        InputError: The weights need a left-out row per class, and a class has a single row.
-    """
-    sites, labels = pooled(network), rows.labels
-    count, classes = sites[0].num_members, int(labels.max()) + 1
-
-    def support(member: int) -> tuple[Tensor, Tensor, float]:
-        mix(network, [float(index == member) for index in range(count)])
-        network.eval()
-        features = network.encoder.features(rows)
-        features = unscaled(network.encoder, features.double()).values
-        cosines = held_out_cosines(features, labels, classes)
-        return cosines, labels, float(sites[0].cosine_scales[member])
-
-    return adapter.mixtures(count, support)
-
-
-def mix(network: Network, weights: Sequence[float]) -> None:
-    """Set the mixture of a pool's members in every layer."""
-    for site in pooled(network):
-        site.select(weights)

@@ -1,0 +1,1 @@
+"""AMT: `adapter.py` has options, pool and merge, `episodes.py` the tuning."""
