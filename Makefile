@@ -26,8 +26,8 @@ help:
 	@echo "make docs    build the documentation site, docs/_build/html; make gallery writes its reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (30 minutes of an"
 	@echo "             idle machine; SPEED=--quick: five)"
-	@echo "make bench   a study of benchmarks/ (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes"
-	@echo "             by default: benchmarks/README.md says what each asks and how long it takes)"
+	@echo "make bench   a study of benchmarks/, or a grid of benchmarks/grids (hours; DATA_DIR=... for more than"
+	@echo "             newsgroups; BENCH=default_fit by default: benchmarks/README.md says what each asks)"
 
 setup: $(STAMP)
 
@@ -104,12 +104,17 @@ gallery: $(STAMP)
 	$(BIN)/python docs/make_gallery.py
 
 # The studies: benchmarks/README.md.
-BENCH := regimes
+BENCH := default_fit
+GRID := $(wildcard benchmarks/grids/$(BENCH).yaml)
 takes = $(shell $(BIN)/python -m benchmarks.$(BENCH) --help | grep -q -e '$(1) ' && echo yes)
 BENCH_DATA = $(if $(DATA_DIR),$(if $(call takes,--data-dir),--data-dir $(DATA_DIR)),$(if $(call takes,--tasks),--tasks newsgroups))
 
 bench: $(STAMP)
+ifdef GRID
+	$(BIN)/bayeslora experiment $(GRID) --out runs/$(BENCH) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+else
 	$(BIN)/python -m benchmarks.$(BENCH) $(BENCH_DATA)
+endif
 
 # SPEED=--quick takes five minutes; an idle machine, or the numbers say nothing.
 bench-speed: $(STAMP)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,16 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import say_fitted_to
-from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
+from bayeslora.engine.training_options import (
+    CHOSEN,
+    ColumnNames,
+    FitOptions,
+    TrainingSettings,
+    columns_in,
+)
 from bayeslora.errors import InputError
 from bayeslora.io.directories import refuse_foreign
 from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
-from bayeslora.keywords import ColumnNames, Loading, check_keywords, columns_in
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
@@ -66,6 +71,27 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
 
 logger = logging.getLogger(__name__)
+
+
+class Loading(TypedDict, total=False):
+    """How a backbone is loaded.
+
+    Attributes:
+        dtype: Data type of the frozen weights: `auto` (default), `float32`, `bfloat16`.
+        device: A torch device; by default the GPU if there is one.
+        trust_remote_code: Whether code from the backbone's repository may run; by default not.
+    """
+
+    dtype: str
+    device: str | None
+    trust_remote_code: bool
+
+
+def check_keywords(function: str, options: Mapping[str, Any], typed: Any) -> None:
+    """Raise TypeError for a keyword that a typed dictionary does not have."""
+    for name in options:
+        if name not in typed.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 class BayesianClassifier:

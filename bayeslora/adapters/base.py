@@ -179,7 +179,7 @@ USUAL_LAYERS = 6
 def layers_that_answer(layers: int) -> int:
     """Return how many layers `num_layers="auto"` adapts if a language model scores options.
 
-    Half of them: `benchmarks/question_layers` compared this with 6 and with all layers.
+    Half of them: `reports/archive/question-layers` compared this with 6 and with all layers.
     """
     return max(USUAL_LAYERS, layers // 2)
 

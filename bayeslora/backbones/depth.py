@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
 """Default shares of a decoder's layers: with adapters, which replace the work of the upper layers,
-and without; see reports/reading."""
+and without; see reports/archive/reading."""
 
 
 ALL_LAYERS = 1.0

@@ -48,7 +48,7 @@ class MiddleLayer:
 
     The upper layers of an encoder keep what separates the training classes, and may map an unusual
     text onto a usual one; the middle layers usually still separate the two. In a decoder all layers
-    do about as well (`benchmarks/layer_distances`).
+    do about as well (`reports/archive/layer-distances`).
 
     Attributes:
         layer: The layer.

@@ -11,7 +11,7 @@ RAW = "{text}"
 """The frame that leaves texts unchanged."""
 DEFAULT_FRAME = "Text: {text}\nCategory:"
 DEFAULT_PAIR_FRAME = "Text: {text}\n{text_pair}\nCategory:"
-"""Default frames of decoders; see reports/reading."""
+"""Default frames of decoders; see reports/archive/reading."""
 TEXT, PAIR, FILLED = "{text}", "{text_pair}", "{filled}"
 _FIELD = re.compile(r"\{\w*\}")
 _BLANK = re.compile(r"\s*(?<!\w)_(?!\w)")

@@ -207,8 +207,7 @@ def shortened(
         if len(text) <= 2 * size:
             return text
         if keep_end:
-            part = text[-size:]
-            part = part[min((k for k in map(part.find, " \n\t") if k >= 0), default=size) :]
+            part = text[-size:].partition(" ")[2]
         else:
             part = text[:size]
             part = part[: max(map(part.rfind, " \n\t"))].rstrip()

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from bayeslora.data import examples
-from bayeslora.data.examples import Examples, Label
+from bayeslora.data.examples import IMAGE, Examples, Label
 from bayeslora.data.formats import Record, Table
-from bayeslora.data.images import IMAGE, located, read_image
 from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
 
@@ -283,6 +282,9 @@ class Reader:
         """Return the path of a readable image."""
         if not isinstance(value, str) or is_blank(value):
             raise BadValueError(f"{shown(value)} is not an image path")
+        # Imported here: texts do not need it.
+        from bayeslora.data.images import located, read_image
+
         image = located(_whole(value), self.source)
         try:
             read_image(image)

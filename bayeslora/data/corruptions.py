@@ -67,27 +67,22 @@ class Corruption:
         rng = np.random.default_rng([self.seed, zlib.crc32(text.encode())])
         return CORRUPTIONS[self.kind](text, self.severity - 1, rng) if text else text
 
+    def corrupted(self, examples: Examples) -> Examples:
+        """Return the examples with corrupted texts.
+
+        Raises:
+            InputError: The examples are images.
+        """
+        if examples.images:
+            raise InputError(f"{examples.source}: corruptions apply to texts, not to images")
+        pairs = None if examples.pairs is None else tuple(map(self, examples.pairs))
+        return replace(examples, texts=tuple(map(self, examples.texts)), pairs=pairs)
+
     @property
     def notes(self) -> dict[str, str]:
         """Metadata for predictions of corrupted texts."""
         numbers = {"severity": self.severity, "corruption_seed": self.seed}
         return {"corruption": self.kind, **{key: str(value) for key, value in numbers.items()}}
-
-
-def corrupted(examples: Examples, corruption: Corruption) -> Examples:
-    """Return the examples with corrupted texts.
-
-    Raises:
-        InputError: The examples are images.
-    """
-    if examples.images:
-        raise InputError(f"{examples.source}: corruptions apply to texts, not to images")
-    pairs = examples.pairs
-    return replace(
-        examples,
-        texts=tuple(map(corruption, examples.texts)),
-        pairs=None if pairs is None else tuple(map(corruption, pairs)),
-    )
 
 
 def _typos(text: str, level: int, rng: np.random.Generator) -> str:

@@ -21,6 +21,9 @@ Label = str | int | None
 PIECE = 2048
 """Rows that are read, predicted and written at a time."""
 
+IMAGE = "image"
+"""Column of the paths of images, unless another one is named."""
+
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 """Names of the options of a question, in order; a question has at most 20."""
 

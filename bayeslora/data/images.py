@@ -16,12 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.data.examples import Examples
+from bayeslora.data.examples import IMAGE, Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, first_line
-
-IMAGE = "image"
-"""Column of the paths of images, unless another one is named."""
 
 DIGITS = "digits"
 """The images of `sklearn.datasets.load_digits`, of shape 8 × 8, as an array."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import Examples, joined
+from bayeslora.data.examples import IMAGE, Examples, joined
 from bayeslora.data.formats import DEFAULT, Reading, Record, Table, open_table
-from bayeslora.data.images import IMAGE, holds_images, image_columns, is_image
 from bayeslora.data.questions import QUESTIONS, QuestionReader, are_questions
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
@@ -200,6 +199,9 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
     if columns.images or Path(path).suffix.lower() in (".npz", ".npy") or Path(path).is_dir():
+        # Imported here: texts do not need it.
+        from bayeslora.data.images import holds_images, image_columns, is_image
+
         if columns.images and is_image(path):
             return _pair_table([str(path)], None, columns)
         if holds_images(path) and not reading.is_of_text_file:

@@ -16,6 +16,7 @@ from torch import Tensor
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns, Reader
 from bayeslora.data.examples import (
+    IMAGE,
     LETTERS,
     Examples,
     class_names,
@@ -24,7 +25,6 @@ from bayeslora.data.examples import (
     encode_labels,
 )
 from bayeslora.data.formats import DEFAULT, Reading
-from bayeslora.data.images import IMAGE
 from bayeslora.data.read import read, stream
 from bayeslora.data.union import (
     TASK,
@@ -321,6 +321,8 @@ def encode_for(
             "The classifier has no class names: name them in index order, classes=[...] "
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
+    elif indexed:
+        advice.append(f"Labels may also be indices, 0 to {len(classes) - 1}")
     return encode_labels(
         rows, classes, unknown=unknown or "error", indexed=indexed, advice=". ".join(advice)
     )

@@ -103,7 +103,7 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
 SCALE_ROWS = 64
 """Texts for the scale of features: their root mean square, and so the meaning of a prior scale, is
 within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all texts, without a cost in NLL
-(`benchmarks/scale_rows`)."""
+(`reports/archive/scale-rows`)."""
 
 
 def set_feature_scale(network: Network, texts: PreparedTexts) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict
 
 from bayeslora import options
 from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
-from bayeslora.keywords import ColumnNames
 from bayeslora.option_checks import (
     BelowOne,
     Count,
@@ -152,6 +152,29 @@ class TrainingSettings(Options):
         return self.epochs * math.ceil(num_train / self.batch_size)
 
 
+class ColumnNames(TypedDict, total=False):
+    """Names of columns in the data.
+
+    Attributes:
+        text_column: Column of the texts; `text` by default.
+        label_column: Column of the labels; `label` by default.
+        pair_column: Column of second texts; none by default.
+        image_column: Column of image paths, relative to the file, for a vision model; not needed
+            for data with a column `image` and no `text`, image directories and image arrays.
+    """
+
+    text_column: str | None
+    label_column: str | None
+    pair_column: str | None
+    image_column: str | None
+
+
+def columns_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names of columns among keywords: `{"text": "review"}` for `text_column`."""
+    end = "_column"
+    return {name.removesuffix(end): value for name, value in options.items() if name.endswith(end)}
+
+
 class FitOptions(ColumnNames, total=False):
     """The fields of `TrainingSettings` that are keywords of `BayesianClassifier.fit`, for types."""
 
@@ -183,7 +206,7 @@ FINISHING_EPOCHS = 2
 FINISHING_RATE = 0.1
 """The last epochs of cross-validated networks, on all rows, and the factor of learning rates."""
 FULL_ROWS = 128
-"""Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
+"""Fits to fewer rows take as many steps as one to this many (`reports/archive/label-budget`)."""
 
 
 def default_epochs(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.data.corruptions import Corruption, corrupted
+from bayeslora.data.corruptions import Corruption
 from bayeslora.data.examples import class_names, data_hash, encode_labels
 from bayeslora.data.questions import is_description, read_description
 from bayeslora.errors import InputError
@@ -238,7 +238,7 @@ class Workshop:
             for name, examples in rows.ood.items()
         }
         shifted = {
-            name: clf.predict(corrupted(rows.reported, corruption), keep=keep, **options)
+            name: clf.predict(corruption.corrupted(rows.reported), keep=keep, **options)
             for name, corruption in setup.corruptions.items()
         }
         for name, result in {rows.split: predictions, **ood, **shifted}.items():
@@ -392,7 +392,7 @@ def _check_predictions(setup: Setup) -> None:
 
     Drawing.of(setup.posterior, **setup.predict)
     for corruption in setup.corruptions.values():
-        corrupted(setup.rows.reported.take([0]), corruption)
+        corruption.corrupted(setup.rows.reported.take([0]))
     options: Any = None if setup.train.choices is None else setup.model.get("format") or "options"
     fitted = class_names(setup.train)
     for name, rows in {setup.rows.split: setup.rows.reported, **setup.rows.ood}.items():

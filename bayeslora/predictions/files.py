@@ -264,17 +264,17 @@ def _by_rows(file: File, rows: Table, numbers: Sequence[str], texts: Sequence[st
     import pyarrow as pa
 
     def value(row: int, record: Record, name: str) -> float | str | None:
-        given = record[name]
+        cell = record[name]
         try:
             if name in numbers:
-                return _number(given, rows)
-            text = as_text(given)
+                return _number(cell, rows)
+            text = as_text(cell)
             (text or "").encode()
             if name != "id" or not text:
                 return text
             if rows.is_text and {"\n", file.delimiter} <= {*text}:
                 problem = "contains rows; check for an unclosed quotation mark"
-            elif isinstance(given, list | dict):
+            elif isinstance(cell, list | dict):
                 problem = "is not a string"
             else:
                 return text
@@ -282,7 +282,7 @@ def _by_rows(file: File, rows: Table, numbers: Sequence[str], texts: Sequence[st
             problem = "contains an unpaired surrogate, which is not valid Unicode"
         except (OverflowError, TypeError, ValueError):
             problem = "is not a number"
-        raise InputError(f"{file}, row {row}, column {shown(name)}: {shown(given)} {problem}")
+        raise InputError(f"{file}, row {row}, column {shown(name)}: {shown(cell)} {problem}")
 
     names = [*numbers, *texts]
     kinds = [pa.float64()] * len(numbers) + [pa.string()] * len(texts)

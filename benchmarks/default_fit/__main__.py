@@ -130,7 +130,7 @@ def fit(
     known = {*train.labels}
     rows = [row for row, label in enumerate(pools.score.labels) if label in known]
     rows = sorted(np.random.default_rng(0).permutation(rows)[:_MOST_SCORED].tolist())
-    clf = new_classifier(backbone, method.adapter, method.posterior, pools.num_tokens, seed)
+    clf = new_classifier(backbone, seed, method.adapter, method.posterior)
     start = time.perf_counter()
     with method.without():
         clf.fit(train, **method.options)

@@ -29,10 +29,9 @@ from bayeslora.io.directories import atomic_directory
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, shown
-from benchmarks.lib.task_rows import TASKS, load_experiment
+from benchmarks.lib.task_rows import TASKS, TaskRows, load_rows
 
 EPOCHS, BATCH, LEARNING_RATE, MAX_LENGTH = 10, 16, 1e-4, 64
 POSTERIORS = (
@@ -59,7 +58,7 @@ def main() -> None:
     results = Results(args.out, KEY)
     for seed, task in product(args.seeds, args.tasks):
         if results.get(task=task, seed=seed) is None:
-            data = load_experiment(task, data_dir=args.data_dir)
+            data = load_rows(task, args.data_dir)
             folder = args.runs / f"{task}-seed-{seed}"
             if not folder.is_dir():
                 fine_tune(data, seed, folder)
@@ -69,7 +68,7 @@ def main() -> None:
     results.sort()
 
 
-def fine_tune(data: ExperimentData, seed: int, folder: Path) -> None:
+def fine_tune(data: TaskRows, seed: int, folder: Path) -> None:
     """Fine-tune all weights with plain transformers and save the model in its format."""
     torch.manual_seed(seed)
     source = str(embedded_directory("minilm"))
@@ -111,7 +110,7 @@ def fine_tune(data: ExperimentData, seed: int, folder: Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
-def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, float | str]:
+def scored(data: TaskRows, folder: Path, posterior: str) -> dict[str, float | str]:
     """Return the test scores under a posterior; `mle` leaves the classifier unchanged."""
     clf = bl.BayesianClassifier.from_transformers(
         str(folder), posterior, max_length=MAX_LENGTH, progress=False
@@ -129,7 +128,7 @@ def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, floa
         for score in ("max_probability", "logit_variance"):
             pair = sorted_by_uncertainty(test.uncertainty(score), outside.uncertainty(score))
             values[f"{name} {score}"] = detection(pair)[0]
-    print(data.name, values, flush=True)
+    print(folder.name, values, flush=True)
     return values
 
 

@@ -10,16 +10,12 @@ Prediction sets hold the classes whose stated probability is at least `IN_SET`; 
 detection over two out-of-distribution sets.
 
     python -m benchmarks.interval_coverage
-    python -m benchmarks.interval_coverage --parts further printed --further-sets 100
-
-What is in results.jsonl already is kept; `--kinds` and `--parts` name what to simulate, for several
-processes that are started at once, or one after the other.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +52,7 @@ SIZES = (200, 2000)
 METHODS = ("percentile", "bca", "reflected")
 POPULATION = 400_000
 BINS = 15
+RESAMPLES = 199
 KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
 FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
@@ -65,55 +62,36 @@ NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
 IN_SET = 0.15
 TOO_RARELY = 0.85
 """Coverage below which the table marks an interval."""
-PARTS = ("first", "further", "printed")
-"""Scores of many data sets; other scores of labelled rows; scores with one kind of interval."""
 
 Scored = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
 """Scores by key, p-values of some of them, statistic of resamples, and sizes of its groups."""
 
 
 def main() -> None:
-    """Simulate data sets, count covered truths, and write the table."""
+    """Simulate the missing kinds of data sets, count covered truths, and write the table."""
     parser = study_parser(__doc__, "reports/interval-coverage", data_dir=False, threads=None)
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--further-sets", type=int, default=50)
-    parser.add_argument("--resamples", type=int, default=199)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
-    settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": args.resamples}
+    settings = {"sets": args.sets, "further_sets": args.further_sets, "resamples": RESAMPLES}
     results = Results(args.out, KEY)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for kind in args.kinds:
-        model, size = KINDS[kind]
-        power = MODELS[model]
-        scores = simulated(power, size, args)
-        known = results.get(kind=kind)
-        scores = (known["scores"] if known else {}) | scores
-        results.append({"kind": kind, **settings, "scores": scores})
-        tables = {row["kind"]: row["scores"] for row in results.rows()}
-        tables = {name: tables[name] for name in KINDS if name in tables}
-        with atomic_file(args.out / "summary.md") as temporary:
-            temporary.write_text(summary(tables, settings), encoding="utf-8")
-        print(kind, flush=True)
+    for kind, (model, size) in KINDS.items():
+        if results.get(kind=kind) is None:
+            scores = simulated(MODELS[model], size, args.sets, args.further_sets)
+            results.append({"kind": kind, **settings, "scores": scores})
+            print(kind, flush=True)
     results.sort()
+    write_summary(args.out)
 
 
-def simulated(power: float, size: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the results of `coverage` and `printed_coverage` for the requested parts."""
-    scores: dict[str, dict[str, float]] = {}
+def simulated(power: float, size: int, sets: int, further_sets: int) -> dict[str, dict[str, float]]:
+    """Return the results of `coverage` and `printed_coverage` for one kind of data sets."""
     truth = population_scores(power)
-    for part, sets, scored in (
-        ("first", args.sets, first_scores),
-        ("further", args.further_sets, further_scores),
-    ):
-        if part in args.parts:
-            scores |= coverage(
-                truth, power, size, sets=sets, resamples=args.resamples, scored=scored
-            )
-    if "printed" in args.parts:
-        scores |= printed_coverage(power, size, args.further_sets, args.resamples)
-    return scores
+    return {
+        **coverage(truth, power, size, sets=sets, scored=first_scores),
+        **coverage(truth, power, size, sets=further_sets, scored=further_scores),
+        **printed_coverage(power, size, further_sets),
+    }
 
 
 def draw(
@@ -177,7 +155,6 @@ def coverage(
     size: int,
     *,
     sets: int,
-    resamples: int,
     scored: Callable[..., Scored],
 ) -> dict[str, dict[str, float]]:
     """Return for each score its truth, its mean, and the coverage of each kind of interval."""
@@ -186,8 +163,8 @@ def coverage(
         generator = np.random.default_rng([1, size, int(10 * power), seed])
         rows = with_labels(generator, *draw(generator, size, power))
         outside = 1 - draw(generator, size, power, WIDTH / 2)[1].max(1)
-        values, chance, prepare, sizes = scored(rows, outside, resamples, seed)
-        spread = Resampling(resamples, seed, "bca").spread(prepare, sizes)
+        values, chance, prepare, sizes = scored(rows, outside, seed)
+        spread = Resampling(RESAMPLES, seed, "bca").spread(prepare, sizes)
         for place, (key, value) in enumerate(values.items()):
             record = records.setdefault(key, {"truth": truth[key], "mean": 0.0})
             record["mean"] += value / sets
@@ -220,9 +197,7 @@ def count(record: dict[str, float], method: str, score: Score, sets: int) -> Non
     record[method] = record.get(method, 0.0) + inside / sets
 
 
-def first_scores(
-    rows: LabelledRows, outside: NDArray[np.float64], resamples: int, seed: int
-) -> Scored:
+def first_scores(rows: LabelledRows, outside: NDArray[np.float64], seed: int) -> Scored:
     """Return accuracy, NLL, Brier, ECE and AUROC in the format of `coverage`."""
     inside = 1 - rows.confidence
 
@@ -242,14 +217,12 @@ def first_scores(
     sizes = [len(rows), len(outside)]
     values = prepare(*map(np.arange, sizes))(*(np.ones(size) for size in sizes))
     place = bin_places(rows.confidence, BINS)
-    drawn = ece_by_chance(rows.confidence, place, BINS, resamples, seed)
+    drawn = ece_by_chance(rows.confidence, place, BINS, RESAMPLES, seed)
     p = float(p_values(drawn, values[[FIRST.index("ece")]])[0])
     return dict(zip(FIRST, values.tolist(), strict=True)), {"ece": p}, prepare, sizes
 
 
-def further_scores(
-    rows: LabelledRows, _outside: NDArray[np.float64], resamples: int, seed: int
-) -> Scored:
+def further_scores(rows: LabelledRows, _outside: NDArray[np.float64], seed: int) -> Scored:
     """Return all other scores in the format of `coverage`."""
     places = [SCORE_KEYS.index(key) for key in FURTHER]
 
@@ -259,22 +232,20 @@ def further_scores(
 
     every = statistic(rows, BINS, "left")(np.ones(len(rows)))
     values = dict(zip(SCORE_KEYS, every.tolist(), strict=True))
-    scoring = Scoring(BINS, "left", Resampling(resamples, seed))
+    scoring = Scoring(BINS, "left", Resampling(RESAMPLES, seed))
     observed = np.array([values[key] for key in CHANCE_KEYS])
     p = p_values(errors_by_chance(rows, scoring), observed)
     chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
     return {key: values[key] for key in FURTHER}, chance, prepare, [len(rows)]
 
 
-def printed_coverage(
-    power: float, size: int, sets: int, resamples: int
-) -> dict[str, dict[str, float]]:
+def printed_coverage(power: float, size: int, sets: int) -> dict[str, dict[str, float]]:
     """Return the coverage of printed intervals: detection, prediction sets and uncertainties."""
     records: dict[str, dict[str, float]] = {}
     truth = printed_truth(power)
     for seed in range(sets):
         generator = np.random.default_rng([2, size, int(10 * power), seed])
-        for key, score in printed_scores(generator, size, power, resamples, seed).items():
+        for key, score in printed_scores(generator, size, power, seed).items():
             record = records.setdefault(key, {"truth": truth[key], "mean": 0.0})
             record["mean"] += score.value / sets
             count(record, "printed", score, sets)
@@ -282,7 +253,7 @@ def printed_coverage(
 
 
 def printed_scores(
-    generator: np.random.Generator, size: int, power: float, resamples: int, seed: int
+    generator: np.random.Generator, size: int, power: float, seed: int
 ) -> dict[str, Score]:
     """Return the scores of one data set with the intervals of `evaluate`."""
     true, stated = draw(generator, size, power)
@@ -294,7 +265,7 @@ def printed_scores(
         name: Predictions(draw(generator, size, power, width)[1], tuple("abcde"))
         for name, width in NEAR.items()
     }
-    how = Resampling(resamples, seed)
+    how = Resampling(RESAMPLES, seed)
     detected = detect(inside, outside, "max_probability", how)
     far, near = detected["far"].scores(), grouped(detected, {"near": tuple(NEAR)})["near"]
     total = uncertainty_means(inside, how)["total"]
@@ -341,8 +312,10 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
 
 
-def summary(tables: dict[str, dict[str, dict[str, float]]], settings: dict[str, int]) -> str:
-    """Return the table as Markdown."""
+def write_summary(out: Path) -> None:
+    """Write the tables of the simulated kinds."""
+    rows = Results(out, KEY).rows()
+    settings, tables = rows[0], {row["kind"]: row["scores"] for row in rows}
     lines = [
         "# How often 95 % intervals hold the truth",
         "",
@@ -362,7 +335,7 @@ def summary(tables: dict[str, dict[str, dict[str, float]]], settings: dict[str, 
         f"points, one from {settings['further_sets']:,} to "
         f"± {200 * (0.0475 / settings['further_sets']) ** 0.5:.1f}.",
     ]
-    for name, scores in tables.items():
+    for name in filter(tables.__contains__, KINDS):
         heading = "| score | truth | mean | printed | percentile | BCa | reflected | Wilson |"
         model, size = KINDS[name]
         lines += [
@@ -372,8 +345,9 @@ def summary(tables: dict[str, dict[str, dict[str, float]]], settings: dict[str, 
             heading,
             "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
-        lines += [line(key, row) for key, row in scores.items()]
-    return "\n".join(lines) + "\n"
+        lines += [line(key, row) for key, row in tables[name].items()]
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def line(key: str, row: dict[str, float]) -> str:

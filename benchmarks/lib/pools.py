@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -22,11 +22,10 @@ from bayeslora.data.examples import (
 from bayeslora.data.known import load_known
 from bayeslora.data.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
 from bayeslora.data.read import read
-from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.experiments.rows import drawn
 
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
-NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
+NUM_OOD, TEXT_TOKENS = 300, 32
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,11 @@ class Pools:
         train: Pool of training rows.
         score: Scoring rows of the same distribution.
         ood: Out-of-distribution rows by name.
-        shifted: Labelled rows of a shifted distribution by name.
-        num_tokens: Number of tokens of a text that are read.
     """
 
     train: Examples
     score: Examples
     ood: dict[str, Examples]
-    shifted: dict[str, Examples] = field(default_factory=dict)
-    num_tokens: int = TEXT_TOKENS
 
 
 def development(task: str, data_dir: Path | None) -> Pools:
@@ -54,9 +49,7 @@ def development(task: str, data_dir: Path | None) -> Pools:
         posts = load_newsgroups(
             num_train=3200, num_validation=800, num_near=NUM_OOD, num_far=NUM_OOD
         )
-        ood = {"near": posts.near, "far": posts.far}
-        # The groups' later posts, by date.
-        return Pools(posts.train, posts.validation, ood, {"later": posts.test})
+        return Pools(posts.train, posts.validation, {"near": posts.near, "far": posts.far})
     if task.startswith("clinc150_"):
         return clinc(int(task.removeprefix("clinc150_")), data_dir)
     if task in TWEETS:
@@ -72,9 +65,7 @@ def development(task: str, data_dir: Path | None) -> Pools:
 
 
 def pools_of(task: str, data_dir: Path | None) -> Pools:
-    """Return the pools of a development set, of a judged set, or of texts read in full."""
-    if task in LONGER:
-        return replace(development(LONGER[task], data_dir), num_tokens=128)
+    """Return the pools of a development set or of a judged set."""
     return (judgement if task in JUDGED else development)(task, data_dir)
 
 
@@ -114,11 +105,11 @@ def _tweets(column: str) -> Pools:
     return Pools(without_overlap(tweets.take(order[1500:]), score), score, {})
 
 
-def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
+def clinc(num_classes: int, data_dir: Path | None) -> Pools:
     """Return the pools of `num_classes` intents of clinc150, and its out-of-scope requests."""
     splits = {split: load_known("clinc150", split, data_dir) for split in CLINC_SPLITS}
     names = class_names(splits["train"])
-    intents = set(np.random.default_rng(seed).permutation(names)[:num_classes])
+    intents = set(np.random.default_rng(0).permutation(names)[:num_classes])
     selected = {name: _only(splits[name], intents) for name in CLINC_SPLITS[:3]}
     score = joined([selected["validation"], selected["test"]])
     train = without_overlap(without_duplicates(selected["train"]), score)
@@ -131,22 +122,18 @@ def _only(examples: Examples, classes: set[str]) -> Examples:
 
 
 def new_classifier(
-    backbone: Backbone, adapter: str, posterior: str, num_tokens: int, seed: int
+    backbone: Backbone, seed: int, adapter: str = "polar", posterior: str = "vbll"
 ) -> BayesianClassifier:
-    """Return a classifier that reads `num_tokens` of each text beside the default template."""
+    """Return a classifier that reads `TEXT_TOKENS` of each text beside the default template."""
+    frame = backbone.tokenizer(DEFAULT_FRAME.replace("{text}", ""))["input_ids"]
     return BayesianClassifier(
         backbone,
         adapter,
         posterior,
         seed=seed,
-        max_length=num_tokens + frame_tokens(backbone, DEFAULT_FRAME),
+        max_length=TEXT_TOKENS + len(frame),
         progress=False,
     )
-
-
-def frame_tokens(backbone: Backbone, frame: str) -> int:
-    """Return the number of tokens in a template without a text."""
-    return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
 
 
 TWEETS = {"tweets": "Author", "retweets": "Is retweet"}
@@ -154,6 +141,3 @@ TWEETS = {"tweets": "Author", "retweets": "Is retweet"}
 
 JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
 """20 random intents, questions with uninformative class names, and newswire by topic."""
-
-LONGER = {"newsgroups_128_tokens": "newsgroups", "ag_news_128_tokens": "ag_news_10k"}
-"""Development sets of which 128 tokens of a text are read."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.summary import sort_key
-from bayeslora.io.files import atomic_file, lock, read_json
+from bayeslora.io.files import atomic_file, lock
 
 FILE = "results.jsonl"
 _PATIENCE = 60.0  # seconds
@@ -108,44 +108,6 @@ class Results:
             if not isinstance(row, dict):
                 raise InputError(f"{self.path}, line {number}: not a JSON object")
             yield row
-
-
-def import_cells(results: Results, folder: Path, levels: Sequence[str] = ()) -> dict[str, int]:
-    """Append the cells of a folder with one JSON file per cell, and sort.
-
-    The file of a stored cell replaces its row.
-
-    Args:
-        results: Results to append to.
-        folder: Folder of the files, which may be nested.
-        levels: Columns whose values are the names of nested folders, the outermost first; a column
-            in the file takes precedence.
-
-    Returns:
-        Number of `new`, `changed` and `known` cells.
-
-    Raises:
-        InputError: If there is no file, or a file lacks a column of the key.
-    """
-    counts = {"new": 0, "changed": 0, "known": 0}
-    stored = {results._cell(row): row for row in results.rows()}
-    files = sorted(Path(folder).rglob("*.json"))
-    if not files:
-        raise InputError(f"{folder} has no JSON files")
-    rows = []
-    for file in files:
-        row = dict(zip(levels, file.relative_to(folder).parts[:-1], strict=False)) | read_json(file)
-        if missing := [column for column in results.key if column not in row]:
-            raise InputError(f"{file} has no {', '.join(missing)}")
-        rows.append(row)
-    for row in rows:
-        known = stored.get(results._cell(row))
-        kind = "new" if known is None else "known" if known == row else "changed"
-        counts[kind] += 1
-        if kind != "known":
-            results.append(row)
-    results.sort()
-    return counts
 
 
 def _dumped(row: Row) -> str:

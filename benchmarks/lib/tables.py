@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from scipy.stats import t as student
 
@@ -51,18 +50,6 @@ def _with_half(mean: float, half: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
 
 
-def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
-    """Return `<` or `>` if the NLL is significantly below or above the reference's."""
-    shared = rows.keys() & reference.keys()
-    if len(shared) < 2:
-        return ""
-    differences = [rows[seed]["nll"] - reference[seed]["nll"] for seed in shared]
-    mean, half = mean_and_half(differences)
-    if abs(mean) <= half:
-        return ""
-    return " <" if mean < 0 else " >"
-
-
 def difference(
     rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]], column: str
 ) -> str:
@@ -71,13 +58,3 @@ def difference(
     if not shared or rows is reference:
         return ""
     return shown([rows[seed][column] - reference[seed][column] for seed in shared])
-
-
-Rows = dict[int, dict[str, Any]]
-"""Rows by seed."""
-
-
-def is_blind(rows: Rows, column: str) -> bool:
-    """Return whether a score is missing, or an AUROC of a constant score."""
-    values = [row.get(column) for row in rows.values()]
-    return None in values or (column.endswith("logit_variance") and set(values) == {0.5})

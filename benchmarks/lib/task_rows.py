@@ -1,9 +1,10 @@
-"""Fixed rows of the benchmark tasks."""
+"""Fixed rows of the benchmark tasks, the same for every seed and method."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,58 +17,62 @@ from bayeslora.data.examples import (
     without_overlap,
 )
 from bayeslora.data.known import load_known
+from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.splits import stratified_sample, stratified_split
-from bayeslora.errors import unknown_choice
-from benchmarks.lib.experiment_data import FAR, ExperimentData, newsgroups
 
-# Options of the reports that do not study the reading: all layers, raw texts, no prior mean.
-WHOLE_AND_RAW: dict[str, Any] = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST, NUM_OOD = 640, 320, 800, 400
+NEAR, FAR = "near", "far"
 
 
-def load_experiment(
-    task: str,
-    *,
-    num_train: int = 640,
-    num_validation: int = 320,
-    num_test: int = 800,
-    num_ood: int = 400,
-    data_dir: str | Path | None = None,
-) -> ExperimentData:
-    """Return the fixed rows of a task, the same for every seed and method.
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows for training, tuning and testing a method.
+
+    Attributes:
+        train: Training rows.
+        validation: Rows for choosing hyper-parameters.
+        test: Test rows, which no choice depends on.
+        ood: Out-of-distribution rows by name: `near`, if the task has them, and `far`.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    ood: Mapping[str, Examples]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in index order."""
+        return class_names(self.train)
+
+
+def load_rows(task: str, data_dir: Path | None = None) -> TaskRows:
+    """Return the rows of a member of `TASKS`.
 
     Repeated training rows, and training rows that occur in another split, are dropped first.
 
-    Args:
-        task: A member of `TASKS`.
-        num_train: Training rows.
-        num_validation: Validation rows.
-        num_test: Test rows.
-        num_ood: Rows of each out-of-distribution set.
-        data_dir: Directory of the known tasks' files; not used for `newsgroups`.
-
     Raises:
-        InputError: If the task is unknown or its files are missing.
+        InputError: If the files of the task are missing.
+        MissingAssetError: If the posts of `newsgroups` are not installed.
     """
     if task == "newsgroups":
-        return newsgroups(
-            num_train=num_train, num_validation=num_validation, num_test=num_test, num_ood=num_ood
+        posts = load_newsgroups(
+            num_train=NUM_TRAIN,
+            num_validation=NUM_VALIDATION,
+            num_test=NUM_TEST,
+            num_near=NUM_OOD,
+            num_far=NUM_OOD,
         )
-    if task not in TASKS:
-        raise unknown_choice("experiment task", task, TASKS)
+        ood = {NEAR: posts.near, FAR: posts.far}
+        return TaskRows(posts.train, posts.validation, posts.test, ood)
     other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
-    test = _sample(load_known(task, "test", data_dir), num_test)
+    test = _sample(load_known(task, "test", data_dir), NUM_TEST)
     train = without_overlap(without_duplicates(load_known(task, "train", data_dir)), test)
-    fitting = _sample(train, num_train + num_validation)
-    train_rows, validation_rows = stratified_split(_codes(fitting), num_validation, 0)
-    return ExperimentData(
-        task,
-        fitting.take(train_rows),
-        fitting.take(validation_rows),
-        test,
-        {FAR: _sample(load_known(other, "test", data_dir), num_ood)},
-        {FAR: f"{other} test rows"},
-    )
+    fitting = _sample(train, NUM_TRAIN + NUM_VALIDATION)
+    train_rows, validation_rows = stratified_split(_codes(fitting), NUM_VALIDATION, 0)
+    far = _sample(load_known(other, "test", data_dir), NUM_OOD)
+    return TaskRows(fitting.take(train_rows), fitting.take(validation_rows), test, {FAR: far})
 
 
 def _sample(examples: Examples, size: int) -> Examples:

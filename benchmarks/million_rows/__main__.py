@@ -42,8 +42,9 @@ from benchmarks.lib.results import Results
 LIMIT = 1.10
 """Maximum memory for many rows, as a multiple of that for few."""
 
-DRAWS = 100
-"""Draws of the logits per row."""
+KEY = ("rows", "few")
+KILLS, DRAWS = 2, 100
+"""Number of kills, and draws of the logits per row."""
 
 _TOPICS = {
     "animals": ("cat", "dog", "horse", "bird", "fish", "barks", "purrs", "swims"),
@@ -75,39 +76,24 @@ def main() -> None:
     parser = study_parser(__doc__, "reports/million-rows", data_dir=False, threads=None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--few", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=2)
-    parser.add_argument("--labelled", action="store_true", help="the rows have labels to score")
-    parser.add_argument("--seed", type=int, default=0, help="of the points to kill at")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="million-rows-") as name:
-        result = measure(
-            Path(name),
-            rows=args.rows,
-            few=args.few,
-            kills=args.kills,
-            labelled=args.labelled,
-            seed=args.seed,
-        )
-    results = Results(args.out, ("rows", "few", "labelled"))
+        result = measure(Path(name), rows=args.rows, few=args.few)
+    results = Results(args.out, KEY)
     results.append(result)
     results.sort()
-    page = summary(result)
-    with atomic_file(args.out / "summary.md") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(page)
+    write_summary(args.out)
     if not (result["equal"] and result["memory_ratio"] <= LIMIT):
         sys.exit(1)
 
 
-def measure(
-    folder: Path, *, rows: int, few: int, kills: int, labelled: bool, seed: int
-) -> dict[str, Any]:
+def measure(folder: Path, *, rows: int, few: int) -> dict[str, Any]:
     """Run all predictions in `folder` and return the measurements."""
     model = fit_tiny(folder)
-    small = write_texts(folder / "few.jsonl", few, labelled=labelled)
-    large = write_texts(folder / "many.jsonl", rows, labelled=labelled)
+    small = write_texts(folder / "few.jsonl", few)
+    large = write_texts(folder / "many.jsonl", rows)
     pieces = -(-rows // PIECE)
-    points = (1 + np.random.default_rng(seed).permutation(pieces - 1)[:kills]).tolist()
+    points = (1 + np.random.default_rng(0).permutation(pieces - 1)[:KILLS]).tolist()
     few_run = predict(model, small, folder / "few.parquet")
     with ThreadPoolExecutor() as pool:  # threads only wait for processes
         many = pool.submit(predict, model, large, folder / "many.parquet")
@@ -117,7 +103,6 @@ def measure(
         "rows": rows,
         "few": few,
         "piece": PIECE,
-        "labelled": labelled,
         "data_bytes": large.stat().st_size,
         "file_bytes": (folder / "many.parquet").stat().st_size,
         "memory_ratio": round(runs["many"].peak_mib / runs["few"].peak_mib, 3),
@@ -152,7 +137,7 @@ def fit_tiny(folder: Path) -> Path:
     return folder / "model"
 
 
-def write_texts(path: Path, rows: int, *, labelled: bool, seed: int = 0) -> Path:
+def write_texts(path: Path, rows: int, *, labelled: bool = False, seed: int = 0) -> Path:
     """Write JSON lines with an id and a text of 3 to 8 words, mostly on one topic."""
     generator = np.random.default_rng(seed)
     topics = sorted(_TOPICS)
@@ -197,8 +182,9 @@ def predict(model: Path, data: Path, out: Path, *, kill_at: Sequence[int] = ()) 
     return Run(seconds, round(peak, 1), digest, len(kill_at))
 
 
-def summary(result: dict[str, Any]) -> str:
-    """Return the page in Markdown."""
+def write_summary(out: Path) -> None:
+    """Write the page of the measurement stored last."""
+    result = Results(out, KEY).rows()[-1]
     what = {
         "few": f"{result['few']:,} rows",
         "many": f"{result['rows']:,} rows",
@@ -207,8 +193,8 @@ def summary(result: dict[str, Any]) -> str:
     lines = [
         "# Predicting a million rows",
         "",
-        f"`bayeslora predict` on {'labelled' if result['labelled'] else 'unlabelled'} texts of 3 "
-        "to 8 words, two classes, with a decoder of 2 layers and width 16, "
+        "`bayeslora predict` on unlabelled texts of 3 to 8 words, two classes, with a "
+        "decoder of 2 layers and width 16, "
         f"{result['piece']:,} rows at a time. "
         "Peak resident memory of the process, Python and its libraries included. Made "
         "by `python -m benchmarks.million_rows`.",
@@ -227,7 +213,8 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['file_bytes'] / 2**20:.0f} MiB, the texts "
         f"{result['data_bytes'] / 2**20:.0f} MiB.",
     ]
-    return "\n".join(lines) + "\n"
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

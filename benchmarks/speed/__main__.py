@@ -11,86 +11,65 @@ command goes on; delete a row to measure it again.
     python -m benchmarks.speed --quick
     python -m benchmarks.speed --before CLONE
 
-`--before` measures our side with the package of another clone, such as one of commit 40a1510, by
-the functions of this file: options that it lacks are left out.
+`--before` measures our side with another clone of this repository too, by its own `work.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Collection
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from bayeslora.io.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
-from benchmarks.speed.cases import CASES, HEADS
-from benchmarks.speed.measuring import KEY, is_ours, largest, machine, measured
-from benchmarks.speed.work import FEATURES, ROWS, WORDS
+from benchmarks.speed.cases import CASES
+from benchmarks.speed.work import ROWS, THREADS, WORDS
 
-# Maximum runs of another version, and the seconds above which one run is enough.
-_BEFORE, _LONG = 3, 60
-MODULE = "benchmarks.speed"
-OURS, HERE = Path("reports/speed"), Path("build/speed")
+ROOT = Path(__file__).parents[2]
+KEY = ("kind", "name")
+BEFORE = "before"
+PEERS = ("torch", "transformers", "peft", "netcal", "torchmetrics", "laplace-torch")
 
 
 def main() -> None:
     """Run the missing measurements, then write the table."""
     usual = [name for name, case in CASES.items() if case.usual]
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument(
-        "--out", type=Path, help=f"default: {OURS}, and {HERE} where that is of another machine"
-    )
+    parser = study_parser(__doc__, "build/speed", data_dir=False, threads=None)
     parser.add_argument("--quick", action="store_true", help="one repeat of the short cases")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual)
     parser.add_argument("--before", type=Path, metavar="CLONE", help="another version of ours")
-    parser.add_argument("--measure", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, metavar=("CASE", "SIDE"))
     args = parser.parse_args()
     if args.measure:
         case, side = args.measure
-        done = CASES[case].sides[side]()
-        measurement = {"seconds": done} if isinstance(done, float) else done
-        measurement["mib"] = largest(of_children=case.startswith("cold-"))
-        print(json.dumps(measurement))
+        seconds = CASES[case].sides[side]()
+        print(json.dumps({"seconds": seconds, "mib": largest(of_children="cold-" in case)}))
         return
-    if args.out is None:
-        args.out = HERE if elsewhere(OURS, CASES) else OURS
-        print(f"results in {args.out}")
-    results, foreign = Results(args.out, KEY), elsewhere(args.out, args.cases)
-    if foreign:
-        parser.error(
-            f"{results.path} has rows of another machine, {', '.join(foreign)}; choose another "
-            "directory (--out), or delete them"
-        )
+    results = Results(args.out, KEY)
     for name in args.cases:
         case = CASES[name]
         if args.quick and not case.quick:
             continue
         place = {"kind": "case", "name": name}
-        known = results.get(**place)
-        if known is None:
-            known = {**place, "machine": machine(), "sides": {}}
-        elif all(side in known["sides"] for side in case.sides) and args.before is None:
-            print(
-                f"{name}: measured here before; to measure again, delete its row in {results.path}"
-            )
+        known = results.get(**place) or {**place, "machine": machine(), "sides": {}}
+        clones = dict.fromkeys(case.sides, ROOT)
         if args.before is not None:
-            side = next(iter(case.sides))
-            runs = known.setdefault("before", [])
-            while len(runs) < min(case.repeats, _BEFORE) and not (
-                runs and runs[-1]["seconds"] > _LONG
-            ):
-                runs.append(measured(MODULE, name, side, args.before))
-                print(name, "before", runs[-1], flush=True)
-                results.append(known)
-            continue
-        for _ in range(1 if args.quick else case.repeats):
-            for side in case.sides:
+            clones[BEFORE] = args.before
+        repeats = 1 if args.quick else case.repeats
+        for _ in range(repeats):
+            for side, clone in clones.items():
                 runs = known["sides"].setdefault(side, [])
-                if len(runs) < (1 if args.quick else case.repeats):
-                    runs.append(measured(MODULE, name, side))
+                if len(runs) < repeats:
+                    ours = next(iter(case.sides))
+                    runs.append(measured(name, ours if side == BEFORE else side, clone))
                     print(name, side, runs[-1], flush=True)
                     results.append(known)
         write_table(args.out)
@@ -98,58 +77,46 @@ def main() -> None:
     write_table(args.out)
 
 
-def elsewhere(out: Path, names: Collection[str]) -> list[str]:
-    """Return the names of the given cases that were measured on another machine."""
-    rows = [row for row in Results(out, KEY).rows(kind="case") if row["name"] in names]
-    return [row["name"] for row in rows if not is_ours(row["machine"])]
+def measured(case: str, side: str, clone: Path) -> dict[str, float]:
+    """Return seconds and MiB of one side in a process with an empty cache, by the code of a clone.
+
+    Raises:
+        CalledProcessError: If the measurement fails.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    command = [sys.executable, "-m", "benchmarks.speed", "--measure", case, side]
+    surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
+    surroundings["PYTHONPATH"] = str(clone.absolute())
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings, cwd=clone
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-def training_loop(results: Results) -> list[str]:
-    """Return the time of the training loop: the difference between fits of five epochs and one."""
-    rows = []
-    for dtype, end in (("float32", ""), ("bfloat16", "-bfloat16")):
-        fits = [results.get(kind="case", name=f"fit-{n}{end}") for n in ("1-epoch", "5-epochs")]
-        if None in fits:
-            continue
-        for side in CASES[f"fit-1-epoch{end}"].sides:
-            short, long = (median(run["seconds"] for run in fit["sides"][side]) for fit in fits)
-            rows.append(
-                (dtype, side, f"{(long - short) / 4:.2f}", f"{4 * ROWS / (long - short):.0f}")
-            )
-    if not rows:
-        return []
-    head = ("training loop", "side", "s per epoch", "texts per s")
-    return [
-        "The training loop alone, from the difference of five epochs and one:",
-        table(head, rows),
+def largest(*, of_children: bool) -> float:
+    """Return the peak memory of this process in MiB, or of its children for a cold start.
+
+    `ru_maxrss` of a process starts at the memory of its parent.
+    """
+    if of_children:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def machine() -> dict[str, str]:
+    """Return the description of the machine: processor and versions of packages."""
+    model = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
     ]
-
-
-def unfinished_peer(results: Results) -> list[str]:
-    """Return the progress of the package `vbll` if it was stopped."""
-    known = results.get(kind="case", name="head-peer")
-    runs = [] if known is None else known["sides"].get("vbll by AdamW", [])
-    if not any("nats_left" in run for run in runs):
-        return []
-    steps, left = (median(run[key] for run in runs) for key in ("steps", "nats_left"))
-    return [
-        f"The package vbll was stopped after {steps:.0f} steps of AdamW, {left:.3g} nats per row "
-        "below the optimum, with the best of three learning rates."
-    ]
-
-
-def stored() -> str:
-    """Return the file sizes of the heads' covariances, computed from the sizes of their tensors."""
-    from bayeslora import VBLL
-
-    sizes = []
-    for count in HEADS:
-        config = VBLL().sized(count, FEATURES, ROWS)
-        triangles = count * FEATURES * (FEATURES + 1) // 2
-        basis = (count + FEATURES) * FEATURES
-        size = 4e-6 * (triangles if config.covariance == "dense" else basis)
-        sizes.append(f"{count} classes {size:.1f} MB ({config.covariance})")
-    return f"Stored covariances of heads of {FEATURES} features: " + ", ".join(sizes) + "."
+    return {
+        "processor": f"{(model or [platform.processor()])[0]}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        **{name: version(name) for name in PEERS},
+    }
 
 
 def write_table(out: Path) -> None:
@@ -160,45 +127,32 @@ def write_table(out: Path) -> None:
         if known is None:
             continue
         machines[", ".join(f"{key} {value}" for key, value in known["machine"].items())] = None
-        ours = ""
-        earlier = [run["seconds"] for run in known.get("before", [])]
-        before = f"{median(earlier):.3g}" if earlier else ""
-        for side in case.sides:
+        ours = median(run["seconds"] for run in known["sides"][next(iter(case.sides))])
+        for side in (*case.sides, BEFORE):
             runs = known["sides"].get(side)
             if not runs:
                 continue
             seconds = [run["seconds"] for run in runs]
-            middle = median(seconds)
-            # A peer was stopped before it finished.
-            unfinished = "≥ " if any("nats_left" in run for run in runs) else ""
-            ratio = "" if not ours else f"{middle / float(ours):.2f}"
-            ours = ours or str(middle)
             rows.append(
                 (
                     case.work,
                     side,
-                    f"{unfinished}{middle:.3g}",
+                    f"{median(seconds):.3g}",
                     f"{min(seconds):.3g} to {max(seconds):.3g} ({len(seconds)})",
-                    unfinished + ratio,
+                    "" if side == next(iter(case.sides)) else f"{median(seconds) / ours:.2f}",
                     f"{median(run['mib'] for run in runs):.0f}",
-                    before,
                 )
             )
-            before = ""
-    head = ("work", "side", "median s", "range (runs)", "× ours", "MiB", "before, s")
+    head = ("work", "side", "median s", "range (runs)", "× ours", "MiB")
     lines = [
         "# Speed",
         "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
         f"{ROWS} texts of {WORDS} words, imports and loading included but in second fits; "
-        "predictions and heads leave both out. Made by `make "
-        "bench-speed`, and what takes longest by `python -m benchmarks.speed --cases NAME`. "
-        "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
-        "read as well. The machine's speed differs between days by a factor of up to three, and "
-        "few rows are of another day: compare within a row.",
+        "predictions and heads leave both out. Made by `python -m benchmarks.speed --out "
+        "reports/speed`, and what takes longest with `--cases NAME`. The machine's speed differs "
+        "between days by a factor of up to three, and few rows are of another day: compare within "
+        "a row. [More cases, and an earlier version](../archive/speed/summary.md).",
         table(head, rows),
-        *training_loop(results),
-        *unfinished_peer(results),
-        stored(),
         "Measured on: " + "; ".join(machines) + ".",
     ]
     with atomic_file(out / "summary.md") as temporary:

@@ -8,22 +8,17 @@ from dataclasses import dataclass
 from benchmarks.speed.work import (
     ALL_LAYERS,
     PREDICTED,
-    WHOLE,
     Run,
     all_scores,
     cold_evaluation,
     cold_prediction,
     head_fit,
-    manifold_steps,
     netcal_ece,
     our_ece,
     our_fit,
-    our_jensen_head,
     our_laplace,
     our_prediction,
-    peer_head,
     peer_laplace,
-    peer_steps,
     peft_fit,
     plain_prediction,
     process,
@@ -69,46 +64,11 @@ CASES: dict[str, Case] = {
         {"PoLAR-VBLL": our_fit("float32", 5), "peft": peft_fit("float32", 5)},
         quick=False,
     ),
-    "fit-5-epochs-bfloat16": Case(
-        "fit, 5 epochs, bfloat16",
-        {"PoLAR-VBLL": our_fit("bfloat16", 5), "peft": peft_fit("bfloat16", 5)},
-        quick=False,
-        usual=False,
-    ),
-    "fit-all-layers-5-epochs": Case(
-        "fit, 5 epochs, float32, adapters on all layers",
-        {
-            "PoLAR-VBLL": our_fit("float32", 5, "polar:num_layers=30"),
-            "peft": peft_fit("float32", 5, ALL_LAYERS),
-        },
-        repeats=3,
-        quick=False,
-        usual=False,
-    ),
     "fit-all-layers-float32": Case(
         "fit, 1 epoch, float32, adapters on all layers",
         {
             "PoLAR-VBLL": our_fit("float32", 1, "polar:num_layers=30"),
             "peft": peft_fit("float32", 1, ALL_LAYERS),
-        },
-        quick=False,
-        usual=False,
-    ),
-    "fit-all-layers": Case(
-        "fit, 1 epoch, bfloat16, adapters on all layers",
-        {
-            "PoLAR-VBLL": our_fit("bfloat16", 1, "polar:num_layers=30"),
-            "peft": peft_fit("bfloat16", 1, ALL_LAYERS),
-        },
-        quick=False,
-        usual=False,
-    ),
-    "reading": Case(
-        "fit as by default, 24 words, loading left out",
-        {
-            "default reading": whole_fit(),
-            "all layers, raw": whole_fit(**WHOLE),
-            "last layer alone": whole_fit("none"),
         },
         quick=False,
         usual=False,
@@ -128,15 +88,6 @@ CASES: dict[str, Case] = {
     "second-fit": Case(
         "second fit of the same rows, last layer alone, default reading",
         {"states from disk": second_fit(cached=True), "pass again": second_fit(cached=False)},
-    ),
-    "second-adapter": Case(
-        "fit of another adapter to the same rows, 1 epoch, default reading",
-        {
-            "states from disk": second_fit("lora", cached=True),
-            "pass again": second_fit("lora", cached=False),
-        },
-        quick=False,
-        usual=False,
     ),
     "predict": Case(
         f"{PREDICTED} predictions, float32",
@@ -160,41 +111,12 @@ CASES: dict[str, Case] = {
         },
         quick=False,
     ),
-    "predict-methods": Case(
-        f"{PREDICTED} predictions as by default, by method",
-        {
-            "PoLAR-VBLL": our_prediction("float32", "vbll", adapter="polar", default_reading=True),
-            "LoRA-MLE": our_prediction("float32", "mle", default_reading=True),
-        },
-        quick=False,
-        usual=False,
-    ),
-    "predict-folds": Case(
-        f"{PREDICTED} predictions by the five networks of `--cv 5 --keep-folds`, default reading",
-        {
-            "five networks": our_prediction(
-                "float32", "vbll", default_reading=True, cv=5, keep_folds=True
-            ),
-            "one network": our_prediction("float32", "vbll", default_reading=True),
-        },
-        quick=False,
-    ),
     **{
         f"head-{count}": Case(
             f"closed-form VBLL head, {count} classes", {"VBLL": head_fit(count)}, quick=count < 77
         )
         for count in HEADS
     },
-    "head-peer": Case(
-        "dense head, 20 classes, Jensen's bound: until 0.01 nats per row from the optimum, or 20 s",
-        {"VBLL": our_jensen_head(20), "vbll by AdamW": peer_head(20)},
-        quick=False,
-        usual=False,
-    ),
-    "manifold-steps": Case(
-        "100 steps of 120 orthonormal factors of 576 × 8",
-        {"PoLAR": manifold_steps, "geoopt": peer_steps},
-    ),
     "laplace-fit": Case(
         "last-layer Laplace, Kronecker factors, 2,000 rows, 77 classes: fit",
         {"ours": our_laplace(predicts=False), "laplace-torch": peer_laplace(predicts=False)},

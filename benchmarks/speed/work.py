@@ -6,7 +6,6 @@ the functions, so that a process imports only what it measures.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,9 @@ import numpy as np
 
 ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH, ALL_LAYERS = 640, 320, 8, 2, 128, 30
 FEATURES = 576
-_TAU, _NEAR, _ENOUGH = 2.0, 0.01, 20.0
-WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
-Run = Callable[[], Any]
-"""Sets up and does the work; returns its seconds, or a dict with seconds and other figures."""
+WHOLE: dict[str, Any] = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
+Run = Callable[[], float]
+"""Sets up and does the work; returns its seconds."""
 
 
 def texts(split: str, count: int, words: int = WORDS) -> Any:
@@ -49,13 +46,6 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def accepted(function: Callable[..., object], **options: Any) -> dict[str, Any]:
-    """Return the options that a function accepts; an older version lacks some."""
-    known = inspect.signature(function).parameters
-    is_open = any(item.kind is item.VAR_KEYWORD for item in known.values())
-    return {name: value for name, value in options.items() if is_open or name in known}
-
-
 def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
     """Return a run of a fit, imports and loading included."""
 
@@ -65,18 +55,15 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
         def work() -> None:
             from bayeslora import BayesianClassifier
 
-            options = accepted(BayesianClassifier, dtype=dtype, **WHOLE)
-            clf = BayesianClassifier("smollm2-135m", adapter, progress=False, **options)
-            clf.fit(rows, epochs=epochs, **accepted(clf.fit, cv=0))
+            clf = BayesianClassifier("smollm2-135m", adapter, dtype=dtype, progress=False, **WHOLE)
+            clf.fit(rows, epochs=epochs, cv=0)
 
         return clock(work)
 
     return run
 
 
-def whole_fit(
-    adapter: str = "polar", posterior: str = "vbll", cv: int | str | None = None, **reading: Any
-) -> Run:
+def whole_fit(adapter: str = "polar", posterior: str = "vbll", cv: int | str | None = None) -> Run:
     """Return a run of a default fit to texts of 24 words; `cv` None is that of the posterior."""
 
     def run() -> float:
@@ -84,7 +71,7 @@ def whole_fit(
         from bayeslora.backbones.load import load_backbone
 
         rows, backbone = texts("train", ROWS, 24), load_backbone("smollm2-135m")
-        clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **reading)
+        clf = BayesianClassifier(backbone, adapter, posterior, progress=False)
         options = {} if cv is None else {"cv": cv}
         return clock(lambda: clf.fit(rows, **options))
 
@@ -154,14 +141,7 @@ def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
     return run
 
 
-def our_prediction(
-    dtype: str,
-    posterior: str,
-    *,
-    adapter: str = "lora",
-    default_reading: bool = False,
-    **fit_options: Any,
-) -> Run:
+def our_prediction(dtype: str, posterior: str) -> Run:
     """Return a run of predictions by a short fit, frozen layers included."""
 
     def run() -> float:
@@ -169,14 +149,11 @@ def our_prediction(
         from bayeslora.backbones.load import load_backbone
 
         backbone = load_backbone("smollm2-135m", dtype=dtype)
-        options = accepted(BayesianClassifier, **({} if default_reading else WHOLE))
-        clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **options)
-        clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, **{"cv": 0} | fit_options))
+        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **WHOLE)
+        clf.fit(texts("train", 96), epochs=1, cv=0)
         rows = texts("test", PREDICTED)
         clf.predict(rows.take(range(32)))
-        states = getattr(backbone, "prefix_states", None)
-        if states is not None:
-            states.clear()
+        backbone.prefix_states.clear()
         return clock(lambda: clf.predict(rows))
 
     return run
@@ -213,24 +190,6 @@ def plain_prediction(dtype: str) -> Run:
     return run
 
 
-def _rows(features: Any, labels: Any = None) -> tuple[Any, ...]:
-    """Return the arguments of a last layer for rows."""
-    try:
-        from bayeslora.posteriors.features import Features
-    except ImportError:  # an older version
-        return (features,) if labels is None else (features, labels)
-    return (Features(features, labels),)
-
-
-def _head(config: Any, *size: int, **options: Any) -> Any:
-    """Create the last layer of a posterior."""
-    try:
-        from bayeslora.posteriors.registry import build_head
-    except ImportError:  # an older version
-        from bayeslora.posteriors.build import build as build_head
-    return build_head(config, *size, **options)
-
-
 def _head_rows(num_classes: int) -> tuple[Any, Any]:
     """Return features [640, d] with a mean squared norm of about 1, and labels [640]."""
     import torch
@@ -248,104 +207,15 @@ def head_fit(num_classes: int) -> Run:
 
     def run() -> float:
         from bayeslora import VBLL
+        from bayeslora.posteriors.features import Features
+        from bayeslora.posteriors.registry import build_head
 
-        config = VBLL(polish_mean="refit")
-        if hasattr(config, "sized"):
-            config = config.sized(num_classes, FEATURES, ROWS)
-        else:  # an older version
-            from bayeslora.posteriors.cost import affordable
-
-            config = affordable(config, num_classes, FEATURES, ROWS)
-        features, labels = _head_rows(num_classes)
-        head: Any = _head(config, FEATURES, num_classes)
-        return clock(lambda: head.fit(*_rows(features, labels)))
+        config = VBLL(polish_mean="refit").sized(num_classes, FEATURES, ROWS)
+        rows = Features(*_head_rows(num_classes))
+        head = build_head(config, FEATURES, num_classes)
+        return clock(lambda: head.fit(rows))
 
     return run
-
-
-def _jensen_head(num_classes: int) -> tuple[Any, Any, Any, float]:
-    """Return an unfitted head with a fixed prior, its rows, and the prior variance of a weight."""
-    from bayeslora import VBLL
-
-    features, labels = _head_rows(num_classes)
-    norm = float(features.square().sum(1).mean())
-    config = VBLL(covariance="dense", polish_bound="jensen", prior_scale=_TAU, polish_mean="refit")
-    head: Any = _head(config, FEATURES, num_classes, mean_sq_norm=norm)
-    return head, features, labels, _TAU**2 / norm
-
-
-def our_jensen_head(num_classes: int) -> Run:
-    """Return a run of the fit of a dense head by Jensen's bound, as in the package `vbll`."""
-
-    def run() -> float:
-        head, features, labels, _ = _jensen_head(num_classes)
-        return clock(lambda: head.fit(*_rows(features, labels)))
-
-    return run
-
-
-def peer_head(num_classes: int) -> Run:
-    """Return a run of the package `vbll` with AdamW and the best of three learning rates.
-
-    A fit ends with the epoch whose bound is within `_NEAR` nats per row of our optimum, or after
-    `_ENOUGH` seconds, with its distance from the optimum in the result. Its noise of logits, which
-    our model lacks, is close to zero. Batches are small, since it stores a matrix for every row and
-    class.
-    """
-
-    def run() -> dict[str, float]:
-        head, features, labels, variance = _jensen_head(num_classes)
-        head.fit(*_rows(features, labels))
-        aim = float(head.fitted_elbo) - _NEAR
-        tried = [_peer_fit(features, labels, variance, aim, rate) for rate in (1e-2, 3e-2, 1e-1)]
-        return min(tried, key=lambda fit: (fit.get("nats_left", 0.0), fit["seconds"]))
-
-    return run
-
-
-def _peer_fit(
-    features: Any, labels: Any, variance: float, aim: float, rate: float
-) -> dict[str, float]:
-    import torch
-    import vbll
-
-    from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
-
-    size, num_classes = features.shape[1], int(labels.max()) + 1
-    torch.manual_seed(0)
-    # `vbll` multiplies the prior's scale by 2 / d.
-    layer = vbll.DiscClassification(
-        size, num_classes, 1 / ROWS, parameterization="dense", prior_scale=variance * size / 2
-    )
-    layer.noise_logdiag.requires_grad_(False).fill_(-12)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=rate, weight_decay=0)
-
-    def step(rows: Any) -> None:
-        optimizer.zero_grad()
-        layer(features[rows]).train_loss_fn(labels[rows]).backward()
-        optimizer.step()
-
-    @torch.no_grad()
-    def bound() -> float:
-        # The bound of `vbll` would store a matrix for every row and class.
-        means, triangles = layer.W().loc, layer.W().scale_tril
-        logits = features @ means.T
-        raised = logits + logit_covariance(features, triangles) / 2
-        likelihood = (logits[torch.arange(ROWS), labels] - raised.logsumexp(1)).sum()
-        posterior = torch.distributions.MultivariateNormal(means, scale_tril=triangles)
-        start = torch.eye(size) * variance**0.5
-        prior = torch.distributions.MultivariateNormal(torch.zeros(size), scale_tril=start)
-        apart = torch.distributions.kl_divergence(posterior, prior).sum()
-        return float((likelihood - apart) / ROWS)
-
-    spent, steps, reached = 0.0, 0, bound()
-    while spent < _ENOUGH and reached < aim:
-        for rows in torch.randperm(ROWS).split(32):
-            if spent < _ENOUGH:
-                spent, steps = spent + clock(partial(step, rows)), steps + 1
-        reached = bound()
-    result = {"seconds": spent, "steps": float(steps)}
-    return result if reached >= aim else result | {"nats_left": aim + _NEAR - reached}
 
 
 def drawn_predictions(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -402,7 +272,7 @@ def torchmetrics_ece() -> float:
     return clock(lambda: multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15))
 
 
-def second_fit(adapter: str = "none", *, cached: bool) -> Run:
+def second_fit(*, cached: bool) -> Run:
     """Return a run of another fit to the same rows, with or without cached states."""
 
     def run() -> float:
@@ -417,51 +287,14 @@ def second_fit(adapter: str = "none", *, cached: bool) -> Run:
             source = str(embedded_directory("smollm2-135m"))
             os.environ["BAYESLORA_CACHE"] = folder
 
-            def work(name: str) -> None:
-                clf = BayesianClassifier(load_backbone(source), name, "vbll", progress=False)
-                clf.fit(rows, **({} if name == "none" else {"epochs": 1, "cv": 0}))
+            def work() -> None:
+                clf = BayesianClassifier(load_backbone(source), "none", "vbll", progress=False)
+                clf.fit(rows)
 
-            work("none" if adapter == "none" else "polar")
-            return clock(lambda: work(adapter))
+            work()
+            return clock(work)
 
     return run
-
-
-def _hundred_steps(parameter: Callable[[Any], Any], optimizer: Callable[[Any], Any]) -> float:
-    """Return the seconds of 100 steps for 120 orthonormal factors of 576 x 8, as in 60 layers."""
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    starts = [torch.linalg.qr(torch.randn(576, 8, generator=draw)).Q for _ in range(120)]
-    factors = [parameter(start.contiguous()) for start in starts]
-    for factor in factors:
-        factor.grad = torch.randn(factor.shape, generator=draw)
-    made = optimizer(factors)
-    made.step()
-    return clock(lambda: [made.step() for _ in range(100)])
-
-
-def manifold_steps() -> float:
-    """Return the seconds of our Riemannian AdamW."""
-    from torch import nn
-
-    try:
-        from bayeslora.adapters.polar import RiemannianAdamW
-    except ImportError:  # an older version
-        from bayeslora.optim.riemannian import RiemannianAdamW
-
-    return _hundred_steps(nn.Parameter, RiemannianAdamW)
-
-
-def peer_steps() -> float:
-    """Return the seconds of geoopt's RiemannianAdam."""
-    import geoopt
-
-    manifold = geoopt.Stiefel(canonical=False)
-    return _hundred_steps(
-        lambda start: geoopt.ManifoldParameter(start, manifold=manifold),
-        lambda factors: geoopt.optim.RiemannianAdam(factors, lr=1e-3),
-    )
 
 
 def laplace_features() -> tuple[Any, Any, Any]:
@@ -496,17 +329,19 @@ def our_laplace(*, predicts: bool) -> Run:
 
         from bayeslora import Laplace
         from bayeslora.links import link_probabilities
+        from bayeslora.posteriors.features import Features
+        from bayeslora.posteriors.registry import build_head
 
         features, labels, layer = laplace_features()
         norm = float(features.square().sum(1).mean())
         config = Laplace(structure="kron", prior_precision=1.0)
-        head: Any = _head(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
+        head = build_head(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
         head.set_mean(layer.weight.data)
-        seconds = clock(lambda: head.fit(*_rows(features, labels)))
+        seconds = clock(lambda: head.fit(Features(features, labels)))
         if not predicts:
             return seconds
-        rows = _rows(features[:25])
-        return clock(lambda: link_probabilities(head.predict(*rows), link="probit"))
+        rows = Features(features[:25])
+        return clock(lambda: link_probabilities(head.predict(rows), link="probit"))
 
     return run
 
@@ -558,10 +393,8 @@ def cold_prediction() -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         model, data, out = (f"{folder}/{name}" for name in ("model", "rows.jsonl", "out.csv"))
-        clf = BayesianClassifier(
-            "smollm2-135m", progress=False, **accepted(BayesianClassifier, **WHOLE)
-        )
-        clf.fit(texts("train", 64), epochs=1, out=model, **accepted(clf.fit, cv=0))
+        clf = BayesianClassifier("smollm2-135m", progress=False, **WHOLE)
+        clf.fit(texts("train", 64), epochs=1, out=model, cv=0)
         rows = texts("test", 10).texts
         lines = "".join(json.dumps({"text": text}) + "\n" for text in rows)
         Path(data).write_text(lines, encoding="utf-8")

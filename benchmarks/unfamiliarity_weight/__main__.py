@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora import BayesianClassifier, Predictions
+from bayeslora import Predictions
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.experiments.rows import drawn
 from bayeslora.io.files import atomic_file
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
-from benchmarks.lib.detection import auroc
-from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, frame_tokens, pools_of
+from benchmarks.lib.pools import JUDGED, Pools, new_classifier, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
@@ -71,18 +70,13 @@ def main() -> None:
 
 def areas(backbone: Backbone, pools: Pools, size: int, seed: int) -> dict[str, float]:
     """Return the AUROC of each out-of-distribution set by each weight and each other score."""
-    clf = BayesianClassifier(
-        backbone,
-        seed=seed,
-        max_length=TEXT_TOKENS + frame_tokens(backbone, DEFAULT_FRAME),
-        progress=False,
-    ).fit(drawn(pools.train, size, seed), cv=0)
+    clf = new_classifier(backbone, seed).fit(drawn(pools.train, size, seed), cv=0)
     inside = scores(clf.predict(drawn(pools.score, min(len(pools.score) - 1, _SCORED), 0)))
     outside = {
         name: scores(clf.predict(rows, unknown_labels="ood")) for name, rows in pools.ood.items()
     }
     return {
-        f"{name} {score}": auroc(inside[score], values[score])
+        f"{name} {score}": float(detection(sorted_by_uncertainty(inside[score], values[score]))[0])
         for name, values in outside.items()
         for score in inside
     }

@@ -1,72 +1,54 @@
-"""Tests of the speed study: the evaluation of measurements, and which package is measured."""
+"""The speed study: its table, and which package is measured."""
 
 import json
-import sys
+from pathlib import Path
 
 import pytest
 
-from bayeslora.errors import InputError
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import measuring
-from benchmarks.speed.growth import exponent
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0, 1.5])
-def test_the_exponent_of_a_power_is_that_power(power):
-    # The small sizes have only fixed costs, which must not count.
-    points = [(1, 9.0), (2, 9.0), *((n, 3 * n**power) for n in (4, 8, 16))]
-    assert exponent(points) == pytest.approx(power, abs=1e-9)
-
-
-def test_what_is_no_clone_is_not_measured(tmp_path):
-    with pytest.raises(InputError) as caught:
-        measuring.measured("benchmarks.speed", "ece", "ours", tmp_path)
-    assert str(tmp_path) in str(caught.value)
-
-
-def test_rows_of_another_machine_are_not_replaced(tmp_path, monkeypatch, capsys):
-    row = {"kind": "case", "name": "ece", "machine": {"processor": "another"}, "sides": {}}
-    file = tmp_path / "results.jsonl"
-    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    before = file.read_bytes()
-    monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--out", str(tmp_path), "--quick"])
-    with pytest.raises(SystemExit) as caught:
-        speed.main()
-    assert caught.value.code == 2
-    assert str(file) in capsys.readouterr().err
-    assert file.read_bytes() == before
-    # The default directory belongs to this machine.
-    monkeypatch.setattr(speed, "OURS", tmp_path)
-    monkeypatch.setattr(speed, "HERE", tmp_path / "here")
-    monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--quick"])
-    monkeypatch.setattr(speed, "measured", lambda *_: {"seconds": 1.0, "mib": 1.0})
-    speed.main()
-    assert file.read_bytes() == before
-    assert (tmp_path / "here" / "results.jsonl").is_file()
-
-
-def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path, monkeypatch):
-    package = tmp_path / "clone" / "bayeslora"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    # Stands in for a benchmark: prints where a subprocess of a process imports the package from.
-    script = tmp_path / "probe.py"
-    script.write_text(
+def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path):
+    """The clone's `benchmarks.speed` says where a process of its process imports the package."""
+    package, study = tmp_path / "bayeslora", tmp_path / "benchmarks" / "speed"
+    for folder in (package, study):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (study.parent / "__init__.py").touch()
+    (study / "__main__.py").write_text(
         "import json, subprocess, sys\n"
         "code = 'import bayeslora; print(bayeslora.__file__)'\n"
         "done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
-        "print(json.dumps({'file': done.stdout.strip()}))\n"
+        "print(json.dumps({'file': done.stdout.strip(), 'argv': sys.argv[1:]}))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run = measuring.subprocess.run
+    result = speed.measured("ece", "ours", tmp_path)
+    assert Path(result["file"]) == package / "__init__.py"
+    assert result["argv"] == ["--measure", "ece", "ours"]
 
-    def start(command, env, **options):
-        env = env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{tmp_path}"}
-        return run([sys.executable, "-m", "probe"], env=env, **options)
 
-    monkeypatch.setattr(measuring.subprocess, "run", start)
-    result = measuring.measured("benchmarks.speed", "ece", "ours", tmp_path / "clone")
-    assert result["file"] == str(package / "__init__.py")
+def test_missing_runs_are_added_to_the_stored_ones(tmp_path, monkeypatch):
+    calls = []
+
+    def measured(case, side, clone):
+        calls.append((case, side, clone))
+        return {"seconds": float(len(calls)), "mib": 1.0}
+
+    monkeypatch.setattr(speed, "measured", measured)
+    clone = tmp_path / "clone"
+    words = ["speed", "--cases", "ece", "--quick", "--out", str(tmp_path)]
+    for more in ([], ["--before", str(clone)]):
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        speed.main()
+    sides = ["ours", "netcal", "torchmetrics"]
+    assert calls == [*(("ece", side, speed.ROOT) for side in sides), ("ece", "ours", clone)]
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    lines = [line.split("|") for line in text.splitlines() if "ECE alone" in line]
+    assert [(line[2].strip(), line[5].strip()) for line in lines] == [
+        ("ours", ""),
+        ("netcal", "2.00"),
+        ("torchmetrics", "3.00"),
+        ("before", "4.00"),
+    ]
 
 
 def test_the_table_compares_with_our_side_whatever_the_order_of_the_file(tmp_path):
@@ -78,3 +60,8 @@ def test_the_table_compares_with_our_side_whatever_the_order_of_the_file(tmp_pat
     lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
     ratios = [line.split("|")[5].strip() for line in lines if "ECE alone" in line]
     assert ratios == ["", "4.00", "0.50"]
+
+
+@pytest.mark.parametrize("case", ["head-6", "laplace-fit", "laplace-predict", "ece"])
+def test_our_side_of_short_cases_runs(case):
+    assert next(iter(speed.CASES[case].sides.values()))() > 0

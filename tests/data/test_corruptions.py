@@ -8,7 +8,6 @@ from bayeslora.data.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
     Corruption,
-    corrupted,
 )
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
@@ -39,7 +38,7 @@ def test_questions_keep_their_options_and_rows_their_order():
     row = {"question": SENTENCE, "context": SENTENCE[:80], "choices": ["one two", "three"]}
     rows = [{**row, "answer": 0}, {**row, "question": "other words here", "answer": 1}]
     examples = read(rows)
-    worse = corrupted(examples, Corruption("truncation", 5))
+    worse = Corruption("truncation", 5).corrupted(examples)
     assert worse.choices == examples.choices
     assert worse.labels == examples.labels
     assert SENTENCE.startswith(worse.texts[0])

@@ -20,9 +20,8 @@ from bayeslora.engine import progress as bars
 from bayeslora.engine.data import encode_for, read_labelled
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.training_options import CHOSEN, FitOptions, TrainingSettings
+from bayeslora.engine.training_options import CHOSEN, ColumnNames, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.keywords import ColumnNames
 from bayeslora.option_checks import Count, meanings, with_meanings
 
 

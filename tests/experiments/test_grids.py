@@ -11,7 +11,7 @@ from tiny import lettered_llama, toy_questions
 import bayeslora as bl
 from bayeslora.experiments import run
 from bayeslora.experiments.grid import as_grid
-from benchmarks.label_budget.methods import MAIN
+from benchmarks.claims.__main__ import CHOICE_OURS, CHOICE_RIVALS
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -23,19 +23,13 @@ def test_every_grid_can_be_read(file):
     assert as_grid(file).cells
 
 
-def test_the_label_budget_has_the_methods_of_the_study():
-    grid = as_grid(GRIDS / "label-budget.yaml")
-    by_name = {
-        method.name: (method.adapter, method.posterior, dict(method.fit))
-        for method in grid.all_methods
-    }
-    assert by_name.keys() == MAIN.keys()
-    for name, method in MAIN.items():
-        adapter, posterior, options = by_name[name]
-        assert (adapter, posterior) == (method.adapter, method.posterior)
-        options_of = method.options(640).items()
-        plain = {key: value for key, value in options_of if value not in (0, False)}
-        assert options == plain
+def test_the_grids_of_multiple_choice_have_the_methods_of_the_claims():
+    core, more, whole, all_rows = (
+        {method.name for method in as_grid(GRIDS / f"multiple-choice{name}.yaml").methods}
+        for name in ("-core", "-more", "", "-all-rows")
+    )
+    assert whole == all_rows >= core | more
+    assert core == {CHOICE_OURS, *CHOICE_RIVALS}
 
 
 def write_questions(folder, **counts):

@@ -319,11 +319,12 @@ def test_columns_of_other_types_are_read_as_they_are_written(tmp_path, name, val
     columns = {"id": ["x", "y"], "label": ["a", "b"], "prob_a": [0.1, 0.4], "prob_b": [0.9, 0.6]}
     pq.write_table(pa.table({**columns, name: values}), tmp_path / "p.parquet")
     loaded = Predictions.load(tmp_path / "p.parquet")
-    found = {"id": loaded.ids, "label": list(loaded.labels), "prob_a": loaded.probs[:, 0].tolist()}
+    labels, probs = list(loaded.labels), loaded.probs[:, 0].tolist()
+    columns = {"id": loaded.ids, "label": labels, "prob_a": probs}
     if read is None:
         assert [text[:10] for text in loaded.ids] == ["2026-01-02", "2026-01-03"]
     else:
-        assert found[name] == read
+        assert columns[name] == read
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data import examples
 from bayeslora.data.columns import Reader
-from bayeslora.data.corruptions import Corruption, corrupted
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.questions import question_columns
 from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
@@ -50,6 +49,9 @@ from bayeslora.predictions.collection import EXAMPLE_COLUMN, QUESTION_FORMAT
 from bayeslora.predictions.parts import PredictionParts, joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
+
+if TYPE_CHECKING:
+    from bayeslora.data.corruptions import Corruption
 
 DEFAULT_LINK = "mc"
 
@@ -290,7 +292,7 @@ class CheckedRows:
     def _pieces(self) -> Iterator[Examples]:
         if self._corruption is None:
             return self._rows.pieces()
-        return map(partial(corrupted, corruption=self._corruption), self._rows.pieces())
+        return map(self._corruption.corrupted, self._rows.pieces())
 
     def _codes(self, piece: Examples) -> NDArray[np.int64]:
         return encode_for(self._record, piece, self._unknown)

@@ -144,7 +144,7 @@ class VBLL(Posterior):
         For a last layer on frozen features of few rows, the prior is chosen too.
 
         Means that were trained are kept: those of a closed-form fit are too large once the adapter
-        has separated the training rows (rule 15 of `benchmarks/label_budget`).
+        has separated the training rows (`reports/archive/label-budget`).
         """
         if facts.is_validated:
             return self

@@ -1,0 +1,112 @@
+"""Claims of a paper with our gains, and verdicts by one rule.
+
+A claim has one gain per pair of fits (or per fit or seed). Gains above 0 support the claim.
+
+    reproduced                 the 95 % t interval of the mean gain lies above 0
+    in direction only          the mean gain is above 0, the interval is not: no clear difference
+    not reproduced             the mean gain is not above 0, the interval does not lie below
+    contradicted               the interval lies below 0
+    too few                    fewer than three gains
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.lib.results import Row
+from benchmarks.lib.tables import mean_and_half, shown, table
+
+REPRODUCED = "reproduced"
+IN_DIRECTION = "in direction only"
+NOT_REPRODUCED = "not reproduced"
+CONTRADICTED = "contradicted"
+TOO_FEW = "too few"
+NOT_RUN = "not run"
+VERDICTS = (REPRODUCED, IN_DIRECTION, NOT_REPRODUCED, CONTRADICTED, TOO_FEW, NOT_RUN)
+FEWEST = 3
+"""Minimum number of gains for a verdict."""
+SCORES = {
+    "accuracy": ("higher accuracy", "", -1),
+    "nll": ("lower NLL", "nats", 1),
+    "ece": ("lower ECE", "", 1),
+}
+"""By score: what is claimed, its unit, and the sign of the rival's less ours."""
+
+Cells = Mapping[tuple[Any, ...], Row]
+"""Scores by the columns that a pair shares, then the method."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with our gains.
+
+    Attributes:
+        text: The claim, in terms of our measurements.
+        unit: Unit of the gains.
+        gains: Gains, above 0 if the claim holds.
+        over: Unit of repetition.
+        notes: Notes for the reader.
+    """
+
+    text: str
+    unit: str
+    gains: Sequence[float]
+    over: str = "pairs"
+    notes: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Verdict by the rule in the module's docstring."""
+        if len(self.gains) < FEWEST:
+            return TOO_FEW if self.gains else NOT_RUN
+        mean, half = mean_and_half(self.gains)
+        if mean > 0:
+            return REPRODUCED if mean - half > 0 else IN_DIRECTION
+        return CONTRADICTED if mean + half < 0 else NOT_REPRODUCED
+
+
+def gains(
+    cells: Cells, ours: str, theirs: str, gain: Callable[[Row, Row], float]
+) -> Sequence[float]:
+    """Return the gain of each pair of cells that differ in the method alone."""
+    return tuple(
+        gain(row, cells[*key, theirs])
+        for (*key, method), row in sorted(cells.items())
+        if method == ours and (*key, theirs) in cells
+    )
+
+
+def better(cells: Cells, ours: str, theirs: str, rival: str, notes: str = "") -> Iterable[Claim]:
+    """Yield the claims that each score is better than a rival's, called `rival` in the text."""
+    for score, (words, unit, sign) in SCORES.items():
+        differences = gains(cells, ours, theirs, lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
+        yield Claim(f"{words} than {rival}", unit, differences, notes=notes)
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Return a table of the claims with gains, and a line on those without."""
+    head = ["claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
+    rows = [
+        [
+            *(claim.text, claim.verdict, f"{shown(claim.gains)} {claim.unit}"),
+            *(f"{len(claim.gains)} {claim.over}", claim.notes),
+        ]
+        for claim in claims
+        if claim.gains
+    ]
+    columns = slice(None if any(row[-1] for row in rows) else -1)
+    parts = [table(head[columns], [row[columns] for row in rows])] if rows else []
+    if missing := [claim.text for claim in claims if not claim.gains]:
+        parts.append(f"Not run ({len(missing)}): {_joined(missing)}.")
+    return "\n\n".join(parts)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return claims in one line, those about the same rival together."""
+    by_rival: dict[str, list[str]] = {}
+    for text in texts:
+        what, than, rival = text.partition(" than ")
+        by_rival.setdefault(than + rival, []).append(what)
+    return "; ".join(f"{', '.join(what)}{rival}" for rival, what in by_rival.items())
