@@ -86,9 +86,8 @@ def refit(
     network, members, results = fitter.fit(replace(plan, feature_scores=()), fold)
     texts, labels = prepare(network.encoder, held_out, progress=False, say=False), held_out[1]
     pieces = answer(network, members, plan.posterior, texts)
-    drawing = plan.posterior.drawing
+    drawing, posterior = plan.posterior.drawing, results[0].posterior
     probs = torch.cat([link_probabilities(piece.logits, **drawing).probs.cpu() for piece in pieces])
-    posterior = results[0].posterior
     epochs = tuple(result.best_epoch for result in results)
     scale = float(posterior.get("logit_scale", 1.0))
     chosen = {
@@ -218,17 +217,14 @@ def choose_scale(trained: Trained, plan: Plan, folds: Sequence[Fold]) -> dict[st
         `factor` of all logits; `nll` of the held-out rows with it and `nll_before` without it, in
         nats per row; `num_rows` that were held out, and `num_fits` that held them out.
     """
-    means_alone = trained.network.head.scales_mean
-    factor, before, after = best_scale(
-        trained.answers, means_alone=means_alone, **plan.posterior.drawing
-    )
+    head, drawing = trained.network.head, plan.posterior.drawing
+    factor, before, after = best_scale(trained.answers, means_alone=head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
-    num_rows = sum(len(fold.unseen) for fold in folds)
     return {
         "factor": factor,
         "nll": after,
         "nll_before": before,
-        "num_rows": num_rows,
+        "num_rows": sum(len(fold.unseen) for fold in folds),
         "num_fits": len(folds),
     }
 

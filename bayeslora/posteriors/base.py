@@ -305,9 +305,7 @@ class Posterior(Options):
     @property
     def drawing(self) -> dict[str, Any]:
         """`link` and `num_samples` of predictions, if they are options."""
-        if self.link is None:
-            return {}
-        return {"link": self.link, "num_samples": self.num_samples}
+        return {} if self.link is None else {"link": self.link, "num_samples": self.num_samples}
 
     def num_draws(self, num_samples: int | None = None) -> int:
         """Return the number of draws of a prediction.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -16,9 +16,11 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import Report, tracker
-from bayeslora.engine.training.starts import ClassPrior
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.plain_text import counted
+
+if TYPE_CHECKING:  # not needed to load a model
+    from bayeslora.engine.training.starts import ClassPrior
 
 
 @dataclass(frozen=True)
