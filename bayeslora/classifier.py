@@ -281,7 +281,7 @@ class BayesianClassifier:
                 several tasks at once: their classes are named `name: class`, and each row is
                 classified among those of its task.
             validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
-                epoch and the posterior's hyperparameters; without it they are fixed in advance.
+                epoch and the posterior's hyperparameters; without it, see `cv`.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
                 predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
                 `unfamiliarity`. None uses `unfamiliarity` with the two distances that it combines,

@@ -266,13 +266,16 @@ def _derived(candidate: Any, base: type[Any], origin: str) -> type[Any]:
     """Return a class of another package, which must derive from a base class of ours.
 
     Raises:
-        InputError: It does not.
+        InputError: It does not, or has no name, summary or source.
     """
     if not (isinstance(candidate, type) and issubclass(candidate, base)):
         raise InputError(
             f"{origin} must be a class that derives from {_place(base)}, got {candidate!r}",
             code="package",
         )
+    for name in ("name", "summary", "source"):
+        if not isinstance(getattr(candidate, name, None), str):
+            raise InputError(f"{origin} has no text {name!r}", code="package")
     return candidate
 
 

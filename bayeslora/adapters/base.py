@@ -1,4 +1,4 @@
-"""Base classes of adapters, as the engine sees them; free of torch, as all options are."""
+"""Base classes of adapters, as the engine sees them. This module is free of torch."""
 
 from __future__ import annotations
 
@@ -191,8 +191,7 @@ class Adapter(Options):
     """Base class of adapter options: a frozen dataclass with the properties of the method.
 
     Subclasses set the class variables that differ from the defaults here and override methods. The
-    engine uses only this interface and never checks for a specific adapter class. Methods import
-    torch when called, so that listing adapters stays fast.
+    engine uses only this interface and never checks for a specific adapter class.
 
     Attributes:
         name: Of the method on the command line and in files.

@@ -48,7 +48,10 @@ from bayeslora.option_checks import Count, CountOrZero, NotNegative, OnlyWith, P
 
 @dataclass(frozen=True)
 class PoLAR(LowRankAdapter):
-    """Two orthonormal factors around a free r × r core that starts at zero."""
+    """Two orthonormal factors around a free r × r core that starts at zero.
+
+    The paper trains with `landing`; the default, `retraction`, is ours.
+    """
 
     name: ClassVar[str] = "polar"
     summary: ClassVar[str] = (

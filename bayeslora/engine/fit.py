@@ -53,15 +53,17 @@ def fit_classifier(
         InputError: An option is not allowed, `max_length` exceeds the backbone's positions, or
             `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
+        DivergedError: The training diverged; its checkpoints are deleted.
     """
     # Check the choices, and decide what the rows and the backbone decide.
     passed = data
     requested, data = settle.by_rows(plan, data)
     final = passed if requested.training.refit else data
+    # What an interrupted fit in `out` must have in common with this one.
     identity: dict[str, Any] = requested.recorded() | _of_rows(final) | final.hashes()
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
-    settled, whole, backbone = settle.by_backbone(requested, data, len(final.rows), load)
+    settled, full_backbone, backbone = settle.by_backbone(requested, data, len(final.rows), load)
     settle.say_defaults(plan, settled)
     plan = settled
     read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
@@ -79,7 +81,7 @@ def fit_classifier(
     leads = plan.format == "letters"
     at_once = plan.posterior.starts_over(adapter_trains=plan.adapter.trains_with_head)
     prior = class_prior(
-        whole, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
+        full_backbone, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )
     claimed = partial(_claimed, out, identity, overwrite=overwrite)
     fitter = Fitter(plan, data, backbone, claimed, prior)
@@ -92,7 +94,7 @@ def fit_classifier(
     _say_advice(network, results)
 
     # Record what was planned and what came out.
-    mass = formats.letter_mass(plan, network, whole, data.held_out or read)
+    mass = formats.letter_mass(plan, network, full_backbone, data.held_out or read)
     record = ModelRecord(
         **planned,
         **_of_rows(final),

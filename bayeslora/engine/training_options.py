@@ -108,7 +108,7 @@ class TrainingSettings(Options):
     warmup: BelowOne = 0.03
     """Share of the steps in which the learning rate rises; it then decays as a cosine."""
     max_grad_norm: Positive = 1.0
-    """Limit on the norm of the adapter's gradient, unless the posterior has one of its own."""
+    """Limit on the norm of the adapter's gradient."""
     seed: Seed = 0
     """Seed of initialisation, order and draws."""
     choose_epochs: bool = False

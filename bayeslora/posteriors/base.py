@@ -1,4 +1,4 @@
-"""Interface of posteriors to the engine; free of torch, as all options are."""
+"""Interface of posteriors to the engine. This module is free of torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ or the mean is divided out, so that τ means the same for every backbone."""
 KLWeights = Literal["cyclic", "uniform"]
 
 FEW_ROWS = 256
-"""Up to this many training rows, a language model or a wide prior is worth more than the labels."""
+"""Up to this many training rows, a language model or a wide prior helps more than the labels do."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ class Training:
     def prior_waits(self) -> bool:
         """Whether the prior is centred after training, on the final features.
 
-        So it is if the final fit starts over: the language model's answer would be a poor start for
-        training the adapters.
+        This is the case if the final fit starts over, because the language model's answer would be
+        a poor start for training the adapters.
         """
         starts_over = self.plan.posterior.starts_over(adapter_trains=True)
         return self.prior is not None and starts_over and not self.prior.leads

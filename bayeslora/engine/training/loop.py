@@ -85,7 +85,7 @@ class Loop:
     Attributes:
         fit: Network, rows and options.
         optimizer: Optimiser of adapter and head.
-        hooks: What follows the steps, in this order.
+        hooks: What takes part in the steps, in this order.
         step: Number of steps taken.
         epoch: Number of finished epochs.
     """
@@ -104,7 +104,7 @@ class Loop:
         weights = plan.posterior.training(
             TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps, settings.batch_size)
         )
-        self._noise = weights.noise
+        self._noise = weights.noise  # opened around each pass, with the batch
         head_lr = plan.posterior.head_lr
         self.optimizer = build_optimizer(
             network.sites,
@@ -256,11 +256,11 @@ class Loop:
             raise DivergedError("the training loss is not finite; lower the adapter's lr")
         self.epoch += 1
         entry = {"epoch": self.epoch, "loss": loss} | fit.figures()
-        self._history.append(entry)
         if self._validates:
             # All processes must agree on the best epoch and on when to stop.
             scores = world.told(validation_metrics(fit))
             entry |= {f"validation_{name}": value for name, value in scores.items()}
+        self._history.append(entry)
         # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(item for group in self.optimizer.param_groups for item in group["params"])
         if self._validates and not epochs_without_gain(self._history):

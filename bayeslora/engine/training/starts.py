@@ -39,8 +39,8 @@ class LinearProbe:
 
         W(τ) = argmin_W  Σ_n −log softmax(W φ_n)_{y_n} + ‖W − M‖² mean ‖φ‖² / (2τ²)
 
-    From zero, gradient steps that are short enough not to be noise do not reach the weights that
-    separate dozens of classes, and meanwhile the adapter follows a head that knows nothing. So
+    From zero, gradient steps small enough not to be dominated by noise do not reach the weights
+    that separate dozens of classes, and meanwhile the adapter follows a head that knows nothing. So
     training starts at W(τ) for the largest τ at which two conditions hold: τ is at most the one of
     `SCALES` with the lowest NLL on held-out rows, and the training rows keep half of the entropy of
     their labels. A head that already explains all of them would leave the adapter nothing to learn.

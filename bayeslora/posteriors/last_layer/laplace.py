@@ -3,29 +3,22 @@
     q(Θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J_n = I ⊗ φ_nᵀ
 
 For a last layer H is the exact Hessian, and the logits are exactly linear in the weights. θ̂ is
-trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂.
+trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂. With probabilities
+p_n [C], features φ_n [d] and prior precision δ, the structures are
 
-Sources: MacKay 1992; Kristiadi, Hein and Hennig 2020, arXiv 2002.10118; Daxberger et al. 2021,
-arXiv 2106.14806.
-
-Curvature of a softmax last layer: exact, Kronecker-factored or diagonal.
-
-    exact    H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
+    full     H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
     kron     H ≈ B ⊗ A
     diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
 
-with probabilities p_n [C] and features φ_n [d] of the rows, and prior precision δ.
-
-Sources: Ritter, Botev and Barber 2018 (ICLR), Daxberger et al. 2021, arXiv 2106.14806.
-
-The same for one weight vector that all options of a row share.
+The options of a row share one weight vector:
 
     H = Σ_n Φ_nᵀ (diag p_n − p_n p_nᵀ) Φ_n,   V(Φ) = Φ (H + δI)⁻¹ Φᵀ
 
-H is the exact Hessian, [d, d] for any number of options. `kron` and `full` are the same here, and
-`diag` keeps its diagonal.
+H is then [d, d] for any number of options; `kron` and `full` are the same, and `diag` keeps its
+diagonal.
 
-Source: the conditional logit of McFadden 1974; Daxberger et al. 2021, arXiv 2106.14806.
+Sources: MacKay 1992; Ritter, Botev and Barber 2018 (ICLR); Kristiadi, Hein and Hennig 2020, arXiv
+2002.10118; Daxberger et al. 2021, arXiv 2106.14806; for options McFadden 1974.
 """
 
 from __future__ import annotations
@@ -50,6 +43,11 @@ from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, p
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.prior_precision import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.runtime import row_slices
+
+logger = logging.getLogger(__name__)
+
+# A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
+_LARGEST = 16384
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,20 @@ class Laplace(Posterior):
         return replace(self, prior_precision=chosen["prior_precision"])
 
 
-# A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
-_LARGEST = 16384
+class AnyCurvature(Protocol):
+    """The Hessian of a last layer's weights; an `nn.Module`."""
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from features and probabilities [N, C], both float64."""
+        ...
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        ...
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' variances [N, C], or covariances [N, C, C]."""
+        ...
 
 
 class DiagCurvature(nn.Module):
@@ -279,30 +289,86 @@ class FullCurvature(nn.Module):
         return self._inverse
 
 
-logger = logging.getLogger(__name__)
-
-
-class AnyCurvature(Protocol):
-    """The Hessian of a last layer's weights; an `nn.Module`."""
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from features and probabilities [N, C], both float64."""
-        ...
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        ...
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' variances [N, C], or covariances [N, C, C]."""
-        ...
-
-
 CURVATURES: dict[str, Callable[[int, int, int], Any]] = {
     "diag": DiagCurvature,
     "full": FullCurvature,
     "kron": KronCurvature,
 }
+
+
+class SharedCurvature(nn.Module):
+    """The Hessian of the shared weights, float64.
+
+    Attributes:
+        hessian: [d, d].
+    """
+
+    hessian: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        del num_classes, rank
+        shape = (num_features, num_features)
+        self.register_buffer("hessian", torch.zeros(shape, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
+        self.hessian = torch.zeros_like(self.hessian)
+        for rows in row_slices(len(features), features[0].numel()):
+            part, p = features[rows], probs[rows]
+            mean = (p[:, None] @ part)[:, 0]
+            self.hessian.addmm_((p[..., None] * part).flatten(0, 1).T, part.flatten(0, 1))
+            self.hessian.addmm_(mean.T, mean, alpha=-1)
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        return 2 * float(self._factor(precision).diagonal().log().sum())
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
+        factor = self._factor(precision)
+        parts = []
+        for rows in row_slices(len(features), features[0].numel()):
+            part = features[rows]
+            solved = torch.linalg.solve_triangular(factor, part.flatten(0, 1).T, upper=False)
+            root = solved.T.view_as(part)
+            parts.append(root @ root.mT)
+        return torch.cat(parts)
+
+    def _factor(self, precision: float) -> Tensor:
+        matrix = self.hessian.clone()
+        matrix.diagonal().add_(precision)
+        return precision_factor(matrix)
+
+
+class SharedDiagCurvature(nn.Module):
+    """The diagonal of the Hessian, float64.
+
+    Attributes:
+        diagonal: [d], at least zero.
+    """
+
+    diagonal: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
+        super().__init__()
+        del num_classes, rank
+        self.register_buffer("diagonal", torch.zeros(num_features, dtype=torch.float64))
+
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
+        mean = (probs[:, None] @ features)[:, 0]
+        square = torch.einsum("nc,ncd->d", probs, features.square())
+        self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        return float((self.diagonal + precision).log().sum())
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
+        root = features * (self.diagonal + precision).rsqrt()
+        return root @ root.mT
 
 
 class LaplaceHead(AroundPoint):
@@ -434,81 +500,6 @@ class LaplaceHead(AroundPoint):
                 code="not-fitted",
             )
         return self.curvature
-
-
-class SharedCurvature(nn.Module):
-    """The Hessian of the shared weights, float64.
-
-    Attributes:
-        hessian: [d, d].
-    """
-
-    hessian: Tensor
-
-    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__()
-        del num_classes, rank
-        shape = (num_features, num_features)
-        self.register_buffer("hessian", torch.zeros(shape, dtype=torch.float64))
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
-        self.hessian = torch.zeros_like(self.hessian)
-        for rows in row_slices(len(features), features[0].numel()):
-            part, p = features[rows], probs[rows]
-            mean = (p[:, None] @ part)[:, 0]
-            self.hessian.addmm_((p[..., None] * part).flatten(0, 1).T, part.flatten(0, 1))
-            self.hessian.addmm_(mean.T, mean, alpha=-1)
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        return 2 * float(self._factor(precision).diagonal().log().sum())
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
-        factor = self._factor(precision)
-        parts = []
-        for rows in row_slices(len(features), features[0].numel()):
-            part = features[rows]
-            solved = torch.linalg.solve_triangular(factor, part.flatten(0, 1).T, upper=False)
-            root = solved.T.view_as(part)
-            parts.append(root @ root.mT)
-        return torch.cat(parts)
-
-    def _factor(self, precision: float) -> Tensor:
-        matrix = self.hessian.clone()
-        matrix.diagonal().add_(precision)
-        return precision_factor(matrix)
-
-
-class SharedDiagCurvature(nn.Module):
-    """The diagonal of the Hessian, float64.
-
-    Attributes:
-        diagonal: [d], at least zero.
-    """
-
-    diagonal: Tensor
-
-    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__()
-        del num_classes, rank
-        self.register_buffer("diagonal", torch.zeros(num_features, dtype=torch.float64))
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
-        mean = (probs[:, None] @ features)[:, 0]
-        square = torch.einsum("nc,ncd->d", probs, features.square())
-        self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        return float((self.diagonal + precision).log().sum())
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
-        root = features * (self.diagonal + precision).rsqrt()
-        return root @ root.mT
 
 
 class SharedLaplaceHead(LaplaceHead):

@@ -1,1 +1,1 @@
-"""Variational Bayesian last layer."""
+"""Variational Bayesian last layer; read options, head and final, then bounds and covariance."""

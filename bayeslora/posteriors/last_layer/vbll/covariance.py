@@ -1,4 +1,4 @@
-"""Covariances of the weights of a linear head: the optimum of each family, and what it says.
+"""Covariances of the weights of a linear head: the optimum of each family, with its logits.
 
 At the optimum of the variational objective the precision of class c is
 

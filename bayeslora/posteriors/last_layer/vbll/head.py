@@ -3,10 +3,11 @@
     z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
     min over q:   −(1/N) Σ_n bound_n + KL(q ‖ prior) / N,   bound_n ≤ E_q log p(y_n | φ_n, Θ)
 
-With PoLAR this is PoLAR-VBLL. While the adapter trains, each of its steps on −mean bound
-(`data_loss`, q held constant) follows gradient steps of μ and a diagonal S on the whole objective
-(`loss`, the adapter held constant): the ELBO of a Pyro program, whose guide is q. Afterwards `fit`
-finds the optimum for the final features in closed form, at the trained means or over the means too
+With PoLAR this is PoLAR-VBLL. The logit noise of Harrison et al. is left out: logits are exactly
+linear in the features. While the adapter trains, each of its steps on −mean bound (`data_loss`, q
+held constant) is preceded by gradient steps of μ and a diagonal S on the whole objective (`loss`,
+the adapter held constant): the ELBO of a Pyro program, whose guide is q. Afterwards `fit` finds the
+optimum for the final features in closed form, at the trained means or over the means too
 (`final.py`), and stores it separately from the training parameters. `predict` needs one pass.
 
 The options of a row share one weight vector:
@@ -323,7 +324,7 @@ class VBLLHead(LastLayer):
         super()._load_from_state_dict(state, prefix, *args)
 
     def _keep_deviations(self, state: Any, prefix: str) -> None:
-        """Keep the deviations of a training covariance that earlier versions had beside these.
+        """Keep the deviations of a covariance that earlier versions trained.
 
         They were the diagonal of `spread`, of triangles [C, d, d] or one [C d, C d]; `factor` were
         directions of low rank. Nothing of them is in a fitted posterior.

@@ -27,8 +27,8 @@ Covariance = Literal["auto", "dense", "diagonal", "eigenbasis"]
 ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes"]
 
 LARGEST_ROUND = 5e10
-"""Largest number of multiplications per round of a fit for which `auto` is dense: at most three
-minutes per fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 of 2,000 rows
+"""Largest number of multiplications per round of a fit for which `auto` is dense: about a
+minute per fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 of 2,000 rows
 3e11."""
 LARGEST_MEGABYTES = 100.0
 """Largest stored size for which `auto` is dense: 77 classes with 576 features take 51."""
@@ -63,8 +63,8 @@ class VBLL(Posterior):
     covariance: Covariance = AUTO
     """Covariance of the weights after the closed-form refit, per class: `dense`, `diagonal`, or
     `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which classes
-    share). `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would take most of
-    a minute or more than 100 MB. It is diagonal while the adapter trains."""
+    share). `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would take more
+    than a minute or 100 MB. It is diagonal while the adapter trains."""
     head_lr: Positive = 2e-2
     """Learning rate of the head's gradient steps."""
     head_steps: UpTo1000 = 1
@@ -114,7 +114,7 @@ class VBLL(Posterior):
             return self.with_family("dense")
         logger.warning(
             "covariance=dense with %d classes and %d features, fitted to %d rows, would take "
-            "minutes or %.0f MB; using covariance=eigenbasis instead (to override: "
+            "more than a minute or %.0f MB; using covariance=eigenbasis instead (to override: "
             "vbll:covariance=dense)",
             num_classes,
             num_features,
