@@ -129,5 +129,5 @@ def _method_homes() -> dict[str, str]:
     from bayeslora.adapters.registry import ADAPTERS
     from bayeslora.posteriors.registry import POSTERIORS
 
-    places = [*ADAPTERS.homes.values(), *POSTERIORS.homes.values()]
+    places = [*ADAPTERS.data.values(), *POSTERIORS.data.values()]
     return {name: module for module, name in (place.split(":") for place in places)}

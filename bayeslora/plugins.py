@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -79,26 +80,17 @@ class Offer:
         return config
 
 
-class BuiltIn(Mapping[str, type[Any]]):
+class BuiltIn(UserDict[str, Any]):
     """Classes of this package by name, imported when they are used.
 
     Attributes:
-        homes: Module and class of each, as `module:Class`.
+        data: Module and class of each, as `module:Class`.
     """
-
-    def __init__(self, homes: Mapping[str, str]) -> None:
-        self.homes = homes
 
     def __getitem__(self, name: str) -> type[Any]:
         """Return the class of a name."""
-        loaded: type[Any] = resolve_name(self.homes[name])
+        loaded: type[Any] = resolve_name(self.data[name])
         return loaded
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.homes)
-
-    def __len__(self) -> int:
-        return len(self.homes)
 
 
 class Catalogue(Mapping[str, type[Any]]):

@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 38021,
+    "code lines": 38019,
     "modules": 259,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -35,7 +35,7 @@ LIMITS = {
     "dependencies that nothing imports": 0,
 }
 ROOMS = {
-    ".": 2789,
+    ".": 2787,
     "adapters": 1738,
     "backbones": 2577,
     "cli": 3076,
