@@ -78,7 +78,8 @@ def test_every_report_has_its_line():
 def test_an_archived_report_names_the_commit_of_its_code():
     archived = sorted((ROOT / "reports" / "archive").glob("*/*.md"))
     lines = [path.read_text(encoding="utf-8").splitlines()[2] for path in archived]
-    command = re.compile(r"\*Archived\.\* .* in commit [0-9a-f]{8}: `python -m (benchmarks|tests)\.\w+.*`")
+    line = r"\*Archived\.\* .* in commit [0-9a-f]{8}: `python -m (benchmarks|tests)\.\w+.*`"
+    command = re.compile(line)
     assert [line for line in lines if not command.match(line)] == []
     assert len(lines) > 30
 
