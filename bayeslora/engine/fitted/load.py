@@ -99,7 +99,8 @@ def saved_model(
             )
             network = _restored(record, encoder, str(backbone))
         width = network.head.mean_weight.shape[1]
-        scores = FeatureScores.empty(record.feature_scores, width)
+        with reading(f"{_location(files.directory)}: the feature scores cannot be built"):
+            scores = FeatureScores.empty(record.feature_scores, width)
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         for tensors in reversed(members):
