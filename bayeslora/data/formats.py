@@ -35,7 +35,6 @@ LONGEST_FIELD = 2**24
 
 _PACKED = ".gz"
 _HEAD = 2**12  # bytes
-_NULLS = bytes(64)  # no text, not even UTF-16, has so many in a row
 _NAMING = 4096  # records of JSON that name the columns
 _BATCH = 2048  # rows of Parquet that are converted at a time
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -215,7 +214,8 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     opened = File(file, kind_of(file), reading)
     if not head:
         raise InputError(f"{file} is empty; at least one row is needed")
-    if opened.kind != ".parquet" and _NULLS in head:  # sparse, of any size
+    # A sparse file, of any size; no text, not even UTF-16, has so many in a row.
+    if opened.kind != ".parquet" and bytes(64) in head:
         raise InputError(f"{file} is not a text file: it has null characters")
     if reading.delimiter is not None and not opened.is_csv:
         raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")

@@ -98,9 +98,8 @@ def saved_model(
                 else _sequence_encoder(files, str(backbone), loading)
             )
             network = _restored(record, encoder, str(backbone))
-        width = network.head.mean_weight.shape[1]
         with reading(f"{_location(files.directory)}: the feature scores cannot be built"):
-            scores = FeatureScores.empty(record.feature_scores, width)
+            scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         for tensors in reversed(members):
