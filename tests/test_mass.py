@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 38019,
+    "code lines": 38018,
     "modules": 259,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,

@@ -127,7 +127,7 @@ class Plan:
             if reason and name not in training.of_rows and not is_default:
                 raise InputError(
                     f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
-                    "out, or choose an adapter such as 'polar' or 'lora'",
+                    "out, or choose another adapter",
                     code="no-effect",
                 )
         if "head_lr" in chosen and posterior.head_lr is not None:

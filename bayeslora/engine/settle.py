@@ -97,10 +97,9 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     """Return the options of training with those that were left open."""
     posterior, adapter, settings = plan.posterior, plan.adapter, plan.training
     validated = data.validation is not None or bool(settings.hold_out)
-    by_rows = adapter.trains_with_head
     if "cv" not in plan.chosen:
         # Few rows without an adapter choose the prior by cross-validation instead.
-        scales = by_rows or (not adapter.trains and len(data.rows) > FEW_ROWS)
+        scales = adapter.trains_with_head or (not adapter.trains and len(data.rows) > FEW_ROWS)
         folds: Literal["auto", 0] = (
             "auto" if posterior.scales_logits and not validated and scales else 0
         )
@@ -114,7 +113,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     if "epochs" not in plan.chosen:
         epochs = partial(default_epochs, posterior, len(data.rows))
         settings = replace(settings, epochs=epochs(validated=validated))
-        chooses = settings.cv and by_rows and _chooses_epochs(posterior, adapter, settings)
+        chooses = settings.cv and _chooses_epochs(posterior, adapter, settings)
         if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
             number = epochs(validated=False, cross_validated=True)
             settings = replace(settings, epochs=number, choose_epochs=True)
@@ -129,7 +128,8 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
 def _chooses_epochs(posterior: Posterior, adapter: Adapter, settings: TrainingSettings) -> bool:
     """Return whether a network may end at any stage; a layer may not have been drawn by then."""
     samples = adapter.layer_sampling or settings.layer_sampling
-    return posterior.chooses_epoch and not (samples and posterior.not_idle)
+    can_end = posterior.chooses_epoch and not (samples and posterior.not_idle)
+    return can_end and adapter.trains_with_head
 
 
 def by_backbone(
@@ -302,7 +302,7 @@ def _check_division(plan: Plan, data: TrainingData) -> None:
     if plan.training.refit and plan.posterior.learns_from == "validation":
         raise InputError(
             f"refit leaves no rows to fit posterior {plan.posterior.name!r} to; leave refit "
-            "out, or use cv with posterior 'mle', whose logit scale is an inverse temperature",
+            "out, or use cv with a point estimate, whose logit scale is an inverse temperature",
             code="clash",
         )
 

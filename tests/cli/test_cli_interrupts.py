@@ -11,7 +11,7 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
-from bayeslora.contrib.amt import episodes
+from bayeslora.contrib.amt import pool
 from bayeslora.engine import ensemble
 from bayeslora.engine.training import loop as training
 
@@ -46,7 +46,7 @@ def fit_and_wait(*words):
         while True:  # a signal just before `signal.pause` would be waited for in vain
             time.sleep(0.01)
 
-    training.write_checkpoint = episodes.write_checkpoint = waiting
+    training.write_checkpoint = pool.write_checkpoint = waiting
     bayeslora(*words)
 
 

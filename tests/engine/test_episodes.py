@@ -9,13 +9,14 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.contrib.amt import episodes as engine
-from bayeslora.contrib.amt.adapter import AMT, mix
-from bayeslora.contrib.amt.episodes import (
+from bayeslora.contrib.amt import pool as engine
+from bayeslora.contrib.amt.adapter import AMT
+from bayeslora.contrib.amt.pool import (
     Adversary,
     MetaTuning,
     draw_episode,
     meta_tune,
+    mix,
 )
 from bayeslora.contrib.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network

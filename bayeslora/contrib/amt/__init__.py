@@ -1,1 +1,1 @@
-"""AMT: `adapter.py` has options, pool and merge, `episodes.py` the tuning."""
+"""AMT: `adapter.py` has options and merge, `pool.py` the members and their tuning."""

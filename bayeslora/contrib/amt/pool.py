@@ -1,4 +1,4 @@
-"""Meta-tuning: the members of a pool learn from few-shot episodes, each against its adversary.
+"""The pool on each layer, and its tuning: members learn from episodes, each against its adversary.
 
 The last layer is not used: an episode's queries are classified by cosines with the class means of
 its support. Dropout is off, so that clean and perturbed answers differ by the perturbation alone.
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from bayeslora.adapters.low_rank import Factors
+from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.contrib.perturbation import Inputs, ascend, open_inputs
@@ -30,15 +33,136 @@ from bayeslora.engine.training.checkpoints import read_checkpoint, write_checkpo
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, prototypes
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from bayeslora.contrib.amt.adapter import Pool
-
 logger = logging.getLogger(__name__)
 
+COSINE_SCALE = 10.0
+"""κ before training."""
 _EVERY = 50
 """Episodes between checkpoints."""
+
+
+class Pool(Site):
+    """A frozen linear layer plus a mixture of low-rank changes.
+
+    Attributes:
+        A: Linear layer whose weight [P r, in] holds the first factors.
+        B: Linear layer whose weight [out, P r] holds the second factors.
+        A0: [r, in] buffer, initial A_p of every member.
+        B0: [out, r] buffer, initial B_p of every member.
+        mixture: [P] buffer, w.
+        cosine_scales: [P] buffer, κ of each member; the same in all sites.
+    """
+
+    centred = True
+    A0: Tensor
+    B0: Tensor
+    mixture: Tensor
+    cosine_scales: Tensor
+
+    def __init__(self, name: str, host: nn.Linear, factors: Factors, num_members: int) -> None:
+        """Initialise all members with the same factors and equal weights.
+
+        Args:
+            name: Dotted path of the replaced layer in its host.
+            host: The layer to replace.
+            factors: Initial factors of each member.
+            num_members: P.
+        """
+        super().__init__(name, host)
+        device = host.weight.device
+        self.A = trained_layer(factors.A.repeat(num_members, 1), device)
+        self.B = trained_layer(factors.B.repeat(1, num_members), device)
+        for key, factor in (("A0", factors.A), ("B0", factors.B)):
+            # The layout of a loaded tensor.
+            start = factor.detach().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(key, start.to(device))
+        self.register_buffer("mixture", torch.full((num_members,), 1 / num_members, device=device))
+        self.register_buffer(
+            "cosine_scales", torch.full((num_members,), COSINE_SCALE, device=device)
+        )
+        self.train(host.training)
+
+    @property
+    def r(self) -> int:
+        """Rank of a member."""
+        return self.A0.shape[0]
+
+    @property
+    def num_members(self) -> int:
+        """P."""
+        return len(self.mixture)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
+        base = F.linear(x, self.weight, self.bias)
+        x = x.to(self.A.weight.dtype)
+        product = -F.linear(F.linear(x, self.A0), self.B0)
+        for member, weight in enumerate(self.mixture.tolist()):
+            if weight:
+                part = self._slice(member)
+                h = F.linear(x, self.A.weight[part])
+                product = product + weight * F.linear(h, self.B.weight[:, part])
+        return base + product.to(base.dtype)
+
+    @torch.no_grad()
+    def select(self, weights: Sequence[float]) -> None:
+        """Set the mixture weights, P numbers that sum to 1."""
+        self.mixture.copy_(torch.tensor(list(weights), dtype=torch.float64))
+
+    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
+        """Return the factors of a member: the tensor that holds them, the slice, the axis."""
+        part = self._slice(member)
+        return [(self.A.weight, part, 0), (self.B.weight, part, 1)]
+
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` for the change `B·A` of k members.
+
+        `Σ w_p B_p A_p − B_0 A_0 = Σ w_p (B_p − B_0) A_p + B_0 (Σ w_p A_p − A_0)`: this form avoids
+        cancellation.
+
+        Args:
+            dtype: Dtype of the computation and the result; None means the adapter's.
+        """
+        dtype = dtype or self.A.weight.dtype
+        A0, B0 = self.A0.to(dtype), self.B0.to(dtype)
+        firsts, seconds, mean = [], [], -A0
+        for member, weight in enumerate(self.mixture.tolist()):
+            if not weight:
+                continue
+            part = self._slice(member)
+            A, B = self.A.weight[part].to(dtype), self.B.weight[:, part].to(dtype)
+            firsts.append(A)
+            seconds.append(weight * (B - B0))
+            mean = mean + weight * A
+        return torch.cat([*firsts, mean]), torch.cat([*seconds, B0], 1)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Return the layers that hold the factors of all members."""
+        return {"A": self.A, "B": self.B}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to save: factors, initial factors, mixture and κ."""
+        names = ("A0", "B0", "mixture", "cosine_scales")
+        return {**self.trainable(), **{name: getattr(self, name) for name in names}}
+
+    def origin(self) -> dict[str, Tensor]:
+        """Return copies of the initial factors."""
+        times = self.num_members
+        return {"A": self.A0.repeat(times, 1), "B": self.B0.repeat(1, times)}
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows beside the factors."""
+        members = f"members={self.num_members}"
+        return f"in={self.in_features}, out={self.out_features}, r={self.r}, {members}"
+
+    def _slice(self, member: int) -> slice:
+        return slice(member * self.r, (member + 1) * self.r)
+
+
+def mix(network: Network, weights: Sequence[float]) -> None:
+    """Set the mixture of a pool's members in every layer."""
+    for site in pooled(network):
+        site.select(weights)
 
 
 @dataclass(frozen=True)
