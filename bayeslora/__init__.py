@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.base import LayerSampling as LayerSampling
     from bayeslora.adapters.frozen import Frozen as Frozen
     from bayeslora.adapters.lora import LoRA as LoRA
     from bayeslora.adapters.pissa import PiSSA as PiSSA
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from bayeslora.contrib.lisa import LISA as LISA
     from bayeslora.contrib.s2ft import S2FT as S2FT
     from bayeslora.data.known import load_task as load_task
-    from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
     from bayeslora.experiments.run import experiment as experiment
@@ -84,10 +82,8 @@ _HOMES = {
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal",
-    "LayerSampling": "bayeslora.adapters.base",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",
-    "QualityRetaining": "bayeslora.engine.training_options",
     "RAPS": "bayeslora.conformal",
     "Report": "bayeslora.reporting.report",
     "Score": "bayeslora.metrics.scores",

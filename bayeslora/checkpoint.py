@@ -105,7 +105,6 @@ class ModelRecord:
         feature_scores: `extra_config()` of the feature scores, by name.
         num_members: Number of networks; more than one for an ensemble.
         tasks: Number of classes per task by name, in class order; empty for a single task.
-        across_tasks: Whether rows are classified among the classes of all tasks.
         data: Hashes of the `train` and `validation` rows; `whole` for the rows that `hold_out`
             split into both; `before` identifies the original fit of a network whose posterior was
             refitted. Empty if nothing was fitted or stored.
@@ -129,7 +128,6 @@ class ModelRecord:
     feature_scores: dict[str, Any] = field(default_factory=dict)
     num_members: int = 1
     tasks: dict[str, int] = field(default_factory=dict)
-    across_tasks: bool = False
     data: dict[str, str | None] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +190,6 @@ class _Record(_Checked):
     feature_scores: _Options = {}
     num_members: _Count = 1
     tasks: dict[str, int] = {}
-    across_tasks: bool = False
     data: _Options = {}
     dropped: _Options = {}
     training: _Options = {}
@@ -369,7 +366,9 @@ def _record(path: Path) -> ModelRecord:
             code="damaged",
         ) from None
     names = [item.name for item in dataclasses.fields(ModelRecord)]
-    return ModelRecord(**{name: content[name] for name in names if name in content})
+    record = ModelRecord(**{name: content[name] for name in names if name in content})
+    # Models of earlier versions may classify among the classes of all tasks, as if of one task.
+    return dataclasses.replace(record, tasks={}) if content.get("across_tasks") else record
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
-from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
+from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -298,18 +298,14 @@ class BayesianClassifier:
         """
         check_keywords("fit", options, FitOptions)
         if out is not None:
-            files = [*_files(train, validation), *self.adapter.files]
-            refuse_inputs(out, *files, *directories(self.plan.backbone))
+            refuse_inputs(out, *_files(train, validation), *directories(self.plan.backbone))
             current().first(partial(check_writable, out))
         # Imported here: predictions do not need the training loop.
         from bayeslora.engine.fit import fit_classifier
 
         plan = self.plan.for_fit(feature_scores, options)
         columns = DataColumns().renamed(**columns_in(options))
-        across_tasks = plan.training.across_tasks
-        data = current().first_then_all(
-            lambda: TrainingData.read(train, validation, columns, across_tasks=across_tasks)
-        )
+        data = current().first_then_all(lambda: TrainingData.read(train, validation, columns))
         with (
             together() as world,
             world.first_holds(lambda: nullcontext() if out is None else lock(out)),
@@ -578,9 +574,10 @@ class BayesianClassifier:
         try:
             for member in network.members:
                 network.load_trained_state(member)
-                full = network.full
-                sites = [spectrum(site) for site in network.sites]
-                spectra.append(sites if full is None else full_spectrum(full))
+                changes = [spectrum(site) for site in network.sites]
+                if network.companion is not None:
+                    changes += network.companion.spectra()
+                spectra.append(changes)
         finally:
             network.load_trained_state(network.members[0])
         return spectra

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
-
-from annotated_types import MinLen
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from bayeslora import options
 from bayeslora.errors import InputError, located
 from bayeslora.option_checks import (
     BelowOne,
     Count,
-    CountOrZero,
     NotNegative,
     OnlyWith,
     Options,
@@ -26,83 +23,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
     from torch.optim import Optimizer
 
-    from bayeslora.adapters.layer_sampling import FullLayers
     from bayeslora.adapters.low_rank import Factors
-    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.site import Companion, Site
     from bayeslora.adapters.stats import SecondMoment
-    from bayeslora.conditioning import Conditioning
-
-
-_LONGEST_INTERVAL = 20
-_DRAWS_A_LAYER = 4
-
-
-@dataclass(frozen=True)
-class LayerSampling(Options):
-    """Train a few layers at a time; they are drawn anew every `interval` steps."""
-
-    name: ClassVar[str] = "layer_sampling"
-    summary: ClassVar[str] = "train the adapters of a few randomly drawn layers at a time"
-    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919, for whole layers; ours for adapters"
-    parameters: ClassVar[str] = "none"
-
-    num_active: Count = 2
-    """Number of layers that train at a time."""
-    interval: Count | None = None
-    """Optimiser steps between draws; None means as many as give each layer about four draws, 1 to
-    20."""
-    mode: Literal["cycle", "fixed", "uniform", "weighted"] = "uniform"
-    """How layers are drawn: `uniform` (as published), `cycle` (each layer once before any repeats),
-    `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole fit, as a
-    control)."""
-    weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
-    """For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in proportion
-    to its number, at most in every draw."""
-    state: Literal["drop", "keep", "offload"] = "drop"
-    """Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, and
-    `offload` moves it to CPU memory."""
-    ramp: CountOrZero = 0
-    """Steps after each draw in which the learning rate of the drawn layers rises; 0 for none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.weights is None) == (self.mode == "weighted"):
-            raise InputError(
-                "weights must be given for mode 'weighted', one number >= 0 per layer, and for "
-                f"no other mode; got mode {self.mode!r} and weights {self.weights!r}"
-            )
-        if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
-            raise InputError(
-                f"at least num_active = {self.num_active} of the weights must be > 0, got "
-                f"{list(self.weights)}"
-            )
-
-    def check_layers(self, num_layers: int) -> None:
-        """Raise InputError if the options do not fit `num_layers` layers.
-
-        Raises:
-            InputError: `num_active` exceeds `num_layers`, or `weights` has another length.
-        """
-        self._check_active(num_layers)
-        if self.weights is not None and len(self.weights) != num_layers:
-            raise InputError(
-                f"weights must have one number for each of the {num_layers} layers to draw from, "
-                f"got {len(self.weights)}"
-            )
-
-    def _check_active(self, num_layers: int) -> None:
-        if self.num_active > num_layers:
-            raise InputError(
-                f"num_active must be from 1 to {num_layers}, the number of layers to draw from, "
-                f"got {self.num_active}"
-            )
-
-    def interval_of(self, num_steps: int, num_layers: int) -> int:
-        """Return the steps between draws in a fit of `num_steps` over `num_layers` layers."""
-        if self.interval is not None:
-            return self.interval
-        interval = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
-        return max(1, min(_LONGEST_INTERVAL, interval))
 
 
 USUAL_LAYERS = 6
@@ -124,8 +47,8 @@ Layers = Count | Literal["auto"] | None
 class StepHook:
     """Takes part in the steps of a training; by default it does nothing.
 
-    A resumed training creates new hooks: their state must follow from the step, or be among the
-    tensors of the network.
+    A resumed training creates new hooks: their state must follow from the step, be among the
+    tensors of the network, or be returned by `state`.
     """
 
     def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
@@ -137,27 +60,31 @@ class StepHook:
             optimizer: Optimiser of adapter and head.
         """
 
+    def loss(self, rows: Any, weight: Tensor) -> Tensor | None:
+        """Return what is added to the adapter's loss of a batch, in nats per row; None for nothing.
+
+        Args:
+            rows: The `Features` of the batch with their labels, with a graph.
+            weight: [C, d] mean weights of the last layer.
+        """
+        return None
+
     def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Follow the optimiser's step; arguments are those of `before_step`."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint needs."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+
+    def record(self, num_steps: int) -> dict[str, Any]:
+        """Return entries for the results in a model's record, JSON-ready, after so many steps."""
+        return {}
+
     def finish(self) -> None:
         """Clean up after the last step, or after an exception."""
-
-
-class Adapted(Protocol):
-    """A network with an adapter, as an optimiser sees it."""
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """The adapted layers."""
-
-    @property
-    def full(self) -> FullLayers | None:
-        """The layers that are trained in full, for adapters without sites."""
-
-    @property
-    def conditioning(self) -> Conditioning | None:
-        """Makes the sites depend on the example; None if they do not."""
 
 
 class TrainingRows(Protocol):
@@ -170,6 +97,13 @@ class TrainingRows(Protocol):
     @property
     def model(self) -> nn.Module:
         """The backbone that contains these layers."""
+
+    @property
+    def companion(self) -> Companion | None:
+        """What the adapter trains besides the sites, if anything."""
+
+    def columns(self) -> Mapping[str, Tensor]:
+        """Return the columns that the companion has for these rows, each [N, …]."""
 
     def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
         """Return the second moment of the inputs of each site, by the site's name.
@@ -209,8 +143,6 @@ class Adapter(Options):
         trains: Whether anything of the backbone changes.
         trains_itself: How the adapter trains by its own `train`, in place of steps with the last
             layer; empty where it does not.
-        input_dependent: Why the change of a weight is another one for each input while it trains;
-            empty where it is one matrix.
     """
 
     name: ClassVar[str]
@@ -228,7 +160,6 @@ class Adapter(Options):
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     trains_itself: ClassVar[str] = ""
-    input_dependent: ClassVar[str] = ""
 
     # Meaning of these options where an adapter states no other.
     lr: Positive | None = None
@@ -262,27 +193,34 @@ class Adapter(Options):
         """Return these options with `usual` in place of `num_layers="auto"`."""
         return self._with(num_layers=usual) if self.num_layers == "auto" else self
 
-    def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
-        """Return these options with files of texts replaced by the texts.
+    def settled(self, data: Any) -> Self:
+        """Return the options with what depends on the rows resolved, before anything is loaded.
 
         Args:
-            read: Returns the texts of a data file.
-            held_out: Validation and test texts.
+            data: The `TrainingData`: training rows, held-out rows and their columns.
 
         Raises:
-            InputError: The file cannot be read, or the texts are among those held out.
+            InputError: The rows lack something that the adapter needs, or an option does not fit
+                them.
         """
         return self
+
+    def refuses(self, posterior: Any) -> str:
+        """Return why a posterior cannot be combined with the adapter; empty if it can.
+
+        Args:
+            posterior: The `Posterior`, or its class.
+        """
+        if self.trains_itself and (posterior.from_start or posterior.over_trained):
+            return f"{self.trains_itself} and supports only posteriors over the last layer"
+        if self.trains and not self.has_sites and posterior.needs_sites():
+            return "has no sites, whose weights the posterior is over"
+        return ""
 
     def _with(self, **changes: Any) -> Self:
         config: Any = self
         changed: Self = replace(config, **changes)
         return changed
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Data files that the adapter reads; a model must not overwrite them."""
-        return ()
 
     def recorded(self) -> dict[str, Any]:
         """Return the options for a model's record, JSON-ready."""
@@ -296,11 +234,6 @@ class Adapter(Options):
             recorded: The options in a model's record.
         """
         return str(recorded["name"])
-
-    @property
-    def layer_sampling(self) -> LayerSampling | None:
-        """The adapter's own layer sampling; None if all layers train."""
-        return None
 
     @property
     def start_alike(self) -> str:
@@ -416,29 +349,17 @@ class Adapter(Options):
         """
         raise InputError(f"adapter {self.name!r} has no options for new classes; leave adapter out")
 
-    def check_rows(self, rows: Any) -> None:
-        """Raise InputError if the training rows lack something that the adapter needs.
+    def companion(self, network: Any, rows: Any = None) -> Companion | None:
+        """Return what is trained besides the sites, or in place of them; None for nothing.
 
         Args:
-            rows: The `Examples`.
-        """
+            network: A fresh network whose sites are in place.
+            rows: The training rows, `Examples`; None if tensors will be loaded.
 
-    def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning | None:
-        """Return the module that makes the sites depend on the example; None if they do not.
-
-        Args:
-            sites: Sites in the backbone; the module is attached to them.
-            num_features: Width d of the backbone's features.
+        Raises:
+            InputError: The backbone does not support it.
         """
         return None
-
-    def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
-        """Raise InputError if an initialisation from rows is impossible, before any row is run.
-
-        Args:
-            model: The backbone with the sites in it.
-            names: Names of the sites.
-        """
 
     def begin(self, rows: TrainingRows) -> None:
         """Initialise the sites of a fresh network from training rows.
@@ -450,27 +371,24 @@ class Adapter(Options):
             InputError: The rows do not allow this initialisation.
         """
 
-    def full_layers(
-        self, model: nn.Module, after: Callable[[], Collection[str]]
-    ) -> FullLayers | None:
-        """Return the layers of the backbone that train in full; None for adapters with sites.
+    def hooks(self, fit: Any) -> Sequence[StepHook]:
+        """Return hooks of the training steps, such as a schedule or a loss of the adapter.
 
         Args:
-            model: The backbone; its trainable parameters are replaced by copies.
-            after: Returns the names of the modules that run after the layers.
+            fit: The `Training`: network, plan, rows and number of steps.
 
         Raises:
-            InputError: The backbone has no such layers.
+            InputError: The adapter cannot be trained in this fit.
         """
-        return None
-
-    def callbacks(self, network: Adapted) -> Sequence[StepHook]:
-        """Return hooks of the training steps, such as a schedule of the adapter."""
         return ()
 
-    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return optimisers, with named groups, of what is trained besides the sites."""
-        return ()
+    def advice(self, figures: Mapping[str, float]) -> str:
+        """Return a warning about the figures of a finished fit; empty if there is none.
+
+        Args:
+            figures: Those of the adapter in the record.
+        """
+        return ""
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
         """Return the optimiser, with one group, of the parameters on a manifold."""

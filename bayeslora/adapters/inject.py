@@ -29,9 +29,9 @@ def inject(
         model: The host; only adapter parameters still require a gradient afterwards.
         config: The adapter's options.
         seed: Seed of the random initialisation; the same seed gives the same factors.
-        blank: Whether to skip an initialisation from the weights and start with zeros, or without
-            columns, because the adapter's tensors will be loaded. An adapter that starts from
-            training rows is always blank until its `begin`.
+        blank: Whether to skip an initialisation from the weights, because the adapter's tensors
+            will be loaded. An adapter that starts from training rows is always blank until its
+            `begin`.
 
     Returns:
         The sites, in module order.
@@ -96,7 +96,7 @@ def export(model: nn.Module) -> nn.Module:
 def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
     """Return copies of all adapter tensors on the CPU, named `<module>.A`, `.B` and `.core`.
 
-    A change relative to a start adds `.A0` and `.B0`. Columns have `.sel` and `.idx`.
+    A change relative to a start adds `.A0` and `.B0`; see `Site.tensors`.
     """
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
@@ -106,47 +106,33 @@ def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors named as in `adapter_state` into the sites; all of them or none.
-
-    Sites of columns adopt the stored columns.
+    """Copy tensors named as in `adapter_state` into the sites, which adopt their shapes.
 
     Raises:
-        InputError: A tensor is missing, unexpected or of the wrong shape, or columns are not those
-            of the weight; the message names it.
+        InputError: A tensor is missing, unexpected or of the wrong shape; the message names it.
     """
     expected = _named_tensors(sites)
-    stored = [_of_site(site, tensors) for site in sites]
     for name in tensors:
         if name not in expected:
             raise InputError(
                 f"unexpected adapter tensor {name!r}: the model has no such adapted layer"
             )
-    needed = {
-        f"{site.name}.{key}": shape
-        for site, items in zip(sites, stored, strict=True)
-        for key, shape in site.shapes(items).items()
-    }
-    for name, shape in needed.items():
-        if name not in tensors:
-            raise InputError(f"adapter tensor {name!r} is missing")
-        if tensors[name].shape != shape:
+    if missing := expected.keys() - tensors.keys():
+        raise InputError(f"adapter tensor {min(missing)!r} is missing")
+    lay_out(sites, tensors)
+    values = _named_tensors(sites)
+    for name, value in values.items():
+        if tensors[name].shape != value.shape:
             raise InputError(
                 f"adapter tensor {name!r} has shape {list(tensors[name].shape)}, expected "
-                f"{list(shape)}"
+                f"{list(value.shape)}"
             )
-    lay_out(sites, tensors)
-    for name, value in _named_tensors(sites).items():
+    for name, value in values.items():
         value.copy_(tensors[name])
 
 
 def lay_out(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
-    """Resize sites to the shapes of tensors named as in `adapter_state`.
-
-    Only shapes that a file determines change: the columns of S²FT.
-
-    Raises:
-        InputError: Columns are not those of the site's weight.
-    """
+    """Resize sites to the shapes of tensors named as in `adapter_state`; see `Site.resize`."""
     for site in sites:
         site.resize(_of_site(site, tensors))
 

@@ -1,12 +1,17 @@
-"""An adapted layer: the module that stands in for one linear layer."""
+"""What an adapter puts into a network: sites in place of linear layers, and a companion of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.spectrum import SiteSpectrum
 
 
 def trained_layer(weight: Tensor, device: torch.device) -> nn.Linear:
@@ -149,8 +154,8 @@ class Site(nn.Module):
         """Return the tensors to save: `trainable()` and those needed to load them."""
         return dict(self.trainable())
 
-    def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        """Return the shapes that stored tensors must have.
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Adopt the shapes that stored tensors determine.
 
         Args:
             stored: The file's tensors of this site, named as in `tensors()`; some may be missing.
@@ -158,10 +163,6 @@ class Site(nn.Module):
         Raises:
             InputError: A tensor that determines shapes is invalid.
         """
-        return {key: value.shape for key, value in self.tensors().items()}
-
-    def resize(self, stored: Mapping[str, Tensor]) -> None:
-        """Adopt the shapes that stored tensors determine; see `shapes`."""
 
     def origin(self) -> dict[str, Tensor]:
         """Return the centre of a prior over `trainable()`, where the change is 0."""
@@ -170,3 +171,68 @@ class Site(nn.Module):
     def manifold(self) -> dict[str, str]:
         """Return the manifold (`stiefel`) of each constrained parameter."""
         return {}
+
+
+class Companion(nn.Module):
+    """What an adapter trains besides its sites, or in place of them; see `Adapter.companion`.
+
+    It is trained, saved, moved and resumed with the sites. Its columns are values of a row that
+    travel with it into every batch, such as the context of a gate.
+    """
+
+    def columns(self, rows: Any, count: int, features: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Return columns [N, …] of rows by name, on the CPU.
+
+        Each row's values must depend on this row alone.
+
+        Args:
+            rows: `Examples`, or None for texts without any.
+            count: Number of rows N.
+            features: Returns their features [N, d] from the frozen backbone.
+
+        Raises:
+            InputError: The rows lack something.
+        """
+        return {}
+
+    def applied(self, batch: Mapping[str, Tensor]) -> AbstractContextManager[object]:
+        """Return a context manager for a pass of a batch, which has the columns of its rows."""
+        return nullcontext()
+
+    def closed(self) -> AbstractContextManager[object]:
+        """Return a context manager under which passes are those of the frozen backbone."""
+        return nullcontext()
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """Return the optimisers of what it trains, with named groups."""
+        return ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to save by name, beside those of the sites."""
+        return {}
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Adopt the shapes that stored tensors determine, named as in `tensors()`."""
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Load all of its tensors, named as in `tensors()`.
+
+        Raises:
+            InputError: A tensor is missing, unexpected, or of another shape.
+        """
+
+    def figures(self, columns: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return diagnostics on the training rows, for the history of the epochs and the record.
+
+        Args:
+            columns: Those of the training rows.
+        """
+        return {}
+
+    def summary(self) -> dict[str, float]:
+        """Return statistics of the trained parameters for the record, besides those of sites."""
+        return {}
+
+    def spectra(self) -> list[SiteSpectrum]:
+        """Return statistics of the weights of the backbone that it changes by itself."""
+        return []

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.layer_sampling import FullLayers
 from bayeslora.adapters.site import Site
 
 
@@ -70,23 +69,10 @@ class SiteSpectrum:
 def spectrum(site: Site) -> SiteSpectrum:
     """Return the statistics of one site, computed in float64."""
     values = singular_values(site)
-    return _spectrum(site.name, values, site.weight.detach().double(), drift(site), site.is_gated)
+    return spectrum_of(site.name, values, site.weight.detach().double(), drift(site), site.is_gated)
 
 
-def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
-    """Return the statistics of every matrix that was trained in full, computed in float64.
-
-    All min(out, in) singular values of the change are computed. Biases and normalisations are left
-    out.
-    """
-    return [
-        _spectrum(name.removesuffix(".weight"), torch.linalg.svdvals(change), start)
-        for name, change, start in full.changes()
-        if change.ndim == 2
-    ]
-
-
-def _spectrum(
+def spectrum_of(
     name: str, values: Tensor, frozen: Tensor, drift: float = 0.0, is_gated: bool = False
 ) -> SiteSpectrum:
     """Return the statistics of a change with these singular values to a frozen weight."""

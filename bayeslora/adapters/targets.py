@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -23,20 +23,6 @@ DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
     ("c_attn",),  # GPT-2: recognised, then refused, because its layers are not linear layers
 )
 """Names of query and value projections by architecture; the first matching set wins."""
-
-COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
-    ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma, Phi-3
-    ("attention.output.dense", r".*\d\.output\.dense"),  # BERT, RoBERTa, ELECTRA, DeBERTa
-    ("attention.dense", "ffn_output"),  # ALBERT
-    ("attention.out_lin", "ffn.lin2"),  # DistilBERT
-    ("attn.Wo", "mlp.Wo"),  # ModernBERT
-    ("attention.dense", "dense_4h_to_h"),  # GPT-NeoX
-    ("self_attention.dense", "dense_4h_to_h"),  # BLOOM, Falcon
-    ("self_attn.out_proj", "fc2"),  # OPT, BART
-    ("attn.c_proj", "mlp.c_proj"),  # GPT-2: recognised, then refused
-)
-"""Attention output projection and feed-forward down projection, whose columns are heads and
-channels. The first matching pair wins."""
 
 _OUTPUT_LAYERS = frozenset({"lm_head", "embed_out"})
 """Layers that often share their weight with the embedding; adapted only if named."""
@@ -71,24 +57,6 @@ def find_targets(
             f"{num_layers} layers; raise num_layers or pass None for all"
         )
     return targets
-
-
-def coupled_targets(model: nn.Module) -> tuple[str, str]:
-    """Return the `target_modules` entries of a model's output and down projections.
-
-    Raises:
-        InputError: No pair of `COUPLED_TARGETS` matches the model.
-    """
-    modules = _candidates(model)
-    for pair in COUPLED_TARGETS:
-        if all(any(_is_named(name, pattern) for name in modules) for pattern in pair):
-            return pair
-    raise _no_default(modules)
-
-
-def is_attention_output(name: str) -> bool:
-    """Return whether a dotted name is that of a known attention output projection."""
-    return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
 
 
 def split_at_layer(name: str) -> tuple[str, int] | None:
@@ -143,10 +111,11 @@ def _default_targets(modules: dict[str, nn.Module]) -> tuple[str, ...]:
     for targets in DEFAULT_TARGETS:
         if all(any(_ends_with(name, target) for name in modules) for target in targets):
             return targets
-    raise _no_default(modules)
+    raise no_default(modules)
 
 
-def _no_default(modules: dict[str, nn.Module]) -> InputError:
+def no_default(modules: Mapping[str, nn.Module]) -> InputError:
+    """Return the error for an architecture whose layers to adapt are not known."""
     return InputError(
         "no default target_modules for this architecture; choose from its linear layers: "
         + _linear_endings(modules)
@@ -182,7 +151,7 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     return linear
 
 
-def _linear_endings(modules: dict[str, nn.Module]) -> str:
+def _linear_endings(modules: Mapping[str, nn.Module]) -> str:
     """Return suffixes that would match linear layers; a numeric one keeps the name before it."""
     endings = {
         ".".join(name.split(".")[-2:]) if name.split(".")[-1].isdigit() else name.split(".")[-1]
@@ -194,10 +163,6 @@ def _linear_endings(modules: dict[str, nn.Module]) -> str:
 
 def _ends_with(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
-
-
-def _is_named(name: str, pattern: str) -> bool:
-    return _ends_with(name, pattern) or re.fullmatch(pattern, name) is not None
 
 
 def _is_output(name: str, pattern: str) -> bool:

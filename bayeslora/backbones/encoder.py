@@ -39,7 +39,6 @@ from bayeslora.backbones.tokens import (
     tokenise,
     usable_length,
 )
-from bayeslora.conditioning import Conditioning
 from bayeslora.io.cache import FROZEN_STATES, keep_tensors, kept_file, most_bytes, read_kept
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
@@ -69,15 +68,14 @@ class PreparedTexts:
         tokens: The tokenised texts.
         prefix: Their states at the split, or None if the split is at the bottom.
         labels: [N] int64, -1 where there is none; [0] if they were not told.
-        contexts: [N, k], on which passes also depend; None if they do not.
-        known: [N, C] float32, logits known beforehand; None if there are none.
+        columns: Further values [N, …] of the rows: `known` [N, C] float32, logits known
+            beforehand, and those of the adapter's companion.
     """
 
     tokens: Tokens | Pixels
     prefix: PrefixStates | None
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), kw_only=True)
-    contexts: Tensor | None = field(default=None, kw_only=True)
-    known: Tensor | None = field(default=None, kw_only=True)
+    columns: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -92,24 +90,18 @@ class PreparedTexts:
         prefix = self.prefix
         if prefix is not None:
             prefix = prefix.take(rows)
-        contexts = None if self.contexts is None else self.contexts[list(rows)]
-        known = None if self.known is None else self.known[list(rows)]
+        columns = {name: values[list(rows)] for name, values in self.columns.items()}
         labels = self.labels[list(rows)] if len(self.labels) else self.labels
-        tokens = self.tokens.take(rows)
-        return PreparedTexts(tokens, prefix, labels=labels, contexts=contexts, known=known)
+        return PreparedTexts(self.tokens.take(rows), prefix, labels=labels, columns=columns)
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Return the padded batch of `rows`: inputs, maybe `hidden`, `contexts` and `known`."""
+        """Return the padded batch of `rows`: inputs, columns, and maybe `hidden`."""
         batch = self.tokens.pad(rows)
         if self.prefix is not None:
             batch["hidden"] = self.prefix.pad(rows)
             if self.prefix.middle is not None:
                 batch["middle"] = self.prefix.middle[list(rows)]
-        if self.contexts is not None:
-            batch["contexts"] = self.contexts[list(rows)]
-        if self.known is not None:
-            batch["known"] = self.known[list(rows)]
-        return batch
+        return batch | {name: values[list(rows)] for name, values in self.columns.items()}
 
 
 def with_letters(question: str, options: Sequence[str]) -> str:
@@ -137,17 +129,16 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         one_by_one: Whether texts are run singly, since padding would change their features.
-        conditioning: Makes passes depend on the example; None if they do not.
+        companion: The `bayeslora.adapters.site.Companion` of the sites, or None.
         middle: The layer in the middle of the backbone whose input is one state per token; None if
             there is none.
     """
 
     one_by_one = False
-    conditioning: Conditioning | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.conditioning = None
+        self.companion: Any = None
         self.middle: MiddleLayer | None = None
 
     @property
@@ -172,6 +163,7 @@ class FeatureExtractor(nn.Module):
         *,
         choices: Sequence[Sequence[str]] | None = None,
         available: NDArray[np.bool_] | None = None,
+        rows: Any = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
@@ -182,6 +174,7 @@ class FeatureExtractor(nn.Module):
             pairs: N second texts, or None.
             choices: The options of each text, or None.
             available: [N, C] bool, the classes or options that each text has; None for all.
+            rows: The `Examples` of the texts, for the columns of the adapter's companion.
             advance: Called with the number of finished texts.
             keep: Whether slow results may be cached on disk.
         """
@@ -190,15 +183,14 @@ class FeatureExtractor(nn.Module):
     def forget(self, prepared: PreparedTexts) -> None:
         """Drop the cache of `prepare` for these texts; here there is none."""
 
-    def with_contexts(self, prepared: PreparedTexts, rows: Any) -> PreparedTexts:
-        """Return prepared texts with their contexts if passes depend on contexts.
+    def with_columns(self, prepared: PreparedTexts, rows: Any) -> PreparedTexts:
+        """Return prepared texts with the columns of the adapter's companion, if there is one.
 
         Args:
             prepared: N texts.
             rows: The `Examples` of the texts, or None.
         """
-        conditioning = self.conditioning
-        if conditioning is None:
+        if self.companion is None:
             return prepared
 
         @torch.no_grad()
@@ -210,8 +202,8 @@ class FeatureExtractor(nn.Module):
                     parts.update(zip(indices, pooled, strict=True))
             return torch.stack([parts[index] for index in range(len(prepared))])
 
-        contexts = conditioning.contexts(rows, len(prepared), features)
-        return replace(prepared, contexts=contexts)
+        columns = self.companion.columns(rows, len(prepared), features)
+        return replace(prepared, columns={**prepared.columns, **columns})
 
     def pooled(self, batch: Batch) -> Tensor:
         """Return one vector [B, d] float32 per text."""
@@ -220,13 +212,15 @@ class FeatureExtractor(nn.Module):
 
     def _closed(self) -> AbstractContextManager[object]:
         """Return the context manager for passes of the frozen backbone."""
-        return nullcontext() if self.conditioning is None else self.conditioning.closed()
+        closed = nullcontext if self.companion is None else self.companion.closed
+        context: AbstractContextManager[object] = closed()
+        return context
 
-    def _conditioned(self, batch: Batch) -> AbstractContextManager[object]:
+    def _applied(self, batch: Batch) -> AbstractContextManager[object]:
         """Return the context manager for the pass of a batch."""
-        if self.conditioning is None:
-            return nullcontext()
-        return self.conditioning.applied(batch.get("contexts"))
+        applied = nullcontext if self.companion is None else self.companion.applied
+        context: AbstractContextManager[object] = applied(batch)
+        return context
 
     def features(
         self,
@@ -388,6 +382,7 @@ class Encoder(FeatureExtractor):
         *,
         choices: Sequence[Sequence[str]] | None = None,
         available: NDArray[np.bool_] | None = None,
+        rows: Any = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
@@ -405,21 +400,22 @@ class Encoder(FeatureExtractor):
         else:
             keep_end = choices is not None
             tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=keep_end)
-        prepared = self.with_prefix(tokens, advance, keep=keep)
+        prepared = self.with_prefix(tokens, rows, advance, keep=keep)
         if available is None or available.all():
             return prepared
         known = torch.from_numpy(np.where(available, 0.0, ABSENT)).float()
-        return replace(prepared, known=known)
+        return replace(prepared, columns={**prepared.columns, "known": known})
 
     def with_prefix(
-        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool
+        self, tokens: Tokens | Pixels, rows: Any, advance: Callable[[int], object], *, keep: bool
     ) -> PreparedTexts:
         """Return tokenised texts with their states at the split; see `prepare`."""
         if self._split.start == 0:
             advance(len(tokens))
-            return PreparedTexts(tokens, None)
+            return self.with_columns(PreparedTexts(tokens, None), rows)
         with _evaluating(self.model):
-            return PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
+            prepared = PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
+        return self.with_columns(prepared, rows)
 
     @property
     def _middle_is_frozen(self) -> bool:
@@ -462,7 +458,7 @@ class Encoder(FeatureExtractor):
         if "inputs_embeds" in inputs:
             dtype = next(self.model.parameters()).dtype
             inputs["inputs_embeds"] = inputs["inputs_embeds"].to(dtype)
-        with self._conditioned(batch):
+        with self._applied(batch):
             return self._split.suffix(hidden=hidden, **inputs)
 
     def running(self) -> frozenset[str]:

@@ -169,6 +169,7 @@ class OptionsEncoder(Encoder):
         *,
         choices: Sequence[Sequence[str]] | None = None,
         available: NDArray[np.bool_] | None = None,
+        rows: Any = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
@@ -184,7 +185,7 @@ class OptionsEncoder(Encoder):
         tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
         if available is not None:
             tokens = replace(tokens, num_options=available.shape[1])
-        return self.with_prefix(tokens, advance, keep=keep)
+        return self.with_prefix(tokens, rows, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, C, ...] float32 of a collated batch, with gradients."""

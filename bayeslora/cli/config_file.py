@@ -9,7 +9,7 @@ from typing import Any
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_yaml
 
-_WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "quality_retaining", "verbaliser")
+_WITH_OPTIONS = ("adapter", "posterior", "verbaliser")
 _BY_TASK = ("multi_task", "validation")
 
 

@@ -155,7 +155,7 @@ class _Piece:
         texts = encoder.prepare(**inputs(rows, num_options))
         encoder.forget(texts)
         # The lower layers see perturbed inputs too.
-        self.texts = encoder.with_contexts(replace(texts, prefix=None), rows)
+        self.texts = encoder.with_columns(replace(texts, prefix=None), rows)
 
     def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
         """Return the predictions of the worst restart of each row."""
@@ -174,7 +174,7 @@ class _Piece:
         delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
         tokens: Any = _as_tokens(self.texts, clean, delta)
         # A gate's context is recomputed from the perturbed inputs, but has no gradient.
-        return encoder.with_contexts(replace(self.texts, tokens=tokens), self.rows)
+        return encoder.with_columns(replace(self.texts, tokens=tokens), self.rows)
 
     def _losses(self, batch: Batch) -> Iterator[Tensor]:
         network, members = self.network, self.network.members

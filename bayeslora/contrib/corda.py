@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -33,6 +33,9 @@ from torch import Tensor
 from bayeslora.adapters.base import Layers, LowRankAdapter, TrainingRows
 from bayeslora.adapters.low_rank import Factors, LowRank, balanced, check_rank
 from bayeslora.adapters.stats import SecondMoment
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.read import read
+from bayeslora.engine.data import TrainingData
 from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts, UpToOne
 
@@ -89,11 +92,6 @@ class CorDA(LowRankAdapter):
             )
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """The file of the context, if it is a file."""
-        return (self.context,) if isinstance(self.context, str) else ()
-
-    @property
     def starts_from_rows(self) -> bool:
         """Always true: from the training rows or from a context."""
         return True
@@ -104,16 +102,18 @@ class CorDA(LowRankAdapter):
         power = recorded.get("power", 1)
         return cls.name if power == 1 else f"context-svd-{power:g}"
 
-    def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
+    def settled(self, data: TrainingData) -> Self:
         """Return these options with a context file replaced by its texts.
 
         Raises:
-            InputError: The file cannot be read, or the context holds texts of `held_out`.
+            InputError: The file cannot be read, or the context holds held-out texts.
         """
         if self.context is None:
             return self
-        texts = read(self.context) if isinstance(self.context, str) else self.context
-        shared = set(texts) & set(held_out)
+        texts = self.context
+        if isinstance(texts, str):
+            texts = read(texts, DataColumns(data.columns.text, data.columns.label, None)).texts
+        shared = set(texts) & set(() if data.held_out is None else data.held_out.texts)
         if shared:
             raise InputError(
                 f"the context contains {len(shared)} of the validation texts, such as "

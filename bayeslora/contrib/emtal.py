@@ -32,7 +32,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -40,15 +40,24 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, kl_div, one_hot
 from torch.optim import Optimizer
 
-from bayeslora.adapters.base import Adapted, Layers, LowRankAdapter, StepHook
+from bayeslora.adapters.base import Layers, LowRankAdapter, StepHook
 from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.adapters.targets import find_targets, split_at_layer
+from bayeslora.data.columns import DataColumns
+from bayeslora.data.examples import Examples
+from bayeslora.data.read import read
+from bayeslora.data.union import union, union_classes
+from bayeslora.engine.data import TrainingData
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
+from bayeslora.logits import ABSENT
 from bayeslora.option_checks import BelowOne, Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
+from bayeslora.posteriors.features import Features
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,10 @@ class EMTAL(LowRankAdapter):
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
     parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
-    input_dependent: ClassVar[str] = (
-        "its router weights hidden units by token until it has faded out"
-    )
-    only_with: ClassVar[OnlyWith] = {}
+    only_with: ClassVar[OnlyWith] = {
+        **dict.fromkeys(("momentum", "largest", "only_correct"), (("quality_retaining", "on"),)),
+        "temperature": (("quality_retaining", "on"), ("quality_retaining", "published")),
+    }
 
     r: Count = 8
     alpha: Positive | None = None
@@ -92,6 +101,18 @@ class EMTAL(LowRankAdapter):
     init: Literal["gaussian", "zero"] = "zero"
     """`zero` starts from the pretrained network, with the second factor and the router at 0;
     `gaussian` draws both factors from N(0, 0.02²), as in the published code."""
+    quality_retaining: Literal["off", "on", "published"] = "off"
+    """A loss that keeps logits near recent ones of their class; its weight grows as the loss of the
+    row's task falls, so that a task that is learnt waits for the others. `published` keeps the last
+    two logit vectors of each class from all rows, with zeros before the first, and no limit."""
+    momentum: BelowOne = 0.9
+    """Share of the stored logits of a class that is kept when rows of the class are seen."""
+    temperature: Positive = 2.0
+    """Temperature T, by which logits are divided where they are compared."""
+    largest: Positive = 10.0
+    """Upper limit of the weight 1 / (running loss of the task)."""
+    only_correct: bool = True
+    """Whether misclassified rows leave the stored logits of their class unchanged."""
     dropout: BelowOne = 0.0
     target_modules: Texts | None = None
     """Endings of dotted module names, or regular expressions for whole names, of layers with LoRA
@@ -109,6 +130,21 @@ class EMTAL(LowRankAdapter):
             raise InputError(
                 f"fade_to must be at least fade_from = {self.fade_from!r}, got {self.fade_to!r}"
             )
+
+    def refuses(self, posterior: Any) -> str:
+        """Refuse posteriors over factors while they train."""
+        if posterior.over_factors and posterior.from_start:
+            return "weights hidden units by token until its router has faded out"
+        return super().refuses(posterior)
+
+    def settled(self, data: TrainingData) -> Self:
+        """Refuse the loss of `quality_retaining` for questions, whose options are not classes."""
+        if self.quality_retaining != "off" and data.rows.choices is not None:
+            raise InputError(
+                "quality_retaining keeps rows near others of their class, but the options of a "
+                "question are not classes; leave it out"
+            )
+        return self
 
     def fade(self, share: float) -> float:
         """Return the router's influence, from 1 to 0, after a share of the training steps."""
@@ -146,9 +182,26 @@ class EMTAL(LowRankAdapter):
             check_divides(hosts[block.up].out_features, self.num_experts, block.up)
         return expert_sites(self, hosts, blocks, generator, blank=blank)
 
-    def callbacks(self, network: Adapted) -> Sequence[StepHook]:
-        """Return the callback that sets the router's influence before each step."""
-        return [Fading(self, network.sites)]
+    def hooks(self, fit: Training) -> Sequence[StepHook]:
+        """Return the schedule of the router's influence, and the quality-retaining loss."""
+        fading: list[StepHook] = [Fading(self, fit.network.sites)]
+        return fading if self.quality_retaining == "off" else [*fading, Retained.of(self, fit)]
+
+
+def across_tasks(parts: Mapping[str, Any]) -> Examples:
+    """Return the rows of several tasks as one, to be classified among the classes of all of them.
+
+    This is the published form; predictions then need no task. Classes are called `task: class`.
+
+    Args:
+        parts: Labelled data by the name of the task.
+
+    Raises:
+        InputError: There are fewer than two tasks, or the rows are of several kinds.
+    """
+    rows = {task: read(data, DataColumns(), labels="required") for task, data in parts.items()}
+    union_classes(rows)
+    return union(rows)
 
 
 LAYOUTS: tuple[tuple[str, str, str | None], ...] = (
@@ -449,3 +502,124 @@ class Fading(StepHook):
         """Turn the gate off."""
         for site in self._gated:
             site.fade = 0.0
+
+
+_KEPT = 0.95
+_FIRST_LOSS = 10.0
+_PUBLISHED_ENTRIES = 2
+
+
+class Retained(StepHook):
+    """Recent logits of each class and the running loss of each task: the quality-retaining loss.
+
+    L = CE + mean_s w_t Σ_j T² KL( softmax(Z_{y_s,j} / T) ‖ softmax(z_s / T) )
+    w_t = min(1 / ℓ_t, largest),  ℓ_t ← .95 ℓ_t + .05 CE_t,  loss of the row's task, initially 10
+    Z_c ← m Z_c + (1 − m) mean of z over the batch's correctly predicted rows of class c
+
+    Z and ℓ have no gradient; a class without Z contributes nothing. The logits are those of the
+    last layer's mean weights, and the loss trains the adapter alone: the last layer follows by its
+    own objective with an unchanged likelihood. `published` keeps the last two vectors, initially
+    zero, in place of the mean, for all rows, with w_t = 1/ℓ_t.
+
+    Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3, and the code published with it.
+
+    Attributes:
+        logits: Z [C, J, C], float32.
+        known: [C, J] bool, which of them are set.
+        losses: ℓ [T], nats.
+    """
+
+    def __init__(self, options: EMTAL, task_of: Tensor) -> None:
+        """Initialise without logits.
+
+        Args:
+            options: Options of the loss.
+            task_of: [C] int64, the task of each class, from 0.
+        """
+        classes = len(task_of)
+        self._is_published = options.quality_retaining == "published"
+        entries = _PUBLISHED_ENTRIES if self._is_published else 1
+        self._options = options
+        self._task_of = task_of
+        device = task_of.device
+        self.logits = torch.zeros(classes, entries, classes, device=device)
+        self.known = torch.full((classes, entries), self._is_published, device=device)
+        self.losses = torch.full((int(task_of.max()) + 1,), _FIRST_LOSS, device=device)
+
+    @classmethod
+    def of(cls, options: EMTAL, fit: Training) -> Retained:
+        """Return the loss of a training."""
+        sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
+        task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return cls(options, task_of.to(fit.network.feature_scale.device))
+
+    def loss(self, rows: Features, weight: Tensor) -> Tensor:
+        """Return the loss of a batch under mean weights [C, d], and update the state with it."""
+        logits = rows.to(torch.float32).logits(weight.float())
+        penalty = self.penalty(logits, rows.targets)
+        self.see(logits, rows.targets)
+        return penalty
+
+    def penalty(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean penalty over rows, in nats, for leaving the logits of their class.
+
+        Args:
+            logits: [B, C], with a graph; `ABSENT` for classes of other tasks.
+            labels: [B] int64.
+        """
+        T = self._options.temperature
+        absent = logits <= ABSENT / 2
+        targets = self.logits[labels].masked_fill(absent[:, None], ABSENT)
+        expected = (targets / T).log_softmax(-1)
+        log_probs = (logits / T).log_softmax(-1)[:, None].expand_as(expected)
+        divergences = (
+            kl_div(log_probs, expected, log_target=True, reduction="none").sum(-1)
+            * self.known[labels]
+        )
+        weight = 1 / self.losses[self._task_of[labels]]
+        if not self._is_published:
+            weight = weight.clamp_max(self._options.largest)
+        row_losses: Tensor = weight * T**2 * divergences.sum(1)
+        return row_losses.mean()
+
+    @torch.no_grad()
+    def see(self, logits: Tensor, labels: Tensor) -> None:
+        """Update the running losses, and then the classes' logits, from a batch's logits [B, C]."""
+        tasks = one_hot(self._task_of[labels], len(self.losses)).to(logits)
+        counts = tasks.sum(0)
+        sums = tasks.T @ cross_entropy(logits, labels, reduction="none")
+        means = sums / counts.clamp_min(1)
+        moved = _KEPT * self.losses + (1 - _KEPT) * means
+        self.losses = torch.where(counts > 0, moved, self.losses)
+        if self._is_published:
+            self._push(logits, labels)
+        else:
+            self._average(logits, labels, logits.argmax(1) == labels)
+
+    def _average(self, values: Tensor, labels: Tensor, correct: Tensor) -> None:
+        members = one_hot(labels, len(self.logits)).to(values)
+        if self._options.only_correct:
+            members = members * correct[:, None]
+        counts = members.sum(0)
+        means = (members.T @ values) / counts.clamp_min(1)[:, None]
+        m = self._options.momentum
+        old, seen = self.logits[:, 0], counts > 0
+        moved = torch.where(self.known, m * old + (1 - m) * means, means)
+        self.logits = torch.where(seen[:, None], moved, old)[:, None]
+        self.known = self.known | seen[:, None]
+
+    def _push(self, values: Tensor, labels: Tensor) -> None:
+        for c in sorted(set(labels.tolist())):
+            rows = torch.cat([self.logits[c], values[labels == c]])
+            self.logits[c] = rows[-self.logits.shape[1] :]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors for a checkpoint."""
+        return {"logits": self.logits, "known": self.known, "losses": self.losses}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        device = self._task_of.device
+        self.logits, self.known, self.losses = (
+            state[name].to(device) for name in ("logits", "known", "losses")
+        )

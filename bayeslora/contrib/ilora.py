@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.base import Adapted
+from bayeslora.adapters.base import TrainingRows
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.site import Site
-from bayeslora.conditioning import Conditioning
+from bayeslora.adapters.site import Companion, Site
+from bayeslora.engine.data import TrainingData
+from bayeslora.engine.network import Network, under
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive
 
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
 
 
 ROUTER_DECAY = 1e-5
+CONTEXTS = "contexts"
+"""Column of the gate's input, [N, k] float32."""
+_PREFIX = "conditioning."
+# Mutual information of example and expert in nats, and the mean weight of one expert.
+_IGNORES, _COLLAPSED = 0.02, 0.9
 
 
 @dataclass(frozen=True)
@@ -85,26 +91,49 @@ class ILoRA(LoRA):
         """Another gate is impossible, since this adapter has its own."""
         return "it already has its own gate there"
 
-    def check_rows(self, rows: Any) -> None:
-        """Raise InputError if `context` is `history` and the rows have no history."""
-        if self.context == "history" and getattr(rows, "history", None) is None:
+    def settled(self, data: TrainingData) -> Self:
+        """Check that the rows have a history if `context` is `history`."""
+        if self.context == "history" and getattr(data.rows, "history", None) is None:
             raise InputError(
-                f"{rows.source}: context=history needs rows with a history of items (columns "
+                f"{data.rows.source}: context=history needs rows with a history of items (columns "
                 "history, candidates, answer); leave context out to gate by the text"
             )
+        return self
 
-    def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning:
+    def companion(self, network: Network, rows: Any = None) -> InstanceGate:
         """Return the gate, attached to the sites."""
-        gate = InstanceGate(self.num_experts, num_features, self.context)
-        gate.attach(sites)
+        gate = InstanceGate(self, network.encoder.backbone.num_features)
+        gate.attach(network.sites)
+        if rows is not None:
+            gate.learn(rows)
         return gate
 
-    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return the optimiser of the router."""
-        router = cast("Conditioning", network.conditioning)
-        group = {"params": list(router.parameters()), "name": "router"}
-        rate = self.gate_lr_factor * self.learning_rate
-        return [AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)]
+    @property
+    def starts_from_rows(self) -> bool:
+        """Always true: the gate is centred."""
+        return True
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Centre the gate at the training rows."""
+        cast("InstanceGate", rows.companion).begin(rows.columns()[CONTEXTS])
+
+    def advice(self, figures: Mapping[str, float]) -> str:
+        """Return a warning if the gate ignores the example or collapses to one expert."""
+        largest, information = figures["gate_largest"], figures["gate_information"]
+        if self.num_experts == 1:
+            return ""
+        if largest > _COLLAPSED:
+            return (
+                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, so the others "
+                "hardly learn; choose fewer experts, or a smaller gate_lr_factor"
+            )
+        if information < _IGNORES:
+            return (
+                "adapter 'ilora': the gate ignores the example (mutual information "
+                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so the "
+                "adapter is close to LoRA of the same rank"
+            )
+        return ""
 
 
 NUM_COORDINATES = 64
@@ -204,11 +233,7 @@ def _largest(matrix: csr_matrix, count: int) -> tuple[NDArray[np.float64], ...]:
     return values[order], vectors[:, order]
 
 
-# Mutual information of example and expert in nats, and the mean weight of one expert.
-_IGNORES, _COLLAPSED = 0.02, 0.9
-
-
-class InstanceGate(Conditioning):
+class InstanceGate(Companion):
     """Weights the experts of all sites by the context of each example.
 
     Attributes:
@@ -220,17 +245,16 @@ class InstanceGate(Conditioning):
 
     mean: Tensor
 
-    def __init__(self, num_experts: int, num_features: int, context: str = "auto") -> None:
+    def __init__(self, config: ILoRA, num_features: int) -> None:
         """Initialise with equal weights.
 
         Args:
-            num_experts: K.
+            config: Number of experts, context and learning rates.
             num_features: d, width of the backbone.
-            context: `history`, `text`, or `auto`: the history if the training rows have one.
         """
         super().__init__()
-        self.num_experts = num_experts
-        self._context = context
+        self.num_experts = config.num_experts
+        self._config = config
         # A plain attribute, since the backward pass may run in other threads.
         self._gates: Tensor | None = None
         self.items = ItemVectors()
@@ -257,29 +281,29 @@ class InstanceGate(Conditioning):
     def learn(self, rows: Any) -> None:
         """Encode the items of the training histories if the gate sees histories."""
         history = getattr(rows, "history", None)
-        if self._context == "text" or history is None:
+        if self._config.context == "text" or history is None:
             return
         self.items.learn(history)
         self._begin(NUM_COORDINATES)
         self.to(self.items.vectors.device)
 
-    def contexts(self, rows: Any, count: int, features: Callable[[], Tensor]) -> Tensor:
+    def columns(self, rows: Any, count: int, features: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Return the encoded histories or the frozen features; zeros for unknown items.
 
         Raises:
             InputError: The gate sees histories, and the rows have none.
         """
         if not self.sees_history:
-            return features().float().cpu()
+            return {CONTEXTS: features().float().cpu()}
         history = getattr(rows, "history", None)
         if history is None:
             if self.num_experts == 1:
-                return torch.zeros(count, NUM_COORDINATES)
+                return {CONTEXTS: torch.zeros(count, NUM_COORDINATES)}
             raise InputError(
                 "the gate of adapter 'ilora' was fitted to histories, and these rows have none; "
                 "give them a column 'history' (a list of items)"
             )
-        return self.items.encode(history)
+        return {CONTEXTS: self.items.encode(history)}
 
     @torch.no_grad()
     def begin(self, contexts: Tensor) -> None:
@@ -321,14 +345,15 @@ class InstanceGate(Conditioning):
         return self.num_experts * self.router.bias.detach().softmax(-1)
 
     @contextmanager
-    def applied(self, contexts: Tensor | None) -> Iterator[None]:
-        """Gate a pass by contexts [B, k].
+    def applied(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
+        """Gate a pass by the contexts of its batch, [B, k].
 
         Without contexts, the pass uses the held gates, or the gates common to all examples.
 
         Raises:
             InputError: There are no contexts, and the gates differ between examples.
         """
+        contexts = batch.get(CONTEXTS)
         gates = self._gates if contexts is None else self._gates_of(contexts)
         if gates is None and (same := self.constant()) is not None:
             gates = same[None]
@@ -364,14 +389,14 @@ class InstanceGate(Conditioning):
             self._gates = previous
 
     @torch.no_grad()
-    def figures(self, contexts: Tensor) -> dict[str, float]:
+    def figures(self, columns: Mapping[str, Tensor]) -> dict[str, float]:
         """Return entropies of the gate over training rows in nats, and its largest mean weight.
 
         `gate_information` is the entropy of the mean weights minus the mean entropy per row: the
         mutual information of example and expert, at most log K, and 0 if the gate ignores the
         example.
         """
-        p = self.weights(contexts).double()
+        p = self.weights(columns[CONTEXTS]).double()
         mean = p.mean(0)
         entropy, marginal = _entropy(p).mean(), _entropy(mean)
         return {
@@ -381,33 +406,28 @@ class InstanceGate(Conditioning):
             "gate_largest": float(mean.max()),
         }
 
-    def advice(self, figures: Mapping[str, float]) -> str:
-        """Return a warning if the gate ignores the example or collapses to one expert."""
-        largest, information = figures["gate_largest"], figures["gate_information"]
-        if self.num_experts == 1:
-            return ""
-        if largest > _COLLAPSED:
-            return (
-                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, so the others "
-                "hardly learn; choose fewer experts, or a smaller gate_lr_factor"
-            )
-        if information < _IGNORES:
-            return (
-                "adapter 'ilora': the gate ignores the example (mutual information "
-                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so the "
-                "adapter is close to LoRA of the same rank"
-            )
-        return ""
+    def optimizers(self) -> Sequence[Optimizer]:
+        """Return the optimiser of the router."""
+        group = {"params": list(self.parameters()), "name": "router"}
+        rate = self._config.gate_lr_factor * self._config.learning_rate
+        return [AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)]
 
-    def resize(self, tensors: Mapping[str, Tensor]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return router, mean and items."""
+        return {f"{_PREFIX}{name}": item for name, item in self.state_dict().items()}
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Load what `tensors` returned."""
+        self.load_state_dict(under(_PREFIX, stored))
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
         """Resize to the items and the context width of stored tensors."""
-        router = tensors.get("router.weight")
+        router, keys = (stored.get(f"{_PREFIX}{name}") for name in ("router.weight", "items.keys"))
         if router is not None and router.ndim == 2 and router.shape[1] != self.mean.shape[0]:
             device = self.mean.device
             self._begin(router.shape[1])
             self.to(device)
-        keys = tensors.get("items.keys")
-        if keys is not None and keys.ndim == 1:
+        if keys is not None and keys.ndim == 1 and len(keys) != len(self.items.keys):
             self.items.resize(len(keys))
 
 

@@ -1,25 +1,50 @@
 """LISA: whole layers of the backbone train, a few at a time.
 
-Source: Pan et al. 2024, arXiv 2403.17919.
+    every K steps:  draw γ of the last N layers
+    every step:     θ_l ← AdamW(θ_l) for the drawn layers l ;   the others rest
+
+Source: Pan, Liu, Diao, Pi, Zhang, Han and Zhang 2024, arXiv 2403.17919. The published draw is
+uniform, without a correction by 1/p, and acts as a learning rate of γη/N.
+
+No module is added or replaced. Trainable parameters are copies of the backbone's, which stay
+unchanged for other networks on it; only those of layers that have trained are saved. Modules after
+the layers (a final normalisation) train at every step.
+
+A draw depends only on seed and block of K steps: processes agree without communication, a resumed
+run needs no stored random state, and no other generator is used. A resting parameter requires no
+gradient and has none: AdamW skips it and allocates its moments at its first update. The optimiser
+must hold every group from the start. A zero gradient would not suffice, since momentum and decay
+would continue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from torch import nn
-from torch.optim import Optimizer
+import numpy as np
+import torch
+from annotated_types import MinLen
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.base import Adapted, Adapter, LayerSampling
-from bayeslora.adapters.layer_sampling import FullLayers
+from bayeslora.adapters.base import Adapter, StepHook
+from bayeslora.adapters.site import Companion
+from bayeslora.adapters.spectrum import SiteSpectrum, spectrum_of
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.engine.network import Network
+from bayeslora.engine.training.base import Training
+from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
-from bayeslora.option_checks import Count, NotNegative, Positive
+from bayeslora.option_checks import Count, CountOrZero, NotNegative, Positive
+
+_LONGEST_INTERVAL = 20
+_DRAWS_A_LAYER = 4
 
 
 @dataclass(frozen=True)
-class LISA(LayerSampling, Adapter):
+class LISA(Adapter):
     """Layer sampling over the backbone's own layers: a few whole layers train at a time.
 
         every K steps:  draw γ of the last N layers
@@ -36,6 +61,24 @@ class LISA(LayerSampling, Adapter):
     parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
 
+    num_active: Count = 2
+    """Number of layers that train at a time."""
+    interval: Count | None = None
+    """Optimiser steps between draws; None means as many as give each layer about four draws, 1 to
+    20."""
+    mode: Literal["cycle", "fixed", "uniform", "weighted"] = "uniform"
+    """How layers are drawn: `uniform` (as published), `cycle` (each layer once before any repeats),
+    `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole fit, as a
+    control)."""
+    weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
+    """For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in proportion
+    to its number, at most in every draw."""
+    state: Literal["drop", "keep", "offload"] = "drop"
+    """Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, and
+    `offload` moves it to CPU memory."""
+    ramp: CountOrZero = 0
+    """Steps after each draw in which the learning rate of the drawn layers rises; 0 for none."""
+
     num_layers: Count | None = 6
     """Number of last transformer layers to draw from; None means all. The layers below run once per
     text."""
@@ -48,38 +91,433 @@ class LISA(LayerSampling, Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.weights is None) == (self.mode == "weighted"):
+            raise InputError(
+                "weights must be given for mode 'weighted', one number >= 0 per layer, and for "
+                f"no other mode; got mode {self.mode!r} and weights {self.weights!r}"
+            )
+        if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
+            raise InputError(
+                f"at least num_active = {self.num_active} of the weights must be > 0, got "
+                f"{list(self.weights)}"
+            )
         if self.num_layers is not None:
             # `weights` are checked later: a backbone may have fewer than `num_layers` layers.
             self._check_active(self.num_layers)
 
-    @property
-    def layer_sampling(self) -> LayerSampling:
-        """These options themselves."""
-        return self
+    def check_layers(self, num_layers: int) -> None:
+        """Raise InputError if the options do not fit `num_layers` layers.
+
+        Raises:
+            InputError: `num_active` exceeds `num_layers`, or `weights` has another length.
+        """
+        self._check_active(num_layers)
+        if self.weights is not None and len(self.weights) != num_layers:
+            raise InputError(
+                f"weights must have one number for each of the {num_layers} layers to draw from, "
+                f"got {len(self.weights)}"
+            )
+
+    def _check_active(self, num_layers: int) -> None:
+        if self.num_active > num_layers:
+            raise InputError(
+                f"num_active must be from 1 to {num_layers}, the number of layers to draw from, "
+                f"got {self.num_active}"
+            )
+
+    def interval_of(self, num_steps: int, num_layers: int) -> int:
+        """Return the steps between draws in a fit of `num_steps` over `num_layers` layers."""
+        if self.interval is not None:
+            return self.interval
+        interval = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
+        return max(1, min(_LONGEST_INTERVAL, interval))
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
     ) -> tuple[str, int]:
         """Return the list of layers and the lowest trainable one; 0 if the embedding trains."""
         path, layers = find_layers(model)
-        return path, 0 if self.train_embedding else self._lowest(len(layers))
+        return path, 0 if self.train_embedding else self.lowest(len(layers))
 
-    def full_layers(self, model: nn.Module, after: Callable[[], Collection[str]]) -> FullLayers:
+    def lowest(self, num_layers: int) -> int:
+        """Return the index of the lowest trainable layer."""
+        return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
+
+    def companion(self, network: Network, rows: Any = None) -> FullLayers:
         """Return the upper layers, with copies of their parameters.
 
         Raises:
             InputError: The layers cannot be identified, or are fewer than `num_active`.
         """
-        _, layers = find_layers(model)
-        start = self._lowest(len(layers))
-        self.check_layers(len(layers) - start)
-        return FullLayers(model, after(), start=start, train_embedding=self.train_embedding)
+        encoder = cast("Encoder", network.encoder)
+        _, layers = find_layers(encoder.model)
+        self.check_layers(len(layers) - self.lowest(len(layers)))
+        return FullLayers(encoder.model, encoder.behind(), self)
 
-    def _lowest(self, num_layers: int) -> int:
-        """Return the index of the lowest trainable layer."""
-        return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
+    def hooks(self, fit: Training) -> Sequence[StepHook]:
+        """Return the hook that draws the layers."""
+        full = cast("FullLayers", fit.network.companion)
+        return [LayerSampler(self, full, fit.num_steps, fit.plan.seed)]
 
-    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
-        """Return AdamW on all trainable parameters."""
-        full = cast("FullLayers", network.full)
-        return [full.optimizer(self.learning_rate, self.weight_decay)]
+
+class LayerSampler(StepHook):
+    """Draws the layers that train, and lets the others rest.
+
+    Args:
+        options: Number of active layers, mode and state of the draws.
+        full: The layers; all of them train until the first step.
+        num_steps: Steps of the fit.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: `options` do not fit the number of layers.
+    """
+
+    def __init__(self, options: LISA, full: FullLayers, num_steps: int, seed: int) -> None:
+        self.options = options
+        self.full = full
+        self.seed = seed
+        self.layers = [name for name in full.groups if name != ALWAYS]
+        options.check_layers(len(self.layers))
+        self.interval = options.interval_of(num_steps, len(self.layers))
+        self._active: tuple[int, ...] | None = None
+        self._flags: list[tuple[nn.Parameter, bool]] = []
+
+    def draw(self, block: int) -> tuple[int, ...]:
+        """Return the indices of the γ active layers of a block, ascending."""
+        return draw(self.options, len(self.layers), self.seed, block)
+
+    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
+        """Let the layers of the step's block train, and lower their rate after a draw.
+
+        The first call may be inside a block.
+        """
+        if step % self.interval == 0 or self._active is None:
+            self._switch(self.draw(step // self.interval), optimizer)
+        if self.options.ramp:
+            factor = min(1.0, (step % self.interval + 1) / self.options.ramp)
+            for group in optimizer.param_groups:
+                if group.get("name") == "adapter":
+                    group["lr"] *= factor
+
+    def _switch(self, new: tuple[int, ...], optimizer: Optimizer) -> None:
+        previous = range(len(self.layers)) if self._active is None else self._active
+        if self._active is None:
+            self._flags = [
+                (item, item.requires_grad)
+                for items in self.full.groups.values()
+                for item in items.values()
+            ]
+        for number in previous:
+            if number not in new:
+                self._rest(self.layers[number], optimizer)
+        names = {*(self.layers[number] for number in new), ALWAYS} & self.full.groups.keys()
+        for name in names:
+            self._wake(name, optimizer)
+        self.full.changed |= names
+        self._active = new
+
+    def finish(self) -> None:
+        """Restore `requires_grad` of all parameters to its value before the first step."""
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+        self._flags = []
+        self._active = None
+
+    def record(self, num_steps: int) -> dict[str, Any]:
+        """Return the draws of `num_steps` steps, and the peak memory of gradients and moments.
+
+        Returns:
+            Under `layer_sampling`: `interval`; `layers`, their names; `blocks`, the indices of the
+            active layers per block; `draws`, the number of active blocks per layer;
+            `training_bytes`, with two moments per parameter.
+        """
+        blocks = [list(self.draw(block)) for block in range(-(-num_steps // self.interval))]
+        entries = {
+            "interval": self.interval,
+            "layers": self.layers,
+            "blocks": blocks,
+            "draws": [
+                sum(number in block for block in blocks) for number in range(len(self.layers))
+            ],
+            "training_bytes": self._bytes(blocks),
+        }
+        return {"layer_sampling": entries}
+
+    def _bytes(self, blocks: list[list[int]]) -> int:
+        sizes = [self.full.num_bytes(name) for name in self.layers]
+        stored: set[int] = set()
+        peak = 0
+        for block in blocks:
+            stored = stored | {*block} if self.options.state == "keep" else {*block}
+            moments = 2 * sum(sizes[number] for number in stored)
+            peak = max(peak, moments + sum(sizes[number] for number in block))
+        return peak + 3 * self.full.num_bytes(ALWAYS)
+
+    def _rest(self, name: str, optimizer: Any) -> None:
+        for parameter in self.full.groups[name].values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            if self.options.state == "drop":
+                optimizer.state.pop(parameter, None)
+            elif self.options.state == "offload":
+                _move(optimizer, parameter, torch.device("cpu"))
+
+    def _wake(self, name: str, optimizer: Any) -> None:
+        for parameter in self.full.groups[name].values():
+            parameter.requires_grad_(True)
+            if self.options.state == "offload":
+                _move(optimizer, parameter, parameter.device)
+
+
+def draw(options: LISA, num_layers: int, seed: int, block: int) -> tuple[int, ...]:
+    """Return the indices of the active layers of a block, ascending.
+
+    Args:
+        options: `num_active`, `mode` and `weights`.
+        num_layers: N.
+        seed: Seed of the draws.
+        block: Index of the block, from 0.
+    """
+    count = options.num_active
+    if options.mode == "cycle":
+        return _in_turn(num_layers, count, seed, block)
+    generator = np.random.default_rng([seed, 0 if options.mode == "fixed" else block])
+    if options.mode == "weighted":
+        shares = inclusion(options.weights or (), count)
+        return _systematic(shares, generator)
+    chosen = generator.choice(num_layers, count, replace=False)
+    return tuple(sorted(int(number) for number in chosen))
+
+
+def inclusion(weights: Sequence[float], count: int) -> np.ndarray:
+    """Return the inclusion probability of each layer in `count` weighted draws, [N], sum `count`.
+
+    They are `count · w / Σw` if none exceeds 1. Layers that would exceed 1 are always drawn, and
+    the remaining draws are distributed over the others in the same way.
+    """
+    weight = np.asarray(weights, dtype=np.float64)
+    shares = np.zeros(len(weight))
+    certain = np.zeros(len(weight), dtype=bool)
+    while True:
+        candidates = ~certain & (weight > 0)
+        remaining = count - int(certain.sum())
+        if remaining == 0:
+            return np.where(certain, 1.0, 0.0)
+        # Scaled first: the sum of numbers near the largest float would overflow.
+        scaled = weight[candidates] / weight[candidates].max()
+        probabilities = remaining * scaled / scaled.sum()
+        if not (probabilities >= 1).any():
+            shares[candidates] = probabilities
+            return np.where(certain, 1.0, shares)
+        certain[np.flatnonzero(candidates)[probabilities >= 1]] = True
+
+
+def _systematic(shares: np.ndarray, generator: np.random.Generator) -> tuple[int, ...]:
+    """Return a systematic sample, in which each layer has exactly the probability of its share.
+
+    Layers in random order cover intervals of their share's length; those at u, u + 1, … are drawn.
+    (Sequential draws without replacement would favour unlikely layers.)
+    """
+    chosen = [int(number) for number in np.flatnonzero(shares >= 1)]
+    uncertain = generator.permutation(np.flatnonzero((shares > 0) & (shares < 1)))
+    if len(uncertain):
+        ends = np.cumsum(shares[uncertain])
+        count = round(float(ends[-1]))
+        ends[-1] = count
+        picks = np.searchsorted(ends, generator.random() + np.arange(count), side="right")
+        chosen += [int(number) for number in uncertain[picks]]
+    return tuple(sorted(chosen))
+
+
+def _in_turn(num_layers: int, count: int, seed: int, block: int) -> tuple[int, ...]:
+    """Return the next layers in this round's order; a short last block is filled from its head."""
+    blocks = -(-num_layers // count)
+    order = np.random.default_rng([seed, block // blocks]).permutation(num_layers)
+    first = (block % blocks) * count
+    chosen = order[np.arange(first, first + count) % num_layers]
+    return tuple(sorted(int(number) for number in chosen))
+
+
+def _move(optimizer: Any, parameter: nn.Parameter, device: torch.device) -> None:
+    """Move a parameter's moments to a device; step counts stay in place."""
+    state = optimizer.state.get(parameter)
+    for key, value in (state or {}).items():
+        if isinstance(value, Tensor) and value.ndim:
+            state[key] = value.to(device)
+
+
+ALWAYS = "outside the layers"
+"""Name of the group of parameters that train regardless of the drawn layers."""
+
+# Not part of the last hidden states, and often without trained values.
+_POOLER = "pooler"
+
+
+class FullLayers(Companion):
+    """The trainable parameters of a model by group, and their initial values.
+
+    Attributes:
+        groups: Parameters by dotted name per group; layers lowest first, then the parameters that
+            always train, if any.
+        changed: Names of the groups that have trained; only these are saved.
+    """
+
+    def __init__(self, model: nn.Module, after: Collection[str], options: LISA) -> None:
+        """Replace trainable parameters of `model` by copies in float32, and freeze the rest.
+
+        Args:
+            model: Changed in place; tensors shared with other models are not changed.
+            after: Names of the modules that run after the layers.
+            options: Layers to draw from, whether the embedding trains, and the learning rate.
+
+        Raises:
+            InputError: The layers cannot be identified.
+        """
+        super().__init__()
+        self._options = options
+        path, layers = find_layers(model)
+        numbers = range(options.lowest(len(layers)), len(layers))
+        prefixes = {f"{path}.{number}": f"{path}.{number}." for number in numbers}
+        _in_float32(model)
+        model.requires_grad_(False)
+        members: dict[str, list[str]] = {name: [] for name in (*prefixes, ALWAYS)}
+        for name, _ in model.named_parameters():
+            group_name = next(
+                (group for group, prefix in prefixes.items() if name.startswith(prefix)), None
+            )
+            if group_name is None and _is_always(name, path, after, options.train_embedding):
+                group_name = ALWAYS
+            if group_name is not None:
+                members[group_name].append(name)
+        origin = dict(model.named_parameters())
+        copies = _own_copies(model, [name for items in members.values() for name in items])
+        self._origin = {name: origin[name].detach() for name in copies}
+        self.groups = {
+            group: {name: copies[name] for name in items}
+            for group, items in members.items()
+            if items
+        }
+        self.changed: set[str] = set()
+
+    def num_bytes(self, group: str) -> int:
+        """Return the size of a group's parameters in bytes; 0 if there is no such group."""
+        items = self.groups.get(group, {}).values()
+        return sum(item.numel() * item.element_size() for item in items)
+
+    def resize(self, stored: Mapping[str, Tensor]) -> None:
+        """Mark exactly the groups as changed that have stored tensors."""
+        self.changed = {
+            group for group, items in self.groups.items() if stored.keys() & items.keys()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters of the groups that have trained, by name."""
+        return {
+            name: value
+            for group, items in self.groups.items()
+            if group in self.changed
+            for name, value in items.items()
+        }
+
+    @torch.no_grad()
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Load the groups that have trained, and reset the others to their initial values.
+
+        Raises:
+            InputError: A group is incomplete.
+        """
+        if missing := self.tensors().keys() - stored.keys():
+            raise InputError(f"trained tensor {min(missing)!r} is missing")
+        for items in self.groups.values():
+            for name, value in items.items():
+                value.copy_(stored.get(name, self._origin[name]))
+
+    def changes(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield (name, change, initial value) of every trained weight, in float64."""
+        for name, value in self.tensors().items():
+            start = self._origin[name].to(value.device, torch.float64)
+            yield name, value.detach().double() - start, start
+
+    def summary(self) -> dict[str, float]:
+        """Return the statistics that a fit records.
+
+        Returns:
+            `num_layers` and `num_parameters` that have trained; `delta_norm`, the Frobenius norm of
+            all changes together.
+        """
+        squared = sum(float(change.norm().square()) for _, change, _ in self.changes())
+        return {
+            "num_layers": float(len(self.changed - {ALWAYS})),
+            "num_parameters": float(sum(value.numel() for value in self.tensors().values())),
+            "delta_norm": squared**0.5,
+        }
+
+    def spectra(self) -> list[SiteSpectrum]:
+        """Return the statistics of every matrix that has trained; all singular values are found."""
+        return [
+            spectrum_of(name.removesuffix(".weight"), torch.linalg.svdvals(change), start)
+            for name, change, start in self.changes()
+            if change.ndim == 2
+        ]
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """Return AdamW on all trainable parameters.
+
+        It holds all layers from the start, in up to four groups: schedulers ignore later groups,
+        and a layer added after a rest would never train. Matrices decay, biases and normalisations
+        do not.
+        """
+        layers = [
+            item
+            for group, items in self.groups.items()
+            if group != ALWAYS
+            for item in items.values()
+        ]
+        always = [*self.groups.get(ALWAYS, {}).values()]
+        groups = [
+            {"params": chosen, "name": name, "weight_decay": decay}
+            for name, items in (("adapter", layers), ("outside", always))
+            for decay, matrices in ((self._options.weight_decay, True), (0.0, False))
+            if (chosen := [item for item in items if (item.ndim > 1) == matrices])
+        ]
+        return [AdamW(groups, lr=self._options.learning_rate)]
+
+
+def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:
+    """Return whether a parameter outside the trainable layers trains at every step."""
+    if name.startswith(f"{path}.") or _POOLER in name:
+        return False
+    return embedding or name.rpartition(".")[0] in after
+
+
+def _in_float32(model: nn.Module) -> None:
+    """Replace the tensors of a model in another precision by frozen float32 copies.
+
+    In bfloat16, updates of the usual size would round to zero.
+    """
+    memo: dict[int, nn.Parameter] = {}
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            memo[id(parameter)] = nn.Parameter(parameter.detach().float(), requires_grad=False)
+    _put(model, memo)
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and buffer.dtype != torch.float32:
+                setattr(module, key, buffer.float())
+
+
+def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
+    """Replace some parameters by trainable copies, and return the copies."""
+    parameters = dict(model.named_parameters())
+    copies = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
+    _put(model, {id(parameters[name]): copy for name, copy in copies.items()})
+    return copies
+
+
+def _put(model: nn.Module, memo: Mapping[int, nn.Parameter]) -> None:
+    """Replace parameters by id, wherever modules share them."""
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in memo:
+                setattr(module, key, memo[id(parameter)])

@@ -29,10 +29,11 @@ head is trained independently of its group.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,7 +42,7 @@ from torch.nn import functional as F
 from bayeslora.adapters.base import Adapter, Layers, TrainingRows
 from bayeslora.adapters.site import Site, frozen_layer, trained_layer
 from bayeslora.adapters.stats import SecondMoment
-from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
+from bayeslora.adapters.targets import find_targets, no_default
 from bayeslora.errors import InputError
 from bayeslora.io.files import open_tensors
 from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
@@ -137,9 +138,15 @@ class S2FT(Adapter):
         none = torch.zeros(0, dtype=torch.int64)
         return [Columns(name, host, columns.get(name, none)) for name, host in hosts.items()]
 
-    def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
-        """Check that the models to avoid leave enough columns; see `free_units`."""
-        free_units(units_at(model, names, self), self)
+    def settled(self, data: Any) -> Self:
+        """Check that the models to avoid have columns.
+
+        Raises:
+            InputError: A directory has no adapter of columns.
+        """
+        for directory in self.avoid or ():
+            _columns_in(directory)
+        return self
 
     def begin(self, rows: TrainingRows) -> None:
         """Select the columns of the sites by training rows."""
@@ -259,16 +266,6 @@ class Columns(Site):
         """Return the tensors to save: `sel` [out, k] and `idx` [k]."""
         return {"sel": self.sel.weight, "idx": self.idx}
 
-    def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        """Return the shapes of `sel` and `idx` for the stored columns.
-
-        Raises:
-            InputError: See `check_columns`.
-        """
-        idx = stored.get("idx", self.idx)
-        check_columns(f"{self.name}.idx", idx, self.in_features)
-        return {"sel": torch.Size((self.out_features, len(idx))), "idx": idx.shape}
-
     def resize(self, stored: Mapping[str, Tensor]) -> None:
         """Reset to the stored columns if they differ from the current columns.
 
@@ -276,8 +273,10 @@ class Columns(Site):
             InputError: See `check_columns`.
         """
         idx = stored.get("idx")
-        if idx is not None and idx.tolist() != self.idx.tolist():
-            check_columns(f"{self.name}.idx", idx, self.in_features)
+        if idx is None:
+            return
+        check_columns(f"{self.name}.idx", idx, self.in_features)
+        if idx.tolist() != self.idx.tolist():
             self.begin(idx)
 
     def linears(self) -> dict[str, nn.Linear]:
@@ -345,6 +344,43 @@ class Units:
     def __len__(self) -> int:
         """Number of columns."""
         return self.count * self.width
+
+
+COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
+    ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma, Phi-3
+    ("attention.output.dense", r".*\d\.output\.dense"),  # BERT, RoBERTa, ELECTRA, DeBERTa
+    ("attention.dense", "ffn_output"),  # ALBERT
+    ("attention.out_lin", "ffn.lin2"),  # DistilBERT
+    ("attn.Wo", "mlp.Wo"),  # ModernBERT
+    ("attention.dense", "dense_4h_to_h"),  # GPT-NeoX
+    ("self_attention.dense", "dense_4h_to_h"),  # BLOOM, Falcon
+    ("self_attn.out_proj", "fc2"),  # OPT, BART
+    ("attn.c_proj", "mlp.c_proj"),  # GPT-2: recognised, then refused
+)
+"""Attention output projection and feed-forward down projection, whose columns are heads and
+channels. The first matching pair wins."""
+
+
+def coupled_targets(model: nn.Module) -> tuple[str, str]:
+    """Return the `target_modules` entries of a model's output and down projections.
+
+    Raises:
+        InputError: No pair of `COUPLED_TARGETS` matches the model.
+    """
+    modules = dict(model.named_modules())
+    for pair in COUPLED_TARGETS:
+        if all(any(_is_named(name, pattern) for name in modules) for pattern in pair):
+            return pair
+    raise no_default(modules)
+
+
+def is_attention_output(name: str) -> bool:
+    """Return whether a dotted name is that of a known attention output projection."""
+    return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return name == pattern or name.endswith(f".{pattern}") or bool(re.fullmatch(pattern, name))
 
 
 def column_targets(model: nn.Module, config: S2FT) -> list[str]:

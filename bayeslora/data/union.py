@@ -60,7 +60,7 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     return classes
 
 
-def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Examples:
+def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None = None) -> Examples:
     """Return the rows of all tasks, concatenated, with labels prefixed by task names.
 
     Args:

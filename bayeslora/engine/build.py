@@ -17,9 +17,10 @@ from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
+from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine.data import LabelledExamples
-from bayeslora.engine.network import CONDITIONING, Network, under
+from bayeslora.engine.network import Network, under
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import InputError
@@ -45,6 +46,7 @@ def build_network(
     num_classes: int,
     *,
     seed: int | None = None,
+    rows: Examples | None = None,
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
@@ -56,9 +58,10 @@ def build_network(
         num_classes: C.
         seed: Seed of the adapter's initialisation and of the last layer's draws; None for that of
             the plan.
+        rows: Training rows, if it will be trained.
         extra: `extra_config()` of a fitted head, if tensors of a fitted head and posterior will be
             loaded.
-        trained: `trained_state()` of that network, which tells which columns it trains.
+        trained: `trained_state()` of that network, which determines shapes.
 
     Raises:
         InputError: The adapter does not fit the backbone or the posterior, or the posterior does
@@ -68,7 +71,8 @@ def build_network(
     chosen = adapter_for(plan.adapter, posterior)
     clone = backbone.clone()
     sites = _sites(clone, chosen, seed, is_fresh=extra is None)
-    lay_out(sites, under("adapter.", trained or {}))
+    stored = under("adapter.", trained or {})
+    lay_out(sites, stored)
     names = [site.name for site in sites]
     path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
     reads_options = plan.format == "options"
@@ -79,12 +83,8 @@ def build_network(
         max_length=plan.max_length,
         pooling=pooling_of(clone, chosen),
     )
-    full = chosen.full_layers(clone.model, encoder.behind)
     if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
-    encoder.conditioning = chosen.conditioning(sites, backbone.num_features)
-    if encoder.conditioning is not None:
-        encoder.conditioning.resize(under(CONDITIONING, trained or {}))
     head = build_head(
         posterior,
         encoder.num_features,
@@ -95,7 +95,10 @@ def build_network(
     )
     if isinstance(encoder, OptionsEncoder) and extra is None:
         _start_at_language_model(encoder, head)
-    network = Network(encoder, sites, head, full)
+    network = Network(encoder, sites, head)
+    encoder.companion = chosen.companion(network, rows)
+    if encoder.companion is not None:
+        encoder.companion.resize(stored)
     if chosen.trains:
         network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
     return network.to(backbone.device)
@@ -118,10 +121,7 @@ def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> l
     """
     if not adapter.has_sites:
         return []
-    sites = inject(clone.model, adapter, seed, blank=not is_fresh)
-    if is_fresh:
-        adapter.check_start(clone.model, [site.name for site in sites])
-    return sites
+    return inject(clone.model, adapter, seed, blank=not is_fresh)
 
 
 def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
@@ -139,27 +139,20 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return adapter
-    check_trains_itself(adapter, posterior)
     check_factors(posterior, low_rank=adapter.has_factors)
-    if adapter.input_dependent and posterior.over_factors and posterior.from_start:
-        raise InputError(
-            f"posterior {posterior.name!r} is over factors during training, which adapter "
-            f"{adapter.name!r} does not support: {adapter.input_dependent}; choose another "
-            "posterior: "
-            f"{names_where(lambda config: not (config.over_factors and config.from_start))}",
-            code="factors-move-with-input",
-        )
+    check_combination(adapter, posterior)
     return posterior.adapter_for(adapter)
 
 
-def check_trains_itself(adapter: Adapter, posterior: Posterior) -> None:
-    """Raise InputError if the adapter trains itself and the posterior is over its weights."""
-    if adapter.trains_itself and (posterior.from_start or posterior.over_trained):
+def check_combination(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError if the adapter refuses the posterior."""
+    reason = adapter.refuses(posterior)
+    if reason:
+        names = names_where(lambda config: not adapter.refuses(config))
         raise InputError(
-            f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}, "
-            f"which {adapter.trains_itself} and supports only posteriors over the last layer; "
-            f"choose {_names_of_last_layer()}",
-            code="not-in-episodes",
+            f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}, which "
+            f"{reason}; choose another adapter, or {names}",
+            code="not-with-adapter",
         )
 
 
@@ -198,21 +191,10 @@ def _names_of_last_layer() -> str:
     return names_where(lambda config: not (config.from_start or config.over_trained))
 
 
-def reason_against_layers(posterior: Posterior) -> str:
-    """Return why a posterior cannot be combined with trained whole layers; empty if it can."""
-    if posterior.over_factors:
-        return "is over the factors of an adapter, and whole layers have none"
-    reason = posterior.not_on_layers
-    if reason is None and posterior.is_over_weights():
-        return "is over the weights of an adapter, and whole layers have none"
-    return reason or ""
-
-
 def check_last_layer(
     posterior: Posterior,
     *,
     adapted: bool = True,
-    with_sites: bool = True,
     gated_by: str = "",
 ) -> None:
     """Raise InputError if a posterior cannot be fitted to a finished network.
@@ -220,7 +202,6 @@ def check_last_layer(
     Args:
         posterior: Options of the posterior.
         adapted: Whether the network was adapted here, or has the adapters of a checkpoint.
-        with_sites: Whether it has adapters, rather than trained whole layers.
         gated_by: Name of the posterior whose gates the adapters need, if any.
 
     Raises:
@@ -242,16 +223,10 @@ def check_last_layer(
             f"layer, {_names_of_last_layer()}",
             code="no-adapter",
         )
-    if posterior.over_trained and not with_sites and reason_against_layers(posterior):
-        raise InputError(
-            f"posterior {posterior.name!r} is over the factors of an adapter, but this network's "
-            f"own layers were trained; choose one over the last layer, {_names_of_last_layer()}",
-            code="not-on-layers",
-        )
     reason = posterior.from_start
     if reason:
         over_trained = names_where(lambda config: config.over_trained)
-        over = f", or {over_trained} over its adapters" if adapted and with_sites else ""
+        over = f", or {over_trained} over its adapters" if adapted else ""
         raise InputError(
             f"posterior {posterior.name!r} cannot be fitted to a finished network, or without an "
             f"adapter (--quick): it {reason}; fit an adapter with it from the start, or choose a "

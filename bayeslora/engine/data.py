@@ -72,7 +72,7 @@ def read_for(
     Args:
         record: Record of the model.
         data: As for `read`; for several tasks a mapping from their names to data, or rows with
-            a column `task`, which is optional if rows are classified among all classes.
+            a column `task`.
         columns: Columns to read.
         labels: As for `read`.
         keep: Further columns to keep.
@@ -93,13 +93,10 @@ def read_for(
             task: read(rows, columns, labels=labels, keep=names, reading=reading)
             for task, rows in data.items()
         }
-        return union(parts, None if record.across_tasks else record.tasks)
+        return union(parts, record.tasks)
     reading = replace(reading, optional=(TASK,)) if record.tasks else reading
     rows = read(data, columns, labels=labels, keep=names, reading=reading)
-    if not record.tasks or (record.across_tasks and TASK not in rows.further):
-        return rows
-    rows = rows if record.across_tasks else among_own(rows, record.tasks)
-    return with_tasks(rows, record.classes)
+    return with_tasks(among_own(rows, record.tasks), record.classes) if record.tasks else rows
 
 
 def stream_for(
@@ -358,7 +355,6 @@ class TrainingData:
         validation: Held-out rows and their labels, or None.
         tasks: Number of classes of each of several tasks, in the order of the classes; empty for
             one task.
-        across_tasks: Whether rows are classified among the classes of all tasks.
     """
 
     columns: DataColumns
@@ -366,25 +362,16 @@ class TrainingData:
     train: LabelledExamples
     validation: LabelledExamples | None
     tasks: dict[str, int] = field(default_factory=dict)
-    across_tasks: bool = False
 
     @classmethod
-    def read(
-        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool = False
-    ) -> TrainingData:
+    def read(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
         """Read the data that a user passed; see `BayesianClassifier.fit`.
 
         Raises:
             InputError: The data is not allowed.
         """
         if is_union(train) or is_union(validation):
-            return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
-        if across_tasks:
-            raise InputError(
-                "across_tasks (--across-tasks) has no effect with one task; give data by task "
-                "(--multi-task NAME=FILE), or leave it out",
-                code="no-effect",
-            )
+            return cls._of_tasks(train, validation, columns)
         rows = read_labelled(train, columns)
         columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         columns = _with_images(columns, rows)
@@ -402,9 +389,7 @@ class TrainingData:
         return cls(columns, classes, *_encoded(classes, rows, held_out))
 
     @classmethod
-    def _of_tasks(
-        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool
-    ) -> TrainingData:
+    def _of_tasks(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
         """Read several tasks, named by the keys, as one data set."""
         if not is_union(train) or not (validation is None or is_union(validation)):
             raise InputError(
@@ -419,13 +404,12 @@ class TrainingData:
         }
         of_task = union_classes(parts)
         sizes = counts(of_task)
-        known = None if across_tasks else sizes
         classes = tuple(name for names in of_task.values() for name in names)
         for task, rows in held_out.items():  # by the task's own class names
             encode_labels(rows, class_names(parts[task]))
-        whole = union(parts, known)
-        splits = _encoded(classes, whole, union(held_out, known) if held_out else None)
-        return cls(_with_images(columns, whole), classes, *splits, sizes, across_tasks)
+        whole = union(parts, sizes)
+        splits = _encoded(classes, whole, union(held_out, sizes) if held_out else None)
+        return cls(_with_images(columns, whole), classes, *splits, sizes)
 
     @property
     def rows(self) -> Examples:

@@ -26,7 +26,6 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior
-from bayeslora.engine.training.layer_sampling import layer_sampler
 from bayeslora.engine.training.loop import train_network
 from bayeslora.engine.training.starts import ClassPrior, LinearProbes
 from bayeslora.option_checks import LARGEST_SEED
@@ -125,7 +124,7 @@ class Fitter:
             settings = replace(plan.training, seed=seed, stop_after=stop)
             fit = self._training(replace(plan, seed=seed, training=settings), fold, start, rate)
             if number == 0:
-                layer_sampler(fit)  # what it refuses is refused before anything is written
+                plan.adapter.hooks(fit)  # what it refuses is refused before anything is written
                 work = self.claim()
             title, suffix = ("fit", "") if fold is None else (fold.title, f"-{fold.name}")
             many = "" if len(seeds) == 1 else f" member {number + 1} of {len(seeds)}"
@@ -140,10 +139,9 @@ class Fitter:
         self, plan: Plan, fold: Fold | None, start: State | None, rate: float
     ) -> Training:
         """Return the training of a fresh network."""
-        network = build_network(self.backbone, plan, len(self.data.classes))
+        rows = self._rows[0]
+        network = build_network(self.backbone, plan, len(self.data.classes), rows=rows)
         check_middle(plan.feature_scores, has_middle=network.encoder.middle is not None)
-        if network.conditioning is not None:
-            network.conditioning.learn(self._rows[0])
         train, validation = self._prepared(network)
         settings, num_rows = plan.training, len(train)
         begin: Callable[[Network], None] | None = None
@@ -151,8 +149,8 @@ class Fitter:
             begin = partial(_continue, state=start)
             settings = settings.finishing(num_rows)
         elif not train.num_options and not (self.prior is not None and self.prior.leads):
-            rows, name = (None, "") if fold is None else (fold.rows, fold.name)
-            begin = partial(self.probes.begin, texts=train, rows=rows, seed=plan.seed, name=name)
+            own, name = (None, "") if fold is None else (fold.rows, fold.name)
+            begin = partial(self.probes.begin, texts=train, rows=own, seed=plan.seed, name=name)
         if fold is not None:
             train = train.take(fold.rows.tolist())
             # In as many steps as for all rows: with fewer a last layer is less confident, and the

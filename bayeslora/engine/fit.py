@@ -91,7 +91,7 @@ def fit_classifier(
         if out is not None and current().is_first:
             abandon(out)
         raise
-    _say_advice(network, results)
+    _say_advice(plan, results)
 
     # Record what was planned and what came out.
     mass = formats.letter_mass(plan, network, full_backbone, data.held_out or read)
@@ -120,7 +120,6 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
         "columns": data.columns.recorded(),
         "num_train": len(data.rows),
         "tasks": data.tasks,
-        "across_tasks": data.across_tasks,
     }
 
 
@@ -131,10 +130,8 @@ def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: boo
     return current().first(partial(claim, out, identity, overwrite=overwrite))
 
 
-def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
-    """Log the advice of the members' gates, each advice once."""
-    if network.conditioning is None:
-        return
-    for advice in dict.fromkeys(network.conditioning.advice(result.adapter) for result in results):
+def _say_advice(plan: Plan, results: Sequence[FitResult]) -> None:
+    """Log the adapter's advice on the members, each advice once."""
+    for advice in dict.fromkeys(plan.adapter.advice(result.adapter) for result in results):
         if advice:
             logger.warning("%s", advice)

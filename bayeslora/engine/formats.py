@@ -230,7 +230,7 @@ def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -
         return {}
     count = min(len(rows), _ENOUGH_ROWS)
     rows = rows.take(np.linspace(0, len(rows) - 1, count).round().astype(int))
-    prepared = encoder.with_contexts(encoder.prepare(**inputs(rows)), rows)
+    prepared = encoder.prepare(**inputs(rows))
     network.eval()
     states = unscaled(encoder, encoder.features(prepared)).values
     head = head_weight(whole).float().cpu()

@@ -9,22 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
-from bayeslora.adapters.layer_sampling import FullLayers
-from bayeslora.adapters.site import Site
+from bayeslora.adapters.site import Companion, Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelFiles, ModelRecord
-from bayeslora.conditioning import Conditioning
 from bayeslora.engine.plan import Plan
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import LastLayer, WeightPosterior
-
-CONDITIONING = "adapter.conditioning."
-"""Prefix of the tensors that make an adapter depend on the example."""
 
 Members = list[dict[str, Tensor]]
 
@@ -55,7 +50,6 @@ class Network(nn.Module):
         encoder: Encoder | FinalLayerEncoder,
         sites: list[Site],
         head: LastLayer,
-        full: FullLayers | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -63,12 +57,10 @@ class Network(nn.Module):
             encoder: Maps texts to features.
             sites: The adapters, already injected into `encoder`.
             head: The last layer.
-            full: Layers of `encoder` that are trained themselves, if there are no sites.
         """
         super().__init__()
         self.encoder = encoder
         self.sites = sites
-        self.full = full
         self.head = head
         self.feature_scores = FeatureScores()
         self.weights: WeightPosterior | None = None
@@ -116,13 +108,14 @@ class Network(nn.Module):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the network has adapter sites or layers that were trained here."""
-        return bool(self.sites) or self.full is not None
+        """Whether the network has adapter sites, or a companion that was trained here."""
+        return bool(self.sites) or self.companion is not None
 
     @property
-    def conditioning(self) -> Conditioning | None:
-        """The module that makes passes depend on the example, or None."""
-        return self.encoder.conditioning
+    def companion(self) -> Companion | None:
+        """What is trained besides the sites, if anything."""
+        companion: Companion | None = self.encoder.companion
+        return companion
 
     def forward(self, batch: Batch) -> Features:
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
@@ -181,13 +174,10 @@ class Network(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
-        adapter: Mapping[str, Tensor] = adapter_state(self.sites)
-        if self.full is not None:
-            adapter = self.full.tensors()
+        adapter = adapter_state(self.sites)
+        if self.companion is not None:
+            adapter |= self.companion.tensors()
         state = {f"adapter.{name}": item for name, item in adapter.items()}
-        if self.conditioning is not None:
-            gate = self.conditioning.state_dict()
-            state |= {f"{CONDITIONING}{name}": item for name, item in gate.items()}
         state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
         state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
         state["feature_scale"] = self.feature_scale
@@ -196,29 +186,24 @@ class Network(nn.Module):
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def expect(self, state: Mapping[str, Tensor]) -> None:
-        """Resize the network to a state: the columns and the layers that it names.
+        """Resize sites and companion to the shapes that a state determines.
 
         Raises:
-            InputError: The columns do not fit a weight.
+            InputError: They do not fit the network.
         """
         tensors = under("adapter.", state)
-        if self.conditioning is not None:
-            self.conditioning.resize(under(CONDITIONING, state))
         lay_out(self.sites, tensors)
-        if self.full is not None:
-            self.full.changed = set()
-            self.full.mark(tensors)
+        if self.companion is not None:
+            self.companion.resize(tensors)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `trained_state` returned."""
-        if self.conditioning is not None:
-            self.conditioning.load_state_dict(under(CONDITIONING, state))
-            state = {k: v for k, v in state.items() if not k.startswith(CONDITIONING)}
         adapter = under("adapter.", state)
-        if self.full is not None:
-            self.full.load(adapter)
-        else:
-            load_adapter_state(self.sites, adapter)
+        if self.companion is not None:
+            self.companion.resize(adapter)
+            names = self.companion.tensors().keys() & adapter.keys()
+            self.companion.load({name: adapter.pop(name) for name in names})
+        load_adapter_state(self.sites, adapter)
         self.head.load_state_dict(under("head.", state))
         self._scores.load_state_dict(under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])

@@ -49,7 +49,6 @@ def prepare(
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
         texts = encoder.prepare(**inputs(examples, num_options), advance=advance, keep=True)
-        texts = encoder.with_contexts(texts, examples)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
     return replace(texts, labels=labels)
@@ -67,6 +66,7 @@ def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]
         "pairs": examples.pairs,
         "choices": examples.choices,
         "available": examples.available(num_options),
+        "rows": examples,
     }
 
 

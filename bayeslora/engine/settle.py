@@ -34,8 +34,6 @@ from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import TrainingData, check_hold_out, check_images
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
-from bayeslora.engine.training.adapter_start import read_texts
-from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
@@ -76,13 +74,13 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
     several = plan.training.keep_folds or plan.adapter.has_members
-    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior)
+    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
     # Class names of several tasks are `task: class`, not words.
     no_words = bool(data.tasks) and plan.verbaliser is None
     plan = replace(
         plan,
         feature_scores=() if several else settled_scores(plan.feature_scores, plan.posterior),
-        adapter=read_texts(adapter, data.columns, data.held_out),
+        adapter=adapter,
         verbaliser="none" if no_words else plan.verbaliser,
     )
     return plan, data
@@ -113,7 +111,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     if "epochs" not in plan.chosen:
         epochs = partial(default_epochs, posterior, len(data.rows))
         settings = replace(settings, epochs=epochs(validated=validated))
-        chooses = settings.cv and _chooses_epochs(posterior, adapter, settings)
+        chooses = settings.cv and posterior.chooses_epoch and adapter.trains_with_head
         if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
             number = epochs(validated=False, cross_validated=True)
             settings = replace(settings, epochs=number, choose_epochs=True)
@@ -123,13 +121,6 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
             "(--hold-out), because it monitors the validation NLL"
         )
     return settings
-
-
-def _chooses_epochs(posterior: Posterior, adapter: Adapter, settings: TrainingSettings) -> bool:
-    """Return whether a network may end at any stage; a layer may not have been drawn by then."""
-    samples = adapter.layer_sampling or settings.layer_sampling
-    can_end = posterior.chooses_epoch and not (samples and posterior.not_idle)
-    return can_end and adapter.trains_with_head
 
 
 def by_backbone(
@@ -247,11 +238,6 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     strata = data.rows.strata(data.train[1].numpy())
     held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
     facts = fit_facts(plan, data)
-    if plan.training.quality_retaining is not None and data.rows.choices is not None:
-        raise InputError(
-            "quality_retaining keeps rows near others of their class, but the options of a "
-            "question are not classes; leave it out"
-        )
     if plan.training.keep_folds:
         _check_keep_folds(plan)
     check_feature_scores(plan.feature_scores, posterior)
@@ -260,16 +246,14 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
         )
-    plan.adapter.check_rows(data.rows)
     if plan.adapter.trains_itself and (plan.training.cv or plan.training.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
             f"{plan.adapter.trains_itself}; leave them out, or give validation data",
-            code="not-in-episodes",
+            code="not-with-adapter",
         )
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
-    check_sampling(plan.adapter, posterior, plan.training.layer_sampling)
     posterior.check_fit(facts)
     if isinstance(plan.verbaliser, Mapping):
         class_words(data.classes, plan.verbaliser)

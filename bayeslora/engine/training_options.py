@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict
 
-from bayeslora import options
-from bayeslora.adapters.base import LayerSampling
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     BelowOne,
     Count,
     CountOrZero,
-    OnlyWith,
     Options,
     Positive,
     Seed,
@@ -23,35 +20,6 @@ from bayeslora.option_checks import (
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
-
-
-@dataclass(frozen=True)
-class QualityRetaining(Options):
-    """A loss that keeps logits near recent ones of their class; its weight grows as the loss falls.
-
-    Beside several tasks (`fit --multi-task`), each has a running loss of its own, so that one that
-    is learnt already waits for the others. It changes how confident a classifier is.
-    """
-
-    name: ClassVar[str] = "quality_retaining"
-    summary: ClassVar[str] = "loss that keeps learnt examples near the recent logits of their class"
-    source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
-    parameters: ClassVar[str] = "none"
-    only_with: ClassVar[OnlyWith] = dict.fromkeys(
-        ("momentum", "largest", "only_correct"), (("published", False),)
-    )
-
-    momentum: BelowOne = 0.9
-    """Share of the stored logits of a class that is kept when rows of the class are seen."""
-    temperature: Positive = 2.0
-    """Temperature T, by which logits are divided where they are compared."""
-    largest: Positive = 10.0
-    """Upper limit of the weight 1 / (running loss of the task)."""
-    only_correct: bool = True
-    """Whether misclassified rows leave the stored logits of their class unchanged."""
-    published: bool = False
-    """The published form: the last two logit vectors of each class from all rows, with zeros before
-    the first, and no limit."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +33,7 @@ class TrainingSettings(Options):
 
     unset: ClassVar[tuple[str, ...]] = ("epochs", "cv")
     """Options that depend on the method and the rows unless they are set."""
-    of_rows: ClassVar[tuple[str, ...]] = ("cv", "hold_out", "refit", "keep_folds", "across_tasks")
+    of_rows: ClassVar[tuple[str, ...]] = ("cv", "hold_out", "refit", "keep_folds")
     """Options that matter to fits of the last layer alone, too: they say what the rows are for."""
 
     epochs: Count = 5
@@ -92,19 +60,9 @@ class TrainingSettings(Options):
     validation data and cross-validation."""
     refit: bool = False
     """Whether to refit to all rows, with the epoch, prior and scale chosen on those held out."""
-    layer_sampling: LayerSampling | None = None
-    """Sampling of the adapted layers that train at a time, such as num_active=2,interval=5;
-    without it all of them train (see `bayeslora methods`). The adapter LISA has these options
-    itself."""
-    quality_retaining: QualityRetaining | None = None
-    """A loss that penalises logits far from recent logits of the same class, such as momentum=0.8;
-    on for its defaults (see `bayeslora methods`)."""
     report_to: Literal["tensorboard", "wandb", "mlflow"] | None = None
     """Experiment tracker that receives the figures of each epoch, one run per network. The files of
     TensorBoard are written to runs/."""
-    across_tasks: bool = False
-    """Whether to classify rows of several tasks among the classes of all, so that predictions need
-    no task; otherwise among those of the row's own task."""
     warmup: BelowOne = 0.03
     """Share of the steps in which the learning rate rises; it then decays as a cosine."""
     max_grad_norm: Positive = 1.0
@@ -118,11 +76,6 @@ class TrainingSettings(Options):
     """Number of epochs after which training stops, regardless of the schedule; None for none."""
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("layer_sampling", LayerSampling),
-            ("quality_retaining", QualityRetaining),
-        ):
-            object.__setattr__(self, name, options.resolve_optional(kind, getattr(self, name)))
         super().__post_init__()
         if self.cv == 1:
             raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1")
@@ -139,8 +92,7 @@ class TrainingSettings(Options):
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine how networks are trained, for a model's record."""
-        elsewhere = ("report_to", "across_tasks")
-        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        return {name: value for name, value in asdict(self).items() if name != "report_to"}
 
     def finishing(self, num_rows: int) -> Self:
         """Return the settings of the last epochs of cross-validated networks, on all rows."""
@@ -186,10 +138,7 @@ class FitOptions(ColumnNames, total=False):
     keep_folds: bool
     hold_out: float
     refit: bool
-    layer_sampling: Any
-    quality_retaining: Any
     report_to: Literal["tensorboard", "wandb", "mlflow"] | None
-    across_tasks: bool
 
 
 CHOSEN = tuple(

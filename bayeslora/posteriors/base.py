@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
@@ -13,7 +13,7 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, OnlyWith, Options, Positive
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
@@ -104,11 +104,8 @@ class Posterior(Options):
         over_trained: Whether it is fitted to adapters that are trained already.
         calls_once: Whether every adapted layer may run only once in a pass.
         from_start: Why it cannot be fitted to a finished network; empty where it can.
-        no_resting: Why layers cannot rest while it trains; empty where they can.
         not_shared: Why several processes cannot share the rows of its training; empty where they
             can.
-        not_on_layers: Why it cannot be over whole layers, which have no sites; empty where it can.
-            Where it says nothing, one over weights cannot.
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
@@ -117,7 +114,6 @@ class Posterior(Options):
         has_members: Whether it consists of networks that are trained apart, even if of one.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
-        not_idle: Why every adapter has to train at least once; empty where it need not.
     """
 
     name: ClassVar[str]
@@ -144,12 +140,9 @@ class Posterior(Options):
     over_trained: ClassVar[bool] = False
     calls_once: ClassVar[bool] = False
     from_start: ClassVar[str] = ""
-    no_resting: ClassVar[str] = ""
     not_shared: ClassVar[str] = ""
-    not_on_layers: ClassVar[str | None] = None
     has_members: ClassVar[bool] = False
     chooses_epoch: ClassVar[bool] = True
-    not_idle: ClassVar[str] = ""
 
     link: str | None = None
     num_samples: int | None = None
@@ -275,16 +268,17 @@ class Posterior(Options):
         """Return whether these are options of a posterior over the weights of a network."""
         return bool(cls.weights) or cls.over_weights is not Posterior.over_weights
 
+    @classmethod
+    def needs_sites(cls) -> bool:
+        """Return whether these are options of a posterior over the weights of adapter sites."""
+        return cls.over_factors or cls.is_over_weights()
+
     def own_weights(self, network: Network) -> WeightPosterior:
         """Return the network's posterior over its weights if it is of these options."""
         from bayeslora.posteriors.types import WeightPosterior
 
         own = cast("WeightPosterior", network.weights)
         return own if self.is_over_weights() else WeightPosterior()
-
-    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the parameters that train beside each adapter site, and rest when it rests."""
-        return self.own_weights(network).site_parameters(network)
 
     def training(self, run: TrainingRun) -> WeightTraining:
         """Return how the posterior takes part in training; by default it does not."""

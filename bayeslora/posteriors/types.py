@@ -170,10 +170,6 @@ class WeightPosterior(nn.Module):
         """Return the choices and results of the fit, JSON-ready."""
         return {}
 
-    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the parameters that train beside each adapter site, and rest when it rests."""
-        return [() for _ in network.sites]
-
     def weight_training(self, run: TrainingRun) -> WeightTraining:
         """Return how the posterior takes part in training; by default it does not."""
         return WeightTraining()

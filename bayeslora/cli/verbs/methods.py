@@ -123,9 +123,7 @@ def _catalogues() -> list[Catalogue]:
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
-    from bayeslora.adapters.base import LayerSampling
     from bayeslora.conformal import CONFORMAL
-    from bayeslora.engine.training_options import QualityRetaining
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
@@ -134,8 +132,6 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     )
     return {
         "adapters": adapters,
-        "layer_sampling": [_described(LayerSampling)],
-        "quality_retaining": [_described(QualityRetaining)],
         "posteriors": posteriors,
         "recalibrators": recalibrators,
         "conformal sets": [_described(config) for config in CONFORMAL.values()],

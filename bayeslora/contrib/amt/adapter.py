@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from annotated_types import Interval
@@ -44,6 +44,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.adapters.targets import find_targets
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.contrib.amt.pool import Adversary, Episodes, Pool, meta_tune, mix, pooled
+from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
@@ -215,8 +216,9 @@ class AMT(Adapter):
         weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
         return [weights.tolist()]
 
-    def check_rows(self, rows: Any) -> None:
-        """Raise InputError if a class has too few rows for the support and a query."""
+    def settled(self, data: TrainingData) -> Self:
+        """Check that each class has enough rows for the support and a query."""
+        rows = data.rows
         if getattr(rows, "choices", None) is not None:
             raise InputError(
                 f"{rows.source}: adapter 'amt' trains on episodes of classes, and questions with "
@@ -230,6 +232,7 @@ class AMT(Adapter):
                 f"class, but class {name!r} has {counted(least, 'row')}; give more rows, or lower "
                 "shots"
             )
+        return self
 
     @classmethod
     def table_name(cls, recorded: Mapping[str, object]) -> str:

@@ -389,7 +389,6 @@ def fit_options(record: ModelRecord) -> str:
         record.num_train,
         rows,
         training,
-        *(["across_tasks"] if record.across_tasks else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -118,7 +118,7 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
     member = network.members[number - 1]
     try:
         network.load_trained_state(member)
-        single = Network(network.encoder, network.sites, network.head, network.full)
+        single = Network(network.encoder, network.sites, network.head)
         single.feature_scale = network.feature_scale
         single.weights = network.weights
         yield single.finished(network.record, [member], progress=network.progress)

@@ -83,7 +83,6 @@ def for_new_classes(
         posterior=options.as_mapping(posterior),
         classes=list(classes),
         tasks={},
-        across_tasks=False,
         num_members=len(members),
         versions=record.versions | provider(posterior),
     )
@@ -119,5 +118,5 @@ def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Netwo
     network = copy.deepcopy(fitted, {id(item): item for item in shared})
     size, seed = network.encoder.num_features, fitted.record.seed
     head = build_head(posterior, size, num_classes, seed=seed)
-    network = Network(network.encoder, network.sites, head, network.full)
+    network = Network(network.encoder, network.sites, head)
     return network.to(fitted.feature_scale.device).eval()

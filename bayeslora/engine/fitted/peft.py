@@ -70,16 +70,11 @@ def write_peft(
         InputError: There is no adapter; see `export.check_export`; with `head`, see
             `export.classifier_head`; else see `export_peft`.
     """
-    if network.full is not None:
-        raise InputError(
-            f"{method_name(network.record)} changed whole weights of the backbone, which PEFT "
-            "cannot load as LoRA; use export_merged or export_safetensors (--format merged, "
-            "safetensors) to write the changed backbone"
-        )
     if not network.sites:
         raise InputError(
-            f"{method_name(network.record)} has no adapter to export; use export_merged (--format "
-            "merged) to write its backbone and last layer"
+            f"{method_name(network.record)} has no low-rank adapter to export as LoRA; use "
+            "export_merged or export_safetensors (--format merged, safetensors) to write its "
+            "backbone and last layer"
         )
     name = network.record.backbone["name"]
     last: dict[str, Tensor] = {}

@@ -154,7 +154,6 @@ def predict_pieces(
         for piece, labels in pieces:
             with quiet_transformers():
                 texts = encoder.prepare(**inputs(piece, num_options), advance=advance)
-                texts = encoder.with_contexts(texts, piece)
             prepared = replace(texts, labels=labels)
             yield predict_texts(network, piece, prepared, drawing, advance=advance)
             if not keep:

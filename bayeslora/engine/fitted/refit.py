@@ -17,7 +17,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash, dropped_by_split
 from bayeslora.data.union import TASK
-from bayeslora.engine.build import check_last_layer, check_trains_itself, last_layer
+from bayeslora.engine.build import check_combination, check_last_layer, last_layer
 from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
@@ -59,14 +59,13 @@ def check_takes(network: Network, config: Posterior) -> None:
     check_last_layer(
         config,
         adapted=network.is_adapted,
-        with_sites=bool(sites),
         # Gates that belong to the adapter stay with it.
         gated_by=network.posterior.name
-        if network.conditioning is None and any(site.is_gated for site in sites)
+        if network.companion is None and any(site.is_gated for site in sites)
         else "",
     )
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
-        check_trains_itself(network.plan.adapter, config)
+        check_combination(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
     if len(network.members) != 1:
         raise InputError(
@@ -91,7 +90,7 @@ def with_posterior(network: Network, config: Posterior) -> Network:
     centre = _prior_mean(network)
     if centre is not None:
         head.set_prior_mean(centre, start=False)
-    new = Network(network.encoder, network.sites, head, network.full)
+    new = Network(network.encoder, network.sites, head)
     new.weights = build_weights(config, new, plan.seed)
     new.to(network.feature_scale.device)
     new.feature_scale.copy_(network.feature_scale)

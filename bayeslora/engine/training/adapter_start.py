@@ -17,13 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.site import Site
+from bayeslora.adapters.site import Companion, Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
-from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples
-from bayeslora.data.read import read
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.base import Training
@@ -36,24 +32,6 @@ logger = logging.getLogger(__name__)
 _MOMENTS_BATCH = 32
 _MOMENTS_FORMAT = 2  # of the cached file
 _GRADIENT_BATCH = 16
-
-
-def read_texts(adapter: Adapter, columns: DataColumns, held_out: Examples | None = None) -> Adapter:
-    """Return the adapter with the texts of its context file in place of the file's name.
-
-    Args:
-        adapter: Any adapter; returned unchanged if it names no file.
-        columns: Columns of the training data; the context's texts are in the same column.
-        held_out: Held-out rows.
-
-    Raises:
-        InputError: The file cannot be read, or the context holds texts of `held_out`.
-    """
-
-    def read_texts(path: str) -> Sequence[str]:
-        return read(path, DataColumns(columns.text, columns.label, None)).texts
-
-    return adapter.with_texts(read_texts, held_out.texts if held_out is not None else ())
 
 
 def begin_adapter(fit: Training, trained: Mapping[str, Tensor] | None = None) -> None:
@@ -76,7 +54,7 @@ def begin_adapter(fit: Training, trained: Mapping[str, Tensor] | None = None) ->
     shapes = _shapes(network)
     if trained is None:
         rows = _Rows(network, fit.train, plan.progress)
-        read_texts(plan.adapter, DataColumns()).begin(rows)
+        plan.adapter.begin(rows)
     else:
         network.expect(trained)
     if _shapes(network) == shapes:
@@ -105,6 +83,14 @@ class _Rows:
     @property
     def model(self) -> nn.Module:
         return self.network.encoder.model
+
+    @property
+    def companion(self) -> Companion | None:
+        return self.network.companion
+
+    def columns(self) -> Mapping[str, Tensor]:
+        """Return the columns of the training rows."""
+        return self.train.columns
 
     def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
         """Return the second moments of the network's inputs; its adapters change nothing yet.

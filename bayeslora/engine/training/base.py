@@ -87,11 +87,9 @@ class Training:
         return f"{rows}, {epochs}{at_most} of {steps}: {total}"
 
     def figures(self) -> dict[str, float]:
-        """Return how much the contexts of the training rows matter to the gates, if any."""
-        conditioning, contexts = self.network.conditioning, self.train.contexts
-        if conditioning is None or contexts is None:
-            return {}
-        return conditioning.figures(contexts)
+        """Return the figures of the adapter's companion, if it has one, on the training rows."""
+        companion = self.network.companion
+        return {} if companion is None else companion.figures(self.train.columns)
 
     def tracker(self) -> AbstractContextManager[Report]:
         """Return the tracker: a run in the project named as the output directory."""
@@ -114,12 +112,12 @@ class FitResult:
 
     Attributes:
         history: One mapping per epoch: training loss, validation NLL and accuracy, and figures of
-            the gates on the training rows, if there are gates.
+            the adapter's companion on the training rows.
         best_epoch: The epoch kept, counted from 1.
         posterior: Options chosen by the last layer, and figures of its fit.
         adapter: Size, stable rank and drift from orthogonality over all sites, and figures of the
-            gates on the training rows, if there are gates.
-        layer_sampling: The draws of layer sampling, if used.
+            adapter's companion.
+        hooks: What the hooks of the steps record.
         prior_factor: c of the language model's rows in the prior mean; None if that is zero.
         stages: Trained tensors at the end of each stage, if there are several; not in the record.
     """
@@ -128,15 +126,15 @@ class FitResult:
     best_epoch: int = 0
     posterior: dict[str, float | str] = field(default_factory=dict)
     adapter: dict[str, float] = field(default_factory=dict)
-    layer_sampling: dict[str, Any] = field(default_factory=dict)
+    hooks: dict[str, Any] = field(default_factory=dict)
     prior_factor: float | None = None
     stages: list[dict[str, Tensor]] = field(default_factory=list, compare=False)
 
     def recorded(self) -> dict[str, Any]:
         """Return the entries of a model's record."""
-        entries = asdict(replace(self, stages=[]))
-        del entries["stages"]
-        return entries
+        entries = asdict(replace(self, stages=[], hooks={}))
+        del entries["stages"], entries["hooks"]
+        return {**entries, **self.hooks}
 
 
 def learning_rate(settings: TrainingSettings, steps: int, schedule: str) -> Callable[[int], float]:

@@ -64,11 +64,11 @@ def fit_posterior(fit: Training, result: FitResult) -> FitResult:
         factor = fit.prior.centre(network, fit.train, start=False)
     held_out = None if fit.validation is None else feature_rows(network, fit.validation)
     chosen = fit_last_layer(network, plan, last, feature_rows(network, fit.train), held_out)
-    figures = summary(network.sites) if network.full is None else network.full.summary()
-    figures |= fit.figures()
-    if network.conditioning is not None and fit.train.contexts is not None:
-        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
-        figures["num_parameters"] += gate
+    figures = summary(network.sites) if network.sites else {}
+    if network.companion is not None:
+        more = sum(parameter.numel() for parameter in network.companion.parameters())
+        figures["num_parameters"] = figures.get("num_parameters", 0.0) + more
+        figures |= network.companion.summary() | fit.figures()
     return replace(result, posterior=chosen, adapter=figures, prior_factor=factor)
 
 

@@ -35,8 +35,6 @@ from bayeslora.engine.training.checkpoints import (
     write_checkpoint,
 )
 from bayeslora.engine.training.final_fit import validation_metrics
-from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
-from bayeslora.engine.training.retaining import Retained
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.types import TrainingRun
@@ -58,8 +56,6 @@ def train_network(fit: Training) -> FitResult:
     network = fit.network
     torch.manual_seed(fit.plan.seed)
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
-    if network.conditioning is not None and fit.train.contexts is not None:
-        network.conditioning.begin(fit.train.contexts)
     begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
     set_feature_scale(network, fit.train)
     factor = None
@@ -113,16 +109,12 @@ class Loop:
             settings.head_lr if head_lr is None else head_lr,
             more=weights.parameters,
             euclidean=weights.optimizer,
-            beside=plan.adapter.further_optimizers(network),
+            beside=[] if network.companion is None else network.companion.optimizers(),
         )
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"] * fit.rate
         self._rate = learning_rate(settings, len(self._batches), weights.schedule)
-        self.hooks: list[StepHook] = [*plan.adapter.callbacks(network), *weights.callbacks]
-        self._sampler = layer_sampler(fit)
-        if self._sampler is not None:
-            self.hooks.append(LayerSwitches(self._sampler, network.full))
-        self._retained = Retained.of(fit)
+        self.hooks: list[StepHook] = [*plan.adapter.hooks(fit), *weights.callbacks]
         self._validates = fit.validation is not None and plan.posterior.chooses_epoch
         if fit.validation is not None and not self._validates:
             logger.warning(
@@ -136,7 +128,7 @@ class Loop:
     def train(self) -> FitResult:
         """Train to the end, and load the best epoch if validation rows choose one.
 
-        Returns the history, the epoch kept, the draws of layer sampling, and the stages.
+        Returns the history, the epoch kept, what the hooks record, and the stages.
 
         Raises:
             DivergedError: The loss is not finite.
@@ -178,7 +170,9 @@ class Loop:
         return FitResult(
             history=self._history,
             best_epoch=self._best_epoch or self.epoch,
-            layer_sampling={} if self._sampler is None else self._sampler.record(self.step),
+            hooks={
+                key: value for hook in self.hooks for key, value in hook.record(self.step).items()
+            },
             stages=[self._kept[end] for end in ends if end in self._kept],
         )
 
@@ -208,8 +202,9 @@ class Loop:
             rows = self._features(batch)
             self.update_head(rows.detach())
             loss = head.data_loss(rows)
-            if self._retained is not None:
-                loss = loss + self._retained.seen(rows, head.mean_weight)
+            for hook in self.hooks:
+                more = hook.loss(rows, head.mean_weight)
+                loss = loss if more is None else loss + more
             torch.autograd.backward(loss)
             if world.size > 1:
                 world.sum_(self.optimizer.adapter_gradients())
@@ -276,9 +271,9 @@ class Loop:
         network, device = self.fit.network, self.fit.network.feature_scale.device
         parts = self._kept | {
             "network": network.trained_state(),
-            "retained": {} if self._retained is None else self._retained.state(),
             "random": {"cpu": torch.get_rng_state()},
         }
+        parts |= {f"hook {number}": hook.state() for number, hook in enumerate(self.hooks)}
         if device.type == "cuda":
             parts["random"]["cuda"] = torch.cuda.get_rng_state(device)
         tensors = {
@@ -300,8 +295,8 @@ class Loop:
         self._history = state["history"]
         self._kept = {name: under(f"{name}/", tensors) for name in state["kept"]}
         network.load_trained_state(under("network/", tensors))
-        if self._retained is not None:
-            self._retained.load(under("retained/", tensors))
+        for number, hook in enumerate(self.hooks):
+            hook.load(under(f"hook {number}/", tensors))
         self.optimizer.load_state_dict(together(state["optimizer"], tensors))
         random = under("random/", tensors)
         torch.set_rng_state(random["cpu"])

@@ -302,7 +302,6 @@ class ClassPrior:
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             extra = encoder.prepare(*varied(self.examples, missing))
-            extra = encoder.with_contexts(extra, None)
             below = torch.cat([below, _last_states(encoder, extra)])
             above = torch.cat([above, _last_states(whole, extra)])
             encoder.forget(extra)
@@ -508,6 +507,6 @@ def can_average(network: Network) -> bool:
     return (
         bool(network.sites)
         and network.weights is None
-        and network.conditioning is None
+        and network.companion is None
         and all(site.can_set_change for site in network.sites)
     )

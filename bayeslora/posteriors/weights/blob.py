@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.option_checks import Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
-from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.draws import (
     RandomLayer,
     check_texts_apart,
@@ -134,10 +133,6 @@ class BLoBWeights(MovesToPrior):
         ]
         with replaced(weights, values):
             yield
-
-    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the root of each site's standard deviations."""
-        return [[root] for root in self.roots]
 
     @torch.no_grad()
     def report(self) -> dict[str, float | str]:

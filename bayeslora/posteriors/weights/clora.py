@@ -45,7 +45,6 @@ from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
 from bayeslora.posteriors.types import (
     FinalFit,
-    Network,
     TrainingRun,
     WeightPosterior,
     WeightTraining,
@@ -269,10 +268,6 @@ class CLoRAWeights(WeightPosterior):
         seeds = torch.randint(2**62, (len(self._gates),), generator=generator).tolist()
         with self._under([PositionNoise(seed) for seed in seeds]):
             yield
-
-    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the parameters of each site's gate."""
-        return [list(gate.parameters()) for gate in self._gates]
 
     def weight_training(self, run: TrainingRun) -> WeightTraining:
         """Return a training under noise, with the KL's gradient added."""

@@ -75,10 +75,6 @@ class IVON(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one per adapter weight"
     from_start: ClassVar[str] = "is trained together with the adapter"
-    no_resting: ClassVar[str] = (
-        "moves all weights at every step by a running mean, so no layer could be paused"
-    )
-    not_on_layers: ClassVar[str] = no_resting
 
     def check_fit(self, facts: FitFacts) -> None:
         """Check that the optimiser is installed."""

@@ -96,7 +96,6 @@ class LaplaceLoRA(Posterior):
     weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
     calls_once: ClassVar[bool] = True
     over_trained: ClassVar[bool] = True
-    not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
     use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."

@@ -54,7 +54,11 @@ class MCDropout(Posterior):
     from_start: ClassVar[str] = (
         "runs a network that was trained with dropout, and is not fitted to rows"
     )
-    not_on_layers: ClassVar[str] = ""
+
+    @classmethod
+    def needs_sites(cls) -> bool:
+        """Return False: the backbone has dropout of its own."""
+        return False
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter with dropout, if it supports one.

@@ -48,9 +48,6 @@ class ScalaBL(FactorPosterior):
     use: ClassVar[str] = "A posterior over LoRA with very few additional parameters."
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
     parameters: ClassVar[str] = "3 r per layer"
-    no_resting: ClassVar[str] = (
-        "keeps the scales of all adapters in one parameter, which cannot be paused in part"
-    )
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

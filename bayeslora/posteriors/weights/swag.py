@@ -66,10 +66,6 @@ class SWAG(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights during training"
-    not_on_layers: ClassVar[str] = (
-        "would estimate the spread of weights that are paused most of the time, which reflects "
-        "when a layer was drawn and not how uncertain it is"
-    )
     chooses_epoch: ClassVar[bool] = False
 
     def check_fit(self, facts: FitFacts) -> None:

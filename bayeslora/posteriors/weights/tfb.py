@@ -73,7 +73,6 @@ class TFB(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
-    not_idle: ClassVar[str] = "adds noise along the directions that adapters learned"
 
     def __post_init__(self) -> None:
         super().__post_init__()
