@@ -83,38 +83,6 @@ def _owner(kind: str, name: str) -> str:
     return kind if name == kind else f"{kind} {name}"
 
 
-def resolve_one(config: type[T], value: object) -> T:
-    """Return the options of a class that is the only one of its kind, such as `LayerSampling`.
-
-    Args:
-        config: The class.
-        value: An instance, its options as a mapping, or as text such as `num_active=2`; True or
-            `on` for the defaults.
-
-    Raises:
-        InputError: An option or its value is not allowed.
-    """
-    name: str = config.name  # type: ignore[attr-defined]
-    if value is True or value == "on":
-        return config()
-    if isinstance(value, str):
-        if not value.strip():
-            keys = ", ".join(option_names(config))
-            raise InputError(
-                f"{name} must be 'on' or KEY=VALUE,… with the keys {keys}, got {value!r}"
-            )
-        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
-    elif isinstance(value, Mapping):
-        value = {"name": name, **value}
-    resolved: T = resolve(name, value, {name: config})
-    return resolved
-
-
-def resolve_optional(config: type[T], value: object) -> T | None:
-    """Return the options of `resolve_one`, or None for None and False."""
-    return None if value is None or value is False else resolve_one(config, value)
-
-
 def refuse_idle(owner: str, config: Any, names: Iterable[str]) -> None:
     """Raise InputError if an option that was set has no effect beside the others.
 

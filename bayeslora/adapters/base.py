@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bayeslora import options
 from bayeslora.errors import InputError, located
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.low_rank import Factors
     from bayeslora.adapters.site import Companion, Site
-    from bayeslora.adapters.stats import SecondMoment
 
 
 USUAL_LAYERS = 6
@@ -85,40 +84,6 @@ class StepHook:
 
     def finish(self) -> None:
         """Clean up after the last step, or after an exception."""
-
-
-class TrainingRows(Protocol):
-    """What the engine offers an adapter whose initialisation depends on the training rows."""
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """The adapted layers; their change is still zero."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The backbone that contains these layers."""
-
-    @property
-    def companion(self) -> Companion | None:
-        """What the adapter trains besides the sites, if anything."""
-
-    def columns(self) -> Mapping[str, Tensor]:
-        """Return the columns that the companion has for these rows, each [N, …]."""
-
-    def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
-        """Return the second moment of the inputs of each site, by the site's name.
-
-        Args:
-            count: Maximal number of rows to run, evenly spread.
-            texts: Texts to run instead of the training rows.
-        """
-
-    def backward(self, count: int) -> None:
-        """Accumulate the loss gradient of a last layer fitted to the frozen features.
-
-        Args:
-            count: Maximal number of rows to run, evenly spread.
-        """
 
 
 class Adapter(Options):
@@ -361,11 +326,11 @@ class Adapter(Options):
         """
         return None
 
-    def begin(self, rows: TrainingRows) -> None:
-        """Initialise the sites of a fresh network from training rows.
+    def begin(self, fit: Any) -> None:
+        """Initialise sites and companion of a fresh network from training rows.
 
         Args:
-            rows: The rows and the sites.
+            fit: The `Training`: network, plan and prepared rows.
 
         Raises:
             InputError: The rows do not allow this initialisation.

@@ -72,7 +72,14 @@ class Attack(Options):
         Raises:
             InputError: The value does not describe an attack.
         """
-        return cls() if value is None else options.resolve_one(cls, value)
+        if value is None:
+            return cls()
+        if isinstance(value, str):
+            value = f"{cls.name}:{value}"
+        elif isinstance(value, dict):
+            value = {"name": cls.name, **value}
+        attack: Attack = options.resolve(cls.name, value, {cls.name: cls})
+        return attack
 
     def __post_init__(self) -> None:
         super().__post_init__()

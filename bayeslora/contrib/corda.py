@@ -30,12 +30,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from bayeslora.adapters.base import Layers, LowRankAdapter, TrainingRows
+from bayeslora.adapters.base import Layers, LowRankAdapter
 from bayeslora.adapters.low_rank import Factors, LowRank, balanced, check_rank
-from bayeslora.adapters.stats import SecondMoment
+from bayeslora.contrib.moments import SecondMoment, moments_on, spread
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine.data import TrainingData
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts, UpToOne
 
@@ -131,12 +133,16 @@ class CorDA(LowRankAdapter):
             mapping["context"] = f"{len(texts)} texts, sha256 {digest}"
         return mapping
 
-    def begin(self, rows: TrainingRows) -> None:
+    def begin(self, fit: Training) -> None:
         """Initialise every site from the second moment of its inputs on the context."""
-        context = self.context if isinstance(self.context, tuple) else None
-        moments = rows.moments(self.context_rows, context)
+        network, shown, texts = fit.network, fit.plan.progress, fit.train
+        if isinstance(self.context, tuple):
+            chosen = [self.context[row] for row in spread(len(self.context), self.context_rows)]
+            with progress_bar("frozen layers", len(chosen), shown=shown, unit="text") as advance:
+                texts = network.encoder.prepare(chosen, advance=advance)
+        moments = moments_on(network, texts, self.context_rows, shown=shown)
         warn_of_few(moments)
-        for site in rows.sites:
+        for site in network.sites:
             with located(site.name):
                 factors = corda(
                     site.weight,

@@ -83,8 +83,8 @@ class EMTAL(LowRankAdapter):
     parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
     only_with: ClassVar[OnlyWith] = {
-        **dict.fromkeys(("momentum", "largest", "only_correct"), (("quality_retaining", "on"),)),
-        "temperature": (("quality_retaining", "on"), ("quality_retaining", "published")),
+        **dict.fromkeys(("momentum", "largest", "only_correct"), (("quality_retaining", "mean"),)),
+        "temperature": (("quality_retaining", "mean"), ("quality_retaining", "published")),
     }
 
     r: Count = 8
@@ -101,10 +101,11 @@ class EMTAL(LowRankAdapter):
     init: Literal["gaussian", "zero"] = "zero"
     """`zero` starts from the pretrained network, with the second factor and the router at 0;
     `gaussian` draws both factors from N(0, 0.02²), as in the published code."""
-    quality_retaining: Literal["off", "on", "published"] = "off"
+    quality_retaining: Literal["none", "mean", "published"] = "none"
     """A loss that keeps logits near recent ones of their class; its weight grows as the loss of the
-    row's task falls, so that a task that is learnt waits for the others. `published` keeps the last
-    two logit vectors of each class from all rows, with zeros before the first, and no limit."""
+    row's task falls, so that a task that is learnt waits for the others. `mean` keeps a running
+    mean of the logits of each class, `published` the last two logits of all its rows, with zeros
+    before the first, and no limit of the weight."""
     momentum: BelowOne = 0.9
     """Share of the stored logits of a class that is kept when rows of the class are seen."""
     temperature: Positive = 2.0
@@ -139,7 +140,7 @@ class EMTAL(LowRankAdapter):
 
     def settled(self, data: TrainingData) -> Self:
         """Refuse the loss of `quality_retaining` for questions, whose options are not classes."""
-        if self.quality_retaining != "off" and data.rows.choices is not None:
+        if self.quality_retaining != "none" and data.rows.choices is not None:
             raise InputError(
                 "quality_retaining keeps rows near others of their class, but the options of a "
                 "question are not classes; leave it out"
@@ -185,7 +186,7 @@ class EMTAL(LowRankAdapter):
     def hooks(self, fit: Training) -> Sequence[StepHook]:
         """Return the schedule of the router's influence, and the quality-retaining loss."""
         fading: list[StepHook] = [Fading(self, fit.network.sites)]
-        return fading if self.quality_retaining == "off" else [*fading, Retained.of(self, fit)]
+        return fading if self.quality_retaining == "none" else [*fading, Retained.of(self, fit)]
 
 
 def across_tasks(parts: Mapping[str, Any]) -> Examples:

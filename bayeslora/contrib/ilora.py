@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from bayeslora.adapters.base import TrainingRows
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Companion, Site
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network, under
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive
 
@@ -113,9 +113,9 @@ class ILoRA(LoRA):
         """Always true: the gate is centred."""
         return True
 
-    def begin(self, rows: TrainingRows) -> None:
+    def begin(self, fit: Training) -> None:
         """Centre the gate at the training rows."""
-        cast("InstanceGate", rows.companion).begin(rows.columns()[CONTEXTS])
+        cast("InstanceGate", fit.network.companion).begin(fit.train.columns[CONTEXTS])
 
     def advice(self, figures: Mapping[str, float]) -> str:
         """Return a warning if the gate ignores the example or collapses to one expert."""

@@ -39,13 +39,18 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.base import Adapter, Layers, TrainingRows
+from bayeslora.adapters.base import Adapter, Layers
 from bayeslora.adapters.site import Site, frozen_layer, trained_layer
-from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import find_targets, no_default
+from bayeslora.contrib.moments import SecondMoment, batches, moments_on, spread
+from bayeslora.engine.network import unscaled
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
 from bayeslora.io.files import open_tensors
 from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
+from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head, closed_form
 
 LEARNED = ("activation", "gradient", "product")
 """Selections that run training rows."""
@@ -148,20 +153,21 @@ class S2FT(Adapter):
             _columns_in(directory)
         return self
 
-    def begin(self, rows: TrainingRows) -> None:
+    def begin(self, fit: Training) -> None:
         """Select the columns of the sites by training rows."""
-        sites = [cast("Columns", site) for site in rows.sites]
-        units = units_at(rows.model, [site.name for site in sites], self)
+        network = fit.network
+        sites = [cast("Columns", site) for site in network.sites]
+        units = units_at(network.encoder.model, [site.name for site in sites], self)
         if self.selection == "gradient":
             begin_by_gradient(
                 sites,
                 units,
-                lambda: rows.backward(self.context_rows),
+                lambda: backward(fit, self.context_rows),
                 largest=self.largest,
                 free=free_units(units, self),
             )
             return
-        moments = rows.moments(self.context_rows)
+        moments = moments_on(network, fit.train, self.context_rows, shown=fit.plan.progress)
         weights: dict[str, Tensor] = {site.name: site.weight for site in sites}
         chosen = choose_columns(units, weights, self, torch.Generator(), moments)
         for site in sites:
@@ -169,6 +175,7 @@ class S2FT(Adapter):
 
 
 _MOST_NAMED = 8
+_GRADIENT_BATCH = 16
 
 
 class Columns(Site):
@@ -477,6 +484,45 @@ def begin_by_gradient(
     chosen = largest_units(units, _scores(units, squares), largest=largest, free=free)
     for site in sites:
         site.begin(chosen[site.name])
+
+
+def backward(fit: Training, count: int) -> None:
+    """Accumulate the loss gradient of a last layer fitted to the frozen features.
+
+    The network's own last layer is still zero.
+
+    Args:
+        fit: A training whose network's sites change nothing yet.
+        count: Maximal number of rows to run, evenly spread.
+    """
+    network, train = fit.network, fit.train
+    rows = spread(len(train), count)
+    pieces = batches(network.encoder, train, rows, _GRADIENT_BATCH)
+    network.eval()
+    with torch.no_grad():
+        features = torch.cat([network.encoder(train.collate(piece)) for piece in pieces])
+    states = unscaled(network.encoder, features)
+    scale = states.values.double().square().sum(-1).mean().sqrt().float()
+    labels = train.labels[[row for piece in pieces for row in piece]].to(features.device)
+    scaled = Features(states.values / scale, labels, states.known)
+    weight = _last_layer(scaled, len(network.head.mean_weight)) / scale
+    with progress_bar("gradients", len(rows), shown=fit.plan.progress, unit="text") as advance:
+        for piece in pieces:
+            piece_states = unscaled(network.encoder, network.encoder(train.collate(piece)))
+            logits = piece_states.logits(weight)
+            truth = train.labels[piece].to(logits.device)
+            loss = F.cross_entropy(logits, truth, reduction="sum") / len(rows)
+            torch.autograd.backward(loss)
+            advance(len(piece))
+
+
+def _last_layer(rows: Features, num_classes: int) -> Tensor:
+    """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
+    values = rows.values
+    head: Any = build_head(closed_form(), values.shape[-1], num_classes, shared=values.ndim == 3)
+    head.to(values.device).refit(rows)
+    weight: Tensor = head.mean_weight
+    return weight
 
 
 def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None:

@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader
 from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.network import under
+from bayeslora.engine.network import Network, under
 from bayeslora.engine.progress import open_bar
 from bayeslora.engine.rows import Collator, LengthBatchSampler, set_feature_scale
-from bayeslora.engine.training.adapter_start import begin_adapter
 from bayeslora.engine.training.base import FitResult, Training, learning_rate
 from bayeslora.engine.training.checkpoints import (
     apart,
@@ -37,6 +36,7 @@ from bayeslora.engine.training.checkpoints import (
 from bayeslora.engine.training.final_fit import validation_metrics
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_weights
 from bayeslora.posteriors.types import TrainingRun
 from bayeslora.processes import current
 
@@ -56,7 +56,7 @@ def train_network(fit: Training) -> FitResult:
     network = fit.network
     torch.manual_seed(fit.plan.seed)
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
-    begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
+    _begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
     set_feature_scale(network, fit.train)
     factor = None
     if fit.prior is not None and not fit.prior_waits:
@@ -73,6 +73,35 @@ def train_network(fit: Training) -> FitResult:
             "the weights of the adapter are not finite: training diverged; lower its lr"
         )
     return replace(result, prior_factor=factor)
+
+
+def _begin_adapter(fit: Training, trained: Mapping[str, Tensor] | None) -> None:
+    """Initialise the adapter of a fresh network if its start depends on the rows.
+
+    A resumed training runs no rows again. The posterior over weights is built again if the sites'
+    parameters change shape.
+
+    Args:
+        fit: A training whose network's sites change nothing yet.
+        trained: Tensors of a training to resume; None starts anew.
+    """
+    network, plan = fit.network, fit.plan
+    if not plan.adapter.starts_from_rows:
+        return
+    shapes = _shapes(network)
+    if trained is None:
+        plan.adapter.begin(fit)
+    else:
+        network.expect(trained)
+    if _shapes(network) == shapes:
+        return
+    weights = build_weights(plan.posterior, network, plan.seed)
+    if weights is not None:
+        network.weights = weights.to(network.feature_scale.device)
+
+
+def _shapes(network: Network) -> list[torch.Size]:
+    return [value.shape for site in network.sites for value in site.trainable().values()]
 
 
 class Loop:

@@ -38,8 +38,7 @@ from torch.optim import Optimizer
 
 from bayeslora.adapters.base import Adapter, StepHook
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.stats import real_tokens
-from bayeslora.backbones.tokens import Batch
+from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights

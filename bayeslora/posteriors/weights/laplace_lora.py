@@ -52,8 +52,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayeslora.adapters.site import Site
-from bayeslora.adapters.stats import real_tokens
 from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import real_tokens
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
