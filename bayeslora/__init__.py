@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from bayeslora.conformal import RAPS as RAPS
     from bayeslora.conformal import ConformalSets as ConformalSets
     from bayeslora.conformal import conformal_sets as conformal_sets
-    from bayeslora.contrib.amt.adapter import AMT as AMT
-    from bayeslora.contrib.corda import CorDA as CorDA
-    from bayeslora.contrib.emtal import EMTAL as EMTAL
-    from bayeslora.contrib.ilora import ILoRA as ILoRA
-    from bayeslora.contrib.lisa import LISA as LISA
-    from bayeslora.contrib.s2ft import S2FT as S2FT
     from bayeslora.data.known import load_task as load_task
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment

@@ -3,17 +3,14 @@
 import ast
 import pickle
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
 from refusal import refused
 
 import bayeslora
-from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.errors import CODES, DivergedError, InputError, MissingAssetError, RowError
-from bayeslora.options import resolve_one
 from bayeslora.posteriors.registry import resolve_posterior
 
 SOURCES = [*Path(bayeslora.__file__).parent.rglob("*.py")]
@@ -48,7 +45,6 @@ def test_a_code_stays_with_its_error():
         (resolve_adapter, "lora:r=0", "adapter 'lora'", "r"),
         (resolve_adapter, {"name": "lora", "r": 0}, "adapter 'lora'", "r"),
         (resolve_posterior, "vbll:num_samples=-1", "posterior 'vbll'", "num_samples"),
-        (partial(resolve_one, LayerSampling), "num_active=0", "layer_sampling", "num_active"),
     ],
 )
 def test_a_refused_option_is_named_with_its_method(resolve, text, method, option):

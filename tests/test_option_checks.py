@@ -14,7 +14,6 @@ from annotated_types import Interval, MinLen
 from pydantic import TypeAdapter
 from refusal import refused
 
-from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal import CONFORMAL
 from bayeslora.engine.training_options import TrainingSettings
@@ -56,7 +55,7 @@ class Tool(Options):
     parts: Texts | None = None
     weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
     source: Text | Texts | None = None
-    inner: LayerSampling | None = None
+    inner: TrainingSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Hammer(Tool):
         ("weights", [0, 0.5], (0, 0.5)),
         ("source", "a.csv", "a.csv"),
         ("source", ["a text"], ("a text",)),
-        ("inner", LayerSampling(), LayerSampling()),
+        ("inner", TrainingSettings(), TrainingSettings()),
     ],
 )
 def test_what_is_allowed_is_kept(option, value, expected):
@@ -125,7 +124,7 @@ def test_what_is_allowed_is_kept(option, value, expected):
         ("weights", (1.0, -1.0), ["numbers >= 0", "got -1.0"]),
         ("weights", (1.0, math.nan), ["numbers >= 0", "got nan"]),
         ("source", " ", ["got ' '"]),
-        ("inner", 3, ["LayerSampling or None", "got 3"]),
+        ("inner", 3, ["TrainingSettings or None", "got 3"]),
     ],
 )
 def test_a_refusal_names_option_value_and_what_is_allowed(option, value, parts):
@@ -155,7 +154,7 @@ def test_the_docstring_lists_every_option():
     assert Hammer.__doc__.count("Attributes:") == 1
 
 
-@pytest.mark.parametrize("config", [*METHODS, LayerSampling, TrainingSettings])
+@pytest.mark.parametrize("config", [*METHODS, TrainingSettings])
 def test_every_field_of_a_method_is_described(config):
     names = [field.name for field in fields(config) if field.init]
     assert list(meanings(config)) == list(allowed(config)) == names

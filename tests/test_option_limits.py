@@ -7,7 +7,6 @@ import pytest
 from refusal import refused
 
 from bayeslora import options
-from bayeslora.adapters.base import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal import CONFORMAL
 from bayeslora.errors import InputError
@@ -15,7 +14,7 @@ from bayeslora.option_checks import LARGEST_COUNT
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 
-METHODS = {**ADAPTERS, **POSTERIORS, **RECALIBRATORS, **CONFORMAL, "layer_sampling": LayerSampling}
+METHODS = {**ADAPTERS, **POSTERIORS, **RECALIBRATORS, **CONFORMAL}
 OPTIONS = [
     (name, field.name)
     for name, config in METHODS.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from bayeslora.adapters.base import Adapter
@@ -15,12 +16,7 @@ ADAPTERS = BuiltIn(
         "lora": "bayeslora.adapters.lora:LoRA",
         "polar": "bayeslora.adapters.polar:PoLAR",
         "pissa": "bayeslora.adapters.pissa:PiSSA",
-        "corda": "bayeslora.contrib.corda:CorDA",
-        "s2ft": "bayeslora.contrib.s2ft:S2FT",
-        "lisa": "bayeslora.contrib.lisa:LISA",
-        "emtal": "bayeslora.contrib.emtal:EMTAL",
-        "ilora": "bayeslora.contrib.ilora:ILoRA",
-        "amt": "bayeslora.contrib.amt.adapter:AMT",
+        **resolve_name("bayeslora.contrib:ADAPTERS"),
         "none": "bayeslora.adapters.frozen:Frozen",
     }
 )

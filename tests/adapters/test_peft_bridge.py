@@ -11,7 +11,6 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, load_peft, peft_adapter
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.contrib.s2ft import S2FT
 from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT reads an attribute of transformers by a deprecated name.
@@ -69,28 +68,6 @@ def test_peft_loads_our_export(peft, tmp_path, host, config):
     # float32 products are computed in another order.
     expected = output(model, tokens())
     torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
-def test_columns_are_a_lora_that_picks_them(peft, tmp_path, host):
-    """Each layer's rank is its number of columns; layers without columns are not in the file."""
-    model = host()
-    sites = trained(model, S2FT(o_ratio=0.1, d_ratio=0.05))
-    ranks = {site.name: site.k for site in sites if site.k}
-    assert len(set(ranks.values())) > 1
-    assert len(ranks) < len(sites)
-    export_peft(sites, tmp_path, "some/base")
-    loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
-    modules = loaded.base_model.model.named_modules()
-    loaded_ranks = {
-        name: module.r["default"] for name, module in modules if hasattr(module, "lora_A")
-    }
-    assert loaded_ranks == ranks
-    expected = output(model, tokens())
-    torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
-    ours = host()
-    assert {site.name: site.r for site in load_peft(ours, tmp_path)} == ranks
-    torch.testing.assert_close(output(ours, tokens()), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """Sites: the laws on three hosts for all adapters, and tests of individual adapters."""
 
 import torch
-from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
+from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR, random_factors
-from bayeslora.adapters.targets import find_targets
-from bayeslora.contrib.corda import CorDA
-from bayeslora.contrib.s2ft import S2FT, column_targets
 from bayeslora.testing.adapter import SiteLaws, stack
 
 
@@ -74,45 +71,6 @@ class TestPiSSAOnStack(OnStack):
 class TestPiSSAOnLlama(OnLlama):
     config = PiSSA(r=8, target_modules=("q_proj", "k_proj", "down_proj"), num_layers=2)
     is_random = False
-
-
-class OnContext:
-    """CorDA uses the second moments of the host on the inputs of the laws."""
-
-    is_random = False
-
-    def put(self, model, seed=0):
-        names = find_targets(model, self.config.target_modules, self.config.top_layers)
-        moments = moments_on(model, names, self.inputs())
-        return inject_with(moments, model, self.config, seed)
-
-
-class TestCorDAOnStack(OnContext, OnStack):
-    config = CorDA(r=2, alpha=3.0, target_modules=("layers.0", "layers.2"))
-
-
-class TestKeepingCorDAOnLlama(OnContext, OnLlama):
-    config = CorDA(
-        r=8, mode="kpm", context=("kept",), target_modules=("q_proj", "k_proj"), num_layers=2
-    )
-
-
-class TestColumnsOnStack(OnStack):
-    config = S2FT(d_ratio=0.5, target_modules=("layers.0", "layers.2"))
-
-
-class TestColumnsByWeightOnBert(OnBert):
-    config = S2FT(o_ratio=0.5, d_ratio=0.3, selection="weight", num_layers=1)
-    is_random = False
-
-
-class TestColumnsByProductOnLlama(OnLlama):
-    config = S2FT(o_ratio=0.75, d_ratio=0.6, selection="product", largest=False)
-    is_random = False
-
-    def put(self, model, seed=0):
-        moments = moments_on(model, column_targets(model, self.config), self.inputs())
-        return inject_with(moments, model, self.config, seed)
 
 
 def by_hand(dropout=0.0, core=True):

@@ -77,9 +77,7 @@ def inputs_for(directory):
         ("lora:r=2,use_rslora=true", "temperature"),
         ("lora:r=2", "laplace"),
         ("pissa:r=4,lr=5e-3", "map"),
-        ("corda:r=4,lr=5e-3", "swag:num_samples=2,start=0.0"),
-        ("s2ft:o_ratio=0.3,d_ratio=0.2,lr=5e-3", "laplace"),
-        ("emtal:r=4,num_experts=4,lr=5e-3", QUICK_VBLL),
+        ("pissa:r=4,lr=5e-3", "swag:num_samples=2,start=0.0"),
     ],
 )
 def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, posterior):

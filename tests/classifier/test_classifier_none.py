@@ -100,7 +100,7 @@ def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
     assert clf.record.results["prior_factor"] >= 0
 
 
-IDLE = {"epochs": 3, "batch_size": 8, "head_lr": 0.1, "layer_sampling": "num_active=1"}
+IDLE = {"epochs": 3, "batch_size": 8, "head_lr": 0.1}
 
 
 @pytest.mark.parametrize("option", IDLE)

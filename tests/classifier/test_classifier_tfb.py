@@ -18,7 +18,6 @@ QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
         ("lora:r=2", QUICK),
         ("polar:r=2", QUICK_VBLL),
         ("polar:r=2", "laplace"),
-        ("ilora:r=4,num_experts=2", "mle"),
     ],
 )
 def test_it_is_fitted_to_a_finished_model_of_ours(bert, tmp_path, adapter, before):

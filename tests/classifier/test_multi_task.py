@@ -6,7 +6,6 @@ from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.contrib.attacks import attacked
 from bayeslora.errors import InputError
 
 LORA = "lora:r=2,num_layers=2"
@@ -167,40 +166,3 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
         assert name in str(caught.value)
     outside = clf.predict({"topic": binary(3)}, unknown_labels="ood")
     assert outside.labels is None
-
-
-def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backbone):
-    clf = fitted(backbone, "map")
-    worse = attacked(clf, TEST, {"eps": [0.5], "steps": 3})[0.5]
-    clean, under_attack = (
-        -np.log(predictions.probs[np.arange(15), predictions.labels]).mean()
-        for predictions in (clf.predict(TEST), worse)
-    )
-    assert under_attack > clean
-    assert (worse.probs[~worse.available] == 0).all()
-
-
-def test_across_tasks_it_is_the_classifier_of_one_task_with_all_classes(backbone, tmp_path):
-    """The published form: one softmax, and no task at prediction."""
-    clf = fitted(backbone, "map", across_tasks=True, out=tmp_path / "model")
-    rows = {
-        name: [
-            {**row, "id": f"{task}/{row['id']}", "label": f"{task}: {row['label']}"}
-            for task, part in split.items()
-            for row in part
-        ]
-        for name, split in (("train", TRAIN), ("held", HELD), ("test", TEST))
-    }
-    # Classes in the order of the tasks, not of the alphabet.
-    single = fresh(backbone, "map").fit(rows["train"], rows["held"], epochs=2, batch_size=8)
-    order = [single.classes.index(name) for name in clf.classes]
-    predictions, expected = clf.predict(TEST), single.predict(rows["test"])
-    np.testing.assert_allclose(predictions.probs, expected.probs[:, order], atol=1e-5)
-    assert predictions.available is None
-    assert set(clf.record.results["validation_tasks"]) == {"topic", "animal"}
-    texts = [row["text"] for row in TEST["topic"]]
-    np.testing.assert_allclose(clf.predict(texts).probs, predictions.probs[:9], atol=1e-6)
-    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(texts).probs, clf.predict(texts).probs)
-    with pytest.raises(InputError, match="across"):
-        fresh(backbone).fit(toy_rows(12), across_tasks=True)

@@ -40,7 +40,7 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
     assert torch.allclose(encoder.features(texts), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("adapter", ["polar:r=4", "pissa:r=2", "s2ft"])
+@pytest.mark.parametrize("adapter", ["polar:r=4", "pissa:r=2"])
 def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -40,7 +40,7 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
         ("--posterior", "nuts:kernel=hmc,max_tree_depth=3", "max_tree_depth"),
         ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
         ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
-        ("--adapter", "s2ft:context_rows=5", "context_rows"),
+        ("--adapter", "polar:landing_lambda=1", "landing_lambda"),
         ("--data-dir", "somewhere", "--data-dir"),
     ],
 )

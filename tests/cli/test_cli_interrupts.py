@@ -7,11 +7,9 @@ import time
 import pytest
 import tiny
 import torch
-from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
-from bayeslora.contrib.amt import pool
 from bayeslora.engine import ensemble
 from bayeslora.engine.training import loop as training
 
@@ -46,7 +44,7 @@ def fit_and_wait(*words):
         while True:  # a signal just before `signal.pause` would be waited for in vain
             time.sleep(0.01)
 
-    training.write_checkpoint = pool.write_checkpoint = waiting
+    training.write_checkpoint = waiting
     bayeslora(*words)
 
 
@@ -99,34 +97,6 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     assert "is not a bayeslora model" in refused("info", out)
     assert run(*words_of_fit(world, out)).code == 0
     check_same(out, whole)
-
-
-@pytest.fixture(scope="module")
-def systems(world, tmp_path_factory):
-    """Return commands that fit iLoRA to next items, EMTAL to two tasks, and AMT to episodes."""
-    folder = tmp_path_factory.mktemp("systems")
-    topic, animal = (tiny.toy_rows(30, seed) for seed in (3, 4))
-    animal = [row | {"label": "no" if row["label"] != "animals" else "yes"} for row in animal]
-    next_items = [tiny.toy_next_items(24), tiny.toy_next_items(12, 1)]
-    data = {"topic": topic, "animal": animal, "items": next_items[0], "held": next_items[1]}
-    paths = {name: write_rows(folder / f"{name}.jsonl", rows) for name, rows in data.items()}
-    trained = ["--epochs", 3, "--batch-size", 8, "--patience", 3]
-    amt = "amt:ways=3,queries=2,num_episodes=4,steps=1,eps=0,0.1,weight_eps=0,0.1"
-    words = {
-        "ilora": [
-            *(paths["items"], "--validation", paths["held"], *tiny.QUICK_VBLL_ARGS, *trained),
-            *("--adapter", "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10"),
-        ],
-        "emtal": [
-            *("--multi-task", f"topic={paths['topic']}"),
-            *("--multi-task", f"animal={paths['animal']}"),
-            *("--adapter", "emtal:r=2,num_layers=2,num_experts=2", "--posterior", "mle", *trained),
-            *("--quality-retaining", "on"),
-        ],
-        "amt": [paths["topic"], "--adapter", amt, "--posterior", "prototypes"],
-    }
-    shared = ["--backbone", world.llama, "--max-length", 32, "--dtype", "float32", "--quiet"]
-    return {name: ["fit", *map(str, [*more, *shared]), "--out"] for name, more in words.items()}
 
 
 @pytest.fixture(scope="module")

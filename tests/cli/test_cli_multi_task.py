@@ -37,7 +37,7 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     model = tmp_path / "model"
     result = run(
         "fit", *named(files, "train"), *named(files, "valid", "--validation"), "--out", model,
-        "--backbone", world.llama, *SMALL, "--quality-retaining", "on",
+        "--backbone", world.llama, *SMALL,
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "animal" in result.out
@@ -87,23 +87,6 @@ def test_a_model_of_several_tasks_is_calibrated_and_exported(run, refused, world
         ("calibrate", model, "--out", tmp_path / "c"),
     ):
         refused(*command)
-
-
-def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
-    model = tmp_path / "model"
-    fit = ("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
-    assert run(*fit, "--across-tasks").code == 0
-    data = write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in toy_rows(4, 6)])
-    result = run("predict", model, data, "--out", tmp_path / "p.csv", "--quiet")
-    assert result.code == 0, result.err
-    out = tmp_path / "named.csv"
-    result = run("predict", model, *named(files, "test"), "--out", out, "--quiet", "--json")
-    assert {task: part["n"] for task, part in json.loads(result.out)["tasks"].items()} == {
-        "topic": 9,
-        "animal": 9,
-    }
-    single = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
-    assert "--across-tasks" in refused(*single, *SMALL, "--across-tasks")
 
 
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):

@@ -189,7 +189,7 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
     assert sorted(path.name for path in (tmp_path / "model").iterdir() if path.is_dir()) == []
 
 
-@pytest.mark.parametrize("adapter", ["polar:r=2", "s2ft"])
+@pytest.mark.parametrize("adapter", ["polar:r=2", "pissa:r=2"])
 def test_last_epochs_on_all_rows_go_on_where_they_were_interrupted(
     backbone, adapter, tmp_path, monkeypatch
 ):

@@ -13,10 +13,6 @@ from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.spectrum import drift
-from bayeslora.contrib.corda import CorDA
-from bayeslora.contrib.emtal import EMTAL
-from bayeslora.contrib.ilora import ILoRA
-from bayeslora.contrib.s2ft import S2FT
 from bayeslora.engine import ensemble
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
@@ -30,10 +26,6 @@ RECIPES = {
     "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),
     "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(bound="mc")),
     "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
-    "ilora-laplace": (ILoRA(r=4, num_experts=2, num_layers=2), Laplace()),
-    "corda-laplace": (CorDA(r=2, num_layers=2), Laplace()),
-    "emtal-mle": (EMTAL(r=2, num_layers=2, num_experts=2), MLE()),
-    "s2ft-mle": (S2FT(o_ratio=0.3, d_ratio=0.2, num_layers=2, selection="gradient"), MLE()),
     "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
 }
 

@@ -50,8 +50,8 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 SET_BY_A_FIT = {"warmup", "max_grad_norm", "seed", "choose_epochs", "stop_after"}
-NOT_TRAINING = {"report_to", "across_tasks"}
-"""Options that change no training: the second has its own place in the record."""
+NOT_TRAINING = {"report_to"}
+"""Options that change no training."""
 
 
 def test_every_option_of_training_is_a_keyword_of_fit():
@@ -111,7 +111,7 @@ def test_a_plan_reads_back_from_its_record():
         depth=4,
         template=Template("{text}:"),
         verbaliser={"a": "one", "b": "two"},
-        training=TrainingSettings(3, layer_sampling="num_active=1", cv="auto"),
+        training=TrainingSettings(3, cv="auto"),
     )
     fitted = dataclasses.replace(record(ADAPTED, "ab"), **plan.recorded())
     assert Plan.of(fitted) == plan

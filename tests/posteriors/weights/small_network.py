@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from small_sites import columns_site, lora_site, polar_site
+from small_sites import lora_site, polar_site
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -19,7 +19,7 @@ from bayeslora.posteriors.weights.laplace_lora import (
 )
 
 F64 = torch.float64
-SITES = {"lora": lora_site, "polar": polar_site, "columns": columns_site}
+SITES = {"lora": lora_site, "polar": polar_site}
 
 
 class SmallTexts:

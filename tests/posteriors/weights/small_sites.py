@@ -7,7 +7,6 @@ from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar import random_factors
-from bayeslora.contrib.s2ft import Columns
 
 
 def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
@@ -20,18 +19,6 @@ def polar_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
     """Return a PoLAR site with a non-zero core."""
     generator = torch.Generator().manual_seed(seed)
     return _site(random_factors(out, inputs, r, generator), "core", scale, generator)
-
-
-def columns_site(out=5, inputs=4, seed=0):
-    """Return a site with two changed columns."""
-    generator = torch.Generator().manual_seed(seed)
-    host = nn.Linear(inputs, out)
-    with torch.no_grad():
-        host.weight.copy_(torch.randn(out, inputs, generator=generator))
-        host.bias.zero_()
-        site = Columns("layer.0.query", host, torch.tensor([0, inputs - 2])).eval()
-        site.sel.weight.copy_(torch.randn(out, 2, generator=generator))
-    return site
 
 
 def centred_site(out=5, inputs=4, r=2, scale=2.0, seed=0):

@@ -28,7 +28,7 @@ from bayeslora.posteriors.weights.laplace_lora import (
 )
 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
-ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar", "columns"])
+ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar"])
 OTHERS = small_texts(5, seed=9)
 # Sums of a few thousand products of numbers near 1, in another order.
 EXACT = {"atol": 1e-10, "rtol": 1e-9}

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny_hosts import tiny_llama, tokens
+from known_moments import inject_with, moments_on
+from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,11 +13,47 @@ from bayeslora.adapters.inject import (
     inject,
     load_adapter_state,
 )
+from bayeslora.adapters.peft_bridge import export_peft, load_peft
 from bayeslora.adapters.spectrum import spectrum, summary
-from bayeslora.contrib.s2ft import S2FT, Columns
-from bayeslora.testing.adapter import randomise
+from bayeslora.contrib.s2ft import S2FT, Columns, column_targets
+from bayeslora.errors import InputError
+from bayeslora.testing.adapter import SiteLaws, output, randomise
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
+
+
+class OnLlama(SiteLaws):
+    def host(self):
+        return tiny_llama()
+
+    def inputs(self):
+        return tokens()
+
+
+class OnBert(SiteLaws):
+    def host(self):
+        return tiny_bert()
+
+    def inputs(self):
+        return tokens()
+
+
+class TestColumnsOnStack(SiteLaws):
+    config = S2FT(d_ratio=0.5, target_modules=("layers.0", "layers.2"))
+
+
+class TestColumnsByWeightOnBert(OnBert):
+    config = S2FT(o_ratio=0.5, d_ratio=0.3, selection="weight", num_layers=1)
+    is_random = False
+
+
+class TestColumnsByProductOnLlama(OnLlama):
+    config = S2FT(o_ratio=0.75, d_ratio=0.6, selection="product", largest=False)
+    is_random = False
+
+    def put(self, model, seed=0):
+        moments = moments_on(model, column_targets(model, self.config), self.inputs())
+        return inject_with(moments, model, self.config, seed)
 
 
 def drawn(*shape, seed=0, dtype=torch.float32):
@@ -133,3 +170,33 @@ def test_saved_columns_are_those_of_the_model_that_loads_them():
         assert torch.equal(site.idx, other.idx)
         assert torch.equal(site.delta(), other.delta())
         assert other.sel.weight is parameter
+
+
+def test_something_has_to_be_trained():
+    with pytest.raises(InputError, match="0"):
+        S2FT(o_ratio=0, d_ratio=0)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
+def test_columns_are_a_lora_that_picks_them(tmp_path, host):
+    """Each layer's rank is its number of columns; layers without columns are not in the file."""
+    peft = pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
+    model = host()
+    sites = inject(model, S2FT(o_ratio=0.1, d_ratio=0.05), seed=0)
+    randomise(sites)
+    ranks = {site.name: site.k for site in sites if site.k}
+    assert len(set(ranks.values())) > 1
+    assert len(ranks) < len(sites)
+    export_peft(sites, tmp_path, "some/base")
+    loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
+    modules = loaded.base_model.model.named_modules()
+    loaded_ranks = {
+        name: module.r["default"] for name, module in modules if hasattr(module, "lora_A")
+    }
+    assert loaded_ranks == ranks
+    expected = output(model, tokens())
+    torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
+    ours = host()
+    assert {site.name: site.r for site in load_peft(ours, tmp_path)} == ranks
+    torch.testing.assert_close(output(ours, tokens()), expected, atol=1e-5, rtol=1e-5)

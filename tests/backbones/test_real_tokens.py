@@ -2,7 +2,7 @@
 
 import torch
 
-from bayeslora.adapters.stats import real_tokens
+from bayeslora.backbones.tokens import real_tokens
 
 MASK = torch.tensor([[1, 1, 0], [0, 1, 1]])
 

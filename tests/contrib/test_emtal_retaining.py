@@ -1,17 +1,22 @@
 """The quality-retaining loss: its gradient, its state, and resumed training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from refusal import refused
 from small_fits import equal_states, fresh
+from tiny import toy_rows
 from torch.nn.functional import kl_div
 
-from bayeslora import MLE, QualityRetaining
-from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.training.retaining import Retained
+from bayeslora import MLE
+from bayeslora.contrib.emtal import EMTAL, Retained, across_tasks
 from bayeslora.logits import ABSENT
 
 TASKS = torch.tensor([0, 0, 0, 1, 1])
-LORA = LoRA(r=2, num_layers=2)
+MEAN = EMTAL(quality_retaining="mean")
+PUBLISHED = EMTAL(quality_retaining="published")
+SMALL = {"r": 2, "num_experts": 4, "num_layers": 2}
 
 
 def drawn(*shape, seed=0):
@@ -26,7 +31,7 @@ def among(logits, labels):
 
 def retained_loss(options=None, tasks=TASKS, seed=1):
     """Return a loss that has stored random logits of each class, in float64."""
-    retained = Retained(options or QualityRetaining(), tasks)
+    retained = Retained(options or MEAN, tasks)
     retained.logits = 2 * drawn(*retained.logits.shape, seed=seed)
     retained.known[:] = True
     retained.losses = retained.losses.double() / 40
@@ -36,9 +41,9 @@ def retained_loss(options=None, tasks=TASKS, seed=1):
 @pytest.mark.parametrize("published", [False, True])
 def test_the_gradient_is_that_of_the_sheet(published):
     """(T/ℓ)(softmax(z/T) − softmax(Z/T)) per entry of the row's task, averaged over rows."""
-    retained = retained_loss(QualityRetaining(published=published, temperature=2.0))
+    retained = retained_loss(replace(PUBLISHED if published else MEAN, temperature=2.0))
     logits, labels = drawn(4, 5).requires_grad_(), torch.tensor([0, 3, 4, 1])
-    retained.loss(among(logits, labels), labels).backward()
+    retained.penalty(among(logits, labels), labels).backward()
     for row, label in enumerate(labels.tolist()):
         own = TASKS[label] == TASKS
         weight = 1 / float(retained.losses[TASKS[label]])
@@ -51,7 +56,7 @@ def test_the_gradient_is_that_of_the_sheet(published):
 
 
 def test_the_loss_is_a_mean_of_weighted_divergences():
-    retained = retained_loss(QualityRetaining(largest=3.0, temperature=1.5))
+    retained = retained_loss(replace(MEAN, largest=3.0, temperature=1.5))
     labels = torch.tensor([2, 2, 4])
     logits = among(drawn(3, 5), labels)
     expected = 0.0
@@ -60,17 +65,17 @@ def test_the_loss_is_a_mean_of_weighted_divergences():
         weight = min(3.0, 1 / float(retained.losses[TASKS[label]]))
         P, p = (retained.logits[label, 0][own] / 1.5).softmax(0), (z[own] / 1.5).softmax(0)
         expected += weight * 1.5**2 * float(kl_div(p.log(), P, reduction="sum")) / 3
-    assert float(retained.loss(logits, labels)) == pytest.approx(expected, abs=1e-12)
+    assert float(retained.penalty(logits, labels)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_class_moves_by_the_mean_of_its_right_rows_in_any_order():
     logits = torch.tensor([[3.0, 0, 0, 9, 9], [1, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 0, 0, 5]])
     labels = torch.tensor([0, 0, 0, 4])  # the third is wrong; 9 belongs to another task
     logits = among(logits, labels)
-    retained = retained_loss(QualityRetaining(momentum=0.8))
+    retained = retained_loss(replace(MEAN, momentum=0.8))
     retained.logits = retained.logits.float()
     before = retained.logits.clone()
-    other = retained_loss(QualityRetaining(momentum=0.8))
+    other = retained_loss(replace(MEAN, momentum=0.8))
     other.logits = other.logits.float()
     order = torch.tensor([2, 3, 1, 0])
     retained.see(logits, labels)
@@ -80,7 +85,7 @@ def test_a_class_moves_by_the_mean_of_its_right_rows_in_any_order():
     torch.testing.assert_close(retained.logits[0, 0], 0.8 * before[0, 0] + 0.2 * mean)
     torch.testing.assert_close(retained.logits[4, 0], 0.8 * before[4, 0] + 0.2 * logits[3])
     assert torch.equal(retained.logits[1:4], before[1:4])
-    everything = retained_loss(QualityRetaining(momentum=0.8, only_correct=False))
+    everything = retained_loss(replace(MEAN, momentum=0.8, only_correct=False))
     everything.logits = everything.logits.float()
     everything.see(logits, labels)
     mean = logits[:3].mean(0)
@@ -91,10 +96,10 @@ class KilledError(Exception):
     """Stands in for a kill."""
 
 
-@pytest.mark.parametrize("options", [QualityRetaining(), QualityRetaining(published=True)])
+@pytest.mark.parametrize("options", [MEAN, PUBLISHED])
 def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, options):
     def begin():
-        return fresh(encoder, MLE(), LORA, epochs=3, quality_retaining=options)
+        return fresh(encoder, MLE(), replace(options, **SMALL), epochs=3)
 
     def die(number, _):
         if number == 2:
@@ -108,6 +113,17 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, o
     result = resumed.run(tmp_path / "again", validates=True)
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
     assert result == expected
-    plain = fresh(encoder, MLE(), LORA, epochs=3)
+    plain = fresh(encoder, MLE(), EMTAL(**SMALL), epochs=3)
     plain.run(tmp_path / "plain", validates=True)
     assert not equal_states(whole.network.trained_state(), plain.network.trained_state())
+
+
+def test_across_tasks_rows_have_the_classes_of_all_tasks():
+    parts = {"topic": toy_rows(9), "other": toy_rows(6, 1)}
+    rows = across_tasks(parts)
+    assert len(rows) == 15
+    assert rows.among is None
+    labels = [f"{task}: {row['label']}" for task, part in parts.items() for row in part]
+    assert list(rows.labels) == labels
+    with refused("input", "topic"):
+        across_tasks({"topic": parts["topic"]})

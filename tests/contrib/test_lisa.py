@@ -1,17 +1,117 @@
-"""The sampling policy alone: draws, trainable layers and optimiser state."""
+"""LISA: which layers are trained and saved, and the sampling policy alone."""
 
 import copy
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_hosts import tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.base import LayerSampling
-from bayeslora.adapters.layer_sampling import Group, LayerSampler, draw, inclusion
+from bayeslora.contrib.lisa import ALWAYS, LISA, FullLayers, LayerSampler, draw, inclusion
+from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output
+
+AFTER = frozenset({"norm"})
+TWO = LISA(num_layers=2)
+
+
+def test_the_function_is_the_same_and_the_values_are_copies():
+    model, plain = tiny_llama(), tiny_llama()
+    shared = dict(model.named_parameters())
+    full = FullLayers(model, AFTER, TWO)
+    assert torch.equal(output(model, tokens()), output(plain, tokens()))
+    assert list(full.groups) == ["layers.1", "layers.2", ALWAYS]
+    named = dict(model.named_parameters())
+    trained = {name for name, item in named.items() if item.requires_grad}
+    assert trained == {name for items in full.groups.values() for name in items}
+    assert all((named[name] is shared[name]) == (name not in trained) for name in named)
+
+
+def test_a_backbone_in_bfloat16_trains_in_float32_and_stays_as_it_is():
+    model = tiny_llama().to(torch.bfloat16)
+    shared = list(model.parameters())
+    FullLayers(model, AFTER, TWO)
+    assert {item.dtype for item in model.parameters()} == {torch.float32}
+    assert {item.dtype for item in shared} == {torch.bfloat16}
+    assert output(model, tokens()).dtype == torch.float32
+
+
+def test_tied_parameters_stay_tied():
+    model = tiny_llama()
+    model.layers[2].self_attn.v_proj.weight = model.layers[2].self_attn.k_proj.weight
+    FullLayers(model, AFTER, TWO)
+    layer = model.layers[2].self_attn
+    assert layer.v_proj.weight is layer.k_proj.weight
+    assert layer.k_proj.weight.requires_grad
+
+
+def trained():
+    model = tiny_llama()
+    full = FullLayers(model, AFTER, TWO)
+    with torch.no_grad():
+        for item in full.groups["layers.2"].values():
+            item.add_(0.5)
+    full.changed = {"layers.2", ALWAYS}
+    return model, full
+
+
+def test_what_trained_is_saved_whole_and_loaded_over_anything():
+    model, full = trained()
+    stored = {name: item.detach().clone() for name, item in full.tensors().items()}
+    assert len(stored) == 10
+    other = tiny_llama()
+    twin = FullLayers(other, AFTER, TWO)
+    with torch.no_grad():
+        for item in twin.groups["layers.1"].values():
+            item.add_(1)
+    twin.changed = {"layers.1"}
+    twin.resize(stored)
+    twin.load(stored)
+    assert twin.changed == full.changed
+    assert torch.equal(output(model, tokens()), output(other, tokens()))
+    twin.resize({})
+    twin.load({})
+    assert torch.equal(output(other, tokens()), output(tiny_llama(), tokens()))
+
+
+def test_the_figures_are_those_of_the_difference():
+    _, full = trained()
+    sizes = {name: item.numel() for name, item in full.groups["layers.2"].items()}
+    summary = full.summary()
+    assert summary["num_layers"] == 1
+    assert summary["num_parameters"] == sum(sizes.values()) + 16
+    # Each entry moved by 1/2, up to rounding in float32.
+    assert summary["delta_norm"] == pytest.approx(0.5 * sum(sizes.values()) ** 0.5, rel=1e-6)
+    spectra = {item.name: item for item in full.spectra()}
+    assert set(spectra) == {f"layers.2.{end}" for end in MATRICES}
+    up = spectra["layers.2.mlp.up_proj"]
+    # A constant matrix has one singular value, c √(out · in).
+    assert up.norm == pytest.approx(0.5 * (24 * 16) ** 0.5, rel=1e-6)
+    assert up.stable_rank == pytest.approx(1, rel=1e-6)
+    start = tiny_llama().layers[2].mlp.up_proj.weight.detach()
+    assert up.relative_norm == pytest.approx(up.norm / float(start.norm()), rel=1e-6)
+
+
+MATRICES = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+def test_weights_are_for_their_mode_and_enough():
+    for options in ({"mode": "weighted"}, {"weights": (1.0,)}):
+        with pytest.raises(InputError, match="weights"):
+            LISA(**options)
+    with pytest.raises(InputError, match="num_active"):
+        LISA(mode="weighted", weights=(1.0, 0.0))
+    with pytest.raises(InputError, match="num_active"):
+        LISA(num_active=3, num_layers=2)
+
 
 STATES = ("drop", "keep", "offload")
 
@@ -38,32 +138,32 @@ def tower():
 
 
 def groups(model):
-    layers = [Group(f"layers.{n}", tuple(item.parameters())) for n, item in enumerate(model.layers)]
-    return [*layers, Group("head", tuple(model.last.parameters()), always=True)]
+    layers = {f"layers.{n}": dict(item.named_parameters()) for n, item in enumerate(model.layers)}
+    return {**layers, ALWAYS: dict(model.last.named_parameters())}
 
 
 def policy(model, seed=1, interval=3, **options):
-    return LayerSampler(LayerSampling(interval=interval, **options), groups(model), interval, seed)
+    config = LISA(num_layers=None, interval=interval, **options)
+    layers = SimpleNamespace(groups=groups(model), changed=set())
+    return LayerSampler(config, layers, 100, seed)
 
 
 def optimizer_of(model, **options):
     model.first.requires_grad_(False)
-    parameters = [item for group in groups(model) for item in group.params]
+    parameters = [item for items in groups(model).values() for item in items.values()]
     return torch.optim.AdamW(parameters, lr=0.05, **options)
 
 
 def train(model, lisa, optimizer, steps, begin=0):
-    """Train on data that depends on the step alone; return the switches."""
-    switches = []
+    """Train on data that depends on the step alone."""
     for step in range(begin, steps):
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator)
         if lisa is not None:
-            switches.append(lisa.before_step(step, optimizer))
+            lisa.before_step(step, steps, optimizer)
         (model(x) - y).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return switches
 
 
 def equal(model, other):
@@ -77,10 +177,9 @@ def test_the_drawn_layers_and_the_head_change_and_nothing_else(state, mode):
     model = tower()
     start = copy.deepcopy(model)
     lisa = policy(model, mode=mode, state=state)
-    switches = train(model, lisa, optimizer_of(model, weight_decay=0.1), 9)
+    train(model, lisa, optimizer_of(model, weight_decay=0.1), 9)
     drawn = {number for block in range(3) for number in lisa.draw(block)}
-    names = {name for switch in switches if switch for name in switch}
-    assert names == {f"layers.{number}" for number in drawn}
+    assert lisa.full.changed == {ALWAYS, *(f"layers.{number}" for number in drawn)}
     for number, layer in enumerate(model.layers):
         assert equal(layer, start.layers[number]) == (number not in drawn)
     assert equal(model.first, start.first)
@@ -136,7 +235,7 @@ def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
 @pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted", "fixed"])
 def test_draws_follow_from_seed_and_block_alone(mode):
     weights = (3.0, 1.0, 1.0, 2.0, 1.0) if mode == "weighted" else None
-    options = LayerSampling(mode=mode, weights=weights)
+    options = LISA(num_layers=None, mode=mode, weights=weights)
     np.random.seed(5)
     torch.manual_seed(5)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
@@ -166,7 +265,7 @@ def test_inclusion_is_in_proportion_to_the_weights(weights, data):
     part = [(w, s) for w, s in zip(weights, shares, strict=True) if 0 < s < 1]
     for w, s in part:
         assert s / part[0][1] == pytest.approx(w / part[0][0], rel=1e-9)
-    options = LayerSampling(num_active=count, mode="weighted", weights=tuple(weights))
+    options = LISA(num_layers=None, num_active=count, mode="weighted", weights=tuple(weights))
     for block in range(3):
         chosen = draw(options, len(weights), 0, block)
         assert len(set(chosen)) == count
@@ -179,5 +278,5 @@ def test_inclusion_is_in_proportion_to_the_weights(weights, data):
 )
 def test_the_default_interval_gives_about_four_draws_a_layer(steps, layers, expected):
     """It is max(1, min(20, Tγ / 4N)); a requested interval is used as it is."""
-    assert LayerSampling().interval_of(steps, layers) == expected
-    assert LayerSampling(interval=7).interval_of(steps, layers) == 7
+    assert LISA(num_layers=None).interval_of(steps, layers) == expected
+    assert LISA(num_layers=None, interval=7).interval_of(steps, layers) == 7

@@ -8,13 +8,46 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import inject_with, moments_on, tiny_llama
+from known_moments import inject_with, moments_on
+from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.pissa import pissa
-from bayeslora.adapters.stats import SecondMoment
+from bayeslora.adapters.registry import table_name
+from bayeslora.adapters.targets import find_targets
 from bayeslora.contrib.corda import CorDA, corda
+from bayeslora.contrib.moments import SecondMoment
+from bayeslora.errors import InputError
+from bayeslora.options import as_mapping
+from bayeslora.testing.adapter import SiteLaws
 
 F64 = torch.float64
+
+
+class OnContext(SiteLaws):
+    """CorDA uses the second moments of the host on the inputs of the laws."""
+
+    is_random = False
+
+    def put(self, model, seed=0):
+        names = find_targets(model, self.config.target_modules, self.config.top_layers)
+        moments = moments_on(model, names, self.inputs())
+        return inject_with(moments, model, self.config, seed)
+
+
+class TestCorDAOnStack(OnContext):
+    config = CorDA(r=2, alpha=3.0, target_modules=("layers.0", "layers.2"))
+
+
+class TestKeepingCorDAOnLlama(OnContext):
+    config = CorDA(
+        r=8, mode="kpm", context=("kept",), target_modules=("q_proj", "k_proj"), num_layers=2
+    )
+
+    def host(self):
+        return tiny_llama()
+
+    def inputs(self):
+        return tokens()
 
 
 def normal(*shape, seed=0):
@@ -138,3 +171,21 @@ def test_peft_starts_at_the_same_product(monkeypatch, mode):
         product = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
         # PEFT works in float32 with an explicit inverse.
         torch.testing.assert_close(site.scale * site.B0 @ site.A0, product, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"mode": "kpm"}, "context"),
+        ({"context": ()}, "non-empty string"),
+        ({"power": 1.5}, "0 to 1"),
+    ],
+)
+def test_its_options_are_checked(options, allowed):
+    with pytest.raises(InputError, match=allowed):
+        CorDA(**options)
+
+
+def test_only_the_published_power_is_called_corda():
+    assert table_name(as_mapping(CorDA())) == "corda"
+    assert table_name(as_mapping(CorDA(power=0.5))) == "context-svd-0.5"

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from tiny_hosts import inject_with, moments_on, tiny_llama, tokens
+from known_moments import inject_with, moments_on
+from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.inject import inject
 from bayeslora.contrib.s2ft import (

@@ -8,6 +8,7 @@ from tiny import QUICK_VBLL, lettered_llama, toy_next_items, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
+from bayeslora.contrib.ilora import CONTEXTS
 from bayeslora.engine.data import columns_of
 from bayeslora.engine.fitted.refit import prepare_rows
 
@@ -40,7 +41,7 @@ def test_without_its_factors_features_are_the_backbones(llama, trained):
     rows = bl_rows(trained, TEST)
     expected = plain.network.encoder.features(prepare_rows(plain.network, rows))
     texts = prepare_rows(trained.network, rows)
-    assert torch.equal(texts.contexts, expected)
+    assert torch.equal(texts.columns[CONTEXTS], expected)
     assert not torch.equal(trained.network.encoder.features(texts), expected)
 
 
@@ -83,7 +84,7 @@ def recommender(llama):
 
 
 def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_path):
-    assert recommender.network.conditioning.sees_history
+    assert recommender.network.companion.sees_history
     predictions = recommender.predict(NEXT)
     np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-9)
     recommender.save_pretrained(tmp_path / "model")
@@ -109,14 +110,16 @@ def test_the_order_of_candidates_and_of_rows_moves_probabilities_with_them(recom
 
 def test_another_history_opens_other_gates_for_the_same_question(recommender):
     """With a separate question, the text does not contain the history."""
-    gate = recommender.network.conditioning
+    gate = recommender.network.companion
     questions = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
     rows = bl_rows(recommender, questions)
     texts = prepare_rows(recommender.network, rows)
-    p = gate.weights(texts.contexts)
+    p = gate.weights(texts.columns[CONTEXTS])
     assert not torch.equal(p[0], p[1])
     unknown = [{**row, "history": ["never seen"]} for row in questions]
-    assert not prepare_rows(recommender.network, bl_rows(recommender, unknown)).contexts.any()
+    assert (
+        not prepare_rows(recommender.network, bl_rows(recommender, unknown)).columns[CONTEXTS].any()
+    )
     assert np.isfinite(recommender.predict(unknown).probs).all()
 
 
@@ -135,7 +138,7 @@ def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
     clf.fit(toy_next_items(12), epochs=1, batch_size=6)
     texts = prepare_rows(clf.network, bl_rows(clf, NEXT))
-    assert texts.contexts.shape == (len(NEXT), 16)
+    assert texts.columns[CONTEXTS].shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()
 
 
@@ -144,7 +147,7 @@ def test_the_published_form_asks_for_a_letter_under_the_gate(tmp_path):
     adapter = "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10"
     clf = new(llama, adapter, "map", format="letters", max_length=48)
     clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=2, batch_size=8)
-    assert clf.network.conditioning.sees_history
+    assert clf.network.companion.sees_history
     assert 0 < clf.record.results["letter_mass"] < 1
     predictions = clf.predict(NEXT)
     assert predictions.classes == ("A", "B", "C", "D")

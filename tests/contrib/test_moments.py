@@ -3,10 +3,11 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import moments_on, tiny_llama
+from known_moments import moments_on
+from tiny_hosts import tiny_llama
 from torch import nn
 
-from bayeslora.adapters.stats import second_moments
+from bayeslora.contrib.moments import second_moments
 
 F64 = torch.float64
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from refusal import refused
 from small_fits import equal_states, fresh
-from tiny import toy_rows
+from tiny import tiny_llama, toy_rows
 
 from bayeslora import MLE
-from bayeslora.adapters.stats import second_moments
+from bayeslora.classifier import BayesianClassifier
 from bayeslora.contrib.corda import CorDA, corda
+from bayeslora.contrib.moments import second_moments
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.read import read
-from bayeslora.engine.training.adapter_start import begin_adapter, read_texts
+from bayeslora.engine.data import TrainingData
 from bayeslora.io.cache import read_kept
 
 CORDA = CorDA(r=4, num_layers=2)
@@ -31,7 +31,7 @@ def begin(backbone, adapter=CORDA):
 
 
 def started(fit):
-    begin_adapter(fit.training())
+    fit.adapter.begin(fit.training())
     return fit.network.trained_state()
 
 
@@ -99,14 +99,40 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     path = tmp_path / "generic.jsonl"
     path.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
     adapter = CorDA(mode="kpm", context=str(path))
-    result = read_texts(adapter, DataColumns("sentence", "label", None))
+    rows = [{"sentence": str(n), "text": "x", "label": "ab"[n % 2]} for n in range(4)]
+    columns = DataColumns("sentence", "label", None)
+    data = TrainingData.read(rows, None, columns)
+    result = adapter.settled(data)
     assert result.context == ("a cat", "rain")
     assert result.recorded()["context"].startswith("2 texts, sha256 ")
     assert adapter.recorded()["context"] == str(path)
     with refused("unknown", "'text'"):
-        read_texts(adapter, DataColumns())
+        adapter.settled(TrainingData.read(rows, None, DataColumns()))
     with refused("input", "nowhere.jsonl"):
-        read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
-    examples = read([{"sentence": "rain"}], columns=DataColumns("sentence"))
+        CorDA(context=str(tmp_path / "nowhere.jsonl")).settled(data)
+    held_out = [{"sentence": "rain", "label": "a"}, {"sentence": "sun", "label": "b"}]
     with refused("input", "1", "'rain'"):
-        read_texts(adapter, DataColumns("sentence", "label", None), examples)
+        adapter.settled(TrainingData.read(rows, held_out, columns))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("starts") / "llama"))
+
+
+def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
+    texts = [row["text"] for row in toy_rows(40, 8)]
+    adapter = CorDA(r=2, num_layers=2, mode="kpm", context=texts)
+    clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
+    clf.fit(toy_rows(30), epochs=1, out=tmp_path / "model")
+    context = clf.record.adapter["context"]
+    assert context.startswith("40 texts, sha256 ")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.adapter.context == context
+    assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
+
+
+def test_another_power_has_another_name(backbone):
+    other = BayesianClassifier(backbone, "corda:r=2,power=0.5", "mle", progress=False)
+    other.fit(toy_rows(30), epochs=1)
+    assert other.predict(toy_rows(3)).name == "context-svd-0.5-mle"

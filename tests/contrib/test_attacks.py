@@ -133,9 +133,17 @@ def test_the_command_and_the_report(clf, tmp_path):
     assert (report / "figures" / "shift-1.svg").is_file()
 
 
-@pytest.mark.parametrize("attack", ["", "eps=", "radius=1"])
+@pytest.mark.parametrize("attack", ["eps=", "radius=1"])
 def test_a_wrong_attack_ends_with_code_2(attack, tmp_path):
     with pytest.raises(SystemExit) as stop:
         attack_main(["model", "data.jsonl", "--attack", attack, "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(bert):
+    parts = {"topic": toy_rows(24), "other": toy_rows(12, 3)}
+    clf = new(bert, "lora:r=2", "mle", dtype="float32").fit(parts, epochs=1, batch_size=8)
+    worse = attacked(clf, parts, {"eps": [0.5], "steps": 3})[0.5]
+    assert nll(worse) > nll(clf.predict(parts))
+    assert (worse.probs[~worse.available] == 0).all()

@@ -10,7 +10,14 @@ from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.inject import export, inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.contrib.ilora import NUM_COORDINATES, ILoRA, InstanceGate, ItemVectors, item_vectors
+from bayeslora.contrib.ilora import (
+    CONTEXTS,
+    NUM_COORDINATES,
+    ILoRA,
+    InstanceGate,
+    ItemVectors,
+    item_vectors,
+)
 
 R, WIDTH = 4, 16
 
@@ -33,7 +40,8 @@ def adapted(num_experts=2, *, trained=True, router=True):
     config = ILoRA(r=R, num_experts=num_experts, num_layers=2)
     sites = inject(model, config, seed=0)
     model.double()
-    gate = config.conditioning(sites, WIDTH).double()
+    gate = InstanceGate(config, WIDTH).double()
+    gate.attach(sites)
     if trained:
         randomise([site.B.weight for site in sites])
     if router:
@@ -71,7 +79,7 @@ def close(result, expected):
 def test_a_router_of_zeros_is_lora_in_outputs_and_gradients(num_experts):
     model, sites, gate = adapted(num_experts, router=False)
     other, others = plain(sites)
-    with gate.applied(seeded(3, WIDTH)):
+    with gate.applied({CONTEXTS: seeded(3, WIDTH)}):
         hidden = states(model)
     expected = states(other)
     close(hidden, expected)
@@ -84,7 +92,7 @@ def test_a_router_of_zeros_is_lora_in_outputs_and_gradients(num_experts):
 def test_one_expert_is_lora_whatever_the_context():
     model, sites, gate = adapted(1)
     other, _ = plain(sites)
-    with gate.applied(seeded(3, WIDTH)):
+    with gate.applied({CONTEXTS: seeded(3, WIDTH)}):
         assert torch.equal(states(model), states(other))
 
 
@@ -97,11 +105,11 @@ def test_a_constant_gate_is_a_weighted_lora():
     with torch.no_grad():
         for site in others:
             site.B.weight.mul_((2 * p).repeat_interleave(2))
-    with gate.applied(seeded(3, WIDTH)):
+    with gate.applied({CONTEXTS: seeded(3, WIDTH)}):
         close(states(model), states(other))
     # Then no context is needed, and a single matrix describes the adapter.
     assert not any(site.is_gated for site in sites)
-    with gate.applied(None):
+    with gate.applied({}):
         close(states(model), states(other))
     for first, second in zip(sites, others, strict=True):
         close(first.delta(), second.delta())
@@ -111,14 +119,14 @@ def test_a_constant_gate_is_a_weighted_lora():
 def test_a_mixed_batch_equals_each_row_alone_and_rows_may_be_permuted():
     model, _, gate = adapted()
     contexts, rows = seeded(3, WIDTH), tokens()
-    with gate.applied(contexts):
+    with gate.applied({CONTEXTS: contexts}):
         together = states(model)
     order = torch.tensor([2, 0, 1])
-    with gate.applied(contexts[order]):
+    with gate.applied({CONTEXTS: contexts[order]}):
         close(states(model, rows[order]), together[order])
     for row in range(3):
         close(gate.weights(contexts[row : row + 1]), gate.weights(contexts)[row : row + 1])
-        with gate.applied(contexts[row : row + 1]):
+        with gate.applied({CONTEXTS: contexts[row : row + 1]}):
             close(states(model, rows[row : row + 1]), together[row : row + 1])
 
 
@@ -139,18 +147,6 @@ def test_the_gradient_of_a_gate_is_its_experts_product():
     A, B = site.A.weight.detach(), site.B.weight.detach()
     each = site.scale * ((upstream @ B) * (x @ A.T)).unflatten(-1, (2, 2)).sum((1, 3))
     close(gates.grad, each)
-
-
-def test_one_context_held_gives_one_matrix_for_each_layer():
-    model, sites, gate = adapted()
-    contexts = seeded(3, WIDTH)
-    with gate.applied(contexts):
-        together = states(model)
-    for row in range(3):
-        with gate.held(contexts[row]):
-            merged = export(model)
-            assert torch.linalg.matrix_rank(sites[0].delta()) <= R
-        close(states(merged, tokens()[row : row + 1]), together[row : row + 1])
 
 
 HISTORIES = [["a", "b", "c"], ["a", "b"], ["b", "d"], ["d", "e", "a"], ["c", "a", "a"]]
@@ -190,14 +186,15 @@ def test_a_history_is_the_mean_of_its_items_and_new_ones_count_as_zero():
 
 
 def test_the_state_of_a_gate_loads_into_a_fresh_one():
-    gate = InstanceGate(2, WIDTH)
+    gate = InstanceGate(ILoRA(r=R, num_experts=2), WIDTH)
     gate.learn(SimpleNamespace(history=HISTORIES))
     assert gate.sees_history
     randomise(gate.router.parameters())
-    other = InstanceGate(2, WIDTH)
-    other.resize(gate.state_dict())
-    other.load_state_dict(copy.deepcopy(gate.state_dict()))
+    other = InstanceGate(ILoRA(r=R, num_experts=2), WIDTH)
+    stored = copy.deepcopy(gate.tensors())
+    other.resize(stored)
+    other.load(stored)
     rows = SimpleNamespace(history=[["a", "d"], ["x"]])
-    contexts = gate.contexts(rows, 2, None)
-    assert torch.equal(other.contexts(rows, 2, None), contexts)
+    contexts = gate.columns(rows, 2, None)[CONTEXTS]
+    assert torch.equal(other.columns(rows, 2, None)[CONTEXTS], contexts)
     assert torch.equal(other.weights(contexts), gate.weights(contexts))
