@@ -157,9 +157,6 @@ def about(kind: str, name: str) -> str:
 
 _LIMITS = {
     "from_start": "Cannot be fitted to a finished network: it",
-    "no_resting": "Not with layer sampling: it",
-    "not_on_layers": "Not with LISA: it",
-    "not_idle": "Every adapter must train at least once: it",
 }
 """Beginnings of the sentences with the reason of each limit of a posterior."""
 

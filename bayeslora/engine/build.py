@@ -139,8 +139,8 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return adapter
-    check_factors(posterior, low_rank=adapter.has_factors)
     check_combination(adapter, posterior)
+    check_factors(posterior, low_rank=adapter.has_factors)
     return posterior.adapter_for(adapter)
 
 

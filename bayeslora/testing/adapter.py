@@ -1,4 +1,4 @@
-"""Laws of adapters with sites, as a test suite to inherit; subclasses set `config`.
+"""Laws of adapters with sites, and of companions, as test suites to inherit.
 
 from bayeslora.testing.adapter import SiteLaws
 
@@ -25,7 +25,7 @@ from bayeslora.adapters.inject import (
     remove,
 )
 from bayeslora.adapters.optimizers import build_optimizer
-from bayeslora.adapters.site import Site
+from bayeslora.adapters.site import Companion, Site
 from bayeslora.errors import InputError
 
 
@@ -373,3 +373,39 @@ class SiteLaws:
         twin = copy.deepcopy(model)
         randomise(find_sites(twin), seed=8)
         assert not torch.equal(find_sites(twin)[0].delta(), sites[0].delta())
+
+
+class CompanionLaws:
+    """Laws of what an adapter trains besides its sites; subclasses define `make` and `change`."""
+
+    def make(self) -> Companion:
+        """Return a new companion, the same at every call."""
+        raise NotImplementedError
+
+    def change(self, companion: Companion) -> None:
+        """Change what is trained, as training does."""
+        raise NotImplementedError
+
+    def test_saved_tensors_load_into_a_new_one(self) -> None:
+        """Shapes are adopted, and every tensor is bit-equal."""
+        first, second = self.make(), self.make()
+        self.change(first)
+        stored = {name: value.detach().clone() for name, value in first.tensors().items()}
+        second.resize(stored)
+        second.load(stored)
+        assert stored
+        assert second.tensors().keys() == stored.keys()
+        assert all(torch.equal(second.tensors()[name], value) for name, value in stored.items())
+
+    def test_optimisers_hold_named_groups_of_what_is_trained(self) -> None:
+        """A group's name decides which schedules apply to it."""
+        groups = [group for inner in self.make().optimizers() for group in inner.param_groups]
+        assert groups
+        assert all(group["name"] for group in groups)
+        assert all(item.requires_grad for group in groups for item in group["params"])
+
+    def test_statistics_are_numbers(self) -> None:
+        """The summary is for a record, which is JSON."""
+        companion = self.make()
+        self.change(companion)
+        assert all(isinstance(value, float) for value in companion.summary().values())

@@ -1,6 +1,5 @@
 """iLoRA's gate: exact identities with LoRA in float64, gradients and contexts."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,18 @@ from bayeslora.contrib.ilora import (
     ItemVectors,
     item_vectors,
 )
+from bayeslora.testing.adapter import CompanionLaws
 
 R, WIDTH = 4, 16
+
+
+class TestGate(CompanionLaws):
+    def make(self):
+        return InstanceGate(ILoRA(r=R, num_experts=2), WIDTH)
+
+    def change(self, companion):
+        companion.learn(SimpleNamespace(history=HISTORIES))
+        randomise(companion.router.parameters())
 
 
 def seeded(*shape, seed=0):
@@ -183,18 +192,3 @@ def test_a_history_is_the_mean_of_its_items_and_new_ones_count_as_zero():
     result = items.encode([["a", "b"], ["a", "new"], ["new"], []]).double()
     expected = torch.stack([alone.mean(0), alone[0] / 2, torch.zeros(64), torch.zeros(64)])
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
-
-
-def test_the_state_of_a_gate_loads_into_a_fresh_one():
-    gate = InstanceGate(ILoRA(r=R, num_experts=2), WIDTH)
-    gate.learn(SimpleNamespace(history=HISTORIES))
-    assert gate.sees_history
-    randomise(gate.router.parameters())
-    other = InstanceGate(ILoRA(r=R, num_experts=2), WIDTH)
-    stored = copy.deepcopy(gate.tensors())
-    other.resize(stored)
-    other.load(stored)
-    rows = SimpleNamespace(history=[["a", "d"], ["x"]])
-    contexts = gate.columns(rows, 2, None)[CONTEXTS]
-    assert torch.equal(other.columns(rows, 2, None)[CONTEXTS], contexts)
-    assert torch.equal(other.weights(contexts), gate.weights(contexts))

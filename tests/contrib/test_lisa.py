@@ -14,10 +14,20 @@ from torch import nn
 
 from bayeslora.contrib.lisa import ALWAYS, LISA, FullLayers, LayerSampler, draw, inclusion
 from bayeslora.errors import InputError
-from bayeslora.testing.adapter import output
+from bayeslora.testing.adapter import CompanionLaws, output
 
 AFTER = frozenset({"norm"})
 TWO = LISA(num_layers=2)
+
+
+class TestWholeLayers(CompanionLaws):
+    def make(self):
+        return FullLayers(tiny_llama(), AFTER, TWO)
+
+    def change(self, companion):
+        companion.changed = {"layers.2"}
+        with torch.no_grad():
+            companion.groups["layers.2"]["layers.2.input_layernorm.weight"].add_(1)
 
 
 def test_the_function_is_the_same_and_the_values_are_copies():
