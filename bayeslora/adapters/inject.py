@@ -1,4 +1,4 @@
-"""Insert adapters into a model, remove and merge them, save and load their tensors."""
+"""Insert adapters into a model, merge them, save and load their tensors."""
 
 from __future__ import annotations
 
@@ -77,12 +77,6 @@ def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
 def find_sites(model: nn.Module) -> list[Site]:
     """Return the adapters in `model`, in module order."""
     return [module for module in model.modules() if isinstance(module, Site)]
-
-
-def remove(model: nn.Module) -> None:
-    """Restore the plain linear layers, in place, with their original tensors."""
-    for name, site in _named_sites(model):
-        _replace(model, name, site.plain())
 
 
 def export(model: nn.Module) -> nn.Module:

@@ -214,12 +214,10 @@ def absorb(sites: Sequence[LowRank]) -> None:
     """Orthonormalise the factors of PoLAR sites in place without changing their function.
 
     With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores absorb P_x and
-    P_y. Frozen sites and sites without a core are skipped.
+    P_y. Sites without a core are skipped.
     """
     for site in sites:
         if site.core is None or not site.manifold():
-            continue
-        if not all(value.requires_grad for value in site.trainable().values()):
             continue
         Qx, Px = polar_decomposition(site.B.weight)
         Qy, Py = polar_decomposition(site.A.weight.mT)

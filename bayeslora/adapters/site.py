@@ -24,18 +24,12 @@ def trained_layer(weight: Tensor, device: torch.device) -> nn.Linear:
 
 
 def frozen_layer(weight: Tensor, bias: Tensor | None, training: bool) -> nn.Linear:
-    """Return a frozen layer that holds these tensors; parameters stay the same objects."""
+    """Return a frozen layer that holds these tensors."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = _frozen(weight)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        layer.bias = _frozen(bias)
+        layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer.train(training)
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    if isinstance(tensor, nn.Parameter):
-        return tensor
-    return nn.Parameter(tensor, requires_grad=False)
 
 
 class Site(nn.Module):
@@ -141,10 +135,6 @@ class Site(nn.Module):
         weight = (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
         bias = None if self.bias is None else self.bias.detach().clone()
         return frozen_layer(weight, bias, self.training)
-
-    def plain(self) -> nn.Linear:
-        """Return the layer without the change; it holds the tensors of the replaced layer."""
-        return frozen_layer(self.weight, self.bias, self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter's parameters by name: the weights of `linears()`."""

@@ -26,15 +26,6 @@ def singular_values(site: Site) -> Tensor:
     return values
 
 
-def stable_rank(site: Site) -> float:
-    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN if the change is zero.
-
-    It is the effective number of directions of the change (Rudelson & Vershynin 2007,
-    arXiv:math/0503442).
-    """
-    return _stable_rank(singular_values(site))
-
-
 def drift(site: Site) -> float:
     """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 if it has none."""
     distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
@@ -78,7 +69,7 @@ def spectrum_of(
     """Return the statistics of a change with these singular values to a frozen weight."""
     norm, size = (float(torch.linalg.vector_norm(tensor)) for tensor in (values, frozen))
     relative = norm / size if size else math.nan
-    rank = _stable_rank(values)
+    rank = stable_rank(values)
     return SiteSpectrum(name, tuple(values.tolist()), norm, relative, rank, drift, is_gated)
 
 
@@ -91,7 +82,7 @@ def summary(sites: Sequence[Site]) -> dict[str, float]:
         `drift`, the largest over sites.
     """
     spectra = [singular_values(site) for site in sites]
-    ranks = [rank for rank in map(_stable_rank, spectra) if not math.isnan(rank)]
+    ranks = [rank for rank in map(stable_rank, spectra) if not math.isnan(rank)]
     squared = sum(float((values**2).sum()) for values in spectra)
     parameters = sum(value.numel() for site in sites for value in site.trainable().values())
     return {
@@ -103,7 +94,12 @@ def summary(sites: Sequence[Site]) -> dict[str, float]:
     }
 
 
-def _stable_rank(values: Tensor) -> float:
+def stable_rank(values: Tensor) -> float:
+    """Return ‖ΔW‖²_F / ‖ΔW‖²_2 of singular values, from 1 to the rank; NaN if they are zero.
+
+    It is the effective number of directions of the change (Rudelson & Vershynin 2007,
+    arXiv:math/0503442).
+    """
     largest = values.max() if len(values) else 0.0
     return float(((values / largest) ** 2).sum()) if largest > 0 else math.nan
 

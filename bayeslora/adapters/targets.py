@@ -70,12 +70,6 @@ def split_at_layer(name: str) -> tuple[str, int] | None:
     return None if index is None else (".".join(parts[:index]), int(parts[index]))
 
 
-def layer_index(name: str) -> int | None:
-    """Return the index of the transformer layer that contains a dotted name, or None."""
-    split = split_at_layer(name)
-    return None if split is None else split[1]
-
-
 def layers_path(names: Iterable[str]) -> str:
     """Return the dotted name of the list of layers that contains the first of `names` in a list.
 
@@ -90,8 +84,8 @@ def first_adapted_layer(names: Iterable[str]) -> int:
     The outputs of the layers below it never change while adapters train. The result is 0 if a
     site is outside the layers, since it may act on all of them.
     """
-    indices = [layer_index(name) for name in names]
-    return min((0 if index is None else index for index in indices), default=0)
+    places = map(split_at_layer, names)
+    return min((0 if place is None else place[1] for place in places), default=0)
 
 
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
@@ -138,7 +132,7 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
         ) from None
     for name in named:
         if isinstance(modules[name], Site):
-            raise InputError(f"{name} already has an adapter; call remove(model) first")
+            raise InputError(f"{name} already has an adapter")
     # No subclasses: quantised layers hold packed weights, and torch's attention modules read the
     # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]

@@ -478,14 +478,9 @@ class Encoder(FeatureExtractor):
         return batch["attention_mask"]
 
     def count_calls(self) -> Counter[str]:
-        """Return the number of calls of each module, by name, in a pass of the whole model."""
+        """Return the number of calls of each module in a pass of the whole model, in call order."""
         with self._closed():
             return Counter(self._split.called(**self._probe()))
-
-    def behind(self) -> frozenset[str]:
-        """Return the names of the backbone's modules that run only after its last layer."""
-        with self._closed():
-            return self._split.behind(**self._probe())
 
     def _probe(self) -> Batch:
         return model_inputs(self._raw([_PROBE]).pad([0]), self.backbone.device)

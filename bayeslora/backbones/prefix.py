@@ -174,17 +174,6 @@ class LayerSplit:
             return frozenset(called)
         return frozenset(called[called.index(self._name(self.start)) :])
 
-    def behind(self, **inputs: Tensor) -> frozenset[str]:
-        """Return the names of the modules outside the layers that run only after the last layer."""
-        called = self.called(**inputs)
-        last = self._name(len(self._layers) - 1)
-        index = called.index(last)
-        return frozenset(
-            name
-            for name in set(called[index:]) - set(called[:index])
-            if name != last and not name.startswith(f"{last}.")
-        )
-
     @torch.no_grad()
     def called(self, **inputs: Tensor) -> list[str]:
         """Return the names of the modules in call order in a full forward pass."""

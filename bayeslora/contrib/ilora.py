@@ -348,7 +348,7 @@ class InstanceGate(Companion):
     def applied(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
         """Gate a pass by the contexts of its batch, [B, k].
 
-        Without contexts, the pass uses the held gates, or the gates common to all examples.
+        Without contexts, the pass uses the gates common to all examples.
 
         Raises:
             InputError: There are no contexts, and the gates differ between examples.
@@ -366,14 +366,6 @@ class InstanceGate(Companion):
     def closed(self) -> Iterator[None]:
         """Set all gates to zero, so that no weight changes."""
         with self._with_gates(self.router.bias.new_zeros(1, self.num_experts)):
-            yield
-
-    @contextmanager
-    def held(self, context: Tensor) -> Iterator[None]:
-        """Hold the gates of one context [k], so that every site has a fixed change."""
-        with torch.no_grad():
-            gates = self._gates_of(context[None])
-        with self._with_gates(gates):
             yield
 
     def _gates_of(self, contexts: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
-from bayeslora.option_checks import Count, CountOrZero, NotNegative, Positive
+from bayeslora.option_checks import Count, NotNegative, Positive
 
 _LONGEST_INTERVAL = 20
 _DRAWS_A_LAYER = 4
@@ -60,6 +60,7 @@ class LISA(Adapter):
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
+    retired: ClassVar[Mapping[str, str]] = {"ramp": "the learning rate does not rise after a draw"}
 
     num_active: Count = 2
     """Number of layers that train at a time."""
@@ -76,8 +77,6 @@ class LISA(Adapter):
     state: Literal["drop", "keep", "offload"] = "drop"
     """Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, and
     `offload` moves it to CPU memory."""
-    ramp: CountOrZero = 0
-    """Steps after each draw in which the learning rate of the drawn layers rises; 0 for none."""
 
     num_layers: Count | None = 6
     """Number of last transformer layers to draw from; None means all. The layers below run once per
@@ -150,9 +149,13 @@ class LISA(Adapter):
             InputError: The layers cannot be identified, or are fewer than `num_active`.
         """
         encoder = cast("Encoder", network.encoder)
-        _, layers = find_layers(encoder.model)
+        path, layers = find_layers(encoder.model)
         self.check_layers(len(layers) - self.lowest(len(layers)))
-        return FullLayers(encoder.model, encoder.behind(), self)
+        called, last = [*encoder.count_calls()], f"{path}.{len(layers) - 1}"
+        after = [
+            name for name in called[called.index(last) + 1 :] if not name.startswith(f"{last}.")
+        ]
+        return FullLayers(encoder.model, after, self)
 
     def hooks(self, fit: Training) -> Sequence[StepHook]:
         """Return the hook that draws the layers."""
@@ -188,17 +191,12 @@ class LayerSampler(StepHook):
         return draw(self.options, len(self.layers), self.seed, block)
 
     def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
-        """Let the layers of the step's block train, and lower their rate after a draw.
+        """Let the layers of the step's block train.
 
         The first call may be inside a block.
         """
         if step % self.interval == 0 or self._active is None:
             self._switch(self.draw(step // self.interval), optimizer)
-        if self.options.ramp:
-            factor = min(1.0, (step % self.interval + 1) / self.options.ramp)
-            for group in optimizer.param_groups:
-                if group.get("name") == "adapter":
-                    group["lr"] *= factor
 
     def _switch(self, new: tuple[int, ...], optimizer: Optimizer) -> None:
         previous = range(len(self.layers)) if self._active is None else self._active

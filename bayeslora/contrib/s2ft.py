@@ -174,7 +174,6 @@ class S2FT(Adapter):
             site.begin(chosen[site.name])
 
 
-_MOST_NAMED = 8
 _GRADIENT_BATCH = 16
 
 
@@ -231,12 +230,6 @@ class Columns(Site):
         A = torch.zeros(self.k, self.in_features, dtype=B.dtype, device=B.device)
         A[torch.arange(self.k, device=B.device), self.idx] = 1
         return A, B
-
-    def delta(self) -> Tensor:
-        """Return the change of the weight, [out, in], zero outside the columns."""
-        B = self.sel.get_parameter("weight")
-        zero = torch.zeros(self.out_features, self.in_features, dtype=B.dtype, device=B.device)
-        return zero.index_copy(1, self.idx, B)
 
     @torch.no_grad()
     def begin(self, idx: Tensor) -> None:
@@ -310,19 +303,12 @@ def check_columns(name: str, idx: Tensor, in_features: int) -> None:
     if not is_vector or not _ascend(idx) or (len(idx) and not 0 <= idx[0] <= idx[-1] < in_features):
         raise InputError(
             f"{name}: columns must be a vector of integers from 0 to {in_features - 1} in "
-            f"ascending order, got {named(idx.flatten())}"
+            f"ascending order, got {idx.flatten()[:8].tolist()}, …"
         )
 
 
 def _ascend(idx: Tensor) -> bool:
     return bool((idx.diff() > 0).all())
-
-
-def named(columns: Tensor) -> str:
-    """Return the indices of columns for a message, at most the first few."""
-    first = ", ".join(str(column) for column in columns[:_MOST_NAMED].tolist())
-    more = len(columns) - _MOST_NAMED
-    return f"{first} and {more} more" if more > 0 else first
 
 
 Choice = dict[str, Tensor]

@@ -288,7 +288,6 @@ def _by_stage(
             if not len(fold.unseen):
                 continue
             for member in members:
-                network.expect(member.stages[stage])
                 network.load_trained_state(member.stages[stage])
                 rows = feature_rows(network, texts.take(fold.unseen.tolist())).double()
                 logits = rows.logits(network.head.trained_mean.double())

@@ -22,7 +22,6 @@ from bayeslora.adapters.inject import (
     find_sites,
     inject,
     load_adapter_state,
-    remove,
 )
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.site import Companion, Site
@@ -185,16 +184,6 @@ class SiteLaws:
         assert find_sites(model) == sites
         expected = output(model, self.inputs())
         torch.testing.assert_close(output(plain, self.inputs()), expected, atol=1e-5, rtol=1e-5)
-
-    def test_remove_restores_the_very_tensors(self, plain: nn.Module, trained: Adapted) -> None:
-        """Removing the adapters restores the host."""
-        model, _ = trained
-        weights = {site.name: site.weight for site in find_sites(model)}
-        remove(model)
-        assert not find_sites(model)
-        for name, weight in weights.items():
-            assert model.get_submodule(name).weight is weight
-        assert torch.equal(output(plain, self.inputs()), output(model, self.inputs()))
 
     def test_inject_export_inject(self, trained: Adapted) -> None:
         """Injecting adapters into an exported model does not change its output."""

@@ -10,7 +10,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.targets import (
     find_targets,
     first_adapted_layer,
-    layer_index,
+    split_at_layer,
 )
 from bayeslora.testing.adapter import stack
 
@@ -52,7 +52,7 @@ def test_default_targets(kind):
     names = find_targets(build(kind, options))
     assert sorted({name.rsplit(".", 1)[-1] for name in names}) == expected
     assert len(names) == 2 * len(expected)
-    assert [layer_index(name) for name in names] == sorted([0, 1] * len(expected))
+    assert [split_at_layer(name)[1] for name in names] == sorted([0, 1] * len(expected))
 
 
 def test_gpt2_is_refused_with_the_reason():
@@ -101,16 +101,16 @@ def test_a_second_adapter_on_a_layer_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "index"),
+    ("name", "place"),
     [
-        ("layers.3.self_attn.q_proj", 3),
-        ("encoder.layer.11.attention.self.query", 11),
-        ("layers.3.experts.7.w1", 3),
+        ("layers.3.self_attn.q_proj", ("layers", 3)),
+        ("encoder.layer.11.attention.self.query", ("encoder.layer", 11)),
+        ("layers.3.experts.7.w1", ("layers", 3)),
         ("pooler.dense", None),
     ],
 )
-def test_layer_index(name, index):
-    assert layer_index(name) == index
+def test_the_first_number_is_the_layer(name, place):
+    assert split_at_layer(name) == place
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Try that each side method can be deleted: `python -m tests.contrib.deletable [METHOD…]`.
 
 For each method, a copy of the checkout loses what belongs to it alone: its file or folder, its line
-in the list that the registry reads, its page, its entries in the documentation, its tests and
-stored models. Generated parts of pages are written again, and the other fast tests run. A line per
+in the list that the registry reads, its page, its entries in the documentation, and its
+tests. Generated parts of pages are written again, and the other fast tests run. A line per
 method says `ok`, or what failed.
 """
 
@@ -19,7 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("amt", "attacks", "corda", "emtal", "ilora", "lisa", "s2ft")
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "*cache*", "_build", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(
+    *(".git", ".venv", "_build", "*.egg-info", "__pycache__", ".hypothesis"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache"),
+)
 
 
 def without(method: str, copy: Path) -> None:
@@ -30,7 +33,6 @@ def without(method: str, copy: Path) -> None:
         contrib / f"{method}.py",
         copy / "docs" / "methods" / "adapters" / f"{method}.md",
         *(copy / "tests" / "contrib").glob(f"test_{method}*.py"),
-        *(copy / "tests" / "stored_models").glob(f"{method}-*"),
     ):
         if path.is_dir():
             shutil.rmtree(path)

@@ -77,7 +77,7 @@ def equal(first, second):
 
 def test_an_episode_has_k_rows_of_each_class_and_other_queries():
     labels = torch.arange(4).repeat(6)
-    plan = AMT(ways=3, shots=2, queries=3).episodes
+    plan = AMT(ways=3, shots=2, queries=3)
     episode = draw_episode(labels, plan, np.random.default_rng(0))
     assert len(episode.support) == 6
     assert len(episode.queries) == 9
@@ -130,8 +130,10 @@ def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
 def tuned(backbone, member=1, adversary=None, limit=math.inf):
     network = network_of(backbone)
     rows = texts_of(network)
-    plan = ADAPTER.episodes
-    tuning = MetaTuning(network, plan, member, adversary or plan.texts[member], limit)
+    plan = ADAPTER
+    tuning = MetaTuning(
+        network, plan, member, adversary or plan.adversaries(images=False)[member], limit
+    )
     episode = draw_episode(rows.labels, plan, np.random.default_rng(0))
     return network, rows, tuning, episode
 
@@ -277,7 +279,7 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
     whole = network_of(bert)
     options = {"seed": 3, "max_grad_norm": 1}
     expected = meta_tune(
-        training(whole, texts_of(whole), **options, directory=tmp_path / "whole"), ADAPTER.episodes
+        training(whole, texts_of(whole), **options, directory=tmp_path / "whole"), ADAPTER
     )
     options["directory"] = tmp_path / "part"
     network = network_of(bert)
@@ -293,8 +295,8 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(MetaTuning, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            meta_tune(training(network, texts_of(network), **options), ADAPTER.episodes)
+            meta_tune(training(network, texts_of(network), **options), ADAPTER)
     again = network_of(bert)
-    result = meta_tune(training(again, texts_of(again), **options), ADAPTER.episodes)
+    result = meta_tune(training(again, texts_of(again), **options), ADAPTER)
     assert result == expected
     assert equal(state_of(whole), state_of(again))

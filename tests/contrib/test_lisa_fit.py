@@ -143,15 +143,15 @@ class SamplingLaws:
             assert moved == expected
 
     def test_stopped_inside_a_block_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
-        whole = self.begin(backbone, ramp=2)
+        whole = self.begin(backbone)
         expected = whole.run(tmp_path / "whole")
         path = tmp_path / "stopped"
         with monkeypatch.context() as patch:
             watch(patch, Stop())
             with pytest.raises(StoppedError):
-                self.begin(backbone, ramp=2).run(path)
+                self.begin(backbone).run(path)
         assert (path / "checkpoint.safetensors").is_file()
-        resumed = self.begin(backbone, ramp=2)
+        resumed = self.begin(backbone)
         torch.manual_seed(4321)
         result = resumed.run(path)
         assert equal_states(whole.network.trained_state(), resumed.network.trained_state())

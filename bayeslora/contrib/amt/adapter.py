@@ -43,7 +43,7 @@ from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.targets import find_targets
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.contrib.amt.pool import Adversary, Episodes, Pool, meta_tune, mix, pooled
+from bayeslora.contrib.amt.pool import Adversary, Pool, meta_tune, mix, pooled
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.training.base import Training
@@ -140,26 +140,10 @@ class AMT(Adapter):
                 f"two per class, got shots={self.shots}; choose merge=uniform or more shots"
             )
 
-    @property
-    def episodes(self) -> Episodes:
-        """How the members are tuned."""
-        inputs = [self.eps or default for default in (_TEXTS, _IMAGES)]
-        texts, images = (
-            tuple(Adversary(*pair) for pair in zip(values, self.weight_eps, strict=True))
-            for values in inputs
-        )
-        return Episodes(
-            self.ways,
-            self.shots,
-            self.queries,
-            self.num_episodes,
-            self.learning_rate,
-            0.9,
-            self.penalty,
-            self.steps,
-            texts,
-            images,
-        )
+    def adversaries(self, *, images: bool) -> list[Adversary]:
+        """Return the adversary of each member, for a network of texts or of images."""
+        inputs = self.eps or (_IMAGES if images else _TEXTS)
+        return [Adversary(*pair) for pair in zip(inputs, self.weight_eps, strict=True)]
 
     @property
     def has_members(self) -> bool:
@@ -168,7 +152,7 @@ class AMT(Adapter):
 
     def train(self, fit: Training) -> dict[str, float]:
         """Tune every member on episodes; return their mean losses at the end."""
-        losses = meta_tune(fit, self.episodes)
+        losses = meta_tune(fit, self)
         return {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
 
     def variants(self, network: Network, rows: PreparedTexts) -> Sequence[Callable[[], None]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -33,10 +33,14 @@ from bayeslora.engine.training.checkpoints import read_checkpoint, write_checkpo
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, prototypes
 
+if TYPE_CHECKING:
+    from bayeslora.contrib.amt.adapter import AMT
+
 logger = logging.getLogger(__name__)
 
 COSINE_SCALE = 10.0
 """κ before training."""
+_MOMENTUM = 0.9
 _EVERY = 50
 """Episodes between checkpoints."""
 
@@ -180,35 +184,6 @@ class Adversary:
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """How the members of a pool are tuned, one after the other.
-
-    Attributes:
-        ways: N, classes per episode; fewer if the data has fewer.
-        shots: K, support examples per class.
-        queries: M, maximal number of query examples per class.
-        count: Episodes per member.
-        lr: Initial learning rate of SGD, with cosine decay.
-        momentum: Momentum of SGD.
-        penalty: λ, weight of the divergence between clean and perturbed predictions.
-        steps: Steps of the input perturbation.
-        texts: An adversary per member for texts.
-        images: An adversary per member for images.
-    """
-
-    ways: int
-    shots: int
-    queries: int
-    count: int
-    lr: float
-    momentum: float
-    penalty: float
-    steps: int
-    texts: tuple[Adversary, ...]
-    images: tuple[Adversary, ...]
-
-
-@dataclass(frozen=True)
 class Episode:
     """Rows of one few-shot task.
 
@@ -225,7 +200,7 @@ class Episode:
     query_labels: Tensor
 
 
-def draw_episode(labels: Tensor, options: Episodes, rng: np.random.Generator) -> Episode:
+def draw_episode(labels: Tensor, options: AMT, rng: np.random.Generator) -> Episode:
     """Draw one episode from rows with labels [N] int64.
 
     Raises:
@@ -274,7 +249,7 @@ class MetaTuning:
     """
 
     network: Network
-    options: Episodes
+    options: AMT
     member: int
     adversary: Adversary
     max_grad_norm: float
@@ -292,8 +267,8 @@ class MetaTuning:
         self.parts = [part for site in self.sites for part in site.parts(self.member)]
         self.optimizer = torch.optim.SGD(
             [*(tensor for tensor, _, _ in self.parts), self.scale],
-            lr=self.options.lr,
-            momentum=self.options.momentum,
+            lr=self.options.learning_rate,
+            momentum=_MOMENTUM,
         )
 
     def features(self, batch: Batch) -> Tensor:
@@ -421,12 +396,7 @@ def pooled(network: Network) -> list[Pool]:
     return cast("list[Pool]", network.sites)
 
 
-def adversaries(options: Episodes, network: Network) -> tuple[Adversary, ...]:
-    """Return the adversary of each member for a network of texts or images."""
-    return options.images if network.encoder.backbone.kind == "vision" else options.texts
-
-
-def meta_tune(fit: Training, options: Episodes) -> list[float]:
+def meta_tune(fit: Training, options: AMT) -> list[float]:
     """Tune every member of a pool, resuming from the last checkpoint, if any.
 
     Members see the same episodes.
@@ -441,39 +411,43 @@ def meta_tune(fit: Training, options: Episodes) -> list[float]:
     """
     network, seed, directory = fit.network, fit.plan.seed, fit.directory
     network.eval()
-    members = adversaries(options, network)
+    members = options.adversaries(images=network.encoder.backbone.kind == "vision")
     checkpoint = read_checkpoint(directory)
     done = 0
-    losses = torch.full((len(members), options.count), math.nan, dtype=torch.float64)
+    losses = torch.full((len(members), options.num_episodes), math.nan, dtype=torch.float64)
     tensors: Mapping[str, Tensor] = {}
     if checkpoint is not None:
         tensors, state = checkpoint
         done = state["episodes"]
         losses = tensors["losses"]
         network.load_trained_state(under("network.", tensors))
-    total = len(members) * options.count
+    total = len(members) * options.num_episodes
     with progress_bar(
         fit.title, total, shown=fit.plan.progress, unit="episode", done=done
     ) as advance:
         for member, adversary in enumerate(members):
-            first = max(done - member * options.count, 0)
-            if first >= options.count:
+            first = max(done - member * options.num_episodes, 0)
+            if first >= options.num_episodes:
                 continue
             tuning = MetaTuning(network, options, member, adversary, fit.settings.max_grad_norm)
             if first:
                 tuning.load(under("tuning.", tensors))
-            for number in range(first, options.count):
-                rate = options.lr * 0.5 * (1 + math.cos(math.pi * number / options.count))
+            for number in range(first, options.num_episodes):
+                rate = (
+                    options.learning_rate
+                    * 0.5
+                    * (1 + math.cos(math.pi * number / options.num_episodes))
+                )
                 tuning.optimizer.param_groups[0]["lr"] = rate
                 rng = np.random.default_rng([seed, number])
                 episode = draw_episode(fit.train.labels, options, rng)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
                 losses[member, number] = tuning.step(fit.train, episode, generator)
                 advance(1)
-                step = member * options.count + number + 1
-                if number + 1 == options.count:
+                step = member * options.num_episodes + number + 1
+                if number + 1 == options.num_episodes:
                     tuning.finish()
-                is_due = step % _EVERY == 0 or number + 1 == options.count
+                is_due = step % _EVERY == 0 or number + 1 == options.num_episodes
                 if directory is not None and is_due:
                     now = {f"network.{key}": t for key, t in network.trained_state().items()}
                     now |= {f"tuning.{key}": t for key, t in tuning.state().items()}

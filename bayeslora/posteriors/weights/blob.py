@@ -101,8 +101,6 @@ class BLoBWeights(MovesToPrior):
     def kl_step(self, rate: float) -> None:
         """Take a gradient step of length `rate` on the KL, in means and deviations that train."""
         for random_layer, root in zip(self._random, self.roots, strict=True):
-            if not root.requires_grad:
-                continue
             origin = random_layer.origin
             random_layer.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
             step_root(root, rate, self.prior_std)
