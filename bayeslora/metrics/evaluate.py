@@ -55,7 +55,7 @@ __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 
 def evaluate(
     predictions: PredictionsLike,
-    ood: Mapping[str, PredictionsLike] | None = None,
+    ood: Mapping[str, PredictionsLike] | Any = None,
     *,
     ood_score: str | None = None,
     near: str | Sequence[str] | None = None,
@@ -69,14 +69,15 @@ def evaluate(
 ) -> Scores:
     """Score predictions, with a 95 % bootstrap interval over rows for each score.
 
-    Prediction sets, if present, are scored too.
+    Prediction sets, if present, are scored too. `evaluate(y_true, y_prob)` scores arrays, as
+    scikit-learn's metrics do: [N] labels and [N, C] probabilities (`Predictions.from_arrays`).
 
     Args:
         predictions: In-distribution predictions, their file, or a data frame with `label` and
             `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label are used for
             OOD detection only; without any label only `mean_confidence`, `sharpness`, uncertainties
             and the sizes of prediction sets are scored.
-        ood: Out-of-distribution predictions in the same formats, by name of the set.
+        ood: Out-of-distribution predictions in the same formats, by name of the set; or `y_prob`.
         ood_score: Uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
             `unfamiliarity` if both sets have it, else `epistemic` if it is informative
             (`metrics.ood`), else `max_probability`.
@@ -105,6 +106,8 @@ def evaluate(
         >>> round(scores["nll"].value, 3)  # -(log 0.8 + log 0.6) / 2
         0.367
     """
+    if ood is not None and not isinstance(ood, Mapping):
+        predictions, ood = Predictions.from_arrays(ood, predictions), None
     num_bins = as_num_bins(num_bins)
     check_closed(closed)
     resampling = Resampling(**bootstrap)
