@@ -322,19 +322,6 @@ class Polished:
         """Return the covariance of the weights in all d dimensions, see `Optimum.stored`."""
         return self._state.covariance.stored(self._rows.values, self._state.weights)
 
-    def refined(self) -> Polished:
-        """Return the posterior with the Laplace covariance at the same means.
-
-        Rows are then weighted by p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact
-        curvature at the mean. The result is no longer the optimum of a single objective.
-        """
-        inside = self._space.coordinates(self._rows.values)
-        logits, before = self._rows.logits(self.mean), self._state.covariance
-        zeros = torch.zeros_like(before.train_covariance)
-        weights = curvature(logits, zeros, logits.softmax(-1))
-        optimum = type(before)(inside, weights, 1 / self.prior_variance, before)
-        return replace(self, _state=replace(self._state, covariance=optimum, weights=weights))
-
     @property
     def start(self) -> Start:
         """Initial values for a fit to the same rows under another prior."""
@@ -522,7 +509,7 @@ class Polisher:
         learn_prior: bool = False,
     ) -> Polished:
         """Return the fit under a prior scale."""
-        polished = polish(
+        return polish(
             self.train,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
@@ -534,7 +521,6 @@ class Polisher:
             prior_mean=self.prior_mean,
             tolerance=tolerance,
         )
-        return polished.refined() if self.config.laplace_refinement else polished
 
     def _validation_nll(self, polished: Polished) -> float:
         if self.validation is None:

@@ -71,8 +71,6 @@ class VBLL(Posterior):
     """Gradient steps of the head per step of the adapter."""
     num_bound_samples: UpTo1000 = 16
     """Number of draws of the `mc` bound."""
-    laplace_refinement: bool = False
-    """Whether to replace the refit's covariance by the Laplace covariance at the same mean."""
     link: Link = "mc"
     """Link from logits to probabilities."""
     num_samples: Draws = 1000
@@ -94,6 +92,7 @@ class VBLL(Posterior):
         "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
         "rank": "choose covariance=dense, diagonal or eigenbasis, which have no rank",
         "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
+        "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
         "training_covariance": "it is diagonal; `covariance` is that of the final fit",
     }
 
