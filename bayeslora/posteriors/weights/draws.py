@@ -126,10 +126,10 @@ def replaced(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> It
     """
     originals = [parameter.detach().clone() for parameter in parameters]
     try:
-        _copy(parameters, values)
+        copy_(parameters, values)
         yield
     finally:
-        _copy(parameters, originals)
+        copy_(parameters, originals)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -142,9 +142,16 @@ def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _copy(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+def copy_(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    """Set the values of parameters, in place."""
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
+
+
+def split_like(flat: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Return the parts of concatenated values [P] in the shapes of parameters."""
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
 
 @dataclass(frozen=True)
