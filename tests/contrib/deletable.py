@@ -69,7 +69,7 @@ def tried(method: str, arguments: list[str]) -> str:
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         without(method, copy)
         environment = os.environ | {"PYTHONPATH": str(copy)}
-        tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *arguments]
+        tests = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", *arguments]
         for words in (["docs/tables.py"], ["tests/cli/test_cli_wording.py"], tests):
             done = subprocess.run(
                 [sys.executable, *words],
