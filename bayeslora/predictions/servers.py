@@ -92,28 +92,28 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
 
 def _stated(where: str, record: Record) -> dict[str, float]:
     """Return the probability of each class or token of a line."""
-    found: Any = record.get("logprobs", record.get("top_logprobs"))
+    value: Any = record.get("logprobs", record.get("top_logprobs"))
     with suppress(AttributeError, LookupError, TypeError):
-        if found is None:
+        if value is None:
             answer = record["response"]["body"] if "response" in record else record
-            found = answer["choices"][0]["logprobs"]
-        if isinstance(found, dict) and isinstance(found.get("content"), list):
-            found = found["content"][0]["top_logprobs"]
-        elif isinstance(found, dict) and isinstance(found.get("top_logprobs"), list):
-            found = found["top_logprobs"][0]
+            value = answer["choices"][0]["logprobs"]
+        if isinstance(value, dict) and isinstance(value.get("content"), list):
+            value = value["content"][0]["top_logprobs"]
+        elif isinstance(value, dict) and isinstance(value.get("top_logprobs"), list):
+            value = value["top_logprobs"][0]
     probs: dict[str, float] = {}
     with suppress(AttributeError, LookupError, OverflowError, TypeError, ValueError):
         pairs = (
-            found.items()
-            if isinstance(found, dict)
-            else [(e["token"], e["logprob"]) for e in found]
+            value.items()
+            if isinstance(value, dict)
+            else [(e["token"], e["logprob"]) for e in value]
         )
         for token, logprob in pairs:
             name = str(token).strip()
             probs[name] = probs.get(name, 0.0) + math.exp(float(logprob))
     if not probs or not sum(probs.values()) < 1.01:
         raise InputError(
-            f"{where}: {shown(found)} are not log-probabilities by class or token; expected "
+            f"{where}: {shown(value)} are not log-probabilities by class or token; expected "
             '{"logprobs": {"yes": -0.1, "no": -2.4}} or "top_logprobs" of an answer'
         )
     return probs
