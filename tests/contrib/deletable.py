@@ -40,12 +40,12 @@ def without(method: str, copy: Path) -> None:
             path.unlink(missing_ok=True)
     listed = contrib / "__init__.py"
     content = listed.read_text(encoding="utf-8")
-    found = re.search(rf' {{4}}"{method}": "[\w.]+:(\w+)",\n', content)
-    if found:
-        listed.write_text(content.replace(found[0], ""), encoding="utf-8")
+    entry = re.search(rf' {{4}}"{method}": "[\w.]+:(\w+)",\n', content)
+    if entry:
+        listed.write_text(content.replace(entry[0], ""), encoding="utf-8")
         _edit(
             copy / "docs" / "api" / "adapters.md",
-            rf"\.\. autoclass:: bayeslora\.{found[1]}\n.*\n",
+            rf"\.\. autoclass:: bayeslora\.{entry[1]}\n.*\n",
         )
     for page in [*copy.glob("*.md"), *(copy / "docs").rglob("*.md")]:
         _edit(page, rf"\[([^\]]*)\]\([^)]*\b{method}\.(?:md|py)[^)]*\)", r"\1")
