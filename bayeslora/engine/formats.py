@@ -247,13 +247,13 @@ def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -
     return {LETTER_MASS: mass}
 
 
-def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:
-    """Return the hexadecimal SHA-256 of the first 100 prompts."""
+def prompt_hash(format: Format | None, template: Template | None, rows: Examples) -> str:
+    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them."""
     frame = template or Template("{text}")
     pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
     digest = hashlib.sha256()
-    questions = zip(rows.texts, pairs, rows.choices or (), strict=False)
-    for text, pair, options in islice(questions, _HASHED):
+    choices: Sequence[Sequence[str]] = rows.choices or [()] * len(rows)
+    for text, pair, options in islice(zip(rows.texts, pairs, choices, strict=True), _HASHED):
         question = with_letters(text, options) if format == "letters" else text
         prompt = frame.filled(question, pair).whole
         spelled = [prompt] if format == "letters" else [prompt, *options]
