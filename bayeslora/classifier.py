@@ -39,12 +39,11 @@ from bayeslora.engine.data import (
     stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import calibrate, check_calibration, check_labels
+from bayeslora.engine.fitted.calibrate import SideBySide, calibrate, check_calibration, check_labels
 from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
 from bayeslora.engine.fitted.refit import check_takes
-from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
@@ -551,7 +550,7 @@ class BayesianClassifier:
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Imported here: predictions do not need it.
-        from bayeslora.engine.fitted.new_classes import for_new_classes
+        from bayeslora.engine.fitted.refit import for_new_classes
 
         check_keywords("adapt", columns, ColumnNames)
         network = self.network
