@@ -308,16 +308,6 @@ def of_peft():
     }
 
 
-EVIL = "(.*)*" * 3 + "(a|a|b?)*" * 12 + "!"
-"""A pattern that takes extremely long on any text."""
-HARMLESS = [
-    r".*\.layers\.(1|2)\.self_attn\.(q|v)_proj",
-    r"^(?!.*vision).*(q_proj|v_proj)$",
-    r".*(self_attn|mlp).*(q_proj|up_proj).*",
-    "(?:" + "|".join(rf"model\.layers\.{n}\.self_attn\.q_proj" for n in range(64)) + ")",
-]
-
-
 def of_backbone():
     weights = "model.safetensors"
     return {

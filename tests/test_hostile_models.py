@@ -8,7 +8,6 @@ from contextlib import suppress
 import hostile_models
 import pytest
 from foreign_models import saved_peft
-from hostile_models import EVIL, HARMLESS
 from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
@@ -17,7 +16,6 @@ from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
-from bayeslora.foreign import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
 REFUSED = [
@@ -129,7 +127,7 @@ PEFT = hostile_models.of_peft() | hostile_models.of_weights("adapter_model.safet
         *("adapter_config.json: base_model_name_or_path true", "adapter_config.json: r huge"),
         *("adapter_config.json: rank_pattern [1]", "adapter_config.json: peft_type NOPE"),
         *("pickled adapter", "adapter_model.safetensors: fifo"),
-        *("adapter_model.safetensors: NaN", "adapter_model.safetensors: one lost"),
+        "adapter_model.safetensors: one lost",
         *("adapter_config.json: init_lora_weights 3",),
     ],
 )
@@ -139,13 +137,3 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
     with pytest.raises(InputError):
         merged_classifier(str(path))
     assert not (path.parent / "ran").exists()
-
-
-@pytest.mark.parametrize("pattern", [EVIL, "(.|.)" * 30, ".*" * 8 + "x", "(?:a{1,9}){9}"])
-def test_a_pattern_that_may_never_end_is_refused(pattern):
-    with refused("input", "config"):
-        check_patterns("config", [pattern])
-
-
-def test_patterns_that_people_write_pass():
-    check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"])

@@ -37,7 +37,6 @@ from bayeslora.io.directories import Layout, atomic_directory, listed_files, ref
 from bayeslora.io.files import (
     atomic_file,
     check_writable,
-    open_tensors,
     refuse_existing,
     refuse_inputs,
     write_json,
@@ -476,9 +475,7 @@ def check_export(
         )
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
-    if kind == "safetensors":
-        _refuse_foreign_file(target)
-    else:
+    if kind != "safetensors":
         refuse_target(target, EXPORTS[kind], overwrite=overwrite)
     check_writable(target)
 
@@ -505,22 +502,3 @@ def open_export(
 def _sources(network: Network) -> list[Path]:
     """Return the directories that an export is made from."""
     return directories(network.encoder.backbone.name)
-
-
-def _refuse_foreign_file(path: Path) -> None:
-    """Raise InputError if `path` exists and is not one of our exports of tensors."""
-    if not path.exists():
-        return
-    problem = "its metadata was written by another program or a newer bayeslora"
-    try:
-        with open_tensors(path) as file:
-            note = json.loads((file.metadata() or {})[NOTE])
-    except (KeyError, ValueError, RecursionError):  # InputError is a ValueError
-        note = None
-    version = note.get("format_version") if isinstance(note, dict) else None
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise InputError(
-            f"{path} was not exported by bayeslora, so it is not overwritten: {problem}; choose "
-            "another path",
-            code="exists",
-        )

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,15 +311,8 @@ class CheckedRows:
         return min(examples.PIECE, self.num_rows - number * examples.PIECE)
 
     def pieces(self) -> Iterator[LabelledExamples]:
-        """Yield the rows in pieces, with the index of each label; -1 if there is none.
-
-        Raises:
-            InputError: The rows have changed.
-        """
-        for piece, digest in zip_longest(self._pieces(), self._digests):
-            # Check before a piece is predicted, since its predictions are kept for the next run.
-            if piece is None or _digest(piece) != digest:
-                raise InputError(f"{self.source} changed while it was read; run the command again")
+        """Yield the rows in pieces, with the index of each label; -1 if there is none."""
+        for piece in self._pieces():
             yield piece, torch.from_numpy(self._codes(piece))
 
 
@@ -351,8 +343,8 @@ def predict_to_file(
         overwrite: Whether pieces of other interrupted predictions may be deleted.
 
     Raises:
-        InputError: There are pieces of other predictions beside `out`, the rows have changed, or
-            another process is writing to `out`.
+        InputError: There are pieces of other predictions beside `out`, or another process is
+            writing to it.
     """
     say_fitted_to(network.record, rows.data_hash, rows.source)
     world, parts = current(), PredictionParts(out)
