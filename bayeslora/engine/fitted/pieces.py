@@ -272,7 +272,7 @@ class CheckedRows:
         """
         self._record, self._rows, self._unknown = record, rows, unknown
         self._corruption = corruption
-        self._digests: list[bytes] = []
+        self._digest = hashlib.sha256()
         self.source = rows.source
         self.num_rows = self.num_labelled = self.most_options = 0
         self.further: tuple[str, ...] = ()
@@ -281,7 +281,7 @@ class CheckedRows:
 
     def _checked(self) -> Iterator[Examples]:
         for piece in self._pieces():
-            self._digests.append(_digest(piece))
+            self._digest.update(_content(piece))
             self.num_rows += len(piece)
             self.num_labelled += int((self._codes(piece) >= 0).sum())
             self.most_options = max(self.most_options, most_options(piece))
@@ -299,12 +299,12 @@ class CheckedRows:
     @property
     def digest(self) -> str:
         """SHA-256 of ids, texts, labels and further columns of all rows."""
-        return hashlib.sha256(b"".join(self._digests)).hexdigest()
+        return self._digest.hexdigest()
 
     @property
     def num_pieces(self) -> int:
         """Number of pieces of `examples.PIECE` rows."""
-        return len(self._digests)
+        return -(-self.num_rows // examples.PIECE)
 
     def piece_size(self, number: int) -> int:
         """Return the number of rows of a piece, counted from 0."""
@@ -316,10 +316,10 @@ class CheckedRows:
             yield piece, torch.from_numpy(self._codes(piece))
 
 
-def _digest(rows: Examples) -> bytes:
+def _content(rows: Examples) -> bytes:
     fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
     fields += [column for column in (rows.choices, rows.history) if column is not None]
-    return hashlib.sha256(json.dumps(fields).encode()).digest()
+    return json.dumps(fields).encode()
 
 
 def predict_to_file(
