@@ -1,8 +1,8 @@
 """Models that others made: checks before, during and after libraries read their directories.
 
 transformers, tokenizers, safetensors and PEFT trust their input. A damaged or malicious directory
-can make them raise any exception, wait for a pipe, build a trillion layers, or silently skip
-weights. Pickles are refused by `use_safetensors=True`.
+can make them raise any exception, or silently skip weights. Pickles are refused by
+`use_safetensors=True`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ CONVERSION = (
 
 _CONFIG = "config.json"
 _TIMEOUT = 10.0  # seconds, for an answer of the hub
-_MOST_LAYERS = 1000
-_MOST_LABELS = 100_000
 _LONGEST_REASON = 200
 # The messages of these are informative; others, such as KeyError, need the exception name.
 _TELLING = (OSError, ValueError, ImportError)
@@ -121,35 +119,11 @@ def check_reachable(source: str) -> None:
         ) from None
 
 
-def check_directory(source: str) -> None:
-    """Raise InputError if libraries might hang on a directory.
-
-    They wait for a pipe, and build any number of layers. Anything else than a directory passes,
-    since it may be a hub id.
-    """
-    if not Path(source).is_dir():
-        return
-    for path in Path(source).iterdir():
-        if not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path} is not a regular file")
-    path = Path(source) / _CONFIG
-    config = read_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, value in part.items():
-            most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS
-            counts = key.endswith(("layer", "layers", "num_labels")) and isinstance(value, int)
-            if counts and value > most:
-                raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
-
-
 def check_weights_files(source: str) -> None:
     """Raise InputError if a model directory holds an adapter or quantised weights.
 
     transformers would load an adapter into another model, and integers without their scales.
     """
-    check_directory(source)
     folder = Path(source)
     if (folder / PEFT_CONFIG).is_file():
         raise InputError(
@@ -229,9 +203,8 @@ def peft_options(directory: str | Path) -> dict[str, Any]:
     """Return the options of a PEFT checkpoint.
 
     Raises:
-        InputError: There are none, or the directory holds something else than files.
+        InputError: There are none.
     """
-    check_directory(str(directory))
     path = Path(directory) / PEFT_CONFIG
     options = read_json(path)
     if not isinstance(options, dict) or "peft_type" not in options:
