@@ -237,17 +237,13 @@ def _checked(workshop: Workshop, store: Store | None) -> dict[Cell, Setup]:
 
 def _missing_backbones(grid: Grid) -> list[str]:
     """Return a sentence for each backbone that is not available; no weights are read."""
-    from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
     from bayeslora.backbones.load import source_of
     from bayeslora.foreign import check_reachable
 
     missing = []
     for name in grid.backbones:
         try:
-            if name in EMBEDDED_MODELS:
-                embedded_directory(name)
-            else:
-                check_reachable(source_of(name))
+            check_reachable(source_of(name))
         except InputError as error:
             missing.append(str(error))
     return missing
