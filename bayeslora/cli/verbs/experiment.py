@@ -21,7 +21,7 @@ SUMMARY = "run a grid of fits under a named protocol; rerun the same command to 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
-    # Not `out`, which may not exist yet: the experiment checks and locks its directory itself.
+    # Not `out`, which `main` locks: a dry run only looks, and a run locks its directory itself.
     parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
     parser.add_argument(
         "--dry-run",
