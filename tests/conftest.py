@@ -122,7 +122,7 @@ def few_resamples():
 def blank_figures():
     """Replace the drawings of reports, most of their work, by names and descriptions."""
     from bayeslora.reporting.figures import drawings
-    from bayeslora.reporting.figures.rendering import Drawing
+    from bayeslora.reporting.figures.style import Drawing
 
     def blank(panel, formats):
         title = f'<title id="{panel.name}-title">{escape(panel.title)}</title>'

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.reporting.figures.rendering import Drawing
+from bayeslora.reporting.figures.style import Drawing
 from bayeslora.reporting.glossary import Term
 from bayeslora.reporting.tables import Table
+
+Kind = Literal["plain", "good", "warning", "open", "advice"]
+"""Style of a finding or a badge; `open` if the rows are inconclusive."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Finding:
     key: str
     topic: str
     sentences: tuple[str, ...]
-    kind: Literal["plain", "good", "warning", "advice"] = "plain"
+    kind: Kind = "plain"
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Overview:
-    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
+    """The first screen: verdict, numbers, and the diagram of a name.
 
     With several methods the verdict names the method, marked by `text.named`, and `about` says why
-    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
+    it is shown. The diagram is the reliability
     diagram of that fit or, without labels, the histogram.
     """
 
     verdict: str
-    kind: Literal["good", "warning", "open"]
+    kind: Kind
     about: str
     tiles: tuple[Tile, ...]
     figure: str
     caption: str
-    methods: Table | None
 
 
 @dataclass(frozen=True)

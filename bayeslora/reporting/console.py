@@ -8,14 +8,11 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import NO_INTERVAL, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
-from bayeslora.reporting.detectors import detector_notes, score_words
-from bayeslora.reporting.findings import set_sentences
-from bayeslora.reporting.overview import verdict_of
 from bayeslora.reporting.score_tables import (
     CHANCE_COLUMN,
     COLUMNS,
@@ -33,19 +30,21 @@ from bayeslora.reporting.score_tables import (
     uncertainty_table,
     value_and_interval,
 )
+from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, classes_of
+from bayeslora.reporting.text import (
+    NAME_END,
+    NAME_START,
+    classes_of,
+    say,
+    score_words,
+)
 
 WIDTH = 100
 """Default width of the terminal, in columns."""
 
 _STAR = "* best of its column, or their intervals overlap (paired differences: bayeslora compare)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
-_CHANCE = (
-    "ECE: the interval is corrected for noise, which only adds to an error; the value is not. "
-    "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
-    " would be at least as high"
-)
 
 
 def scores_table(
@@ -85,8 +84,14 @@ def scores_table(
     if len(named) > 1 and "*" in blocks[0]:
         notes.append(_STAR)
     if width is not None:
-        notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
-        notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
+        notes += (
+            [f"{say('ece_corrected')} {say('chance')}"] if CHANCE_COLUMN.title in blocks[0] else []
+        )
+        notes += (
+            [say("no_interval_note", least=LEAST_ROWS)]
+            if any(NO_INTERVAL in block for block in blocks)
+            else []
+        )
     notes += [
         f"{f'{method.name}, ' if len(named) > 1 else ''}{label}: {note}"
         for method in named
@@ -107,25 +112,28 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     judged = [
         result for result in scores if "nll" in result and "num_seeds" not in result.intervals
     ]
-    verdicts = [(result.name or "unnamed", *verdict_of(result, brief=False)) for result in judged]
-    if len(scores) == 1:
-        text = "".join(verdict for _, verdict, _ in verdicts)
-    else:
-        text = "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words, _ in verdicts)
-    return text, any(kind == "warning" for _, _, kind in verdicts)
+    verdicts = [verdict_of(result) for result in judged]
+    words = [text for text, _ in verdicts]
+    if len(scores) > 1:
+        pairs = zip(judged, words, strict=True)
+        words = [f"{each.name or 'unnamed'}: {text[0].lower()}{text[1:]}" for each, text in pairs]
+    return "; ".join(words), any(kind == "warning" for _, kind in verdicts)
 
 
 def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> str:
     """Return sentences on the prediction sets, as text without a trailing newline."""
-    sentences = set_sentences(predictions, scores)
-    return _lines(sentences, width)
+    return _lines(set_sentences(predictions, scores), width)
 
 
 def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Return paired differences as text without a trailing newline, as wide as `scores_table`."""
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
-    notes += [NO_INTERVAL_NOTE] if NO_INTERVAL in table and width is not None else []
+    notes += (
+        [say("no_interval_note", least=LEAST_ROWS)]
+        if NO_INTERVAL in table and width is not None
+        else []
+    )
     return f"{table}\n\n{_lines(notes, width)}"
 
 
@@ -156,13 +164,14 @@ def _within(table: Table, width: int | None) -> str:
     """Return the table as text, split into parts if wider than `width`."""
     if width is None:
         return to_text(table, sparse=True)
-    parts: list[list[int]] = [[]]
+    starts = [0]
     for index in range(len(table.columns)):
-        wider = to_text(table.with_columns([*parts[-1], index])).splitlines()
-        if parts[-1] and any(display_columns(line) > width for line in wider):
-            parts.append([])
-        parts[-1].append(index)
-    return "\n\n".join(to_text(table.with_columns(part)) for part in parts)
+        wider = to_text(table.part(columns=slice(starts[-1], index + 1))).splitlines()
+        if index > starts[-1] and any(display_columns(line) > width for line in wider):
+            starts.append(index)
+    ends = [*starts[1:], len(table.columns)]
+    parts = (slice(*part) for part in zip(starts, ends, strict=True))
+    return "\n\n".join(to_text(table.part(columns=part)) for part in parts)
 
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:

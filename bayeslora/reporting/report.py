@@ -26,15 +26,13 @@ from bayeslora.predictions.collection import (
     paths_in,
 )
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
 from bayeslora.reporting.document import compose
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
-from bayeslora.reporting.figures.rendering import FORMATS, check_formats
-from bayeslora.reporting.markup import render_latex, render_markdown
-from bayeslora.reporting.page import render_page
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.figures.style import FORMATS, check_formats
+from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import scores_json, write_csv
 from bayeslora.reporting.shift import shift_curves
@@ -124,7 +122,6 @@ def report(
     out: str | Path,
     overwrite: bool = False,
     over_seeds: bool = True,
-    spectrum: SpectrumLike | None = None,
     provenance: Provenance | None = None,
     reading: PredictionsReading = AS_WRITTEN,
     **options: Unpack[ReportOptions],
@@ -147,8 +144,6 @@ def report(
         overwrite: Replace `out` if it is an earlier report.
         over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
             intervals. Figures and examples show every fit.
-        spectrum: Adapter changes, as `{label: clf.spectrum()}`; for an ensemble the first member is
-            shown.
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
@@ -191,8 +186,6 @@ def report(
         check_classes(look.per_class, methods)
         scoring.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
-        # Checked before the first score.
-        changes = adapter_changes(spectrum)
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
@@ -201,13 +194,12 @@ def report(
             ood_names(methods),
             fits=fits,
             shift=shift_curves(fits, sources, scoring),
-            changes=changes,
         )
         document = compose(
             look.title,
             facts,
             draw(facts, formats=formats, per_class=look.per_class),
-            provenance={**_command(methods, keywords, facts), **(provenance or {})},
+            provenance={**_command(methods, keywords), **(provenance or {})},
             settings=_settings(facts, scoring, column),
             example_column=column,
             view=VIEW if look.interactive else "",
@@ -245,13 +237,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _command(
-    methods: Sequence[Method], keywords: Mapping[str, Any], facts: Facts
-) -> dict[str, str]:
+def _command(methods: Sequence[Method], keywords: Mapping[str, Any]) -> dict[str, str]:
     """Return the call that reproduces the report, if all inputs are files."""
     worse = keywords.get("shifted", ())
-    # A spectrum exists only in memory, so no call can reproduce it.
-    if facts.changes or not all(isinstance(path, str | Path) for path in worse):
+    if not all(isinstance(path, str | Path) for path in worse):
         return {}
     paths = {"shifted": [str(path) for path in worse]} if worse else {}
     call = python_call(methods, **{**keywords, **paths})

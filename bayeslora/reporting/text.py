@@ -7,16 +7,45 @@ characters, direction overrides) are escaped, and they are never wider than a co
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from bayeslora.metrics.scores import DIGITS, LEAST_ROWS, NO_INTERVAL, Score, Scores
-from bayeslora.plain_text import as_label, display_columns
+from bayeslora.plain_text import as_label, clean, display_columns, shorten
 
-NO_INTERVAL_NOTE = (
-    f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
-    " show how much other examples would change the score."
-)
-"""Explanation of `NO_INTERVAL`, for a table that contains it."""
+
+@cache
+def words() -> dict[str, Any]:
+    """Return the table of facts and sentences, `templates/sentences.toml`."""
+    file = files("bayeslora.reporting").joinpath("templates", "sentences.toml")
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def say(fact: str, **values: object) -> str:
+    """Return the sentence on a fact, with its values."""
+    sentence: str = words()["say"][fact]
+    return sentence.format(**values)
+
+
+SCORE_WORDS = {
+    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability",
+    "entropy": "entropy of the probabilities",
+    "total": "total uncertainty",
+    "aleatoric": "aleatoric uncertainty",
+    "epistemic": "epistemic uncertainty",
+    "logit_variance": "logit variance",
+    "max_logit": "negative max logit",
+    "log_density": "negative log density of the features",
+    "mahalanobis": "Mahalanobis distance",
+    "relative_mahalanobis": "relative Mahalanobis distance",
+    "middle_mahalanobis": "Mahalanobis distance in the middle of the backbone",
+    "knn": "distance to the nearest neighbours",
+    "unfamiliarity": "probability and distance combined",
+}
+"""Uncertainty scores in words; other scores are shown by name."""
 
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Marks around a name in a sentence: Unicode isolates, which keep right-to-left letters from
@@ -151,3 +180,8 @@ def classes_of(scores: Scores) -> str:
     if chance is None or math.isclose(chance * scores.num_classes, 1):
         return f"{scores.num_classes} classes"
     return f"up to {scores.num_classes} options (accuracy by chance: {percent(chance)})"
+
+
+def score_words(score: str) -> str:
+    """Return an uncertainty score in words, or its name on one line."""
+    return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))

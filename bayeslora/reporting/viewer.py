@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora._version import __version__
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Score, Scores
@@ -30,8 +29,8 @@ from bayeslora.predictions.collection import (
 )
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.page import asset, content_policy, render
+from bayeslora.reporting.page import render
+from bayeslora.reporting.text import score_words
 from bayeslora.reporting.wrong_answers import options_of, questions
 
 TITLE = "Predictions"
@@ -126,16 +125,9 @@ def viewer_page(
     data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":  # so that no character can end the script element
         data = data.replace(char, f"\\u{ord(char):04x}")
-    script = asset("viewer.js")
-    values = {
-        "title": as_label(title, 160),
-        "data": data,
-        "style": f"{asset('report.css')}\n{asset('viewer.css')}",
-        "script": script,
-        "policy": content_policy(script),
-        "version": __version__,
-    }
-    return render("viewer.html.j2", values)
+    values = {"title": as_label(title, 160), "data": data}
+    styles = ("report.css", "viewer.css")
+    return render("viewer.html.j2", values, script="viewer.js", styles=styles)
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:

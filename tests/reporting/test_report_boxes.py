@@ -9,9 +9,9 @@ from scipy.stats import binomtest, norm
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Evaluation, Point, assess, bias_p, bins_p
-from bayeslora.reporting.findings import findings
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.assess import Evaluation, Point, assess
+from bayeslora.reporting.facts import Facts, bias_p, bins_p
+from bayeslora.reporting.sentences import findings
 
 DRAWS = 60
 

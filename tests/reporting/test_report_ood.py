@@ -5,11 +5,11 @@ import pytest
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.reporting.assess import Evaluation, assess
-from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.score_tables import (
     detection_table,
 )
+from bayeslora.reporting.text import score_words
 
 FEW = {"num_resamples": 20}
 

@@ -7,13 +7,12 @@ import subprocess
 
 import pytest
 
+from bayeslora.reporting.page import escape_latex, to_latex
 from bayeslora.reporting.tables import (
     Cell,
     Column,
     Row,
     Table,
-    escape_latex,
-    to_latex,
 )
 from bayeslora.reporting.text import named
 

@@ -116,7 +116,7 @@ def test_few_rows_are_all_drawn_and_many_are_sampled():
 
 def test_one_class_against_the_rest_is_the_binary_diagram(make):
     predictions = make("m", rows=120)
-    [panel] = class_panels([(1, *scored(predictions))], ["crypto"])
+    [panel] = class_panels(1, *scored(predictions), ["crypto"])
     place = predictions.classes.index("crypto")
     of_class = predictions.labels == place
     error = ece(top_label(predictions.probs[:, place], of_class), 15)
