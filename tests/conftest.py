@@ -108,13 +108,11 @@ def default_epochs(monkeypatch):
 def few_resamples():
     """Set the default number of resamples of scores to 60, an eighth of the work."""
     from bayeslora.metrics.intervals import Resampling
-    from bayeslora.reporting.assess import Evaluation
 
     with pytest.MonkeyPatch.context() as patch:
-        for options in (Resampling, Evaluation):
-            defaults = options.__init__.__defaults__
-            few = tuple(60 if value == Resampling.num_resamples else value for value in defaults)
-            patch.setattr(options.__init__, "__defaults__", few)
+        defaults = Resampling.__init__.__defaults__
+        few = tuple(60 if value == Resampling.num_resamples else value for value in defaults)
+        patch.setattr(Resampling.__init__, "__defaults__", few)
         yield
 
 

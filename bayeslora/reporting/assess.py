@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
+from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.catalogue import SCORES
-from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
+from bayeslora.metrics.clusters import clusters_in, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, Bootstrap, IntervalMethod, Resampling, wilson
-from bayeslora.metrics.ood_groups import KINDS, check_kinds
+from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Scores
@@ -42,54 +41,6 @@ class EvaluateOptions(Bootstrap, total=False):
     by_class: bool
     cluster_by: str | None
     num_bins: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The values of `EvaluateOptions`.
-
-    Raises:
-        InputError: `num_bins`, `seed` or `interval` is wrong.
-    """
-
-    ood_score: str | None = None
-    near: tuple[str, ...] = ()
-    far: tuple[str, ...] = ()
-    group_by: tuple[str, ...] = ()
-    by_class: bool = False
-    cluster_by: str | None = None
-    interval: IntervalMethod = "percentile"
-    num_bins: int = NUM_BINS
-    num_resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "num_bins", as_num_bins(self.num_bins))
-        Resampling(self.num_resamples, self.seed, self.interval)  # checks them
-
-    @classmethod
-    def of(cls, **options: Unpack[EvaluateOptions]) -> Evaluation:
-        """Return the options, with names of sets and columns as tuples."""
-        values: dict[str, Any] = {**options}
-        for name in ("near", "far", "group_by"):
-            values[name] = column_names(values.get(name))
-        return cls(**values)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns required of every method."""
-        return column_names([*self.group_by, *column_names(self.cluster_by)])
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The options that scores of every set of rows share."""
-        return {name: getattr(self, name) for name in ("num_bins", "num_resamples", "seed")}
-
-    def check(self, methods: Sequence[Method]) -> None:
-        """Raise InputError if a method lacks a set or a column, before scoring."""
-        for method in methods:
-            check_kinds({kind: getattr(self, kind) for kind in KINDS}, [*method.ood])
-            check_columns(method.predictions, self.columns)
 
 
 @dataclass(frozen=True)
@@ -250,7 +201,17 @@ class Assessed:
         return occupied(self.scores.bins)
 
 
-def assess(methods: Sequence[Method], options: Evaluation) -> list[Assessed]:
+def bootstrap_of(options: EvaluateOptions) -> Bootstrap:
+    """Return the options of the bootstrap."""
+    values: dict[str, Any] = {**options}
+    bootstrap: Bootstrap = {}
+    for key in ("num_resamples", "seed", "interval"):
+        if key in values:
+            bootstrap[key] = values[key]
+    return bootstrap
+
+
+def assess(methods: Sequence[Method], options: EvaluateOptions) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
         Assessed(
@@ -258,7 +219,7 @@ def assess(methods: Sequence[Method], options: Evaluation) -> list[Assessed]:
             evaluate(
                 method.predictions,
                 {name: source.predictions for name, source in method.ood.items()},
-                **vars(options),
+                **options,
             ),
         )
         for method in methods
@@ -275,7 +236,7 @@ def labelled(methods: Sequence[Assessed]) -> list[Assessed]:
     return [method for method in methods if "nll" in method.scores]
 
 
-def pair(methods: Sequence[Assessed], options: Evaluation) -> Mapping[str, Comparison]:
+def pair(methods: Sequence[Assessed], options: EvaluateOptions) -> Mapping[str, Comparison]:
     """Compare every labelled method row by row with the best one by each score of `COMPARED`.
 
     Return score -> paired differences from the method that is best by it; those of NLL cover all
@@ -300,9 +261,9 @@ def pair(methods: Sequence[Assessed], options: Evaluation) -> Mapping[str, Compa
                 reference=reference,
                 scores=[key for key in COMPARED if reference in (best[key], best["nll"])],
                 over_seeds=any(method.fits for method in with_labels),
-                cluster_by=options.cluster_by,
-                interval=options.interval,
-                **options.sizes,
+                cluster_by=options.get("cluster_by"),
+                num_bins=options.get("num_bins", NUM_BINS),
+                **bootstrap_of(options),
             )
             for reference in dict.fromkeys(best.values())
         }

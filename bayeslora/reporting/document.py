@@ -22,7 +22,6 @@ from bayeslora.reporting.score_tables import (
     COLUMNS,
     class_table,
     confusion_tables,
-    coverage_table,
     detection_table,
     explained_table,
     first_table,
@@ -89,8 +88,6 @@ def compose(
     terms = terms_for(_keys(fits))
     glance, drawings = _first_screen(facts, drawings)
     selective: list[Block] = [*_drawn(drawings["selective"])]
-    if facts.labelled:
-        selective.append(coverage_table(facts).called("coverages"))
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
         selective.append(uncertainty_table(scores).called("uncertainties"))

@@ -78,11 +78,6 @@ class Calibration:
     points: tuple[Point, ...]
     sure: Point | None
 
-    @property
-    def many_bins_miss(self) -> bool:
-        """Whether more bins miss the diagonal than expected by chance, at the 5 % level."""
-        return bins_p(self.points) < SIGNIFICANT
-
 
 def calibration_of(scores: Scores) -> Calibration:
     """Judge the scores of labelled examples."""
@@ -144,26 +139,6 @@ def miscalibration_p(scores: Scores) -> float:
     ece = 1.0 if scores.calibration_p is None else scores.calibration_p
     p_values = bias_p(scores["overconfidence"]), bins_p(occupied(scores.bins)), ece
     return min(1.0, _TESTS * min(p_values))
-
-
-def labels_needed(gap: Score, size: int) -> int | None:
-    """Return about how many labelled examples could show whether the gap is zero or small.
-
-    The interval of the gap narrows with the square root of their number. It shows a bias once it
-    excludes zero, and calibration once it is within `CLOSE`, whichever comes first if the gap stays
-    as it is. Rounded up to two digits; None without an interval.
-
-    Args:
-        gap: Mean confidence minus accuracy.
-        size: Number of labelled examples.
-    """
-    if not gap.has_interval:
-        return None
-    half_width = max(gap.high - gap.value, gap.value - gap.low)
-    target_width = max(abs(gap.value), CLOSE - abs(gap.value))
-    needed = max(1.0, size * (half_width / target_width) ** 2)
-    unit = 10.0 ** max(math.floor(math.log10(needed)) - 1, 0)
-    return int(math.ceil(needed / unit) * unit)
 
 
 MOST_FLAGGED = 0.2

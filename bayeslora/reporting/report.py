@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
+from bayeslora.metrics.clusters import column_names
+from bayeslora.metrics.intervals import Resampling
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
     QUESTION_COLUMNS,
-    Method,
     OodLike,
     PredictionsLike,
     as_list,
@@ -26,14 +26,14 @@ from bayeslora.predictions.collection import (
     paths_in,
 )
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, assess, bootstrap_of, pair, pool
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.style import FORMATS, check_formats
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
-from bayeslora.reporting.run_record import Provenance, python_call
+from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv
 from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
@@ -75,33 +75,22 @@ LAYOUT = Layout("a report", SCORES)
 """Contents of a report's directory."""
 
 
-@dataclass(frozen=True)
-class PageOptions:
+class PageOptions(TypedDict, total=False):
     """What the page of a report shows.
 
     Attributes:
         title: Title of the page; by default it names up to two methods, else it counts them.
-        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
-            not be shared.
+        examples: Whether the page shows the most confident errors, as by default. Disable it if
+            texts or ids must not be shared.
         example_column: The further column with the texts of these rows; by default `text` if it
             exists. Rows without a text are shown by their ids.
         interactive: Whether to also write `view.html`, a page to filter and sort every example in a
             browser; it holds all texts, unless `examples` is false.
-        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
+        figures: Formats of the files in `figures/`: `svg`, the default, `png`, `pdf`. The page
+            always has SVG.
         per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
             the classes to draw.
     """
-
-    title: str = ""
-    examples: bool = True
-    example_column: str | None = None
-    interactive: bool = False
-    figures: Sequence[str] = FORMATS[:1]
-    per_class: PerClass = False
-
-
-class ReportOptions(EvaluateOptions, total=False):
-    """Keywords of `report`: those of `evaluate`, and the fields of `PageOptions`."""
 
     title: str
     examples: bool
@@ -111,7 +100,8 @@ class ReportOptions(EvaluateOptions, total=False):
     per_class: PerClass
 
 
-EVALUATE = frozenset(EvaluateOptions.__annotations__)
+class ReportOptions(PageOptions, EvaluateOptions, total=False):
+    """Keywords of `report`: `PageOptions`, and those of `evaluate`."""
 
 
 def report(
@@ -157,34 +147,26 @@ def report(
     Raises:
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
-    remaining: dict[str, Any] = {**options}
-    look = PageOptions(
-        **{name: remaining.pop(name) for name in [*remaining] if name not in EVALUATE}
-    )
-    scoring = Evaluation.of(**remaining)
+    scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
+    interactive, per_class = options.get("interactive", False), options.get("per_class", False)
+    own_column = options.get("example_column")
+    column = (own_column or EXAMPLE_COLUMN) if options.get("examples", True) else None
+    formats = check_formats(options.get("figures", FORMATS[:1]))
+    Resampling(**bootstrap_of(scoring))  # checks them before anything is read
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)
     read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
     refuse_inputs(target, *read)
-    formats = check_formats(look.figures)
-    column = (look.example_column or EXAMPLE_COLUMN) if look.examples else None
-    keywords: dict[str, Any] = {"out": str(out), **options, **scoring.sizes}
-    if "figures" in options:
-        keywords["figures"] = formats
-    if not over_seeds:
-        keywords["over_seeds"] = False
-    if worse:
-        keywords["shifted"] = worse
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
+        needed = [*column_names(scoring.get("group_by")), *column_names(scoring.get("cluster_by"))]
         shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
-        if look.interactive and shown:
+        if interactive and shown:
             shown = [*shown, *browsed_columns(read, reading)]
-        methods = gather(items, ood, columns=shown, needed=scoring.columns, reading=reading)
-        if column is not None and look.example_column is not None:
+        methods = gather(items, ood, columns=shown, needed=needed, reading=reading)
+        if column is not None and own_column is not None:
             check_column(methods, column)
-        check_classes(look.per_class, methods)
-        scoring.check(methods)
+        check_classes(per_class, methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
@@ -196,20 +178,20 @@ def report(
             shift=shift_curves(fits, sources, scoring),
         )
         document = compose(
-            look.title,
+            options.get("title", ""),
             facts,
-            draw(facts, formats=formats, per_class=look.per_class),
-            provenance={**_command(methods, keywords), **(provenance or {})},
-            settings=_settings(facts, scoring, column),
+            draw(facts, formats=formats, per_class=per_class),
+            provenance=provenance or {},
+            settings=_settings(facts, column),
             example_column=column,
-            view=VIEW if look.interactive else "",
+            view=VIEW if interactive else "",
         )
         texts = {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
             "tables.tex": render_latex(document),
         }
-        if look.interactive:
+        if interactive:
             leader = facts.leader
             texts[VIEW] = viewer_page(
                 methods,
@@ -237,22 +219,13 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _command(methods: Sequence[Method], keywords: Mapping[str, Any]) -> dict[str, str]:
-    """Return the call that reproduces the report, if all inputs are files."""
-    worse = keywords.get("shifted", ())
-    if not all(isinstance(path, str | Path) for path in worse):
-        return {}
-    paths = {"shifted": [str(path) for path in worse]} if worse else {}
-    call = python_call(methods, **{**keywords, **paths})
-    return {"command": call} if call else {}
-
-
-def _settings(facts: Facts, scoring: Evaluation, column: str | None) -> dict[str, str]:
-    method = facts.fits[0].scores.intervals.get("method", "bootstrap")
+def _settings(facts: Facts, column: str | None) -> dict[str, str]:
+    scores = facts.fits[0].scores
+    notes = scores.intervals
     settings = {
-        "bins": f"{scoring.num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {method}, {scoring.num_resamples:,} resamples",
-        "seed of the bootstrap": str(scoring.seed),
+        "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
+        "seed of the bootstrap": str(notes["seed"]),
     }
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"

@@ -1,8 +1,7 @@
 """Record of the run: a card per method, and data, sizes, versions, seeds and command.
 
 Cards are made from the metadata of the predictions. Files of other tools have none, and their cards
-say so. Hashes identify the inputs, and if all inputs are files, a call or command reproduces the
-report.
+say so. Hashes identify the inputs.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Any
 
 from bayeslora._version import __version__
 from bayeslora.conformal import CONFORMAL
-from bayeslora.io.files import STDIN, shown_path
+from bayeslora.io.files import shown_path
 from bayeslora.plain_text import as_label, clean, counted
-from bayeslora.predictions.collection import Method, Source
+from bayeslora.predictions.collection import Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
@@ -130,26 +129,6 @@ def _origin(source: Source) -> str:
     if source.path is None:
         return f"in memory (SHA-256 of the content {content_hash(source.predictions)})"
     return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
-
-
-def python_call(methods: Sequence[Method], **options: object) -> str:
-    """Return the call of `report` that reproduces a report; empty unless all inputs are files.
-
-    Options that are None are left out.
-    """
-    sources = [method.source for method in methods]
-    sources += [source for method in methods for source in method.ood.values()]
-    if any(source.path is None or shown_path(source.path) == STDIN for source in sources):
-        return ""
-    files = [str(method.source.path) for method in methods]
-    sets: dict[str, Mapping[str, str]] = {
-        method.label: {name: str(source.path) for name, source in method.ood.items()}
-        for method in methods
-        if method.ood
-    }
-    words = [repr(files), f"ood={sets!r}" if sets else ""]
-    words += [f"{name}={value!r}" for name, value in options.items() if value is not None]
-    return f"bayeslora.report({', '.join(filter(None, words))})"
 
 
 def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
-from bayeslora.metrics.selective import COVERAGES
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.plain_text import as_label, clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
@@ -319,17 +318,6 @@ def explained_table(facts: Facts, keys: Sequence[str] | None = None) -> Table:
         for column in table.columns
     )
     return replace(table, columns=columns)
-
-
-def coverage_table(facts: Facts) -> Table:
-    """Return the table of accuracy by coverage; without columns if no example has a label."""
-    keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
-    table = score_table(facts.scores, {}, keys, facts)
-    columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
-    caption, notes = say("coverage"), say("brackets")
-    if len(facts.methods) > 1:
-        caption, notes = f"{caption} {say('bold')}", f"{notes} {say('ties_by_intervals')}"
-    return replace(table, caption=caption, columns=columns, notes=notes)
 
 
 def group_tables(methods: Sequence[Scores]) -> list[Table]:

@@ -33,7 +33,6 @@ from bayeslora.reporting.facts import (
     detection_of,
     is_blind,
     is_reversed,
-    labels_needed,
 )
 from bayeslora.reporting.text import (
     hundredths,
@@ -94,22 +93,15 @@ def bins_that_miss(points: Sequence[Point]) -> str:
 
 def _values(scores: Scores, calibration: Calibration) -> dict[str, str]:
     """Return the values in the words of a verdict, but `of`."""
-    gap, points, sure = scores["overconfidence"], calibration.points, calibration.sure
-    needed, chance = labels_needed(gap, scores.n_labelled), scores.ece_if_calibrated
-    if calibration.many_bins_miss:
-        missed = sum(point.off_diagonal for point in points)
-        how = say("off_in_bins", missed=missed, bins=len(points))
-    else:
-        floor = "" if chance is None else f" (chance: {hundredths(chance)})"
-        how = say("off_by", ece=hundredths(scores["ece"].value), chance=floor)
+    gap, sure, chance = scores["overconfidence"], calibration.sure, scores.ece_if_calibrated
     return {
         "way": calibration.way,
         "Way": calibration.way.capitalize(),
         "gap": hundredths(abs(gap.value), digits=scores.gap_digits),
         "ends": " to ".join(hundredths(end, signed=True) for end in (gap.low, gap.high)),
         "n": f"{scores.n_labelled:,}",
-        "enough": "" if needed is None else f"; about {needed:,} could show it",
-        "how": how,
+        "ece": hundredths(scores["ece"].value),
+        "chance": "" if chance is None else f" (chance: {hundredths(chance)})",
         "surely": SURELY,
         "stated": "" if sure is None else percent(1 - sure.confidence),
         "made": "" if sure is None else percent(1 - sure.accuracy),

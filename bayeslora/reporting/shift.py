@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
+from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Source
-from bayeslora.reporting.assess import Assessed, Evaluation
+from bayeslora.reporting.assess import Assessed, EvaluateOptions, bootstrap_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class ShiftCurve:
 
 
 def shift_curves(
-    methods: Sequence[Assessed], shifted: Sequence[Source], options: Evaluation
+    methods: Sequence[Assessed], shifted: Sequence[Source], options: EvaluateOptions
 ) -> tuple[ShiftCurve, ...]:
     """Return a curve for each corruption and method.
 
@@ -65,7 +66,11 @@ def shift_curves(
         results = {0.0: by_label[label].scores}
         for severity, source in sorted(sources.items()):
             names[severity] = _called(source)
-            results[severity] = evaluate(source.predictions, **options.sizes)
+            results[severity] = evaluate(
+                source.predictions,
+                num_bins=options.get("num_bins", NUM_BINS),
+                **bootstrap_of(options),
+            )
         scores: dict[float, dict[str, Score]] = {}
         for severity, result in results.items():
             if not result.n_labelled:

@@ -8,7 +8,7 @@ import pytest
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.assess import Answers, Evaluation, assess, pair
+from bayeslora.reporting.assess import Answers, assess, pair
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.sentences import advice, findings
 
@@ -18,11 +18,9 @@ MARKS = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "
 def words(items, ood=None, num_resamples=100):
     """Return the sentences by key, without the marks around names."""
     options = {"num_bins": 15, "num_resamples": num_resamples, "seed": 0}
-    methods = assess(gather(items, ood), Evaluation(**options))
+    methods = assess(gather(items, ood), options)
     names = {name for method in methods for name in method.scores.ood}
-    facts = Facts(
-        methods, pair(methods, Evaluation(**options)), {name: name for name in sorted(names)}
-    )
+    facts = Facts(methods, pair(methods, options), {name: name for name in sorted(names)})
     results = [finding for finding in (advice(facts), *findings(facts)) if finding is not None]
     return {
         finding.key: [sentence.translate(MARKS) for sentence in finding.sentences]

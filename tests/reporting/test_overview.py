@@ -6,7 +6,7 @@ import pytest
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Evaluation, assess, pair, pool
+from bayeslora.reporting.assess import assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def first_screen(*items, ood=None):
-    methods = pool(assess(gather(list(items), ood), Evaluation(num_resamples=200)))
+    methods = pool(assess(gather(list(items), ood), {"num_resamples": 200}))
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
     return overview(Facts(methods, {}, sets))
 
@@ -31,7 +31,7 @@ def composed(items, ood=None):
 
 def document_of(items, ood=None, title="t"):
     """Return the facts of a report, and its whole document."""
-    options = Evaluation(num_resamples=100)
+    options = {"num_resamples": 100}
     methods = assess(gather(items, ood), options)
     comparisons = pair(methods, options)
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)

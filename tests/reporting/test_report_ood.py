@@ -4,7 +4,7 @@ import pytest
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Method, Source
-from bayeslora.reporting.assess import Evaluation, assess
+from bayeslora.reporting.assess import assess
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.score_tables import (
     detection_table,
@@ -28,7 +28,7 @@ def standing(inside, outside, **options):
         Method(record.name, record.name, Source(record), {"far": Source(other)})
         for record, other in zip(inside, outside, strict=True)
     ]
-    assessed = assess(methods, Evaluation(ood_score="total", num_resamples=200, **options))
+    assessed = assess(methods, {"ood_score": "total", "num_resamples": 200, **options})
     facts = Facts(assessed, sets={"far": "far"})
     scored = [method.scores for method in assessed]
     first, second = (scores.ood["far"].auroc for scores in scored)

@@ -86,7 +86,6 @@ def test_a_report_has_all_tables(made):
         "detection",
         "ood-1",
         "ood-2",
-        "coverages",
         "uncertainties",
         *(f"confused-{place}" for place in (1, 2, 3)),
     ]

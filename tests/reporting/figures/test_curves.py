@@ -13,7 +13,7 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.assess import Evaluation, assess
+from bayeslora.reporting.assess import assess
 from bayeslora.reporting.figures.curves import (
     MARKED,
     Selective,
@@ -30,7 +30,7 @@ def selective(confidence, correct, label="m"):
 
 def scored(*items, ood=None):
     methods = gather(list(items), ood)
-    return assess(methods, Evaluation(num_resamples=2))
+    return assess(methods, {"num_resamples": 2})
 
 
 def test_risk_is_the_share_of_errors_among_the_surest():
