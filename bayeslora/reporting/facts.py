@@ -480,5 +480,5 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
 
 
 def _has_same_probabilities(method: Assessed, other: Assessed) -> bool:
-    one, two = method.method.predictions, other.method.predictions
-    return are_same_rows(one, two) and np.array_equal(one.probs, two.probs)
+    first, second = method.method.predictions, other.method.predictions
+    return are_same_rows(first, second) and np.array_equal(first.probs, second.probs)

@@ -17,10 +17,10 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import occupied
 from bayeslora.reporting.page import render_text
-from bayeslora.reporting.score_tables import OOD_COLUMNS, score_cell, value_and_interval
+from bayeslora.reporting.score_tables import COLUMNS, value_and_interval
 from bayeslora.reporting.sentences import calibration_sentence, detector_notes, verdict_of
-from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import brief, classes_of, interval, number, score_words
+from bayeslora.reporting.tables import Column, Row, Table
+from bayeslora.reporting.text import brief, classes_of, score_words
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -34,18 +34,6 @@ END = "<!-- bayeslora reliability: end -->"
 DATASET = "evaluation set"
 """Default name of the rows."""
 
-CARD_SCORES: Mapping[str, str] = {
-    "accuracy": "Accuracy ↑",
-    "nll": "NLL (nats) ↓",
-    "brier": "Brier score ↓",
-    "ece": "Calibration error (ECE) ↓",
-    "overconfidence": "Overconfidence →0",
-    "aurc": "Risk over coverage (AURC) ↓",
-    "coverage": "Coverage of prediction sets",
-    "set_size": "Size of prediction sets ↓",
-}
-"""Key -> title of the scores in the section, if present."""
-
 METRICS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("accuracy", "Accuracy"),
     "nll": ("nll", "NLL (nats)"),
@@ -54,6 +42,9 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "aurc": ("aurc", "Area under the risk-coverage curve"),
 }
 """Key of a score -> type and name of its metric in the metadata."""
+
+SHOWN = (*METRICS, "overconfidence", "coverage", "set_size")
+"""Keys of the scores in the section, if present."""
 
 
 def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
@@ -66,13 +57,12 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores: Result of `evaluate` for the model.
         dataset: Name of the rows.
     """
-    titles = CARD_SCORES if scores.n_labelled else {"mean_confidence": "Mean confidence"}
+    keys = SHOWN if scores.n_labelled else ("mean_confidence",)
+    present = {key: scores[key] for key in keys if key in scores}
     rows = [
-        Row((title,), value_and_interval(key, scores[key]))
-        for key, title in titles.items()
-        if key in scores
+        Row((COLUMNS[key].title_and_arrow,), value_and_interval(key, score))
+        for key, score in present.items()
     ]
-    columns = Column("Value"), Column("95 % interval")
     return render_text(
         "card.md.j2",
         start=START,
@@ -80,49 +70,16 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores=scores,
         dataset=brief(dataset),
         classes=classes_of(scores),
-        table=Table("", ("Score",), columns, tuple(rows)),
+        table=Table("", ("Score",), (Column("Value"), Column("95 % interval")), tuple(rows)),
         verdict=verdict_of(scores)[0] if "nll" in scores else "",
         evidence=calibration_sentence(scores) if "nll" in scores else "",
-        bins=_bin_table(scores),
-        ood=_ood_table(scores),
+        points=occupied(scores.bins),
         notes=[
             f"{brief(name)}: {note}"
             for name, result in scores.ood.items()
             for note in detector_notes(result)
         ],
     )
-
-
-def _bin_table(scores: Scores) -> Table:
-    columns = Column("Accuracy"), Column("95 % interval"), Column("Examples")
-    rows = [
-        Row(
-            (number(point.confidence, digits=2),),
-            (
-                Cell(number(point.accuracy, digits=2)),
-                Cell(interval(point.accuracy_low, point.accuracy_high, digits=2)),
-                Cell(f"{point.count:,}"),
-            ),
-        )
-        for point in occupied(scores.bins)
-    ]
-    return Table("", ("Confidence",), columns, tuple(rows))
-
-
-def _ood_table(scores: Scores) -> Table:
-    columns = Column("Examples"), OOD_COLUMNS["auroc"], OOD_COLUMNS["fpr95"]
-    rows = [
-        Row(
-            (brief(name), score_words(result.score)),
-            (
-                Cell(f"{result.n_out:,}"),
-                score_cell("auroc", result.auroc),
-                score_cell("fpr95", result.fpr95),
-            ),
-        )
-        for name, result in scores.ood.items()
-    ]
-    return Table("", ("Set", "Uncertainty"), columns, tuple(rows))
 
 
 def update_model_card(

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from bayeslora._version import __version__
 from bayeslora.plain_text import clean
 from bayeslora.reporting.tables import Table, escape_markdown, sentence_to_markdown, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START
+from bayeslora.reporting.text import NAME_END, NAME_START, brief, score_words, shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -114,6 +114,9 @@ def _environment() -> Environment:
         "plain": lambda text: text.replace(NAME_START, "").replace(NAME_END, ""),
         "pipes": to_markdown,
         "tex": escape_latex,
+        "brief": brief,
+        "score_words": score_words,
+        "shown": shown,
     }
     jinja.filters |= filters
     # Consecutive blocks of the same class, with the name of the class.

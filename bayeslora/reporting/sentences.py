@@ -58,10 +58,10 @@ SURELY = f"{100 * SURE:.0f} %"
 def verdict_of(scores: Scores) -> tuple[str, Kind]:
     """Return whether labelled probabilities can be used as they are, in a few words."""
     calibration = calibration_of(scores)
-    said, gap = words()["verdicts"][calibration.verdict], scores["overconfidence"]
+    entry, gap = words()["verdicts"][calibration.verdict], scores["overconfidence"]
     if calibration.verdict == "few" and not gap.has_interval and scores.n_labelled >= LEAST_ROWS:
-        return say("no_interval"), said["kind"]
-    return said["badge"].format(**_values(scores, calibration)), said["kind"]
+        return say("no_interval"), entry["kind"]
+    return entry["badge"].format(**_values(scores, calibration)), entry["kind"]
 
 
 def calibration_sentence(scores: Scores) -> str:
@@ -246,9 +246,9 @@ def _face_value(facts: Facts) -> Iterator[str]:
             done = "recalibration" in method.method.predictions.metadata
             groups.setdefault((place, verdict, done), []).append(method)
     for (_, verdict, done), methods in sorted(groups.items(), key=lambda group: group[0]):
-        said, scores = words()["verdicts"][verdict], methods[0].each[0].scores
+        entry, scores = words()["verdicts"][verdict], methods[0].each[0].scores
         if scores["overconfidence"].has_interval or verdict != "few":
-            sentence = said.get("recalibrated", said["advice"]) if done else said["advice"]
+            sentence = entry.get("recalibrated", entry["advice"]) if done else entry["advice"]
             of = _of([method.label for method in methods], facts)
             yield sentence.format(of=of, **_values(scores, calibration_of(scores)))
 
@@ -387,11 +387,11 @@ def _calibration(fits: Sequence[Assessed]) -> Iterator[Finding]:
 
     for (index, way), group in groupby(sorted(fits, key=place), key=place):
         verdict = list(verdicts)[index]
-        said = verdicts[verdict]
+        entry = verdicts[verdict]
         sentences = [f"{named(fit.label)}: {calibration_sentence(fit.scores)}" for fit in group]
         sentences += [say("maybe_chance")] if verdict == "possible" else []
-        topic = said["topic"].format(way=way, Way=way.capitalize())
-        kind: Kind = "plain" if said["kind"] == "open" else said["kind"]
+        topic = entry["topic"].format(way=way, Way=way.capitalize())
+        kind: Kind = "plain" if entry["kind"] == "open" else entry["kind"]
         yield Finding(verdict, topic, tuple(sentences), kind)
 
 
