@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bayeslora.reporting.figures.style import Drawing
-from bayeslora.reporting.glossary import Term
 from bayeslora.reporting.tables import Table
 
 Kind = Literal["plain", "good", "warning", "open", "advice"]
@@ -91,13 +91,32 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A term and its meaning, plain text, with its formula and who proposed it, if any.
+
+    It is included if one of the scores or attributes of `Scores` in `keys` is present; always, if
+    there are none.
+    """
+
+    name: str
+    meaning: str
+    formula: str = ""
+    source: str = ""
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def anchor(self) -> str:
+        """Its anchor on the page."""
+        return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
+
+
+@dataclass(frozen=True)
 class Example:
     """A wrongly classified row, as plain text; unknown texts are empty.
 
-    `row` is its id, or its number from 1, `text` its text on one line, or the beginning, of which
-    `rest` is then the whole and `length` its length. `image` is a PNG image as a data URI, if the
-    text is the path of one; `options` are letter, text and probability of every option of a
-    question.
+    `row` is its id, or its number from 1, `text` its text on one line, or the beginning. `image` is
+    a PNG image as a data URI, if the text is the path of one; `options` are letter, text and
+    probability of every option of a question.
     """
 
     row: str
@@ -106,8 +125,6 @@ class Example:
     label: str
     label_probability: str
     text: str = ""
-    rest: str = ""
-    length: str = ""
     image: str = ""
     options: tuple[tuple[str, str, str], ...] = ()
 

@@ -12,24 +12,8 @@ from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting import score_tables
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
-from bayeslora.reporting.score_tables import (
-    CHANCE_COLUMN,
-    COLUMNS,
-    LISTED_COLUMNS,
-    OOD_COLUMNS,
-    chance_cell,
-    clamped_note,
-    class_table,
-    confusion_tables,
-    digits_of,
-    group_tables,
-    near_far_table,
-    score_table,
-    sets_note,
-    uncertainty_table,
-    value_and_interval,
-)
 from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import (
@@ -67,17 +51,17 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        blocks = [_within(score_table(named, sets, keys, chance=True), width)]
+        blocks = [_within(score_tables.score_table(named, sets, keys, chance=True), width)]
     else:
         blocks = [to_text(_list_of_scores(named[0], sets, keys), sparse=width is None)]
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
-        near_far_table(named),
-        *([uncertainty_table(named)] if detailed else []),
-        *group_tables(named),
-        class_table(named),
-        *confusion_tables([method for method in named if method.classes]),
+        score_tables.near_far_table(named),
+        *([score_tables.uncertainty_table(named)] if detailed else []),
+        *score_tables.group_tables(named),
+        score_tables.class_table(named),
+        *score_tables.confusion_tables([method for method in named if method.classes]),
     ]
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
@@ -85,7 +69,9 @@ def scores_table(
         notes.append(_STAR)
     if width is not None:
         notes += (
-            [f"{say('ece_corrected')} {say('chance')}"] if CHANCE_COLUMN.title in blocks[0] else []
+            [f"{say('ece_corrected')} {say('chance')}"]
+            if score_tables.CHANCE_COLUMN.title in blocks[0]
+            else []
         )
         notes += (
             [say("no_interval_note", least=LEAST_ROWS)]
@@ -99,7 +85,7 @@ def scores_table(
         if name in method.ood
         for note in detector_notes(method.ood[name])
     ]
-    cut = clamped_note(named) if keys is None or "nll" in keys else ""
+    cut = score_tables.clamped_note(named) if keys is None or "nll" in keys else ""
     notes += [cut, *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
@@ -175,23 +161,31 @@ def _within(table: Table, width: int | None) -> str:
 
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
-    shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
+    shown = (
+        score_tables.LISTED_COLUMNS
+        if keys is None
+        else {key: score_tables.COLUMNS[key] for key in keys}
+    )
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        cells = value_and_interval(key, score, digits_of(key, method, shown))
+        cells = score_tables.value_and_interval(
+            key, score, score_tables.digits_of(key, method, shown)
+        )
         rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
-            cell = chance_cell(method)
-            rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
+            cell = score_tables.chance_cell(method)
+            rows.append(
+                Row((score_tables.CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval)))
+            )
     for name, result in method.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
         detection = result.by_score[result.score]
-        for key, column in OOD_COLUMNS.items():
+        for key, column in score_tables.OOD_COLUMNS.items():
             if key in detection:
-                cells = value_and_interval(key, detection[key])
+                cells = score_tables.value_and_interval(key, detection[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
     heading = f"{method.name} ({counted(method.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
@@ -200,17 +194,11 @@ def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str]
 def _footnotes(scores: Sequence[Scores]) -> list[str]:
     notes = scores[0].intervals
     rows = sorted({f"{result.n_labelled:,}" for result in scores})
+    intervals = f"95 % intervals, {notes['method']}"
     if "num_seeds" in notes:
-        seeds = sorted({f"{result.intervals['num_seeds']}" for result in scores})
-        intervals = f"95 % t intervals over {' or '.join(seeds)} seeds"
+        intervals += f", {notes['num_seeds']} seeds"
     else:
-        kind = "BCa bootstrap" if "BCa" in str(notes["method"]) else "bootstrap"
-        drawn = str(notes["method"]).partition(" over ")[2]
-        over = f" over {drawn}" if "cluster" in drawn else ""
-        resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
-        intervals = f"95 % {kind} intervals{over}, {resamples}"
-    ragged = [result for result in scores if "options" in classes_of(result)]
-    options = f"{classes_of(ragged[0])}, " if ragged else ""
-    bins = f"{scores[0].num_bins} bins"
-    counts = f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {intervals}"
-    return [counts, sets_note(scores)]
+        intervals += f", {notes['num_resamples']:,} resamples, seed {notes['seed']}"
+    shown = {classes_of(result) for result in scores if "options" in classes_of(result)}
+    parts = [f"n = {' or '.join(rows)} labelled examples", *shown, f"{scores[0].num_bins} bins"]
+    return [f"{', '.join(parts)}; {intervals}", score_tables.sets_note(scores)]

@@ -6,33 +6,23 @@ tables loop over its result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, counted
+from bayeslora.reporting import score_tables
 from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import Block, Details, Figure, Section, walk
+from bayeslora.reporting.blocks import Block, Details, Figure, Section, Term, walk
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.style import Drawing
-from bayeslora.reporting.glossary import terms_for
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
-from bayeslora.reporting.score_tables import (
-    COLUMNS,
-    class_table,
-    confusion_tables,
-    detection_table,
-    explained_table,
-    first_table,
-    group_tables,
-    near_far_table,
-    ood_table,
-    uncertainty_table,
-)
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of, listed
+from bayeslora.reporting.text import classes_of, listed, words
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
@@ -90,8 +80,10 @@ def compose(
     selective: list[Block] = [*_drawn(drawings["selective"])]
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
-        selective.append(uncertainty_table(scores).called("uncertainties"))
-    parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
+        selective.append(score_tables.uncertainty_table(scores).called("uncertainties"))
+    parts = _numbered(
+        "parts", [*score_tables.group_tables(scores), score_tables.class_table(scores)]
+    )
     examples = () if example_column is None else wrong_answers(fits, example_column)
     run = Details(run_line(provenance, settings), run_record(fits, facts, provenance, settings))
     sections = (
@@ -132,7 +124,7 @@ def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], 
         others[topic] = replace(drawings[topic], drawings=rest)
     blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
     if len(facts.methods) > 1 and facts.leader is not None:
-        blocks.append(first_table(facts).called("overview"))
+        blocks.append(score_tables.first_table(facts).called("overview"))
     return (*blocks, *([] if to_do is None else [to_do])), others
 
 
@@ -147,8 +139,11 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 
 def _scores(facts: Facts) -> tuple[Block, ...]:
-    scores = explained_table(facts).called("scores")
-    every = explained_table(facts, tuple(COLUMNS)).transposed("Score").called("every")
+    scores = score_tables.score_table(facts.scores, {}, None, facts, chance=True).called("scores")
+    every = score_tables.score_table(
+        facts.scores, {}, tuple(score_tables.COLUMNS), facts, chance=True
+    )
+    every = every.transposed("Score").called("every")
     blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
@@ -165,10 +160,10 @@ def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
-    groups = near_far_table(methods)
-    every = _numbered("ood", [ood_table(methods, *names) for names in sets.items()])
+    groups = score_tables.near_far_table(methods)
+    every = _numbered("ood", [score_tables.ood_table(methods, *names) for names in sets.items()])
     return (
-        detection_table(methods, sets, facts).called("detection"),
+        score_tables.detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"], drawings["densities"]),
         Details("Every uncertainty of every method", every),
@@ -179,7 +174,7 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = facts.leader.title if facts.leader is not None else ""
     ordered = sorted(facts.scores, key=lambda method: method.name != first)
-    tables = _numbered("confused", confusion_tables(ordered, captioned=True))
+    tables = _numbered("confused", score_tables.confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 
@@ -191,6 +186,21 @@ def _keys(methods: Sequence[Assessed]) -> set[str]:
     keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
     attributes = ("ood", "ood_groups", "ece_if_calibrated")
     return keys | {key for each in scores for key in attributes if getattr(each, key)}
+
+
+def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
+    """Return the terms of some keys: scores as in the catalogue, then what they are made of."""
+    present = frozenset(keys)
+    terms = []
+    for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values()):
+        source = info.source if re.search(r"\d", info.source) else ""
+        meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
+        details, of = info.details.replace("`", ""), {info.key}
+        if info.key in DETECTION_SCORES:
+            of.add("ood")
+        terms.append(Term(info.title, meaning, details, source, frozenset(of)))
+    terms += [Term(**{**term, "keys": frozenset(term["keys"])}) for term in words()["terms"]]
+    return tuple(term for term in terms if not term.keys or term.keys & present)
 
 
 def _size(methods: Sequence[Assessed]) -> str:

@@ -23,24 +23,7 @@ from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.blocks import Record
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.text import brief, classes_of, listed
-
-LINK_WORDS = {
-    "mc": "softmax of draws of the logits, averaged",
-    "softmax": "softmax of each pass, averaged",
-    "probit": "probit approximation of the mean of softmax",
-    "bridge": "Laplace bridge to a Dirichlet",
-}
-"""Link of a distribution of logits to probabilities, in words."""
-
-CARD = {
-    "prior_share": "prior: share of the logits that is the language model's own answer",
-    "held_out_nll": "NLL of held-out training rows",
-    "num_samples": "draws",
-    "passes": "passes of the adapted layers",
-    "recalibration_before": "recalibrated before",
-}
-"""Metadata shown on a card as they are -> their title."""
+from bayeslora.reporting.text import brief, classes_of, listed, words
 
 LONGEST = 160
 """Width of a summary in terminal columns; of sources, it is doubled."""
@@ -75,15 +58,15 @@ def method_card(assessed: Assessed) -> Record:
 
 
 def _card(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for key, title in CARD.items():
+    for key, title in words()["card"].items():
         if notes.get(key):
             yield title, as_label(notes[key], LONGEST)
     if link := notes.get("link"):
         # Without draws, the passes are averaged, if there are several.
-        words = LINK_WORDS.get(link, brief(link))
+        shown = words()["links"].get(link, brief(link))
         if link == "mc" and notes.get("num_samples") == "0":
-            words = "softmax" if notes.get("passes") == "1" else LINK_WORDS["softmax"]
-        yield "from logits to probabilities", words
+            shown = "softmax" if notes.get("passes") == "1" else words()["links"]["softmax"]
+        yield "from logits to probabilities", shown
     sources = [notes.get("sources", "")]
     for key, title, known in (
         ("recalibration", "recalibrated", RECALIBRATORS),
@@ -150,20 +133,8 @@ def run_record(
         else:
             title = "command to repeat it" if key == "command" else key
             parts["The run"] = {**parts["The run"], title: str(value)}
-    by_method = {method.label: dict(_method_rows(method, facts.sets)) for method in methods}
-    first = next(iter(by_method.values()))
-    if len(methods) > 1:
-        same = {
-            key: value
-            for key, value in first.items()
-            if all(rows.get(key) == value for rows in by_method.values())
-        }
-        parts["All methods"] = same
-        by_method = {
-            label: {key: value for key, value in rows.items() if key not in same}
-            for label, rows in by_method.items()
-        }
-    parts |= {f"Method: {label}": rows for label, rows in by_method.items()}
+    for method in methods:
+        parts[f"Method: {method.label}"] = dict(_method_rows(method, facts.sets))
     parts["This report"] = {**settings, **_versions()}
     return tuple(
         Record(as_label(title), tuple((as_label(k), clean(str(v))) for k, v in rows.items()))

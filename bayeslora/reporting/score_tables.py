@@ -307,19 +307,6 @@ def _brackets(methods: Sequence[Scores]) -> str:
     return say("over_seeds_all" if pooled == len(methods) else "over_seeds_some")
 
 
-def explained_table(facts: Facts, keys: Sequence[str] | None = None) -> Table:
-    """Return the table of methods by some scores with ECE by chance.
-
-    The heading of ECE describes the interval, which can end at the value.
-    """
-    table = score_table(facts.scores, {}, keys, facts, chance=True)
-    columns = tuple(
-        replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
-        for column in table.columns
-    )
-    return replace(table, columns=columns)
-
-
 def group_tables(methods: Sequence[Scores]) -> list[Table]:
     """Return a table for every grouping column, with scores per value."""
     columns = dict.fromkeys(column for method in methods for column in method.groups)
@@ -410,25 +397,11 @@ def uncertainty_table(methods: Sequence[Scores]) -> Table:
             means,
         )
         for method in methods
-        for name, means in _distinct(method.uncertainty).items()
+        for name, means in method.uncertainty.items()
     ]
-    is_point = any(_distinct(method.uncertainty) != method.uncertainty for method in methods)
-    notes = say("in_nats") + (say("all_aleatoric") if is_point else "")
+    notes = say("in_nats")
     headings = "Method", "Mean"
     return _table(say("uncertainties"), headings, _UNCERTAINTY_COLUMNS, lines, notes)
-
-
-def _distinct(uncertainty: Mapping[str, Mapping[str, Score]]) -> Mapping[str, Mapping[str, Score]]:
-    """Return the uncertainties without redundant ones.
-
-    If the epistemic part is 0 on all rows, as for a point estimate, the aleatoric part equals the
-    total.
-    """
-    epistemic = uncertainty.get("epistemic", {}).values()
-    nothing = epistemic and all(score == Score(0.0, 0.0, 0.0) for score in epistemic)
-    if "total" not in uncertainty or not nothing:
-        return uncertainty
-    return {"total": uncertainty["total"]}
 
 
 MOST_CLASSES = 10

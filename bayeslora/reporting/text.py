@@ -30,23 +30,6 @@ def say(fact: str, **values: object) -> str:
     return sentence.format(**values)
 
 
-SCORE_WORDS = {
-    "max_probability": "1\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}max probability",
-    "entropy": "entropy of the probabilities",
-    "total": "total uncertainty",
-    "aleatoric": "aleatoric uncertainty",
-    "epistemic": "epistemic uncertainty",
-    "logit_variance": "logit variance",
-    "max_logit": "negative max logit",
-    "log_density": "negative log density of the features",
-    "mahalanobis": "Mahalanobis distance",
-    "relative_mahalanobis": "relative Mahalanobis distance",
-    "middle_mahalanobis": "Mahalanobis distance in the middle of the backbone",
-    "knn": "distance to the nearest neighbours",
-    "unfamiliarity": "probability and distance combined",
-}
-"""Uncertainty scores in words; other scores are shown by name."""
-
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Marks around a name in a sentence: Unicode isolates, which keep right-to-left letters from
 reordering adjacent numbers. Each format converts them to its own markup. `clean` removes them from
@@ -184,4 +167,5 @@ def classes_of(scores: Scores) -> str:
 
 def score_words(score: str) -> str:
     """Return an uncertainty score in words, or its name on one line."""
-    return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
+    known: str | None = words()["uncertainties"].get(score)
+    return known or shorten(clean(score).replace("_", " "))

@@ -189,7 +189,7 @@ def test_a_copy_with_prediction_sets_is_no_alternative():
 
 
 def test_equal_evidence_gets_the_same_sentence():
-    one, other = assessed("a", bins=(OFF, ON, OFF)), assessed("b", bins=(OFF, ON, OFF))
-    sentences = words([one, other])["uneven"]
+    first_fit, other = assessed("a", bins=(OFF, ON, OFF)), assessed("b", bins=(OFF, ON, OFF))
+    sentences = words([first_fit, other])["uneven"]
     first, _, second = sentences.partition("b: ")
     assert first.removeprefix("a: ").strip() == second

@@ -7,7 +7,7 @@ import pytest
 
 import bayeslora.reporting
 from bayeslora.metrics.subgroups import CLASS_KEYS
-from bayeslora.reporting.glossary import terms_for
+from bayeslora.reporting.document import terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 from bayeslora.reporting.text import words
 

@@ -7,18 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bayeslora.reporting.assess import every_fit
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures.curves import (
-    Selective,
-    risk_coverage_panel,
-    roc_panel,
-    shift_panel,
-)
-from bayeslora.reporting.figures.histograms import confidence_panel, density_panels
-from bayeslora.reporting.figures.reliability import (
-    PerClass,
-    class_panels,
-    reliability_panel,
-)
+from bayeslora.reporting.figures import curves, histograms, reliability
 from bayeslora.reporting.figures.style import (
     FORMATS,
     Drawing,
@@ -34,7 +23,7 @@ Drawings = Mapping[str, Figure]
 
 
 def draw(
-    facts: Facts, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
+    facts: Facts, *, formats: Sequence[str] = FORMATS[:1], per_class: reliability.PerClass = False
 ) -> Drawings:
     """Draw every figure; `formats` and `per_class` are those of `report`."""
     drawn: dict[str, list[Drawing]] = {topic: [] for topic in words()["figures"]}
@@ -47,7 +36,7 @@ def draw(
     }
 
 
-def _panels(facts: Facts, per_class: PerClass) -> Iterator[tuple[str, Panel]]:
+def _panels(facts: Facts, per_class: reliability.PerClass) -> Iterator[tuple[str, Panel]]:
     """Yield every panel with its topic."""
     fits = every_fit(facts.methods)
     labelled = [fit for fit in fits if fit.scores.bins]
@@ -58,31 +47,34 @@ def _panels(facts: Facts, per_class: PerClass) -> Iterator[tuple[str, Panel]]:
             note = f"ECE {shown_ece(scores)}, n = {scores.n_labelled:,}"
             yield (
                 "reliability",
-                reliability_panel(f"reliability-{index}", fit.label, fit.points, note),
+                reliability.reliability_panel(f"reliability-{index}", fit.label, fit.points, note),
             )
             confidence, correct = fit.answers.confidence, fit.answers.correct
-            yield "confidence", confidence_panel(name, fit.label, confidence, correct, bins)
+            yield (
+                "confidence",
+                histograms.confidence_panel(name, fit.label, confidence, correct, bins),
+            )
         elif not labelled and fit is fits[0]:
             confidence = fit.method.predictions.confidence
-            yield "confidence", confidence_panel(name, fit.label, confidence, None, bins)
-        for panel in class_panels(index, fit, per_class):
+            yield "confidence", histograms.confidence_panel(name, fit.label, confidence, None, bins)
+        for panel in reliability.class_panels(index, fit, per_class):
             yield "per_class", panel
-        for panel in density_panels(index, fit, facts.sets):
+        for panel in histograms.density_panels(index, fit, facts.sets):
             yield "densities", panel
     groups = [
         group
         for kind in dict.fromkeys(curve.kind for curve in facts.shift)
         for _, group in panels_of([curve for curve in facts.shift if curve.kind == kind])
     ]
-    for index, curves in enumerate(groups, start=1):
-        yield "shift", shift_panel(f"shift-{index}", curves)
+    for index, group in enumerate(groups, start=1):
+        yield "shift", curves.shift_panel(f"shift-{index}", group)
     selective = [
-        Selective(fit.label, fit.surest, f"AURC {number(fit.scores['aurc'].value)}")
+        curves.Selective(fit.label, fit.surest, f"AURC {number(fit.scores['aurc'].value)}")
         for fit in labelled
     ]
     top = max((curve.highest_risk for curve in selective), default=0.0)
     for index, methods in panels_of(selective):
-        yield "selective", risk_coverage_panel(f"risk-coverage-{index}", methods, top)
+        yield "selective", curves.risk_coverage_panel(f"risk-coverage-{index}", methods, top)
     for number_of_set, (name, label) in enumerate(facts.sets.items(), start=1):
         for index, tested in panels_of([fit for fit in fits if name in fit.scores.ood]):
-            yield "roc", roc_panel(f"roc-{number_of_set}-{index}", name, label, tested)
+            yield "roc", curves.roc_panel(f"roc-{number_of_set}-{index}", name, label, tested)

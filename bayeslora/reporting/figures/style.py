@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -58,50 +59,17 @@ ENTRY_HEIGHT = 0.31
 POINTS = 400
 """Points of a curve, about two per printed point of width: more are not visible."""
 
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "bayeslora",
-    "pdf.fonttype": 42,  # text in the PDF can be searched and copied
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
-    "font.size": 8.0,
-    "axes.titlesize": 8.0,
-    "axes.labelsize": 8.0,
-    "axes.labelpad": 2.0,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": "#555555",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "hatch.linewidth": 0.7,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "legend.borderpad": 0.0,
-    "legend.borderaxespad": 0.0,
-    "legend.handlelength": 2.6,
-    "legend.handletextpad": 0.6,
-    "legend.labelspacing": 0.42,
-    "legend.columnspacing": 1.2,
-    "lines.markersize": 4.2,
-    "text.parse_math": False,
-    "path.simplify": False,
-    "figure.facecolor": "white",
-}
-
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Use matplotlib's defaults and `STYLE`.
+    """Use matplotlib's defaults and `templates/figures.mplstyle`.
 
     Settings of a user or a notebook (fonts, TeX, a style sheet) have no effect and are preserved.
     """
     from matplotlib import style
 
-    with style.context(["default", STYLE]), warnings.catch_warnings():
+    sheet = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
+    with style.context(["default", sheet]), warnings.catch_warnings():
         # A name may have letters that the font lacks.
         warnings.filterwarnings("ignore", "Glyph")
         warnings.filterwarnings("ignore", "Matplotlib currently does not support")
