@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.clusters import clusters_in, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
@@ -201,14 +200,10 @@ class Assessed:
         return occupied(self.scores.bins)
 
 
-def bootstrap_of(options: EvaluateOptions) -> Bootstrap:
-    """Return the options of the bootstrap."""
-    values: dict[str, Any] = {**options}
-    bootstrap: Bootstrap = {}
-    for key in ("num_resamples", "seed", "interval"):
-        if key in values:
-            bootstrap[key] = values[key]
-    return bootstrap
+def shared_options(options: EvaluateOptions) -> dict[str, Any]:
+    """Return the options that scores of all sets of rows and comparisons share."""
+    shared = ("num_bins", "num_resamples", "seed", "interval")
+    return {key: value for key, value in options.items() if key in shared}
 
 
 def assess(methods: Sequence[Method], options: EvaluateOptions) -> list[Assessed]:
@@ -262,8 +257,7 @@ def pair(methods: Sequence[Assessed], options: EvaluateOptions) -> Mapping[str, 
                 scores=[key for key in COMPARED if reference in (best[key], best["nll"])],
                 over_seeds=any(method.fits for method in with_labels),
                 cluster_by=options.get("cluster_by"),
-                num_bins=options.get("num_bins", NUM_BINS),
-                **bootstrap_of(options),
+                **shared_options(options),
             )
             for reference in dict.fromkeys(best.values())
         }

@@ -12,7 +12,7 @@ from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting import score_tables
+from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
 from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
@@ -51,33 +51,25 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        blocks = [_within(score_tables.score_table(named, sets, keys, chance=True), width)]
+        blocks = [_within(tables_of.score_table(named, sets, keys, chance=True), width)]
     else:
         blocks = [to_text(_list_of_scores(named[0], sets, keys), sparse=width is None)]
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
-        score_tables.near_far_table(named),
-        *([score_tables.uncertainty_table(named)] if detailed else []),
-        *score_tables.group_tables(named),
-        score_tables.class_table(named),
-        *score_tables.confusion_tables([method for method in named if method.classes]),
+        tables_of.near_far_table(named),
+        *([tables_of.uncertainty_table(named)] if detailed else []),
+        *tables_of.group_tables(named),
+        tables_of.class_table(named),
+        *tables_of.confusion_tables([method for method in named if method.classes]),
     ]
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
     if len(named) > 1 and "*" in blocks[0]:
         notes.append(_STAR)
-    if width is not None:
-        notes += (
-            [f"{say('ece_corrected')} {say('chance')}"]
-            if score_tables.CHANCE_COLUMN.title in blocks[0]
-            else []
-        )
-        notes += (
-            [say("no_interval_note", least=LEAST_ROWS)]
-            if any(NO_INTERVAL in block for block in blocks)
-            else []
-        )
+    if width is not None and tables_of.CHANCE_COLUMN.title in blocks[0]:
+        notes.append(f"{say('ece_corrected')} {say('chance')}")
+    notes += _on_missing_intervals("".join(blocks), width)
     notes += [
         f"{f'{method.name}, ' if len(named) > 1 else ''}{label}: {note}"
         for method in named
@@ -85,7 +77,7 @@ def scores_table(
         if name in method.ood
         for note in detector_notes(method.ood[name])
     ]
-    cut = score_tables.clamped_note(named) if keys is None or "nll" in keys else ""
+    cut = tables_of.clamped_note(named) if keys is None or "nll" in keys else ""
     notes += [cut, *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
@@ -115,11 +107,7 @@ def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Return paired differences as text without a trailing newline, as wide as `scores_table`."""
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
-    notes += (
-        [say("no_interval_note", least=LEAST_ROWS)]
-        if NO_INTERVAL in table and width is not None
-        else []
-    )
+    notes += _on_missing_intervals(table, width)
     return f"{table}\n\n{_lines(notes, width)}"
 
 
@@ -138,6 +126,11 @@ def comparison_line(comparison: Comparison) -> str:
         return f"{text}; {words} better than the reference, {as_label(comparison.reference)}"
     worse = ", ".join(heading(row) for row in clear)
     return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
+
+
+def _on_missing_intervals(text: str, width: int | None) -> list[str]:
+    is_missing = NO_INTERVAL in text and width is not None
+    return [say("no_interval_note", least=LEAST_ROWS)] if is_missing else []
 
 
 def _lines(notes: Sequence[str], width: int | None) -> str:
@@ -162,30 +155,26 @@ def _within(table: Table, width: int | None) -> str:
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = (
-        score_tables.LISTED_COLUMNS
-        if keys is None
-        else {key: score_tables.COLUMNS[key] for key in keys}
+        tables_of.LISTED_COLUMNS if keys is None else {key: tables_of.COLUMNS[key] for key in keys}
     )
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        cells = score_tables.value_and_interval(
-            key, score, score_tables.digits_of(key, method, shown)
-        )
+        cells = tables_of.value_and_interval(key, score, tables_of.digits_of(key, method, shown))
         rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
-            cell = score_tables.chance_cell(method)
+            cell = tables_of.chance_cell(method)
             rows.append(
-                Row((score_tables.CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval)))
+                Row((tables_of.CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval)))
             )
     for name, result in method.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
         detection = result.by_score[result.score]
-        for key, column in score_tables.OOD_COLUMNS.items():
+        for key, column in tables_of.OOD_COLUMNS.items():
             if key in detection:
-                cells = score_tables.value_and_interval(key, detection[key])
+                cells = tables_of.value_and_interval(key, detection[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
     heading = f"{method.name} ({counted(method.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
@@ -201,4 +190,4 @@ def _footnotes(scores: Sequence[Scores]) -> list[str]:
         intervals += f", {notes['num_resamples']:,} resamples, seed {notes['seed']}"
     shown = {classes_of(result) for result in scores if "options" in classes_of(result)}
     parts = [f"n = {' or '.join(rows)} labelled examples", *shown, f"{scores[0].num_bins} bins"]
-    return [f"{', '.join(parts)}; {intervals}", score_tables.sets_note(scores)]
+    return [f"{', '.join(parts)}; {intervals}", tables_of.sets_note(scores)]

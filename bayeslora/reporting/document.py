@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, counted
-from bayeslora.reporting import score_tables
+from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.blocks import Block, Details, Figure, Section, Term, walk
 from bayeslora.reporting.comparison import difference_table
@@ -80,10 +80,8 @@ def compose(
     selective: list[Block] = [*_drawn(drawings["selective"])]
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
-        selective.append(score_tables.uncertainty_table(scores).called("uncertainties"))
-    parts = _numbered(
-        "parts", [*score_tables.group_tables(scores), score_tables.class_table(scores)]
-    )
+        selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
+    parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
     examples = () if example_column is None else wrong_answers(fits, example_column)
     run = Details(run_line(provenance, settings), run_record(fits, facts, provenance, settings))
     sections = (
@@ -124,7 +122,7 @@ def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], 
         others[topic] = replace(drawings[topic], drawings=rest)
     blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
     if len(facts.methods) > 1 and facts.leader is not None:
-        blocks.append(score_tables.first_table(facts).called("overview"))
+        blocks.append(tables_of.first_table(facts).called("overview"))
     return (*blocks, *([] if to_do is None else [to_do])), others
 
 
@@ -139,12 +137,12 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 
 def _scores(facts: Facts) -> tuple[Block, ...]:
-    scores = score_tables.score_table(facts.scores, {}, None, facts, chance=True).called("scores")
-    every = score_tables.score_table(
-        facts.scores, {}, tuple(score_tables.COLUMNS), facts, chance=True
+    scores, every = (
+        tables_of.score_table(facts.scores, {}, keys, facts, chance=True)
+        for keys in (None, tuple(tables_of.COLUMNS))
     )
     every = every.transposed("Score").called("every")
-    blocks: list[Block] = [scores, Details("All scores", (every,))]
+    blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
@@ -160,10 +158,10 @@ def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
-    groups = score_tables.near_far_table(methods)
-    every = _numbered("ood", [score_tables.ood_table(methods, *names) for names in sets.items()])
+    groups = tables_of.near_far_table(methods)
+    every = _numbered("ood", [tables_of.ood_table(methods, *names) for names in sets.items()])
     return (
-        score_tables.detection_table(methods, sets, facts).called("detection"),
+        tables_of.detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"], drawings["densities"]),
         Details("Every uncertainty of every method", every),
@@ -174,7 +172,7 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = facts.leader.title if facts.leader is not None else ""
     ordered = sorted(facts.scores, key=lambda method: method.name != first)
-    tables = _numbered("confused", score_tables.confusion_tables(ordered, captioned=True))
+    tables = _numbered("confused", tables_of.confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.clusters import column_names
-from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
@@ -26,7 +26,7 @@ from bayeslora.predictions.collection import (
     paths_in,
 )
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.assess import EvaluateOptions, assess, bootstrap_of, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
@@ -152,7 +152,7 @@ def report(
     own_column = options.get("example_column")
     column = (own_column or EXAMPLE_COLUMN) if options.get("examples", True) else None
     formats = check_formats(options.get("figures", FORMATS[:1]))
-    Resampling(**bootstrap_of(scoring))  # checks them before anything is read
+    Resampling(**{key: scoring[key] for key in Bootstrap.__annotations__ if key in scoring})
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = as_list(items), as_list(shifted)

@@ -107,7 +107,9 @@ def score_table(
     bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
     used = {method.ood[name].score for method in methods for name in sets if name in method.ood}
     notes = (
-        f"Calibration errors in {bins} bins; {_brackets(methods)}.",
+        f"Calibration errors in {bins} bins; {_brackets(methods)}."
+        if shown
+        else f"The set is the positive class; {_brackets(methods)}.",
         say("ties") if len(methods) > 1 else "",
         f"AUROC by {' or '.join(map(score_words, sorted(used)))}." if used else "",
         say("reflected") if any(REFLECTED & {*method} for method in methods) else "",
@@ -149,25 +151,9 @@ def _marks(methods: Sequence[Scores], facts: Facts | None) -> str:
 def detection_table(
     methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None = None
 ) -> Table:
-    """Return the table of detection of each set by each method's own uncertainty, one method a row.
-
-    It has no rows if no method has a set.
-    """
-    values = [_aurocs(methods, name, facts) for name in sets]
-    rows = tuple(
-        Row(
-            (method.name, " or ".join(sorted({score_words(o.score) for o in method.ood.values()}))),
-            tuple(column[index] for column in values),
-        )
-        for index, method in enumerate(methods)
-        if method.ood
-    )
-    caption = say("detection")
-    columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
-    notes = f"The set is the positive class; {_brackets(methods)}."
-    if len(rows) > 1:
-        caption, notes = f"{caption}{_marks(methods, facts)}", f"{notes} {say('ties')}"
-    return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
+    """Return the table of detection of each set by each method's own uncertainty."""
+    table = score_table(methods, sets, (), facts)
+    return replace(table, caption=f"{say('detection')}{_marks(methods, facts)}")
 
 
 def _aurocs(methods: Sequence[Scores], name: str, facts: Facts | None) -> list[Cell]:

@@ -32,7 +32,6 @@ from bayeslora.reporting.facts import (
     calibration_of,
     detection_of,
     is_blind,
-    is_reversed,
 )
 from bayeslora.reporting.text import (
     hundredths,
@@ -454,13 +453,7 @@ def _detection(facts: Facts, name: str) -> Finding:
     ]
     for label, each in results.items():
         sentences += [f"{named(label)}: {note}" for note in detector_notes(each)]
-    wrong_way = [label for label, each in results.items() if is_reversed(each)]
     blind = [label for label, each in results.items() if is_blind(each)]
-    unshown = [label for label in blind if label not in wrong_way]
-    for fact, labels in {"blind": unshown, "reversed": wrong_way}.items():
-        if labels:
-            verb = "is" if len(labels) == 1 else "are"
-            sentences.append(say(fact, names=f"{listed_names(labels)} {verb}"))
     unfit = len(blind) == len(results) or detection_of(result) in ("beaten", "doubtful")
     topic = f"Out of distribution: {named(facts.sets[name])}"
     return Finding("ood", topic, tuple(sentences), "warning" if unfit else "plain")

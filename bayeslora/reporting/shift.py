@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
-from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.collection import Source
-from bayeslora.reporting.assess import Assessed, EvaluateOptions, bootstrap_of
+from bayeslora.reporting.assess import Assessed, EvaluateOptions, shared_options
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +61,18 @@ def shift_curves(
     by_label = {method.label: method for method in methods}
     curves = []
     for (kind, label), sources in sorted(groups.items()):
-        names: dict[float, str] = {0: label}
-        results = {0.0: by_label[label].scores}
+        scores = {0.0: _shift_scores(by_label[label].scores, label)}
         for severity, source in sorted(sources.items()):
-            names[severity] = _called(source)
-            results[severity] = evaluate(
-                source.predictions,
-                num_bins=options.get("num_bins", NUM_BINS),
-                **bootstrap_of(options),
-            )
-        scores: dict[float, dict[str, Score]] = {}
-        for severity, result in results.items():
-            if not result.n_labelled:
-                raise InputError(
-                    f"{names[severity]} has no labels, so calibration under shift is not known"
-                )
-            scores[severity] = {key: result[key] for key in SHIFT_KEYS}
+            result = evaluate(source.predictions, **shared_options(options))
+            scores[severity] = _shift_scores(result, _called(source))
         curves.append(ShiftCurve(label, kind, scores))
     return tuple(curves)
+
+
+def _shift_scores(scores: Scores, name: str) -> dict[str, Score]:
+    if not scores.n_labelled:
+        raise InputError(f"{name} has no labels, so calibration under shift is not known")
+    return {key: scores[key] for key in SHIFT_KEYS}
 
 
 def _corruption(source: Source) -> tuple[str, float]:
