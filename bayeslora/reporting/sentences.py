@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.metrics.detector import EPISTEMIC, FALLBACK, NEGLIGIBLE
+from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import LEAST_ROWS, OODScores, Scores
 from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.record import Predictions
