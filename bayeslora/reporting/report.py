@@ -13,18 +13,7 @@ from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.clusters import column_names
 from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.plain_text import clean
-from bayeslora.predictions.collection import (
-    EXAMPLE_COLUMN,
-    QUESTION_COLUMNS,
-    OodLike,
-    PredictionsLike,
-    as_list,
-    check_column,
-    gather,
-    load_source,
-    ood_names,
-    paths_in,
-)
+from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool
 from bayeslora.reporting.document import compose
@@ -105,10 +94,10 @@ class ReportOptions(PageOptions, EvaluateOptions, total=False):
 
 
 def report(
-    items: PredictionsLike | Sequence[PredictionsLike],
+    items: collection.PredictionsLike | Sequence[collection.PredictionsLike],
     *,
-    ood: OodLike | None = None,
-    shifted: PredictionsLike | Sequence[PredictionsLike] = (),
+    ood: collection.OodLike | None = None,
+    shifted: collection.PredictionsLike | Sequence[collection.PredictionsLike] = (),
     out: str | Path,
     overwrite: bool = False,
     over_seeds: bool = True,
@@ -150,30 +139,30 @@ def report(
     scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
     interactive, per_class = options.get("interactive", False), options.get("per_class", False)
     own_column = options.get("example_column")
-    column = (own_column or EXAMPLE_COLUMN) if options.get("examples", True) else None
+    column = (own_column or collection.EXAMPLE_COLUMN) if options.get("examples", True) else None
     formats = check_formats(options.get("figures", FORMATS[:1]))
     Resampling(**{key: scoring[key] for key in Bootstrap.__annotations__ if key in scoring})
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    items, worse = as_list(items), as_list(shifted)
-    read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
+    items, worse = collection.as_list(items), collection.as_list(shifted)
+    read = [*collection.paths_in(items, ood or {}), *collection.paths_in(worse, {})]
     refuse_inputs(target, *read)
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
         needed = [*column_names(scoring.get("group_by")), *column_names(scoring.get("cluster_by"))]
-        shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
+        shown: Sequence[str] = () if column is None else (column, *collection.QUESTION_COLUMNS)
         if interactive and shown:
             shown = [*shown, *browsed_columns(read, reading)]
-        methods = gather(items, ood, columns=shown, needed=needed, reading=reading)
+        methods = collection.gather(items, ood, columns=shown, needed=needed, reading=reading)
         if column is not None and own_column is not None:
-            check_column(methods, column)
+            collection.check_column(methods, column)
         check_classes(per_class, methods)
-        sources = [load_source(predictions, reading=reading) for predictions in worse]
+        sources = [collection.load_source(predictions, reading=reading) for predictions in worse]
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
             pooled,
             pair(pooled, scoring),
-            ood_names(methods),
+            collection.ood_names(methods),
             fits=fits,
             shift=shift_curves(fits, sources, scoring),
         )
@@ -196,7 +185,7 @@ def report(
             texts[VIEW] = viewer_page(
                 methods,
                 document.title,
-                column or EXAMPLE_COLUMN,
+                column or collection.EXAMPLE_COLUMN,
                 leader=fits[0].label if leader is None else leader.each[0].label,
                 examples=column is not None,
                 scores={fit.label: fit.scores for fit in fits},

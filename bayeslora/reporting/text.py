@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from bayeslora.metrics.scores import DIGITS, LEAST_ROWS, NO_INTERVAL, Score, Scores
+from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import as_label, clean, display_columns, shorten
 
 
@@ -86,9 +86,7 @@ def shown_ece(scores: Scores, key: str = "ece") -> str:
     score = scores[key]
     if score.has_interval:
         return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
-    alike = scores.n_labelled >= LEAST_ROWS and "cluster_by" not in scores.intervals
-    why = f"{NO_INTERVAL}: all examples alike" if alike else NO_INTERVAL
-    return f"{number(score.value)} ({why})"
+    return f"{number(score.value)} ({NO_INTERVAL})"
 
 
 def hundredths(share: float, *, signed: bool = False, digits: int = DIGITS) -> str:
