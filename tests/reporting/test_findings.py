@@ -158,7 +158,7 @@ def judged(**changes):
 def test_the_range_where_people_automate_is_judged():
     sentences = words([judged()])
     assert "as they are" not in sentences["advice"]
-    assert "states 2.9 % errors there and makes 6.2 % [3.7, 10.3]" in sentences["advice"]
+    assert "states 2.9 % errors and makes 6.2 % [3.7, 10.3]" in sentences["advice"]
     assert "sure" in sentences
     assert "2.9 %" in sentences["limits"]
     assert verdict_of(judged().scores)[1] == "open"

@@ -133,11 +133,7 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _short_count(count: int) -> str:
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            share = count / size
-            return f"{share:.1f}{letter}" if share < 9.95 else f"{share:.0f}{letter}"
-    return str(count)
+    return str(count) if count < 10_000 else f"{count / 1000:,.0f}k"
 
 
 MOST_CLASSES = 12
