@@ -74,7 +74,7 @@ def comparison_notes(
             mark=mark,
             tested=tested,
         ),
-        _seeds(comparison),
+        say("means_over_seeds") if any(row.seeds for row in comparison.rows) else "",
         *([say("brief")] if brief else _made(comparison, reference)),
     ]
     if chosen_by:
@@ -125,16 +125,6 @@ def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
     name = as_label(row.name)
     return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
-
-
-def _seeds(comparison: Comparison) -> str:
-    if not any(row.seeds for row in comparison.rows):
-        return ""
-    counts = {len(row.seeds) for row in comparison.rows}
-    if len(counts) == 1:
-        return say("means_over_seeds", seeds=counts.pop())
-    per_method = (f"{named(as_label(row.name))} {len(row.seeds) or 1}" for row in comparison.rows)
-    return f"Scores are means over seeds ({', '.join(per_method)})."
 
 
 def _row(row: ComparisonRow, comparison: Comparison) -> Row:

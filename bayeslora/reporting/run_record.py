@@ -23,7 +23,7 @@ from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.blocks import Record
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.text import brief, classes_of, listed, words
+from bayeslora.reporting.text import classes_of, listed, words
 
 LONGEST = 160
 """Width of a summary in terminal columns; of sources, it is doubled."""
@@ -54,39 +54,25 @@ def method_card(assessed: Assessed) -> Record:
     unlabelled = f", {without:,} of them without a label" if without else ""
     size = f"{counted(scores.n, 'example')} of {classes_of(scores)}{unlabelled}"
     summary = " with ".join(parts) if notes else unknown
-    return Record(assessed.label, (*_card(notes), ("scored on", size)), summary)
+    rows = [
+        (as_label(key.replace("_", " ")), _in_words(key, value))
+        for key, value in notes.items()
+        if not key.endswith("_summary")
+    ]
+    return Record(assessed.label, (*rows, ("scored on", size)), summary)
 
 
-def _card(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for key, title in words()["card"].items():
-        if notes.get(key):
-            yield title, as_label(notes[key], LONGEST)
-    if link := notes.get("link"):
-        # Without draws, the passes are averaged, if there are several.
-        shown = words()["links"].get(link, brief(link))
-        if link == "mc" and notes.get("num_samples") == "0":
-            shown = "softmax" if notes.get("passes") == "1" else words()["links"]["softmax"]
-        yield "from logits to probabilities", shown
-    sources = [notes.get("sources", "")]
-    for key, title, known in (
-        ("recalibration", "recalibrated", RECALIBRATORS),
-        ("conformal", "prediction sets", CONFORMAL),
-    ):
-        if key in notes:
-            step: Any = known.get(notes[key])
-            rows = notes.get(f"{key}_rows", "")
-            fitted = f"; fitted to {brief(rows)} examples" if rows else ""
-            yield title, f"{_described(notes[key], getattr(step, 'summary', ''))}{fitted}"
-            sources.append(getattr(step, "source", ""))
-    seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}
-    if any(seeds.values()):
-        yield "seeds", ", ".join(f"{name} {brief(seed)}" for name, seed in seeds.items() if seed)
-    if any(sources):
-        yield "sources", as_label("; ".join(filter(None, sources)), 2 * LONGEST)
+def _in_words(key: str, value: str) -> str:
+    """Return a value of the metadata, a link and a post-hoc step in words."""
+    if key == "link":
+        value = words()["links"].get(value, value)
+    known = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
+    return _described(value, getattr(known.get(value), "summary", ""))
 
 
 def _described(name: str, summary: str) -> str:
-    return f"{brief(name)} ({as_label(summary, LONGEST)})" if summary else brief(name)
+    shown = as_label(name, 2 * LONGEST)
+    return f"{shown} ({as_label(summary, LONGEST)})" if summary else shown
 
 
 def content_hash(predictions: Predictions) -> str:
@@ -154,9 +140,6 @@ def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[
     if scores.nll_clamped:
         cut = counted(scores.nll_clamped, "example")
         yield "NLL cut off", f"{cut} with a probability of the label under 1e-12"
-    for key, value in method.predictions.metadata.items():
-        if not key.endswith("_summary") and key != "sources":  # these are on the cards
-            yield key.replace("_", " "), value
     for name, source in method.ood.items():
         size = counted(len(source.predictions), "example")
         yield f"out of distribution: {sets[name]}", f"{size}, {_origin(source)}"
