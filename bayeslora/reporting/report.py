@@ -12,7 +12,7 @@ from bayeslora.io.directories import Layout, atomic_directory, listed_files, ref
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.clusters import column_names
 from bayeslora.metrics.intervals import Bootstrap, Resampling
-from bayeslora.plain_text import clean
+from bayeslora.metrics.scores import Scores
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool
@@ -26,7 +26,6 @@ from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv
 from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
-from bayeslora.reporting.wrong_answers import MOST
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class
     from pathlib import WindowsPath as SystemPath
@@ -171,7 +170,7 @@ def report(
             facts,
             draw(facts, formats=formats, per_class=per_class),
             provenance=provenance or {},
-            settings=_settings(facts, column),
+            settings=_settings(fits[0].scores),
             example_column=column,
             view=VIEW if interactive else "",
         )
@@ -208,23 +207,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _settings(facts: Facts, column: str | None) -> dict[str, str]:
-    scores = facts.fits[0].scores
+def _settings(scores: Scores) -> dict[str, str]:
     notes = scores.intervals
-    settings = {
+    return {
         "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
         "seed of the bootstrap": str(notes["seed"]),
     }
-    seeds = [
-        f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
-        for method in facts.methods
-        if method.fits
-    ]
-    if seeds:
-        settings["seeds whose means are shown"] = clean("; ".join(seeds))
-    settings["examples"] = "left out"
-    if column is not None:
-        texts = f"texts from column {clean(column)!r}, if present"
-        settings["examples"] = f"at most {MOST} per method, {texts}"
-    return settings

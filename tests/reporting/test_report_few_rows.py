@@ -73,3 +73,4 @@ def test_no_claim_is_made_without_an_interval(tmp_path):
     assert "which includes 0" not in text
     assert "±–" not in text
     assert "Label more" in text
+    assert "by cost" not in text
