@@ -110,16 +110,12 @@ class Table:
         lengths = [len(list(run)) for _, run in firsts]
         return [span for length in lengths for span in (length, *[0] * (length - 1))]
 
-    def noted(self) -> Table:
-        """Return the table with a note on missing intervals, if a cell has none."""
-        if not any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
-            return self
-        note = say("no_interval_note", least=LEAST_ROWS)
-        return replace(self, notes=f"{self.notes} {note}".strip())
-
     def called(self, name: str) -> Table:
-        """Return the table with a name and the notes that its cells need."""
-        return replace(self.noted(), name=name)
+        """Return the table with a name, and a note on missing intervals if a cell has none."""
+        if any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
+            notes = f"{self.notes} {say('no_interval_note', least=LEAST_ROWS)}".strip()
+            return replace(self, name=name, notes=notes)
+        return replace(self, name=name)
 
     def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> Table:
         """Return the table with some of its rows and columns of numbers."""
