@@ -41,7 +41,7 @@ ROOMS = {
     "cli": 3076,
     "contrib": 1829,
     "data": 2105,
-    "engine": 5617,
+    "engine": 5477,
     "experiments": 1632,
     "io": 460,
     "metrics": 3269,
