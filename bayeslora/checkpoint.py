@@ -53,7 +53,7 @@ LAYOUTS = (
     Layout(
         "a model",
         RECORD,
-        (ADAPTER, POSTERIOR, CARD),  # the first two for models without a list
+        (ADAPTER, POSTERIOR, CARD, ".eval_results/*"),  # the first two for models without a list
     ),
     Layout(
         "an interrupted fit",

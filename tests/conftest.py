@@ -108,13 +108,11 @@ def default_epochs(monkeypatch):
 def few_resamples():
     """Set the default number of resamples of scores to 60, an eighth of the work."""
     from bayeslora.metrics.intervals import Resampling
-    from bayeslora.reporting.assess import Evaluation
 
     with pytest.MonkeyPatch.context() as patch:
-        for options in (Resampling, Evaluation):
-            defaults = options.__init__.__defaults__
-            few = tuple(60 if value == Resampling.num_resamples else value for value in defaults)
-            patch.setattr(options.__init__, "__defaults__", few)
+        defaults = Resampling.__init__.__defaults__
+        few = tuple(60 if value == Resampling.num_resamples else value for value in defaults)
+        patch.setattr(Resampling.__init__, "__defaults__", few)
         yield
 
 
@@ -122,7 +120,7 @@ def few_resamples():
 def blank_figures():
     """Replace the drawings of reports, most of their work, by names and descriptions."""
     from bayeslora.reporting.figures import drawings
-    from bayeslora.reporting.figures.rendering import Drawing
+    from bayeslora.reporting.figures.style import Drawing
 
     def blank(panel, formats):
         title = f'<title id="{panel.name}-title">{escape(panel.title)}</title>'

@@ -145,20 +145,6 @@ def check_new_file(
     check_writable(target)
 
 
-def check_new_figure(path: str | Path) -> None:
-    """Raise InputError if a figure cannot be written, before anything is computed.
-
-    Raises:
-        InputError: The suffix is not `.svg`, or the file exists.
-    """
-    target = Path(path)
-    if target.suffix != ".svg":
-        raise InputError(f"--figure must end in .svg, got {target.name!r}")
-    if target.exists():
-        raise InputError(f"{target} exists; choose another --figure", code="exists")
-    check_writable(target)
-
-
 def check_new_directory(
     path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
 ) -> None:

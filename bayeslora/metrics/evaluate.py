@@ -228,6 +228,8 @@ def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
     top = top_label(rows.confidence, rows.correct)
     return {
         "bins": reliability_bins(top, bins, closed=closed, clusters=scoring.clusters),
+        # The last of ten bins of equal width: confidence from 0.9 to 1.
+        "sure": reliability_bins(top, 10, clusters=scoring.clusters)[-1],
         "risk_coverage": risk_curve(top),
     }
 

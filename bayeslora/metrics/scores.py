@@ -200,6 +200,7 @@ class Scores(Mapping[str, Score]):
             as large. None without labels.
         chance_p: The same for every calibration error, by its key.
         closed: Which edge the bins include, `left` or `right`.
+        sure: Labelled rows of confidence 0.9 or more, where people automate; None without labels.
         risk_coverage: Risk-coverage curve at each per cent of the rows; empty without labels.
         uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, and mean
             `logit_variance`, if known: of all rows (`mean`), of those predicted correctly (`right`)
@@ -231,6 +232,7 @@ class Scores(Mapping[str, Score]):
     calibration_p: float | None = None
     chance_p: Mapping[str, float] = field(default_factory=dict)
     closed: str = "left"
+    sure: Bin | None = None
     risk_coverage: tuple[CoveragePoint, ...] = ()
     uncertainty: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     ood_groups: Mapping[str, OODGroup] = field(default_factory=dict)
@@ -305,6 +307,7 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "scores": _each_score(content["scores"]),
         "bins": tuple(Bin(**values) for values in content["bins"]),
+        "sure": None if content.get("sure") is None else Bin(**content["sure"]),
         "ood": {name: _ood_scores(values) for name, values in content["ood"].items()},
         "risk_coverage": tuple(
             CoveragePoint(**values) for values in content.get("risk_coverage", ())

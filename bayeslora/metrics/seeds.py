@@ -61,6 +61,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         file="",
         scores=_means([result.scores for result in scores]),
         bins=(),
+        sure=None,
         risk_coverage=(),
         ood=_each([result.ood for result in scores], _ood),
         ood_groups=_each([result.ood_groups for result in scores], _group),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.glossary import Term
+from bayeslora.reporting.figures.style import Drawing
 from bayeslora.reporting.tables import Table
+
+Kind = Literal["plain", "good", "warning", "open", "advice"]
+"""Style of a finding or a badge; `open` if the rows are inconclusive."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Finding:
     key: str
     topic: str
     sentences: tuple[str, ...]
-    kind: Literal["plain", "good", "warning", "advice"] = "plain"
+    kind: Kind = "plain"
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Overview:
-    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
+    """The first screen: verdict, numbers, and the diagram of a name.
 
     With several methods the verdict names the method, marked by `text.named`, and `about` says why
-    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
+    it is shown. The diagram is the reliability
     diagram of that fit or, without labels, the histogram.
     """
 
     verdict: str
-    kind: Literal["good", "warning", "open"]
+    kind: Kind
     about: str
     tiles: tuple[Tile, ...]
     figure: str
     caption: str
-    methods: Table | None
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,32 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A term and its meaning, plain text, with its formula and who proposed it, if any.
+
+    It is included if one of the scores or attributes of `Scores` in `keys` is present; always, if
+    there are none.
+    """
+
+    name: str
+    meaning: str
+    formula: str = ""
+    source: str = ""
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def anchor(self) -> str:
+        """Its anchor on the page."""
+        return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
+
+
+@dataclass(frozen=True)
 class Example:
     """A wrongly classified row, as plain text; unknown texts are empty.
 
-    `row` is its id, or its number from 1, `text` its text on one line, or the beginning, of which
-    `rest` is then the whole and `length` its length. `image` is a PNG image as a data URI, if the
-    text is the path of one; `options` are letter, text and probability of every option of a
-    question.
+    `row` is its id, or its number from 1, `text` its text on one line, or the beginning. `image` is
+    a PNG image as a data URI, if the text is the path of one; `options` are letter, text and
+    probability of every option of a question.
     """
 
     row: str
@@ -104,8 +125,6 @@ class Example:
     label: str
     label_probability: str
     text: str = ""
-    rest: str = ""
-    length: str = ""
     image: str = ""
     options: tuple[tuple[str, str, str], ...] = ()
 

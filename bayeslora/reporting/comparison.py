@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +18,20 @@ from bayeslora.io.directories import Layout, atomic_directory, refuse_target
 from bayeslora.io.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.metrics.scores import Score
 from bayeslora.plain_text import as_label, clean, counted
+from bayeslora.reporting.page import PREAMBLE, to_latex
 from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import (
-    PREAMBLE,
     Cell,
     Column,
     Row,
     Table,
     sentence_to_markdown,
-    to_latex,
     to_markdown,
 )
-from bayeslora.reporting.text import interval, named, number, p_text
+from bayeslora.reporting.text import interval, named, number, p_text, say
 
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
@@ -63,96 +64,67 @@ def comparison_notes(
     `mark` is the mark of a difference beyond chance; `brief` leaves out how intervals and tests
     were computed.
     """
-    reference = _shown(comparison.reference)
+    reference = named(as_label(comparison.reference))
     tested = " and corrected p < 0.05" if comparison.num_permutations else ""
-    grouped = ""
-    if comparison.num_clusters is not None:
-        column = named(clean(comparison.cluster_by or ""))
-        clusters = counted(comparison.num_clusters, "cluster")
-        grouped = f"Examples are drawn in {clusters} of equal {column}."
-    binned = any(SCORES[key].reflected for key in comparison.keys)
-    made = [
-        grouped,
-        f"Calibration errors in {comparison.num_bins} bins." if binned else "",
-        _intervals(comparison),
-        _tests(comparison),
-    ]
     notes = [
-        f"Differences from {reference} on the same {counted(comparison.n, 'labelled example')}"
-        f" (method − {reference}). {mark}: interval without 0{tested}.",
-        _seeds(comparison),
-        *(["Brackets: 95 % intervals. p: corrected (uncorrected)."] if brief else made),
-        f"The reference was chosen for its {chosen_by} on these examples, which neither intervals"
-        " nor p account for."
-        if chosen_by
-        else "",
-        ""
-        if comparison.distance_to is None
-        else f"TV: mean total variation distance from the probabilities of"
-        f" {_shown(comparison.distance_to)}; epistemic ratio: mean epistemic uncertainty over its"
-        " own.",
-        f"NLL is cut off on {counted(comparison.nll_clamped, 'example')} of all fits, whose label"
-        " has a probability below 1e-12, which counts as 1e-12."
-        if comparison.nll_clamped and "nll" in comparison.keys
-        else "",
+        say(
+            "differences",
+            reference=reference,
+            examples=counted(comparison.n, "labelled example"),
+            mark=mark,
+            tested=tested,
+        ),
+        say("means_over_seeds") if any(row.seeds for row in comparison.rows) else "",
+        *([say("brief")] if brief else _made(comparison, reference)),
     ]
+    if chosen_by:
+        notes.append(say("chosen_by", by=chosen_by))
+    if comparison.distance_to is not None:
+        notes.append(say("distances", name=named(as_label(comparison.distance_to))))
+    if comparison.nll_clamped and "nll" in comparison.keys:
+        notes.append(say("clamped_fits", examples=counted(comparison.nll_clamped, "example")))
     return tuple(filter(None, notes))
+
+
+def _made(comparison: Comparison, reference: str) -> Iterator[str]:
+    """Yield how bins, intervals and tests were computed."""
+    clusters = comparison.num_clusters
+    drawn = "examples" if clusters is None else "clusters"
+    if clusters is not None:
+        column = named(clean(comparison.cluster_by or ""))
+        yield say("clusters", clusters=counted(clusters, "cluster"), column=column)
+    binned = any(SCORES[key].reflected for key in comparison.keys)
+    if binned:
+        yield f"Calibration errors in {comparison.num_bins} bins."
+    if comparison.intervals_over == "seeds":
+        yield say("t_intervals", pairing="paired by seed" if comparison.same_seeds else "Welch's")
+    else:
+        fits = any(row.seeds for row in comparison.rows)
+        yield say(
+            "paired",
+            kind="BCa" if comparison.interval == "bca" else comparison.interval,
+            shape=" (of calibration errors in bins reflected ones)" if binned else "",
+            drawn=drawn,
+            resamples=counted(comparison.num_resamples, "resample"),
+            seed=comparison.seed,
+            more=", and say nothing of other seeds of the fits" if fits else "",
+        )
+    if comparison.num_permutations:
+        several = comparison.num_comparisons > 1
+        yield say(
+            "permutation",
+            drawn=drawn,
+            permutations=counted(comparison.num_permutations, "permutation"),
+            seed=comparison.seed,
+            family=f"{comparison.num_comparisons} comparisons" if several else "only comparison",
+            reference=reference,
+        )
 
 
 def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
     name = as_label(row.name)
     return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
-
-
-def _shown(name: str) -> str:
-    return named(as_label(name))
-
-
-def _seeds(comparison: Comparison) -> str:
-    several = [row for row in comparison.rows if row.seeds]
-    if not several:
-        return ""
-    counts = {len(row.seeds) for row in comparison.rows}
-    if len(several) == len(comparison.rows) and len(counts) == 1:
-        return f"Scores are means over {counts.pop()} seeds of each method."
-    per_method = ", ".join(f"{_shown(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
-    return f"Scores are means over seeds ({per_method})."
-
-
-def _intervals(comparison: Comparison) -> str:
-    uncorrected = "they are not corrected for multiplicity"
-    if comparison.intervals_over == "seeds":
-        pairing = "paired by seed" if comparison.same_seeds else "Welch's"
-        return (
-            f"Brackets: 95 % t intervals over seeds, {pairing}, on these examples as they are;"
-            f" {uncorrected}."
-        )
-    kind = {"percentile": "percentile", "bca": "BCa"}.get(comparison.interval, comparison.interval)
-    reflected = any(SCORES[key].reflected for key in comparison.keys)
-    fits = any(row.seeds for row in comparison.rows)
-    return (
-        f"Brackets: 95 % paired {kind} bootstrap intervals"
-        f"{' (of calibration errors in bins reflected ones)' if reflected else ''} over"
-        f" {'examples' if comparison.num_clusters is None else 'clusters'},"
-        f" {counted(comparison.num_resamples, 'resample')}, seed {comparison.seed}; {uncorrected}"
-        f"{', and say nothing of other seeds of the fits' if fits else ''}."
-    )
-
-
-def _tests(comparison: Comparison) -> str:
-    if not comparison.num_permutations:
-        return ""
-    exchanged = "examples" if comparison.num_clusters is None else "clusters"
-    family = "only comparison"
-    if comparison.num_comparisons > 1:
-        family = f"{comparison.num_comparisons} comparisons"
-    return (
-        f"p: two-sided permutation test, {exchanged} exchanged,"
-        f" {counted(comparison.num_permutations, 'permutation')}, seed {comparison.seed};"
-        f" Holm-corrected over the {family} with {_shown(comparison.reference)}, each score a"
-        " family of its own; in parentheses uncorrected."
-    )
 
 
 def _row(row: ComparisonRow, comparison: Comparison) -> Row:
@@ -176,33 +148,12 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     return Row((title,), tuple(cells))
 
 
-STEM = "comparison"
-"""Name of the files in a directory, without the suffix."""
-
 FORMAT_VERSION = 1
+SUFFIXES = (".md", ".tex", ".csv")
 LAYOUT = Layout(
-    "a comparison",
-    f"{STEM}.json",
-    tuple(f"{STEM}{suffix}" for suffix in (".md", ".tex", ".csv")),
+    "a comparison", "comparison.json", tuple(f"comparison{suffix}" for suffix in SUFFIXES)
 )
 """Contents of a comparison's directory."""
-
-CSV_COLUMNS = (
-    *("method", "reference", "score", "value", "low", "high"),
-    *("difference", "difference_low", "difference_high", "n"),
-)
-"""Columns of the CSV; p-values follow if there are any, then `HOW_COLUMNS`."""
-
-HOW_COLUMNS = (
-    *("seeds", "reference_seeds", "clusters", "intervals"),
-    *("resamples", "permutations", "seed", "holm_family"),
-)
-"""How the numbers of a line were computed.
-
-Number of fits averaged in each of the two scores; number of clusters, if rows were resampled in
-clusters; type of the intervals; numbers of resamples and permutations, and their seed; number of
-p-values in a score's Holm correction. Intervals are not corrected.
-"""
 
 
 def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -218,9 +169,9 @@ def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path,
     """
     target = Path(out)
     is_directory = target.is_dir() or not target.suffix
-    if not is_directory and target.suffix not in _WRITERS:
+    if not is_directory and target.suffix not in SUFFIXES:
         raise InputError(
-            f"{target} has the suffix {target.suffix!r}; choose from {', '.join(_WRITERS)}, or name"
+            f"{target} has the suffix {target.suffix!r}; choose from {', '.join(SUFFIXES)}, or name"
             " a directory for all of them"
         )
     if is_directory and target.is_file():
@@ -230,7 +181,7 @@ def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path,
         refuse_existing(target, overwrite=overwrite)
         return (target,)
     refuse_target(target, LAYOUT, overwrite=overwrite)
-    return tuple(target / f"{STEM}{suffix}" for suffix in _WRITERS)
+    return tuple(target / f"comparison{suffix}" for suffix in SUFFIXES)
 
 
 def write_comparison(
@@ -248,14 +199,15 @@ def write_comparison(
         InputError: As `comparison_files`.
     """
     files = comparison_files(out, overwrite=overwrite)
-    texts = {file.name: _WRITERS[file.suffix](comparison) for file in files}
     if len(files) == 1:
         with atomic_file(out) as temporary:
-            temporary.write_text(texts[files[0].name], encoding="utf-8", newline="\n")
+            text = _text(comparison, files[0].suffix)
+            temporary.write_text(text, encoding="utf-8", newline="\n")
         return files
     with atomic_directory(out, LAYOUT, overwrite=overwrite) as temporary:
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+        for file in files:
+            text = _text(comparison, file.suffix)
+            (temporary / file.name).write_text(text, encoding="utf-8", newline="\n")
         about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
         # ASCII, since names may hold text-direction marks.
         content = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
@@ -263,66 +215,61 @@ def write_comparison(
     return files
 
 
-def _markdown(comparison: Comparison) -> str:
-    table = difference_table(comparison).noted()
+def _text(comparison: Comparison, suffix: str) -> str:
+    """Return the table in a format."""
+    if suffix == ".csv":
+        lines = [line for row in comparison.rows for line in _lines(row, comparison)]
+        stream = io.StringIO()
+        write_rows(stream, [list(lines[0]), *(list(line.values()) for line in lines)])
+        return stream.getvalue()
+    table = difference_table(comparison).called("differences")
+    if suffix == ".tex":
+        return f"{PREAMBLE}\n{to_latex(table)}"
     words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
     return f"{words}\n\n{to_markdown(table)}\n"
 
 
-def _csv(comparison: Comparison) -> str:
-    stream = io.StringIO()
-    tests = ("p", "p_holm") if comparison.num_permutations else ()
-    write_rows(stream, [(*CSV_COLUMNS, *tests, *HOW_COLUMNS)])
-    for row in comparison.rows:
-        write_rows(stream, _lines(row, comparison, tests))
-    return stream.getvalue()
+def _lines(row: ComparisonRow, comparison: Comparison) -> Iterator[dict[str, object]]:
+    """Yield the cells of each line of the CSV by column.
 
-
-def _lines(
-    row: ComparisonRow, comparison: Comparison, tests: tuple[str, ...]
-) -> Iterator[tuple[object, ...]]:
-    name = clean(row.name)
-    for key, score in row.scores.items():
-        yield (
-            *(name, clean(comparison.reference), key),
-            *score_numbers(score),
-            *score_numbers(row.differences[key]),
-            comparison.n,
-            *(repr(getattr(row, test)[key]) if key in getattr(row, test) else "" for test in tests),
-            *_how(row, comparison, SCORES[key].reflected),
-        )
-    for key, score in row.distances.items():
-        yield (
-            *(name, clean(comparison.distance_to or ""), key),
-            *score_numbers(score),
-            *("", "", "", comparison.n),
-            *("" for _ in tests),
-            *_how(row, comparison, reflected=False),
-        )
-
-
-def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
-    """Return the values of `HOW_COLUMNS`."""
+    The last columns are how the numbers were computed: the number of fits averaged in each of the
+    two scores; the number of clusters, if rows were resampled in clusters; the type of the
+    intervals, which are not corrected; numbers of resamples and permutations, and their seed; and
+    the number of p-values in a score's Holm correction.
+    """
     over_seeds = comparison.intervals_over == "seeds"
-    kind = "t, paired by seed" if comparison.same_seeds else "t (Welch)"
-    shape = "reflected" if reflected else comparison.interval
-    drawn = "rows" if comparison.num_clusters is None else "clusters"
-    return (
-        len(row.seeds) or 1,
-        len(comparison.base.seeds) or 1,
-        "" if comparison.num_clusters is None else comparison.num_clusters,
-        f"{kind}, over seeds" if over_seeds else f"{shape} bootstrap over {drawn}",
-        "" if over_seeds else comparison.num_resamples,
-        comparison.num_permutations,
-        comparison.seed,
-        comparison.num_comparisons if comparison.num_permutations else "",
-    )
-
-
-_WRITERS: Mapping[str, Callable[[Comparison], str]] = {
-    ".md": _markdown,
-    ".tex": lambda comparison: (
-        f"{PREAMBLE}\n{to_latex(difference_table(comparison).called('differences'))}"
-    ),
-    ".csv": _csv,
-}
+    tests = {"p": row.p, "p_holm": row.p_holm} if comparison.num_permutations else {}
+    for key, score in {**row.scores, **row.distances}.items():
+        is_distance = key in row.distances
+        other = comparison.distance_to if is_distance else comparison.reference
+        shape = comparison.interval
+        if not is_distance and SCORES[key].reflected:
+            shape = "reflected"
+        kind = f"{shape} bootstrap over {'rows' if comparison.num_clusters is None else 'clusters'}"
+        if over_seeds:
+            kind = f"t{', paired by seed' if comparison.same_seeds else ' (Welch)'}, over seeds"
+        value, low, high = score_numbers(score)
+        difference, difference_low, difference_high = score_numbers(
+            Score.alone(math.nan) if is_distance else row.differences[key]
+        )
+        yield {
+            "method": clean(row.name),
+            "reference": clean(other or ""),
+            "score": key,
+            "value": value,
+            "low": low,
+            "high": high,
+            "difference": difference,
+            "difference_low": difference_low,
+            "difference_high": difference_high,
+            "n": comparison.n,
+            **{name: repr(values[key]) if key in values else "" for name, values in tests.items()},
+            "seeds": len(row.seeds) or 1,
+            "reference_seeds": len(comparison.base.seeds) or 1,
+            "clusters": "" if comparison.num_clusters is None else comparison.num_clusters,
+            "intervals": kind,
+            "resamples": "" if over_seeds else comparison.num_resamples,
+            "permutations": comparison.num_permutations,
+            "seed": comparison.seed,
+            "holm_family": comparison.num_comparisons if comparison.num_permutations else "",
+        }

@@ -8,44 +8,27 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import NO_INTERVAL, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
-from bayeslora.reporting.detectors import detector_notes, score_words
-from bayeslora.reporting.findings import set_sentences
-from bayeslora.reporting.overview import verdict_of
-from bayeslora.reporting.score_tables import (
-    CHANCE_COLUMN,
-    COLUMNS,
-    LISTED_COLUMNS,
-    OOD_COLUMNS,
-    chance_cell,
-    clamped_note,
-    class_table,
-    confusion_tables,
-    digits_of,
-    group_tables,
-    near_far_table,
-    score_table,
-    sets_note,
-    uncertainty_table,
-    value_and_interval,
-)
+from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, classes_of
+from bayeslora.reporting.text import (
+    NAME_END,
+    NAME_START,
+    classes_of,
+    say,
+    score_words,
+)
 
 WIDTH = 100
 """Default width of the terminal, in columns."""
 
 _STAR = "* best of its column, or their intervals overlap (paired differences: bayeslora compare)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
-_CHANCE = (
-    "ECE: the interval is corrected for noise, which only adds to an error; the value is not. "
-    "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
-    " would be at least as high"
-)
 
 
 def scores_table(
@@ -68,25 +51,25 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        blocks = [_within(score_table(named, sets, keys, chance=True), width)]
+        blocks = [_within(tables_of.score_table(named, sets, keys, chance=True), width)]
     else:
         blocks = [to_text(_list_of_scores(named[0], sets, keys), sparse=width is None)]
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
-        near_far_table(named),
-        *([uncertainty_table(named)] if detailed else []),
-        *group_tables(named),
-        class_table(named),
-        *confusion_tables([method for method in named if method.classes]),
+        tables_of.near_far_table(named),
+        *([tables_of.uncertainty_table(named)] if detailed else []),
+        *tables_of.group_tables(named),
+        tables_of.class_table(named),
+        *tables_of.confusion_tables([method for method in named if method.classes]),
     ]
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
     if len(named) > 1 and "*" in blocks[0]:
         notes.append(_STAR)
-    if width is not None:
-        notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
-        notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
+    if width is not None and tables_of.CHANCE_COLUMN.title in blocks[0]:
+        notes.append(f"{say('ece_corrected')} {say('chance')}")
+    notes += _on_missing_intervals("".join(blocks), width)
     notes += [
         f"{f'{method.name}, ' if len(named) > 1 else ''}{label}: {note}"
         for method in named
@@ -94,7 +77,7 @@ def scores_table(
         if name in method.ood
         for note in detector_notes(method.ood[name])
     ]
-    cut = clamped_note(named) if keys is None or "nll" in keys else ""
+    cut = tables_of.clamped_note(named) if keys is None or "nll" in keys else ""
     notes += [cut, *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
@@ -107,25 +90,24 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     judged = [
         result for result in scores if "nll" in result and "num_seeds" not in result.intervals
     ]
-    verdicts = [(result.name or "unnamed", *verdict_of(result, brief=False)) for result in judged]
-    if len(scores) == 1:
-        text = "".join(verdict for _, verdict, _ in verdicts)
-    else:
-        text = "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words, _ in verdicts)
-    return text, any(kind == "warning" for _, _, kind in verdicts)
+    verdicts = [verdict_of(result) for result in judged]
+    words = [text for text, _ in verdicts]
+    if len(scores) > 1:
+        pairs = zip(judged, words, strict=True)
+        words = [f"{each.name or 'unnamed'}: {text[0].lower()}{text[1:]}" for each, text in pairs]
+    return "; ".join(words), any(kind == "warning" for _, kind in verdicts)
 
 
 def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> str:
     """Return sentences on the prediction sets, as text without a trailing newline."""
-    sentences = set_sentences(predictions, scores)
-    return _lines(sentences, width)
+    return _lines(set_sentences(predictions, scores), width)
 
 
 def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Return paired differences as text without a trailing newline, as wide as `scores_table`."""
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
-    notes += [NO_INTERVAL_NOTE] if NO_INTERVAL in table and width is not None else []
+    notes += _on_missing_intervals(table, width)
     return f"{table}\n\n{_lines(notes, width)}"
 
 
@@ -146,6 +128,11 @@ def comparison_line(comparison: Comparison) -> str:
     return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
 
 
+def _on_missing_intervals(text: str, width: int | None) -> list[str]:
+    is_missing = NO_INTERVAL in text and width is not None
+    return [say("no_interval_note", least=LEAST_ROWS)] if is_missing else []
+
+
 def _lines(notes: Sequence[str], width: int | None) -> str:
     """Return non-empty notes, each on its own line, or wrapped to `width`."""
     plain = (note.translate(_PLAIN) for note in notes if note)
@@ -156,33 +143,38 @@ def _within(table: Table, width: int | None) -> str:
     """Return the table as text, split into parts if wider than `width`."""
     if width is None:
         return to_text(table, sparse=True)
-    parts: list[list[int]] = [[]]
+    starts = [0]
     for index in range(len(table.columns)):
-        wider = to_text(table.with_columns([*parts[-1], index])).splitlines()
-        if parts[-1] and any(display_columns(line) > width for line in wider):
-            parts.append([])
-        parts[-1].append(index)
-    return "\n\n".join(to_text(table.with_columns(part)) for part in parts)
+        wider = to_text(table.part(columns=slice(starts[-1], index + 1))).splitlines()
+        if index > starts[-1] and any(display_columns(line) > width for line in wider):
+            starts.append(index)
+    ends = [*starts[1:], len(table.columns)]
+    parts = (slice(*part) for part in zip(starts, ends, strict=True))
+    return "\n\n".join(to_text(table.part(columns=part)) for part in parts)
 
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
-    shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
+    shown = (
+        tables_of.LISTED_COLUMNS if keys is None else {key: tables_of.COLUMNS[key] for key in keys}
+    )
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        cells = value_and_interval(key, score, digits_of(key, method, shown))
+        cells = tables_of.value_and_interval(key, score, tables_of.digits_of(key, method, shown))
         rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
-            cell = chance_cell(method)
-            rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
+            cell = tables_of.chance_cell(method)
+            rows.append(
+                Row((tables_of.CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval)))
+            )
     for name, result in method.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
         detection = result.by_score[result.score]
-        for key, column in OOD_COLUMNS.items():
+        for key, column in tables_of.OOD_COLUMNS.items():
             if key in detection:
-                cells = value_and_interval(key, detection[key])
+                cells = tables_of.value_and_interval(key, detection[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
     heading = f"{method.name} ({counted(method.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
@@ -191,17 +183,11 @@ def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str]
 def _footnotes(scores: Sequence[Scores]) -> list[str]:
     notes = scores[0].intervals
     rows = sorted({f"{result.n_labelled:,}" for result in scores})
+    intervals = f"95 % intervals, {notes['method']}"
     if "num_seeds" in notes:
-        seeds = sorted({f"{result.intervals['num_seeds']}" for result in scores})
-        intervals = f"95 % t intervals over {' or '.join(seeds)} seeds"
+        intervals += f", {notes['num_seeds']} seeds"
     else:
-        kind = "BCa bootstrap" if "BCa" in str(notes["method"]) else "bootstrap"
-        drawn = str(notes["method"]).partition(" over ")[2]
-        over = f" over {drawn}" if "cluster" in drawn else ""
-        resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
-        intervals = f"95 % {kind} intervals{over}, {resamples}"
-    ragged = [result for result in scores if "options" in classes_of(result)]
-    options = f"{classes_of(ragged[0])}, " if ragged else ""
-    bins = f"{scores[0].num_bins} bins"
-    counts = f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {intervals}"
-    return [counts, sets_note(scores)]
+        intervals += f", {notes['num_resamples']:,} resamples, seed {notes['seed']}"
+    shown = {classes_of(result) for result in scores if "options" in classes_of(result)}
+    parts = [f"n = {' or '.join(rows)} labelled examples", *shown, f"{scores[0].num_bins} bins"]
+    return [f"{', '.join(parts)}; {intervals}", tables_of.sets_note(scores)]

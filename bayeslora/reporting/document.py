@@ -6,44 +6,23 @@ tables loop over its result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, counted
-from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
+from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import (
-    Block,
-    Details,
-    Figure,
-    Finding,
-    Overview,
-    Prose,
-    Section,
-    walk,
-)
+from bayeslora.reporting.blocks import Block, Details, Figure, Section, Term, walk
 from bayeslora.reporting.comparison import difference_table
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import Drawings
-from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.findings import findings
-from bayeslora.reporting.glossary import terms_for
-from bayeslora.reporting.overview import advice, overview
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.figures.style import Drawing
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
-from bayeslora.reporting.score_tables import (
-    COLUMNS,
-    class_table,
-    confusion_tables,
-    coverage_table,
-    detection_table,
-    explained_table,
-    group_tables,
-    near_far_table,
-    ood_table,
-    uncertainty_table,
-)
+from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of, listed, named
+from bayeslora.reporting.text import classes_of, listed, words
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
@@ -94,35 +73,30 @@ def compose(
     Without a title, it names or counts the methods. `example_column` is the further column with the
     rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
     """
-    methods, changes = facts.methods, facts.changes
-    scores = facts.scores
+    methods, scores = facts.methods, facts.scores
     fits = every_fit(methods)
-    terms = terms_for(_keys(fits, changes))
-    record = run_record(fits, facts.sets, provenance, settings)
-    glance, drawings = _first_screen(overview(facts), drawings, advice(facts))
+    terms = terms_for(_keys(fits))
+    glance, drawings = _first_screen(facts, drawings)
     selective: list[Block] = [*_drawn(drawings["selective"])]
-    if facts.labelled:
-        selective.append(coverage_table(facts).called("coverages"))
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
-        selective.append(uncertainty_table(scores).called("uncertainties"))
-    detection = _detection(facts, drawings)
-    parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
+        selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
+    parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
     examples = () if example_column is None else wrong_answers(fits, example_column)
+    run = Details(run_line(provenance, settings), run_record(fits, facts, provenance, settings))
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(facts)),
         Section("reliability", "Reliability", _reliability(drawings)),
-        Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
+        Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
         Section("confidence", "Selective prediction", tuple(selective)),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
-        Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", tuple(map(method_card, fits))),
-        Section("run", "Run", (Details(run_line(provenance, settings), record),)),
-        Section("terms", "Glossary", (Details(f"{len(terms)} terms with formulas", terms),)),
+        Section("run", "Run", (run,)),
+        Section("terms", "Glossary", (Details(f"{len(terms)} terms", terms),)),
     )
     labels = [method.label for method in methods]
     if len(methods) == 1 and not methods[0].fits:
@@ -130,16 +104,15 @@ def compose(
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
         title=as_label(title or f"Reliability of {whose}", TITLE_COLUMNS),
-        facts=_facts(methods),
+        facts=_size(methods),
         sections=tuple(section for section in sections if section.blocks),
         view=view,
     )
 
 
-def _first_screen(
-    first: Overview, drawings: Drawings, to_do: Finding | None
-) -> tuple[tuple[Block, ...], Drawings]:
+def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
+    first, to_do = overview(facts), advice(facts)
     chosen: list[Drawing] = []
     others = dict(drawings)
     for topic in ("reliability", "confidence"):
@@ -147,9 +120,10 @@ def _first_screen(
         chosen += [drawing for drawing in panels if drawing.name == first.figure]
         rest = tuple(drawing for drawing in panels if drawing.name != first.figure)
         others[topic] = replace(drawings[topic], drawings=rest)
-    table = [] if first.methods is None else [first.methods.called("overview")]
-    advised = [] if to_do is None else [to_do]
-    return (first, *_drawn(Figure(first.caption, tuple(chosen))), *table, *advised), others
+    blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
+    if len(facts.methods) > 1 and facts.leader is not None:
+        blocks.append(tables_of.first_table(facts).called("overview"))
+    return (*blocks, *([] if to_do is None else [to_do])), others
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
@@ -163,9 +137,12 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 
 def _scores(facts: Facts) -> tuple[Block, ...]:
-    scores = explained_table(facts).called("scores")
-    every = explained_table(facts, tuple(COLUMNS)).transposed("Score").called("every")
-    blocks: list[Block] = [scores, Details("All scores", (every,))]
+    scores, every = (
+        tables_of.score_table(facts.scores, {}, keys, facts, chance=True)
+        for keys in (None, tuple(tables_of.COLUMNS))
+    )
+    every = every.transposed("Score").called("every")
+    blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
@@ -173,22 +150,18 @@ def _scores(facts: Facts) -> tuple[Block, ...]:
 
 def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     """Return the diagrams of further methods, and other views of reliability."""
-    mass = drawings["equal_mass"]
-    shown = _drawn(*(drawings[topic] for topic in ("confidence", "per_class", "shift")))
-    if len(mass.drawings) < 2:
-        return (*_drawn(mass), *shown)
-    folded = Details(mass.heading, (replace(mass, heading=""),))
-    return (*_drawn(drawings["reliability"]), *shown, folded)
+    topics = ("reliability", "confidence", "per_class", "shift")
+    return _drawn(*(drawings[topic] for topic in topics))
 
 
-def _detection(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
+def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
-    groups = near_far_table(methods)
-    every = _numbered("ood", [ood_table(methods, *names) for names in sets.items()])
+    groups = tables_of.near_far_table(methods)
+    every = _numbered("ood", [tables_of.ood_table(methods, *names) for names in sets.items()])
     return (
-        detection_table(methods, sets, facts).called("detection"),
+        tables_of.detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"], drawings["densities"]),
         Details("Every uncertainty of every method", every),
@@ -199,44 +172,41 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = facts.leader.title if facts.leader is not None else ""
     ordered = sorted(facts.scores, key=lambda method: method.name != first)
-    tables = _numbered("confused", confusion_tables(ordered, captioned=True))
+    tables = _numbered("confused", tables_of.confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 
 
-def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Block, ...]:
-    if not changes:
-        return ()
-    blocks: list[Block] = [
-        Prose("How far fine-tuning moved the weights of each layer, and in how many directions.")
-    ]
-    figure = drawings["spectra"]
-    pairs = zip(changes, figure.drawings, strict=True)
-    for number, (change, drawing) in enumerate(pairs, start=1):
-        words, table = adapter_words(change)
-        spectrum = table.called(f"spectrum-{number}"), replace(figure, drawings=(drawing,))
-        blocks.append(Details(f"{named(change.label)}: {words}", spectrum))
-    return tuple(blocks)
-
-
-def _keys(methods: Sequence[Assessed], changes: Sequence[AdapterChange]) -> set[str]:
+def _keys(methods: Sequence[Assessed]) -> set[str]:
     """Return the keys of everything that the glossary explains."""
     scores = [method.scores for method in methods]
     keys = {key for each in scores for key in each}
     keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
-    for key in ("ood", "ood_groups", "ece_if_calibrated"):
-        keys |= {key for each in scores if getattr(each, key) not in (None, {})}
-    return keys | {"spectra"} if changes else keys
+    attributes = ("ood", "ood_groups", "ece_if_calibrated")
+    return keys | {key for each in scores for key in attributes if getattr(each, key)}
 
 
-def _facts(methods: Sequence[Assessed]) -> str:
+def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
+    """Return the terms of some keys: scores as in the catalogue, then what they are made of."""
+    present = frozenset(keys)
+    terms = []
+    for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values()):
+        source = info.source if re.search(r"\d", info.source) else ""
+        meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
+        details, of = info.details.replace("`", ""), {info.key}
+        if info.key in DETECTION_SCORES:
+            of.add("ood")
+        terms.append(Term(info.title, meaning, details, source, frozenset(of)))
+    terms += [Term(**{**term, "keys": frozenset(term["keys"])}) for term in words()["terms"]]
+    return tuple(term for term in terms if not term.keys or term.keys & present)
+
+
+def _size(methods: Sequence[Assessed]) -> str:
     first = methods[0].scores
     rows = sorted({method.scores.n for method in methods})
-    size = f"{rows[0]:,} to {rows[-1]:,} examples"
-    if len(rows) == 1:
-        size = counted(rows[0], "example")
+    size = f"{rows[0]:,} to {rows[-1]:,} examples" if rows[1:] else counted(rows[0], "example")
     counts = sorted({method.scores.num_classes for method in methods})
-    classes = classes_of(first) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} classes"
+    classes = f"{counts[0]} to {counts[-1]} classes" if counts[1:] else classes_of(first)
     fits = len(every_fit(methods))
     seeds = f" · {fits} fits" if fits > len(methods) else ""
     return f"{counted(len(methods), 'method')}{seeds} · {size} · {classes} · {first.num_bins} bins"

@@ -1,7 +1,8 @@
-"""The report as one self-contained HTML page, without network or other files.
+"""A report as one self-contained HTML page, as Markdown, and its tables as LaTeX, by templates.
 
-Its only script sorts tables. The page's Content-Security-Policy allows this script by its hash, and
-no other. Jinja2 escapes every text.
+The page needs no network or other files. Its only script sorts tables, and its
+Content-Security-Policy allows this script by its hash, and no other. Jinja2 escapes every text of
+a page; the other templates escape names by the filters `md` and `tex`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from bayeslora._version import __version__
-from bayeslora.reporting.text import NAME_END, NAME_START
+from bayeslora.plain_text import clean
+from bayeslora.reporting.tables import Table, escape_markdown, sentence_to_markdown, to_markdown
+from bayeslora.reporting.text import NAME_END, NAME_START, brief, score_words, shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,20 +33,47 @@ _ASSETS = files("bayeslora.reporting").joinpath("templates")
 
 def render_page(document: Document) -> str:
     """Return the page."""
-    script = asset("report.js")
-    values = {
-        "page": document,
-        "style": asset("report.css"),
-        "script": script,
-        "policy": content_policy(script),
-        "version": __version__,
-    }
-    return render("report.html.j2", values)
+    return render("report.html.j2", {"page": document}, script="report.js", styles=("report.css",))
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """Return the page that a template makes of `values`."""
-    page: str = _environment().get_template(template).render(values)
+def render_markdown(document: Document, formats: Sequence[str]) -> str:
+    """Return the report as Markdown.
+
+    An image is shown if one of the figures' formats is one, else the PDF is linked.
+    """
+    suffix = next((kind for kind in ("svg", "png") if kind in formats), "pdf")
+    return render_text("report.md.j2", page=document, suffix=suffix) + "\n"
+
+
+def render_text(name: str, **values: object) -> str:
+    """Return the Markdown that a template makes of values, without repeated blank lines."""
+    text = _environment().get_template(name).render(version=__version__, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
+
+
+def render_latex(document: Document) -> str:
+    """Return all tables of a report."""
+    title = clean(document.title).replace("\\", "/")
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, document.tables))
+
+
+def render(name: str, values: Mapping[str, Any], *, script: str, styles: Sequence[str]) -> str:
+    """Return the HTML page that a template makes of `values`, with a script and style sheets."""
+    code = asset(script)
+    page: str = (
+        _environment()
+        .get_template(name)
+        .render(
+            script=code,
+            style="\n".join(map(asset, styles)),
+            policy=content_policy(code),
+            version=__version__,
+            **values,
+        )
+    )
     return page.rstrip() + "\n"
 
 
@@ -60,22 +90,35 @@ def content_policy(script: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a style sheet or script."""
+    """Return a template, style sheet or script."""
     return _ASSETS.joinpath(name).read_text(encoding="utf-8").strip()
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
     jinja = Environment(
         loader=FunctionLoader(asset),
-        autoescape=True,
+        autoescape=select_autoescape(("html.j2",)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"names": _names, "sort_value": _sort_value, "breakable": _breakable}
+    filters: dict[str, Callable[..., object]] = {
+        "names": _names,
+        "sort_value": _sort_value,
+        "breakable": _breakable,
+        "md": escape_markdown,
+        "sentence": sentence_to_markdown,
+        "plain": lambda text: text.replace(NAME_START, "").replace(NAME_END, ""),
+        "pipes": to_markdown,
+        "tex": escape_latex,
+        "brief": brief,
+        "score_words": score_words,
+        "shown": shown,
+    }
+    jinja.filters |= filters
     # Consecutive blocks of the same class, with the name of the class.
     jinja.filters["runs"] = lambda blocks: [
         (kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)
@@ -100,3 +143,58 @@ def _sort_value(shown: str) -> str:
     plain = shown.replace("−", "-").replace(",", "").replace("∞", "Infinity")
     match = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
     return match[0].lstrip("+") if match else ""
+
+
+MOST_COLUMNS = 4
+"""Most columns of numbers side by side in LaTeX, to leave room for a long name."""
+
+MOST_LINES = 40
+"""Most lines of a table in LaTeX, to leave room for its caption; a longer one continues."""
+
+
+def to_latex(table: Table) -> str:
+    """Return a `table` environment with the label `tab:bayeslora-<name>`.
+
+    Columns beyond the width of a page follow below, rows beyond its height in further environments.
+    """
+    columns = _slices(len(table.columns), MOST_COLUMNS)
+    lines_per_row = 1 + max((len(row.lines_below) for row in table.rows), default=0)
+    rows = _slices(len(table.rows), max(1, (MOST_LINES // len(columns) - 2) // lines_per_row))
+    parts = [[table.part(some, across) for across in columns] for some in rows]
+    words = f"{table.caption} {table.notes}".strip()
+    text = _environment().get_template("table.tex.j2").render(table=table, parts=parts, words=words)
+    return text.rstrip() + "\n"
+
+
+def _slices(count: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, max(count, 1), most)]
+
+
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{char: f"\\{char}" for char in "{}#$%&_"},
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\char34{}",
+        "`": r"{}\char96{}",
+        "\N{NO-BREAK SPACE}": "~",
+        "…": r"\ldots{}",
+        "−": "$-$",
+        "–": r"\textendash{}",
+        "·": r"$\cdot$",
+        "∞": r"$\infty$",
+        "→": r"$\to$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+    }
+)
+_LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
+
+
+def escape_latex(text: str) -> str:
+    """Escape `text` so that LaTeX shows it verbatim."""
+    return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
-from bayeslora.plain_text import clean
-from bayeslora.predictions.collection import (
-    EXAMPLE_COLUMN,
-    QUESTION_COLUMNS,
-    Method,
-    OodLike,
-    PredictionsLike,
-    as_list,
-    check_column,
-    gather,
-    load_source,
-    ood_names,
-    paths_in,
-)
+from bayeslora.metrics.clusters import column_names
+from bayeslora.metrics.intervals import Bootstrap, Resampling
+from bayeslora.metrics.scores import Scores
+from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.assess import EvaluateOptions, Evaluation, assess, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool
 from bayeslora.reporting.document import compose
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
-from bayeslora.reporting.figures.rendering import FORMATS, check_formats
-from bayeslora.reporting.markup import render_latex, render_markdown
-from bayeslora.reporting.page import render_page
-from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.run_record import Provenance, python_call
+from bayeslora.reporting.figures.style import FORMATS, check_formats
+from bayeslora.reporting.page import render_latex, render_markdown, render_page
+from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv
 from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
-from bayeslora.reporting.wrong_answers import MOST
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class
     from pathlib import WindowsPath as SystemPath
@@ -77,33 +63,22 @@ LAYOUT = Layout("a report", SCORES)
 """Contents of a report's directory."""
 
 
-@dataclass(frozen=True)
-class PageOptions:
+class PageOptions(TypedDict, total=False):
     """What the page of a report shows.
 
     Attributes:
         title: Title of the page; by default it names up to two methods, else it counts them.
-        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
-            not be shared.
+        examples: Whether the page shows the most confident errors, as by default. Disable it if
+            texts or ids must not be shared.
         example_column: The further column with the texts of these rows; by default `text` if it
             exists. Rows without a text are shown by their ids.
         interactive: Whether to also write `view.html`, a page to filter and sort every example in a
             browser; it holds all texts, unless `examples` is false.
-        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
+        figures: Formats of the files in `figures/`: `svg`, the default, `png`, `pdf`. The page
+            always has SVG.
         per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
             the classes to draw.
     """
-
-    title: str = ""
-    examples: bool = True
-    example_column: str | None = None
-    interactive: bool = False
-    figures: Sequence[str] = FORMATS[:1]
-    per_class: PerClass = False
-
-
-class ReportOptions(EvaluateOptions, total=False):
-    """Keywords of `report`: those of `evaluate`, and the fields of `PageOptions`."""
 
     title: str
     examples: bool
@@ -113,18 +88,18 @@ class ReportOptions(EvaluateOptions, total=False):
     per_class: PerClass
 
 
-EVALUATE = frozenset(EvaluateOptions.__annotations__)
+class ReportOptions(PageOptions, EvaluateOptions, total=False):
+    """Keywords of `report`: `PageOptions`, and those of `evaluate`."""
 
 
 def report(
-    items: PredictionsLike | Sequence[PredictionsLike],
+    items: collection.PredictionsLike | Sequence[collection.PredictionsLike],
     *,
-    ood: OodLike | None = None,
-    shifted: PredictionsLike | Sequence[PredictionsLike] = (),
+    ood: collection.OodLike | None = None,
+    shifted: collection.PredictionsLike | Sequence[collection.PredictionsLike] = (),
     out: str | Path,
     overwrite: bool = False,
     over_seeds: bool = True,
-    spectrum: SpectrumLike | None = None,
     provenance: Provenance | None = None,
     reading: PredictionsReading = AS_WRITTEN,
     **options: Unpack[ReportOptions],
@@ -147,8 +122,6 @@ def report(
         overwrite: Replace `out` if it is an earlier report.
         over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
             intervals. Figures and examples show every fit.
-        spectrum: Adapter changes, as `{label: clf.spectrum()}`; for an ensemble the first member is
-            shown.
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
@@ -162,67 +135,56 @@ def report(
     Raises:
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
-    remaining: dict[str, Any] = {**options}
-    look = PageOptions(
-        **{name: remaining.pop(name) for name in [*remaining] if name not in EVALUATE}
-    )
-    scoring = Evaluation.of(**remaining)
+    scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
+    interactive, per_class = options.get("interactive", False), options.get("per_class", False)
+    own_column = options.get("example_column")
+    column = (own_column or collection.EXAMPLE_COLUMN) if options.get("examples", True) else None
+    formats = check_formats(options.get("figures", FORMATS[:1]))
+    Resampling(**{key: scoring[key] for key in Bootstrap.__annotations__ if key in scoring})
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    items, worse = as_list(items), as_list(shifted)
-    read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
+    items, worse = collection.as_list(items), collection.as_list(shifted)
+    read = [*collection.paths_in(items, ood or {}), *collection.paths_in(worse, {})]
     refuse_inputs(target, *read)
-    formats = check_formats(look.figures)
-    column = (look.example_column or EXAMPLE_COLUMN) if look.examples else None
-    keywords: dict[str, Any] = {"out": str(out), **options, **scoring.sizes}
-    if "figures" in options:
-        keywords["figures"] = formats
-    if not over_seeds:
-        keywords["over_seeds"] = False
-    if worse:
-        keywords["shifted"] = worse
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
-        shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
-        if look.interactive and shown:
+        needed = [*column_names(scoring.get("group_by")), *column_names(scoring.get("cluster_by"))]
+        shown: Sequence[str] = () if column is None else (column, *collection.QUESTION_COLUMNS)
+        if interactive and shown:
             shown = [*shown, *browsed_columns(read, reading)]
-        methods = gather(items, ood, columns=shown, needed=scoring.columns, reading=reading)
-        if column is not None and look.example_column is not None:
-            check_column(methods, column)
-        check_classes(look.per_class, methods)
-        scoring.check(methods)
-        sources = [load_source(predictions, reading=reading) for predictions in worse]
-        # Checked before the first score.
-        changes = adapter_changes(spectrum)
+        methods = collection.gather(items, ood, columns=shown, needed=needed, reading=reading)
+        if column is not None and own_column is not None:
+            collection.check_column(methods, column)
+        check_classes(per_class, methods)
+        sources = [collection.load_source(predictions, reading=reading) for predictions in worse]
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
         facts = Facts(
             pooled,
             pair(pooled, scoring),
-            ood_names(methods),
+            collection.ood_names(methods),
             fits=fits,
             shift=shift_curves(fits, sources, scoring),
-            changes=changes,
         )
         document = compose(
-            look.title,
+            options.get("title", ""),
             facts,
-            draw(facts, formats=formats, per_class=look.per_class),
-            provenance={**_command(methods, keywords, facts), **(provenance or {})},
-            settings=_settings(facts, scoring, column),
+            draw(facts, formats=formats, per_class=per_class),
+            provenance=provenance or {},
+            settings=_settings(fits[0].scores),
             example_column=column,
-            view=VIEW if look.interactive else "",
+            view=VIEW if interactive else "",
         )
         texts = {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
             "tables.tex": render_latex(document),
         }
-        if look.interactive:
+        if interactive:
             leader = facts.leader
             texts[VIEW] = viewer_page(
                 methods,
                 document.title,
-                column or EXAMPLE_COLUMN,
+                column or collection.EXAMPLE_COLUMN,
                 leader=fits[0].label if leader is None else leader.each[0].label,
                 examples=column is not None,
                 scores={fit.label: fit.scores for fit in fits},
@@ -245,35 +207,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _command(
-    methods: Sequence[Method], keywords: Mapping[str, Any], facts: Facts
-) -> dict[str, str]:
-    """Return the call that reproduces the report, if all inputs are files."""
-    worse = keywords.get("shifted", ())
-    # A spectrum exists only in memory, so no call can reproduce it.
-    if facts.changes or not all(isinstance(path, str | Path) for path in worse):
-        return {}
-    paths = {"shifted": [str(path) for path in worse]} if worse else {}
-    call = python_call(methods, **{**keywords, **paths})
-    return {"command": call} if call else {}
-
-
-def _settings(facts: Facts, scoring: Evaluation, column: str | None) -> dict[str, str]:
-    method = facts.fits[0].scores.intervals.get("method", "bootstrap")
-    settings = {
-        "bins": f"{scoring.num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {method}, {scoring.num_resamples:,} resamples",
-        "seed of the bootstrap": str(scoring.seed),
+def _settings(scores: Scores) -> dict[str, str]:
+    notes = scores.intervals
+    return {
+        "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
+        "seed of the bootstrap": str(notes["seed"]),
     }
-    seeds = [
-        f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
-        for method in facts.methods
-        if method.fits
-    ]
-    if seeds:
-        settings["seeds whose means are shown"] = clean("; ".join(seeds))
-    settings["examples"] = "left out"
-    if column is not None:
-        texts = f"texts from column {clean(column)!r}, if present"
-        settings["examples"] = f"at most {MOST} per method, {texts}"
-    return settings

@@ -12,7 +12,6 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,9 +19,8 @@ from bayeslora._version import __version__
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
-from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.facts import Facts
 
 # Leading apostrophes match too, so that names with apostrophes are read back unchanged.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
@@ -78,8 +76,7 @@ CSV_COLUMNS = (
 
 `by` is only set for parts: `group:<column>`, `class`, `sets` (near and far) and `answers` (right
 and wrong), with the value of the column, the class, and so on in `part`. Means over seeds follow
-all fits, with the number of seeds in `method`. Adapter changes come last: `by` is `layer` and
-`method` the model's label.
+all fits, with the number of seeds in `method`.
 """
 
 
@@ -105,7 +102,6 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
             if method.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
-        "spectra": [without_nan(asdict(change)) for change in facts.changes],
         "shift": [
             {
                 "label": curve.label,
@@ -129,12 +125,6 @@ def write_csv(path: Path, facts: Facts) -> None:
         write_rows(stream, [CSV_COLUMNS])
         for assessed in (*facts.fits, *(method for method in facts.methods if method.fits)):
             write_rows(stream, _lines(assessed))
-        for change in facts.changes:
-            label = clean(change.label)
-            for layer in change.layers:
-                for key in CHANGE_NUMBERS:
-                    end = (whole(getattr(layer, key)), "", "", "", "", "layer", layer.name)
-                    write_rows(stream, [(label, label, "", "", key, *end)])
 
 
 def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:

@@ -9,15 +9,21 @@ import numpy as np
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
-from bayeslora.metrics.selective import COVERAGES
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
-from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.plain_text import as_label, clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
-from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.ranking import Facts, best_or_tied
+from bayeslora.reporting.facts import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table
-from bayeslora.reporting.text import interval, listed, named, number, p_text, percent
+from bayeslora.reporting.text import (
+    interval,
+    listed,
+    named,
+    number,
+    p_text,
+    percent,
+    say,
+    score_words,
+)
 
 COLUMNS: Mapping[str, Column] = {
     key: Column(info.title, info.arrow) for key, info in ALL_SCORES.items()
@@ -43,18 +49,14 @@ OOD_COLUMNS: Mapping[str, Column] = {
 }
 """Key -> column of the table of out-of-distribution detection."""
 
-
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties listed only in `scores.json` and `scores.csv`: entropy equals the total, and the
 aleatoric part is not designed to detect out-of-distribution examples."""
 
-BOLD = "Bold: best or tied; no bold: no clear difference."
-TIED_BY_INTERVALS = "Tied with the best: intervals overlap."
-DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
-REFLECTED_NOTE = (
-    "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
-    " at zero where chance alone explains the error; the value itself is not corrected."
-)
+FIRST_KEYS, MOST_COLUMNS, MOST_SETS = ("accuracy", "nll", "overconfidence", "ece"), 5, 2
+"""Scores of the first screen, its most columns, and most out-of-distribution sets among them."""
+
+CHANCE_COLUMN = Column("ECE by chance")
 
 
 def score_table(
@@ -80,73 +82,83 @@ def score_table(
         some = any(key in method for method in methods for key in SCORE_COLUMNS)
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
     shown = [key for key in keys if any(key in method for method in methods)]
-    columns = [COLUMNS[key] for key in shown]
-    values = [
-        _cells(
-            key,
-            [method.get(key) for method in methods],
-            None if facts is None else facts.marks(key),
-            [digits_of(key, method, shown) for method in methods],
-        )
-        for key in shown
-    ]
-    if chance and "ece" in shown:
-        position = shown.index("ece") + 1
-        columns.insert(position, CHANCE_COLUMN)
-        values.insert(position, [chance_cell(method) for method in methods])
+    columns: list[tuple[Column, list[Cell]]] = []
+    for key in shown:
+        digits = [digits_of(key, method, shown) for method in methods]
+        scores = [method.get(key) for method in methods]
+        marks = None if facts is None else facts.marks(key)
+        columns.append((COLUMNS[key], _cells(key, scores, marks, digits)))
+        if chance and key == "ece":
+            columns.append((CHANCE_COLUMN, [chance_cell(method) for method in methods]))
     for name, label in sets.items():
-        columns.append(Column("AUROC", "↑", label))
-        cells = zip(_auroc_cells(methods, name, facts), methods, strict=True)
-        values.append(
-            [
-                replace(cell, p=f"by {score_words(method.ood[name].score)}")
-                if name in method.ood
-                else cell
-                for cell, method in cells
-            ]
-        )
+        cells = [
+            replace(cell, p=f"by {score_words(method.ood[name].score)}") if cell.value else cell
+            for cell, method in zip(_aurocs(methods, name, facts), methods, strict=True)
+        ]
+        columns.append((Column("AUROC", "↑", label), cells))
     rows = tuple(
-        Row((method.name,), row)
-        for method, row in zip(methods, zip(*values, strict=True), strict=True)
+        Row((method.name,), tuple(cells[index] for _, cells in columns))
+        for index, method in enumerate(methods)
     )
-    kind = "labelled" if any(method.n_labelled for method in methods) else "unlabelled"
+    labelled = any(method.n_labelled for method in methods)
     sizes = sorted({method.n_labelled or method.n for method in methods})
     size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    marks = f" {bold(facts)}" if len(methods) > 1 else ""
-    caption = f"Scores on {size} {kind} {'example' if sizes == [1] else 'examples'}.{marks}"
-    notes = _how_to_read(methods, sets, shown, facts)
-    return Table(caption, ("Method",), tuple(columns), rows, notes)
+    noun = f"{'' if labelled else 'un'}labelled {'example' if sizes == [1] else 'examples'}"
+    bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
+    used = {method.ood[name].score for method in methods for name in sets if name in method.ood}
+    notes = (
+        f"Calibration errors in {bins} bins; {_brackets(methods)}."
+        if shown
+        else f"The set is the positive class; {_brackets(methods)}.",
+        say("ties") if len(methods) > 1 else "",
+        f"AUROC by {' or '.join(map(score_words, sorted(used)))}." if used else "",
+        say("reflected") if any(REFLECTED & {*method} for method in methods) else "",
+        clamped_note(methods),
+        sets_note(methods),
+        say("chance") if chance and "ece" in shown else "",
+    )
+    return Table(
+        f"Scores on {size} {noun}.{_marks(methods, facts)}",
+        ("Method",),
+        tuple(column for column, _ in columns),
+        rows,
+        " ".join(filter(None, notes)),
+    )
+
+
+def first_table(facts: Facts) -> Table:
+    """Return the table of methods of the first screen, without intervals."""
+    sets = dict(list(facts.sets.items())[:MOST_SETS])
+    table = score_table(facts.scores, sets, FIRST_KEYS[: MOST_COLUMNS - len(sets)], facts)
+    rows = tuple(
+        replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
+        for row in table.rows
+    )
+    bold = say("bold" if facts.same_classes else "different_classes")
+    auroc = " AUROC: OOD detection." if sets else ""
+    caption = f"{bold} {say('arrows')}{auroc}"
+    return replace(table, caption=caption, rows=rows, notes="")
+
+
+def _marks(methods: Sequence[Scores], facts: Facts | None) -> str:
+    """Return the meaning of bold numbers in a table of several methods, or why there are none."""
+    if len(methods) < 2:
+        return ""
+    comparable = facts is None or facts.same_classes
+    return f" {say('bold' if comparable else 'different_classes')}"
 
 
 def detection_table(
     methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None = None
 ) -> Table:
-    """Return the table of detection of each set by each method's own uncertainty, one method a row.
-
-    It has no rows if no method has a set.
-    """
-    values = [_auroc_cells(methods, name, facts) for name in sets]
-    rows = tuple(
-        Row((method.name, _words(method.ood.values())), tuple(column[index] for column in values))
-        for index, method in enumerate(methods)
-        if method.ood
-    )
-    marks = f" {bold(facts)}" if len(rows) > 1 else ""
-    caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
-    columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
-    ties = f" {_ties((), sets, facts)}" if len(rows) > 1 else ""
-    notes = f"The set is the positive class; {_brackets(methods)}.{ties}"
-    return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
+    """Return the table of detection of each set by each method's own uncertainty."""
+    table = score_table(methods, sets, (), facts)
+    return replace(table, caption=f"{say('detection')}{_marks(methods, facts)}")
 
 
-def _auroc_cells(methods: Sequence[Scores], name: str, facts: Facts | None) -> list[Cell]:
-    results = [method.ood.get(name) for method in methods]
-    aurocs = [None if result is None else result.auroc for result in results]
-    return _cells("auroc", aurocs, None if facts is None else facts.marks_on(name))
-
-
-def _words(results: Iterable[OODScores]) -> str:
-    return " or ".join(map(score_words, sorted({result.score for result in results})))
+def _aurocs(methods: Sequence[Scores], name: str, facts: Facts | None) -> list[Cell]:
+    scores = [method.ood[name].auroc if name in method.ood else None for method in methods]
+    return _cells("auroc", scores, None if facts is None else facts.marks_on(name))
 
 
 def listed_scores(result: OODScores) -> Mapping[str, Mapping[str, Score]]:
@@ -164,17 +176,12 @@ def listed_scores(result: OODScores) -> Mapping[str, Mapping[str, Score]]:
 
 def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     """Return the table of the detection of a set by each uncertainty in `listed_scores`."""
-    entries = [
-        (method.name, score, scores)
+    lines = [
+        ((method.name, score_words(score)), scores)
         for method in methods
         if name in method.ood
         for score, scores in listed_scores(method.ood[name]).items()
     ]
-    columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
-    rows = tuple(
-        Row((method, score_words(score)), cells)
-        for (method, score, _), cells in zip(entries, zip(*columns, strict=True), strict=True)
-    )
     results = [method.ood[name] for method in methods if name in method.ood]
     counts = " or ".join(
         f"{outside:,} against {inside:,} in distribution"
@@ -182,9 +189,48 @@ def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts})."
     notes = f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
-    if len(rows) > 1:
-        caption, notes = f"{caption} {BOLD}", f"{notes} {TIED_BY_INTERVALS}"
-    return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
+    if len(lines) > 1:
+        caption, notes = f"{caption} {say('bold')}", f"{notes} {say('ties_by_intervals')}"
+    return _table(caption, ("Method", "Uncertainty"), OOD_COLUMNS, lines, notes, marked=True)
+
+
+def _table(
+    caption: str,
+    headings: tuple[str, ...],
+    columns: Mapping[str, Column],
+    lines: Sequence[tuple[tuple[str, ...], Mapping[str, Score]]],
+    notes: str,
+    *,
+    marked: bool = False,
+) -> Table:
+    """Return a table of scores by key, with the headings of each line."""
+    cells = [
+        _cells(key, [scores.get(key) for _, scores in lines], None if marked else ())
+        for key in columns
+    ]
+    rows = zip((heading for heading, _ in lines), zip(*cells, strict=True), strict=True)
+    return Table(
+        caption, headings, tuple(columns.values()), tuple(Row(*row) for row in rows), notes
+    )
+
+
+def _cells(
+    key: str,
+    scores: Sequence[Score | None],
+    marks: Sequence[bool] | None = None,
+    digits: Sequence[int] = (),
+) -> list[Cell]:
+    """Return a column of scores; without `marks`, intervals decide which are marked."""
+    marks = best_or_tied(key, scores) if marks is None else marks
+    return [
+        score_cell(
+            key,
+            score,
+            bool(marks) and marks[index],
+            digits=digits[index] if digits else DIGITS,
+        )
+        for index, score in enumerate(scores)
+    ]
 
 
 def digits_of(key: str, method: Scores, shown: Collection[str]) -> int:
@@ -209,57 +255,12 @@ def value_and_interval(key: str, score: Score, digits: int = DIGITS) -> tuple[Ce
     return Cell(cell.value), Cell(cell.interval)
 
 
-def _cells(
-    key: str,
-    scores: Sequence[Score | None],
-    marked: Sequence[bool] | None = None,
-    digits: Sequence[int] | None = None,
-) -> list[Cell]:
-    marked = best_or_tied(key, scores) if marked is None else marked
-    decimals = [DIGITS] * len(scores) if digits is None else digits
-    cells = zip(scores, marked, decimals, strict=True)
-    return [score_cell(key, score, best, digits=places) for score, best, places in cells]
-
-
-def bold(facts: Facts | None) -> str:
-    """Return the meaning of bold numbers in a table, or why there are none."""
-    return BOLD if facts is None or facts.same_classes else DIFFERENT_CLASSES
-
-
-def _how_to_read(
-    methods: Sequence[Scores], sets: Mapping[str, str], keys: Sequence[str], facts: Facts | None
-) -> str:
-    bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
-    results = [method.ood[s] for method in methods for s in sets if s in method.ood]
-    parts = (
-        f"Calibration errors in {bins} bins; {_brackets(methods)}.",
-        _ties(keys, sets, facts) if len(methods) > 1 else "",
-        f"AUROC by {_words(results)}." if results else "",
-        REFLECTED_NOTE if any(REFLECTED & {*method} for method in methods) else "",
-        clamped_note(methods),
-        sets_note(methods),
-    )
-    return " ".join(filter(None, parts))
-
-
-def _ties(keys: Sequence[str], sets: Iterable[str], facts: Facts | None) -> str:
-    """Return which methods a table marks as tied with the best by a score."""
-    standings = {} if facts is None else {key: facts.standing(key) for key in keys}
-    is_paired = [key for key, best in standings.items() if best is not None and best.paired]
-    paired = [COLUMNS[key].title for key in is_paired]
-    detectors = {} if facts is None else facts.detectors
-    if any(detectors[name][0].paired for name in sets if name in detectors):
-        paired.append("AUROC")
-    overlap = "intervals overlap"
-    if "overconfidence" in keys and "overconfidence" not in is_paired:
-        overlap += f" ({COLUMNS['overconfidence'].title} without its sign)"
-    if not paired:
-        return f"Tied with the best: {overlap}."
-    return (
-        f"Tied with the best: for {listed(paired)}, the paired difference from it is"
-        " within chance (its interval holds 0, or p is 0.05 or more with Holm's correction);"
-        f" otherwise, {overlap}."
-    )
+def chance_cell(scores: Scores) -> Cell:
+    """Return the ECE by chance, with the p-value of perfect calibration below it."""
+    if scores.ece_if_calibrated is None:
+        return Cell()
+    p = "" if scores.calibration_p is None else f"p = {p_text(scores.calibration_p)}"
+    return Cell(number(scores.ece_if_calibrated), p)
 
 
 def clamped_note(scores: Sequence[Scores]) -> str:
@@ -272,10 +273,7 @@ def clamped_note(scores: Sequence[Scores]) -> str:
     ]
     if not clipped:
         return ""
-    return (
-        f"NLL is cut off: the label of {listed(clipped)} has a probability below 1e-12, which"
-        " counts as 1e-12 (27.6 nats)."
-    )
+    return say("clamped", rows=listed(clipped))
 
 
 def sets_note(scores: Sequence[Scores]) -> str:
@@ -291,77 +289,13 @@ def _brackets(methods: Sequence[Scores]) -> str:
     """Return a note on what intervals are over: rows, or the seeds of a method."""
     pooled = sum("num_seeds" in method.intervals for method in methods)
     if not pooled:
-        return "brackets hold 95 % bootstrap intervals"
-    if pooled == len(methods):
-        return "values are means over seeds, brackets hold 95 % t intervals over seeds"
-    return (
-        "where a method has several seeds, values are means over them and brackets hold 95 % t"
-        " intervals over seeds, else 95 % bootstrap intervals over examples"
-    )
-
-
-CHANCE_COLUMN = Column("ECE by chance")
-"""Column beside ECE: its mean for a calibrated model, and how often it is at least as high."""
-
-_UNCERTAINTY_COLUMNS = {
-    "mean": Column("all examples"),
-    "right": Column("correct predictions"),
-    "wrong": Column("wrong predictions"),
-}
-_CLASS_COLUMNS = {
-    "recall": Column("Recall", "↑"),
-    "precision": Column("Precision", "↑"),
-    "f1": Column("F1", "↑"),
-    "mean_probability": Column("Mean probability"),
-    "ece": Column("ECE, one vs rest", "↓"),
-}
-_BRACKETS = "Brackets hold 95 % intervals."
-_ALL_ALEATORIC = " Where only the total is listed, the epistemic part is 0 on every example."
-
-HOW_TO_READ_CHANCE = (
-    "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
-    " would be at least as high by chance. A small p is evidence of miscalibration; a large p does"
-    " not prove calibration."
-)
-"""Note on `CHANCE_COLUMN`, below a table that has it."""
-
-
-def chance_cell(scores: Scores) -> Cell:
-    """Return the ECE by chance, with the p-value of perfect calibration below it."""
-    if scores.ece_if_calibrated is None:
-        return Cell()
-    p = "" if scores.calibration_p is None else f"p = {p_text(scores.calibration_p)}"
-    return Cell(number(scores.ece_if_calibrated), p)
-
-
-def explained_table(facts: Facts, keys: Sequence[str] | None = None) -> Table:
-    """Return the table of methods by some scores with ECE by chance and explanations of ECE.
-
-    The heading of ECE describes the interval, which can end at the value.
-    """
-    table = score_table(facts.scores, {}, keys, facts, chance=True)
-    columns = tuple(
-        replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
-        for column in table.columns
-    )
-    table = replace(table, columns=columns)
-    return table.with_note(HOW_TO_READ_CHANCE) if CHANCE_COLUMN in columns else table
-
-
-def coverage_table(facts: Facts) -> Table:
-    """Return the table of accuracy by coverage; without columns if no example has a label."""
-    keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
-    table = score_table(facts.scores, {}, keys, facts)
-    columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
-    caption, notes = "Accuracy by coverage, the share answered, most confident first.", _BRACKETS
-    if len(facts.methods) > 1:
-        caption, notes = f"{caption} {BOLD}", f"{notes} {TIED_BY_INTERVALS}"
-    return replace(table, caption=caption, columns=columns, notes=notes)
+        return say("over_rows")
+    return say("over_seeds_all" if pooled == len(methods) else "over_seeds_some")
 
 
 def group_tables(methods: Sequence[Scores]) -> list[Table]:
     """Return a table for every grouping column, with scores per value."""
-    columns = list(dict.fromkeys(column for method in methods for column in method.groups))
+    columns = dict.fromkeys(column for method in methods for column in method.groups)
     return [
         _parts(
             [(method.name, method.groups.get(column, {})) for method in methods],
@@ -371,6 +305,15 @@ def group_tables(methods: Sequence[Scores]) -> list[Table]:
         )
         for column in columns
     ]
+
+
+_CLASS_COLUMNS: Mapping[str, Column] = {
+    "recall": Column("Recall", "↑"),
+    "precision": Column("Precision", "↑"),
+    "f1": Column("F1", "↑"),
+    "mean_probability": Column("Mean probability"),
+    "ece": Column("ECE, one vs rest", "↓"),
+}
 
 
 def class_table(methods: Sequence[Scores]) -> Table:
@@ -383,61 +326,6 @@ def class_table(methods: Sequence[Scores]) -> Table:
     )
 
 
-def near_far_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of detection averaged over near and far sets; without rows if none."""
-    rows = [
-        Row(
-            (
-                method.name,
-                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
-                score_words(group.score),
-            ),
-            tuple(score_cell(key, group.scores.get(key)) for key in OOD_COLUMNS),
-        )
-        for method in methods
-        for kind, group in method.ood_groups.items()
-    ]
-    headings = ("Method", "Mean over sets", "Uncertainty")
-    caption = "Means over near and over far sets; every set counts the same."
-    return Table(caption, headings, tuple(OOD_COLUMNS.values()), tuple(rows), _BRACKETS)
-
-
-def uncertainty_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of mean uncertainties; without rows if no method has any."""
-    rows = [
-        Row(
-            (
-                method.name,
-                f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " "),
-            ),
-            tuple(score_cell(part, means.get(part)) for part in PARTS),
-        )
-        for method in methods
-        for name, means in _distinct(method.uncertainty).items()
-    ]
-    columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
-    is_point = any(_distinct(method.uncertainty) != method.uncertainty for method in methods)
-    notes = (
-        "In nats; the logit variance in squared units of a logit."
-        f" {_BRACKETS}{_ALL_ALEATORIC if is_point else ''}"
-    )
-    caption = "Mean uncertainty. A useful uncertainty is higher on wrong predictions."
-    return Table(caption, ("Method", "Mean"), columns, tuple(rows), notes)
-
-
-def _distinct(uncertainty: Mapping[str, Mapping[str, Score]]) -> Mapping[str, Mapping[str, Score]]:
-    """Return the uncertainties without redundant ones.
-
-    If the epistemic part is 0 on all rows, as for a point estimate, the aleatoric part equals the
-    total.
-    """
-    epistemic = uncertainty.get("epistemic", {}).values()
-    nothing = epistemic and all(score == Score(0.0, 0.0, 0.0) for score in epistemic)
-    if "total" not in uncertainty or not nothing:
-        return uncertainty
-    return {"total": uncertainty["total"]}
-
-
 def _parts(
     methods: Sequence[tuple[str, Mapping[str, PartScores]]],
     heading: str,
@@ -446,16 +334,60 @@ def _parts(
 ) -> Table:
     all_parts = [part for _, parts in methods for part in parts.values()]
     keys = [key for key in columns if any(key in part.scores for part in all_parts)]
-    rows = [
+    rows = tuple(
         Row(
             (label, as_label(name)),
             (Cell(f"{part.n:,}"), *(score_cell(key, part.scores.get(key)) for key in keys)),
         )
         for label, parts in methods
         for name, part in parts.items()
-    ]
+    )
     titles = (Column("Examples"), *(columns[key] for key in keys))
-    return Table(caption, ("Method", as_label(heading)), titles, tuple(rows), _BRACKETS)
+    return Table(caption, ("Method", as_label(heading)), titles, rows, say("brackets"))
+
+
+def near_far_table(methods: Sequence[Scores]) -> Table:
+    """Return the table of detection averaged over near and far sets; without rows if none."""
+    lines = [
+        (
+            (
+                method.name,
+                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
+                score_words(group.score),
+            ),
+            group.scores,
+        )
+        for method in methods
+        for kind, group in method.ood_groups.items()
+    ]
+    caption = "Means over near and over far sets; every set counts the same."
+    headings = ("Method", "Mean over sets", "Uncertainty")
+    return _table(caption, headings, OOD_COLUMNS, lines, say("brackets"))
+
+
+_UNCERTAINTY_COLUMNS: Mapping[str, Column] = {
+    "mean": Column("all examples"),
+    "right": Column("correct predictions"),
+    "wrong": Column("wrong predictions"),
+}
+
+
+def uncertainty_table(methods: Sequence[Scores]) -> Table:
+    """Return the table of mean uncertainties; without rows if no method has any."""
+    lines = [
+        (
+            (
+                method.name,
+                f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " "),
+            ),
+            means,
+        )
+        for method in methods
+        for name, means in method.uncertainty.items()
+    ]
+    notes = say("in_nats")
+    headings = "Method", "Mean"
+    return _table(say("uncertainties"), headings, _UNCERTAINTY_COLUMNS, lines, notes)
 
 
 MOST_CLASSES = 10
@@ -465,33 +397,31 @@ MOST_PAIRS = 20
 """Most mistakes listed per method."""
 
 
-def confusion_tables(methods: Sequence[Scores], *, captioned: bool = False) -> list[Table]:
+def confusion_tables(methods: Iterable[Scores], *, captioned: bool = False) -> list[Table]:
     """Return the confusion matrix of each method, and a table of mistakes for many classes.
 
     Methods without labelled rows are left out, and so are methods without mistakes in the table of
     mistakes. If `captioned`, a matrix does not repeat what its caption says: the method and
     "predicted".
     """
-    with_confusion = [method for method in methods if method.confusion]
-    many = [method for method in with_confusion if method.num_classes > MOST_CLASSES]
-    tables = [
-        _matrix_table(method, captioned)
-        for method in with_confusion
-        if method.num_classes <= MOST_CLASSES
-    ]
-    rows = tuple(row for method in many for row in _most_frequent_mistakes(method))
+    tables: list[Table] = []
+    rows: list[Row] = []
+    sums: list[str] = []
+    for method in methods:
+        if method.confusion and method.num_classes <= MOST_CLASSES:
+            tables.append(_matrix_table(method, captioned))
+        elif method.confusion:
+            rows += _most_frequent_mistakes(method)
+            sums.append(_summed(method))
     if rows:
-        caption = (
-            f"The {MOST_PAIRS} most frequent mistakes of each method, with their share of the"
-            f" class.{''.join(dict.fromkeys(map(_summed, many)))}"
-        )
+        caption = say("mistakes", most=MOST_PAIRS, seeds="".join(dict.fromkeys(sums)))
         columns = (Column("examples"), Column("share of the class"))
-        tables.append(Table(caption, ("Method", "Label", "Predicted as"), columns, rows))
+        tables.append(Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows)))
     return tables
 
 
 def _matrix_table(method: Scores, captioned: bool) -> Table:
-    names = _names(method)
+    names = list(map(as_label, method.class_names))
     rows = []
     for name, line in zip(names, method.confusion, strict=True):
         total = sum(line)
@@ -500,16 +430,14 @@ def _matrix_table(method: Scores, captioned: bool) -> Table:
         rows.append(Row(headings, (*cells, Cell(f"{total:,}"))))
     title = "" if captioned else "predicted"
     columns = (*(Column(title, detail=name) for name in names), Column("examples"))
-    caption = (
-        f"{named(method.name)}: examples of each class (rows) by predicted class (columns), with"
-        f" their share of the row.{_summed(method)}"
-    )
+    caption = say("confusion", name=named(method.name), seeds=_summed(method))
     return Table(caption, ("Method", "Label")[captioned:], columns, tuple(rows))
 
 
 def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
     """Yield the rows of the most frequent mistakes; ties go to the first classes."""
-    counts, names = np.array(method.confusion, dtype=np.int64), _names(method)
+    counts = np.array(method.confusion, dtype=np.int64)
+    names = list(map(as_label, method.class_names))
     sizes = np.maximum(counts.sum(axis=1), 1)
     mistakes = counts - np.diag(np.diag(counts))
     for index in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]:
@@ -517,10 +445,6 @@ def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
         if count := mistakes[label, prediction]:
             cells = Cell(f"{count:,}"), Cell(percent(count / sizes[label]))
             yield Row((method.name, names[label], names[prediction]), cells)
-
-
-def _names(method: Scores) -> list[str]:
-    return [as_label(name) for name in method.class_names]
 
 
 def _summed(method: Scores) -> str:

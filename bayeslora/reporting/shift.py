@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.collection import Source
-from bayeslora.reporting.assess import Assessed, Evaluation
+from bayeslora.reporting.assess import Assessed, EvaluateOptions, shared_options
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ShiftCurve:
 
 
 def shift_curves(
-    methods: Sequence[Assessed], shifted: Sequence[Source], options: Evaluation
+    methods: Sequence[Assessed], shifted: Sequence[Source], options: EvaluateOptions
 ) -> tuple[ShiftCurve, ...]:
     """Return a curve for each corruption and method.
 
@@ -61,20 +61,18 @@ def shift_curves(
     by_label = {method.label: method for method in methods}
     curves = []
     for (kind, label), sources in sorted(groups.items()):
-        names: dict[float, str] = {0: label}
-        results = {0.0: by_label[label].scores}
+        scores = {0.0: _shift_scores(by_label[label].scores, label)}
         for severity, source in sorted(sources.items()):
-            names[severity] = _called(source)
-            results[severity] = evaluate(source.predictions, **options.sizes)
-        scores: dict[float, dict[str, Score]] = {}
-        for severity, result in results.items():
-            if not result.n_labelled:
-                raise InputError(
-                    f"{names[severity]} has no labels, so calibration under shift is not known"
-                )
-            scores[severity] = {key: result[key] for key in SHIFT_KEYS}
+            result = evaluate(source.predictions, **shared_options(options))
+            scores[severity] = _shift_scores(result, _called(source))
         curves.append(ShiftCurve(label, kind, scores))
     return tuple(curves)
+
+
+def _shift_scores(scores: Scores, name: str) -> dict[str, Score]:
+    if not scores.n_labelled:
+        raise InputError(f"{name} has no labels, so calibration under shift is not known")
+    return {key: scores[key] for key in SHIFT_KEYS}
 
 
 def _corruption(source: Source) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-r"""The model of a table, rendered as Markdown, LaTeX or aligned text, and by the page's template.
+r"""The model of a table, rendered as Markdown or aligned text, and by templates.
 
 LaTeX uses the package booktabs. A table is a `table` environment to `\input`: intervals are small
 and below their values, and bold marks the same values as on the page. External names are escaped.
@@ -8,14 +8,13 @@ font.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from bayeslora.metrics.scores import NO_INTERVAL
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL
 from bayeslora.plain_text import display_columns
-from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, pad
+from bayeslora.reporting.text import NAME_END, NAME_START, pad, say
 
 
 @dataclass(frozen=True)
@@ -111,24 +110,22 @@ class Table:
         lengths = [len(list(run)) for _, run in firsts]
         return [span for length in lengths for span in (length, *[0] * (length - 1))]
 
-    def noted(self) -> Table:
-        """Return the table with `NO_INTERVAL_NOTE` in its notes, if a cell has no interval."""
-        if not any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
-            return self
-        return self.with_note(NO_INTERVAL_NOTE)
-
     def called(self, name: str) -> Table:
-        """Return the table with a name and the notes that its cells need."""
-        return replace(self.noted(), name=name)
+        """Return the table with a name, and a note on missing intervals if a cell has none."""
+        if any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
+            notes = f"{self.notes} {say('no_interval_note', least=LEAST_ROWS)}".strip()
+            return replace(self, name=name, notes=notes)
+        return replace(self, name=name)
 
-    def with_note(self, note: str) -> Table:
-        """Return the table with a note appended."""
-        return replace(self, notes=f"{self.notes} {note}".strip())
+    def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> Table:
+        """Return the table with some of its rows and columns of numbers."""
+        chosen = tuple(replace(row, cells=row.cells[columns]) for row in self.rows[rows])
+        return replace(self, columns=self.columns[columns], rows=chosen)
 
-    def with_columns(self, indices: Sequence[int]) -> Table:
-        """Return the table with a subset of its columns of numbers, by index."""
-        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in indices)) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[i] for i in indices), rows=rows)
+    @property
+    def has_second_line(self) -> bool:
+        """Whether a heading of numbers has both a title and a detail."""
+        return any(column.title and column.detail for column in self.columns)
 
     def transposed(self, heading: str) -> Table:
         """Return the table with a row per column, below `heading`, and a column per row."""
@@ -174,7 +171,7 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
     if sparse:
         return _aligned_lines(_single_lines(table, "{}*"), len(table.headings))
     starred = any(cell.best for row in table.rows for cell in row.cells)
-    if _has_second_line(table):
+    if table.has_second_line:
         titles = [column.title_and_arrow for column in table.columns]
         details = [column.detail for column in table.columns]
         head = [[*table.headings, *titles], [*("" for _ in table.headings), *details]]
@@ -194,11 +191,6 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
         for line in (*head, *body)
     ]
     return _aligned_lines(lines, left, ruled_after=len(head))
-
-
-def _has_second_line(table: Table) -> bool:
-    """Return whether a heading of numbers has both a title and a detail."""
-    return any(column.title and column.detail for column in table.columns)
 
 
 def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int = 0) -> str:
@@ -229,123 +221,3 @@ def sentence_to_markdown(text: str) -> str:
 _MARKDOWN = str.maketrans(
     {char: f"\\{char}" for char in "\\`*_{}[]#|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 )
-
-
-PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
-
-MOST_COLUMNS = 4
-"""Most columns of numbers side by side, to leave room for a long name."""
-
-MOST_LINES = 40
-"""Most lines of a table, to leave room for its caption on a page; a longer one continues."""
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "#": r"\#",
-    "$": r"\$",
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\char34{}",
-    "`": r"{}\char96{}",
-    "\N{NO-BREAK SPACE}": "~",
-    "…": r"\ldots{}",
-    "−": "$-$",
-    "–": r"\textendash{}",
-    "·": r"$\cdot$",
-    "∞": r"$\infty$",
-    "→": r"$\to$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-}
-_ESCAPES = str.maketrans(_SPECIAL)
-_LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
-
-
-def escape_latex(text: str) -> str:
-    """Escape `text` so that LaTeX shows it verbatim."""
-    return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
-
-
-def to_latex(table: Table) -> str:
-    """Return a `table` environment with the label `tab:bayeslora-<name>`.
-
-    Columns beyond the width of a page follow below, rows beyond its height in further environments,
-    in parts of about equally many.
-    """
-    columns = _parts(len(table.columns), MOST_COLUMNS)
-    lines_per_row = 1 + max((len(row.lines_below) for row in table.rows), default=0)
-    most_rows = (MOST_LINES // len(columns) - 2) // lines_per_row
-    words = f"{table.caption} {table.notes}".strip().replace(NAME_START, "").replace(NAME_END, "")
-    label = f"tab:bayeslora-{table.name}"
-    caption = rf"\caption{{{escape_latex(words)}}}" + "\n" + rf"\label{{{label}}}"
-    environments = []
-    for rows in _parts(len(table.rows), max(1, most_rows)):
-        part = replace(table, rows=tuple(table.rows[index] for index in rows))
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            caption,
-            r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
-            "\n\\par\\medskip\n".join(
-                _tabular(part.with_columns(part_columns)) for part_columns in columns
-            ),
-            r"\end{table}",
-        ]
-        environments.append("\n".join(lines) + "\n")
-        caption = rf"\caption{{Table~\ref{{{label}}}, continued.}}"
-    return "".join(environments)
-
-
-def _parts(count: int, most: int) -> list[range]:
-    """Divide `count` indices into runs of at most `most` and about equally many."""
-    size = -(-count // max(1, -(-count // most))) or 1
-    return [range(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
-
-
-def _tabular(table: Table) -> str:
-    aligned = "l" * len(table.headings) + "r" * len(table.columns)
-    empty = [""] * len(table.headings)
-    titles = (
-        escape_latex(column.title_and_arrow) or _latex_group(column.detail)
-        for column in table.columns
-    )
-    lines = [
-        rf"\begin{{tabular}}{{{aligned}}}",
-        r"\toprule",
-        _latex_cells([*map(_latex_group, table.headings), *titles]),
-    ]
-    if _has_second_line(table):
-        details = (_latex_small(column.detail) for column in table.columns)
-        lines.append(_latex_cells([*empty, *details]))
-    lines.append(r"\midrule")
-    for row, span in zip(table.rows, table.spans, strict=True):
-        first, *others = map(_latex_group, row.titles)
-        values = (
-            rf"\textbf{{{escape_latex(cell.value)}}}" if cell.best else escape_latex(cell.value)
-            for cell in row.cells
-        )
-        lines.append(_latex_cells([first if span else "", *others, *values]))
-        lines += [_latex_cells([*empty, *map(_latex_small, line)]) for line in row.lines_below]
-        lines += [r"\addlinespace[2pt]"] if row.lines_below else []
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def _latex_cells(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _latex_group(text: str) -> str:
-    r"""Return a text in braces, since `\\` would take a following star or bracket."""
-    return f"{{{escape_latex(text)}}}" if text else ""
-
-
-def _latex_small(text: str) -> str:
-    return rf"{{\scriptsize {escape_latex(text)}}}" if text else ""

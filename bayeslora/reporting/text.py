@@ -7,16 +7,28 @@ characters, direction overrides) are escaped, and they are never wider than a co
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
-from bayeslora.metrics.scores import DIGITS, LEAST_ROWS, NO_INTERVAL, Score, Scores
-from bayeslora.plain_text import as_label, display_columns
+from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Score, Scores
+from bayeslora.plain_text import as_label, clean, display_columns, shorten
 
-NO_INTERVAL_NOTE = (
-    f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
-    " show how much other examples would change the score."
-)
-"""Explanation of `NO_INTERVAL`, for a table that contains it."""
+
+@cache
+def words() -> dict[str, Any]:
+    """Return the table of facts and sentences, `templates/sentences.toml`."""
+    file = files("bayeslora.reporting").joinpath("templates", "sentences.toml")
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def say(fact: str, **values: object) -> str:
+    """Return the sentence on a fact, with its values."""
+    sentence: str = words()["say"][fact]
+    return sentence.format(**values)
+
 
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Marks around a name in a sentence: Unicode isolates, which keep right-to-left letters from
@@ -74,9 +86,7 @@ def shown_ece(scores: Scores, key: str = "ece") -> str:
     score = scores[key]
     if score.has_interval:
         return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
-    alike = scores.n_labelled >= LEAST_ROWS and "cluster_by" not in scores.intervals
-    why = f"{NO_INTERVAL}: all examples alike" if alike else NO_INTERVAL
-    return f"{number(score.value)} ({why})"
+    return f"{number(score.value)} ({NO_INTERVAL})"
 
 
 def hundredths(share: float, *, signed: bool = False, digits: int = DIGITS) -> str:
@@ -151,3 +161,9 @@ def classes_of(scores: Scores) -> str:
     if chance is None or math.isclose(chance * scores.num_classes, 1):
         return f"{scores.num_classes} classes"
     return f"up to {scores.num_classes} options (accuracy by chance: {percent(chance)})"
+
+
+def score_words(score: str) -> str:
+    """Return an uncertainty score in words, or its name on one line."""
+    known: str | None = words()["uncertainties"].get(score)
+    return known or shorten(clean(score).replace("_", " "))

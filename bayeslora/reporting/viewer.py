@@ -12,26 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora._version import __version__
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import as_label, clean
-from bayeslora.predictions.collection import (
-    EXAMPLE_COLUMN,
-    QUESTION_COLUMNS,
-    Method,
-    OodLike,
-    PredictionsLike,
-    as_list,
-    check_column,
-    gather,
-    paths_in,
-)
+from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.page import asset, content_policy, render
+from bayeslora.reporting.page import render
+from bayeslora.reporting.text import score_words
 from bayeslora.reporting.wrong_answers import options_of, questions
 
 TITLE = "Predictions"
@@ -47,9 +36,9 @@ MOST_VALUES = 200
 
 
 def view(
-    items: PredictionsLike | Sequence[PredictionsLike],
+    items: collection.PredictionsLike | Sequence[collection.PredictionsLike],
     *,
-    ood: OodLike | None = None,
+    ood: collection.OodLike | None = None,
     out: str | Path,
     title: str = TITLE,
     examples: bool = True,
@@ -70,11 +59,11 @@ def view(
     Raises:
         InputError: An input is wrong, or no method has `example_column`.
     """
-    items = as_list(items)
-    columns = browsed_columns(paths_in(items, ood or {}), reading) if examples else ()
-    methods = gather(items, ood, columns=columns, reading=reading)
+    items = collection.as_list(items)
+    columns = browsed_columns(collection.paths_in(items, ood or {}), reading) if examples else ()
+    methods = collection.gather(items, ood, columns=columns, reading=reading)
     if examples and example_column is not None:
-        check_column(methods, example_column)
+        collection.check_column(methods, example_column)
     losses = {
         method.label: float(labelled_rows(method.predictions).nll.mean())
         for method in methods
@@ -83,7 +72,7 @@ def view(
     page = viewer_page(
         methods,
         title,
-        example_column or EXAMPLE_COLUMN,
+        example_column or collection.EXAMPLE_COLUMN,
         examples=examples,
         leader=min(losses, key=losses.__getitem__, default=methods[0].label),
     )
@@ -98,7 +87,7 @@ def browsed_columns(paths: Iterable[Path], reading: PredictionsReading) -> Seque
 
 
 def viewer_page(
-    methods: Sequence[Method],
+    methods: Sequence[collection.Method],
     title: str,
     text_column: str,
     *,
@@ -126,16 +115,9 @@ def viewer_page(
     data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":  # so that no character can end the script element
         data = data.replace(char, f"\\u{ord(char):04x}")
-    script = asset("viewer.js")
-    values = {
-        "title": as_label(title, 160),
-        "data": data,
-        "style": f"{asset('report.css')}\n{asset('viewer.css')}",
-        "script": script,
-        "policy": content_policy(script),
-        "version": __version__,
-    }
-    return render("viewer.html.j2", values)
+    values = {"title": as_label(title, 160), "data": data}
+    styles = ("report.css", "viewer.css")
+    return render("viewer.html.j2", values, script="viewer.js", styles=styles)
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
@@ -160,12 +142,13 @@ def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
         rows["text"] = [None if text is None else clean(text)[:LONGEST] for text in texts]
     if predictions.ids is not None:
         rows["id"] = [as_label(name) for name in predictions.ids]
-    if QUESTION_COLUMNS[-1] in predictions.columns:
+    if collection.QUESTION_COLUMNS[-1] in predictions.columns:
         rows["options"] = [options_of(predictions, row) for row in range(len(predictions))]
     groups = [
         name
         for name, values in predictions.columns.items()
-        if name not in (text_column, *QUESTION_COLUMNS) and len(set(values)) <= MOST_VALUES
+        if name not in (text_column, *collection.QUESTION_COLUMNS)
+        and len(set(values)) <= MOST_VALUES
     ]
     rows["columns"] = {
         as_label(name): [None if v is None else as_label(v) for v in predictions.columns[name]]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bayeslora.data.images import thumbnail
-from bayeslora.plain_text import as_label, clean, counted
+from bayeslora.plain_text import as_label, clean, counted, shorten
 from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
@@ -22,11 +22,8 @@ from bayeslora.reporting.text import certain, named
 MOST = 10
 """Most rows shown per method."""
 
-BEGINNING = 300
-"""Characters of a text shown before unfolding."""
-
-LONGEST = 20_000
-"""Most characters of a text in the page."""
+BEGINNING = 600
+"""Most columns of a text in the page."""
 
 
 def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[Block, ...]:
@@ -66,7 +63,7 @@ def _example(predictions: Predictions, row: int, label: int, text: str | None) -
         label=as_label(predictions.classes[label]),
         label_probability=certain(float(predictions.probs[row, label])),
         options=options_of(predictions, row),
-        **_shown_text(text),
+        text=shorten(clean(text or ""), BEGINNING),
         image="" if text is None else thumbnail(text),
     )
 
@@ -96,17 +93,3 @@ def options_of(predictions: Predictions, row: int) -> tuple[tuple[str, str, str]
         (as_label(name), clean(str(text))[:BEGINNING], certain(prob))
         for (name, prob), text in zip(stated.items(), options, strict=True)
     )
-
-
-def _shown_text(text: str | None) -> dict[str, str]:
-    """Return the text fields of an `Example`: one line, split after its beginning if long."""
-    if text is None or not text.strip():
-        return {}
-    cleaned = clean(text)
-    if len(cleaned) <= BEGINNING:
-        return {"text": cleaned}
-    words = cleaned[:BEGINNING].rsplit(" ", 1)[0].rstrip()
-    length = f"{len(cleaned):,} characters"
-    if len(cleaned) > LONGEST:
-        length = f"the first {LONGEST:,} of {length}"
-    return {"text": f"{words}…", "rest": cleaned[:LONGEST], "length": length}

@@ -203,7 +203,7 @@ def test_compare_pools_seeds_unless_told_not_to(run, tmp_path):
     }
     shown = run("compare", *files, "--reference", "lora").out
     assert "lora (2 seeds) (reference)" in shown
-    assert "Scores are means over 2 seeds of each method." in shown
+    assert "(2 seeds)" in shown
     apart = json.loads(run("compare", *files, "--no-over-seeds", "--json").out)
     assert len(apart["rows"]) == 4
     assert "2 seeds" not in run("compare", *files[:2]).out

@@ -7,7 +7,7 @@ import pytest
 
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.figures import drawings
-from bayeslora.reporting.figures.rendering import render_files
+from bayeslora.reporting.figures.style import render_files
 from bayeslora.reporting.report import report
 
 CLASSES = ("autos", "baseball", "crypto", "medicine")

@@ -3,7 +3,6 @@
 import inspect
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -36,14 +35,7 @@ def stem(name):
 
 def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
     listed = {stem(name) for row in table("Drawings") for name in re.findall("`([^`]+)`", row[0])}
-    layer = SimpleNamespace(
-        name="q", singular_values=[1.0], norm=1.0, relative_norm=1.0, stable_rank=1.0, drift=0.0
-    )
-    options = {
-        "per_class": True,
-        "spectrum": {"m": [[layer]]},
-        "num_resamples": 2,
-    }
+    options = {"per_class": True, "num_resamples": 2}
     worse = make("m", rows=30, metadata={"corruption": "typos", "severity": "1"})
     page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", **options)
     folders = (made / "figures", page.parent / "figures")

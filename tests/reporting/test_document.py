@@ -27,7 +27,6 @@ def test_latex_follows_the_order(made):
         "differences",
         "detection",
         "ood",
-        "coverages",
         "uncertainties",
         "confused",
     ]

@@ -2,18 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import (
-    Assessed,
-)
-from bayeslora.reporting.findings import findings
-from bayeslora.reporting.overview import advice
-from bayeslora.reporting.ranking import Facts, best_or_tied
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.facts import Facts, best_or_tied
+from bayeslora.reporting.sentences import advice, findings, verdict_of
 
 ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
 """Rows behind explicit scores: eight of ten correct, all equally confident."""
@@ -47,7 +45,9 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
     # Other rows for each method, so that its scores alone are compared.
     rows = ROWS.replace(ids=tuple(f"{label}-{row}" for row in range(len(ROWS))))
     outside = {name: Source(rows) for name in ood or {}}
-    return Assessed(Method(label, label, Source(ROWS), outside), made)
+    shift = 0.001 * ord(label[0])  # no copy of another method
+    rows = ROWS.with_probs(ROWS.probs + np.array([-shift, shift]))
+    return Assessed(Method(label, label, Source(rows), outside), made)
 
 
 def words(methods, comparison=None, sets=None):
@@ -64,22 +64,23 @@ def words(methods, comparison=None, sets=None):
 
 def test_overconfidence_is_stated_with_its_interval():
     sentences = words([assessed("mle", bias=(0.083, 0.061, 0.109)), assessed("fine")])
-    assert "mle is overconfident by 8.3 points [6.1, 10.9]" in sentences["over"]
+    assert "mle: mean confidence minus accuracy is +8.3 points [+6.1, +10.9]" in sentences["biased"]
     assert "recalibrate" in sentences["advice"]
 
 
 @pytest.mark.parametrize("bias", [(0.05, -0.001, 0.1), (-0.05, -0.1, 0.0), (0.0, 0.0, 0.0)])
 def test_an_interval_that_holds_zero_is_no_sign_of_bias(bias):
     sentences = words([assessed("m", bias=bias)])
-    assert not {"over", "under"} & set(sentences)
-    assert "0 of 1 bin" in sentences["no-sign"]
-    assert "0.021" in sentences["no-sign"]
+    assert not {"biased", "slight"} & set(sentences)
+    sentence = sentences["good" if bias == (0.0, 0.0, 0.0) else "few"]
+    assert "0 of 1 bin" in sentence
+    assert "0.021" in sentence
 
 
 def test_errors_that_cancel_on_average_are_found():
     sentences = words([assessed("m", bins=(OFF, ON, OFF))])
-    assert "2 of 3 bins" in sentences["hidden"]
-    assert "no-sign" not in sentences
+    assert "2 of 3 bins" in sentences["uneven"]
+    assert "good" not in sentences
 
 
 LEAD = "lead over"
@@ -139,3 +140,56 @@ def test_best_values_are_marked_with_all_that_overlap():
     assert best_or_tied("accuracy", scores[:2]) == [False, False]
     biases = [Score(-0.01, -0.02, 0.0), Score(0.2, 0.1, 0.3), Score(-0.015, -0.1, 0.1)]
     assert best_or_tied("overconfidence", biases) == [True, False, True]
+
+
+SURE_BIN = Bin(0.9, 1.0, 225, 0.971, 0.938, 0.897, 0.963)
+
+
+def judged(**changes):
+    """Return a method that states 2.9 % errors at a confidence of 0.9 or more, and makes 6.2 %."""
+    method = assessed("m")
+    scores = dataclasses.replace(method.scores, sure=SURE_BIN)
+    rows = method.method.predictions.replace(metadata=changes)
+    return dataclasses.replace(
+        method, scores=scores, method=dataclasses.replace(method.method, source=Source(rows))
+    )
+
+
+def test_the_range_where_people_automate_is_judged():
+    sentences = words([judged()])
+    assert "as they are" not in sentences["advice"]
+    assert "states 2.9 % errors and makes 6.2 % [3.7, 10.3]" in sentences["advice"]
+    assert "sure" in sentences
+    assert "2.9 %" in sentences["limits"]
+    assert verdict_of(judged().scores)[1] == "open"
+
+
+@pytest.mark.parametrize("bins", [(OFF, OFF, OFF), (ON,)])
+def test_after_recalibration_nobody_is_told_to_recalibrate(bins):
+    for method in (judged(recalibration="temperature"), assessed("m", bias=(0.1, 0.08, 0.12))):
+        scores = dataclasses.replace(method.scores, bins=bins)
+        notes = {"recalibration": "temperature"}
+        rows = Source(method.method.predictions.replace(metadata=notes))
+        done = dataclasses.replace(
+            method, scores=scores, method=dataclasses.replace(method.method, source=rows)
+        )
+        advised = words([done])["advice"]
+        assert "bayeslora recalibrate" not in advised
+        assert "bayeslora decide" in advised
+
+
+def test_a_copy_with_prediction_sets_is_no_alternative():
+    method = assessed("m")
+    copy = dataclasses.replace(
+        method, method=dataclasses.replace(method.method, name="sets", label="sets")
+    )
+    facts = Facts([method, copy], {}, {})
+    assert facts.choice.equal == ()
+    assert "Choose" not in words([method, copy])["advice"]
+
+
+def test_equal_evidence_gets_the_same_sentence():
+    first_fit, other = assessed("a", bins=(OFF, ON, OFF)), assessed("b", bins=(OFF, ON, OFF))
+    sentences = words([first_fit, other])["uneven"]
+    first, _, second = sentences.partition("b: ")
+    assert first.removeprefix("a: ").strip() == second

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,7 @@ from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS
 
@@ -149,7 +148,7 @@ def assessed(p):
     }
     scores = Scores("m", "", 600, 600, 4, 15, values, ece_if_calibrated=0.021)
     changed = dataclasses.replace(scores, calibration_p=p)
-    rows = SimpleNamespace(classes=("a", "b", "c", "d"))
+    rows = Predictions([[0.8, 0.2]], ("a", "b"), ids=(f"row {p}",))
     return Assessed(Method("m", "m", Source(rows), {}), changed)
 
 

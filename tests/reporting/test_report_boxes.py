@@ -9,9 +9,9 @@ from scipy.stats import binomtest, norm
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Evaluation, Point, assess, bias_p, bins_p
-from bayeslora.reporting.findings import findings
-from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.assess import Point, assess
+from bayeslora.reporting.facts import Facts, bias_p, bins_p
+from bayeslora.reporting.sentences import findings
 
 DRAWS = 60
 
@@ -28,7 +28,7 @@ def drawn(seed, sharpness=1.0, rows=150):
 
 def boxes(predictions, ood=None):
     """Return the keys of the findings that a report marks as warnings."""
-    methods = assess(gather(predictions, ood), Evaluation(num_resamples=50))
+    methods = assess(gather(predictions, ood), {"num_resamples": 50})
     sets = dict.fromkeys(ood or {}, "far")
     facts = Facts(methods, {}, sets)
     return [finding.key for finding in findings(facts) if finding.kind == "warning"]

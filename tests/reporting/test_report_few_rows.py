@@ -10,7 +10,7 @@ import pytest
 from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
-from bayeslora.reporting.text import NO_INTERVAL_NOTE
+from bayeslora.reporting.text import say
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -57,7 +57,7 @@ def test_every_file_of_a_report(case, tmp_path):
         if name.endswith((".html", ".md", ".tex")):
             assert NO_INTERVAL in text, name
     markdown = next(out.glob("**/report.md")).read_text(encoding="utf-8")
-    assert NO_INTERVAL_NOTE in markdown
+    assert say("no_interval_note", least=10) in markdown
     assert "its interval is mirrored at the value" in markdown
     content = json.loads(next(out.glob("**/scores.json")).read_text(encoding="utf-8"))
     assert content["methods"][0]["scores"]["ece"]["low"] is None
@@ -73,3 +73,4 @@ def test_no_claim_is_made_without_an_interval(tmp_path):
     assert "which includes 0" not in text
     assert "±–" not in text
     assert "Label more" in text
+    assert "by cost" not in text

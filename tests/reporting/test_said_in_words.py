@@ -6,7 +6,7 @@ import pytest
 import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.reporting.console import compare_table, scores_table
-from bayeslora.reporting.findings import set_sentences
+from bayeslora.reporting.sentences import set_sentences
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

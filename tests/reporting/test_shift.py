@@ -9,7 +9,7 @@ from refusal import refused
 from bayeslora.cli import main
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Source, gather
-from bayeslora.reporting.assess import Evaluation, assess
+from bayeslora.reporting.assess import assess
 from bayeslora.reporting.report import report
 from bayeslora.reporting.shift import SHIFT_KEYS, shift_curves
 
@@ -27,12 +27,12 @@ def worse(predictions, severity, kind="typos", **notes):
 
 
 def assessed(*items):
-    return assess(gather(list(items)), Evaluation(**OPTIONS))
+    return assess(gather(list(items)), OPTIONS)
 
 
 def curves(methods, *shifted):
     return shift_curves(
-        assessed(*methods), [Source(predictions) for predictions in shifted], Evaluation(**OPTIONS)
+        assessed(*methods), [Source(predictions) for predictions in shifted], OPTIONS
     )
 
 

@@ -7,13 +7,12 @@ import subprocess
 
 import pytest
 
+from bayeslora.reporting.page import escape_latex, to_latex
 from bayeslora.reporting.tables import (
     Cell,
     Column,
     Row,
     Table,
-    escape_latex,
-    to_latex,
 )
 from bayeslora.reporting.text import named
 
@@ -87,7 +86,6 @@ def test_a_report_has_all_tables(made):
         "detection",
         "ood-1",
         "ood-2",
-        "coverages",
         "uncertainties",
         *(f"confused-{place}" for place in (1, 2, 3)),
     ]

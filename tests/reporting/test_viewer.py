@@ -195,3 +195,16 @@ def test_hostile_words_stay_words(make, tmp_path, visit):
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2
     assert "<img src=x" in page.locator("#rows tbody").text_content()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_texts_and_names_fit_the_screen(make, tmp_path, visit, width):
+    classes = ("comp.os.ms-windows.misc", "rec.sport.baseball", "b" * 60, "sci.crypt")
+    texts = ["a long text " * 40 + "x" * 120] * 240
+    distances = {"middle_mahalanobis": np.zeros(240)}
+    predictions = make("m", classes=classes, columns={"text": texts}, scores=distances)
+    page = visit(
+        view(predictions, out=tmp_path / "v.html"), viewport={"width": width, "height": 800}
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#rows").bounding_box()["width"] <= width

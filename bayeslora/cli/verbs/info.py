@@ -18,7 +18,7 @@ from bayeslora.cli.arguments import (
     refuse,
 )
 from bayeslora.cli.messages import note, show
-from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
+from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,11 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "change, and how far orthonormal factors drifted; loads the model",
     )
     parser.add_argument(
-        "--figure",
-        metavar="FILE.svg",
-        help="with --spectrum: plot the singular values of the first member",
-    )
-    parser.add_argument(
         "--verify",
         action="store_true",
         help="compare every file of the model with its saved size and SHA-256; exit code 2 if a "
@@ -83,8 +78,6 @@ def run(args: argparse.Namespace) -> None:
     if args.spectrum:
         _spectrum(args)
         return
-    if args.figure is not None:
-        raise InputError("--figure plots the singular values of --spectrum; add --spectrum")
     refuse(args, LOADING, "has no effect without --spectrum, because the model is not loaded")
     from bayeslora.checkpoint import read_record
 
@@ -98,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--verify requires a model; pass its directory")
+
     from bayeslora.checkpoint import verify_model
     from bayeslora.io.directories import damage
 
@@ -124,17 +118,10 @@ def _verify(args: argparse.Namespace) -> None:
 def _spectrum(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--spectrum requires a model; pass its directory")
-    if args.figure is not None:
-        check_new_figure(args.figure)
 
     from bayeslora.metrics.scores import without_nan
 
     members = _members(str(args.model), given(args, *LOADING))
-    if args.figure is not None:
-        from bayeslora.reporting.adapter_changes import write_spectrum
-
-        first = {site.name: site.singular_values for site in members[0]}
-        write_spectrum(args.figure, str(args.model), first)
     if args.json:
         content = [[dataclasses.asdict(site) for site in sites] for sites in members]
         print_json({"model": str(args.model), "members": without_nan(content)})

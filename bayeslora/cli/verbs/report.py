@@ -1,23 +1,17 @@
-"""`bayeslora report`: a self-contained page with figures, tables and findings.
-
-Models whose adapters it shows are checked without their backbones, and loaded when needed.
-"""
+"""`bayeslora report`: a self-contained page with figures, tables and findings."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
-    LOADING,
     PART_OPTIONS,
     add_apart,
     add_examples,
     add_json,
-    add_loading,
-    add_moved_backbone,
     add_options,
     add_overwrite,
     add_parts,
@@ -33,132 +27,8 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bayeslora.adapters.spectrum import SiteSpectrum
     from bayeslora.predictions.collection import Method
     from bayeslora.reporting.run_record import Provenance
-
-
-class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
-    """Spectra by model label; a model is loaded only while its spectrum is computed.
-
-    A report thus checks all other inputs before a backbone is loaded.
-    """
-
-    def __init__(self, models: Mapping[str, Path], loading: Mapping[str, Any]) -> None:
-        self._models = models
-        self._loading = loading
-
-    def __getitem__(self, label: str) -> list[list[SiteSpectrum]]:
-        """Return the model's `spectrum()`.
-
-        Raises:
-            InputError: The model cannot be loaded; the message has its directory and the reason.
-        """
-        from bayeslora.classifier import BayesianClassifier
-
-        path = self._models[label]
-        try:
-            clf = BayesianClassifier.from_pretrained(path, progress=False, **self._loading)
-            return clf.spectrum()
-        except InputError as error:
-            raise _refused_model(path, error) from None
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the labels."""
-        return iter(self._models)
-
-    @property
-    def directories(self) -> tuple[Path, ...]:
-        """Directories of the models."""
-        return tuple(self._models.values())
-
-    def __len__(self) -> int:
-        """Return the number of models."""
-        return len(self._models)
-
-    def fingerprints(self) -> dict[str, str]:
-        """Return each model's directory and fingerprint by its label, without loading backbones.
-
-        Raises:
-            InputError: The model's own files are damaged.
-        """
-        from bayeslora.checkpoint import read_model
-
-        fingerprints = {}
-        for label, path in self._models.items():
-            try:
-                fingerprints[label] = f"{path} (fingerprint {read_model(path).fingerprint})"
-            except InputError as error:
-                raise _refused_model(path, error) from None
-        return fingerprints
-
-
-def add_spectrum(parser: argparse.ArgumentParser) -> None:
-    """Add the option for models to show, and the options for loading them."""
-    group = parser.add_argument_group("adapters")
-    group.add_argument(
-        "--spectrum",
-        action="append",
-        default=[],
-        metavar="[LABEL=]MODEL",
-        help="show how much the adapter of this model changed each layer; loads the model; "
-        "repeatable (default label: the directory's name)",
-    )
-    add_moved_backbone(group)
-    add_loading(group)
-
-
-def spectra_of(args: argparse.Namespace) -> Spectra:
-    """Return the models of `--spectrum` after all checks that need no backbone.
-
-    Raises:
-        InputError: One is not a bayeslora model, has no adapter or shares its label, or a loading
-            option is set without any model.
-    """
-    if not args.spectrum:
-        refuse(args, LOADING, "has no effect without --spectrum")
-    return Spectra(_labelled(args.spectrum), given(args, *LOADING))
-
-
-def _labelled(options: Sequence[str]) -> dict[str, Path]:
-    models: dict[str, Path] = {}
-    for option in options:
-        label, path = _label_and_directory(option)
-        _check_model(path)
-        if label in models:
-            raise InputError(
-                f"--spectrum {option}: label {label!r} is already used for {models[label]}; use "
-                "LABEL=MODEL"
-            )
-        models[label] = path
-    return models
-
-
-def _label_and_directory(option: str) -> tuple[str, Path]:
-    """Return label and directory; the path of a directory may contain an equals sign."""
-    label, equals, path = option.partition("=")
-    if not equals or Path(option).is_dir():
-        return Path(option).resolve().name, Path(option)
-    if not (label and path):
-        raise InputError(f"--spectrum {option}: expected MODEL or LABEL=MODEL")
-    return label, Path(path)
-
-
-def _check_model(path: Path) -> None:
-    from bayeslora.checkpoint import read_record
-
-    try:
-        record = read_record(path)
-    except InputError as error:
-        raise _refused_model(path, error) from None
-    if record.adapter is None:
-        raise _refused_model(path, "it has no bayeslora adapter, so no weights were changed")
-
-
-def _refused_model(path: Path, reason: object) -> InputError:
-    return InputError(f"--spectrum {path}: {reason}")
 
 
 SUMMARY = "write a report on predictions: one HTML file that opens offline"
@@ -180,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_apart(parser)
     _add_page(parser)
     add_overwrite(parser)
-    add_spectrum(parser)
     _add_card(parser)
     add_json(parser)
 
@@ -243,12 +112,9 @@ def run(args: argparse.Namespace) -> None:
     if args.model_card is not None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
-    spectra = spectra_of(args)
     card = [] if args.model_card is None else [args.model_card]
-    refuse_inputs(args.out, *card, *spectra.directories)
+    refuse_inputs(args.out, *card)
     provenance: Provenance = {"command": args.command}
-    if spectra:
-        provenance = {**provenance, "Adapters": spectra.fingerprints()}
     look = given(args, "examples", "example_column", "figures", "interactive")
     options = (
         given(args, "title", "ood_score", "num_bins", "seed", "over_seeds", *PART_OPTIONS) | look
@@ -261,7 +127,6 @@ def run(args: argparse.Namespace) -> None:
         shifted=[*scored.shifted, *map(Path, args.shifted)],
         out=args.out,
         overwrite=bool(args.overwrite),
-        spectrum=spectra or None,
         provenance=provenance,
         reading=scored.reading,
         **options,

@@ -7,17 +7,18 @@ are comparable. A score that spans several powers of ten gets a logarithmic axis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bayeslora.reporting.assess import SURE
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.facts import SURE
 from bayeslora.reporting.figures import style
-from bayeslora.reporting.figures.rendering import Panel
-from bayeslora.reporting.text import number
+from bayeslora.reporting.figures.style import Panel
+from bayeslora.reporting.text import number, score_words
 
 _ACCURACY = style.Role(style.INK, "-")
 _CERTAINTY = style.Role(style.INK, (0, (3, 2)))
@@ -49,11 +50,9 @@ def confidence_panel(
         key = [(style.RIGHT, f"correct ({right})"), (style.WRONG, f"wrong ({errors})")]
         means = {"accuracy": (_ACCURACY, float(correct.mean())), **means}
         counts = f"{right} predictions are correct and {errors} wrong"
-    figure, (axes,) = style.figure_with_axes(3.1, (0.42, 1.8))
-    style.add_heading(figure, heading)
-    style.add_key(figure, key, top=0.58)
-    entries = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
-    style.add_key(figure, entries, top=0.58, left=1.45)
+    figure, (axes,) = style.figure_with_axes(3.1, label, heading, (0.42, 1.8))
+    lines = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
+    style.add_legend(figure, [*key, *lines], top=0.5, columns=2)
     edges = np.linspace(0.0, 1.0, bins + 1)
     rights, wrongs = (np.histogram(confidence[part], edges)[0] for part in (~wrong, wrong))
     # Wrong predictions start at the axis: they are few, and their heights are compared.
@@ -80,9 +79,9 @@ def confidence_panel(
     judged = confidence if correct is None else confidence[wrong]
     sure = int(np.count_nonzero(judged >= SURE))
     whose = "" if correct is None else " of the wrong ones"
-    stated = ", ".join(words for _, words in entries).capitalize()
+    stated = ", ".join(words for _, words in lines).capitalize()
     words = f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more. {stated}."
-    return Panel(name, figure, title, words, {style.TITLE_SLOT: label})
+    return Panel(name, figure, title, words)
 
 
 NUM_BINS = 30
@@ -90,6 +89,33 @@ NUM_BINS = 30
 
 _WIDE = 100.0
 """Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
+
+
+DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
+    "max_probability": ("", (0.0, 1.0)),
+    "epistemic": (" (nats)", None),
+    "logit_variance": ("", None),
+}
+"""Uncertainty whose density is drawn -> its unit, and limits of its axis, if fixed."""
+
+
+def density_panels(index: int, fit: Assessed, sets: Mapping[str, str]) -> Iterator[Panel]:
+    """Yield a panel per uncertainty of a fit that varies, with all of its sets."""
+    for score, (unit, limits) in DRAWN_SCORES.items():
+        outside = {
+            sets[name]: (
+                source.predictions.uncertainty(score),
+                f"AUROC {number(fit.scores.ood[name].by_score[score]['auroc'].value)}",
+            )
+            for name, source in fit.method.ood.items()
+            if score in fit.scores.ood[name].by_score
+        }
+        if outside:
+            stem, words = f"{score.replace('_', '-')}-{index}", score_words(score)
+            inside, axis = fit.method.predictions.uncertainty(score), words + unit
+            panel = density_panel(stem, fit.label, words, inside, outside, axis=axis, limits=limits)
+            if panel is not None:
+                yield panel
 
 
 def density_panel(
@@ -114,23 +140,20 @@ def density_panel(
     if everything.size == 0 or float(np.ptp(everything)) == 0.0:
         return None
     edges, logarithmic = _edges(everything, limits)
-    key = 0.56 + (len(outside) + 1) * style.KEY_ROW
-    figure, (axes,) = style.figure_with_axes(2.2 + key, (0.42, 1.7))
-    style.add_heading(figure, score)
+    key = 0.5 + (len(outside) + 1) * style.KEY_ROW
+    figure, (axes,) = style.figure_with_axes(2.3 + key, label, score, (0.42, 1.7))
     role = style.IN_DISTRIBUTION
     area: dict[str, Any] = {"facecolor": role.area, "edgecolor": role.color}
     axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
     medians = [f"median {number(float(np.median(inside)))} in distribution"]
     entries = [(role, f"in distribution (n {len(inside)})")]
-    slots = {}
     for index, (name, (values, auroc)) in enumerate(outside.items()):
         role = style.OUTSIDE[index % len(style.OUTSIDE)]
         look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
         axes.stairs(_shares(values, edges), edges, baseline=None, linewidth=1.4, **look)
         medians.append(f"{number(float(np.median(values)))} on {name} ({auroc})")
-        slots[slot := style.name_slot(index)] = name
-        entries.append((role, f"{slot} (n {len(values)}), {auroc}"))
-    style.add_key(figure, entries, top=0.58)
+        entries.append((role, f"{name} (n {len(values)}), {auroc}"))
+    style.add_legend(figure, entries, top=0.5)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(bottom=0)
     axes.set(ylabel="% of the set", xlabel=axis)
@@ -138,13 +161,8 @@ def density_panel(
         axes.set(xscale="log", xlabel=f"{axis}, log scale")
         style.mark_powers(axes.xaxis)
     axes.set_xlim(edges[0], edges[-1])
-    return Panel(
-        stem,
-        figure,
-        f"{score} of {label}, in distribution and outside",
-        f"{', '.join(medians)}.",
-        {style.TITLE_SLOT: label, **slots},
-    )
+    title = f"{score} of {label}, in distribution and outside"
+    return Panel(stem, figure, title, f"{', '.join(medians)}.")
 
 
 def _edges(

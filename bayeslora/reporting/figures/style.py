@@ -1,21 +1,26 @@
-"""Common style of figures: colours, line styles, sizes, headings, legends and thinned curves.
+"""Common style of figures, and matplotlib figures as SVG elements for a page and as files.
 
 Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
 vision deficiencies; line style, hatch or marker shape encodes the same information, so that figures
-work in grey.
+work in grey. Names are plain text: never formulas, and escaped by matplotlib. The same figure gives
+the same bytes on every run.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from bayeslora.reporting.figures.rendering import drawing_style
+from bayeslora.errors import InputError, unknown_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,23 +48,32 @@ LEFT = 0.5
 """Room left of the axes for tick labels and the axis label, in inches."""
 
 SMALL = 7.5
-"""Font size of labels inside the axes, in points."""
-
-SMALLEST = 7.0
-"""Font size of long lines, in points: 9 pixels where a figure is 315 pixels wide."""
+"""Font size of labels inside the axes and of legends, in points."""
 
 KEY_ROW = 0.165
 """Height of a line of a legend, in inches."""
 
-MARKER_SIZE = 4.2
-"""Width of a point, in points."""
+ENTRY_HEIGHT = 0.31
+"""Height of an entry of a legend with two lines, in inches."""
 
-TITLE_SLOT = "bayesloraTitle"
+POINTS = 400
+"""Points of a curve, about two per printed point of width: more are not visible."""
 
 
-def name_slot(index: int) -> str:
-    """Return the slot of the name with an index; the last letter distinguishes 1 from 10."""
-    return f"bayesloraName{index}x"
+@contextmanager
+def drawing_style() -> Iterator[None]:
+    """Use matplotlib's defaults and `templates/figures.mplstyle`.
+
+    Settings of a user or a notebook (fonts, TeX, a style sheet) have no effect and are preserved.
+    """
+    from matplotlib import style
+
+    sheet = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
+    with style.context(["default", sheet]), warnings.catch_warnings():
+        # A name may have letters that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph")
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support")
+        yield
 
 
 Line = Literal["-"] | tuple[float, tuple[float, ...]]
@@ -93,27 +107,47 @@ MISSES = Role(VERMILLION, "-", marker="s")
 RIGHT = Role(BLUE, "-", strength=0.55)
 WRONG = Role(VERMILLION, "-", hatch="////", strength=0.25)
 IN_DISTRIBUTION = Role(BLUE, "-", strength=0.3)
-OUTSIDE = (
-    Role(VERMILLION, (0, (5, 1.5))),
-    Role(INK, (0, (1.2, 1.2))),
-    Role(GREEN, (0, (7, 1.5, 1.2, 1.5))),
-    Role(PURPLE, (0, (3, 1, 1, 1, 1, 1))),
-    Role(ORANGE, (0, (9, 2))),
+DASHES: tuple[Line, ...] = (
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (7, 1.5, 1.2, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (9, 2)),
 )
+OUTSIDE = tuple(map(Role, (VERMILLION, INK, GREEN, PURPLE, ORANGE), DASHES))
 """Roles of the first, second, … out-of-distribution set; they repeat after the last."""
 
 METHODS = (
     Role(BLUE, "-", marker="o"),
-    Role(VERMILLION, (0, (5, 1.5)), marker="s"),
-    Role(INK, (0, (1.2, 1.2)), marker="^"),
-    Role(GREEN, (0, (7, 1.5, 1.2, 1.5)), marker="D"),
-    Role(PURPLE, (0, (3, 1, 1, 1, 1, 1)), marker="v"),
+    Role(VERMILLION, DASHES[0], marker="s"),
+    Role(INK, DASHES[1], marker="^"),
+    Role(GREEN, DASHES[2], marker="D"),
+    Role(PURPLE, DASHES[3], marker="v"),
 )
 """Roles of the methods of a panel; their number limits the methods per panel."""
 
 
-def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the common width with stacked axes: bottoms and heights in inches."""
+@dataclass(frozen=True)
+class Panel:
+    """A drawn figure.
+
+    `name` is the stem of its file, unique in a report: letters, digits and hyphens. `description`
+    says what it shows in words and numbers, for people who cannot see it.
+    """
+
+    name: str
+    figure: Figure
+    title: str
+    description: str
+
+
+def figure_with_axes(
+    height: float, title: str, note: str, *boxes: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of the common width with a title, a note below it, and stacked axes.
+
+    Boxes are bottoms and heights of the axes, in inches.
+    """
     from matplotlib.figure import Figure
 
     with drawing_style():
@@ -123,68 +157,43 @@ def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure
             figure.add_axes((LEFT / WIDTH, bottom / height, across, tall / height))
             for bottom, tall in boxes
         ]
+        bold: Any = {"fontsize": 8.5, "weight": "bold", "color": INK}
+        for text, top, look in (
+            (title, 0.17, bold),
+            (note, 0.36, {"fontsize": SMALL, "color": MUTED}),
+        ):
+            figure.text(0.06 / WIDTH, 1 - top / height, text, va="center", **look)
     return figure, axes
 
 
-def add_heading(figure: Figure, note: str) -> None:
-    """Write the slot of the method's name, and `note` below it, at the top left."""
-    left, height = 0.06 / WIDTH, figure.get_figheight()
-    bold: Any = {"fontsize": 8.5, "weight": "bold", "color": INK, "va": "center"}
-    figure.text(left, 1 - 0.17 / height, TITLE_SLOT, **bold)
-    figure.text(left, 1 - 0.36 / height, note, fontsize=7.5, color=MUTED, va="center")
-
-
-def add_key(
-    figure: Figure, entries: Sequence[tuple[Role, str]], *, top: float, left: float = 0.08
+def add_legend(
+    figure: Figure, entries: Sequence[tuple[Role, str]], *, top: float, columns: int = 1
 ) -> None:
-    """Draw a legend of swatches and words, one entry per line; `top` and `left` are in inches."""
-    for row, (role, words) in enumerate(entries):
-        level = 1 - (top + row * KEY_ROW) / figure.get_figheight()
-        add_swatch(figure, role, left / WIDTH, level)
-        figure.text((left + 0.36) / WIDTH, level, words, fontsize=7.5, color=INK, va="center")
-
-
-def add_swatch(
-    figure: Figure, role: Role, left: float, level: float, *, line: bool = False
-) -> None:
-    """Draw a sample of a role, in figure coordinates: left edge and vertical centre.
-
-    A role with markers gets its line too if `line`.
-    """
+    """Draw a legend of roles and words; `top` is its distance from the upper edge, in inches."""
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Patch
 
-    wide, tall = 0.28 / WIDTH, 0.1 / figure.get_figheight()
-    if role.strength:
-        area: Any = {"facecolor": role.area, "edgecolor": role.color, "hatch": role.hatch}
-        box = (left, level - tall / 2), wide, tall
-        figure.add_artist(Rectangle(*box, **area, linewidth=1.0))
-        return
-    across = [left + wide / 2] if role.marker else [left, left + wide]
-    if line:
-        across = [left, left + wide / 2, left + wide]
-    sample = Line2D(
-        across,
-        [level] * len(across),
-        color=role.color,
-        linestyle=role.line,
-        linewidth=1.5,
-        marker=role.marker or "none",
-        markevery=[1] if line else None,
-        markersize=MARKER_SIZE,
-    )
-    figure.add_artist(sample)
+    with drawing_style():
+        handles = [
+            Patch(facecolor=role.area, edgecolor=role.color, hatch=role.hatch)
+            if role.strength
+            else Line2D([], [], color=role.color, linestyle=role.line, marker=role.marker or "none")
+            for role, _ in entries
+        ]
+        place = 0.06 / WIDTH, 1 - top / figure.get_figheight()
+        legend = figure.legend(
+            handles,
+            ["" for _ in entries],
+            loc="upper left",
+            bbox_to_anchor=place,
+            ncols=columns,
+        )
+        # As labels, names that begin with an underscore would be left out.
+        for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+            text.set_text(words)
 
-
-POINTS = 400
-"""Points of a curve, about two per printed point of width: more are not visible."""
-
-ENTRY_HEIGHT = 0.31
-"""Height of an entry of the legend with its two lines, in inches."""
 
 Item = TypeVar("Item")
-
-_LEFT, _INDENT = 0.06, 0.32
 
 
 def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Item]]]]:
@@ -196,27 +205,6 @@ def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Ite
     bounds = [-(-len(items) * index // max(1, panels)) for index in range(panels + 1)]
     for number, (start, end) in enumerate(pairwise(bounds), start=1):
         yield number, list(zip(METHODS, items[start:end], strict=False))
-
-
-def add_entries(
-    figure: Figure, entries: Sequence[tuple[Role, str, str]], *, top: float
-) -> tuple[dict[str, str], str]:
-    """Draw the legend of methods: a line and a point, the name, and the numbers below it.
-
-    `entries` are role, name and numbers; `top` is the distance of the first line from the upper
-    edge, in inches. Return slot -> name, and the legend in words with these slots.
-    """
-    height, words = figure.get_figheight(), []
-    for index, (role, _, numbers) in enumerate(entries):
-        level = 1 - (top + index * ENTRY_HEIGHT) / height
-        add_swatch(figure, role, _LEFT / WIDTH, level, line=True)
-        left = (_LEFT + _INDENT) / WIDTH
-        figure.text(left, level, name_slot(index), fontsize=7.5, color=INK, va="center")
-        below = level - 0.14 / height
-        figure.text(left, below, numbers, fontsize=SMALLEST, color=MUTED, va="center")
-        words.append(f"{name_slot(index)}: {numbers}")
-    names = {name_slot(index): name for index, (_, name, _) in enumerate(entries)}
-    return names, f"{'; '.join(words)}."
 
 
 def draw_diagonal(axes: Axes) -> None:
@@ -231,9 +219,9 @@ def draw_curve(axes: Axes, role: Role, across: Values, up: Values) -> None:
 
 def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:
     """Draw points that stand out from a curve below them."""
-    marker_style: Any = {"color": role.color, "linestyle": "none", "marker": role.marker}
-    edge: Any = {"markersize": MARKER_SIZE, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    axes.plot(across, up, **marker_style, **edge, zorder=3, clip_on=False)
+    look: Any = {"color": role.color, "linestyle": "none", "marker": role.marker, "markersize": 4.2}
+    edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    axes.plot(across, up, **look, **edge, zorder=3, clip_on=False)
 
 
 def mark_powers(axis: Axis) -> None:
@@ -242,16 +230,7 @@ def mark_powers(axis: Axis) -> None:
 
     axis.set_major_locator(LogLocator(numticks=8))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(_power_of_ten))
-
-
-def _power_of_ten(value: float, _: int | None) -> str:
-    """Return 0.01, 1, 100, and 10⁻⁵ beyond."""
-    power = round(math.log10(value))
-    return f"{10.0**power:g}" if abs(power) <= 3 else f"10{str(power).translate(_SUPERSCRIPTS)}"
-
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def thinned(
@@ -279,3 +258,115 @@ def sampled_sizes(rows: int) -> NDArray[np.int64]:
     few = np.geomspace(1, rows, POINTS // 4)
     many = np.linspace(1, rows, POINTS - len(few))
     return np.unique(np.round(np.concatenate([few, many])).astype(np.int64))
+
+
+FORMATS = ("svg", "png", "pdf")
+"""Formats of figure files; the first is the default."""
+
+
+def check_formats(figures: Sequence[str]) -> tuple[str, ...]:
+    """Return the formats of figure files without duplicates, in the original order.
+
+    Raises:
+        InputError: There is no format, or a format is unknown.
+    """
+    if isinstance(figures, str):
+        figures = (figures,)
+    for kind in figures:
+        if kind not in FORMATS:
+            raise unknown_choice("figure format", kind, FORMATS)
+    if not figures:
+        raise InputError(f"figures names no format; choose from {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(figures))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A panel as text: a complete SVG file, the same as an element for a page, files by format."""
+
+    name: str
+    title: str
+    standalone: str
+    inline: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+_METADATA: Mapping[str, Mapping[str, Any]] = {
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+
+
+def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
+    """Render the panel as SVG for the page, and its files in the requested formats."""
+    body = _svg(panel)
+    inline = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body, count=2)
+    whole = f'<?xml version="1.0" encoding="utf-8" standalone="no"?>\n{body}'
+    about = {"png": {"Description": panel.description}, "pdf": {"Subject": panel.description}}
+    files = {
+        kind: whole.encode()
+        if kind == "svg"
+        else _saved(panel, kind, {"Title": panel.title, **about[kind]})
+        for kind in formats
+    }
+    return Drawing(panel.name, panel.title, whole, inline, files)
+
+
+def _saved(panel: Panel, kind: str, about: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with drawing_style():
+        panel.figure.savefig(buffer, format=kind, dpi=300, metadata={**_METADATA[kind], **about})
+    return buffer.getvalue()
+
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+def _svg(panel: Panel) -> str:
+    """Return the SVG element, with a title and a description, and identifiers of its own."""
+    from xml.etree import ElementTree as ET
+
+    ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", _XLINK)
+    root = ET.fromstring(_saved(panel, "svg", {}))  # noqa: S314 (what matplotlib has written)
+    # matplotlib's style sheet would apply to the whole page; the root element sets it instead.
+    for child in [*root]:
+        if child.tag == f"{{{_SVG}}}metadata" or child.find(f"{{{_SVG}}}style") is not None:
+            root.remove(child)
+    for element in root.iter():
+        element.attrib.update(
+            {key: _attribute(key, value, panel.name) for key, value in element.attrib.items()}
+        )
+        if element.tag != f"{{{_SVG}}}text":
+            element.text = None
+        element.tail = None
+    root.attrib.update(
+        {
+            "role": "img",
+            "aria-labelledby": f"{panel.name}-title {panel.name}-desc",
+            "style": "stroke-linejoin: round; stroke-linecap: butt; font-family: 'DejaVu Sans',"
+            " Verdana, Arial, sans-serif",
+        }
+    )
+    for place, (tag, words) in enumerate({"title": panel.title, "desc": panel.description}.items()):
+        element = ET.Element(f"{{{_SVG}}}{tag}", {"id": f"{panel.name}-{tag}"})
+        element.text = words
+        root.insert(place, element)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _attribute(key: str, value: str, prefix: str) -> str:
+    """Return an attribute with identifiers prefixed, and without the font and long numbers.
+
+    A hundredth of a point is what no screen or printer resolves.
+    """
+    if key == "id":
+        return f"{prefix}-{value}"
+    if key == f"{{{_XLINK}}}href":
+        return f"#{prefix}-{value.removeprefix('#')}"
+    if key in ("d", "x", "y"):
+        short = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
+        return " ".join(short.split())
+    value = re.sub(r" ?font-family: 'DejaVu Sans'[^;]*;?", "", value)
+    return value.replace("url(#", f"url(#{prefix}-")

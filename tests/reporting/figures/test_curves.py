@@ -13,7 +13,7 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.assess import Evaluation, assess
+from bayeslora.reporting.assess import assess
 from bayeslora.reporting.figures.curves import (
     MARKED,
     Selective,
@@ -30,7 +30,7 @@ def selective(confidence, correct, label="m"):
 
 def scored(*items, ood=None):
     methods = gather(list(items), ood)
-    return assess(methods, Evaluation(num_resamples=2))
+    return assess(methods, {"num_resamples": 2})
 
 
 def test_risk_is_the_share_of_errors_among_the_surest():
@@ -116,7 +116,7 @@ def test_few_rows_are_all_drawn_and_many_are_sampled():
 
 def test_one_class_against_the_rest_is_the_binary_diagram(make):
     predictions = make("m", rows=120)
-    [panel] = class_panels([(1, *scored(predictions))], ["crypto"])
+    [panel] = class_panels(1, *scored(predictions), ["crypto"])
     place = predictions.classes.index("crypto")
     of_class = predictions.labels == place
     error = ece(top_label(predictions.probs[:, place], of_class), 15)

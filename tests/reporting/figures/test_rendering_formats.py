@@ -6,7 +6,7 @@ from PIL import Image
 
 from bayeslora.reporting.assess import Point
 from bayeslora.reporting.figures.reliability import reliability_panel
-from bayeslora.reporting.figures.rendering import (
+from bayeslora.reporting.figures.style import (
     FORMATS,
     drawing_style,
     render_files,

@@ -7,7 +7,7 @@ import pytest
 
 from bayeslora.reporting.assess import Point
 from bayeslora.reporting.figures.reliability import reliability_panel
-from bayeslora.reporting.figures.rendering import render
+from bayeslora.reporting.figures.style import render_files
 
 POINTS = [Point(0.8, 1.0, 50, 0.9, 0.7, 0.56, 0.81), Point(0.4, 0.6, 9, 0.5, 0.5, 0.2, 0.8)]
 HOSTILE = [
@@ -23,7 +23,7 @@ HOSTILE = [
 
 
 def draw(name="reliability-1", label="vbll"):
-    return render(reliability_panel(name, label, POINTS, "ECE 0.200"))
+    return render_files(reliability_panel(name, label, POINTS, "ECE 0.200"))
 
 
 def texts(drawing):

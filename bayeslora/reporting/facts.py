@@ -1,10 +1,12 @@
-"""The results of a report: the best method by a score, methods tied with it, the one to use.
+"""What the scores show: calibration of a fit, detection of a set, the best methods, the one to use.
 
-For methods scored on the same rows, the paired difference from the best by the score decides: its
-interval accounts for common errors on hard rows, and its p-value for the number of methods
-compared. Paired are the scores of `COMPARED`, AUROC, and the distance of overconfidence from zero;
-by other scores, methods with overlapping intervals are tied. Verdict, figures, tables, advice and
-findings of a report all use `standing_of` and `Facts`, so that they agree.
+Page, model card and terminal take their facts from here and their words from `sentences`, so that
+equal evidence gets the same sentence everywhere.
+
+For methods scored on the same rows, the paired difference from the best by a score decides which
+others are tied with it: its interval accounts for common errors on hard rows, and its p-value for
+the number of methods compared. Paired are the scores of `COMPARED`, AUROC, and the distance of
+overconfidence from zero; by other scores, methods with overlapping intervals are tied.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from statistics import NormalDist
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +25,165 @@ from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.differences import farther_from_zero_p, holm
-from bayeslora.metrics.ood import auroc_difference_p
+from bayeslora.metrics.intervals import LEVEL
+from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.scores import OODScores, Score, Scores
-from bayeslora.reporting.adapter_changes import AdapterChange
-from bayeslora.reporting.assess import Assessed, labelled
-from bayeslora.reporting.detectors import is_blind
+from bayeslora.reporting.assess import Assessed, Point, labelled, occupied
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import listed_names
+
+SURE = 0.9
+"""Confidence of `Scores.sure`, from which people automate."""
+
+CLOSE = 0.05
+"""Largest gap between confidence and accuracy, including its interval, that counts as small."""
+
+CHANCE = 0.05
+"""Expected share of a calibrated method's bins whose 95 % interval misses the diagonal."""
+
+_TESTS = 3
+
+Verdict = Literal["biased", "slight", "uneven", "sure", "possible", "good", "few"]
+"""What labelled examples show about the confidence of a fit.
+
+- biased: over- or underconfident on average, beyond chance.
+- slight: the same, but by little.
+- uneven: off beyond chance, though not on average.
+- sure: not shown to be off as a whole, but overconfident at `SURE` or more.
+- possible: a test finds a fault that may be chance, given three tests.
+- good: none of these, and the average gap is known to be small.
+- few: none of these.
+"""
+
+MISCALIBRATED: frozenset[Verdict] = frozenset({"biased", "slight", "uneven"})
+"""Verdicts that chance does not explain."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The verdict on a fit, and the facts behind it.
+
+    Attributes:
+        verdict: The verdict.
+        way: `over` or `under` by the sign of a gap whose interval excludes zero, else empty.
+        points: The non-empty bins.
+        sure: Rows of confidence `SURE` or more, if they are overconfident beyond their interval.
+    """
+
+    verdict: Verdict
+    way: Literal["over", "under", ""]
+    points: tuple[Point, ...]
+    sure: Point | None
+
+
+def calibration_of(scores: Scores) -> Calibration:
+    """Judge the scores of labelled examples."""
+    gap, p, points = scores["overconfidence"], miscalibration_p(scores), occupied(scores.bins)
+    way: Literal["over", "under", ""] = "over" if gap.low > 0 else "under" if gap.high < 0 else ""
+    sure = next(iter(occupied([scores.sure] if scores.sure else [])), None)
+    if sure is not None and sure.accuracy_high >= sure.confidence:
+        sure = None
+    verdict: Verdict
+    if p < SIGNIFICANT and not way:
+        verdict = "uneven"
+    elif p < SIGNIFICANT:
+        verdict = "slight" if is_close(gap) and scores["ece"].value <= CLOSE else "biased"
+    elif sure is not None:
+        verdict = "sure"
+    elif p < _TESTS * SIGNIFICANT:
+        verdict = "possible"
+    else:
+        verdict = "good" if gap.has_interval and is_close(gap) else "few"
+    return Calibration(verdict, way, tuple(points), sure)
+
+
+def is_close(gap: Score) -> bool:
+    """Return whether both ends of the interval of a gap are within `CLOSE` of zero."""
+    return max(abs(gap.low), abs(gap.high)) <= CLOSE
+
+
+def bins_p(points: Sequence[Point]) -> float:
+    """Return the probability that at least as many bins miss the diagonal by chance.
+
+    Binomial distribution with a rate of `CHANCE` per bin.
+    """
+    size, missed = len(points), sum(point.off_diagonal for point in points)
+    return sum(
+        math.comb(size, k) * CHANCE**k * (1 - CHANCE) ** (size - k) for k in range(missed, size + 1)
+    )
+
+
+def bias_p(gap: Score) -> float:
+    """Return the two-sided p-value of no gap between mean confidence and accuracy.
+
+    It follows from the normal distribution whose 95 % interval is that of the gap, on the side
+    towards zero, and is below 0.05 if the interval excludes zero. 1 without an interval.
+    """
+    half = gap.value - gap.low if gap.value > 0 else gap.high - gap.value
+    if not gap.has_interval or gap.value == 0:
+        return 1.0
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2) * abs(gap.value) / half if half > 0 else math.inf
+    return math.erfc(z / math.sqrt(2))
+
+
+def miscalibration_p(scores: Scores) -> float:
+    """Return the p-value of perfect calibration of labelled rows, from three tests combined.
+
+    They test the average gap, the number of bins that miss the diagonal, and the ECE; their
+    smallest p-value is multiplied by three (Bonferroni), since each test alone rejects one in
+    twenty calibrated methods.
+    """
+    ece = 1.0 if scores.calibration_p is None else scores.calibration_p
+    p_values = bias_p(scores["overconfidence"]), bins_p(occupied(scores.bins)), ece
+    return min(1.0, _TESTS * min(p_values))
+
+
+MOST_FLAGGED = 0.2
+"""Largest share of in-distribution examples flagged at 95 % of a set for an advised threshold.
+
+Out-of-distribution inputs are rare in practice: with an alarm on every fifth other input nearly all
+alarms are false, and people stop looking at them.
+"""
+
+
+def better_score(result: OODScores) -> str:
+    """Return the score that separates the set better, if it detects the set; else empty."""
+    if not result.better or result.by_score[result.better]["auroc"].low <= 0.5:
+        return ""
+    return result.better
+
+
+def is_blind(result: OODScores) -> bool:
+    """Return whether the rows are not shown to be more uncertain than in-distribution rows."""
+    return result.auroc.low <= 0.5
+
+
+def is_reversed(result: OODScores) -> bool:
+    """Return whether the rows are shown to be less uncertain than in-distribution rows."""
+    return result.auroc.high < 0.5
+
+
+Detection = Literal["beaten", "reversed", "blind", "doubtful", "costly", "usable"]
+
+
+def detection_of(result: OODScores) -> Detection:
+    """Return whether to flag rows by the judged score, and if not, the first reason against it.
+
+    Reasons: another score separates them better; it is lower on them, or not shown to be higher;
+    its values are uninformative; or flagging 95 % of them flags more than `MOST_FLAGGED` of the
+    in-distribution examples.
+    """
+    if better_score(result):
+        return "beaten"
+    if is_reversed(result):
+        return "reversed"
+    if is_blind(result):
+        return "blind"
+    if result.doubt and result.score == EPISTEMIC:
+        return "doubtful"
+    return "costly" if result.fpr95.value > MOST_FLAGGED else "usable"
+
 
 ORDERED: Mapping[str, ScoreInfo] = {
     key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
@@ -61,26 +215,6 @@ class Standing:
     others: int
     paired: str = ""
     equal: tuple[str, ...] = ()
-
-    def holders(self, singular: str, plural: str) -> str:
-        """Return the methods with exactly the best score, with the verb in their number."""
-        verb = plural if self.equal else singular
-        return f"{listed_names((self.label, *self.equal))} {verb}"
-
-    @property
-    def clause(self) -> str:
-        """Comparison with the worse methods, as the second half of a sentence; empty if none."""
-        behind = [label for label in self.tied if label not in self.equal]
-        if behind:
-            everyone = len(behind) == self.others > 1
-            whom = "all others" if everyone else listed_names(behind)
-            reason = f"compared {self.paired}" if self.paired else "intervals overlap"
-            whose = "their" if self.equal else "its"
-            return f"; {whose} lead over {whom} may be chance ({reason})"
-        if len(self.equal) < self.others:
-            reason = f" ({self.paired})" if self.paired else ""
-            return f"; every other method is worse by more than chance explains{reason}"
-        return ""
 
     def decided(self, tied: tuple[str, ...], paired: str) -> Standing:
         """Return the standing in which differences have decided which methods are tied."""
@@ -233,7 +367,6 @@ class Facts:
         sets: Name -> label of each out-of-distribution set.
         fits: Every fit, in the original order.
         shift: Scores of corrupted examples.
-        changes: Adapter changes.
     """
 
     methods: Sequence[Assessed]
@@ -241,7 +374,6 @@ class Facts:
     sets: Mapping[str, str] = field(default_factory=dict)
     fits: Sequence[Assessed] = ()
     shift: Sequence[ShiftCurve] = ()
-    changes: Sequence[AdapterChange] = ()
 
     @property
     def comparison(self) -> Comparison | None:
@@ -265,6 +397,10 @@ class Facts:
         If not, scores are not compared between methods, and the report is about the first.
         """
         return len({frozenset(each.method.predictions.classes) for each in self.labelled}) < 2
+
+    def verdicts(self, method: Assessed) -> frozenset[Verdict]:
+        """Return the verdicts on the fits of a labelled method."""
+        return frozenset(calibration_of(fit.scores).verdict for fit in method.each)
 
     @cached_property
     def detectors(self) -> dict[str, tuple[Standing, OODScores]]:
@@ -311,7 +447,8 @@ class Facts:
 def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     """Choose a method of lowest NLL, if possible without a sign of miscalibration.
 
-    Ties are resolved by detection, then by the lowest NLL.
+    Ties are resolved by detection, then by the lowest NLL. A copy of the chosen method, with the
+    same probabilities and other prediction sets, is no alternative to it.
     """
     methods = facts.labelled
     # Without intervals methods cannot be compared, and a few rows should not decide.
@@ -319,7 +456,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
         return Choice(nll.label)
     leaders = [method for method in methods if nll.is_top(method.label)]
     reasons = ["tied for the lowest NLL" if len(leaders) > 1 else "lowest NLL"]
-    sound = [method for method in leaders if not method.miscalibrated]
+    sound = [method for method in leaders if not facts.verdicts(method) & {*MISCALIBRATED, "sure"}]
     chosen = sound or leaders
     judged = {
         name: best for name, (best, result) in facts.detectors.items() if not is_blind(result)
@@ -330,11 +467,16 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     if len(chosen) == 1 and accuracy.label == chosen[0].label and not accuracy.tied:
         reasons.append("highest accuracy")
     if sound:
-        clear = "clear " if any(method.doubtful for method in chosen) else ""
+        clear = "clear " if any("possible" in facts.verdicts(method) for method in chosen) else ""
         reasons.append(f"no {clear}sign of miscalibration")
     if detecting and len(detecting) < len(chosen):
         chosen = detecting
         reasons.append(f"best detection of {listed_names(facts.sets[name] for name in judged)}")
     first = min(chosen, key=lambda method: method.scores["nll"].value)
-    equal = tuple(method.label for method in chosen if method is not first)
-    return Choice(first.label, equal, tuple(reasons))
+    equal = [m.label for m in chosen if m is not first and not _has_same_probabilities(m, first)]
+    return Choice(first.label, tuple(equal), tuple(reasons))
+
+
+def _has_same_probabilities(method: Assessed, other: Assessed) -> bool:
+    first, second = method.method.predictions, other.method.predictions
+    return are_same_rows(first, second) and np.array_equal(first.probs, second.probs)
