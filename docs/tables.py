@@ -126,14 +126,12 @@ def method_list(kind: str) -> str:
 
 
 def methods(*kind: str) -> str:
-    """Return the methods of a kind with their sources, followed by the options of each."""
-    entries = catalogue()[" ".join(kind)]
-    rows = ((f"`{entry['name']}`", entry["summary"], entry["source"]) for entry in entries)
-    listed = table(("name", "what it is", "source"), rows)
-    optional = [
-        f"**{entry['name']}**\n\n{_method_options(entry)}" for entry in entries if entry["options"]
-    ]
-    return "\n".join([listed, *optional])
+    """Return the options of each method of a kind."""
+    return "\n".join(
+        f"**{entry['name']}**: {entry['summary']}\n\n{_method_options(entry)}"
+        for entry in catalogue()[" ".join(kind)]
+        if entry["options"]
+    )
 
 
 def about(kind: str, name: str) -> str:
@@ -221,10 +219,19 @@ def _limits(config: type[Any]) -> list[str]:
 
 def _method_options(entry: dict[str, Any]) -> str:
     rows = (
-        (f"`{name}`", f"`{default}`", entry["meanings"].get(name, ""))
+        (f"`{name}`", f"`{default}`", _meaning(name, entry))
         for name, default in entry["options"].items()
     )
     return table(("option", "default", "meaning"), rows)
+
+
+_ON_ONE_PAGE = ("target_modules", "num_layers")
+"""Options of all adapters, whose defaults are on one page."""
+
+
+def _meaning(name: str, entry: dict[str, Any]) -> str:
+    meaning: str = entry["meanings"].get(name, "")
+    return meaning.partition(";")[0] if name in _ON_ONE_PAGE else meaning
 
 
 def properties(name: str) -> str:
