@@ -44,9 +44,9 @@ LONG_LEAD, PAPER_GAP, FAR_ENOUGH = 0.1, 0.35, 0.9
 OURS, LONG, AVERAGED = "polar-vbll, cv", "polar-vbll, long", "PoLAR-VBLL, mean of folds and fit"
 # Rivals with one pass per prediction and at most as many fits as ours, then those with more.
 RIVALS = {
-    "lora-mle, cv": "LoRA with temperature by cross-validation",
-    "lora-temperature, split": "LoRA with temperature by a fifth of the rows",
-    "polar-mle, cv": "PoLAR with temperature by cross-validation",
+    "lora-mle, cv": "LoRA with a temperature",
+    "lora-temperature, split": "LoRA with a temperature by held-out rows",
+    "polar-mle, cv": "PoLAR with a temperature",
     "lora-vbll, cv": "LoRA-VBLL",
     "lora-laplace": "LoRA with last-layer Laplace",
     "last layer alone": "VBLL without an adapter",
@@ -61,15 +61,15 @@ LONG_RIVALS = {
     "lora-vbll, long": "LoRA-VBLL",
 }
 FEW_RIVALS = {
-    "lora-mle, cv": "LoRA with temperature by cross-validation",
+    "lora-mle, cv": "LoRA with a temperature",
     "lora-mle, 15 epochs, cv": "LoRA with 15 epochs and a temperature",
     "lora-mle, head rate 0.05, cv": "LoRA with VBLL's head rate and a temperature",
-    "polar-mle, cv": "PoLAR with temperature by cross-validation",
+    "polar-mle, cv": "PoLAR with a temperature",
     "lora-vbll, cv": "LoRA-VBLL",
 }
 ALONE = {"PoLAR-VBLL, cv": "its network of all rows alone"}
 AVERAGED_RIVALS = ALONE | {
-    "LoRA, cv": "LoRA with temperature by cross-validation",
+    "LoRA, cv": "LoRA with a temperature",
     "LoRA, mean of folds and fit": "the same, averaged",
     "LoRA-VBLL, mean of folds and fit": "LoRA-VBLL, averaged",
     "PoLAR-VBLL, folds kept (5 passes)": "the folds, kept, at five passes",
@@ -100,9 +100,9 @@ A gain (NLL in nats) is above 0 where the claim holds, paired by set, rows and s
 names a threshold, the gain is how far the value is on its right side. Made by \
 `python -m benchmarks.claims` from what is in `reports/`."""
 _ONE_FILE = f"""\
-The same labelled rows, {FEWEST_TO_LEAD} or more, and nothing else; development rows of three sets \
-([label-budget](../reports/archive/label-budget/summary.md)). Detection is that of fits without \
-`cv` ([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md))."""
+The same labelled rows, {FEWEST_TO_LEAD} or more, and temperatures by cross-validation; \
+development rows of three sets ([label-budget](../reports/archive/label-budget/summary.md)). \
+Detection is that of fits without `cv` ([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md))."""
 _SHORT = "at most six epochs"
 _ALONE = "beside other work"
 

@@ -92,9 +92,9 @@ def claims_table(claims: Sequence[Claim]) -> str:
     for claim in claims:
         if claim.gains:
             what, _, rival = claim.text.partition(" than ")
-            label = f"better than {rival}" if what in _NAMES else claim.text
+            label = rival if what in _NAMES else claim.text
             rows.setdefault(f"{label} ({claim.notes})" if claim.notes else label, []).append(claim)
-    head = ["claim", "mean gain ± half a 95 % interval", "over"]
+    head = ["claim, or rival", "mean gain ± half a 95 % interval", "over"]
     return table(head, [[label, *_gains(group)] for label, group in rows.items()])
 
 
