@@ -102,7 +102,8 @@ names a threshold, the gain is how far the value is on its right side. Made by \
 _ONE_FILE = f"""\
 The same labelled rows, {FEWEST_TO_LEAD} or more, and temperatures by cross-validation; \
 development rows of three sets ([label-budget](../reports/archive/label-budget/summary.md)). \
-Detection is that of fits without `cv` ([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md))."""
+Detection is that of fits without `cv` \
+([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md))."""
 _SHORT = "at most six epochs"
 _ALONE = "beside other work"
 
