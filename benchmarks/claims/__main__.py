@@ -97,8 +97,9 @@ chance |
 | ? | too few | fewer than three |
 
 A row that names a rival claims that PoLAR-VBLL is better than it. A gain (NLL in nats) is above 0 \
-where the claim holds, paired by set, rows and seed. Where a claim names a threshold, the gain is how far the value is on its right side. Made by \
-`python -m benchmarks.claims` from what is in `reports/`."""
+where the claim holds, paired by set, rows and seed. Where a claim names a threshold, the gain is \
+how far the value is on its right side. Made by `python -m benchmarks.claims` from what is in \
+`reports/`."""
 _ONE_FILE = f"""\
 The same labelled rows, {FEWEST_TO_LEAD} or more, and temperatures by cross-validation; \
 development rows of three sets ([label-budget](../reports/archive/label-budget/summary.md)). \
