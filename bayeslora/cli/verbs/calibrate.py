@@ -41,7 +41,7 @@ from bayeslora.io.files import real_path
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.side_by_side import SideBySide
+    from bayeslora.engine.fitted.calibrate import SideBySide
     from bayeslora.posteriors.base import Posterior
 
 SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
