@@ -25,7 +25,6 @@ from bayeslora.errors import CODES
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors
 from bayeslora.reporting.report import report
-from bayeslora.reporting.viewer import view
 
 DOCS = Path(__file__).parent
 
@@ -56,7 +55,7 @@ def _score_row(info: ScoreInfo) -> tuple[str, ...]:
 
 
 def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) -> str:
-    """Return the table of a command's options: command line, Python, and meaning.
+    """Return the table of a command's options: on the command line, and in Python.
 
     Args:
         verb: Name of the command.
@@ -69,8 +68,8 @@ def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) 
         name = action.dest
         value = f"={action.const}" if action.nargs == 0 else ""
         python = f"`{name}{value}`" if name in arguments else elsewhere.get(name, "")
-        rows.append((_typed(action), python, (action.help or "").replace("%%", "%")))
-    return table(("command line", "Python", "what it does"), rows)
+        rows.append((_typed(action), python))
+    return table(("command line", "Python"), rows)
 
 
 def keywords(function: Callable[..., Any]) -> set[str]:
@@ -108,7 +107,7 @@ _FILES = {
     "files": "`items`",
     **dict.fromkeys(("delimiter", "encoding", "probability_column", "renormalise"), "`reading`"),
 }
-"""Options that both commands pass under another name."""
+"""Options that Python has under another name."""
 
 _CARD = {
     "model_card": "`bl.update_model_card`",
@@ -127,14 +126,12 @@ def method_list(kind: str) -> str:
 
 
 def methods(*kind: str) -> str:
-    """Return the methods of a kind with their sources, followed by the options of each."""
-    entries = catalogue()[" ".join(kind)]
-    rows = ((f"`{entry['name']}`", entry["summary"], entry["source"]) for entry in entries)
-    listed = table(("name", "what it is", "source"), rows)
-    optional = [
-        f"**{entry['name']}**\n\n{_method_options(entry)}" for entry in entries if entry["options"]
-    ]
-    return "\n".join([listed, *optional])
+    """Return the options of each method of a kind."""
+    return "\n".join(
+        f"**{entry['name']}**: {entry['summary']}\n\n{_method_options(entry)}"
+        for entry in catalogue()[" ".join(kind)]
+        if entry["options"]
+    )
 
 
 def about(kind: str, name: str) -> str:
@@ -146,7 +143,7 @@ def about(kind: str, name: str) -> str:
         f"```\n{formula(config)}\n```\n",
         f"{entry['summary'][0].upper()}{entry['summary'][1:]}.{use}\n",
         _example(kind, config),
-        table(("", ""), _facts(kind, config, entry)),
+        "".join(f"- {fact}\n" for fact in _facts(kind, config, entry)),
     ]
     if limits := _limits(config):
         parts.append("".join(f"- {limit}\n" for limit in limits))
@@ -195,16 +192,14 @@ def _example(kind: str, config: type[Any]) -> str:
     return "\n".join(["```", *lines, "```", ""])
 
 
-def _facts(kind: str, config: type[Any], entry: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(kind: str, config: type[Any], entry: dict[str, Any]) -> list[str]:
     name = config.__name__
-    facts = [
-        ("Python", f"[`bl.{name}`](../../api/{kind}.md#bayeslora.{name})"),
-        ("Source", entry["source"]),
-    ]
+    facts = [f"Python: [`bl.{name}`](../../api/{kind}.md#bayeslora.{name})"]
+    facts.append(f"Source: {entry['source']}")
     if "passes" in entry:
-        facts.append(("Passes per prediction", entry["passes"]))
+        facts.append(f"Passes per prediction: {entry['passes']}")
     if "parameters" in entry:
-        facts.append(("Added parameters", entry["parameters"]))
+        facts.append(f"Added parameters: {entry['parameters']}")
     return facts
 
 
@@ -221,15 +216,19 @@ def _limits(config: type[Any]) -> list[str]:
 
 def _method_options(entry: dict[str, Any]) -> str:
     rows = (
-        (
-            f"`{name}`",
-            f"`{default}`",
-            entry["allowed"].get(name, ""),
-            entry["meanings"].get(name, ""),
-        )
+        (f"`{name}`", f"`{default}`", _meaning(name, entry))
         for name, default in entry["options"].items()
     )
-    return table(("option", "default", "allowed", "meaning"), rows)
+    return table(("option", "default", "meaning"), rows)
+
+
+_ON_ONE_PAGE = ("target_modules", "num_layers")
+"""Options of all adapters, whose defaults are on one page."""
+
+
+def _meaning(name: str, entry: dict[str, Any]) -> str:
+    meaning: str = entry["meanings"].get(name, "")
+    return meaning.partition(";")[0] if name in _ON_ONE_PAGE else meaning
 
 
 def properties(name: str) -> str:
@@ -246,7 +245,6 @@ def properties(name: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "scores": scores,
     "report-options": lambda: options("report", report, _FILES | _CARD),
-    "view-options": lambda: options("view", view, _FILES),
     "method-list": method_list,
     "methods": methods,
     "about": about,

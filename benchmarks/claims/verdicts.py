@@ -25,6 +25,7 @@ CONTRADICTED = "contradicted"
 TOO_FEW = "too few"
 NOT_RUN = "not run"
 VERDICTS = (REPRODUCED, IN_DIRECTION, NOT_REPRODUCED, CONTRADICTED, TOO_FEW, NOT_RUN)
+MARKS = dict(zip(VERDICTS, ("✓", "↑", "↓", "✗", "?", ""), strict=True))
 FEWEST = 3
 """Minimum number of gains for a verdict."""
 SCORES = {
@@ -86,27 +87,24 @@ def better(cells: Cells, ours: str, theirs: str, rival: str, notes: str = "") ->
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """Return a table of the claims with gains, and a line on those without."""
-    head = ["claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
-    rows = [
-        [
-            *(claim.text, claim.verdict, f"{shown(claim.gains)} {claim.unit}"),
-            *(f"{len(claim.gains)} {claim.over}", claim.notes),
-        ]
-        for claim in claims
-        if claim.gains
-    ]
-    columns = slice(None if any(row[-1] for row in rows) else -1)
-    parts = [table(head[columns], [row[columns] for row in rows])] if rows else []
-    if missing := [claim.text for claim in claims if not claim.gains]:
-        parts.append(f"Not run ({len(missing)}): {_joined(missing)}.")
-    return "\n\n".join(parts)
+    """Return a table of the claims with gains, with one row for all scores against a rival."""
+    rows: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.gains:
+            what, _, rival = claim.text.partition(" than ")
+            label = rival if what in _NAMES else claim.text
+            rows.setdefault(f"{label} ({claim.notes})" if claim.notes else label, []).append(claim)
+    head = ["claim, or rival", "mean gain ± half a 95 % interval", "over"]
+    return table(head, [[label, *_gains(group)] for label, group in rows.items()])
 
 
-def _joined(texts: Sequence[str]) -> str:
-    """Return claims in one line, those about the same rival together."""
-    by_rival: dict[str, list[str]] = {}
-    for text in texts:
-        what, than, rival = text.partition(" than ")
-        by_rival.setdefault(than + rival, []).append(what)
-    return "; ".join(f"{', '.join(what)}{rival}" for rival, what in by_rival.items())
+_NAMES = {words: words.split()[1] for words, *_ in SCORES.values()}
+
+
+def _gains(claims: Sequence[Claim]) -> tuple[str, str]:
+    """Return the cells of a row: marks and gains, and what the gains are over."""
+    parts = []
+    for claim in claims:
+        name = _NAMES.get(claim.text.partition(" than ")[0], "")
+        parts.append(" ".join(filter(None, (name, MARKS[claim.verdict], shown(claim.gains)))))
+    return "; ".join(parts), f"{len(claims[0].gains)} {claims[0].over}"
