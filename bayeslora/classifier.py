@@ -79,7 +79,7 @@ class Loading(TypedDict, total=False):
     Attributes:
         dtype: Data type of the frozen weights: `auto` (default), `float32`, `bfloat16`.
         device: A torch device; by default the GPU if there is one.
-        trust_remote_code: Whether code from the backbone's repository may run; by default not.
+        trust_remote_code: Whether to run code from the backbone's repository; by default not.
     """
 
     dtype: str
@@ -701,7 +701,7 @@ class BayesianClassifier:
             module: The module of a classifier from `from_module`, with the same weights.
             encode: The function that encodes its texts.
             device: A torch device; None uses the GPU if there is one.
-            trust_remote_code: Whether code from the backbone's repository may run.
+            trust_remote_code: Whether to run code from the backbone's repository.
             progress: Whether to show progress bars.
 
         Raises:

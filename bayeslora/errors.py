@@ -105,12 +105,15 @@ class InputError(ValueError):
 
     Attributes:
         code: The reason, a key of `CODES`. Codes are stable, while messages may change.
+        option: Name of the argument whose value is refused, with which the message begins; empty
+            for other errors. The command line shows its own name for it.
     """
 
     code = "input"
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", option: str = "") -> None:
         super().__init__(message)
+        self.option = option
         if code:
             self.code = code
 

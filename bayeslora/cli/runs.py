@@ -49,12 +49,12 @@ class Scored:
         return gather(self.files, self.ood, needed=needed, reading=self.reading)
 
 
-def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
+def find(args: argparse.Namespace) -> Scored:
     """Return the predictions named by the arguments of a scoring verb.
 
     Args:
-        args: Arguments with `files`, predictions files and run directories, and reading options.
-        ood: `NAME=FILE` or `METHOD:NAME=FILE`.
+        args: Arguments with `files`, predictions files and run directories, reading options, and
+            perhaps `ood`, each `NAME=FILE` or `METHOD:NAME=FILE`.
 
     Raises:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
@@ -71,7 +71,7 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
         corrupted = [name for name, sibling in beside.items() if _is_shifted(sibling, reading)]
         shifted += [beside.pop(name) for name in corrupted]
         sets[label] = beside
-    for option in ood:
+    for option in getattr(args, "ood", ()):
         label, name, file = _tied(option, called)
         if name in sets[label]:
             raise InputError(f"--ood {option}: {label} already has a set {name!r}")

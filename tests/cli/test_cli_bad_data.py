@@ -54,7 +54,7 @@ FIT = {
     "column": (["--text-column", "sentence"], ["no column 'sentence'", "--text-column"]),
     "pair": (["--text-pair-column", "second"], ["no column 'second'", "--text-pair-column"]),
     "backbone": (["--backbone", "/nowhere/x"], ["/nowhere/x"]),
-    "device": (["--device", "gpu"], ["device 'gpu' cannot be used"]),
+    "device": (["--set", "device=gpu"], ["device 'gpu' cannot be used"]),
 }
 
 

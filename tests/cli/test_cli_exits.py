@@ -8,7 +8,7 @@ import sys
 import pytest
 from cli_files import fake
 
-from bayeslora.cli.messages import say, show
+from bayeslora.cli.output import say, show
 from bayeslora.cli.verbs import info
 from bayeslora.errors import InputError
 

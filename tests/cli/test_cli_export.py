@@ -18,7 +18,7 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
 
     peft = pytest.importorskip("peft", reason="peft is not installed")
     # In float32, so that both sides round alike.
-    options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options = ("--backbone", world.llama, "--epochs", 1, "--set", "dtype=float32", "--quiet")
     options += tiny.WHOLE_AND_RAW_ARGS
     assert run("fit", world.train, *options, "--out", tmp_path / "model").code == 0
     result = run("export", tmp_path / "model", "--out", tmp_path / "lora")
@@ -45,7 +45,7 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     peft = pytest.importorskip("peft", reason="peft is not installed")
-    options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options = ("--backbone", world.llama, "--epochs", 1, "--set", "dtype=float32", "--quiet")
     options += tiny.WHOLE_AND_RAW_ARGS
     fit = ("fit", world.train, *options, "--adapter", adapter, "--out", tmp_path / "model")
     assert run(*fit).code == 0

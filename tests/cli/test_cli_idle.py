@@ -54,7 +54,7 @@ def test_an_option_of_a_fit_that_does_nothing_is_refused(
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     result = run(
-        *fit, "--adapter", "lora:r=2,num_layers=7", "--patience", 3, "--out", tmp_path / "m"
+        *fit, "--adapter", "lora:r=2,num_layers=7", "--set", "patience=3", "--out", tmp_path / "m"
     )
     assert result.code == 0
     assert "num_layers=7" in result.err

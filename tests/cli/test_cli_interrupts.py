@@ -110,7 +110,7 @@ def systems(world, tmp_path_factory):
     next_items = [tiny.toy_next_items(24), tiny.toy_next_items(12, 1)]
     data = {"topic": topic, "animal": animal, "items": next_items[0], "held": next_items[1]}
     paths = {name: write_rows(folder / f"{name}.jsonl", rows) for name, rows in data.items()}
-    trained = ["--epochs", 3, "--batch-size", 8, "--patience", 3]
+    trained = ["--epochs", 3, "--batch-size", 8, "--set", "patience=3"]
     amt = "amt:ways=3,queries=2,num_episodes=4,steps=1,eps=0,0.1,weight_eps=0,0.1"
     words = {
         "ilora": [
@@ -121,11 +121,11 @@ def systems(world, tmp_path_factory):
             *("--multi-task", f"topic={paths['topic']}"),
             *("--multi-task", f"animal={paths['animal']}"),
             *("--adapter", "emtal:r=2,num_layers=2,num_experts=2", "--posterior", "mle", *trained),
-            *("--quality-retaining", "on"),
+            *("--set", "quality_retaining=on"),
         ],
         "amt": [paths["topic"], "--adapter", amt, "--posterior", "prototypes"],
     }
-    shared = ["--backbone", world.llama, "--max-length", 32, "--dtype", "float32", "--quiet"]
+    shared = ["--backbone", world.llama, "--max-length", 32, "--set", "dtype=float32", "--quiet"]
     return {name: ["fit", *map(str, [*more, *shared]), "--out"] for name, more in words.items()}
 
 

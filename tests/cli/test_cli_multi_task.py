@@ -7,7 +7,7 @@ from cli_files import write_rows
 from tiny import toy_rows
 
 SMALL = (
-    *("--epochs", "1", "--batch-size", "16", "--max-length", "32", "--dtype", "float32"),
+    *("--epochs", "1", "--batch-size", "16", "--max-length", "32", "--set", "dtype=float32"),
     *("--posterior", "mle", "--adapter", "lora:r=2,num_layers=2", "--quiet"),
 )
 
@@ -37,7 +37,7 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     model = tmp_path / "model"
     result = run(
         "fit", *named(files, "train"), *named(files, "valid", "--validation"), "--out", model,
-        "--backbone", world.llama, *SMALL, "--quality-retaining", "on",
+        "--backbone", world.llama, *SMALL, "--set", "quality_retaining=on",
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "animal" in result.out
@@ -92,7 +92,7 @@ def test_a_model_of_several_tasks_is_calibrated_and_exported(run, refused, world
 def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     model = tmp_path / "model"
     fit = ("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
-    assert run(*fit, "--across-tasks").code == 0
+    assert run(*fit, "--set", "across_tasks=true").code == 0
     data = write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in toy_rows(4, 6)])
     result = run("predict", model, data, "--out", tmp_path / "p.csv", "--quiet")
     assert result.code == 0, result.err
@@ -103,7 +103,7 @@ def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
         "animal": 9,
     }
     single = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
-    assert "--across-tasks" in refused(*single, *SMALL, "--across-tasks")
+    assert "--across-tasks" in refused(*single, *SMALL, "--set", "across_tasks=true")
 
 
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):

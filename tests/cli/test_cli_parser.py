@@ -19,7 +19,6 @@ HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "sci
 
 CONTRACT = [
     *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal", "export"),
-    "convert",
     *("compare", "report", "view", "experiment", "tasks", "methods", "info"),
 ]
 
@@ -102,7 +101,7 @@ def test_python_m_is_the_same_command():
         (["fti"], ["'fti'", "choose from", "fit"]),
         (["predict", "model"], ["--out", "bayeslora predict --help"]),
         (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "bridge"]),
-        (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "bfloat16"]),
+        (["fit", "t", "--set", "dtype=float16"], ["--dtype", "'float16'", "bfloat16"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
         (["evaluate"], ["RUN_OR_FILE"]),
         (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),

@@ -26,7 +26,7 @@ def never_loaded(monkeypatch):
 
 def test_the_report_has_what_info_says(run, world, file, tmp_path):
     out = tmp_path / "out"
-    options = ("--spectrum", world.model, "--spectrum", f"again={world.model}", "--device", "cpu")
+    options = ("--spectrum", world.model, "--spectrum", f"again={world.model}", "--set", "device=cpu")
     result = run("report", file, *options, "--out", out)
     assert (result.code, result.err) == (0, "")
     first, again = json.loads((out / "scores.json").read_text())["spectra"]
@@ -54,7 +54,7 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
     assert "expected MODEL or LABEL=MODEL" in refused(*report, "--spectrum", "x=")
     twice = ("--spectrum", world.model, "--spectrum", f"model={world.model}")
     assert f"'model' is already used for {world.model}" in refused(*report, *twice)
-    assert "--device has no effect" in refused(*report, "--device", "cpu")
+    assert "--device has no effect" in refused(*report, "--set", "device=cpu")
     assert "--trust-remote-code has no effect" in refused(*report, "--trust-remote-code")
     # Errors that do not concern models are also raised before a model is loaded.
     assert "'gif'" in refused(*report, "--spectrum", world.model, "--figures", "gif")

@@ -7,16 +7,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
+    EVALUATE,
     PART_OPTIONS,
+    SCORING_OPTIONS,
     add_choice_of_scores,
-    add_json,
+    add_options,
+    add_parameters,
     add_parts,
-    add_resampling,
     add_scored,
+    add_scoring,
     given,
 )
-from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.outputs import print_json, table_width
+from bayeslora.cli.output import print_json, show, show_last, table_width
+from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import quoted
@@ -29,26 +32,18 @@ if TYPE_CHECKING:
 
 SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
-OPTIONS = ("ood_score", "num_bins", "seed", "closed", *PART_OPTIONS)
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
     add_parts(parser)
-    add_resampling(parser)
-    parser.add_argument(
-        "--closed",
-        choices=("left", "right"),
-        help="closed edge of the bins for calibration errors (default: left)",
-    )
-    parser.add_argument(
-        "--over-seeds",
-        action="store_true",
-        help="treat files of the same method as its seeds: means with t intervals",
+    add_scoring(parser)
+    add_options(
+        parser,
+        {"--over-seeds": "treat files of the same method as its seeds: means with t intervals"},
     )
     add_choice_of_scores(parser, "a standard selection")
-    add_json(parser)
+    add_parameters(parser.further, EVALUATE, "closed")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,9 +51,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
-    options = given(args, *OPTIONS)
+    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS, "closed")
     columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
-    methods = find(args, args.ood).methods(tuple(dict.fromkeys(columns)))
+    methods = find(args).methods(tuple(dict.fromkeys(columns)))
     if args.over_seeds:
         from bayeslora.metrics.seeds import over_seeds
 

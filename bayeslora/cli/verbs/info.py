@@ -9,16 +9,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import (
-    LOADING,
-    add_json,
-    add_loading,
-    add_moved_backbone,
-    given,
-    refuse,
-)
-from bayeslora.cli.messages import note, show
-from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
+from bayeslora.cli.arguments import LOADING, add_loading, add_options, given, refuse
+from bayeslora.cli.output import check_new_file, note, print_columns, print_json, show
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +38,7 @@ PACKAGES = (
 _SHOWN_VALUES = 4
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "model",
@@ -53,26 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a model directory; with --spectrum also a PEFT checkpoint",
     )
-    parser.add_argument(
-        "--spectrum",
-        action="store_true",
-        help="show the size, stable rank and singular values of each adapted layer's weight "
-        "change, and how far orthonormal factors drifted; loads the model",
+    add_options(
+        parser,
+        {
+            "--spectrum": "show the size, stable rank and singular values of each adapted layer's "
+            "weight change, and how far orthonormal factors drifted; loads the model",
+            "--figure FILE.svg": "with --spectrum: plot the singular values of the first member",
+            "--verify": "compare every file of the model with its saved size and SHA-256; exit "
+            "code 2 if a file is changed, missing or unexpected",
+        },
     )
-    parser.add_argument(
-        "--figure",
-        metavar="FILE.svg",
-        help="with --spectrum: plot the singular values of the first member",
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare every file of the model with its saved size and SHA-256; exit code 2 if a "
-        "file is changed, missing or unexpected",
-    )
-    add_moved_backbone(parser)
-    add_loading(parser)
-    add_json(parser)
+    add_loading(parser.further)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,7 +109,7 @@ def _spectrum(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--spectrum requires a model; pass its directory")
     if args.figure is not None:
-        check_new_figure(args.figure)
+        check_new_file(args.figure, ending=".svg", option="--figure")
 
     from bayeslora.metrics.scores import without_nan
 
