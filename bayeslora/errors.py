@@ -105,8 +105,8 @@ class InputError(ValueError):
 
     Attributes:
         code: The reason, a key of `CODES`. Codes are stable, while messages may change.
-        option: Name of the argument whose value is refused, with which the message begins; empty
-            for other errors. The command line shows its own name for it.
+        option: Name of the argument whose value is refused, as in the message; empty for other
+            errors. The command line shows its own name for it.
     """
 
     code = "input"
@@ -198,7 +198,8 @@ def unknown_choice(
         hint = f" ({why})"
     choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
-    return InputError(f"unknown {kind} {quoted(value)}{hint}; {offer}", code="unknown")
+    message = f"unknown {kind} {quoted(value)}{hint}; {offer}"
+    return InputError(message, code="unknown", option=kind)
 
 
 def _nearest(value: str, names: list[str]) -> str:

@@ -92,8 +92,9 @@ class Reading:
             character = _NAMED.get(self.delimiter, self.delimiter)
             if len(character) != 1 or character in '"\r\n\0' or not character.isascii():
                 raise InputError(
-                    "delimiter (--delimiter) must be one ASCII character, such as ';', or 'tab', "
-                    f"got {shown(self.delimiter)}"
+                    "delimiter must be one ASCII character, such as ';', or 'tab', "
+                    f"got {shown(self.delimiter)}",
+                    option="delimiter",
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
@@ -101,8 +102,9 @@ class Reading:
                 "a".encode(self.encoding)
             except (LookupError, ValueError):
                 raise InputError(
-                    "encoding (--encoding) must be a text encoding supported by Python, such as "
-                    f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}"
+                    "encoding must be a text encoding supported by Python, such as "
+                    f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}",
+                    option="encoding",
                 ) from None
 
 
@@ -182,8 +184,8 @@ class File:
                     place = f", row {row}: byte 0x{line[bad.start]:02x}"
                     break
         return InputError(
-            f"{self}{place} is not UTF-8; save the file as UTF-8, or set --encoding, such as "
-            "latin-1 or utf-16"
+            f"{self}{place} is not UTF-8; save the file as UTF-8, or set its encoding, such as "
+            "latin-1 or utf-16 (--set encoding=latin-1)"
         )
 
 
@@ -218,9 +220,9 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     if opened.kind != ".parquet" and bytes(64) in head:
         raise InputError(f"{file} is not a text file: it has null characters")
     if reading.delimiter is not None and not opened.is_csv:
-        raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
+        raise InputError(f"{file}: delimiter applies only to .csv and .tsv files")
     if reading.encoding is not None and opened.kind == ".parquet":
-        raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
+        raise InputError(f"{file}: encoding applies only to text files; Parquet is always UTF-8")
     return opened
 
 

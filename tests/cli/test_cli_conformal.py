@@ -80,5 +80,5 @@ def test_refusals(refused, files, tmp_path):
         message = refused("conformal", *files, *options)
         assert "alpha" in message
         assert "got 2" in message
-    assert "got -1" in refused("conformal", *files, "--seed", "-1")
+    assert "got -1" in refused("conformal", *files, "--set", "seed=-1")
     assert "'.json'" in refused("conformal", *files[:5], tmp_path / "out.json")

@@ -115,5 +115,5 @@ def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, w
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})
     )
     assert "does not name its base model" in refused("info", tmp_path / "lora", "--spectrum")
-    shown = run("info", tmp_path / "lora", "--spectrum", "--backbone", world.llama)
+    shown = run("info", tmp_path / "lora", "--spectrum", "--set", f"backbone={world.llama}")
     assert "stable rank" in shown.out

@@ -14,15 +14,15 @@ def files(tmp_path):
     ("words", "named"),
     [
         ("evaluate P --ood-score epistemic", "--ood-score"),
-        ("evaluate P --near far", "near"),
+        ("evaluate P --set near=far", "near"),
         ("report P --out R --ood-score epistemic", "--ood-score"),
         ("report P --out R --no-examples --example-column text", "--example-column"),
-        ("report P --out R --card-model m", "--card-model"),
+        ("report P --out R --set card_model=m", "card_model"),
         ("report P --out R --card-dataset d", "--card-dataset"),
         ("report P --out R --card-method m", "--card-method"),
-        ("report P --out R --device cpu", "--device"),
-        ("info --device cpu", "--device"),
-        ("info --backbone minilm", "--backbone"),
+        ("report P --out R --set device=cpu", "device"),
+        ("info --set device=cpu", "device"),
+        ("info --set backbone=minilm", "backbone"),
         ("info --figure f.svg", "--figure"),
         ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),
@@ -58,7 +58,7 @@ def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     )
     assert result.code == 0
     assert "num_layers=7" in result.err
-    assert "--patience" in result.err
+    assert "patience" in result.err
     predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
     assert "num_samples" in refused(*predict, "--num-samples", 5)
     assert run(*predict, "--num-samples", 0).code == 0

@@ -105,7 +105,11 @@ def run(args: argparse.Namespace) -> None:
     if args.model_card is not None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
-    models = dict(map(_label_and_directory, args.spectrum or ()))
+    models: dict[str, Path] = {}
+    for label, path in map(_label_and_directory, args.spectrum or ()):
+        if label in models:
+            raise InputError(f"--spectrum: label {label!r} is already used for {models[label]}")
+        models[label] = path
     card = [] if args.model_card is None else [args.model_card]
     refuse_inputs(args.out, *card, *models.values())
     spectra, adapters = _spectra(models, given(args, *LOADING))
