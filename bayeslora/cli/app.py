@@ -148,8 +148,8 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
 def _with_option(error: Exception, args: argparse.Namespace) -> str:
     """Return a message in which an argument is called as the user wrote it."""
     name = getattr(error, "option", "")
-    said = getattr(args, "said", {}).get(name)
-    return str(error).replace(name, said, 1) if said else str(error)
+    typed = getattr(args, "typed", {}).get(name)
+    return str(error).replace(name, typed, 1) if typed else str(error)
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:
@@ -224,5 +224,5 @@ _RESUMED = {"fit": "epochs", "predict": "rows", "experiment": "cells"}
 
 
 def _kept(args: argparse.Namespace) -> str:
-    kept = _RESUMED.get(args.verb)
-    return f"; finished {kept} are saved, and the same command continues" if kept else ""
+    parts = _RESUMED.get(args.verb)
+    return f"; finished {parts} are saved, and the same command continues" if parts else ""

@@ -98,9 +98,8 @@ def _parameters(module: str, name: str) -> dict[str, tuple[str, str]]:
 
     They are read from the source, since importing it may take seconds.
     """
-    spec = find_spec(module)
-    assert spec is not None
-    node: Any = ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
+    origin = getattr(find_spec(module), "origin", "")
+    node: Any = ast.parse(Path(origin).read_text(encoding="utf-8"))
     for part in name.split("."):
         node = next(child for child in node.body if getattr(child, "name", None) == part)
     if isinstance(node, ast.ClassDef):
@@ -358,4 +357,4 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def refuse(args: argparse.Namespace, names: Iterable[str], reason: str, code: str = "") -> None:
     """Raise InputError with a reason for the first of the options `names` that the user set."""
     for name in given(args, *names):
-        raise InputError(f"{args.said[name]} {reason}", code=code)
+        raise InputError(f"{args.typed[name]} {reason}", code=code)

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -258,7 +259,7 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     """
     values = {name: getattr(args, name, None) for name in _FILES}
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    if not any(map(_names_stdin, sum(lists.values(), []))):
+    if not any(_names_stdin(item) for items in lists.values() for item in items):
         yield
         return
     if current().size > 1:
@@ -268,11 +269,11 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
         for name, items in lists.items():
-            if any(map(_names_stdin, items)):
-                replaced = [
-                    f"{item.removesuffix(_STDIN)}{path}" if _names_stdin(item) else item
-                    for item in items
-                ]
+            replaced = [
+                f"{str(item).removesuffix(_STDIN)}{path}" if _names_stdin(item) else item
+                for item in items
+            ]
+            if replaced != items:
                 setattr(args, name, replaced if isinstance(values[name], list) else replaced[0])
         try:
             yield
@@ -280,7 +281,7 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
             raise InputError(str(error).replace(path, shown_path(path))) from None
 
 
-def _names_stdin(value: object) -> bool:
+def _names_stdin(value: Any) -> bool:
     return isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
 
 
@@ -304,7 +305,7 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     comma-separated table, or tab-separated if its first line has a tab and no comma.
 
     Args:
-        head: The first few thousand bytes.
+        head: The first few thousand bytes, which may be compressed by gzip.
         encoding: Encoding of the text; None for UTF-8.
 
     Raises:
@@ -312,12 +313,19 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     """
     from bayeslora.data.formats import Reading
 
+    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
+    if packed:
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
+        except zlib.error as error:
+            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
     if head.startswith(b"PAR1"):
         return ".parquet"
     text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
-    if "\0" in text or head.startswith(b"\x1f\x8b"):
+    if "\0" in text:
         raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
     if text.startswith(("{", "[")):
-        return ".json"
+        return f".json{packed}"
     line = text.partition("\n")[0]
-    return ".tsv" if "\t" in line and "," not in line else ".csv"
+    kind = ".tsv" if "\t" in line and "," not in line else ".csv"
+    return f"{kind}{packed}"

@@ -79,7 +79,7 @@ class VerbParser(_Parser):
         for action in self.further._actions:
             value = "true" if action.nargs == 0 else action.metavar
             shown = argparse.Action([], action.dest, metavar=f"{action.dest}={value}")
-            shown.help = action.help
+            shown.help = str(action.help).replace("repeatable", "several separated by commas")
             formatter.add_argument(shown)
         formatter.end_section()
         return f"{super().format_help()}\n{formatter.format_help()}"
@@ -98,7 +98,7 @@ class VerbParser(_Parser):
         for word in left:
             key = word.partition("=")[0].removeprefix("--").replace("-", "_")
             if word.startswith("--") and key in self.further_keys():
-                self.error(f"{word.partition('=')[0]} is written as --set {key}=VALUE")
+                self.error(f"--{key.replace('_', '-')} is written as --set {key}=VALUE")
         return parsed, left
 
     def further_keys(self) -> list[str]:
@@ -192,34 +192,33 @@ def _add_everywhere(parser: VerbParser) -> None:
 def settle(args: argparse.Namespace) -> None:
     """Set what `--set` and the file of `--config` set; options of the command line go before.
 
-    `args.said` has what an option is called in messages, by its name in Python.
+    `args.typed` has what an option is called in messages, by its name in Python.
 
     Raises:
         InputError: The file, a name or a value is wrong.
     """
     actions: Mapping[str, argparse.Action] = args.actions
-    args.said = {
+    args.typed = {
         name: action.option_strings[0] for name, action in actions.items() if action.option_strings
     }
     keys = [name for name in actions if name not in ("help", *EVERYWHERE)]
     taken = {name for name in keys if getattr(args, name) not in (None, False)}
-    for key, value in _set(args.set, keys).items():
+    for key, value in _set(args.set, actions, keys).items():
         if key in taken:
-            raise InputError(f"--set {key}: {args.said[key]} is set, too", code="clash")
-        action = actions[key]
-        if isinstance(action, argparse._AppendAction) and isinstance(value, str):
-            value = value.split(",")
-        setattr(args, key, _checked(f"--set {key}", value, action))
-        args.said[key] = f"--set {key}"
+            raise InputError(f"--set {key}: {args.typed[key]} is set, too", code="clash")
+        setattr(args, key, _checked(f"--set {key}", value, actions[key]))
+        args.typed[key] = f"--set {key}"
         taken.add(key)
     keys = [name for name in keys if name != "trust_remote_code"]
     for key, value in _in_file(args.config, keys).items():
         if value is not None and key not in taken:
             setattr(args, key, _checked(f"{args.config}: {key}", value, actions[key]))
-            args.said[key] = f"{args.config}: {key}"
+            args.typed[key] = f"{args.config}: {key}"
 
 
-def _set(options: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+def _set(
+    options: Sequence[str], actions: Mapping[str, argparse.Action], keys: Sequence[str]
+) -> dict[str, Any]:
     """Return the values of `--set` by key, true and false as booleans."""
     values: dict[str, Any] = {}
     for option in options:
@@ -232,6 +231,8 @@ def _set(options: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
         if key in values:
             raise InputError(f"--set {key} is given twice")
         values[key] = {"true": True, "false": False}.get(text, text)
+        if isinstance(actions[key], argparse._AppendAction):
+            values[key] = text.split(",")
     return values
 
 

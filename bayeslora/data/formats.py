@@ -65,10 +65,11 @@ class Reading:
     """How rows are read, where a file does not say it itself.
 
     Attributes:
-        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
+        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; by default a comma
             or a tab, depending on the suffix.
-        encoding: Encoding of a text file, by its Python name; None uses UTF-8.
-        blank: `skip` skips rows with a missing or blank text, and logs their number.
+        encoding: Encoding of a text file, by its Python name; UTF-8 by default.
+        blank: What to do with rows whose text is missing or blank: `refuse` by default, or `skip`,
+            which logs their number.
         kind: `text-classification` or `multiple-choice`; None infers it from the columns.
         optional: Further columns to keep if there are such columns.
 

@@ -381,7 +381,7 @@ class TrainingData:
             return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
         if across_tasks:
             raise InputError(
-                "across_tasks (--across-tasks) has no effect with one task; give data by task "
+                "across_tasks has no effect with one task; give data by task "
                 "(--multi-task NAME=FILE), or leave it out",
                 code="no-effect",
             )

@@ -103,7 +103,7 @@ def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
         "animal": 9,
     }
     single = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
-    assert "--across-tasks" in refused(*single, *SMALL, "--set", "across_tasks=true")
+    assert "across_tasks" in refused(*single, *SMALL, "--set", "across_tasks=true")
 
 
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):

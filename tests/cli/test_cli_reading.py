@@ -19,13 +19,13 @@ def piped(monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
 
-@pytest.mark.parametrize("how", ["file", "gz", "stdin"])
+@pytest.mark.parametrize("how", ["file", "gz", "stdin", "stdin gz"])
 def test_a_foreign_table_is_read(run, tmp_path, monkeypatch, how):
     content = ROWS.encode("latin-1")
     source = tmp_path / ("p.csv.gz" if how == "gz" else "p.csv")
-    source.write_bytes(gzip.compress(content) if how == "gz" else content)
-    if how == "stdin":
-        piped(monkeypatch, content)
+    source.write_bytes(packed := gzip.compress(content) if "gz" in how else content)
+    if "stdin" in how:
+        piped(monkeypatch, packed)
         source = "-"
     done = run("evaluate", source, *OPTIONS, "--group-by", "größe", "--json")
     assert done.code == 0, done.err

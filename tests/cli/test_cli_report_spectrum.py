@@ -26,7 +26,14 @@ def never_loaded(monkeypatch):
 
 def test_the_report_has_what_info_says(run, world, file, tmp_path):
     out = tmp_path / "out"
-    options = ("--spectrum", world.model, "--spectrum", f"again={world.model}", "--set", "device=cpu")
+    options = (
+        "--spectrum",
+        world.model,
+        "--spectrum",
+        f"again={world.model}",
+        "--set",
+        "device=cpu",
+    )
     result = run("report", file, *options, "--out", out)
     assert (result.code, result.err) == (0, "")
     first, again = json.loads((out / "scores.json").read_text())["spectra"]

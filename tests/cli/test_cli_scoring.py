@@ -123,7 +123,15 @@ def with_columns(path, **parts):
 
 def test_groups_classes_and_clusters(run, refused, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--set", "interval=bca"]
+    options = [
+        "--group-by",
+        "source",
+        "--by-class",
+        "--cluster-by",
+        "twin",
+        "--set",
+        "interval=bca",
+    ]
     content = json.loads(run("evaluate", file, *options, "--set", "closed=right", "--json").out)
     loaded = Predictions.load(file, columns=("source", "twin"))
     expected = evaluate(
@@ -144,7 +152,15 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
 
 def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--set", "interval=bca"]
+    options = [
+        "--group-by",
+        "source",
+        "--by-class",
+        "--cluster-by",
+        "twin",
+        "--set",
+        "interval=bca",
+    ]
     options += ["--ood", f"n={files['near_a']}", "--set", "near=n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
     message = refused("report", file, "--out", tmp_path / "no", "--set", "near=m")

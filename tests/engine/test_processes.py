@@ -180,7 +180,9 @@ def test_ivon_sees_the_same_draws(folder):
 
 
 def test_stdout_and_messages_appear_once(folder):
-    words = fit_words(folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--set", "patience=3")
+    words = fit_words(
+        folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--set", "patience=3"
+    )
     codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     assert "spoken" in outs[0]

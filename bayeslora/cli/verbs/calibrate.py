@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.engine.fitted.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
 
 SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
@@ -217,13 +218,14 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
-    layer, race = record.backbone.get("layer"), record.results.get("comparison")
+    layer, compared = record.backbone.get("layer"), record.results.get("comparison")
     if args.json:
         named = zip(("before", "after"), scores or (), strict=False)
         content = {name: result.to_json() for name, result in named}
         about = {"layer": layer, "posterior": record.posterior, "chosen": chosen}
-        compared = {} if race is None else {"comparison": race}
-        content = {"calibration": calibration, **content, **compared}
+        if compared is not None:
+            content["comparison"] = compared
+        content = {"calibration": calibration, **content}
         print_json({"model": str(args.out), **about, **content})
         return
     posterior = f"{record.posterior['name']}, {fit_words(record)}"
@@ -243,20 +245,19 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     if scores is not None and not is_cross_fitted(record.results):
         rows += before_and_after(f"validation ({CHOSEN_ON})", *scores)
     print_columns(rows)
-    measured = "" if classifier.side_by_side is None else _show_side_by_side(classifier)
+    race = classifier.side_by_side
+    measured = "" if race is None else _show_side_by_side(race)
     show_last(f"Saved {args.out}: {posterior}{measured}")
     if args.task is None and args.multi_task is None:
         hint_to_predict(args.out, args.train)
 
 
-def _show_side_by_side(classifier: BayesianClassifier) -> str:
+def _show_side_by_side(race: SideBySide) -> str:
     """Print the comparison of posteriors, lowest NLL first; return its result in words."""
     from bayeslora.engine.fitted.card import how_compared
     from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 
-    race = classifier.side_by_side
-    assert race is not None
     rows = [("posterior", *SCORE_NAMES.values(), "ΔNLL vs. chosen")]
     for row in race.comparison.rows:
         is_chosen = row.name == race.chosen

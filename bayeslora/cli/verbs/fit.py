@@ -147,18 +147,19 @@ def run(args: argparse.Namespace) -> None:
     classifier = BayesianClassifier(**chosen, progress=not args.quiet)
     _refuse_idle(args, classifier)
     columns = columns_for(args, None)
-    out = {"out": args.out, "overwrite": bool(args.overwrite)}
     if args.zero_shot:
         from bayeslora.data.read import read
 
         data = named_rows(args.train, args)
         texts = None if data is None else read(data, columns, reading=reading(args))
-        named = {
-            "text_column": columns.text,
-            "label_column": columns.label,
-            "pair_column": columns.pair,
-        }
-        classifier.zero_shot(texts=texts, **named, **out)
+        classifier.zero_shot(
+            texts=texts,
+            text_column=columns.text,
+            label_column=columns.label,
+            pair_column=columns.pair,
+            out=args.out,
+            overwrite=bool(args.overwrite),
+        )
     else:
         train, validation = world.first_then_all(
             lambda: [
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
             ]
         )
         options = given(args, *CHOSEN, "feature_scores") | column_options(args)
-        classifier.fit(train, validation, **options, **out)
+        classifier.fit(train, validation, **options, out=args.out, overwrite=bool(args.overwrite))
     _show(args, classifier.record, time.monotonic() - began)
 
 
@@ -244,13 +245,20 @@ def _refuse_idle(args: argparse.Namespace, classifier: Any) -> None:
 
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
     """Print what was measured, and a summary line: time, scale, NLL on held-out rows."""
-    from bayeslora.engine.fitted.card import baseline_words, fit_words, method_name
-
-    results = record.results
     if args.json:
-        print_json({"model": str(args.out), **results})
+        print_json({"model": str(args.out), **record.results})
         return
-    rows = [("model", str(args.out))]
+    print_columns([("model", str(args.out)), *_measured(record)])
+    show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
+    if args.task is None and not args.multi_task:
+        hint_to_predict(args.out, args.train)
+
+
+def _measured(record: ModelRecord) -> list[tuple[str, str]]:
+    """Return what a fit chose and measured, with a name for each."""
+    from bayeslora.engine.fitted.card import baseline_words
+
+    results, rows = record.results, []
     scale, losses = results.get("logit_scale"), results.get("epochs")
     if losses:
         rows.append(("epochs, by the folds", f"{min(losses, key=losses.get)} of {[*losses][-1]}"))
@@ -270,25 +278,30 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         name = f"{held_out['num_rows']:,} held-out rows, before the fit to all"
         rows.append((name, _scores(held_out)))
     if "validation_nll" in results:
-        named = {name: results[f"validation_{name}"] for name in ("nll", "accuracy")}
-        rows.append(("validation", _scores(named)))
+        rows.append(("validation", _validation(results)))
     for task, scores in results.get("validation_tasks", {}).items():
         rows.append((f"validation, {task}", _scores(scores)))
-    print_columns(rows)
+    return rows
 
-    if record.num_train:
-        words = [method_name(record), fit_words(record), _scale(results)]
-        measured = held_out or scale
-        if measured:
-            words.append(f"held-out NLL {measured['nll']:.3f} nats")
-        elif "validation_nll" in results:
-            words.append(f"validation {_scores(named)}")
-    else:
+
+def _summary(record: ModelRecord) -> str:
+    """Return the fit in words: rows, scale, and scores on held-out rows."""
+    from bayeslora.engine.fitted.card import fit_words, method_name
+
+    if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
-        words = [f"the language model's own answer, {len(record.classes)} {kind}"]
-    show_last(f"Saved {args.out} in {duration(seconds)}: {', '.join(filter(None, words))}")
-    if args.task is None and not args.multi_task:
-        hint_to_predict(args.out, args.train)
+        return f"the language model's own answer, {len(record.classes)} {kind}"
+    results = record.results
+    words = [method_name(record), fit_words(record), _scale(results)]
+    if held_out := results.get("held_out") or results.get("logit_scale"):
+        words.append(f"held-out NLL {held_out['nll']:.3f} nats")
+    elif "validation_nll" in results:
+        words.append(f"validation {_validation(results)}")
+    return ", ".join(filter(None, words))
+
+
+def _validation(results: Mapping[str, Any]) -> str:
+    return _scores({name: results[f"validation_{name}"] for name in ("nll", "accuracy")})
 
 
 def _scores(scores: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bayeslora.cli.arguments import (
     CLASSIFIER,
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
 
-    unknown, keep = args.unknown_labels or "error", args.keep or ()
+    unknown: Literal["error", "ood"] = args.unknown_labels or "error"
+    keep = args.keep or ()
     drawing = Drawing.of(posterior, unknown=unknown, **given(args, "num_samples", "link", "seed"))
     draws = draws_to_predict(posterior, args.num_samples)
     if args.seed is not None and args.corrupt is None and not draws:

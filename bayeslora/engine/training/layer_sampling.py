@@ -29,7 +29,7 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         if sampling is not None:
             raise InputError(
                 f"adapter {adapter.name!r} samples layers by its own options; leave "
-                "layer_sampling (--layer-sampling) out, which is for other adapters",
+                "layer_sampling out, which is for other adapters",
                 code="sampled-twice",
             )
         reason = reason_against_layers(posterior)
