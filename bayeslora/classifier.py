@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -26,7 +27,7 @@ from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
-from bayeslora.data.read import read
+from bayeslora.data.read import are_labels, read
 from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
     TrainingData,
@@ -57,6 +58,7 @@ from bayeslora.engine.training_options import (
     columns_in,
 )
 from bayeslora.errors import InputError
+from bayeslora.io import hub
 from bayeslora.io.directories import refuse_foreign
 from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
 from bayeslora.metrics.scores import Scores
@@ -277,10 +279,11 @@ class BayesianClassifier:
 
         Args:
             train: Labelled data: a file, a `datasets.Dataset`, an iterable of mappings, a pair
-                (texts, labels), or `Examples`. A mapping from task names to such data trains
-                several tasks at once: their classes are named `name: class`, and each row is
-                classified among those of its task.
-            validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
+                (texts, labels), or `Examples`; also texts, with their labels as second argument. A
+                mapping from task names to such data trains several tasks at once: their classes are
+                named `name: class`, and each row is classified among those of its task.
+            validation: Held-out labelled data, a mapping for several tasks, or the labels of
+                `train`. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it, see `cv`.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
                 predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
@@ -297,6 +300,8 @@ class BayesianClassifier:
                 written.
         """
         check_keywords("fit", options, FitOptions)
+        if are_labels(validation):
+            train, validation = (train, validation), None
         if out is not None:
             files = [*_files(train, validation), *self.adapter.files]
             refuse_inputs(out, *files, *directories(self.plan.backbone))
@@ -608,6 +613,28 @@ class BayesianClassifier:
             overwrite=overwrite,
         )
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None
+    ) -> str:
+        """Upload the fitted classifier to the Hugging Face hub, with its card.
+
+        Args:
+            repo_id: `owner/name`; created if it does not exist.
+            private: Whether a new repository is private; None takes the default of its owner.
+            commit_message: Message of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: As `save_pretrained`.
+        """
+        with TemporaryDirectory() as folder:
+            directory = Path(folder) / "model"
+            self.save_pretrained(directory)
+            message = commit_message or "Upload a classifier by bayeslora"
+            return hub.upload(directory, repo_id, private=private, message=message)
+
     def export_peft(
         self,
         directory: str | Path,
@@ -696,7 +723,7 @@ class BayesianClassifier:
         """Load a classifier written by `save_pretrained`.
 
         Args:
-            directory: The model directory.
+            directory: The model directory, or `owner/name` of one on the Hugging Face hub.
             backbone: New location of the backbone, if it has moved.
             module: The module of a classifier from `from_module`, with the same weights.
             encode: The function that encodes its texts.
@@ -708,7 +735,7 @@ class BayesianClassifier:
             InputError: The directory is missing, foreign, damaged, newer, or made for another
                 backbone; the message says which.
         """
-        files = read_model(directory)
+        files = read_model(hub.local_directory(directory))
         source = files.record.backbone["name"] if backbone is None else backbone
         source = str(source) if isinstance(source, Path) else source
         network = load.saved_model(
@@ -725,7 +752,7 @@ class BayesianClassifier:
     @classmethod
     def from_transformers(
         cls,
-        model: str | Path | nn.Module,
+        model: Any,
         posterior: Any = "laplace",
         *,
         tokenizer: Any = None,
@@ -739,7 +766,7 @@ class BayesianClassifier:
         """Load a fine-tuned sequence classifier from transformers; `calibrate` fits its posterior.
 
         Args:
-            model: A directory, hub id or PEFT checkpoint, or the model itself.
+            model: A directory, hub id or PEFT checkpoint, the model itself, or a `pipeline`.
             posterior: `laplace_lora` or `tfb`, over the adapters of a PEFT checkpoint; or over the
                 last layer: `laplace`, whose mean is the classifier itself; `vbll` and `nuts`,
                 which move the mean; `gvbll` and `prototypes`, which replace the layer;
@@ -760,6 +787,8 @@ class BayesianClassifier:
                 or the posterior is neither over the last layer nor over existing adapters.
         """
         checked("max_length", max_length, Count)
+        if hasattr(model, "task") and hasattr(model, "tokenizer"):  # a pipeline
+            model, tokenizer = model.model, tokenizer or model.tokenizer
         network = load.foreign_model(
             str(model) if isinstance(model, Path) else model,
             resolve_posterior(posterior),

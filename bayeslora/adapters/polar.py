@@ -2,31 +2,34 @@
 
     y = x Wᵀ + b + s · x (X Θ Yᵀ)ᵀ ,   XᵀX = YᵀY = I ,   s = alpha / r
 
-Source: Lion, Zhang, Li and He 2025, arXiv 2506.03133.
+Source: Lion, Zhang, Li and He 2025, arXiv 2506.03133. The core Θ (`core`) trains by AdamW
+(`optimizers.py`); this module has the steps of the direction factors X (`B.weight`) and Y
+(`A.weightᵀ`). Below, Z [n, r] with n ≥ r is either of them, G the gradient of the loss in it, η the
+learning rate, and tangent(A) = A − Z sym(ZᵀA).
 
-*Stiefel manifold*: operations on the manifold of matrices with orthonormal columns, O(n r²) each.
+*Retraction* (`RiemannianAdam`, the default): Adam along the manifold.
 
-`Z` is always tall, [n, r] with n ≥ r. A PoLAR site has two such factors: `B.weight` is the left
-factor, `A.weight` the transpose of the right factor.
+    R = tangent(G)
+    m = β1 · tangent(m) + (1 − β1) R          v = β2 v + (1 − β2) mean(R²)
+    D = m̂ / (√v̂ + ε)                          Z ← polar factor of (Z − η D)
 
-*Retraction*: AdamW for orthonormal factors, with steps along the manifold.
+with ‖ηD‖_F/√r at most `max_rotation`. The second moment is one number per factor (as in Bécigneul &
+Ganea 2019, arXiv 1810.00760): dividing entry by entry would leave the tangent space and depend on
+the choice of basis. The root mean square entry of a step is about η, as in Adam, so that learning
+rates carry over.
 
-    R = tangent part of the gradient at Z
-    m = β1 · (tangent part of m) + (1 − β1) R          v = β2 v + (1 − β2) mean(R²)
-    D = m̂ / (√v̂ + ε), shortened to `max_rotation`       Z ← polar factor of (Z − η D)
+*Landing* (`LandingAdam`): Adam on a field that attracts to the manifold, in place of G.
 
-The second moment is one number per factor (as in Bécigneul & Ganea 2019, arXiv:1810.00760):
-dividing entry by entry would leave the tangent space and depend on the choice of basis. The root
-mean square entry of a step is about η, as in Adam, so that learning rates carry over.
+    landing             Γ = (G Zᵀ − Z Gᵀ) Z + λ Z (ZᵀZ − I)     orthogonal parts, as published
+    euclidean-penalty   Γ = G + λ Z (ZᵀZ − I)
 
-*Landing*: AdamW with a field that attracts to the manifold, and absorption of the remaining drift.
+Adam rescales Γ entry by entry and so leaves the manifold: with gradients dominated by noise of root
+mean square entry g, ‖ZᵀZ − I‖_F settles near η n g √r / (2λ). Absorption every k steps removes that
+drift without changing the function: with the polar decompositions X = Q_x P_x and Y = Q_y P_y,
 
-The field replaces the gradient: `landing` keeps its descent part orthogonal to the
-attraction, `euclidean-penalty` adds the attraction to the plain gradient (both in Lion, Zhang,
-Li & He 2025, arXiv:2506.03133). Adam rescales the field entry by entry and so leaves the
-manifold: with gradients dominated by noise of root mean square entry g, ‖ZᵀZ − I‖_F settles near
-η n g √r / (2λ). Absorption every k steps removes that drift without changing the function;
-k = 0 keeps it, as published.
+    X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ
+
+k = 0 keeps the drift, as published.
 """
 
 from __future__ import annotations
@@ -80,16 +83,17 @@ class PoLAR(LowRankAdapter):
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of the core, which is equivalent to that of the change."""
     constraint: Literal["euclidean-penalty", "landing", "retraction"] = "retraction"
-    """How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly
-    orthonormal after every step), `landing` (AdamW with a field that attracts to the manifold) or
-    `euclidean-penalty` (AdamW with a penalty)."""
+    """How the direction factors are kept orthonormal: `retraction` (Riemannian Adam, exactly
+    orthonormal after every step), `landing` (Adam with a field that attracts to the manifold) or
+    `euclidean-penalty` (Adam with a penalty)."""
     landing_lambda: NotNegative = 5e-3
     """Weight of the attraction or penalty under `landing` and `euclidean-penalty`."""
     absorb_every: CountOrZero = 1
     """Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, which
     do not change the function; 0 means never."""
     max_rotation: Positive = 0.3
-    """Largest rotation of a factor per step under `retraction`, in radians."""
+    """Largest rotation of a factor per step under `retraction`: root mean square angle of its
+    columns, in radians."""
 
     @property
     def no_gate(self) -> str:
@@ -110,20 +114,16 @@ class PoLAR(LowRankAdapter):
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
         """Return the optimiser for the constraint."""
         if self.constraint == "retraction":
-            return RiemannianAdamW(
+            return RiemannianAdam(
                 manifold_parameters(sites), lr=self.learning_rate, max_rotation=self.max_rotation
             )
-        return LandingAdamW(
+        return LandingAdam(
             [site for site in sites if isinstance(site, LowRank)],
             lr=self.learning_rate,
             landing_lambda=self.landing_lambda,
             absorb_every=self.absorb_every,
-            project=self.constraint == "landing",
+            landing=self.constraint == "landing",
         )
-
-
-_CONDITION_LIMIT = 1e-6
-"""Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""
 
 
 def random_factors(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
@@ -142,22 +142,24 @@ def random_factors(out_features: int, in_features: int, r: int, generator: Gener
         InputError: The rank is not between 1 and min(out, in).
     """
     check_rank(out_features, in_features, r)
-    X = random_orthonormal(out_features, r, generator)
-    Y = random_orthonormal(in_features, r, generator)
+    X, Y = (
+        nn.init.orthogonal_(torch.empty(size, r, dtype=torch.float64), generator=generator).float()
+        for size in (out_features, in_features)
+    )
     return Factors(Y.mT.contiguous(), X, torch.zeros(r, r), orthonormal=True)
 
 
-def random_orthonormal(rows: int, columns: int, generator: Generator) -> Tensor:
-    """Return a matrix [rows, columns] float32 with orthonormal columns.
+def tall(matrix: Tensor) -> Tensor:
+    """Return `matrix` or its transpose, whichever has at least as many rows as columns.
 
-    Fixing the signs of R's diagonal makes Q uniform and independent of the QR kernel's conventions.
-    The factorisation is in float64, so that rounding to float32 is the only error.
+    For a square orthogonal matrix both describe the same tangent space and the same retraction,
+    so the choice does not matter.
     """
-    gaussian = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-    Q, R = torch.linalg.qr(gaussian)
-    signs = torch.where(torch.diagonal(R) < 0, -1.0, 1.0)
-    oriented: Tensor = Q * signs
-    return oriented.float()
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+
+
+_CONDITION_LIMIT = 1e-6
+"""Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""
 
 
 def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,11 +181,6 @@ def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
     return Q.to(Z.dtype), P.to(Z.dtype)
 
 
-def polar_retraction(Z: Tensor) -> Tensor:
-    """Return the orthonormal matrix nearest to Z, [..., n, r]."""
-    return polar_decomposition(Z)[0]
-
-
 def tangent(Z: Tensor, G: Tensor) -> Tensor:
     """Return the projection `G − Z sym(ZᵀG)` of G onto the tangent space at Z, [..., n, r].
 
@@ -201,10 +198,10 @@ def landing_field(Z: Tensor, G: Tensor, landing_lambda: float) -> Tensor:
     Zhang, Li & He 2025, arXiv:2506.03133, in their code).
     """
     gram = Z.mT @ Z
-    return G @ gram - Z @ (G.mT @ Z) + landing_lambda * penalty(Z)
+    return G @ gram - Z @ (G.mT @ Z) + landing_lambda * attraction(Z)
 
 
-def penalty(Z: Tensor) -> Tensor:
+def attraction(Z: Tensor) -> Tensor:
     """Return `Z (ZᵀZ − I)`, [n, r], a quarter of the gradient of ‖ZᵀZ − I‖²_F."""
     return Z @ (Z.mT @ Z) - Z
 
@@ -214,12 +211,10 @@ def absorb(sites: Sequence[LowRank]) -> None:
     """Orthonormalise the factors of PoLAR sites in place without changing their function.
 
     With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores absorb P_x and
-    P_y. Frozen sites and sites without a core are skipped.
+    P_y. Frozen sites are skipped.
     """
     for site in sites:
-        if site.core is None or not site.manifold():
-            continue
-        if not all(value.requires_grad for value in site.trainable().values()):
+        if site.core is None or not all(value.requires_grad for value in site.trainable().values()):
             continue
         Qx, Px = polar_decomposition(site.B.weight)
         Qy, Py = polar_decomposition(site.A.weight.mT)
@@ -228,38 +223,28 @@ def absorb(sites: Sequence[LowRank]) -> None:
         site.A.weight.copy_(Qy.mT)
 
 
-def tall(matrix: Tensor) -> Tensor:
-    """Return `matrix` or its transpose, whichever has at least as many rows as columns.
-
-    For a square orthogonal matrix both describe the same tangent space and the same retraction,
-    so the choice does not matter.
-    """
-    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
-
-
-class RiemannianAdamW(Optimizer):
+class RiemannianAdam(Optimizer):
     """Adam on the Stiefel manifold; factors stay orthonormal up to rounding.
 
     Factors are matrices [n, r] or their transposes; the longer side is n. There is no weight
     decay, since orthonormal columns keep their length. The state of a parameter holds `step`,
-    `exp_avg` (m), `exp_avg_sq` (v, one number) and `rotation`, its last step's root mean square
-    angle in radians before the cap.
+    `exp_avg` (m) and `exp_avg_sq` (v, one number).
 
     Args:
         params: Orthonormal matrices in float32 or float64.
         lr: Learning rate η.
+        max_rotation: Longest step ‖ηD‖_F/√r, in radians.
         betas: Decay rates β1 and β2 of the two moments.
         eps: Added to the root of the second moment.
-        max_rotation: Longest step ‖ηD‖_F/√r, in radians.
     """
 
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 4e-3,
+        lr: float,
+        max_rotation: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        max_rotation: float = 0.3,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "max_rotation": max_rotation}
         super().__init__(params, defaults)
@@ -279,24 +264,10 @@ class RiemannianAdamW(Optimizer):
         return loss
 
 
-def _step(factors: list[nn.Parameter], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
-    """Update factors of one shape in place; see the module's docstring.
-
-    The factors are batched because kernel launches dominate the time.
-    """
-    Z = torch.stack([tall(factor) for factor in factors])
-    G = torch.stack([tall(factor.grad) for factor in factors if factor.grad is not None])
-    D = directions(Z, G, states, group)
-    rotations = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[-1] ** 0.5
-    shrink = (group["max_rotation"] / rotations).clamp(max=1.0)
-    moved = polar_retraction(Z - group["lr"] * shrink[:, None, None] * D)
-    for factor, state, rotation, new in zip(factors, states, rotations, moved, strict=True):
-        state["rotation"] = rotation
-        tall(factor).copy_(new)
-
-
-def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[str, Any]) -> Tensor:
-    """Return the descent steps D [K, n, r], tangent at Z, and advance the moments in `states`.
+def adam_direction(
+    Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[str, Any]
+) -> Tensor:
+    """Advance the moments in `states`, and return D [K, n, r], tangent at Z, which steps subtract.
 
     Args:
         Z: [K, n, r] with orthonormal columns.
@@ -311,34 +282,47 @@ def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[s
             state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
         state["step"] += 1
     beta1, beta2 = group["betas"]
-    first, second = (
-        torch.stack([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")
-    )
+    m, v = (torch.stack([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq"))
     R = tangent(Z, G)
-    first = beta1 * tangent(Z, first) + (1 - beta1) * R
-    second = beta2 * second + (1 - beta2) * R.square().mean((-2, -1))
-    for state, mean, square in zip(states, first, second, strict=True):
-        state["exp_avg"], state["exp_avg_sq"] = mean, square
+    m = beta1 * tangent(Z, m) + (1 - beta1) * R
+    v = beta2 * v + (1 - beta2) * R.square().mean((-2, -1))
+    for state, first, second in zip(states, m, v, strict=True):
+        state["exp_avg"], state["exp_avg_sq"] = first, second
     # Factors that rested have made fewer steps. Filled on the device: a copy from the CPU would
     # synchronise.
-    first_bias, second_bias = (
+    bias1, bias2 = (
         torch.stack([Z.new_full((), 1 - beta ** state["step"]) for state in states])
         for beta in (beta1, beta2)
     )
-    root = (second / second_bias).sqrt() + group["eps"]
-    D: Tensor = first / first_bias[:, None, None] / root[:, None, None]
+    root = (v / bias2).sqrt() + group["eps"]
+    D: Tensor = m / bias1[:, None, None] / root[:, None, None]
     return D
 
 
-class LandingAdamW(AdamW):
-    """AdamW on the factors of PoLAR sites, with a soft orthonormality constraint.
+def _step(factors: list[nn.Parameter], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    """Update factors of one shape in place; see the module's docstring.
+
+    The factors are batched because kernel launches dominate the time.
+    """
+    Z = torch.stack([tall(factor) for factor in factors])
+    G = torch.stack([tall(factor.grad) for factor in factors if factor.grad is not None])
+    D = adam_direction(Z, G, states, group)
+    rotations = group["lr"] * torch.linalg.matrix_norm(D) / Z.shape[-1] ** 0.5
+    shrink = (group["max_rotation"] / rotations).clamp(max=1.0)
+    moved, _ = polar_decomposition(Z - group["lr"] * shrink[:, None, None] * D)
+    for factor, new in zip(factors, moved, strict=True):
+        tall(factor).copy_(new)
+
+
+class LandingAdam(AdamW):
+    """Adam on the factors of PoLAR sites, with a soft orthonormality constraint.
 
     Args:
         sites: The adapters; absorption also changes their cores.
         lr: Learning rate.
         landing_lambda: Weight λ of the attraction.
         absorb_every: Steps between absorptions; 0 for never.
-        project: Whether the descent part follows the level sets of ZᵀZ (the landing field)
+        landing: Whether the descent part follows the level sets of ZᵀZ (the landing field)
             instead of the plain gradient (a Euclidean penalty).
     """
 
@@ -348,14 +332,14 @@ class LandingAdamW(AdamW):
         lr: float,
         landing_lambda: float,
         absorb_every: int = 1,
-        project: bool = True,
+        landing: bool = True,
     ) -> None:
         self._sites = list(sites)
         group = {
             "params": manifold_parameters(sites),
             "landing_lambda": landing_lambda,
             "absorb_every": absorb_every,
-            "project": project,
+            "landing": landing,
             "num_steps": 0,
         }
         super().__init__([group], lr=lr, weight_decay=0.0)
@@ -368,12 +352,12 @@ class LandingAdamW(AdamW):
         for factor in group["params"]:
             if factor.grad is not None:
                 Z, G = tall(factor), tall(factor.grad)
-                attraction = group["landing_lambda"]
-                if group["project"]:
-                    field = landing_field(Z, G, attraction)
+                strength = group["landing_lambda"]
+                if group["landing"]:
+                    field = landing_field(Z, G, strength)
                 else:
-                    field = G + attraction * penalty(Z)
-                G.copy_(field)
+                    field = G + strength * attraction(Z)
+                G.copy_(field)  # a view of the factor's gradient
         super().step()
         group["num_steps"] += 1
         if group["absorb_every"] and group["num_steps"] % group["absorb_every"] == 0:

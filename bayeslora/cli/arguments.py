@@ -101,7 +101,8 @@ def _parameters(module: str, name: str) -> dict[str, tuple[str, str]]:
     origin = getattr(find_spec(module), "origin", "")
     node: Any = ast.parse(Path(origin).read_text(encoding="utf-8"))
     for part in name.split("."):
-        node = next(child for child in node.body if getattr(child, "name", None) == part)
+        # The last of this name: those before are overloads.
+        node = [child for child in node.body if getattr(child, "name", None) == part][-1]
     if isinstance(node, ast.ClassDef):
         fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
         kinds = {ast.unparse(field.target): field.annotation for field in fields}

@@ -413,10 +413,12 @@ def _label(value: Any) -> Label:
         if is_blank(value):
             raise BadValueError(f"the label {shown(value)} is blank; {allowed}")
         return _whole(value)
+    if isinstance(value, bool | np.bool_):
+        return str(value)
     is_whole = isinstance(value, numbers.Integral) or (
         isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0
     )
-    if is_whole and not isinstance(value, bool) and abs(int(value)) < 10**_DIGITS:
+    if is_whole and abs(int(value)) < 10**_DIGITS:
         return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
 

@@ -10,8 +10,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from bayeslora.data.columns import DataColumns, Reader
 from bayeslora.data.examples import IMAGE, Examples, joined
@@ -47,6 +50,14 @@ def as_texts(data: Any) -> Any:
             "use a list: [text]"
         )
     return [data]
+
+
+def are_labels(values: Any) -> bool:
+    """Return whether a second argument of `fit` holds the labels of the first, not rows."""
+    is_column = hasattr(values, "__len__") and not isinstance(values, str | Mapping | Examples)
+    if not is_column or len(values) == 0 or hasattr(values, "columns"):
+        return False
+    return isinstance(next(iter(values)), str | Number | np.generic)
 
 
 def _looks_like_a_path(text: str) -> bool:
@@ -176,12 +187,13 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
             f"data[{next(iter(names), 'train')!r}]"
         )
     source = f"<{type(data).__name__}>"
-    if names is not None:
+    if names is not None and hasattr(data, "__len__"):
         # Column names of a frame may be numbers.
         known = {str(name): name for name in names}
-        return _columns_table(
+        table = _columns_table(
             lambda name: plain_list(data[known[name]]), list(known), source, len(data)
         )
+        return _with_class_names(table, data, columns.label)
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
     is_array = hasattr(data, "tolist") and getattr(data, "ndim", 0) == 1
@@ -194,7 +206,22 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
     rows: Any = data if isinstance(data, Sequence) or is_array else list(data)
     if is_array or (len(rows) and isinstance(rows[0], str)):
         return _pair_table(rows, None, columns)
-    return records_table(rows, source)
+    return _with_class_names(records_table(rows, source), data, columns.label)
+
+
+def _with_class_names(table: Table, data: Any, label: str) -> Table:
+    """Return the table of a `datasets.Dataset` with the names that its `ClassLabel` gives."""
+    feature = (getattr(data, "features", None) or {}).get(label)
+    names = getattr(feature, "names", None)
+    if names is None:
+        return table
+
+    def rows(requested: Sequence[str]) -> Iterator[tuple[int, Record]]:
+        for row, record in table.rows(requested):
+            code = record.get(label)
+            yield row, {**record, label: None if code is None or code < 0 else names[code]}
+
+    return replace(table, rows=rows)
 
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:

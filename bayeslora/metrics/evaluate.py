@@ -1,4 +1,12 @@
-"""All scores of a set of predictions with intervals, as used by tables and reports."""
+"""All scores of a set of predictions with intervals, as used by tables and reports.
+
+Of prediction sets these are the coverage of the label and the size. Proportions have Wilson
+intervals, the mean size a bootstrap interval; if rows form clusters, proportions have bootstrap
+intervals too. The lowest coverage of a class is biased downwards by selection: its interval is
+built from intervals of every class at level 1 − 0.05/C (Bonferroni), from the smallest of their
+lower ends to the smallest of their upper ends, and so covers the lowest true coverage with a
+probability of at least 95 %; it treats rows as independent, even with clusters.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +20,25 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import MAX_ROWS
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins, check_closed, reliability_bins
-from bayeslora.metrics.catalogue import REFLECTED, SCORE_KEYS, SCORES, UNLABELLED_KEYS
+from bayeslora.metrics.catalogue import (
+    REFLECTED,
+    SCORE_KEYS,
+    SCORES,
+    SET_SCORES,
+    UNLABELLED_KEYS,
+    Kind,
+)
 from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
-from bayeslora.metrics.confusion import confusion
-from bayeslora.metrics.intervals import LEVEL, Bootstrap, Resampling, resampled_means
-from bayeslora.metrics.ood import detect
-from bayeslora.metrics.ood_groups import check_kinds, grouped
-from bayeslora.metrics.prediction_sets import SET_KEYS, set_scores, stated_coverage
+from bayeslora.metrics.intervals import (
+    LEVEL,
+    Bootstrap,
+    Resampling,
+    resampled_means,
+    share_score,
+    wilson,
+)
+from bayeslora.metrics.ood import check_kinds, detect, grouped
+from bayeslora.metrics.per_class import confusion
 from bayeslora.metrics.rowwise import LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
 from bayeslora.metrics.selective import risk_curve
@@ -35,7 +55,7 @@ __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 
 def evaluate(
     predictions: PredictionsLike,
-    ood: Mapping[str, PredictionsLike] | None = None,
+    ood: Mapping[str, PredictionsLike] | Any = None,
     *,
     ood_score: str | None = None,
     near: str | Sequence[str] | None = None,
@@ -49,17 +69,18 @@ def evaluate(
 ) -> Scores:
     """Score predictions, with a 95 % bootstrap interval over rows for each score.
 
-    Prediction sets, if present, are scored too.
+    Prediction sets, if present, are scored too. `evaluate(y_true, y_prob)` scores arrays, as
+    scikit-learn's metrics do: [N] labels and [N, C] probabilities (`Predictions.from_arrays`).
 
     Args:
         predictions: In-distribution predictions, their file, or a data frame with `label` and
             `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label are used for
             OOD detection only; without any label only `mean_confidence`, `sharpness`, uncertainties
             and the sizes of prediction sets are scored.
-        ood: Out-of-distribution predictions in the same formats, by name of the set.
+        ood: Out-of-distribution predictions in the same formats, by name of the set; or `y_prob`.
         ood_score: Uncertainty to detect OOD rows by; by default `unfamiliarity` if both sets have
             it, else `epistemic` if it is informative, else `max_probability`. See
-            `Predictions.uncertainty` and `metrics.detector`.
+            `Predictions.uncertainty` and `metrics.ood`.
         near: Names of the OOD sets to average over as near OOD.
         far: Names of the OOD sets to average over as far OOD.
         group_by: Columns of the predictions; the rows of each value are scored separately, too.
@@ -83,6 +104,8 @@ def evaluate(
         >>> round(scores["nll"].value, 3)  # -(log 0.8 + log 0.6) / 2
         0.367
     """
+    if ood is not None and not isinstance(ood, Mapping):
+        predictions, ood = Predictions.from_arrays(ood, predictions), None
     num_bins = as_num_bins(num_bins)
     check_closed(closed)
     resampling = Resampling(**bootstrap)
@@ -230,3 +253,88 @@ def _without_labels(
         )
         for index, key in enumerate(UNLABELLED_KEYS)
     }
+
+
+_INTERVALS: Mapping[Kind, str] = {
+    "share": "Wilson",
+    "mean": "percentile bootstrap over rows",
+    "other": "Wilson, simultaneous over classes (Bonferroni)",
+}
+SET_KEYS = {key: _INTERVALS[info.kind] for key, info in SET_SCORES.items()}
+"""Method of the interval of each score of prediction sets, by key."""
+
+
+def set_scores(
+    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None = None
+) -> dict[str, Score]:
+    """Return the scores of the prediction sets of the labelled rows; empty without sets.
+
+    Without any label, the sizes of all rows' sets are scored, but not the coverage.
+
+    Args:
+        predictions: Rows, labelled or not.
+        resampling: Options of the bootstrap intervals.
+        clusters: [N] cluster of each row, or None.
+    """
+    if predictions.sets is None:
+        return {}
+    labels = predictions.labels
+    if labels is None:
+        return _means(predictions.sets, None, resampling, clusters)
+    labelled = predictions.labelled
+    sets, labels = predictions.sets[labelled], labels[labelled]
+    covered = np.take_along_axis(sets, labels[:, None], 1)[:, 0]
+    labelled_clusters = None if clusters is None else without_gaps(clusters[labelled])
+    means = _means(sets, covered, resampling, labelled_clusters)
+    return {**means, "worst_class_coverage": worst_class_coverage(covered, labels)}
+
+
+def stated_coverage(predictions: Predictions) -> float | None:
+    """Return the nominal coverage of the sets, 1 − alpha, if the metadata contain it."""
+    noted = predictions.metadata.get("conformal_alpha")
+    if predictions.sets is None or noted is None:
+        return None
+    try:
+        alpha = float(noted)
+    except ValueError:
+        return None
+    return round(1 - alpha, 12) if 0 < alpha < 1 else None
+
+
+def worst_class_coverage(covered: NDArray[np.bool_], labels: NDArray[np.int64]) -> Score:
+    """Return the lowest coverage among the classes that have rows.
+
+    Args:
+        covered: [N] whether the label is in the row's set.
+        labels: [N] class indices.
+    """
+    counts = np.bincount(labels)
+    hits = np.bincount(labels, covered)[counts > 0]
+    counts = counts[counts > 0]
+    low, high = wilson(hits, counts, 1 - (1 - LEVEL) / len(counts))
+    return Score(float((hits / counts).min()), float(low.min()), float(high.min()))
+
+
+def _means(
+    sets: NDArray[np.bool_],
+    covered: NDArray[np.bool_] | None,
+    resampling: Resampling,
+    clusters: NDArray[np.int64] | None,
+) -> dict[str, Score]:
+    """Return the scores that are means over rows, with the coverage if `covered` is given."""
+    size = sets.sum(1)
+    last = np.zeros(len(size), dtype=bool) if covered is None else covered
+    columns = {"coverage": last, "set_size": size, "singletons": size == 1, "empty_sets": size == 0}
+    if covered is None:
+        del columns["coverage"]
+    table = np.stack([*columns.values()]).astype(np.float64)
+    table, spread = resampled_means(table, (last, size), resampling, clusters)
+    scores = {}
+    for index, (key, values) in enumerate(zip(columns, table, strict=True)):
+        info = SET_SCORES[key]
+        if info.kind == "share" and clusters is None:
+            scores[key] = share_score(float(values.mean()), len(values))
+        else:
+            bounds = info.bounds(sets.shape[1])
+            scores[key] = spread.score(index, float(values.mean()), *bounds, kind=info.kind)
+    return scores

@@ -110,7 +110,7 @@ class OODScores:
         aupr_in: Average precision in the other direction: in-distribution rows are the positive
             class, least uncertain first. None in JSON of older versions.
         doubt: Why the epistemic uncertainty is uninformative, `negligible` or `noise`; empty
-            otherwise. See `bayeslora.metrics.detector`.
+            otherwise. See `bayeslora.metrics.ood`.
         better: A simpler score that separates these rows significantly better than `score`, by the
             paired bootstrap; empty if there is none.
     """

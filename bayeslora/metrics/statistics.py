@@ -11,9 +11,8 @@ from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.calibration import adaptive_errors, bin_sums, ece_debiased
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
-from bayeslora.metrics.classwise import brier_parts, classwise_bins
-from bayeslora.metrics.confusion import class_counts
 from bayeslora.metrics.intervals import from_zero, with_rare_errors
+from bayeslora.metrics.per_class import brier_parts, class_counts, classwise_bins
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.selective import COVERAGES, Selection

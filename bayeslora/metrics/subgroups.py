@@ -33,9 +33,7 @@ from bayeslora.metrics.chance import (
     ece_by_chance,
     p_values,
 )
-from bayeslora.metrics.classwise import classwise_bins
 from bayeslora.metrics.clusters import clusters_in, without_gaps
-from bayeslora.metrics.confusion import class_counts
 from bayeslora.metrics.intervals import (
     IntervalMethod,
     from_zero,
@@ -43,6 +41,7 @@ from bayeslora.metrics.intervals import (
     share_score,
     with_rare_errors,
 )
+from bayeslora.metrics.per_class import class_counts, classwise_bins
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import PartScores
 

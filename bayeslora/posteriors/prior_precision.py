@@ -1,6 +1,6 @@
 """Choice of the prior precision δ of a Laplace approximation.
 
-    log p(D | δ) ≈ log p(D | θ̂) − ½ δ ‖θ̂‖² − ½ log|H + δI| + ½ C d log δ
+    log p(D | δ) ≈ log p(D | θ̂) − ½ δ ‖θ̂ − M‖² − ½ log|H + δI| + ½ C d log δ
 
 or the NLL of held-out rows. Both are searched over log10 δ, relative to the features' mean squared
 norm: δ = mean ‖φ‖² / τ² with τ the prior standard deviation of a logit.
@@ -49,7 +49,7 @@ def log_marginal_likelihood(
 
     Args:
         log_likelihood: log p(D | θ̂), summed over rows.
-        sq_norm: ‖θ̂‖².
+        sq_norm: ‖θ̂ − M‖², with M the prior mean.
         log_determinant: log|H + δI|.
         num_weights: C d.
         precision: δ.

@@ -403,7 +403,7 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
         }
         fields["scores"] = {name.removeprefix("score_"): v for name, v in numbers.items()}
         if opened.reading.renormalise:
-            sums = _renormalise(fields["probs"])
+            sums = renormalise(fields["probs"])
             extent = sums.min(), sums.max()
             logger.warning("%s: divided rows by sums from %.4g to %.4g", opened.source, *extent)
         if "label" in values:
@@ -449,7 +449,7 @@ def _other_class(name: str, labels: Sequence[str | None] | None) -> str:
     return f"not {name}" if are_indices or known <= {name} else min(known - {name})
 
 
-def _renormalise(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+def renormalise(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide each row by its sum in place; return the sums [N]."""
     sums: NDArray[np.float64] = probs.sum(1)
     refuse(
@@ -546,14 +546,14 @@ def softmax(
         available: [N, C] mask of the classes of each row, at least one; others get 0. None: all.
 
     Raises:
-        RowError: A logit is not finite.
+        RowError: A logit is NaN or ∞, or all of a row are −∞, a probability of 0.
     """
     absent = np.zeros(logits.shape, bool) if available is None else ~available
+    logits[absent] = -np.inf
     refuse(
-        ~(np.isfinite(logits) | absent),
+        ~(logits < np.inf) | (logits.max(1, keepdims=True) == -np.inf),
         lambda row, k: f", column {shown(f'logit_{classes[k]}')}: {logits[row, k]} is not finite",
     )
-    logits[absent] = -np.inf
     logits -= logits.max(1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(1, keepdims=True)

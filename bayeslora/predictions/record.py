@@ -28,7 +28,7 @@ COMPUTED = ("max_probability", "entropy")
 BY_ROW = ("probs", "labels", "sets", "available", *UNCERTAINTIES)
 """Fields of `Predictions` that are arrays with a row per row, or None."""
 
-KINDS = ("probs", "logits")
+KINDS = ("probs", "logits", "logprobs")
 IGNORED = -100
 """The label of ignored rows in transformers."""
 
@@ -448,25 +448,30 @@ class Predictions:
     @classmethod
     def from_arrays(
         cls,
-        values: ArrayLike,
+        values: Any,
         labels: Any = None,
         *,
-        kind: Literal["probs", "logits"],
+        kind: Literal["probs", "logits", "logprobs"] = "probs",
         classes: Sequence[Any] | None = None,
         ids: Sequence[str] | None = None,
         name: str = "",
+        renormalise: bool = False,
     ) -> Predictions:
         """Create predictions from arrays, such as scikit-learn's `predict_proba` and `y_true`.
 
         Args:
-            values: [N, C] probabilities or logits, in the order of `classes`.
+            values: [N, C] probabilities or logits, in the order of `classes`; [N] those of the
+                second of two classes, the logits relative to the first.
             labels: [N] class names, or indices if none is a class name; None, NaN or -1 for an
                 unlabelled row. None if no row is labelled.
-            kind: Type of `values`: `probs`, or `logits` (softmax in float64).
+            kind: Type of `values`: `probs`, `logits` (softmax in float64; −∞ is a probability of
+                0), or `logprobs` (their exponentials in float64).
             classes: C names, such as `classifier.classes_`; other types are converted to strings.
-                None means numbers from 0.
+                None takes the columns of a data frame, else the distinct labels in sorted order if
+                there are C, as scikit-learn does, else numbers from 0.
             ids: N distinct names of the rows, or None.
             name: What made the predictions, for tables and legends.
+            renormalise: Whether to divide each row of probabilities by its sum.
 
         Raises:
             InputError: A value is wrong; the message names the row.
@@ -474,17 +479,66 @@ class Predictions:
         if kind not in KINDS:
             raise unknown_choice("kind", str(kind), KINDS)
         matrix = np.array(values, dtype=np.float64)
-        names = _class_names(_as_texts(range(matrix.shape[-1]) if classes is None else classes))
+        if kind == "logprobs":
+            matrix = np.exp(matrix)
+        if matrix.ndim == 1:
+            other = np.zeros_like(matrix) if kind == "logits" else 1 - matrix
+            matrix = np.column_stack([other, matrix])
+        if np.ndim(labels) > 1:
+            raise InputError(f"<arrays>: labels must be [N], got shape {list(np.shape(labels))}")
+        texts = None if labels is None else _as_texts(labels)
+        if classes is None:
+            classes = getattr(values, "columns", None)
+        if classes is None:
+            classes = _sorted_classes(texts or (), matrix.shape[-1])
+        names = _class_names(_as_texts(classes))
         _check_shape(matrix.shape, names)
         fields: dict[str, Any] = {"probs": matrix, "classes": names, "ids": ids}
         with files.named("<arrays>"):
             if kind == "logits":
                 files.softmax(matrix, names)
-            if labels is not None:
+            elif renormalise:
+                files.renormalise(matrix)
+            if texts is not None:
                 unlabelled = {None, "-1"} - {*names}
-                texts = [None if text in unlabelled else text for text in _as_texts(labels)]
-                fields["labels"] = files.label_codes(texts, names)
+                known = [None if text in unlabelled else text for text in texts]
+                fields["labels"] = files.label_codes(known, names)
         return cls._made("<arrays>", fields, name)
+
+    @classmethod
+    def from_pipeline(
+        cls,
+        outputs: Sequence[Any],
+        labels: Any = None,
+        *,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        name: str = "",
+    ) -> Predictions:
+        """Create predictions from `transformers.pipeline("text-classification")`.
+
+        Args:
+            outputs: What the pipeline returns with `top_k=None`: for each row, a list of
+                `{"label": …, "score": …}` of all classes in any order.
+            labels: [N] as for `from_arrays`.
+            classes: C names in order; None takes them in sorted order.
+            ids: N distinct names of the rows, or None.
+            name: What made the predictions, for tables and legends.
+
+        Raises:
+            InputError: A row lacks a class, as without `top_k=None`, or a value is wrong.
+        """
+        lists = [[row] if isinstance(row, Mapping) else row for row in outputs]
+        rows = [{item["label"]: item["score"] for item in row} for row in lists]
+        names = sorted({label for row in rows for label in row}) if classes is None else classes
+        lacking = next((k for k, row in enumerate(rows) if {*names} != {*row}), None)
+        if lacking is not None:
+            raise InputError(
+                f"<pipeline>, row {lacking + 1}: classes {shown([*rows[lacking]])}, expected "
+                f"{shown([*names])}; call the pipeline with top_k=None"
+            )
+        probs = [[row[label] for label in names] for row in rows]
+        return cls.from_arrays(probs, labels, classes=names, ids=ids, name=name, renormalise=True)
 
     @classmethod
     def from_prediction_output(
@@ -578,6 +632,14 @@ def _check_shape(shape: tuple[int, ...], classes: Sequence[str]) -> None:
             f"expected numbers [rows, {len(classes)} classes] with at least 1 row, got shape "
             f"{list(shape)}"
         )
+
+
+def _sorted_classes(labels: Sequence[str | None], num_classes: int) -> Sequence[Any]:
+    """Return the distinct labels in sorted order if they are C, else numbers from 0."""
+    names = {label for label in labels if label is not None} - {"-1"}
+    if len(names) != num_classes or names <= {*map(str, range(num_classes))}:
+        return range(num_classes)
+    return sorted(names, key=int if all(map(str.isdecimal, names)) else None)
 
 
 def _as_texts(values: Any) -> list[str | None]:

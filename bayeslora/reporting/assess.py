@@ -23,7 +23,7 @@ from bayeslora.metrics.clusters import check_columns, clusters_in, column_names,
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, Bootstrap, IntervalMethod, Resampling, wilson
-from bayeslora.metrics.ood_groups import KINDS, check_kinds
+from bayeslora.metrics.ood import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores

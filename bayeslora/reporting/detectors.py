@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bayeslora.metrics.detector import EPISTEMIC, FALLBACK, NEGLIGIBLE
+from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import OODScores
 from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.text import number, percent

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.differences import farther_from_zero_p
+from bayeslora.metrics.differences import farther_from_zero_p, holm
 from bayeslora.metrics.ood import auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
-from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import Assessed, labelled

@@ -31,10 +31,9 @@ from bayeslora.metrics.chance import (
     errors_by_chance,
     p_values,
 )
+from bayeslora.metrics.evaluate import set_scores
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
-from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
-from bayeslora.metrics.ood_groups import grouped
-from bayeslora.metrics.prediction_sets import set_scores
+from bayeslora.metrics.ood import DETECTION, detect, detection, grouped, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.statistics import statistic

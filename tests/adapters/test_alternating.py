@@ -6,7 +6,7 @@ from alternation import CONFIGS, Problem, changed
 from torch.optim import AdamW
 
 from bayeslora.adapters.inject import adapter_state
-from bayeslora.adapters.polar import PoLAR, RiemannianAdamW
+from bayeslora.adapters.polar import PoLAR, RiemannianAdam
 from bayeslora.adapters.spectrum import drift
 
 
@@ -48,7 +48,7 @@ def test_steps_equal_those_of_separate_optimizers():
     together, apart = Problem(CONFIGS["polar"]), Problem(CONFIGS["polar"])
     site = apart.sites[0]
     core = AdamW([site.core.weight], lr=1e-2, weight_decay=0.1)
-    factors = RiemannianAdamW([site.A.weight, site.B.weight], lr=1e-2, max_rotation=0.3)
+    factors = RiemannianAdam([site.A.weight, site.B.weight], lr=1e-2, max_rotation=0.3)
     head = AdamW(apart.head.parameters(), lr=0.02, weight_decay=0.0)
     for step in range(5):
         together.turn(step)

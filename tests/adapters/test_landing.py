@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.polar import LandingAdamW, PoLAR, landing_field
+from bayeslora.adapters.polar import LandingAdam, PoLAR, landing_field
 from bayeslora.adapters.spectrum import drift
 
 
@@ -24,18 +24,18 @@ def give_noise(sites, step, size=1.0):
             value.grad = size * torch.randn(value.shape, generator=generator)
 
 
-@pytest.mark.parametrize("project", [True, False])
-def test_adam_sees_the_field(project):
+@pytest.mark.parametrize("landing", [True, False])
+def test_adam_sees_the_field(landing):
     (site,) = sites_of(6, 2)
     X = site.B.weight
     with torch.no_grad():
         X.mul_(1.2)
     give_noise([site], 0)
     G, before = X.grad.clone(), X.detach().clone()
-    optimizer = LandingAdamW([site], lr=0.1, landing_lambda=0.7, absorb_every=0, project=project)
+    optimizer = LandingAdam([site], lr=0.1, landing_lambda=0.7, absorb_every=0, landing=landing)
     optimizer.step()
     # X = 1.2·Q, so X(XᵀX − I) = (1.44 − 1)·X.
-    field = landing_field(before, G, 0.0) if project else G
+    field = landing_field(before, G, 0.0) if landing else G
     field = field + 0.7 * (1.2**2 - 1) * before
     torch.testing.assert_close(X.grad, field, atol=1e-5, rtol=1e-5)
     # Adam's first step is the sign of the field, up to eps.
@@ -46,16 +46,16 @@ def test_the_transposed_factor_gets_the_transposed_field():
     (site,) = sites_of(6, 2)
     give_noise([site], 0)
     A, G = site.A.weight.detach().clone(), site.A.weight.grad.clone()
-    LandingAdamW([site], lr=0.1, landing_lambda=0.5, absorb_every=0).step()
+    LandingAdam([site], lr=0.1, landing_lambda=0.5, absorb_every=0).step()
     expected = landing_field(A.T, G.T, 0.5).T
     torch.testing.assert_close(site.A.weight.grad, expected, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("landing", [True, False])
 @pytest.mark.parametrize("every", [1, 3])
-def test_absorption_when_it_is_due(project, every):
+def test_absorption_when_it_is_due(landing, every):
     sites = sites_of(8, 3)
-    optimizer = LandingAdamW(sites, 0.05, 5e-3, absorb_every=every, project=project)
+    optimizer = LandingAdam(sites, 0.05, 5e-3, absorb_every=every, landing=landing)
     for step in range(1, 7):
         give_noise(sites, step)
         optimizer.step()
@@ -67,11 +67,11 @@ def test_absorption_when_it_is_due(project, every):
 
 def test_absorption_is_counted_across_a_resume():
     sites = sites_of(8, 3)
-    optimizer = LandingAdamW(sites, 0.05, 5e-3, absorb_every=3)
+    optimizer = LandingAdam(sites, 0.05, 5e-3, absorb_every=3)
     for step in range(2):
         give_noise(sites, step)
         optimizer.step()
-    resumed = LandingAdamW(sites, 0.05, 5e-3, absorb_every=3)
+    resumed = LandingAdam(sites, 0.05, 5e-3, absorb_every=3)
     resumed.load_state_dict(optimizer.state_dict())
     give_noise(sites, 2)
     resumed.step()
@@ -83,7 +83,7 @@ def test_drift_follows_its_law(n, attraction):
     """‖ZᵀZ − I‖_F settles at η n g √r / (2λ) under noise of root mean square entry g."""
     lr, g, r = 4e-3, 1e-3, 8
     sites = sites_of(n, r)
-    optimizer = LandingAdamW(sites, lr, attraction, absorb_every=0)
+    optimizer = LandingAdam(sites, lr, attraction, absorb_every=0)
     # Time constant g / (2ηλ): 25 steps at the smaller λ.
     for step in range(250):
         give_noise(sites, step, g)

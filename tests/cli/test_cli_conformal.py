@@ -8,8 +8,7 @@ import pytest
 from cli_files import fake
 
 from bayeslora.conformal import CONFORMAL, conformal_sets
-from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.prediction_sets import SET_KEYS
+from bayeslora.metrics.evaluate import SET_KEYS, evaluate
 from bayeslora.predictions.record import Predictions
 
 

@@ -11,7 +11,7 @@ from small_fits import fresh
 
 from bayeslora import BLoB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight
+from bayeslora.posteriors.weights.draws import KLSteps, cyclic_weight
 
 
 @given(num_train=st.integers(1, 20_000), batch_size=st.integers(1, 64))

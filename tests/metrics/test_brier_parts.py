@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.classwise import brier_parts, classwise_bins
+from bayeslora.metrics.per_class import brier_parts, classwise_bins
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 

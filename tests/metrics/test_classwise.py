@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from netcal.metrics import ECE
 
-from bayeslora.metrics.classwise import classwise_bins, cwece
+from bayeslora.metrics.per_class import classwise_bins, cwece
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bayeslora.metrics.detector import NEGLIGIBLE, default_detector, doubt, draw_errors
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.ood import NEGLIGIBLE, default_detector, doubt, draw_errors
 from bayeslora.predictions.record import Predictions
 
 

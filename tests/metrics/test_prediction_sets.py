@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bayeslora.metrics.evaluate import SCORE_KEYS, evaluate
-from bayeslora.metrics.prediction_sets import SET_KEYS, worst_class_coverage
+from bayeslora.metrics.evaluate import SCORE_KEYS, SET_KEYS, evaluate, worst_class_coverage
 from bayeslora.predictions.record import Predictions
 
 SIZES = ("set_size", "singletons", "empty_sets")

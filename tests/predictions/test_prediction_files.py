@@ -167,7 +167,7 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
         ("prob_a,prob_b\n1,inf\n", ("row 2, class 'b'", "inf")),
         ("prob_a,prob_b\n1.5,-0.5\n", ("row 2, class 'b'", "-0.5")),
         ("prob_a,prob_b\n1,0\n0.7,0.7\n", ("row 3", "1.4")),
-        ("logit_a,logit_b\n0,1\n0,-inf\n", ("row 3, column 'logit_b': -inf",)),
+        ("logit_a,logit_b\n0,1\n0,inf\n", ("row 3, column 'logit_b': inf",)),
         ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", ("row 4: id 'x'", "row 2")),
         ("id,prob_a,prob_b\nx,1,0\n,1,0\n", ("row 3, column 'id'",)),
         # two quotation marks without their ends

@@ -136,8 +136,8 @@ LINE = sample(0, *QUESTIONS[0])
         ({"filtered_resps": [["-1.0", "False"]]}, ("row 2",)),
         ({"filtered_resps": []}, ("row 2",)),
         (
-            {"filtered_resps": [["-inf", "False"], ["-1", "False"]]},
-            ("row 2, column 'logit_a dog': -inf",),
+            {"filtered_resps": [["inf", "False"], ["-1", "False"]]},
+            ("row 2, column 'logit_a dog': inf",),
         ),
         ({"target": "3"}, ("row 2, 'target': '3'",)),
         ({"target": "maybe"}, ("row 2, 'target': 'maybe'",)),

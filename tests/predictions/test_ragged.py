@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from bayeslora import compare, conformal_sets, evaluate, recalibrate
-from bayeslora.metrics.classwise import brier_parts, classwise_bins
+from bayeslora.metrics.per_class import brier_parts, classwise_bins
 from bayeslora.predictions.record import Predictions
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -3,12 +3,18 @@
     q(Θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J_n = I ⊗ φ_nᵀ
 
 For a last layer H is the exact Hessian, and the logits are exactly linear in the weights. θ̂ is
-trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂. With probabilities
-p_n [C], features φ_n [d] and prior precision δ, the structures are
+trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂. With
+probabilities p_n [C], features φ_n [d] and prior precision δ, H and the covariance V of a row's
+logits are
 
     full     H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
-    kron     H ≈ B ⊗ A
+    kron     H ≈ B ⊗ A, see `KronCurvature`
     diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
+
+δ is a number, or has the lowest NLL on validation rows, or the highest evidence, with M the prior
+mean of θ̂:
+
+    log p(D | δ) ≈ log p(D | θ̂) − ½ δ ‖θ̂ − M‖² − ½ log|H + δI| + ½ C d log δ
 
 The options of a row share one weight vector:
 
@@ -17,17 +23,18 @@ The options of a row share one weight vector:
 H is then [d, d] for any number of options; `kron` and `full` are the same, and `diag` keeps its
 diagonal.
 
-Sources: MacKay 1992; Ritter, Botev and Barber 2018 (ICLR); Kristiadi, Hein and Hennig 2020, arXiv
-2002.10118; Daxberger et al. 2021, arXiv 2106.14806; for options McFadden 1974.
+Sources: MacKay 1992; Ritter, Botev and Barber 2018 (ICLR) for `kron`, without damping; Daxberger et
+al. 2021, arXiv 2106.14806; for options McFadden 1974.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,23 +95,26 @@ class Laplace(Posterior):
         return replace(self, prior_precision=chosen["prior_precision"])
 
 
-class AnyCurvature(Protocol):
-    """The Hessian of a last layer's weights; an `nn.Module`."""
+class Curvature(nn.Module, ABC):
+    """The Hessian of a last layer's weights, float64.
 
+    All are made alike, from (d, C, r) with r the rank of the training features; empty before `fit`.
+    """
+
+    @abstractmethod
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from features and probabilities [N, C], both float64."""
-        ...
 
+    @abstractmethod
     def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        ...
+        """Return log|H + δI|, over all weights."""
 
+    @abstractmethod
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' variances [N, C], or covariances [N, C, C]."""
-        ...
 
 
-class DiagCurvature(nn.Module):
+class DiagCurvature(Curvature):
     """The diagonal of the Hessian, float64, with V(φ) = diag_c( Σ_i φ_i² / (h_ci + δ) ).
 
     Attributes:
@@ -132,7 +142,7 @@ class DiagCurvature(nn.Module):
         return features.square() @ (1 / (self.diagonal + precision)).T
 
 
-class KronCurvature(nn.Module):
+class KronCurvature(Curvature):
     """Eigenpairs of the two Kronecker factors, float64.
 
         A = (1/N) Σ_n φ_n φ_nᵀ  [d, d],   B = Σ_n (diag p_n − p_n p_nᵀ)  [C, C]
@@ -141,6 +151,8 @@ class KronCurvature(nn.Module):
     and u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
 
         V(φ) = Q_B diag_j( Σ_i u_i / (α_i β_j + δ) ) Q_Bᵀ
+
+    Directions outside `basis` have α = 0, and add ‖φ_out‖² / δ for the part of φ there.
 
     Attributes:
         basis: [d, r], eigenvectors that span (numerically) the range of A; r = min(N, d).
@@ -195,7 +207,7 @@ class KronCurvature(nn.Module):
         return torch.outer(self.feature_eigenvalues, self.class_eigenvalues) + precision
 
 
-class FullCurvature(nn.Module):
+class FullCurvature(Curvature):
     """The Hessian between class contrasts in row-space coordinates, float64.
 
     Two kinds of directions have no curvature, so the posterior equals the prior there, and neither
@@ -205,10 +217,14 @@ class FullCurvature(nn.Module):
       contrasts between classes, [C, C−1], H is a matrix of size (C−1) d.
     - features outside the row space of the training features.
 
-    V keeps the prior variance ‖φ‖²/δ along the common shift, which does not affect the softmax.
+    With ψ the coordinates of φ in the row space and H_U the Hessian between contrasts there,
+
+        V(φ) = U [ (I ⊗ ψᵀ) (H_U + δI)⁻¹ (I ⊗ ψ) + ‖φ_out‖²/δ I ] Uᵀ + ‖φ‖²/(δ C) 1 1ᵀ
+
+    The last term, the prior variance of the common shift, does not affect the softmax.
 
     Attributes:
-        hessian: [(C−1) r, (C−1) r], contrasts outermost.
+        hessian: [(C−1) r, (C−1) r], H_U, contrasts outermost.
         basis: [d, r] of the row space; None if r = d.
     """
 
@@ -259,8 +275,8 @@ class FullCurvature(nn.Module):
         """Return log|H + δI| over all C d weights."""
         if self._spectrum is None:
             self._spectrum = torch.linalg.eigvalsh(self.hessian).clamp_min(0)
-        missing = self.num_classes * self.num_features - len(self._spectrum)
-        return float((self._spectrum + precision).log().sum()) + missing * math.log(precision)
+        flat = self.num_classes * self.num_features - len(self._spectrum)
+        return float((self._spectrum + precision).log().sum()) + flat * math.log(precision)
 
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
@@ -289,14 +305,7 @@ class FullCurvature(nn.Module):
         return self._inverse
 
 
-CURVATURES: dict[str, Callable[[int, int, int], Any]] = {
-    "diag": DiagCurvature,
-    "full": FullCurvature,
-    "kron": KronCurvature,
-}
-
-
-class SharedCurvature(nn.Module):
+class SharedCurvature(Curvature):
     """The Hessian of the shared weights, float64.
 
     Attributes:
@@ -341,7 +350,7 @@ class SharedCurvature(nn.Module):
         return precision_factor(matrix)
 
 
-class SharedDiagCurvature(nn.Module):
+class SharedDiagCurvature(Curvature):
     """The diagonal of the Hessian, float64.
 
     Attributes:
@@ -377,13 +386,16 @@ class LaplaceHead(AroundPoint):
     Attributes:
         point: The MAP head that holds the mean weights.
         curvature: The Hessian, None before `fit`.
-        prior_precision: δ, a float64 scalar; NaN before `fit`. If it is chosen by validation, a
-            fit without validation rows takes that of the MAP training.
+        prior_precision: δ, a float64 scalar; NaN before `fit`.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
     uses_training_features = True
-    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = CURVATURES
+    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Curvature]]] = {
+        "diag": DiagCurvature,
+        "full": FullCurvature,
+        "kron": KronCurvature,
+    }
     prior_precision: Tensor
     log_evidence: Tensor
 
@@ -391,7 +403,7 @@ class LaplaceHead(AroundPoint):
         self, config: Laplace, num_features: int, num_classes: int, **options: Any
     ) -> None:
         super().__init__(config, num_features, num_classes, **options)
-        self.curvature: AnyCurvature | None = None
+        self.curvature: Curvature | None = None
         self.rank = 0
         for name in ("prior_precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
@@ -400,7 +412,11 @@ class LaplaceHead(AroundPoint):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Fit curvature and prior precision; the mean weights do not change."""
+        """Fit curvature and prior precision; the mean weights do not change.
+
+        δ is the option if that is a number, and that of the MAP training without `choose_prior`, or
+        without the validation rows to choose it on.
+        """
         check_fit(train, validation)
         train = train.double()
         logits = self.point.predict(train).mean
@@ -438,12 +454,6 @@ class LaplaceHead(AroundPoint):
             return
         self._allocate(int(extra["rank"]))
 
-    def _allocate(self, rank: int) -> None:
-        classes, size = self.point.weight.shape
-        self.rank = rank
-        curvature = self.curvatures[self.config.structure](size, classes, self.rank)
-        self.curvature = curvature.to(self.point.weight.device)
-
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the equivalent prior scale, and the log evidence."""
         if self.curvature is None:
@@ -454,6 +464,12 @@ class LaplaceHead(AroundPoint):
             "prior_scale": math.sqrt(float(self.point.mean_sq_norm) / precision),
             "log_evidence": float(self.log_evidence),
         }
+
+    def _allocate(self, rank: int) -> None:
+        classes, size = self.point.weight.shape
+        self.rank = rank
+        curvature = self.curvatures[self.config.structure](size, classes, self.rank)
+        self.curvature = curvature.to(self.point.weight.device)
 
     def _choose_precision(self, log_likelihood: float, validation: Features | None) -> float:
         unit = float(self.point.mean_sq_norm)
@@ -492,7 +508,7 @@ class LaplaceHead(AroundPoint):
         covariance = self._fitted().covariance(rows.values, precision)
         return GaussianLogits(self.point.predict(rows).mean, covariance)
 
-    def _fitted(self) -> AnyCurvature:
+    def _fitted(self) -> Curvature:
         if self.curvature is None:
             raise InputError(
                 "posterior 'laplace' has no covariance yet; call fit first, or calibrate for a "
@@ -505,7 +521,7 @@ class LaplaceHead(AroundPoint):
 class SharedLaplaceHead(LaplaceHead):
     """The Laplace approximation for options: features are [N, C, d]."""
 
-    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = {
+    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Curvature]]] = {
         "diag": SharedDiagCurvature,
         "full": SharedCurvature,
         "kron": SharedCurvature,

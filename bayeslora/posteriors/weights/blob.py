@@ -37,12 +37,15 @@ from bayeslora.option_checks import Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.draws import (
+    MovesToPrior,
     RandomLayer,
     check_texts_apart,
+    gaussian_kl,
+    initial_root,
     replaced,
     standard_normal,
+    step_root,
 )
-from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl, initial_root, step_root
 
 
 @dataclass(frozen=True)

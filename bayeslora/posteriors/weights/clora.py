@@ -50,8 +50,13 @@ from bayeslora.posteriors.types import (
     WeightPosterior,
     WeightTraining,
 )
-from bayeslora.posteriors.weights.draws import check_texts_apart
-from bayeslora.posteriors.weights.kl_steps import KLWeight, gaussian_kl, initial_root, kl_weight
+from bayeslora.posteriors.weights.draws import (
+    KLWeight,
+    check_texts_apart,
+    gaussian_kl,
+    initial_root,
+    kl_weight,
+)
 
 
 @dataclass(frozen=True)

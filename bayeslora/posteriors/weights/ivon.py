@@ -41,7 +41,7 @@ from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.option_checks import BelowOne, Draws, NotNegative, Positive
 from bayeslora.posteriors.base import FitFacts, Posterior
 from bayeslora.posteriors.types import Network, TrainingRun, WeightPosterior, WeightTraining
-from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.weights.draws import replaced, split_like, standard_normal
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,9 @@ class IVONWeights(WeightPosterior):
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
         """Set the weights to one draw within the context, then restore the means."""
-        stds = torch.split(self.std, [parameter.numel() for parameter in self._weights])
         values = [
-            mean.detach() + std.view_as(mean) * standard_normal(mean, generator)
-            for mean, std in zip(self._weights, stds, strict=True)
+            mean.detach() + std * standard_normal(mean, generator)
+            for mean, std in zip(self._weights, split_like(self.std, self._weights), strict=True)
         ]
         with replaced(self._weights, values):
             yield

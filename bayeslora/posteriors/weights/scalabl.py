@@ -26,8 +26,13 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
-from bayeslora.posteriors.weights.draws import check_texts_apart, replaced, standard_normal
-from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl
+from bayeslora.posteriors.weights.draws import (
+    MovesToPrior,
+    check_texts_apart,
+    gaussian_kl,
+    replaced,
+    standard_normal,
+)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     θ = θ̄ + √scale · ( σ ∘ z1 + D z2 / √(K − 1) ),   z1, z2 ~ N(0, I)
 
-θ̄ and σ² are the entrywise mean and variance of all snapshots; the columns of D are the newest K
-snapshots minus the running mean at their time. All trained weights are included, also the last
-layer's: an averaged adapter needs the average of the corresponding heads. The average of the
-factors of ΔW is not the average of ΔW, so the snapshots have to come from one trajectory.
+θ̄ and σ² are the entrywise mean and variance of all snapshots; the columns of D are the newest K =
+min(`rank`, snapshots) minus the running mean that includes them. All trained weights are included,
+also the last layer's: an averaged adapter needs the average of the corresponding heads. The average
+of the factors of ΔW is not the average of ΔW, so the snapshots have to come from one trajectory.
 
 Source: Maddox, Izmailov, Garipov, Vetrov and Wilson 2019, arXiv 1902.02476, algorithm 1; for
 adapters Onal, Flöge, Caldwell, Sheverdin and Fortuin 2024, arXiv 2405.03425.
@@ -34,7 +34,7 @@ from bayeslora.posteriors.types import (
     WeightPosterior,
     WeightTraining,
 )
-from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.weights.draws import copy_, replaced, split_like, standard_normal
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,10 @@ class SWAGWeights(WeightPosterior):
 
         Args:
             config: Rank K and scale.
-            parameters: The weights, which are not registered as parameters of this module.
+            parameters: The weights.
         """
         super().__init__()
         self._config = config
-        self.scale = config.scale
         # A tuple, so that they are not parameters of this module.
         self._weights = tuple(parameters)
         size = sum(parameter.numel() for parameter in parameters)
@@ -148,7 +147,7 @@ class SWAGWeights(WeightPosterior):
 
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Set the weights to the mean of the snapshots."""
-        self.put_mean()
+        copy_(self._weights, split_like(self.mean, self._weights))
         return True
 
     @torch.no_grad()
@@ -156,23 +155,17 @@ class SWAGWeights(WeightPosterior):
         """Take the current weights as the next snapshot."""
         weights = torch.cat([parameter.detach().flatten().double() for parameter in self._weights])
         self.count += 1
-        change = weights - self.mean
+        before = weights - self.mean
         # Welford's update: constant weights leave exactly no variance.
-        self.mean += change / self.count
-        self.squares += change * (weights - self.mean)
+        self.mean += before / self.count
+        self.squares += before * (weights - self.mean)
         self.deviations.copy_(torch.roll(self.deviations, -1, dims=0))
         self.deviations[-1] = weights - self.mean
 
     @property
     def variance(self) -> Tensor:
-        """[P] float64: the entrywise variance of all snapshots."""
+        """[P] float64: the entrywise population variance of all snapshots."""
         return self.squares / self.count
-
-    @torch.no_grad()
-    def put_mean(self) -> None:
-        """Set the network's weights to the mean of the snapshots."""
-        for parameter, value in zip(self._weights, self._split(self.mean), strict=True):
-            parameter.copy_(value)
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
@@ -182,21 +175,14 @@ class SWAGWeights(WeightPosterior):
         low_rank = (
             standard_normal(deviations[:, 0], generator) @ deviations / (len(deviations) - 1) ** 0.5
         )
-        with replaced(
-            self._weights, self._split(self.mean + self.scale**0.5 * (diagonal + low_rank))
-        ):
+        drawn = self.mean + self._config.scale**0.5 * (diagonal + low_rank)
+        with replaced(self._weights, split_like(drawn, self._weights)):
             yield
 
     def report(self) -> dict[str, float | str]:
         """Return the number of snapshots and the root mean square deviation of a weight."""
         std = float(self.variance.mean().sqrt())
         return {"num_snapshots": float(self.count), "weight_std": std}
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        parts = torch.split(flat, [parameter.numel() for parameter in self._weights])
-        return [
-            part.view_as(parameter) for part, parameter in zip(parts, self._weights, strict=True)
-        ]
 
 
 class Snapshots(StepHook):
@@ -207,6 +193,6 @@ class Snapshots(StepHook):
         self._steps = frozenset(steps)
 
     def after_step(self, step: int, optimizer: Optimizer) -> None:
-        """Collect a snapshot if the step is one of `steps`."""
+        """Collect a snapshot if the step, here from 0, is one of `steps`, from 1."""
         if step + 1 in self._steps:
             self._weights.collect()

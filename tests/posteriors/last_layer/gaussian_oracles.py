@@ -44,7 +44,7 @@ def kl_to_prior(mean, stored, prior_variance):
 def elbo(data, mean, stored, prior_variance=4.0, bound="jensen"):
     """Return the evidence lower bound, computed from its definition."""
     features, labels = data
-    values = bounds.CLOSED_FORM[bound](
-        features @ mean.T, logit_covariance(features, **stored), labels
+    values = bounds.closed_form(
+        bound, features @ mean.T, logit_covariance(features, **stored), labels
     )
     return values.sum() - kl_to_prior(mean, stored, prior_variance)

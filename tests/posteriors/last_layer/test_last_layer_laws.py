@@ -29,8 +29,8 @@ class TestSampledVBLL(LastLayerLaws):
     config = VBLL(prior_scale="empirical-bayes", bound="mc")
 
 
-class TestRefinedVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, laplace_refinement=True, bound="knowles_minka")
+class TestKnowlesMinkaVBLL(LastLayerLaws):
+    config = VBLL(prior_scale=2.0, bound="knowles_minka")
 
 
 class TestFullLaplace(LastLayerLaws):

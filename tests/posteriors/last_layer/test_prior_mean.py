@@ -11,7 +11,7 @@ from bayeslora import Laplace
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts import Target
-from bayeslora.posteriors.last_layer.vbll.bounds import CLOSED_FORM
+from bayeslora.posteriors.last_layer.vbll.bounds import closed_form
 from bayeslora.posteriors.last_layer.vbll.final import polish
 from bayeslora.posteriors.registry import build_head
 
@@ -46,7 +46,7 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
     )
     mean, spread = fitted.moments(Features(features))
     mean = mean.requires_grad_()
-    value = CLOSED_FORM["knowles_minka"](mean, spread, labels).sum()
+    value = closed_form("knowles_minka", mean, spread, labels).sum()
     (slope,) = torch.autograd.grad(value, mean)
     expected = centre() + PRIOR_VARIANCE * slope.T @ features
     torch.testing.assert_close(fitted.mean, expected, atol=1e-4, rtol=1e-4)

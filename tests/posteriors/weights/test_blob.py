@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora import BLoB
 from bayeslora.posteriors.weights.blob import BLoBWeights
-from bayeslora.posteriors.weights.kl_steps import step_root
+from bayeslora.posteriors.weights.draws import step_root
 
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])
 

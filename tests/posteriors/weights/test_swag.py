@@ -51,7 +51,7 @@ def test_moments_are_those_of_the_trajectory():
     expected = trajectory.double().numpy()
     np.testing.assert_allclose(swag.mean.numpy(), expected.mean(0), rtol=1e-12)
     np.testing.assert_allclose(swag.variance.numpy(), expected.var(0), rtol=1e-12)
-    swag.put_mean()
+    swag.before_last_layer(None)
     np.testing.assert_allclose(parameter.detach().numpy(), expected.mean(0), rtol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_the_weights_come_back_after_a_draw_and_after_an_exception():
         swag.collect()
         for item in parameters:
             item.data += 0.1 * torch.randn(item.shape)
-    swag.put_mean()
+    swag.before_last_layer(None)
     before = [item.detach().clone() for item in parameters]
 
     def inside():

@@ -4,14 +4,15 @@ Every function takes the moments z ~ N(m, V) of a batch and returns nats for eac
 (its diagonal v) if the logits of a row are independent, else [B, C, C]. With lse the log-sum-exp
 over classes,
 
-    jensen          m_y − lse(m + v/2)
+    jensen          m_y − lse(m + ½ v)
     knowles_minka   m_y − ½ aᵀVa − lse(m + ½ v − V a),   the best a
-    mc              the average over draws of z_y − lse(z)
+    mc              m_y − the average over draws of lse(z)
 
 The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives a bound
-for any tilt a. a = 0 yields Jensen's bound; the best a solves a = softmax(m + ½ v − V a), and gives
-for independent logits, where V a = v a elementwise, the bound of Knowles and Minka. `BEST_TILT`
-tells the two apart, and everything else is the same.
+for any tilt a: z_c − aᵀz has the mean m_c − aᵀm and the variance v_c − 2 (V a)_c + aᵀVa, and aᵀm
+cancels. a = 0 yields Jensen's bound; the best a solves a = softmax(m + ½ v − V a), and gives for
+independent logits, where V a = v a elementwise, the bound of Knowles and Minka. `TILTS` tells the
+two apart, and everything else is the same.
 
 For fixed logit covariances and tilts both are, as a function of the means,
 
@@ -33,64 +34,6 @@ from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
 
-# Share of the gain that the slope predicts; below 0.5, the gain of a Newton step on a quadratic.
-_LEAST_GAIN = 0.3
-
-
-def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """Return Jensen's bound of each row.
-
-    Args:
-        mean: [B, C] logit means.
-        covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
-
-    Returns:
-        [B] nats.
-    """
-    return tilted(mean, covariance, labels, torch.zeros_like(mean))
-
-
-def knowles_minka(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """Return the bound of each row at its detached best tilt; arguments as for `jensen`.
-
-    The tilt maximises the bound, so its derivative does not contribute to the gradient.
-    """
-    return tilted(mean, covariance, labels, best_tilt(mean.detach(), covariance.detach()))
-
-
-def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-    """Return an unbiased estimate of each row's expected log-likelihood.
-
-    Args:
-        mean: [B, C] logit means.
-        covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
-        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
-
-    Returns:
-        [B] nats.
-    """
-    if covariance.ndim == 2:
-        # The square root has no derivative at zero; the floor is far below any trained variance.
-        deviation = covariance.clamp_min(1e-12).sqrt() * noise
-    else:
-        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
-    # E z_y is m_y exactly; only the normaliser needs draws.
-    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)
-
-
-CLOSED_FORM: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "jensen": jensen,
-    "knowles_minka": knowles_minka,
-}
-
-
-def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-    """Return the bound [B] at a tilt [B, C]."""
-    shift, cost = tilt_terms(covariance, tilt)
-    return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
-
 
 def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
     """Return ½ v − V a, [B, C], and ½ aᵀVa, [B]."""
@@ -100,6 +43,12 @@ def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
         product = (covariance @ tilt[..., None])[..., 0]
         variance = covariance.diagonal(dim1=-2, dim2=-1)
     return 0.5 * variance - product, 0.5 * (tilt * product).sum(-1)
+
+
+def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
+    """Return the bound [B] at a tilt [B, C]."""
+    shift, cost = tilt_terms(covariance, tilt)
+    return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
 
 
 def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
@@ -157,7 +106,7 @@ def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Te
     """
     target = mean + 0.5 * variance
     normaliser = (mean - 0.5 * variance).logsumexp(-1, keepdim=True)
-    tilt = mean
+    tilt = mean  # replaced in the first round
     for _ in range(50):
         reduced = target - normaliser
         product = wright_omega(reduced + variance.log())
@@ -169,6 +118,10 @@ def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Te
     return tilt / tilt.sum(-1, keepdim=True)
 
 
+# Share of the gain that the slope predicts; below 0.5, the gain of a Newton step on a quadratic.
+_LEAST_GAIN = 0.3
+
+
 def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> Tensor:
     """Minimise the convex ½ aᵀVa + lse(m + ½ v − V a) by Newton's method with halved steps.
 
@@ -177,13 +130,13 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
     the gain that its slope predicts is halved: otherwise rows of large variance alternate between
     two corners. It stops when a and q agree within `tolerance` in every row.
     """
-    start = mean + 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
+    raised = mean + 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
     eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
 
     def evaluate(tilt: Tensor) -> tuple[Tensor, Tensor]:
         product = (covariance @ tilt[..., None])[..., 0]
-        value = 0.5 * (tilt * product).sum(-1) + (start - product).logsumexp(-1)
-        return value, (start - product).softmax(-1)
+        value = 0.5 * (tilt * product).sum(-1) + (raised - product).logsumexp(-1)
+        return value, (raised - product).softmax(-1)
 
     tilt = mean.softmax(-1)
     value, probs = evaluate(tilt)
@@ -225,8 +178,48 @@ def wright_omega(x: Tensor) -> Tensor:
     return torch.where(x < -40, x.exp(), omega)
 
 
-BEST_TILT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+TILTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "jensen": no_tilt,
     "knowles_minka": best_tilt,
 }
 """From the moments of logits to the tilt [B, C], by the name of the bound."""
+
+
+def closed_form(bound: str, mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return the bound of each row at its tilt.
+
+    A best tilt maximises the bound, so its derivative does not contribute to the gradient: it is
+    taken of detached moments.
+
+    Args:
+        bound: `jensen` or `knowles_minka`.
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+
+    Returns:
+        [B] nats.
+    """
+    tilt = TILTS[bound](mean.detach(), covariance.detach())
+    return tilted(mean, covariance, labels, tilt)
+
+
+def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    """Return an unbiased estimate of each row's expected log-likelihood.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
+
+    Returns:
+        [B] nats.
+    """
+    if covariance.ndim == 2:
+        # The square root has no derivative at zero; the floor is far below any trained variance.
+        deviation = covariance.clamp_min(1e-12).sqrt() * noise
+    else:
+        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
+    # E z_y is m_y exactly; only the normaliser needs draws.
+    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)

@@ -9,12 +9,15 @@ chooses the prior scale and the means.
 With q the class probabilities of the bound and W its curvature at the current logit moments
 (`bounds.py`), the evidence lower bound is stationary where
 
-    μ_c  = m0_c + σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`algebra.py`)
-    σ0²  = (‖μ − m0‖² + tr S) / (C d)          (only where the prior is learned)
+    μ_c  = σ0² Σ_n (1[y_n = c] − q_nc) φ_n     (`algebra.py`)
+    σ0²  = (‖μ‖² + tr S) / (C d)               (only where the prior is learned)
     S⁻¹  = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ          (`covariance.py`, as far as the family allows)
 
-Means are relative to the prior mean m0, whose logits are a constant offset. Each step updates one
-of these with the others fixed, and none lowers the bound.
+with means μ relative to the prior mean m0, whose logits are a constant offset. In a row space, d is
+its dimension: outside, S is the prior, which does not move the fixed point of σ0². A round updates
+the means and then the covariances, each with the others fixed. A round with a learned prior moves
+σ0² by an extrapolated step, lets means and covariances follow, and is kept only if the bound did
+not fall.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
-from bayeslora.posteriors.last_layer.vbll.bounds import BEST_TILT, curvature, tilt_terms, tilted
+from bayeslora.posteriors.last_layer.vbll.bounds import TILTS, curvature, tilt_terms, tilted
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     FAMILIES,
     SHARED_FAMILIES,
@@ -52,6 +55,17 @@ _FOLLOWING = 2
 _FIRST_STRIDE = 4.0
 _LONGEST_STRIDE = 40.0
 _FARTHEST = math.log(30.0)
+# Relative change of the bound at which a stage before the last stops.
+_ROUGH_TOLERANCE = 1e-5
+# The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
+_LEARNING_TOLERANCE = 1e-5
+# Fixed means are short of their optimum, so their size is not informative about the prior; a wide
+# prior would only add variance to logits that are already too small.
+HELD_PRIOR_SCALE = 0.5
+WIDE_PRIOR_SCALE = 8.0
+"""Prior scale of a last layer on frozen features with few rows that separate the classes: there the
+bound is highest at priors that are far too narrow."""
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class State:
     Attributes:
         mean: [C, d].
         covariance: The covariances.
-        weights: [N, C] or [N, C, C], the curvatures behind them.
+        weights: [N, C] or [N, C, C], the curvatures W of the rows behind them.
         tilt: [N, C], optimal for the current moments.
         prior_variance: σ0².
         elbo: Evidence lower bound in nats.
@@ -124,7 +138,7 @@ class Ascent:
         trace = [state.elbo]
         for _ in range(self.max_iterations):
             if self.learn_prior:
-                state = self.improve_prior(state)
+                state = self.round_with_prior(state)
             else:
                 state = self.improve_covariance(self.improve_mean(state))
             trace.append(state.elbo)
@@ -175,7 +189,7 @@ class Ascent:
                 break
         return state
 
-    def improve_prior(self, state: State) -> State:
+    def round_with_prior(self, state: State) -> State:
         """Return the state with a better prior variance, and updated means and covariances.
 
         For fixed means and covariances the best variance is the mean second moment of a weight.
@@ -223,7 +237,7 @@ class Ascent:
         return state
 
     def _tilt(self, logits: Tensor, covariance: Tensor) -> Tensor:
-        return BEST_TILT[self.bound](logits, covariance)
+        return TILTS[self.bound](logits, covariance)
 
     def _logits(self, mean: Tensor) -> Tensor:
         logits = mean_logits(self.features, mean)
@@ -262,19 +276,6 @@ def _secant(
         slope = (fixed_point_step - previous[1]) / (log_variance - previous[0])
         factor = min(max(1.0, -1 / slope), _LONGEST_STRIDE) if slope < 0 else _FIRST_STRIDE
     return min(max(factor * fixed_point_step, -_FARTHEST), _FARTHEST)
-
-
-# Relative change of the bound at which a stage before the last stops.
-_ROUGH_TOLERANCE = 1e-5
-# The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
-_LEARNING_TOLERANCE = 1e-5
-# Fixed means are short of their optimum, so their size is not informative about the prior; a wide
-# prior would only add variance to logits that are already too small.
-HELD_PRIOR_SCALE = 0.5
-WIDE_PRIOR_SCALE = 8.0
-"""Prior scale of a last layer on frozen features with few rows that separate the classes: there the
-bound is highest at priors that are far too narrow."""
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -321,19 +322,6 @@ class Polished:
     def covariance(self) -> dict[str, Tensor]:
         """Return the covariance of the weights in all d dimensions, see `Optimum.stored`."""
         return self._state.covariance.stored(self._rows.values, self._state.weights)
-
-    def refined(self) -> Polished:
-        """Return the posterior with the Laplace covariance at the same means.
-
-        Rows are then weighted by p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact
-        curvature at the mean. The result is no longer the optimum of a single objective.
-        """
-        inside = self._space.coordinates(self._rows.values)
-        logits, before = self._rows.logits(self.mean), self._state.covariance
-        zeros = torch.zeros_like(before.train_covariance)
-        weights = curvature(logits, zeros, logits.softmax(-1))
-        optimum = type(before)(inside, weights, 1 / self.prior_variance, before)
-        return replace(self, _state=replace(self._state, covariance=optimum, weights=weights))
 
     @property
     def start(self) -> Start:
@@ -447,7 +435,7 @@ class Polisher:
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Held-out rows; without them means `validation` are refitted.
         prior_mean: [C, d]; None for zero.
-        fixed_scale: Prior scale of refitted means in the place of one that must be chosen, where
+        scale_if_open: Prior scale of refitted means in the place of one that must be chosen, where
             epochs are compared; None chooses it.
     """
 
@@ -457,7 +445,7 @@ class Polisher:
     mean_sq_norm: float
     validation: Features | None = None
     prior_mean: Tensor | None = None
-    fixed_scale: float | None = None
+    scale_if_open: float | None = None
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
         """Fit the posterior as configured.
@@ -467,7 +455,8 @@ class Polisher:
             trained: The trained posterior; without it the means are refitted.
         """
         means = self.config.polish_mean
-        if trained is None or means == "refit" or (means, self.validation) == ("validation", None):
+        is_open = means == "validation" and self.validation is None
+        if trained is None or means == "refit" or is_open:
             return self._refit(start)
         scale = HELD_PRIOR_SCALE if self._stated_scale is None else self._stated_scale
         fixed_mean = self._under(scale, trained, hold_mean=True)
@@ -477,7 +466,7 @@ class Polisher:
 
     def _refit(self, start: Start | None) -> Polished:
         """Return the optimum over the means too, under the configured prior."""
-        scale = self.fixed_scale if self._stated_scale is None else self._stated_scale
+        scale = self.scale_if_open if self._stated_scale is None else self._stated_scale
         if scale is not None:
             return self._under(scale, start)
         if self.config.prior_scale == CROSS_VALIDATION and self._wide_is_better():
@@ -522,7 +511,7 @@ class Polisher:
         learn_prior: bool = False,
     ) -> Polished:
         """Return the fit under a prior scale."""
-        polished = polish(
+        return polish(
             self.train,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
@@ -534,11 +523,9 @@ class Polisher:
             prior_mean=self.prior_mean,
             tolerance=tolerance,
         )
-        return polished.refined() if self.config.laplace_refinement else polished
 
     def _validation_nll(self, polished: Polished) -> float:
-        if self.validation is None:
-            raise ValueError("nothing to compare fits on")
+        assert self.validation is not None  # noqa: S101 - for the type checker
         logits = GaussianLogits(*polished.moments(self.validation))
         probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
         return nll(probs, self.validation.targets)

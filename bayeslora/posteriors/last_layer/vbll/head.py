@@ -6,9 +6,15 @@
 With PoLAR this is PoLAR-VBLL. The logit noise of Harrison et al. is left out: logits are exactly
 linear in the features. While the adapter trains, each of its steps on −mean bound (`data_loss`, q
 held constant) is preceded by gradient steps of μ and a diagonal S on the whole objective (`loss`,
-the adapter held constant): the ELBO of a Pyro program, whose guide is q. Afterwards `fit` finds the
-optimum for the final features in closed form, at the trained means or over the means too
-(`final.py`), and stores it separately from the training parameters. `predict` needs one pass.
+the adapter held constant): the ELBO of a Pyro program, whose guide is q. Unless an option states
+the prior scale, the prior of these steps is N(μ_c, τ² / mean ‖φ‖² I) with τ = 0.5 (empirical
+Bayes): only the deviations are regularised, and the means are those of maximum likelihood. A prior
+around m0 that lets few rows tell many classes apart would be too wide for the deviations, and one
+that fits these keeps the means from reaching their optimum.
+
+Afterwards `fit` finds the optimum for the final features in closed form, at the trained means or
+over the means too (`final.py`), and stores it separately from the training parameters. `predict`
+needs one pass.
 
 The options of a row share one weight vector:
 
@@ -56,6 +62,42 @@ logger = logging.getLogger(__name__)
 _INITIAL_LOGIT_STD = 0.1
 # Dtypes of fitted covariances in files.
 _STORED = {"float32": torch.float32, "float64": torch.float64}
+
+
+def negative_elbo(
+    mean: Tensor, deviations: Tensor, prior_variance: Tensor, log_likelihood: Tensor
+) -> Tensor:
+    """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
+
+    It is a Pyro program. The model draws the weights from their prior and scores the data by a
+    bound, which depends on the guide's moments and not on the draw. The guide is explicit, so the
+    KL is analytic and the bound has no variance. Nothing is added to Pyro's global parameter store.
+    Pyro takes seconds to import, and only training needs this function.
+
+    Args:
+        mean: [C, d] means of the weights, relative to those of the prior.
+        deviations: [C, d] standard deviations of the weights.
+        prior_variance: σ0², a scalar tensor.
+        log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
+    """
+    import pyro.infer
+    from pyro.distributions import Normal
+
+    elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
+    normal: Any = Normal
+
+    def model() -> None:
+        prior_deviation = prior_variance.to(mean).sqrt().expand_as(mean)
+        pyro.sample("weight", normal(torch.zeros_like(mean), prior_deviation).to_event(2))
+        pyro.factor("log_likelihood", log_likelihood)
+
+    def guide() -> None:
+        pyro.sample("weight", normal(mean, deviations).to_event(2))
+
+    # Validation is redundant here and would synchronise with the device a dozen times per step.
+    with pyro.validation_enabled(False):
+        loss: Tensor = elbo().differentiable_loss(model, guide)
+    return loss
 
 
 class VBLLHead(LastLayer):
@@ -109,33 +151,30 @@ class VBLLHead(LastLayer):
         self._packs = config.covariance == "dense"
 
     @property
-    def learns_prior_mean(self) -> bool:
-        """Whether the prior of gradient steps is centred at the means (empirical Bayes).
-
-        A prior around zero that lets few rows tell many classes apart would be too wide for the
-        deviations, and one that fits these keeps the means from reaching their optimum.
-        """
+    def prior_follows_mean(self) -> bool:
+        """Whether the prior of gradient steps is centred at the means themselves."""
         chosen = (self.config.training_prior_scale, self.config.prior_scale)
         return not any(isinstance(scale, int | float) for scale in chosen)
 
     @property
     def training_prior_scale(self) -> float:
-        """τ while training."""
+        """τ of a prior around m0: in gradient steps unless it follows the mean, and by epoch."""
         scale = self.config.training_prior_scale or self.config.prior_scale
         return DEFAULT_PRIOR_SCALE if isinstance(scale, str) else scale
 
     @property
     def prior_variance(self) -> float:
-        """σ0² of a weight while training."""
+        """σ0² of a weight at `training_prior_scale`."""
         return self.training_prior_scale**2 / float(self.mean_sq_norm)
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats per row."""
         deviations = self.spread.exp()
         likelihood = num_train * self._bound(rows, self.mean, deviations).mean()
-        centre = self.mean if self.learns_prior_mean else self.prior_mean
+        centre, scale = self.prior_mean, self.training_prior_scale
+        if self.prior_follows_mean:
+            centre, scale = self.mean, SPREAD_PRIOR_SCALE
         mean = self.mean if centre is None else self.mean - centre
-        scale = SPREAD_PRIOR_SCALE if self.learns_prior_mean else self.training_prior_scale
         # A tensor, to avoid synchronising with the device.
         variance = self.mean_sq_norm.new_full((), scale**2)
         prior_variance = (variance / self.mean_sq_norm).to(self.mean)
@@ -147,7 +186,7 @@ class VBLLHead(LastLayer):
 
     @torch.no_grad()
     def refit(self, rows: Features, iterations: int = 8) -> None:
-        """Move the means near the optimum of `loss` for the rows, in closed form."""
+        """Move the means near their optimum under a prior around m0, in closed form."""
         polished = polish(
             rows,
             len(self.mean),
@@ -182,13 +221,13 @@ class VBLLHead(LastLayer):
             float(self.mean_sq_norm),
             validation,
             self.prior_mean,
-            fixed_scale=None if choose_prior else self.training_prior_scale,
+            scale_if_open=None if choose_prior else self.training_prior_scale,
         )
         in_training = self._start(train, self.mean, {"scale": self.spread.exp()})
         start = self._start(train, *self._posterior())
         polished = polisher.fit(start, in_training if is_trained else None)
         if not polished.converged:
-            logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))
+            logger.debug("the final fit did not converge in %d rounds", len(polished.elbo))
         # Contiguous, as when loaded: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().items():
@@ -225,7 +264,7 @@ class VBLLHead(LastLayer):
             shape = tuple(logits.mean.shape)
             noise = antithetic_noise(num_draws, shape, self.seed + index, logits.mean)
             sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
-            closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
+            closed = bounds.closed_form(bound, logits.mean, logits.covariance, labels)
             total += float((sampled - closed).sum())
         return total / len(rows)
 
@@ -249,11 +288,11 @@ class VBLLHead(LastLayer):
         """Scale the means of the last fit; the covariances do not change."""
         self.get_buffer("fitted_mean").mul_(factor)
 
-    @torch.no_grad()
     def prior_centre(self) -> Tensor | None:
         """Return the prior's mean [C, d]; None for zero."""
         return self.prior_mean
 
+    @torch.no_grad()
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
         """Centre the prior at [C, d] weights; with `start`, also start training there."""
         if start:
@@ -310,20 +349,22 @@ class VBLLHead(LastLayer):
             "polish_mean": "trained" if unchanged else "refit",
         }
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         key = f"{prefix}fitted_scale"
         if self._packs and key in destination:
             destination[key] = packed(destination[key])
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         key = f"{prefix}fitted_scale"
         if self._packs and key in state:
             state[key] = unpacked(state[key])
         self._keep_deviations(state, prefix)
         super()._load_from_state_dict(state, prefix, *args)
 
-    def _keep_deviations(self, state: Any, prefix: str) -> None:
+    def _keep_deviations(self, state: dict[str, Any], prefix: str) -> None:
         """Keep the deviations of a covariance that earlier versions trained.
 
         They were the diagonal of `spread`, of triangles [C, d, d] or one [C d, C d]; `factor` were
@@ -354,7 +395,7 @@ class VBLLHead(LastLayer):
         logits, covariance = rows.logits(mean), logit_covariance(rows.values, deviations)
         labels = rows.targets
         if self.config.bound != "mc":
-            return bounds.CLOSED_FORM[self.config.bound](logits, covariance, labels)
+            return bounds.closed_form(self.config.bound, logits, covariance, labels)
         self.num_draws += 1
         noise = antithetic_noise(
             self.config.num_bound_samples,
@@ -369,42 +410,6 @@ def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
     """Return the logits' covariance of float64 rows, [N, C] or [N, C, C]."""
     tensors = {name: tensor.double() for name, tensor in stored.items()}
     return logit_covariance(rows.values, **tensors)
-
-
-def negative_elbo(
-    mean: Tensor, deviations: Tensor, prior_variance: Tensor, log_likelihood: Tensor
-) -> Tensor:
-    """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
-
-    It is a Pyro program. The model draws the weights from their prior and scores the data by a
-    bound, which depends on the guide's moments and not on the draw. The guide is explicit, so the
-    KL is analytic and the bound has no variance. Nothing is added to Pyro's global parameter store.
-    Pyro takes seconds to import, and only training needs this function.
-
-    Args:
-        mean: [C, d] means of the weights, relative to those of the prior.
-        deviations: [C, d] standard deviations of the weights.
-        prior_variance: σ0², a scalar tensor.
-        log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
-    """
-    import pyro.infer
-    from pyro.distributions import Normal
-
-    elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
-    normal: Any = Normal
-
-    def model() -> None:
-        prior_deviation = prior_variance.to(mean).sqrt().expand_as(mean)
-        pyro.sample("weight", normal(torch.zeros_like(mean), prior_deviation).to_event(2))
-        pyro.factor("log_likelihood", log_likelihood)
-
-    def guide() -> None:
-        pyro.sample("weight", normal(mean, deviations).to_event(2))
-
-    # Validation is redundant here and would synchronise with the device a dozen times per step.
-    with pyro.validation_enabled(False):
-        loss: Tensor = elbo().differentiable_loss(model, guide)
-    return loss
 
 
 class SharedVBLLHead(VBLLHead):

@@ -32,8 +32,10 @@ minute per fit on one core. 20 classes of 1,000 rows with 384 features take 8e9,
 3e11."""
 LARGEST_MEGABYTES = 100.0
 """Largest stored size for which `auto` is dense: 77 classes with 576 features take 51."""
-MEAN_STEPS, TILT = 120, 4e4
-"""Steps of a round in the search for the means, and multiplications that a tilt is worth."""
+MEAN_STEPS = 120
+"""Steps of a round in the search for the means."""
+TILT = 4e4
+"""Multiplications that the tilt of a row and class is worth."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class VBLL(Posterior):
     """Variational Bayesian last layer: a Gaussian over the weights of each class."""
 
     prior_scale: Positive | ScaleChoice = AUTO
-    """Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` maximises
+    """Prior standard deviation of a logit. In the final fit, `empirical-bayes` maximises
     the ELBO (0.5 if the means are fixed), and `cross-validation` takes 8 or the maximum of the
     ELBO, by the NLL of five-fold cross-validation on the training rows. `auto` is
     `cross-validation` in a fit to at most 256 rows without an adapter and validation rows, else
@@ -61,7 +63,7 @@ class VBLL(Posterior):
     the two has the lower validation NLL. Without validation rows, `validation` means `refit` in
     `calibrate` and without an adapter; otherwise it means `trained`."""
     covariance: Covariance = AUTO
-    """Covariance of the weights after the closed-form refit, per class: `dense`, `diagonal`, or
+    """Covariance of the weights after the final fit, per class: `dense`, `diagonal`, or
     `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which classes
     share). `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would take more
     than a minute or 100 MB. It is diagonal while the adapter trains."""
@@ -71,8 +73,6 @@ class VBLL(Posterior):
     """Gradient steps of the head per step of the adapter."""
     num_bound_samples: UpTo1000 = 16
     """Number of draws of the `mc` bound."""
-    laplace_refinement: bool = False
-    """Whether to replace the refit's covariance by the Laplace covariance at the same mean."""
     link: Link = "mc"
     """Link from logits to probabilities."""
     num_samples: Draws = 1000
@@ -94,6 +94,7 @@ class VBLL(Posterior):
         "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
         "rank": "choose covariance=dense, diagonal or eigenbasis, which have no rank",
         "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
+        "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
         "training_covariance": "it is diagonal; `covariance` is that of the final fit",
     }
 
