@@ -37,7 +37,7 @@ _WRONG_PATH = frozenset(
     }
 )
 
-_WRITES_TO = ("out", "figure", "model_card")
+_WRITES_TO = ("out", "model_card")
 
 # Imports create a million objects that live to the end. Python's default garbage collection of
 # them, with a last one at exit, took 2.4 of the 6.2 seconds of a short prediction.

@@ -228,7 +228,6 @@ def check_new_file(
     overwrite: bool | None = None,
     inputs: Sequence[str | Path] = (),
     ending: str | None = None,
-    option: str = "--out",
 ) -> None:
     """Raise InputError if a file cannot be written, before anything is computed.
 
@@ -237,7 +236,6 @@ def check_new_file(
         overwrite: Whether it may exist.
         inputs: Files that it is made from.
         ending: Suffix of its name; None for the suffixes of predictions files.
-        option: The option that names it.
 
     Raises:
         InputError: Its suffix is another, it is one of `inputs`, or it exists.
@@ -248,10 +246,10 @@ def check_new_file(
     if ending is None:
         file_kind(target)
     elif target.suffix != ending:
-        raise InputError(f"{option} must end in {ending}, got {path}")
+        raise InputError(f"--out must end in {ending}, got {path}")
     refuse_inputs(target, *inputs)
     if target.is_dir():
-        raise InputError(f"{target} is a directory; {option} must be a file")
+        raise InputError(f"{target} is a directory; --out must be a file")
     refuse_existing(target, overwrite=overwrite)
     check_writable(target)
 

@@ -23,7 +23,6 @@ def files(tmp_path):
         ("report P --out R --set device=cpu", "device"),
         ("info --set device=cpu", "device"),
         ("info --set backbone=minilm", "backbone"),
-        ("info --figure f.svg", "--figure"),
         ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),
     ],

@@ -198,7 +198,6 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         ["calibrate", world.model, world.valid, "--out", tmp_path / "m"],
         ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m"],
         ["export", world.model, "--out", tmp_path / "peft"],
-        ["info", world.model, "--spectrum", "--figure", tmp_path / "s.svg"],
         ["compare", mine, mine, "--out", tmp_path / "c.md"],
         ["compare", mine, mine, "--out", tmp_path / "c"],
         ["report", mine, "--out", tmp_path / "r"],

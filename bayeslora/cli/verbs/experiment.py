@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import DATA_DIR, add_options, given
 from bayeslora.cli.output import note, print_columns, print_json, show
@@ -22,7 +21,7 @@ SUMMARY = "run a grid of fits under a named protocol; rerun the same command to 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
-    # Not `out`: several processes may work on one experiment, and each cell has a lock of its own.
+    # Not `out`, which may not exist yet: the experiment checks and locks its directory itself.
     parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
     group = parser.add_mutually_exclusive_group()
     add_options(
@@ -37,7 +36,6 @@ def add_arguments(parser: VerbParser) -> None:
         parser,
         {
             "--dry-run": "check everything and show the plan, without computing",
-            "--shard I/N": "compute only cells I, I+N, I+2N …, as task I of a job array of N tasks",
             "--data-dir DIR": DATA_DIR,
         },
     )
@@ -52,12 +50,11 @@ def run(args: argparse.Namespace) -> None:
     """
     if not args.dry_run and args.directory is None:
         raise InputError("--out is missing; only --dry-run works without it")
-    shard = _shard(args.shard)
 
     from bayeslora.experiments import run as experiments
 
     if args.dry_run:
-        plan = experiments.plan(args.grid, args.directory, data_dir=args.data_dir, shard=shard)
+        plan = experiments.plan(args.grid, args.directory, data_dir=args.data_dir)
         _show_plan(args, plan)
         return
     result = experiments.experiment(
@@ -66,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
         data_dir=args.data_dir,
         **given(args, "workers"),
         ray=args.ray,
-        shard=shard,
         progress=not args.quiet,
     )
     _show(args, result)
@@ -78,27 +74,18 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise InputError(f"--shard must be I/N with I from 1 to N, got {text!r}")
-    return int(index), int(count)
-
-
 def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     content = plan.to_json()
     if args.json:
         print_json(content)
         return
-    rows = [("task", "backbone", "method", "rows", "seeds", "finished", "seconds", "memory")]
+    rows = [("task", "backbone", "method", "rows", "seeds", "finished", "seconds")]
     rows += [
         (
             *(cell["task"], cell["backbone"], cell["method"]),
             "all" if cell["rows"] is None else str(cell["rows"]),
             *(str(cell["seeds"]), str(cell["finished"])),
-            *_cost(cell),
+            "?" if cell["seconds"] is None else f"{cell['seconds']:.0f}",
         )
         for cell in content["cells"]
     ]
@@ -116,13 +103,6 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         note(text)
 
 
-def _cost(cell: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the mean time and peak memory of a cell's finished seeds, `?` without any."""
-    if cell["seconds"] is None:
-        return "?", "?"
-    return f"{cell['seconds']:.0f}", f"{cell['memory_bytes'] / 1e9:.1f} GB"
-
-
 def _show(args: argparse.Namespace, result: Experiment) -> None:
     if args.json:
         from bayeslora.experiments.summary import cell_scores
@@ -133,14 +113,12 @@ def _show(args: argparse.Namespace, result: Experiment) -> None:
                 "num_cells": len(result.records),
                 "cells": [cell_scores(record) for record in result.records],
                 "failed": dict(result.failed),
-                "elsewhere": list(result.elsewhere),
             }
         )
         return
     rows = [("finished cells", str(len(result.records)))]
-    for name, cells in (("failed", result.failed), ("run by other processes", result.elsewhere)):
-        if cells:
-            rows.append((name, str(len(cells))))
+    if result.failed:
+        rows.append(("failed", str(len(result.failed))))
     if result.records:
         rows += [("results", str(result.out / "results.parquet"))]
         rows += [("tables", str(result.out / "summary.md"))]

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import LOADING, add_loading, add_options, given, refuse
-from bayeslora.cli.output import check_new_file, note, print_columns, print_json, show
+from bayeslora.cli.output import note, print_columns, print_json, show
 from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
@@ -51,7 +51,6 @@ def add_arguments(parser: VerbParser) -> None:
         {
             "--spectrum": "show the size, stable rank and singular values of each adapted layer's "
             "weight change, and how far orthonormal factors drifted; loads the model",
-            "--figure FILE.svg": "with --spectrum: plot the singular values of the first member",
             "--verify": "compare every file of the model with its saved size and SHA-256; exit "
             "code 2 if a file is changed, missing or unexpected",
         },
@@ -67,8 +66,6 @@ def run(args: argparse.Namespace) -> None:
     if args.spectrum:
         _spectrum(args)
         return
-    if args.figure is not None:
-        raise InputError("--figure plots the singular values of --spectrum; add --spectrum")
     refuse(args, LOADING, "has no effect without --spectrum, because the model is not loaded")
     from bayeslora.checkpoint import read_record
 
@@ -108,17 +105,10 @@ def _verify(args: argparse.Namespace) -> None:
 def _spectrum(args: argparse.Namespace) -> None:
     if args.model is None:
         raise InputError("--spectrum requires a model; pass its directory")
-    if args.figure is not None:
-        check_new_file(args.figure, ending=".svg", option="--figure")
 
     from bayeslora.metrics.scores import without_nan
 
     members = _members(str(args.model), given(args, *LOADING))
-    if args.figure is not None:
-        from bayeslora.reporting.adapter_changes import write_spectrum
-
-        first = {site.name: site.singular_values for site in members[0]}
-        write_spectrum(args.figure, str(args.model), first)
     if args.json:
         content = [[dataclasses.asdict(site) for site in sites] for sites in members]
         print_json({"model": str(args.model), "members": without_nan(content)})

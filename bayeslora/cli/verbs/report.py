@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
-    LOADING,
     PAGE,
     PART_OPTIONS,
     SCORING_OPTIONS,
     add_apart,
     add_examples,
-    add_loading,
     add_options,
     add_out,
     add_parameters,
@@ -27,7 +25,7 @@ from bayeslora.cli.arguments import (
 from bayeslora.cli.output import print_json, show
 from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
-from bayeslora.errors import InputError, located, unknown_choice
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
 
 if TYPE_CHECKING:
@@ -68,13 +66,6 @@ def add_arguments(parser: VerbParser) -> None:
         help="also plot the reliability of each class against the rest, for all classes or the "
         "listed ones",
     )
-    page.add_argument(
-        "--spectrum",
-        action="append",
-        metavar="[LABEL=]MODEL",
-        help="show how much the adapter of this model changed each layer; loads the model; "
-        "repeatable (default label: the directory's name)",
-    )
     add_options(
         parser.add_argument_group("model card"),
         {
@@ -91,7 +82,6 @@ def add_arguments(parser: VerbParser) -> None:
             "the card, else the name of its directory)"
         },
     )
-    add_loading(parser.further)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -105,14 +95,8 @@ def run(args: argparse.Namespace) -> None:
     if args.model_card is not None:
         read_card(args.model_card)
         about = _card_method(args.card_method, scored.methods())
-    models: dict[str, Path] = {}
-    for label, path in map(_label_and_directory, args.spectrum or ()):
-        if label in models:
-            raise InputError(f"--spectrum: label {label!r} is already used for {models[label]}")
-        models[label] = path
     card = [] if args.model_card is None else [args.model_card]
-    refuse_inputs(args.out, *card, *models.values())
-    spectra, adapters = _spectra(models, given(args, *LOADING))
+    refuse_inputs(args.out, *card)
     look = given(args, "title", "examples", "example_column", "figures", "interactive")
     if args.per_class is not None:
         look["per_class"] = args.per_class or True
@@ -122,8 +106,7 @@ def run(args: argparse.Namespace) -> None:
         shifted=[*scored.shifted, *map(Path, args.shifted or ())],
         out=args.out,
         overwrite=bool(args.overwrite),
-        spectrum=spectra or None,
-        provenance={"command": args.command, **adapters},
+        provenance={"command": args.command},
         reading=scored.reading,
         **given(args, "over_seeds", *PART_OPTIONS, *SCORING_OPTIONS),
         **look,
@@ -133,42 +116,6 @@ def run(args: argparse.Namespace) -> None:
         metadata = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **metadata)
     _show(page, card, interactive=bool(args.interactive), as_json=args.json)
-
-
-def _label_and_directory(option: str) -> tuple[str, Path]:
-    """Return label and directory; the path of a directory may contain an equals sign."""
-    label, equals, path = option.partition("=")
-    if not equals or Path(option).is_dir():
-        return Path(option).resolve().name, Path(option)
-    if not (label and path):
-        raise InputError(f"--spectrum {option}: expected MODEL or LABEL=MODEL")
-    return label, Path(path)
-
-
-def _spectra(
-    models: dict[str, Path], loading: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the spectrum of each model, and what the page says about their origin.
-
-    Raises:
-        InputError: One is not a bayeslora model or has no adapter.
-    """
-    from bayeslora.checkpoint import read_model, read_record
-
-    origins = {}
-    for label, path in models.items():
-        with located(f"--spectrum {path}"):
-            if read_record(path).adapter is None:
-                raise InputError("it has no bayeslora adapter, so no weights were changed")
-            origins[label] = f"{path} (fingerprint {read_model(path).fingerprint})"
-    spectra = {}
-    for label, path in models.items():
-        from bayeslora.classifier import BayesianClassifier
-
-        with located(f"--spectrum {path}"):
-            clf = BayesianClassifier.from_pretrained(path, progress=False, **loading)
-            spectra[label] = clf.spectrum()
-    return spectra, {"Adapters": origins} if origins else {}
 
 
 def _show(page: Path, card: Sequence[str], *, interactive: bool, as_json: bool) -> None:
@@ -191,8 +138,6 @@ def _refuse_idle(args: argparse.Namespace) -> None:
         raise InputError("--example-column has no effect with --no-examples")
     if args.model_card is None:
         refuse(args, _OF_CARD, "has no effect without --model-card")
-    if args.spectrum is None:
-        refuse(args, LOADING, "has no effect without --spectrum")
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:
