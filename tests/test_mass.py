@@ -134,18 +134,22 @@ def _parameters(name):
 
 
 def _options():
-    """Return the number of each verb's options but `--help`."""
-    from bayeslora.cli.parser import build_parser
+    """Return the number of each verb's own options, and of those that every verb has."""
+    from bayeslora.cli.parser import EVERYWHERE, build_parser
 
     (verbs,) = (
         action.choices
         for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    return {
-        name: sum(bool(action.option_strings) for action in verb._actions) - 1
+    not_own = {"help", *EVERYWHERE}
+    own = {
+        name: sum(
+            bool(action.option_strings) and action.dest not in not_own for action in verb._actions
+        )
         for name, verb in verbs.items()
     }
+    return {"every verb": len(EVERYWHERE), **own}
 
 
 def _dependencies():

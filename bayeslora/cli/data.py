@@ -278,7 +278,8 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            raise InputError(str(error).replace(path, shown_path(path))) from None
+            message = str(error).replace(path, shown_path(path))
+            raise InputError(message, code=error.code, option=error.option) from None
 
 
 def _names_stdin(value: Any) -> bool:

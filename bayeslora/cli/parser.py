@@ -17,15 +17,27 @@ from bayeslora.cli.output import say
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_yaml
 
-VERBS = (
-    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
-    *("export", "compare", "report", "view", "experiment"),
-    *("tasks", "methods", "info"),
-)
-"""Verbs in the order of the help.
+VERBS = {
+    "demo": "fit a real model to real text, compare the methods, and write a report",
+    "fit": "adapt a backbone to labelled texts and fit the posterior",
+    "predict": "predict class probabilities and uncertainties, and write them to a file",
+    "evaluate": "score predictions: accuracy, NLL, calibration, out-of-distribution detection",
+    "calibrate": "fit a posterior to a trained classifier, without changing its weights",
+    "recalibrate": "fit a recalibrator to held-out predictions and apply it to others",
+    "conformal": "predict sets of classes that contain the label with a chosen coverage",
+    "export": "write a model's adapter for PEFT, or its network with the adapter merged",
+    "compare": "compare methods on the same examples: paired differences, intervals, p-values",
+    "report": "write a report on predictions: one HTML file that opens offline",
+    "view": "browse predictions: filter, sort and search them in the browser",
+    "experiment": "run a grid of fits under a named protocol; rerun the same command to continue",
+    "tasks": "list the known tasks",
+    "methods": "list adapters, posteriors, recalibrators, conformal sets and scores",
+    "info": "show versions, devices and assets, or a model's record and weight changes",
+}
+"""Verbs in the order of the help, with what each does.
 
-The module of each has a `SUMMARY`, `add_arguments(parser)` and `run(args)`, which prints results to
-stdout and everything else to stderr."""
+The module of each has `add_arguments(parser)` and `run(args)`, which prints results to stdout and
+everything else to stderr."""
 
 EXAMPLES = """examples:
   bayeslora fit train.jsonl --out my-model                  fine-tune a calibrated classifier
@@ -110,7 +122,8 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        words: The arguments to parse. If they begin with a verb, only this one is imported.
+        words: The arguments to parse, of whose verb alone the arguments are added; none for those
+            of all verbs.
     """
     parser = _Parser(
         prog="bayeslora",
@@ -133,24 +146,26 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     if words and words[0] in _GONE:
         parser.error(f"there is no verb {words[0]} any more: {_GONE[words[0]]}")
-    for name in words[:1] if words and words[0] in VERBS else VERBS:
-        verb = import_module(f"bayeslora.cli.verbs.{name}")
+    for name, summary in VERBS.items():
         verb_parser = verbs.add_parser(
             name,
-            help=verb.SUMMARY,
-            description=f"{verb.SUMMARY[:1].upper()}{verb.SUMMARY[1:]}.",
+            help=summary,
+            description=f"{summary[:1].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        verb.add_arguments(verb_parser)
-        verb_parser.usage = " ".join(["%(prog)s", *_needed(verb_parser), "[options]"])
-        _add_everywhere(verb_parser)
-        verb_parser.set_defaults(
-            run=verb.run,
-            actions=verb_parser.settable(),
-            **dict.fromkeys(verb_parser.further_keys()),
-        )
+        if not words or words[0] == name or words[0].startswith("--print-completion"):
+            _fill(verb_parser, import_module(f"bayeslora.cli.verbs.{name}"))
     return parser
+
+
+def _fill(parser: VerbParser, verb: Any) -> None:
+    """Add the arguments of a verb, from its module."""
+    verb.add_arguments(parser)
+    parser.usage = " ".join(["%(prog)s", *_needed(parser), "[options]"])
+    _add_everywhere(parser)
+    further = dict.fromkeys(parser.further_keys())
+    parser.set_defaults(run=verb.run, actions=parser.settable(), **further)
 
 
 def _needed(parser: VerbParser) -> Iterator[str]:

@@ -53,11 +53,6 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     assert "--hold-out" in refused(
         *calibrate[:2], world.train, "--new-classes", "--hold-out", 0.2, *new
     )
-    adapter = ("--set", "adapter=amt:merge=best")
-    assert "--new-classes" in refused(*calibrate[:3], *adapter, *new)
-    assert "merge" in refused(
-        *calibrate[:2], world.train, "--new-classes", "--set", "adapter=amt:merge=worst", *new
-    )
 
 
 def softmax_of(path, data):

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from bayeslora.engine.fitted.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
 
-SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
-
 DEFAULT_POSTERIOR = "laplace"
 
 
@@ -97,7 +95,6 @@ def add_arguments(parser: VerbParser) -> None:
     add_rows(parser, "TRAIN", "{}, or that of a bayeslora model")
     add_parameters(parser.further, f"{CLASSIFIER}.calibrate", "feature_scores")
     add_parameters(parser.further, f"{CLASSIFIER}.from_transformers", "max_length")
-    add_parameters(parser.further, f"{CLASSIFIER}.adapt", "adapter")
     add_loading(parser.further, "backbone", "device")
 
 
@@ -115,7 +112,6 @@ def run(args: argparse.Namespace) -> None:
     if args.new_classes:
         _adapt(args)
         return
-    refuse(args, ["adapter"], "has no effect without --new-classes; remove it", "no-effect")
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
@@ -141,20 +137,18 @@ def run(args: argparse.Namespace) -> None:
 
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier for new classes, fitted to a few rows of them."""
-    from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.engine.fitted.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
 
     idle = ("validation", "hold_out", "feature_scores", "multi_task")
     refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
     posterior = None if args.posterior is None else resolve_posterior(args.posterior)
-    adapter = None if args.adapter is None else resolve_adapter(args.adapter)
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
     rows = labelled_rows(args.train, args, columns_for(args, record), None)
     classifier = _load(args, None, is_ours=True)
-    adapted = classifier.adapt(rows, posterior=posterior, adapter=adapter)
+    adapted = classifier.adapt(rows, posterior=posterior)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json({"model": str(args.out), "classes": list(adapted.classes)})

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "compare methods on the same examples: paired differences with intervals and p-values"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bayeslora.conformal import ConformalSets
     from bayeslora.metrics.scores import Scores
 
-SUMMARY = "predict sets of classes that contain the label with a chosen coverage"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

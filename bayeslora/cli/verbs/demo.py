@@ -10,8 +10,6 @@ from bayeslora.cli.output import print_json, show, table_width
 from bayeslora.cli.parser import VerbParser
 from bayeslora.engine.training_options import TrainingSettings
 
-SUMMARY = "fit a real model to real text, compare the methods, and write a report"
-
 DEFAULT_OUT = "reports/demo"
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

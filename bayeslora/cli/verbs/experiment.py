@@ -15,8 +15,6 @@ from bayeslora.plain_text import counted
 if TYPE_CHECKING:
     from bayeslora.experiments.run import Experiment, Plan
 
-SUMMARY = "run a grid of fits under a named protocol; rerun the same command to continue"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

@@ -17,8 +17,6 @@ from bayeslora.cli.output import hint, print_json, show
 from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
-SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
-
 FORMATS = ("peft", "merged", "safetensors")
 
 

@@ -39,8 +39,6 @@ from bayeslora.processes import current
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
 
-SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
-
 _OF_ROWS = ("cv", "keep_folds", "hold_out", "refit")
 _READING = ("backbone", "max_length", "depth", "template", "verbaliser", "format")
 _LOADING = ("seed", "dtype", "device", "trust_remote_code")

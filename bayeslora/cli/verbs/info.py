@@ -17,8 +17,6 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from bayeslora.adapters.spectrum import SiteSpectrum
 
-SUMMARY = "show versions, devices and embedded assets, or a model's record and weight changes"
-
 PACKAGES = (
     "bayeslora",
     "torch",

@@ -15,8 +15,6 @@ from bayeslora.errors import unknown_choice
 if TYPE_CHECKING:
     from bayeslora.plugins import Catalogue
 
-SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
-
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
 _SINGULAR = {

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.record import Predictions
 
-SUMMARY = "predict class probabilities and uncertainties, and write them to a file"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

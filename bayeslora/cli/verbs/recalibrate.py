@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
     from bayeslora.recalibration.recalibrate import Recalibrated
 
-SUMMARY = "fit a recalibrator to held-out predictions and apply it to others"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""

@@ -31,8 +31,6 @@ from bayeslora.io.files import read_json, refuse_inputs
 if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "write a report on predictions: one HTML file that opens offline"
-
 _OF_CARD = ("card_method", "card_model", "card_dataset")
 
 

@@ -8,8 +8,6 @@ import dataclasses
 from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.cli.parser import VerbParser
 
-SUMMARY = "list the known tasks"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add nothing: the verb has no arguments of its own."""

@@ -18,8 +18,6 @@ from bayeslora.cli.output import check_new_file, hint, print_json, show
 from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
 
-SUMMARY = "browse predictions: filter, sort and search them in the browser"
-
 
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
