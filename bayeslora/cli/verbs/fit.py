@@ -253,28 +253,18 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
 
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:
-    """Return what a fit chose and measured, with a name for each."""
+    """Return the scores of a fit, with a name for each; the model card has more."""
     from bayeslora.engine.fitted.card import baseline_words
 
     results, rows = record.results, []
-    scale, losses = results.get("logit_scale"), results.get("epochs")
-    if losses:
-        rows.append(("epochs, by the folds", f"{min(losses, key=losses.get)} of {[*losses][-1]}"))
-    elif results["history"] and not scale:
-        whose = ", first member" if record.num_members > 1 else ""
-        epochs = f"{results['best_epoch']} of {len(results['history'])}"
-        rows.append((f"best epoch{whose}", epochs))
-    if scale:
-        nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
-        chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
-        rows.append(("scale of the logits", chosen))
-    if cheaper := baseline_words(results):
-        rows.append(("NLL of cheaper models", cheaper))
-    if averaged := results.get("averaged"):
-        rows.append(("networks averaged", str(averaged)))
+    if scale := results.get("logit_scale"):
+        nll = f"NLL {scale['nll']:.3f} nats, {scale['nll_before']:.3f} with unscaled logits"
+        rows.append((f"{scale['num_rows']:,} held-out rows", nll))
     if held_out := results.get("held_out"):
         name = f"{held_out['num_rows']:,} held-out rows, before the fit to all"
         rows.append((name, _scores(held_out)))
+    if cheaper := baseline_words(results):
+        rows.append(("NLL of cheaper models", cheaper))
     if "validation_nll" in results:
         rows.append(("validation", _validation(results)))
     for task, scores in results.get("validation_tasks", {}).items():
