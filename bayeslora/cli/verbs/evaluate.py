@@ -93,18 +93,10 @@ def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
 
     groups = by_group(methods)
     for name, same in groups.items():
-        if len(same) > 1:
-            continue
-        twins = [method for method in methods if method.name == same[0].name]
-        unknown = [method.file for method in twins if not method.seed]
-        if len(twins) < 2:
-            problem = f"{quoted(name)} has only one file; pass at least two seeds"
-        elif unknown:
-            problem = f"{unknown[0]} has no seed (fit_seed, or a name ending in seed-1)"
-        else:
-            problem = (
-                f"{same[0].file} has a duplicate seed ({same[0].seed}), or its rows or its "
-                "fit_options differ from those of the other seeds"
+        if len(same) == 1:
+            raise InputError(
+                f"--over-seeds: {quoted(name)} has one file, {same[0].file}; files of its other "
+                "seeds need the same rows and fit_options, and a fit_seed, or a name ending in "
+                "seed-1, of their own"
             )
-        raise InputError(f"--over-seeds: {problem}")
     return groups

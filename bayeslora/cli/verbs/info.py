@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -18,18 +19,8 @@ if TYPE_CHECKING:
     from bayeslora.adapters.spectrum import SiteSpectrum
 
 PACKAGES = (
-    "bayeslora",
-    "torch",
-    "transformers",
-    "pyro-ppl",
-    "numpy",
-    "pyarrow",
-    "safetensors",
-    "matplotlib",
-    "peft",
-    "gguf",
-    "ivon-opt",
-    "datasets",
+    *("bayeslora", "torch", "transformers", "pyro-ppl", "numpy", "pyarrow", "safetensors"),
+    *("matplotlib", "peft", "gguf", "ivon-opt", "datasets"),
 )
 
 # More would not fit a terminal; --json prints all.
@@ -70,8 +61,11 @@ def run(args: argparse.Namespace) -> None:
     content = _machine() if args.model is None else dataclasses.asdict(read_record(args.model))
     if args.json:
         print_json(content)
-    else:
-        print_columns(_rows(content))
+        return
+    import yaml
+
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf)
+    show(text.rstrip())
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -195,22 +189,3 @@ def _newsgroups() -> str:
         if installed == "not installed"
         else f"{DISTRIBUTION} {installed}"
     )
-
-
-def _rows(content: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    """Return names and values, with nested mappings indented under their name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            rows += [(f"{indent}{name}", ""), *_rows(value, f"{indent}  ")]
-        else:
-            rows.append((f"{indent}{name}", _shown(value)))
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
