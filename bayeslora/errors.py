@@ -33,28 +33,6 @@ _KNOWN_AS = {
     "prior_scale": {"validation": "empirical-bayes"},
 }
 
-_DORA = (
-    "DoRA is not supported: it normalises the whole changed weight, so its change is not "
-    "low-rank, as posteriors, export and spectrum require"
-)
-_SAMPLERS = (
-    "MCMC over adapter weights is not supported: it needs thousands of gradients of the "
-    "backbone; 'nuts' samples the last layer"
-)
-# Names of methods and options that are left out, with the reason.
-_LEFT_OUT = {
-    "adapter": {"dora": _DORA},
-    "option of adapter lora": {"use_dora": _DORA},
-    "posterior": {
-        "sngp": "SNGP is not supported: it normalises the backbone's weights, which stay frozen "
-        "here; 'vbll' and 'gvbll' are also sensitive to distances between features",
-        "evidential": "evidential networks are not supported: their loss does not define a "
-        "posterior; 'gvbll' and 'vbll' also predict in one pass",
-        "sgld": _SAMPLERS,
-        "sghmc": _SAMPLERS,
-    },
-}
-
 
 CODES = {
     "input": "The input is invalid; the message has the details.",
@@ -193,9 +171,6 @@ def unknown_choice(
     if near.partition(":")[0] not in names:
         near = _nearest(value, names)
     hint = f" (did you mean {quoted(near)}?)" if near else ""
-    why = _LEFT_OUT.get(kind, {}).get(value.lower(), "")
-    if why:
-        hint = f" ({why})"
     choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
     message = f"unknown {kind} {quoted(value)}{hint}; {offer}"

@@ -11,8 +11,9 @@
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
 JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row, in place of columns.
-Only Parquet stores the name and the metadata of a record. Sample logs of lm-evaluation-harness are
-read as well (`harness`), detected by the keys of their first line.
+Only Parquet stores the name and the metadata of a record. Sample logs of lm-evaluation-harness
+(`harness`) and log-probabilities of servers (`servers`) are read as well, detected by the keys of
+their first line.
 
 Other columns are read as texts if requested by name, else ignored, and so are `set_<class>` columns
 unless every class has one. Classes are in the order of the columns, unless the Parquet metadata
@@ -45,6 +46,7 @@ from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.io.files import STDIN, atomic_file
 from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.harness import is_sample_log, log_metadata, log_records
+from bayeslora.predictions.servers import is_server_log, server_records
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +303,7 @@ def _number(value: Any, rows: Table) -> float | None:
 
 
 def _json_table(file: File, normalise: str | None) -> tuple[Table, dict[str, str]]:
-    """Return the rows of a JSON file or of a sample log, and the metadata of the latter.
+    """Return the rows of a JSON file or of a log, and the metadata of a sample log.
 
     Rows must have the columns of the first, apart from those that have no fixed meaning.
     """
@@ -313,6 +315,9 @@ def _json_table(file: File, normalise: str | None) -> tuple[Table, dict[str, str
     if normalise is not None or is_sample_log(first):
         log = log_records(file, formats.json_rows(file), normalise or "none", is_ours)
         metadata = log_metadata(file.path, normalise or "none")
+    elif is_server_log(first):
+        log = server_records(file, formats.json_rows(file))
+    if log:
         first = log[0][1]
     names = tuple(_flat(first))
 

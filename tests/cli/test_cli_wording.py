@@ -76,7 +76,6 @@ CASES = {
     "no data named": ("fit --out model", data()),
     "not a number": (f"{FIT} --epochs three", data()),
     "unknown adapter": (f"{FIT} --adapter polr", data()),
-    "adapter that is left out": (f"{FIT} --adapter dora", data()),
     "unknown option of an adapter": (f"{FIT} --adapter polar:rank=4", data()),
     "value that an option refuses": (f"{FIT} --adapter polar:r=0", data()),
     "unknown posterior": (f"{FIT} --posterior vbl", data()),
