@@ -11,17 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from bayeslora.errors import InputError
 from bayeslora.foreign import reading
@@ -87,9 +79,24 @@ def library_versions() -> dict[str, str]:
 _version = cache(version)  # it parses the metadata of a package
 
 
+def _distinct(classes: list[str]) -> list[str]:
+    if len(set(classes)) < len(classes):
+        raise ValueError("the names must be different")
+    return classes
+
+
+def _backbone(entry: dict[str, Any]) -> dict[str, Any]:
+    if missing := {"name", "fingerprint", "dtype", "kind"} - entry.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
+    return entry
+
+
+_Number = Annotated[int, Field(ge=0, le=1 << 40)]
+
+
 @dataclass(frozen=True)
 class ModelRecord:
-    """The content of `bayeslora.json`.
+    """The content of `bayeslora.json`; the types are checked when it is read.
 
     Attributes:
         backbone: `name`, `fingerprint`, `dtype`, `kind` (`ADAPTED`, `FOREIGN` or `MODULE`), and
@@ -117,17 +124,17 @@ class ModelRecord:
         format_version: Version of this layout.
     """
 
-    backbone: dict[str, Any]
+    backbone: Annotated[dict[str, Any], AfterValidator(_backbone)]
     posterior: dict[str, Any]
-    classes: list[str]
-    columns: dict[str, str | None]
-    max_length: int
-    seed: int
-    num_train: int
+    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
+    columns: dict[str, Any]
+    max_length: _Number
+    seed: _Number
+    num_train: _Number
     adapter: dict[str, Any] | None = None
     head: dict[str, Any] = field(default_factory=dict)
     feature_scores: dict[str, Any] = field(default_factory=dict)
-    num_members: int = 1
+    num_members: _Number = 1
     tasks: dict[str, int] = field(default_factory=dict)
     across_tasks: bool = False
     data: dict[str, str | None] = field(default_factory=dict)
@@ -136,75 +143,6 @@ class ModelRecord:
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=library_versions)
     format_version: int = FORMAT_VERSION
-
-
-_Count = Annotated[int, Field(ge=1, le=1 << 40)]
-_Number = Annotated[int, Field(ge=0, le=1 << 40)]
-_Options = dict[str, Any]
-
-
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Named(_Checked):
-    name: str
-
-
-class _Backbone(_Named):
-    fingerprint: str
-    dtype: Literal["auto", "float32", "bfloat16"]
-    kind: Literal["adapted", "sequence-classifier", "module"]
-    settings: _Options = {}
-    layer: str | None = None
-    template: str | None = None
-    depth: _Count | None = None
-    verbaliser: str | dict[str, str] | None = None
-
-
-class _Columns(_Checked):
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, str]
-    text: str
-    label: str
-    pair: str | None
-    choices: str | list[str] | None = None
-
-
-def _distinct(classes: list[str]) -> list[str]:
-    if len(set(classes)) < len(classes):
-        raise ValueError("the names must be different")
-    return classes
-
-
-class _Record(_Checked):
-    """What a record may hold; see `ModelRecord`."""
-
-    backbone: _Backbone
-    posterior: _Named
-    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
-    columns: _Columns
-    max_length: _Count
-    seed: _Number
-    num_train: _Number
-    adapter: _Options | None = None
-    head: _Options = {}
-    feature_scores: _Options = {}
-    num_members: _Count = 1
-    tasks: dict[str, int] = {}
-    across_tasks: bool = False
-    data: _Options = {}
-    dropped: _Options = {}
-    training: _Options = {}
-    results: _Options = {}
-    versions: _Options = {}
-
-    @field_validator("tasks")
-    @classmethod
-    def _cover_the_classes(cls, tasks: dict[str, int], info: ValidationInfo) -> dict[str, int]:
-        if tasks and sum(tasks.values()) != len(info.data.get("classes", ())):
-            raise ValueError("the numbers of classes must sum to the number of all")
-        return tasks
 
 
 @dataclass(frozen=True)
@@ -358,18 +296,13 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 
 def _record(path: Path) -> ModelRecord:
-    content = _content(path)
     try:
-        _Record.model_validate(content)
+        return TypeAdapter(ModelRecord).validate_python(_content(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"][1:]))
         raise InputError(
-            f"{path} is damaged: {first['loc'][0]!r}{place and f', {place}'}: {first['msg']}",
-            code="damaged",
+            f"{path} is damaged: {first['loc'][0]!r}: {first['msg']}", code="damaged"
         ) from None
-    names = [item.name for item in dataclasses.fields(ModelRecord)]
-    return ModelRecord(**{name: content[name] for name in names if name in content})
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,12 +38,11 @@ from bayeslora.engine.data import (
     stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import calibrate, check_calibration, check_labels
+from bayeslora.engine.fitted.calibrate import SideBySide, calibrate, check_calibration, check_labels
 from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
 from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
 from bayeslora.engine.fitted.refit import check_takes
-from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
@@ -60,7 +58,7 @@ from bayeslora.engine.training_options import (
 from bayeslora.errors import InputError
 from bayeslora.io import hub
 from bayeslora.io.directories import refuse_foreign
-from bayeslora.io.files import check_writable, lock, real_path, refuse_existing, refuse_inputs
+from bayeslora.io.files import check_writable, lock, refuse_existing, refuse_inputs
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
@@ -71,8 +69,6 @@ from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
-
-logger = logging.getLogger(__name__)
 
 
 class Loading(TypedDict, total=False):
@@ -323,26 +319,8 @@ class BayesianClassifier:
             network = fit_classifier(plan, data, self._load_backbone, out=out, overwrite=overwrite)
             self._take(network)
             if out is not None:
-                world.first(partial(self._save_fit, out))
+                world.first(partial(self.save_pretrained, out, overwrite=True))
         return self
-
-    def _save_fit(self, out: str | Path) -> None:
-        """Save a finished fit to `out`, or beside it if that fails, so that no work is lost.
-
-        Raises:
-            InputError: `out` was taken by another file in the meantime; the log names the path
-                used instead.
-            OSError: `out` cannot be written; the log names the path used instead.
-        """
-        try:
-            self.save_pretrained(out, overwrite=True)
-        except (InputError, OSError):
-            target = real_path(out)
-            beside = target.with_name(f"{target.name}-rescued")
-            with suppress(InputError, OSError):
-                self.save_pretrained(beside)
-                logger.warning("the finished model was saved to %s instead of %s", beside, out)
-            raise
 
     def predict(
         self,
@@ -551,7 +529,7 @@ class BayesianClassifier:
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Imported here: predictions do not need it.
-        from bayeslora.engine.fitted.new_classes import for_new_classes
+        from bayeslora.engine.fitted.refit import for_new_classes
 
         check_keywords("adapt", columns, ColumnNames)
         network = self.network

@@ -1,14 +1,12 @@
 """Models that others made: checks before, during and after libraries read their directories.
 
 transformers, tokenizers, safetensors and PEFT trust their input. A damaged or malicious directory
-can make them raise any exception, wait for a pipe, build a trillion layers, or silently skip
-weights. Pickles are refused by `use_safetensors=True`.
+can make them raise any exception, or silently skip weights. Pickles are refused by
+`use_safetensors=True`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,18 +35,7 @@ CONVERSION = (
 
 _CONFIG = "config.json"
 _TIMEOUT = 10.0  # seconds, for an answer of the hub
-_MOST_LAYERS = 1000
-_MOST_LABELS = 100_000
 _LONGEST_REASON = 200
-_PATTERNS = (
-    *("target_modules", "exclude_modules", "feedforward_modules", "target_parameters"),
-    *("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"),
-)
-_REPETITION = re.compile(r"[*+{]|(?<!\()\?")
-_REPEATED_GROUP = re.compile(r"\)[*+{]")
-_LONGEST_NAME = 64  # characters of a layer's name, about
-_MOST_WAYS = 1_000_000
-
 # The messages of these are informative; others, such as KeyError, need the exception name.
 _TELLING = (OSError, ValueError, ImportError)
 
@@ -132,35 +119,11 @@ def check_reachable(source: str) -> None:
         ) from None
 
 
-def check_directory(source: str) -> None:
-    """Raise InputError if libraries might hang on a directory.
-
-    They wait for a pipe, and build any number of layers. Anything else than a directory passes,
-    since it may be a hub id.
-    """
-    if not Path(source).is_dir():
-        return
-    for path in Path(source).iterdir():
-        if not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path} is not a regular file")
-    path = Path(source) / _CONFIG
-    config = read_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, value in part.items():
-            most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS
-            counts = key.endswith(("layer", "layers", "num_labels")) and isinstance(value, int)
-            if counts and value > most:
-                raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
-
-
 def check_weights_files(source: str) -> None:
     """Raise InputError if a model directory holds an adapter or quantised weights.
 
     transformers would load an adapter into another model, and integers without their scales.
     """
-    check_directory(source)
     folder = Path(source)
     if (folder / PEFT_CONFIG).is_file():
         raise InputError(
@@ -240,18 +203,12 @@ def peft_options(directory: str | Path) -> dict[str, Any]:
     """Return the options of a PEFT checkpoint.
 
     Raises:
-        InputError: There are none, a regular expression may take too long, or the directory holds
-            something else than files.
+        InputError: There are none.
     """
-    check_directory(str(directory))
     path = Path(directory) / PEFT_CONFIG
     options = read_json(path)
     if not isinstance(options, dict) or "peft_type" not in options:
         raise InputError(f"{path} is not a PEFT configuration: it has no 'peft_type'")
-    values = [options.get(key) for key in _PATTERNS]
-    lists = [[value] if isinstance(value, str) else value for value in values]
-    items = [item for value in lists if isinstance(value, list | dict) for item in value]
-    check_patterns(str(path), [item for item in items if isinstance(item, str)])
     return options
 
 
@@ -278,15 +235,9 @@ def peft_tensors(directory: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a PEFT checkpoint by their names in its file.
 
     Raises:
-        InputError: The file is missing, damaged or a pickle, or has values that are not finite.
+        InputError: The file is missing, damaged or a pickle.
     """
-    path = _peft_weights(directory)
-    tensors = read_tensors(path)
-    for name, value in tensors.items():
-        # 8-bit floats do not implement the test.
-        if not bool((value.float() if value.is_floating_point() else value).isfinite().all()):
-            raise InputError(f"{path}: tensor {name!r} has values that are not finite")
-    return tensors
+    return read_tensors(_peft_weights(directory))
 
 
 def _peft_weights(directory: str | Path) -> Path:
@@ -328,26 +279,3 @@ def check_start(directory: str | Path, start: object, repeated: Collection[str])
             f"model's weights, and the checkpoint does not contain the changed weights; "
             f"{CONVERSION}"
         )
-
-
-def check_patterns(prefix: str, patterns: Collection[str]) -> None:
-    """Raise InputError if a file's regular expressions may take exponential time to match.
-
-    Python's `re` tries all ways to divide a name among repetitions and alternatives. Without
-    repeated groups, a name of n characters and r repetitions have at most (n + r choose r).
-
-    Args:
-        prefix: Beginning of the message.
-        patterns: Regular expressions.
-    """
-    ways = 0.0
-    for pattern in set(patterns):
-        repetitions = len(_REPETITION.findall(pattern))
-        groups = 1 + pattern.count("(")
-        alternatives = (1 + pattern.count("|") / groups) ** groups
-        ways += math.comb(_LONGEST_NAME + repetitions, repetitions) * alternatives
-        if _REPEATED_GROUP.search(pattern) or ways > _MOST_WAYS:
-            raise InputError(
-                f"{prefix}: the pattern {pattern!r:.80} may take too long to match; use fewer "
-                "repetitions, none of a group, or names of layers"
-            )

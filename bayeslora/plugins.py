@@ -146,11 +146,7 @@ class Catalogue(Mapping[str, type[Any]]):
 
     def offers(self) -> list[Offer]:
         """Return the methods of installed packages by name, without importing them."""
-        try:
-            entries = entry_points(group=self.group)
-        except Exception as error:  # a damaged file in any package is enough
-            logger.warning("the entry points of the installed packages cannot be read: %s", error)
-            return []
+        entries = entry_points(group=self.group)
         offers = (Offer(self.kind, entry, self._base) for entry in entries)
         return sorted(offers, key=lambda offer: (offer.name, offer.package))
 
@@ -258,16 +254,13 @@ def _derived(candidate: Any, base: type[Any], origin: str) -> type[Any]:
     """Return a class of another package, which must derive from a base class of ours.
 
     Raises:
-        InputError: It does not, or has no name, summary or source.
+        InputError: It does not.
     """
     if not (isinstance(candidate, type) and issubclass(candidate, base)):
         raise InputError(
             f"{origin} must be a class that derives from {_place(base)}, got {candidate!r}",
             code="package",
         )
-    for name in ("name", "summary", "source"):
-        if not isinstance(getattr(candidate, name, None), str):
-            raise InputError(f"{origin} has no text {name!r}", code="package")
     return candidate
 
 

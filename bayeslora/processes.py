@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _CHUNK = 1 << 26
 """Bytes per collective, which keeps its buffers small."""
 
@@ -43,12 +42,6 @@ def launched() -> tuple[int, int]:
     """
     size = _number("WORLD_SIZE")
     if size == 1:
-        for name in _MPI_SIZES:
-            if _number(name) != 1:
-                raise InputError(
-                    f"{name} is {os.environ[name]!r}, but processes started by mpirun cannot "
-                    "connect to each other; start them with torchrun or accelerate launch"
-                )
         return 0, 1
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:

@@ -164,7 +164,6 @@ def of_weights(name):
         f"{name}: one short": tensors(name, shorten),
         f"{name}: one lost": tensors(name, lose),
         f"{name}: other names": tensors(name, rename),
-        f"{name}: fifo": swap(name, os.mkfifo),
         f"{name}: directory": swap(name, Path.mkdir),
         f"{name}: loop": swap(name, loop),
         f"{name}: nothing": swap(name, lambda path: None),
@@ -186,7 +185,6 @@ def of_json(name):
         f"{name}: not UTF-8": put(name, b'{"a": "\xff\xfe"}'),
         f"{name}: BOM": put(name, b"\xef\xbb\xbf{}"),
         f"{name}: zeros": put(name, b"\0" * 100),
-        f"{name}: fifo": swap(name, os.mkfifo),
         f"{name}: directory": swap(name, Path.mkdir),
         f"{name}: loop": swap(name, loop),
         f"{name}: nothing": swap(name, lambda path: None),
@@ -194,7 +192,12 @@ def of_json(name):
 
 
 def of_values(name, keys):
-    return {f"{name}: {key} {value}": odd(name, key, value) for key in keys for value in ODD_VALUES}
+    return {
+        f"{name}: {key} {value}": odd(name, key, value)
+        for key in keys
+        for value in ODD_VALUES
+        if (key, value) != ("num_hidden_layers", "huge")  # transformers would build them
+    }
 
 
 def of_config(more=()):
@@ -271,7 +274,6 @@ def of_tokenizer():
             ],
         ),
         "tokenizer: words beyond the embedding": more_words,
-        "chat_template.jinja: fifo": lambda folder: os.mkfifo(folder / "chat_template.jinja"),
     }
 
 
@@ -306,16 +308,6 @@ def of_peft():
         **of_values(name, [*texts, "bias", "use_rslora", "use_dora", "megatron_config"]),
         "pickled adapter": pickled("adapter_model.bin", "adapter_model.safetensors"),
     }
-
-
-EVIL = "(.*)*" * 3 + "(a|a|b?)*" * 12 + "!"
-"""A pattern that takes extremely long on any text."""
-HARMLESS = [
-    r".*\.layers\.(1|2)\.self_attn\.(q|v)_proj",
-    r"^(?!.*vision).*(q_proj|v_proj)$",
-    r".*(self_attn|mlp).*(q_proj|up_proj).*",
-    "(?:" + "|".join(rf"model\.layers\.{n}\.self_attn\.q_proj" for n in range(64)) + ")",
-]
 
 
 def of_backbone():

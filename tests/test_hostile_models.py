@@ -8,7 +8,6 @@ from contextlib import suppress
 import hostile_models
 import pytest
 from foreign_models import saved_peft
-from hostile_models import EVIL, HARMLESS
 from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
@@ -17,19 +16,17 @@ from bayeslora.backbones.peft_classifier import merged_classifier
 from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
-from bayeslora.foreign import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
 REFUSED = [
     *("quantised: gptq", "quantised: awq", "quantised: bnb", "config.json: hidden_act nope"),
-    *("config.json: deep", "config.json: long integer", "config.json: fifo", "config.json: null"),
+    *("config.json: deep", "config.json: long integer", "config.json: null"),
     *("config.json: hidden_size null", "config.json: hidden_size surrogate"),
     *("config.json: num_attention_heads zero", "config.json: dtype nope"),
-    *("config.json: num_hidden_layers huge", "config.json: num_hidden_layers 2"),
-    *("tokenizer.json: fifo", "tokenizer.json: loop", "tokenizer.json: deep"),
+    *("config.json: num_hidden_layers 2", "tokenizer.json: loop", "tokenizer.json: deep"),
     *("tokenizer.json: model list", "tokenizer_config.json: model_max_length text"),
-    *("chat_template.jinja: fifo", "tokenizer_config.json: deep"),
-    *("model.safetensors: fifo", "model.safetensors: huge header", "model.safetensors: dtype"),
+    *("tokenizer_config.json: deep", "model.safetensors: huge header"),
+    "model.safetensors: dtype",
     *("model.safetensors: header deep", "model.safetensors: header not UTF-8"),
     *("model.safetensors: NaN", "model.safetensors: one lost", "model.safetensors: directory"),
     *("pickled", "torch.save", "index: missing", "index: list"),
@@ -128,8 +125,8 @@ PEFT = hostile_models.of_peft() | hostile_models.of_weights("adapter_model.safet
         *("adapter_config.json: target_modules (", "adapter_config.json: task_type list"),
         *("adapter_config.json: base_model_name_or_path true", "adapter_config.json: r huge"),
         *("adapter_config.json: rank_pattern [1]", "adapter_config.json: peft_type NOPE"),
-        *("pickled adapter", "adapter_model.safetensors: fifo"),
-        *("adapter_model.safetensors: NaN", "adapter_model.safetensors: one lost"),
+        "pickled adapter",
+        "adapter_model.safetensors: one lost",
         *("adapter_config.json: init_lora_weights 3",),
     ],
 )
@@ -139,13 +136,3 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
     with pytest.raises(InputError):
         merged_classifier(str(path))
     assert not (path.parent / "ran").exists()
-
-
-@pytest.mark.parametrize("pattern", [EVIL, "(.|.)" * 30, ".*" * 8 + "x", "(?:a{1,9}){9}"])
-def test_a_pattern_that_may_never_end_is_refused(pattern):
-    with refused("input", "config"):
-        check_patterns("config", [pattern])
-
-
-def test_patterns_that_people_write_pass():
-    check_patterns("config", [*HARMLESS, "q_proj", r"self_attn\.k_proj"])

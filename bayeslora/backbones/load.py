@@ -209,7 +209,6 @@ def open_source(
     loader = AutoConfig if part == "config" else AutoTokenizer
     try:
         foreign.check_reachable(source)
-        foreign.check_directory(source)
         with foreign.reading(f"{source}: the {part} cannot be loaded"):
             loaded: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:

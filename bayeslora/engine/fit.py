@@ -16,8 +16,8 @@ from bayeslora.data.examples import data_hash
 from bayeslora.engine import formats, settle
 from bayeslora.engine.cross_validation import fit_networks
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.ensemble import Fitter
 from bayeslora.engine.fitted.refit import measured
+from bayeslora.engine.fitter import Fitter
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import FitResult

@@ -11,14 +11,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import Encoder, with_letters
-from bayeslora.backbones.load import Backbone, Kind
+from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.backbones.verbaliser import head_weight, tokens_after
 from bayeslora.data.examples import LETTERS, Examples
@@ -136,17 +135,12 @@ def default_template(
     if backbone.kind != "decoder":
         return None
     if plan.format == "letters":
-        return letters_template(pairs=pairs)
+        return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
     if all(at_blank(text) for rows in (train, held_out) if rows is not None for text in rows.texts):
         plain, paired = option_reading.FILLING_FRAME, option_reading.PAIR_FILLING_FRAME
     else:
         plain, paired = option_reading.FRAME, option_reading.PAIR_FRAME
     return Template(paired if pairs else plain)
-
-
-def letters_template(*, pairs: bool) -> Template:
-    """Return the default template of the format `letters`."""
-    return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
 
 
 def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classes: int) -> None:
@@ -173,38 +167,21 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
             f"format 'options' needs all layers of {whole.name} for the language model's answer; "
             "leave depth (--depth) out"
         )
-    if format == "letters":
-        check_letters(whole.name, whole.kind, whole.tokenizer, whole.template, classes)
-
-
-def check_letters(
-    name: str, kind: Kind, tokenizer: Any, template: Template | None, classes: int
-) -> None:
-    """Raise InputError if a backbone has no separate token for each letter.
-
-    Args:
-        name: Name of the backbone.
-        kind: Kind of the backbone.
-        tokenizer: Tokenizer of the backbone.
-        template: Template around each question.
-        classes: Number of letters.
-
-    Raises:
-        InputError: A letter has no token, or the backbone is not a decoder.
-    """
-    if kind != "decoder":
+    if format != "letters":
+        return
+    if whole.kind != "decoder":
         raise InputError(
-            f"{name} is an encoder, which cannot answer with a letter; choose the format "
+            f"{whole.name} is an encoder, which cannot answer with a letter; choose the format "
             "'options', or a decoder"
         )
     letters = LETTERS[:classes]
-    tokens = [tuple(tokens_after(tokenizer, template, letter)) for letter in letters]
+    tokens = [tuple(tokens_after(whole.tokenizer, whole.template, letter)) for letter in letters]
     for index, ids in enumerate(tokens):
-        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids in tokens[:index]:
+        if len(ids) != 1 or ids[0] == whole.tokenizer.unk_token_id or ids in tokens[:index]:
             raise InputError(
-                f"the tokenizer of {name} has no separate token for the letter {letters[index]!r} "
-                "after the template; end the template with 'Answer:', or choose the format "
-                "'options'"
+                f"the tokenizer of {whole.name} has no separate token for the letter "
+                f"{letters[index]!r} after the template; end the template with 'Answer:', or "
+                "choose the format 'options'"
             )
 
 
@@ -247,13 +224,13 @@ def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -
     return {LETTER_MASS: mass}
 
 
-def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:
-    """Return the hexadecimal SHA-256 of the first 100 prompts."""
+def prompt_hash(format: Format | None, template: Template | None, rows: Examples) -> str:
+    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them."""
     frame = template or Template("{text}")
     pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
     digest = hashlib.sha256()
-    questions = zip(rows.texts, pairs, rows.choices or (), strict=False)
-    for text, pair, options in islice(questions, _HASHED):
+    choices: Sequence[Sequence[str]] = rows.choices or [()] * len(rows)
+    for text, pair, options in islice(zip(rows.texts, pairs, choices, strict=True), _HASHED):
         question = with_letters(text, options) if format == "letters" else text
         prompt = frame.filled(question, pair).whole
         spelled = [prompt] if format == "letters" else [prompt, *options]

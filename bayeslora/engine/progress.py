@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,15 +15,12 @@ from bayeslora.errors import MissingAssetError
 from bayeslora.plain_text import visible
 from bayeslora.processes import current
 
-STEPS = 10
-"""Most lines per bar, unless it takes long."""
-
-LEAST_SECONDS, MOST_SECONDS = 10.0, 300.0
-"""Seconds between two lines; shorter work shows none."""
+_SECONDS = 30.0
+"""Between two updates of a bar that is not on a terminal; shorter work shows none there."""
 
 
 def open_bar(description: str | None, total: int, *, unit: str = "", done: int = 0) -> Any:
-    """Return an open tqdm bar, or `Lines` if stderr is not a terminal.
+    """Return an open tqdm bar.
 
     Args:
         description: Title; any text. None for a bar that shows nothing.
@@ -37,61 +33,16 @@ def open_bar(description: str | None, total: int, *, unit: str = "", done: int =
 
     if description is None:
         return tqdm.std.tqdm(disable=True)
-    title = visible(description)
     is_notebook = tqdm.auto.notebook_tqdm is not tqdm.std.tqdm
-    if not (sys.stderr.isatty() or is_notebook):
-        return Lines(title, total, unit=unit, done=done)
-    return tqdm.auto.tqdm(total=total, initial=done, desc=title, unit=unit, file=sys.stderr)
-
-
-class Lines:
-    """Progress as a few lines, with the part of tqdm's interface that is used here."""
-
-    def __init__(self, title: str, total: int, *, unit: str = "", done: int = 0) -> None:
-        self._title, self._total, self._unit = title, total, unit
-        self._first = self._done = self._last = done
-        self._started = self._last_time = time.monotonic()
-        self._suffix = ""
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def set_postfix(self, values: Mapping[str, str]) -> None:
-        """Show these values in later lines."""
-        self._suffix = "".join(f"; {name} {value}" for name, value in values.items())
-
-    def update(self, steps: int) -> None:
-        """Count steps, and write a line if it is due."""
-        self._done += steps
-        elapsed = time.monotonic() - self._last_time
-        enough = (self._done - self._last) * STEPS >= self._total
-        if elapsed >= MOST_SECONDS or (enough and elapsed >= LEAST_SECONDS):
-            self._write()
-
-    def close(self) -> None:
-        """Write a last line if there were steps since the last one and the work took long."""
-        if self._done > self._last and time.monotonic() - self._started >= LEAST_SECONDS:
-            self._write()
-        self._last = self._done
-
-    def _write(self) -> None:
-        from tqdm.std import tqdm
-
-        now = time.monotonic()
-        self._last, self._last_time = self._done, now
-        elapsed, steps = now - self._started, self._done - self._first
-        remaining = elapsed * (self._total - self._done) / max(1, steps)
-        timing = tqdm.format_interval(elapsed)
-        if remaining:
-            timing += f", about {tqdm.format_interval(remaining)} left"
-        share = f"{self._title}: {self._done / self._total:.0%}"
-        plural = f"{self._unit}{'es' if self._unit.endswith('s') else 's'}"
-        counts = f"{self._done:,} of {self._total:,} {plural}"
-        sys.stderr.write(f"{share} ({counts}, {timing}{self._suffix})\n")
-        sys.stderr.flush()
+    is_seen = sys.stderr.isatty() or is_notebook
+    return tqdm.auto.tqdm(
+        total=total,
+        initial=done,
+        desc=visible(description),
+        unit=unit,
+        file=sys.stderr,
+        **({} if is_seen else {"mininterval": _SECONDS, "delay": _SECONDS}),
+    )
 
 
 Advance = Callable[[int], object]

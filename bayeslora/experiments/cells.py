@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -10,24 +9,23 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.data.corruptions import Corruption
 from bayeslora.data.examples import class_names, data_hash, encode_labels
 from bayeslora.data.questions import is_description, read_description
-from bayeslora.errors import InputError
+from bayeslora.data.splits import split_examples
+from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Cell, Grid, Search, Task, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
-from bayeslora.experiments.search import best_options, search_of, with_options
+from bayeslora.experiments.search import best_options, search_of
 from bayeslora.experiments.summary import REPORTED, SCORES
 from bayeslora.options import as_mapping, parsed
 from bayeslora.posteriors.registry import resolve_posterior
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from bayeslora.predictions.record import Predictions
 
 FORMAT_VERSION = 1
-_HASHED_PROMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,6 @@ class Setup:
         rows: The rows of the task.
         steps: Optimiser steps of the protocol; None if it sets none.
         search: The search over options that the method has, or None.
-        corruptions: Corruptions of the reported rows by name.
         deviations: Deviations from the protocol, and options that only the grid sets.
     """
 
@@ -73,7 +69,6 @@ class Setup:
     rows: TaskRows
     steps: int | None
     search: Search | None
-    corruptions: Mapping[str, Corruption]
     deviations: tuple[str, ...]
 
     @cached_property
@@ -92,32 +87,43 @@ class Setup:
             settings["search"] = {"hold_out": self.search.hold_out} | self.search.model_dump(
                 exclude_unset=True
             )
-        if self.corruptions:
-            settings["corruptions"] = {"sets": [*self.corruptions]}
         ready: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         return ready
 
-    def fitted(
-        self, backbone: Any, train: Examples, kind: Any, out: Path | None, *, progress: bool = False
-    ) -> Any:
-        """Return the classifier fitted to rows; an interrupted fit in `out` resumes.
+    def fitted(self, kind: Any, backbone: Any, train: Examples, **options: Any) -> Any:
+        """Return the classifier fitted to rows.
 
         Args:
+            kind: `BayesianClassifier` or a subclass.
             backbone: A name or a loaded backbone.
             train: Training rows.
-            kind: `BayesianClassifier` or a subclass.
-            out: Directory of the fit, whose content is replaced; None for none.
-            progress: Whether to show progress bars.
+            options: `progress` of the classifier, and `out` of its fit, whose content is replaced,
+                except that an interrupted fit resumes.
         """
         clf: BayesianClassifier = kind(
             backbone,
             self.adapter,
             self.posterior,
             seed=self.cell.seed,
-            progress=progress,
+            progress=options.get("progress", False),
             **self.model,
         )
-        return clf.fit(train, out=out, overwrite=out is not None, **self.fit)
+        return clf.fit(train, out=options.get("out"), overwrite=True, **self.fit)
+
+    def with_options(self, options: Mapping[str, Any]) -> Setup:
+        """Return the setup with options by names such as `adapter.lr`."""
+        parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {}}
+        for name, value in options.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = value
+        adapter: Any = self.adapter
+        posterior: Any = self.posterior
+        return replace(
+            self,
+            adapter=replace(adapter, **parts["adapter"]),
+            posterior=replace(posterior, **parts["posterior"]),
+            fit={**self.fit, **parts["fit"]},
+        )
 
 
 class Workshop:
@@ -157,7 +163,6 @@ class Workshop:
             *(cell, adapter, posterior, model, fit, predict, train, rows),
             steps=grid.rules.steps if adapter.trains else None,
             search=search_of(grid.search, adapter, posterior),
-            corruptions={name: Corruption.of(name, cell.seed) for name in grid.corruptions},
             deviations=tuple(deviations),
         )
 
@@ -178,7 +183,7 @@ class Workshop:
         try:
             setup = self.setup(cell)
             with suppress(_ChecksPassedError):
-                setup.fitted(cell.backbone, setup.train, Checked, None)
+                setup.fitted(Checked, cell.backbone, setup.train)
             _check_predictions(setup)
         except (InputError, TypeError) as error:
             raise InputError(f"cell {cell}: {error}", code=getattr(error, "code", "")) from None
@@ -195,12 +200,11 @@ class Workshop:
 
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
-            names = ("dtype", "device")
             options: dict[str, Any] = {
-                key: value for key, value in self.grid.model.items() if key in names
+                key: value for key, value in self.grid.model.items() if key in ("dtype", "device")
             }
             with quiet_transformers():
-                self._backbone = (name, load_backbone(name, **options))
+                self._backbone = name, load_backbone(name, **options)
         return self._backbone[1]
 
     def run(self, cell: Cell, work: Path) -> dict[str, Any]:
@@ -219,51 +223,50 @@ class Workshop:
 
         for left in work.glob("*.parquet"):  # predictions of an interrupted run
             left.unlink()
-        requested = setup = self.setup(cell)
-        rows, bins, backbone = setup.rows, self.grid.rules.num_bins, self.backbone(cell.backbone)
-        chosen, trials = best_options(setup, backbone, work)
-        setup = with_options(setup, chosen)
+        setup, backbone = self.setup(cell), self.backbone(cell.backbone)
+        settings, rows = setup.settings, setup.rows
+        chosen: dict[str, Any] = {}
+        trials: list[dict[str, Any]] = []
+        if setup.search is not None:
+            loss = partial(_loss, setup, backbone, work / "trial")
+            chosen, trials = best_options(
+                setup.search, loss, work, settings=settings, seed=cell.seed
+            )
+            setup = setup.with_options(chosen)
         _reset_peak_memory()
         begun = time.perf_counter()
         clf = setup.fitted(
-            backbone, setup.train, BayesianClassifier, work / "model", progress=self._progress
+            BayesianClassifier,
+            backbone,
+            setup.train,
+            out=work / "model",
+            progress=self._progress,
         )
         fitted = time.perf_counter()
         keep = () if rows.clusters is None else (rows.clusters,)
         options = {"seed": cell.seed, **setup.predict}
-        predictions = clf.predict(rows.reported, keep=keep, **options)
+        sets = {rows.split: clf.predict(rows.reported, keep=keep, **options)}
         predicted = time.perf_counter()
-        ood = {
-            name: clf.predict(examples, unknown_labels="ood", **options)
-            for name, examples in rows.ood.items()
-        }
-        shifted = {
-            name: clf.predict(corruption.corrupted(rows.reported), keep=keep, **options)
-            for name, corruption in setup.corruptions.items()
-        }
-        for name, result in {rows.split: predictions, **ood, **shifted}.items():
+        for name, examples in rows.ood.items():
+            sets[name] = clf.predict(examples, unknown_labels="ood", **options)
+        for name, result in sets.items():
             notes = {**result.metadata, **self._notes(setup)}
-            if name in shifted:
-                notes |= setup.corruptions[name].notes
-            named = replace(result, name=cell.method.name, metadata=notes)
+            named = result.replace(name=cell.method.name, metadata=notes)
             named.save(work / f"{set_part(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         backbone.prefix_states.clear()  # the next cell reads states of frozen layers from disk
+        num_bins = self.grid.rules.num_bins
         return {
-            **_record(setup, requested, clf),
-            "backbone": {
-                "name": cell.backbone,
-                "fingerprint": backbone.fingerprint,
-                "dtype": backbone.dtype,  # by default, what the processor computes in
-            },
+            **_record(setup, clf),
+            "settings": settings,
             "seconds": {
                 "fit": fitted - begun,
                 "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
             },
             "chosen": chosen,
             "trials": trials,
-            "prior": prior_scores(predictions, setup.train, bins),
-            "scores": _scores(predictions, ood, shifted, bins, rows.clusters),
+            "prior": prior_scores(sets[rows.split], setup.train, num_bins),
+            "scores": _scores(sets, rows, num_bins),
         }
 
     def _task_rows(self, task: str) -> TaskRows:
@@ -285,12 +288,15 @@ class Workshop:
         if not adapter.trains:
             deviations.append("training: the last layer alone is fitted, on frozen features")
             return adapter
-        expected, current = {**rules.adapter}, as_mapping(adapter)
-        for key in [key for key in expected if key not in current]:
-            if expected.pop(key):
-                deviations.append(f"{key}: adapter {adapter.name} has no such option")
-        named = {key: current[key] for key in _named(cell.method.adapter) if key in expected}
-        options: dict[str, Any] = _merged(expected, named, deviations)
+        current = as_mapping(adapter)
+        expected = {key: value for key, value in rules.adapter.items() if key in current}
+        deviations += [
+            f"{key}: adapter {adapter.name} has no such option"
+            for key, value in rules.adapter.items()
+            if key not in current and value
+        ]
+        own = {key: current[key] for key in _named(cell.method.adapter) if key in expected}
+        options: dict[str, Any] = _merged(expected, own, deviations)
         return replace(adapter, **options)  # type: ignore[type-var]
 
     def _fit_options(
@@ -302,22 +308,16 @@ class Workshop:
             expected.pop("batch_size", None)
         options = {**self.grid.fit, **cell.method.fit}
         merged = _merged(expected, options, deviations)
-        if rules.steps is None:
+        if rules.steps is None or not adapter.trains:
             return merged
-        if "epochs" in options:
+        per_epoch = -(-num_train // int(merged["batch_size"]))
+        merged.setdefault("epochs", max(1, round(rules.steps / per_epoch)))
+        steps = int(merged["epochs"]) * per_epoch
+        if steps != rules.steps:
             deviations.append(
-                f"steps: {options['epochs']} epochs by the grid, {rules.steps:,} steps by the "
-                "protocol"
+                f"steps: {steps:,} instead of {rules.steps:,}, since training ends after whole "
+                f"epochs ({merged['epochs']})"
             )
-        elif adapter.trains:
-            per_epoch = -(-num_train // int(merged["batch_size"]))
-            merged["epochs"] = max(1, round(rules.steps / per_epoch))
-            steps = merged["epochs"] * per_epoch
-            if steps != rules.steps:
-                deviations.append(
-                    f"steps: {steps:,} instead of {rules.steps:,}, since training ends after "
-                    f"whole epochs ({merged['epochs']})"
-                )
         return merged
 
     def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
@@ -340,18 +340,16 @@ class Workshop:
         else:
             draws = rules.logit_samples
         searched = search is not None and "posterior.num_samples" in search.ranges
-        expected: dict[str, Any] = {}
         if searched or "num_samples" in _named(cell.method.posterior):
             # The method's own number is more specific than that of the grid or the protocol.
             options.pop("num_samples", None)
             own = "searched" if searched else posterior.num_samples
             if draws not in (None, own):
                 deviations.append(f"num_samples: {own} by the grid, {draws} by the protocol")
-        elif draws is not None:
-            expected["num_samples"] = draws
+            draws = None
         elif not (posterior.is_sampled or posterior.link):
             options.pop("num_samples", None)
-        return _merged(expected, options, deviations)
+        return _merged({} if draws is None else {"num_samples": draws}, options, deviations)
 
     def _notes(self, setup: Setup) -> dict[str, str]:
         """Return the metadata that a report on the cell's predictions shows."""
@@ -391,43 +389,53 @@ def _check_predictions(setup: Setup) -> None:
     from bayeslora.engine.fitted.pieces import Drawing
 
     Drawing.of(setup.posterior, **setup.predict)
-    for corruption in setup.corruptions.values():
-        corruption.corrupted(setup.rows.reported.take([0]))
     options: Any = None if setup.train.choices is None else setup.model.get("format") or "options"
     fitted = class_names(setup.train)
     for name, rows in {setup.rows.split: setup.rows.reported, **setup.rows.ood}.items():
-        try:
+        with located(name):
             check_images(rows, images=setup.train.images)
             check_questions(options, fitted, rows)
             classes = classes_with(options, fitted, most_options(rows))
             if rows is setup.rows.reported:  # an OOD set may have other labels
                 encode_labels(rows, classes)
-        except InputError as error:
-            raise error.within(name) from None
 
 
-def _record(setup: Setup, requested: Setup, clf: BayesianClassifier) -> dict[str, Any]:
-    """Return what is known of a fitted cell besides its scores and durations, JSON-ready.
+def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any]) -> float:
+    """Return the NLL of held-out training rows after a fit to the others with some options.
 
-    Args:
-        setup: The cell with the choices of a search.
-        requested: The same before the search.
-        clf: The fitted classifier.
+    Neither reported rows nor rows of another draw affect the choice.
     """
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.metrics.evaluate import evaluate
+
+    rows, trial = setup.train, setup.with_options(options)
+    share = setup.search.hold_out if setup.search else 0.0
+    labels = encode_labels(rows, class_names(rows))
+    train, held_out = split_examples(rows, labels, share, setup.cell.seed)
+    clf = trial.fitted(BayesianClassifier, backbone, rows.take(train), out=work)
+    predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **trial.predict)
+    shutil.rmtree(work, ignore_errors=True)
+    return float(evaluate(predictions, num_resamples=20)["nll"].value)
+
+
+def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
+    """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
+    from bayeslora.backbones.template import Template
+    from bayeslora.engine.formats import prompt_hash
     from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
-    training, num_train = record.training, len(setup.train)
+    training, reading, num_train = record.training, record.backbone, len(setup.train)
     num_held_out = round(training.get("hold_out", 0) * num_train)
     steps = None
     if setup.adapter.trains:
         # An upper bound: early stopping takes fewer.
         steps = training["epochs"] * -(-(num_train - num_held_out) // training["batch_size"])
+    template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
         "format_version": FORMAT_VERSION,
         "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
-        "settings": requested.settings,
         "deviations": list(setup.deviations),
         "split": rows.split,
         "num_classes": num_classes(rows.reported),
@@ -437,7 +445,12 @@ def _record(setup: Setup, requested: Setup, clf: BayesianClassifier) -> dict[str
         "num_ood": {name: len(examples) for name, examples in rows.ood.items()},
         "dropped": dict(rows.dropped),
         "steps": {"protocol": setup.steps, "at_most": steps},
-        "prompt_hash": _prompt_hash(clf, rows.reported),
+        "backbone": {
+            "name": cell.backbone,
+            "fingerprint": reading["fingerprint"],
+            "dtype": reading["dtype"],  # by default, what the processor computes in
+        },
+        "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
         "peak_memory_bytes": _peak_memory(),
@@ -446,26 +459,17 @@ def _record(setup: Setup, requested: Setup, clf: BayesianClassifier) -> dict[str
     }
 
 
-def _scores(
-    predictions: Predictions,
-    ood: Mapping[str, Predictions],
-    shifted: Mapping[str, Predictions],
-    num_bins: int,
-    clusters: str | None,
-) -> dict[str, Any]:
-    """Return all scores of the reported rows, of labelled OOD sets and of corrupted rows."""
+def _scores(sets: Mapping[str, Predictions], rows: TaskRows, num_bins: int) -> dict[str, Any]:
+    """Return all scores of the reported rows, and of labelled OOD sets."""
     from bayeslora.metrics.evaluate import evaluate
 
+    ood = {name: sets[name] for name in rows.ood}
     results = {
-        REPORTED: evaluate(predictions, ood, num_bins=num_bins, cluster_by=clusters),
+        REPORTED: evaluate(sets[rows.split], ood, num_bins=num_bins, cluster_by=rows.clusters),
         **{
-            name: evaluate(labelled, num_bins=num_bins)
-            for name, labelled in ood.items()
-            if labelled.labelled.any()
-        },
-        **{
-            name: evaluate(moved, num_bins=num_bins, cluster_by=clusters)
-            for name, moved in shifted.items()
+            name: evaluate(predictions, num_bins=num_bins)
+            for name, predictions in ood.items()
+            if predictions.labelled.any()
         },
     }
     # Curves can be recomputed from the predictions.
@@ -498,22 +502,6 @@ def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> di
     forecast = replace(predictions.with_probs(probs), scores={})
     results = evaluate(forecast, num_bins=num_bins, num_resamples=20)
     return {score: float(results[score].value) for score in SCORES}
-
-
-def _prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
-    """Return the SHA-256 of the first 100 texts or questions as the model reads them."""
-    from bayeslora.backbones.template import Template
-    from bayeslora.engine import formats
-
-    reading = clf.record.backbone
-    template = Template(reading.get("template") or "{text}")
-    if rows.choices is not None:
-        return formats.prompt_hash(reading["format"], template, rows)
-    digest = hashlib.sha256()
-    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
-    for text, pair in islice(zip(rows.texts, pairs, strict=True), _HASHED_PROMPTS):
-        digest.update(template.filled(text, pair).whole.encode() + b"\1")
-    return digest.hexdigest()
 
 
 def _processor() -> str:

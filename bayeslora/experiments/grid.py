@@ -30,7 +30,6 @@ from pydantic import (
 
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.template import check_prompt
-from bayeslora.data.corruptions import SEVERITIES, Corruption
 from bayeslora.data.questions import is_description, read_description
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import PROTOCOLS, Protocol
@@ -41,7 +40,7 @@ T = TypeVar("T")
 
 _COLUMNS = ("text_column", "label_column", "pair_column")
 _SPLITS = ("train", "validation", "test")
-_RESERVED = frozenset({*_SPLITS, "reported", "cost"})
+_RESERVED = (*_SPLITS, "reported", "cost")
 """Names of sets in files and tables."""
 _NOT_HERE = frozenset(
     {"out", "overwrite", *_COLUMNS, "image_column", "seed", "progress", "trust_remote_code"}
@@ -80,6 +79,15 @@ def _ood_sources(value: Any) -> Any:
     return {str(source): source for source in _listed(value)}
 
 
+def _own_names(sets: dict[str, str]) -> dict[str, str]:
+    """Refuse sets that would have the file name of other rows."""
+    parts = [*_RESERVED, *(set_part(name).lower() for name in sets)]
+    for name, part in zip(sets, parts[len(_RESERVED) :], strict=True):
+        if parts.count(part) > 1:
+            raise InputError(f"{name!r} has the name of other rows in files; choose another name")
+    return sets
+
+
 def _known_protocol(name: str) -> str:
     if name not in PROTOCOLS:
         raise unknown_choice("protocol", name, PROTOCOLS)
@@ -100,18 +108,6 @@ def _named_backbones(names: list[str]) -> list[str]:
     return names
 
 
-def _severities(texts: list[str]) -> list[str]:
-    """Return `KIND:SEVERITY` texts; `KIND` alone stands for all severities."""
-    expanded = [
-        severity
-        for text in texts
-        for severity in ([text] if ":" in text else [f"{text}:{level}" for level in SEVERITIES])
-    ]
-    for text in expanded:
-        Corruption.of(text)
-    return _distinct(expanded)
-
-
 Name = Annotated[str, Field(min_length=1)]
 Options = Annotated[dict[str, JsonValue], AfterValidator(_without_own)]
 Several = Annotated[
@@ -125,15 +121,7 @@ SearchedOption = Annotated[str, Field(pattern=r"^(adapter|posterior|fit)\.\w+$")
 class _Part(BaseModel):
     """A mapping in a grid; its fields are the allowed keys."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_keys(cls, content: Any) -> Any:
-        for key in content if isinstance(content, Mapping) else ():
-            if key not in cls.model_fields:
-                raise unknown_choice("key", str(key), cls.model_fields)
-        return content
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 class Task(_Part):
@@ -156,7 +144,9 @@ class Task(_Part):
     train: Name | None = None
     validation: Name | None = None
     test: Name | None = None
-    ood: Annotated[dict[str, Name] | None, BeforeValidator(_ood_sources)] = None
+    ood: Annotated[
+        Annotated[dict[str, Name], AfterValidator(_own_names)] | None, BeforeValidator(_ood_sources)
+    ] = None
     task: Name | None = None
     text_column: Name | None = None
     label_column: Name | None = None
@@ -336,7 +326,6 @@ class Grid(_Part):
     exclude: Annotated[list[Rule], BeforeValidator(_listed)] = []
     reference: str = ""
     search: Search | None = None
-    corruptions: Annotated[list[Name], BeforeValidator(_listed), AfterValidator(_severities)] = []
 
     @property
     def rules(self) -> Protocol:
@@ -387,21 +376,7 @@ class Grid(_Part):
                 raise InputError(f"exclude: rule {keys} matches no cell")
         if not self.cells:
             raise InputError("exclude: no cells are left")
-        for task in self.tasks:
-            self._check_sets(task)
         return self
-
-    def _check_sets(self, task: Task) -> None:
-        """Raise InputError if two sets of rows would have the same name in files."""
-        taken = {set_part(name) for name in (*_RESERVED, *self.corruptions)}
-        for name in task.ood or ():
-            part = set_part(name).lower()
-            if not part or part in taken:
-                raise InputError(
-                    f"task {task.name}: ood {name!r} has the name of other rows in files; choose "
-                    "another name"
-                )
-            taken.add(part)
 
 
 def as_grid(content: Any) -> Grid:

@@ -16,9 +16,9 @@ import logging
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from bayeslora.errors import InputError, first_line, located
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid
 from bayeslora.experiments.search import import_optuna
-from bayeslora.experiments.summary import results_table, sort_key, write_results
+from bayeslora.experiments.summary import REPORTED, results_table, sort_key, write_results
 from bayeslora.experiments.workers import OneProcess, Outcome, Pool, Processes, RayCluster
 from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
 from bayeslora.option_checks import as_integer
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MARKER, _VERSION = "experiment.json", 1
-_PATIENCE = 60.0  # seconds
 _ATTEMPTS = 2
 _SHOWN = ("accuracy", "nll", "ece")
+_KEYS = ("task", "backbone", "method", "rows")
+"""Parts of a cell's key that its seeds share."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,12 @@ class Experiment:
         records: Records of all finished cells in it, sorted.
         failed: Errors of the cells that failed in this run, by the cell in words.
         crashed: Cells that failed twice, for reasons other than their input.
-        elsewhere: Cells that another process was computing.
     """
 
     out: Path
     records: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str] = field(default_factory=dict)
     crashed: tuple[str, ...] = ()
-    elsewhere: tuple[str, ...] = ()
 
     @property
     def table(self) -> pa.Table:
@@ -91,47 +90,28 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values, with one entry for all seeds of a cell.
 
-        Seconds and memory of a cell are the means over its finished seeds, None without any.
+        `seconds` of a cell is the mean over its finished seeds, None without any.
         """
-        seeds = Counter(map(_but_seed, (cell.key for cell in self.settings)))
-        done: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {group: [] for group in seeds}
-        for record in self.finished:
-            done[_but_seed(record["cell"])].append(record)
+        cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for cell in self.settings:
+            key = {name: cell.key[name] for name in _KEYS}
+            entry = cells.setdefault(tuple(key.values()), {**key, "seeds": 0})
+            entry["seeds"] += 1
+        for values, entry in cells.items():
+            seconds = [
+                sum(record["seconds"].values())
+                for record in self.finished
+                if tuple(record["cell"][name] for name in _KEYS) == values
+            ]
+            entry |= {"finished": len(seconds), "seconds": fmean(seconds) if seconds else None}
         return {
             "protocol": self.grid.protocol,
             "num_cells": len(self.settings),
             "num_finished": len(self.finished),
-            "cells": [
-                {
-                    **dict(zip(_KEYS, group, strict=True)),
-                    "seeds": count,
-                    "finished": len(done[group]),
-                    "seconds": _mean(_seconds(record) for record in done[group]),
-                    "memory_bytes": _mean(record["peak_memory_bytes"] for record in done[group]),
-                }
-                for group, count in seeds.items()
-            ],
+            "cells": [*cells.values()],
             "deviations": list(self.deviations),
             "missing": list(self.missing),
         }
-
-
-_KEYS = ("task", "backbone", "method", "rows")
-
-
-def _but_seed(key: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(key[name] for name in _KEYS)
-
-
-def _seconds(record: Mapping[str, Any]) -> float:
-    """Return the seconds of a finished cell, for its fit and its predictions."""
-    fit, per_1000 = (record["seconds"][name] for name in ("fit", "predict_per_1000"))
-    return float(fit + per_1000 * record["num_reported"] / 1000)
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = [*values]
-    return fmean(known) if known else None
 
 
 def experiment(
@@ -141,7 +121,6 @@ def experiment(
     data_dir: str | Path | None = None,
     workers: int = 1,
     ray: str | None = None,
-    shard: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Experiment:
     """Compute the cells of a grid that are missing in `out`, and write the results.
@@ -157,56 +136,50 @@ def experiment(
             the Hugging Face hub.
         workers: Number of processes on this machine.
         ray: Instead of `workers`: `local` for a Ray cluster on this machine, or the address of one.
-        shard: `(i, n)`, counted from 1: compute only every n-th cell, starting at the i-th, as one
-            of n independent jobs.
         progress: Whether to show the progress bars of fits and predictions in this process.
 
     Raises:
         InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
-            not the directory of an experiment; nothing is computed then. Or the backbone of a
-            computed cell has other weights than that of the finished cells.
+            not the directory of an experiment or in use; nothing is computed then. Or the backbone
+            of a computed cell has other weights than that of the finished cells.
 
     Example:
         >>> import bayeslora as bl
         >>> result = bl.experiment("grid.yaml", "runs/first")     # doctest: +SKIP
         >>> result.table.to_pandas()                              # doctest: +SKIP
     """
+    from bayeslora.engine.progress import each_note_once
+
     as_integer("workers", workers, 1)
     if ray is not None and workers > 1:
         raise InputError("workers are local processes; set either workers or ray")
     parsed, store = as_grid(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
     with _in_file(grid):
-        cells = [*_checked(workshop, store, shard)]
+        cells = [*_checked(workshop, store)]
     if missing := _missing_backbones(parsed):
         raise InputError(missing[0])
-    waiting = [cell for cell in cells if store.record(cell) is None]
-    run = _Run(store, len(cells))
-    if waiting:
-        from bayeslora.engine.progress import each_note_once
+    run = _Run(store)
+    with lock(store.out):
+        waiting = [cell for cell in cells if store.record(cell) is None]
+        if waiting:
+            with _in_file(grid):
+                pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
+            store.claim(parsed.model_dump(mode="json", exclude_unset=True))
+            logger.info("%s, %d finished", counted(len(cells), "cell"), len(cells) - len(waiting))
+            try:
+                with each_note_once(
+                    "bayeslora.engine.data", "bayeslora.engine.rows", "bayeslora.metrics.ood"
+                ):
+                    run.compute(waiting, pool)
+            finally:
+                pool.close()
+                store.tidy()
+        records = store.collect(parsed.reference)
+    return Experiment(store.out, records, run.failed, tuple(run.crashed))
 
-        with _in_file(grid):
-            pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
-        store.claim(parsed.model_dump(mode="json", exclude_unset=True))
-        try:
-            with each_note_once(
-                "bayeslora.engine.data", "bayeslora.engine.rows", "bayeslora.metrics.ood"
-            ):
-                run.compute(waiting, pool)
-        finally:
-            pool.close()
-            store.tidy()
-    records = store.collect(parsed.reference)
-    return Experiment(store.out, records, run.failed, tuple(run.crashed), tuple(run.elsewhere))
 
-
-def plan(
-    grid: Any,
-    out: str | Path | None = None,
-    *,
-    data_dir: str | Path | None = None,
-    shard: tuple[int, int] | None = None,
-) -> Plan:
+def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | None = None) -> Plan:
     """Check a grid as `experiment` does, without computing cells.
 
     The plan says which backbones are missing.
@@ -215,7 +188,6 @@ def plan(
         grid: As for `experiment`.
         out: As for `experiment`, checked but not written; None checks no directory.
         data_dir: As for `experiment`.
-        shard: As for `experiment`.
 
     Raises:
         InputError: As for `experiment`, except that backbones and the device may be missing.
@@ -223,7 +195,7 @@ def plan(
     parsed = as_grid(grid)
     store = None if out is None else Store(out)
     with _in_file(grid):
-        setups = _checked(Workshop(parsed, data_dir), store, shard)
+        setups = _checked(Workshop(parsed, data_dir), store)
     records = [] if store is None else map(store.record, setups)
     return Plan(
         parsed,
@@ -239,9 +211,7 @@ def _in_file(grid: Any) -> AbstractContextManager[None]:
     return located(grid) if isinstance(grid, str | Path) else nullcontext()
 
 
-def _checked(
-    workshop: Workshop, store: Store | None, shard: tuple[int, int] | None
-) -> dict[Cell, Setup]:
+def _checked(workshop: Workshop, store: Store | None) -> dict[Cell, Setup]:
     """Return the setups of a grid's cells after all checks that need no backbone.
 
     Raises:
@@ -253,10 +223,7 @@ def _checked(
         store.check()
     if grid.search is not None:
         import_optuna()
-    index, count = (1, 1) if shard is None else shard
-    as_integer("shard", count, 1)
-    as_integer("shard", index, 1, count)
-    setups = {cell: workshop.checked(cell) for cell in grid.cells[index - 1 :: count]}
+    setups = {cell: workshop.checked(cell) for cell in grid.cells}
     for key in grid.predict.model_fields_set:
         if not any(key in setup.predict for setup in setups.values()):
             raise InputError(f"predict: {key} has no effect on any method", code="no-effect")
@@ -270,17 +237,13 @@ def _checked(
 
 def _missing_backbones(grid: Grid) -> list[str]:
     """Return a sentence for each backbone that is not available; no weights are read."""
-    from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
     from bayeslora.backbones.load import source_of
     from bayeslora.foreign import check_reachable
 
     missing = []
     for name in grid.backbones:
         try:
-            if name in EMBEDDED_MODELS:
-                embedded_directory(name)
-            else:
-                check_reachable(source_of(name))
+            check_reachable(source_of(name))
         except InputError as error:
             missing.append(str(error))
     return missing
@@ -332,19 +295,15 @@ class Store:
         """Return the working directory of a cell while it runs."""
         return self.out / "work" / cell.id
 
-    def reserved(self, cell: Cell) -> AbstractContextManager[None]:
-        """Lock a cell against other processes while the context lasts."""
-        return lock(self._cells / cell.id)
-
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a finished cell, or None."""
         file = self._cells / f"{cell.id}.json"
-        return _read_record(file) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all finished cells, sorted by their key."""
-        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
-        records = [_read_record(file) for file in files if not file.name.endswith(".error.json")]
+        files = self._cells.glob("*.json")
+        records = [read_json(file) for file in files if not file.name.endswith(".error.json")]
         return sorted(
             records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
         )
@@ -413,23 +372,11 @@ class Store:
 
         Args:
             reference: The method with which others are compared.
-
-        Raises:
-            InputError: Another process has been writing the tables for a minute.
         """
-        results = self.out / "results.parquet"
-        with lock(results, wait=_PATIENCE):
-            records = self.records()
-            if records:
-                write_results(records, results, self.out / "summary.md", reference)
+        records = self.records()
+        if records:
+            write_results(records, self.out / "results.parquet", self.out / "summary.md", reference)
         return records
-
-
-def _read_record(file: Path) -> dict[str, Any]:
-    content = read_json(file)
-    if not isinstance(content, dict) or not content.keys() >= {"cell", "settings", "scores"}:
-        raise InputError(f"{file} is not a cell record; delete it to compute the cell again")
-    return content
 
 
 def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -444,13 +391,11 @@ def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _Run:
     """The cells of one call, submitted to workers and stored as they finish."""
 
-    def __init__(self, store: Store, total: int) -> None:
-        self._store, self._total = store, total
-        self._running: dict[Future[Outcome], tuple[Cell, ExitStack]] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._attempts: Counter[Cell] = Counter()
         self.failed: dict[str, str] = {}
         self.crashed: list[str] = []
-        self.elsewhere: list[str] = []
 
     def compute(self, cells: Sequence[Cell], pool: Pool) -> None:
         """Compute cells.
@@ -459,40 +404,22 @@ class _Run:
             InputError: A cell's backbone has other weights than that of the finished cells.
         """
         waiting, begun = deque(cells), time.monotonic()
-        done = self._total - len(waiting)
-        logger.info("%s, %d already finished", counted(self._total, "cell"), done)
-        try:
-            while waiting or self._running:
-                while waiting and len(self._running) < pool.size:
-                    self._begin(waiting.popleft(), pool)
-                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                    cell, stack = self._running.pop(future)
-                    with stack:
-                        if self._finish(cell, future):
-                            waiting.append(cell)
-                ended = self._total - done - len(waiting) - len(self._running)
-                if ended and (waiting or self._running):
-                    left = (time.monotonic() - begun) / ended * (self._total - done - ended)
-                    logger.info("about %s left", timedelta(seconds=round(left)))
-        finally:
-            for _, stack in self._running.values():
-                stack.close()
-
-    def _begin(self, cell: Cell, pool: Pool) -> None:
-        """Submit a cell that no other process computes or has finished."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._store.reserved(cell))
-            except InputError:
-                self.elsewhere.append(str(cell))
-                return
-            if self._store.record(cell) is not None:
-                return
-            self._attempts[cell] += 1
-            logger.info("%s: started", cell)
-            # Absolute: the workers of a cluster have directories of their own.
-            future = pool.submit(cell, self._store.work(cell).absolute())
-            self._running[future] = cell, stack.pop_all()
+        running: dict[Future[Outcome], Cell] = {}
+        while waiting or running:
+            while waiting and len(running) < pool.size:
+                cell = waiting.popleft()
+                self._attempts[cell] += 1
+                logger.info("%s: started", cell)
+                # Absolute: the workers of a cluster have directories of their own.
+                running[pool.submit(cell, self._store.work(cell).absolute())] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                if self._finish(cell, future):
+                    waiting.append(cell)
+            left = len(waiting) + len(running)
+            if left and (ended := len(cells) - left):
+                seconds = (time.monotonic() - begun) / ended * left
+                logger.info("about %s left", timedelta(seconds=round(seconds)))
 
     def _finish(self, cell: Cell, future: Future[Outcome]) -> bool:
         """Store the outcome of a cell; return whether to retry it."""
@@ -502,7 +429,7 @@ class _Run:
             outcome = Outcome(error=f"{type(error).__name__}: {first_line(error)}")
         if outcome.record is not None:
             self._store.add(cell, outcome.record, outcome.files)
-            scores = outcome.record["scores"]["reported"]["scores"]
+            scores = outcome.record["scores"][REPORTED]["scores"]
             values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN)
             logger.info("%s  %s  (%.0f s)", cell, values, outcome.record["seconds"]["fit"])
             return False

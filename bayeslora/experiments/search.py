@@ -1,18 +1,14 @@
 """A resumable search over options with Optuna, with the same number of trials for every cell.
 
-A trial fits to a part of the cell's own training rows and is scored by its NLL on the others, so
-that neither reported rows nor rows of another draw affect the choice. The cell is then fitted to
-all of its training rows with the best options. Trials are stored in a SQLite file beside the cell.
-Each suggestion depends only on the finished trials, so a killed and resumed search makes the same
-choice as an uninterrupted one.
+Trials are stored in a SQLite file beside the cell. Each suggestion depends only on the finished
+trials, so a killed and resumed search makes the same choice as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +19,6 @@ from bayeslora.experiments.grid import Range, Search
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import Adapter
-    from bayeslora.backbones.load import Backbone
-    from bayeslora.experiments.cells import Setup
     from bayeslora.posteriors.base import Posterior
 
 FILE = "search.sqlite3"
@@ -71,60 +65,40 @@ def search_of(search: Search | None, adapter: Adapter, posterior: Posterior) -> 
     return search.model_copy(update={"ranges": ranges}) if ranges else None
 
 
-def with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
-    """Return a setup with options by names such as `adapter.lr`."""
-    parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {}}
-    for name, value in options.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = value
-    adapter: Any = setup.adapter
-    posterior: Any = setup.posterior
-    return replace(
-        setup,
-        adapter=replace(adapter, **parts["adapter"]),
-        posterior=replace(posterior, **parts["posterior"]),
-        fit={**setup.fit, **parts["fit"]},
-    )
-
-
 def best_options(
-    setup: Setup, backbone: Backbone, work: Path
+    search: Search,
+    loss: Callable[[dict[str, Any]], float],
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the options of a cell's best trial, and all trials; nothing without a search.
+    """Return the options of the best trial, and all trials.
 
     Args:
-        setup: Setup of the cell.
-        backbone: Its backbone.
-        work: A directory of this cell alone.
+        search: The search.
+        loss: Returns the NLL with some options, by names such as `adapter.lr`.
+        folder: Directory of the trials' file.
+        settings: Everything else that determines a trial; with other settings, earlier trials in
+            the file are not used.
+        seed: Seed of the suggestions.
 
     Raises:
         InputError: Every trial failed.
     """
-    search = setup.search
-    if search is None:
-        return {}, []
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    study: Any = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
-    settings = json.dumps(setup.settings, sort_keys=True).encode()
-    storage = optuna.storages.RDBStorage(f"sqlite:///{work / FILE}")
-    study: Any = optuna.create_study(
-        storage=storage,
-        # Trials of an interrupted search with other settings are another study.
-        study_name=hashlib.sha256(settings).hexdigest()[:16],
-        load_if_exists=True,
-    )
     while (done := len(study.get_trials(states=ended))) < search.trials:
         # A new sampler for each trial, so that its suggestion depends only on the trials.
-        seed = (_SEEDS * setup.cell.seed + done) % 2**32  # NumPy's limit
-        study.sampler = optuna.samplers.TPESampler(seed=seed)
+        study.sampler = optuna.samplers.TPESampler(seed=(_SEEDS * seed + done) % 2**32)
         trial = study.ask()
         options = {name: _suggested(trial, name, value) for name, value in search.ranges.items()}
         try:
-            study.tell(
-                trial,
-                _loss(with_options(setup, options), backbone, search.hold_out, work / "trial"),
-            )
+            study.tell(trial, loss(options))
         except InputError as error:
             trial.set_user_attr("error", str(error))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -145,19 +119,3 @@ def _suggested(trial: Any, name: str, value: list[Any] | Range) -> Any:
     if isinstance(value.low, int) and isinstance(value.high, int):
         return trial.suggest_int(name, value.low, value.high, log=value.log)
     return trial.suggest_float(name, value.low, value.high, log=value.log)
-
-
-def _loss(setup: Setup, backbone: Backbone, share: float, work: Path) -> float:
-    """Return the NLL of held-out training rows after a fit to the others."""
-    from bayeslora.classifier import BayesianClassifier
-    from bayeslora.data.examples import class_names, encode_labels
-    from bayeslora.data.splits import split_examples
-    from bayeslora.metrics.evaluate import evaluate
-
-    rows = setup.train
-    labels = encode_labels(rows, class_names(rows))
-    train, held_out = split_examples(rows, labels, share, setup.cell.seed)
-    clf = setup.fitted(backbone, rows.take(train), BayesianClassifier, work)
-    predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **setup.predict)
-    shutil.rmtree(work, ignore_errors=True)
-    return float(evaluate(predictions, num_resamples=20)["nll"].value)

@@ -195,11 +195,9 @@ def _table(
 def _caption(records: Sequence[Record]) -> str:
     """Return the protocol with its settings, the rows, deviations and choices of searches."""
     first = records[0]
-    chance = first["scores"][REPORTED].get("chance_accuracy")
     facts = [
         f"{first['num_reported']:,} {first['split']} rows",
         f"up to {first['num_classes']} classes or options",
-        *([] if chance is None else [f"chance accuracy {chance:.3f}"]),
         f"{_joined(record['num_train'] for record in records)} training rows",
         f"seeds {_joined(record['cell']['seed'] for record in records)}",
         f"prompts {_joined(record['prompt_hash'][:12] for record in records)}",

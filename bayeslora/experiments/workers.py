@@ -96,8 +96,6 @@ class OneProcess:
 class Processes:
     """Computes cells in processes on this machine, each with its own GPU if there are several.
 
-    Each process has an executor of its own, so that its death ends no other cell.
-
     Args:
         grid: The grid.
         data_dir: Directory of the known tasks' files.
@@ -109,44 +107,38 @@ class Processes:
         self._arguments = grid.model_dump_json(exclude_unset=True), data_dir
         self._context = get_context("spawn")
         self._ours, self._theirs = self._context.Pipe()
-        self._workers = [self._begin(slot) for slot in range(size)]
-        self._latest: list[Future[Outcome] | None] = [None] * size
+        self._executor = self._begin()
 
-    def _begin(self, slot: int) -> ProcessPoolExecutor:
+    def _begin(self) -> ProcessPoolExecutor:
         import torch
 
-        gpus, threads = torch.cuda.device_count(), max(1, (os.cpu_count() or 1) // self.size)
-        gpu = slot % gpus if gpus > 1 else None
+        gpus: Any = self._context.SimpleQueue()
+        num_gpus, threads = torch.cuda.device_count(), max(1, (os.cpu_count() or 1) // self.size)
+        for slot in range(self.size):
+            gpus.put(slot % num_gpus if num_gpus > 1 else None)
         return ProcessPoolExecutor(
-            1,
+            self.size,
             mp_context=self._context,
             initializer=_prepare,
-            initargs=(self._theirs, threads, gpu),
+            initargs=(self._theirs, gpus, threads),
         )
 
     def submit(self, cell: Cell, work: Path) -> Future[Outcome]:
         """Send a cell to an idle worker."""
-        slot = next(
-            slot for slot, future in enumerate(self._latest) if future is None or future.done()
-        )
         arguments = (*self._arguments, cell, work)
         try:
-            future = self._workers[slot].submit(compute_apart, *arguments)
-        except BrokenProcessPool:  # the worker has died
-            self._workers[slot] = self._begin(slot)
-            future = self._workers[slot].submit(compute_apart, *arguments)
-        self._latest[slot] = future
-        return future
+            return self._executor.submit(compute_apart, *arguments)
+        except BrokenProcessPool:  # a worker has died, and the others were ended with it
+            self._executor = self._begin()
+            return self._executor.submit(compute_apart, *arguments)
 
     def close(self) -> None:
         """Stop all workers."""
-        if any(future is not None and not future.done() for future in self._latest):
-            self._ours.close()  # ends busy workers
-        for executor in self._workers:
-            executor.shutdown(cancel_futures=True)
+        self._ours.close()  # ends busy ones
+        self._executor.shutdown(cancel_futures=True)
 
 
-def _prepare(connection: Connection, threads: int, gpu: int | None) -> None:
+def _prepare(connection: Connection, gpus: Any, threads: int) -> None:
     """Prepare a worker, which ends with its connection or its parent, in the middle of a cell."""
     # Ctrl-C reaches the whole process group, but the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -159,7 +151,7 @@ def _prepare(connection: Connection, threads: int, gpu: int | None) -> None:
     threading.Thread(target=follow, daemon=True).start()
     # All processes would log the same notes on the same rows.
     logging.getLogger("bayeslora").addHandler(logging.NullHandler())
-    if gpu is not None:
+    if (gpu := gpus.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         import torch

@@ -128,7 +128,7 @@ def remove(*names):
         (truncate, "cannot be loaded"),
         (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
         (remove("config.json"), "has no config.json"),
-        (write("config.json", "{"), "config.json cannot be read as JSON"),
+        (write("config.json", "{"), "the config cannot be loaded"),
         (write("config.json", "{}"), "the config cannot be loaded"),
         (write("tokenizer.json", "{"), "the tokenizer cannot be loaded"),
         (

@@ -81,10 +81,6 @@ DAMAGE = {
         lambda m: change_record(m, lambda record: record.update(classes=["x", 1])),
         ["damaged", "'classes'"],
     ),
-    "results": (
-        lambda m: change_record(m, lambda record: record["results"].update(adapter={"drift": {}})),
-        ["damaged", "results"],
-    ),
     "no tensors": (lambda m: (m / "adapter.safetensors").unlink(), ["adapter.safetensors is mis"]),
     "broken": (lambda m: flip(m / "posterior.safetensors"), ["posterior.safetensors", "damaged"]),
     "truncated": (
@@ -95,12 +91,6 @@ DAMAGE = {
     ),
     "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["has shape [3, 3, 3]"]),
     "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["tensors do not match"]),
-    "billions of rows": (
-        lambda m: change_record(
-            m, lambda record: record.update(feature_scores={"knn": {"rows": 2**33}})
-        ),
-        ["feature scores cannot be built"],
-    ),
     "other backbone": (
         lambda m: change_record(m, lambda record: record["backbone"].update(fingerprint="0" * 32)),
         ["backbone", "0" * 32],

@@ -130,19 +130,6 @@ def test_another_model_does_not_go_on(run, refused, world, clf, data, tmp_path, 
     assert "another model" in refused(*words)
 
 
-def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monkeypatch):
-    claim = PredictionParts.claim
-
-    def changed(self, *args, **options):
-        data.write_text(data.read_text().replace("animals", "weather"))
-        claim(self, *args, **options)
-
-    monkeypatch.setattr(PredictionParts, "claim", changed)
-    with refusal.refused("input", "data.jsonl"):
-        write(clf, data, tmp_path / "p.parquet")
-    assert not (tmp_path / "p.parquet").exists()
-
-
 def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "saved_model", None)
     rows = tiny.toy_rows(ROWS)

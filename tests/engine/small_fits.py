@@ -14,7 +14,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.ensemble import fit_network
+from bayeslora.engine.fitter import fit_network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.base import Training

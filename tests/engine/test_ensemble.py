@@ -11,7 +11,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.ensemble import Fitter, prepare
+from bayeslora.engine.fitter import Fitter, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
 from bayeslora.engine.training_options import TrainingSettings

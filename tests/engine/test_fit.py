@@ -17,7 +17,7 @@ from bayeslora.contrib.corda import CorDA
 from bayeslora.contrib.emtal import EMTAL
 from bayeslora.contrib.ilora import ILoRA
 from bayeslora.contrib.s2ft import S2FT
-from bayeslora.engine import ensemble
+from bayeslora.engine import fitter
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training import loop as fit_module
 from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
@@ -93,9 +93,7 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     whole = fresh(encoder, epochs=2)
     expected = whole.run(tmp_path / "whole", validates=True)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            ensemble, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
-        )
+        patch.setattr(fitter, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
     resumed, seen = fresh(encoder, epochs=2), []

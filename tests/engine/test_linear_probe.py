@@ -11,8 +11,8 @@ from scipy.special import logsumexp
 from tiny import tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import baselines, cross_validation
-from bayeslora.engine.ensemble import Fold
+from bayeslora.engine import cross_validation
+from bayeslora.engine.fitter import Fold
 from bayeslora.engine.training.starts import (
     LinearProbe,
     LinearProbes,
@@ -133,9 +133,9 @@ def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     right = torch.nn.functional.one_hot(labels, 2).double()
     part = Fold("without-0", "", np.arange(10), np.arange(10, 20))
     probes = LinearProbes(answers={"without-0": probe * right})
-    monkeypatch.setattr(baselines, "bag_of_words", lambda *_: words * right[10:])
+    monkeypatch.setattr(cross_validation, "bag_of_words", lambda *_: words * right[10:])
     with caplog.at_level(logging.WARNING):
-        scores = baselines.baselines((None, labels), [part], probes, own=0.1)
+        scores = cross_validation.baselines((None, labels), [part], probes, own=0.1)
     assert len(caplog.records) == warns
     assert set(scores) == {"linear_probe", "bag_of_words"}
     expected = 0.0 if probe else math.log(2)

@@ -52,7 +52,7 @@ def test_what_the_grid_changes_is_said(setup):
     assert cell.adapter.r == 16
     assert cell.adapter.alpha == 16.0
     assert deviations_with(cell, "r: 16 by the grid, 8 by the protocol")
-    assert deviations_with(cell, "2 epochs by the grid")
+    assert deviations_with(cell, "epochs: 2 by the grid")
     same = setup(protocol="blob", adapters=["lora:r=8"], fit={"epochs": 2})
     assert not [deviation for deviation in same.deviations if deviation.startswith("r: ")]
 

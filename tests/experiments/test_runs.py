@@ -175,13 +175,6 @@ def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
     assert not list((tmp_path / "out/cells").glob("*.error.json"))
 
 
-def test_shards_are_the_whole_grid(grid, tmp_path, scores, finished):
-    for place in (1, 2, 3):
-        bl.experiment(grid, tmp_path / "out", shard=(place, 3))
-    whole = bl.experiment(grid, tmp_path / "out")
-    assert scores(whole) == scores(finished[2])
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [

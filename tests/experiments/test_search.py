@@ -6,7 +6,7 @@ import pytest
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.experiments import search as searching
+from bayeslora.experiments import cells
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -41,14 +41,14 @@ def test_every_cell_has_as_many_trials_and_the_best_options(searched, tmp_path):
 def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
     """Trials see only the cell's training rows."""
     seen = set()
-    true = searching._loss
+    true = cells._loss
 
-    def loss(setup, backbone, share, work):
+    def loss(setup, *more):
         seen.update(setup.train.ids)
         assert not {*setup.train.ids} & {*setup.rows.reported.ids}
-        return true(setup, backbone, share, work)
+        return true(setup, *more)
 
-    monkeypatch.setattr(searching, "_loss", loss)
+    monkeypatch.setattr(cells, "_loss", loss)
     bl.experiment(searched, tmp_path / "out")
     assert len(seen) == 60
 
@@ -56,7 +56,7 @@ def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
 def test_an_interrupted_search_chooses_as_one_that_was_not(searched, tmp_path, monkeypatch):
     searched["posteriors"] = ["map"]
     whole = bl.experiment(searched, tmp_path / "whole")
-    true = searching._loss
+    true = cells._loss
     calls = []
 
     def loss(*args):
@@ -65,7 +65,7 @@ def test_an_interrupted_search_chooses_as_one_that_was_not(searched, tmp_path, m
             raise KeyboardInterrupt
         return true(*args)
 
-    monkeypatch.setattr(searching, "_loss", loss)
+    monkeypatch.setattr(cells, "_loss", loss)
     with pytest.raises(KeyboardInterrupt):
         bl.experiment(searched, tmp_path / "out")
     again = bl.experiment(searched, tmp_path / "out")

@@ -147,15 +147,3 @@ def test_a_registration_goes_before_a_package(site):
     assert type(resolve_posterior("isotropic")) is theirs
     named = [config for config, _ in CATALOGUE.listed() if config.name == "isotropic"]
     assert named == [theirs]
-
-
-def test_a_method_without_a_summary_is_refused():
-    """`bayeslora methods` would list nothing otherwise."""
-
-    @dataclass(frozen=True)
-    class Silent(Posterior):
-        name: ClassVar[str] = "silent"
-        source: ClassVar[str] = ""
-
-    with refused("package", "'summary'"):
-        bl.register_posterior(Silent)

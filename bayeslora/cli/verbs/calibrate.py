@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.side_by_side import SideBySide
+    from bayeslora.engine.fitted.calibrate import SideBySide
     from bayeslora.posteriors.base import Posterior
 
 DEFAULT_POSTERIOR = "laplace"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
-    # Not `out`, which may not exist yet: the experiment checks and locks its directory itself.
+    # Not `out`, which `main` locks: a dry run only looks, and a run locks its directory itself.
     parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
     group = parser.add_mutually_exclusive_group()
     add_options(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
-from bayeslora.data.splits import split_examples
+from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine import formats
 from bayeslora.engine.data import check_hold_out, encode_for
+from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.fitted.refit import (
     answers,
     compared,
@@ -23,18 +28,19 @@ from bayeslora.engine.fitted.refit import (
     scores_of,
     with_posterior,
 )
-from bayeslora.engine.fitted.side_by_side import (
-    FEWEST_EXAMPLES,
-    SideBySide,
-    beside_others,
-    best_posterior,
-)
 from bayeslora.engine.network import Network
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.training.final_fit import fit_head
 from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import own_softmax
+from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import BEST, COMPARED, POSTERIORS, own_softmax, resolve_posterior
+from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -184,3 +190,242 @@ def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
             rows.source,
             ", ".join(map(repr, missing)),
         )
+
+
+FEWEST_EXAMPLES = 20
+"""Examples below which no difference is worth a table."""
+
+FOLDS, HALVES = 5, 2
+
+MOST_DRAWS = 200
+"""Draws of a candidate's link: enough to rank by NLL, and a fifth of the time."""
+
+_KEYS = ("accuracy", "nll", "ece", "overconfidence")
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Posteriors on the same examples.
+
+    Attributes:
+        examples: The scored examples: `validation` or `train`.
+        folds: Number of parts of the scored examples.
+        chosen: Name of the posterior that was fitted in the end.
+        comparison: Scores of each, best NLL first, and paired differences from the chosen one.
+        is_best: Whether the posterior was chosen for its NLL here.
+        as_fitted: Whether the chosen posterior is scored as fitted, on the examples that chose its
+            options.
+        notes: Conclusions, in sentences.
+    """
+
+    examples: Literal["validation", "train"]
+    folds: int
+    chosen: str
+    comparison: Comparison
+    is_best: bool = False
+    as_fitted: bool = False
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain mappings, lists and numbers, for a model's record."""
+        content = self.comparison.to_json()
+        rows = [
+            {
+                "posterior": row["name"],
+                "scores": row["scores"],
+                "nll_difference": row["differences"]["nll"],
+                "p": row["p_holm"].get("nll"),
+            }
+            for row in content["rows"]
+        ]
+        return {
+            "examples": self.examples,
+            "n": content["n"],
+            "folds": self.folds,
+            "chosen": self.chosen,
+            "is_best": self.is_best,
+            "as_fitted": self.as_fitted,
+            "rows": rows,
+            "notes": list(self.notes),
+        }
+
+
+def best_posterior(
+    network: Network, train: Features, held_out: Features | None
+) -> tuple[Posterior, SideBySide]:
+    """Return the candidate of lowest cross-validated NLL, and the comparison of all.
+
+    Args:
+        network: The classifier as it is.
+        train: Examples to cross-validate on.
+        held_out: Held-out examples, on which candidates choose their options.
+
+    Raises:
+        InputError: There are fewer than `FEWEST_EXAMPLES` training examples.
+    """
+    if len(train) < FEWEST_EXAMPLES:
+        raise InputError(
+            f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
+            f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
+        )
+    configs = {name: _candidate(network, name, train) for name in COMPARED}
+    predictions = _cross_fitted(
+        network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
+    )
+    best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
+    race = SideBySide("train", FOLDS, best, _compared(predictions, best), is_best=True)
+    return configs[best], _with_notes(race, configs[best])
+
+
+def beside_others(
+    network: Network,
+    config: Posterior,
+    train: Features,
+    held_out: Features | None,
+    answer: Callable[[], Predictions],
+) -> SideBySide | None:
+    """Compare the chosen posterior with the candidates; return None if there is nothing to compare.
+
+    Args:
+        network: The classifier before `config` was fitted.
+        config: The chosen posterior.
+        train: Examples that it was fitted to.
+        held_out: Held-out examples; None compares with the network's own softmax only.
+        answer: Returns its predictions of the held-out examples, which are scored if it is no
+            candidate: its fits take longer. Its options were then chosen on these examples.
+    """
+    is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
+    refits = is_own or config.name in COMPARED
+    scored = train if held_out is None else held_out
+    if (held_out is None and (is_own or not refits)) or len(scored) < FEWEST_EXAMPLES:
+        return None
+
+    def split(rows: Tensor) -> tuple[Features, Features | None]:
+        return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
+
+    names = (own_softmax().name,) if held_out is None else COMPARED
+    configs = {name: _candidate(network, name, train) for name in names}
+    configs.pop(config.name, None)
+    if refits:
+        configs[config.name] = config
+    predictions = _cross_fitted(network, configs, scored, HALVES, split)
+    if not refits:
+        predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
+    race = SideBySide(
+        "train" if held_out is None else "validation",
+        HALVES,
+        config.name,
+        _compared(predictions, config.name),
+        as_fitted=not refits,
+    )
+    return _with_notes(race, config)
+
+
+def _candidate(network: Network, name: str, train: Features) -> Posterior:
+    """Return the default options of a posterior for these examples."""
+    classes, size = network.head.mean_weight.shape
+    config: Posterior = resolve_posterior(name)
+    return config.sized(classes, size, len(train))
+
+
+def _cross_fitted(
+    network: Network,
+    configs: Mapping[str, Posterior],
+    scored: Features,
+    num_folds: int,
+    split: Callable[[Tensor], tuple[Features, Features | None]],
+) -> dict[str, Predictions]:
+    """Return each candidate's predictions, by fits that an example neither entered nor chose for.
+
+    Args:
+        network: The classifier.
+        configs: Options by name.
+        scored: Examples to predict.
+        num_folds: Number of parts that they are divided into.
+        split: From a mask of the part to predict, [M] bool, to the examples to fit to and those
+            that choose options.
+    """
+    labels, classes = scored.targets.cpu().numpy(), tuple(network.record.classes)
+    fold = torch.from_numpy(stratified_folds(labels, num_folds, network.record.seed))
+    fold = fold.to(scored.values.device)
+    predictions = {}
+    total = num_folds * len(configs)
+    bar = progress_bar("compare", total, shown=network.progress, unit="fit")
+    with _without_notes(), bar as advance:
+        for name, config in configs.items():
+            few_draws = _with_few_draws(config)
+            probs = np.empty((len(scored), len(classes)))
+            for part in range(num_folds):
+                rows = fold == part
+                new = with_posterior(network, few_draws)
+                fit_head(new, *split(rows))
+                logits = new.head.predict(scored.take(rows))
+                drawn = link_probabilities(logits, **few_draws.drawing).probs
+                probs[rows.cpu().numpy()] = drawn.cpu().numpy()
+                advance(1)
+            predictions[name] = Predictions(probs, classes, labels, name=name)
+    return predictions
+
+
+def _with_few_draws(config: Any) -> Any:
+    if config.link is None or config.num_samples is None:
+        return config
+    return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
+
+
+def _compared(predictions: Mapping[str, Predictions], chosen: str) -> Comparison:
+    return compare(list(predictions.values()), reference=chosen, scores=_KEYS)
+
+
+def _with_notes(race: SideBySide, config: Posterior) -> SideBySide:
+    return replace(race, notes=tuple(_notes(race, config)))
+
+
+def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
+    """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
+    rows = {row.name: row for row in race.comparison.rows}
+    chosen, softmax = rows[race.chosen], rows.get(own_softmax().name)
+    examples = f"{race.comparison.n} {race.examples} examples"
+    better = [
+        row
+        for row in race.comparison.rows
+        if row.is_clear("nll") and row.differences["nll"].value < 0
+    ]
+    # Memorised examples say nothing about a posterior.
+    if race.examples == "train" and softmax is not None and softmax.scores["accuracy"].value == 1:
+        return
+    if better:
+        yield _better(better[0], chosen, examples, len(rows) - 1)
+    bias = None if softmax is None else softmax.scores["overconfidence"]
+    if bias is not None and bias.high < 0 and config.only_softens:
+        sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
+        yield (
+            f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
+            f"points below its accuracy on {examples}. {race.chosen!r} can only lower confidence; "
+            f"{' or '.join(map(repr, sharpen))} can also raise it"
+        )
+
+
+def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:
+    gain = best.differences["nll"]
+    who = "the network's own softmax" if best.name == own_softmax().name else repr(best.name)
+    words = (
+        f"{who} is clearly better than {chosen.name!r} on {examples}: NLL "
+        f"{best.scores['nll'].value:.3f} against {chosen.scores['nll'].value:.3f} nats, difference "
+        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    )
+    if looks > 1:
+        words += f"; it is the best of {looks} compared here, so confirm it on other examples"
+    return words
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Hide warnings of the candidates' fits, such as a prior at the edge of its grid."""
+    logger = logging.getLogger("bayeslora")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

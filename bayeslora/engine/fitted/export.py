@@ -37,7 +37,6 @@ from bayeslora.io.directories import Layout, atomic_directory, listed_files, ref
 from bayeslora.io.files import (
     atomic_file,
     check_writable,
-    open_tensors,
     refuse_existing,
     refuse_inputs,
     write_json,
@@ -154,49 +153,41 @@ def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -
 
 def _readme(network: Network) -> str:
     """Return the README: how to predict with transformers, template included."""
-    if encoder_of(network).backbone.kind == "vision":
-        return _image_readme(network)
-    frame = network.record.backbone.get("template")
-    length = encoder_of(network).max_length
+    encoder = encoder_of(network)
+    if encoder.backbone.kind == "vision":
+        side, _ = size_for(encoder.model.config, encoder.max_length)
+        kind, fact = "image", f"Images are resized to {side} × {side} pixels."
+        lines = [
+            'classify = pipeline("image-classification", "PATH OF THIS DIRECTORY")',
+            f'classify("PATH OF AN IMAGE", top_k={len(network.record.classes)})',
+        ]
+    else:
+        kind, fact = "text", f"At most {encoder.max_length} tokens are read."
+        lines, pair_note = _text_lines(network.record.backbone.get("template"), encoder.max_length)
+        fact += pair_note
+    listed = "\n".join(["from transformers import pipeline", "", *lines])
+    return (
+        f"# {kind.capitalize()} classifier for transformers\n\n```python\n{listed}\n```\n\n"
+        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
+        f"- {fact}\n\n"
+        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
+        f"{tasks_words(network)}"
+    )
+
+
+def _text_lines(frame: str | None, length: int) -> tuple[list[str], str]:
+    """Return the lines of code that classify a text in a template, and a note on pairs."""
     filling: list[str] = []
-    text = "text"
+    text, pair_note = "text", ""
     if frame is not None and PAIR in frame:
         # Concatenated, since a text may contain the name of a field.
         text = " + ".join(_FIELDS.get(part, repr(part)) for part in Template(frame).parts if part)
+        pair_note = " For longer pairs, truncate the texts, not the template."
     elif frame is not None:
         text = "filled(text)"
         filling = _FILLING.format(frame=frame, TEXT=TEXT, length=length).splitlines()
-    lines = [
-        "from transformers import pipeline",
-        "",
-        'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)',
-        *filling,
-        f"classify({text}, truncation=True)",
-    ]
-    listed = "\n".join(lines)
-    is_pair = frame is not None and PAIR in frame
-    pair_note = " For longer pairs, truncate the texts, not the template." if is_pair else ""
-    return (
-        f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
-        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
-        f"- At most {length} tokens are read.{pair_note}\n\n"
-        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
-        f"{tasks_words(network)}"
-    )
-
-
-def _image_readme(network: Network) -> str:
-    encoder = encoder_of(network)
-    side, _ = size_for(encoder.model.config, encoder.max_length)
-    return (
-        "# Image classifier for transformers\n\n```python\nfrom transformers import pipeline\n\n"
-        'classify = pipeline("image-classification", "PATH OF THIS DIRECTORY")\n'
-        f'classify("PATH OF AN IMAGE", top_k={len(network.record.classes)})\n```\n\n'
-        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
-        f"- Images are resized to {side} × {side} pixels.\n\n"
-        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
-        f"{tasks_words(network)}"
-    )
+    pipeline = 'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)'
+    return [pipeline, *filling, f"classify({text}, truncation=True)"], pair_note
 
 
 def pooling_words(encoder: Encoder) -> str:
@@ -476,9 +467,7 @@ def check_export(
         )
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
-    if kind == "safetensors":
-        _refuse_foreign_file(target)
-    else:
+    if kind != "safetensors":
         refuse_target(target, EXPORTS[kind], overwrite=overwrite)
     check_writable(target)
 
@@ -505,22 +494,3 @@ def open_export(
 def _sources(network: Network) -> list[Path]:
     """Return the directories that an export is made from."""
     return directories(network.encoder.backbone.name)
-
-
-def _refuse_foreign_file(path: Path) -> None:
-    """Raise InputError if `path` exists and is not one of our exports of tensors."""
-    if not path.exists():
-        return
-    problem = "its metadata was written by another program or a newer bayeslora"
-    try:
-        with open_tensors(path) as file:
-            note = json.loads((file.metadata() or {})[NOTE])
-    except (KeyError, ValueError, RecursionError):  # InputError is a ValueError
-        note = None
-    version = note.get("format_version") if isinstance(note, dict) else None
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise InputError(
-            f"{path} was not exported by bayeslora, so it is not overwritten: {problem}; choose "
-            "another path",
-            code="exists",
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,17 +36,14 @@ from bayeslora.backbones.sequence import (
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
-from bayeslora.engine.fitted.card import model_card
-from bayeslora.engine.network import Members, Network, member_prefix, under
+from bayeslora.engine.network import Members, Network, member_prefix
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line, located
-from bayeslora.foreign import reading
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider
 
-_PLAIN_NAME = re.compile(r"[\w.]+")
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
 
 
@@ -75,13 +71,6 @@ def saved_model(
             another shape or dtype.
     """
     record = files.record
-    _check_results(files)
-    if record.tasks and "tasks" in record.head:
-        raise InputError(
-            f"{_location(files.directory)}: it was fitted to several tasks by an older version, "
-            "with one last layer per task; this version has one last layer for all tasks: fit it "
-            "again"
-        )
     members = _members(files)
     is_module = record.backbone["kind"] == MODULE
     if not is_module and (module is not None or encode is not None):
@@ -90,7 +79,7 @@ def saved_model(
         )
     with quiet_transformers():
         if record.backbone["kind"] == ADAPTED:
-            network, record = _adapted(files, backbone, members[0], loading)
+            network = _adapted(files, backbone, members[0], loading)
         else:
             encoder = (
                 _module_encoder(files, module, encode, loading["device"])
@@ -98,8 +87,7 @@ def saved_model(
                 else _sequence_encoder(files, str(backbone), loading)
             )
             network = _restored(record, encoder, str(backbone))
-        with reading(f"{_location(files.directory)}: the feature scores cannot be built"):
-            scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
+        scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         for tensors in reversed(members):
@@ -116,59 +104,17 @@ def _adapted(
     backbone: str | Backbone,
     tensors: Mapping[str, Tensor],
     loading: Mapping[str, Any],
-) -> tuple[Network, ModelRecord]:
-    """Return the network of a model that was fitted here, before its tensors are loaded.
-
-    In the returned record, the adapter has no regular expressions: one from a file could match
-    forever.
-    """
+) -> Network:
+    """Return the network of a model that was fitted here, before its tensors are loaded."""
     record = files.record
+    with located(_location(files.directory)):
+        plan = Plan.of(record)
     if isinstance(backbone, str):
         backbone = _load_base(backbone, files, loading)
-    plan = Plan.of(record)
     base = read_at(backbone, record.backbone.get("depth"), plan.template)
     check_backbone(record, base)
-    record = _without_patterns(record, base.model, tensors)
     tokenized = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
-    plan = Plan.of(record)
-    with reading(f"{_location(files.directory)}: the network of its record cannot be built"):
-        network = build_network(
-            tokenized, plan, len(record.classes), extra=record.head, trained=tensors
-        )
-    return network, record
-
-
-def _without_patterns(
-    record: ModelRecord, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> ModelRecord:
-    """Return a record that names the adapted layers if its adapter has regular expressions.
-
-    The stored tensors show which layers these matched when the model was fitted.
-    """
-    if record.adapter is None:
-        return record
-    targets = Plan.of(record).adapter.target_modules or ()
-    if all(_PLAIN_NAME.fullmatch(target) for target in targets):
-        return record
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and under(f"adapter.{name}.", tensors)
-    ]
-    return replace(record, adapter={**record.adapter, "target_modules": names})
-
-
-def _check_results(files: ModelFiles) -> None:
-    """Raise InputError if the model card cannot be made from a record's results."""
-    with located(_location(files.directory)):
-        Plan.of(files.record)  # a method whose package is missing is no damage
-    try:
-        model_card(files.record, "")
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{_location(files.directory)}: its results are damaged: {first_line(error)}",
-            code="damaged",
-        ) from None
+    return build_network(tokenized, plan, len(record.classes), extra=record.head, trained=tensors)
 
 
 def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
@@ -209,11 +155,6 @@ def with_saved_tokenizer(
 
 def _members(files: ModelFiles) -> Members:
     count = files.record.num_members
-    # Every member has its own tensors; a huge number in a damaged record would loop for hours.
-    if count > len(files.posterior) + len(files.adapter):
-        raise InputError(
-            f"{_location(files.directory)}: it does not have tensors of {count} members"
-        )
     prefixes = [member_prefix(member, count) for member in range(count)]
     members: Members = [{} for _ in prefixes]
     for name, tensor in {**files.adapter, **files.posterior}.items():
@@ -237,23 +178,7 @@ def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | Non
         shape, expected_shape = list(tensors[name].shape), list(expected[name].shape)
         if shape != expected_shape:
             raise _misfit(directory, name, f"has shape {shape}, expected {expected_shape}")
-        problem = _problem(tensors[name], expected[name])
-        if problem:
-            raise _misfit(directory, name, problem)
     network.load_trained_state(tensors)
-
-
-def _problem(tensor: Tensor, expected: Tensor) -> str:
-    """Return what is wrong with the values of a tensor [...]; empty if nothing is.
-
-    Values that are NaN in an unfitted posterior may be NaN here too.
-    """
-    if tensor.dtype != expected.dtype:
-        kinds = (str(item.dtype).removeprefix("torch.") for item in (tensor, expected))
-        return "has dtype {}, expected {}".format(*kinds)
-    if bool((expected.isfinite() & ~tensor.isfinite()).any()):
-        return "has values that are not finite"
-    return ""
 
 
 def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
@@ -390,19 +315,11 @@ def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Net
 
 
 def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
-    """Return the tokenizer of a model directory, or None if it has none.
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """Return the tokenizer of a model directory, or None if it has none."""
     folder = files.directory
     if folder is None or not (folder / "tokenizer_config.json").is_file():
         return None
-    try:
-        return open_source("tokenizer", str(folder), trust_remote_code)
-    except InputError as error:
-        reason = str(error).split("\n", 1)[0].removeprefix(f"{folder}: ")
-        raise InputError(f"{folder}: its tokenizer is damaged: {reason}", code="damaged") from None
+    return open_source("tokenizer", str(folder), trust_remote_code)
 
 
 def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,7 +272,7 @@ class CheckedRows:
         """
         self._record, self._rows, self._unknown = record, rows, unknown
         self._corruption = corruption
-        self._digests: list[bytes] = []
+        self._digest = hashlib.sha256()
         self.source = rows.source
         self.num_rows = self.num_labelled = self.most_options = 0
         self.further: tuple[str, ...] = ()
@@ -282,7 +281,7 @@ class CheckedRows:
 
     def _checked(self) -> Iterator[Examples]:
         for piece in self._pieces():
-            self._digests.append(_digest(piece))
+            self._digest.update(_content(piece))
             self.num_rows += len(piece)
             self.num_labelled += int((self._codes(piece) >= 0).sum())
             self.most_options = max(self.most_options, most_options(piece))
@@ -300,34 +299,27 @@ class CheckedRows:
     @property
     def digest(self) -> str:
         """SHA-256 of ids, texts, labels and further columns of all rows."""
-        return hashlib.sha256(b"".join(self._digests)).hexdigest()
+        return self._digest.hexdigest()
 
     @property
     def num_pieces(self) -> int:
         """Number of pieces of `examples.PIECE` rows."""
-        return len(self._digests)
+        return -(-self.num_rows // examples.PIECE)
 
     def piece_size(self, number: int) -> int:
         """Return the number of rows of a piece, counted from 0."""
         return min(examples.PIECE, self.num_rows - number * examples.PIECE)
 
     def pieces(self) -> Iterator[LabelledExamples]:
-        """Yield the rows in pieces, with the index of each label; -1 if there is none.
-
-        Raises:
-            InputError: The rows have changed.
-        """
-        for piece, digest in zip_longest(self._pieces(), self._digests):
-            # Check before a piece is predicted, since its predictions are kept for the next run.
-            if piece is None or _digest(piece) != digest:
-                raise InputError(f"{self.source} changed while it was read; run the command again")
+        """Yield the rows in pieces, with the index of each label; -1 if there is none."""
+        for piece in self._pieces():
             yield piece, torch.from_numpy(self._codes(piece))
 
 
-def _digest(rows: Examples) -> bytes:
+def _content(rows: Examples) -> bytes:
     fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
     fields += [column for column in (rows.choices, rows.history) if column is not None]
-    return hashlib.sha256(json.dumps(fields).encode()).digest()
+    return json.dumps(fields).encode()
 
 
 def predict_to_file(
@@ -351,8 +343,8 @@ def predict_to_file(
         overwrite: Whether pieces of other interrupted predictions may be deleted.
 
     Raises:
-        InputError: There are pieces of other predictions beside `out`, the rows have changed, or
-            another process is writing to `out`.
+        InputError: There are pieces of other predictions beside `out`, or another process is
+            writing to it.
     """
     say_fitted_to(network.record, rows.data_hash, rows.source)
     world, parts = current(), PredictionParts(out)

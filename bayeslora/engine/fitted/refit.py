@@ -1,9 +1,10 @@
-"""Another posterior, or other rows, for a finished network: its last layer is fitted again."""
+"""Another posterior, other rows or other classes for a finished network."""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,14 +13,21 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.adapters.base import Adapter
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, data_hash, dropped_by_split
+from bayeslora.data.examples import (
+    Examples,
+    class_names,
+    data_hash,
+    dropped_by_split,
+    encode_labels,
+)
 from bayeslora.data.union import TASK
 from bayeslora.engine.build import check_last_layer, check_trains_itself, last_layer
-from bayeslora.engine.data import classes_for, encode_for, most_options
-from bayeslora.engine.fitted.card import fit_options, learnt_from
+from bayeslora.engine.data import check_images, classes_for, columns_of, encode_for, most_options
+from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
@@ -27,14 +35,22 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.rows import feature_rows, prepare
-from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
+from bayeslora.engine.training.base import Training
+from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import build_weights, check_factors, own_softmax, provider
+from bayeslora.posteriors.registry import (
+    build_head,
+    build_weights,
+    check_factors,
+    own_softmax,
+    provider,
+)
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -315,3 +331,96 @@ def say_too_wide(network: Network, rows: Known) -> None:
             drawn.mean(),
             mean.mean(),
         )
+
+
+def for_new_classes(
+    fitted: Network,
+    posterior: Posterior,
+    rows: Examples,
+    *,
+    adapter: Adapter | None,
+    columns: DataColumns,
+) -> Network:
+    """Return a classifier of the classes of some rows; `fitted` is unchanged.
+
+    Args:
+        fitted: Classifier whose network computes the features.
+        posterior: Posterior of the last layer.
+        rows: Labelled rows of the new classes.
+        adapter: Options of a pool's merge; None for those of the fit.
+        columns: Columns that the rows were read from.
+
+    Raises:
+        InputError: See `BayesianClassifier.adapt`.
+    """
+    record = fitted.record
+    if record.backbone["kind"] != ADAPTED or not isinstance(fitted.encoder, Encoder):
+        raise InputError(
+            f"{method_name(record)} is a classifier of another library, whose classes are fixed; "
+            "adapt needs a classifier that was fitted here"
+        )
+    check_images(rows, images=columns_of(record).images)
+    check_last_layer(posterior, adapted=False)
+    merged = _merge_of(fitted, adapter)
+    classes = class_names(rows)
+    labels = torch.from_numpy(encode_labels(rows, classes))
+    network = _with_head(fitted, posterior, len(classes))
+    with quiet_transformers():
+        support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
+    variants: Sequence[Callable[[], None]] = [lambda: None]
+    if merged is not None and merged.trains_itself:
+        variants = merged.variants(network, support)
+    scores = settled_scores(None, posterior) if len(variants) == 1 and _differ(labels) else ()
+    plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
+    fit = Training(network, plan, support)
+    members, fits = [], []
+    for put in variants:
+        put()
+        fits.append(fit_frozen(fit))
+        members.append(network.trained_state())
+    network.load_trained_state(members[0])
+    results = {"posterior": fits[0].posterior, "history": []}
+    new_record = replace(
+        refitted_record(record, network, rows, None, columns=columns, results=results),
+        adapter=record.adapter if merged is None else merged.recorded(),
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        tasks={},
+        across_tasks=False,
+        num_members=len(members),
+        versions=record.versions | provider(posterior),
+    )
+    return network.finished(new_record, members, progress=fitted.progress)
+
+
+def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
+    """Return the adapter options of the fit, with the requested merge, if any.
+
+    Raises:
+        InputError: The options differ from those of the fit in more than the merge.
+    """
+    known = None if fitted.record.adapter is None else fitted.plan.adapter
+    if adapter is None:
+        return known
+    if known is None or type(adapter) is not type(known):
+        raise InputError(
+            f"{method_name(fitted.record)} has no pool of adapters to merge; leave adapter out"
+        )
+    return known.for_new_classes(adapter)
+
+
+def _differ(labels: torch.Tensor) -> bool:
+    """Return whether a class has several rows, as distances between rows need."""
+    return bool((torch.bincount(labels) > 1).any())
+
+
+def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:
+    """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
+    encoder = fitted.encoder
+    shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
+    shared += [encoder.backbone.prefix_states, encoder.backbone.known]
+    network = copy.deepcopy(fitted, {id(item): item for item in shared})
+    size, seed = network.encoder.num_features, fitted.record.seed
+    head = build_head(posterior, size, num_classes, seed=seed)
+    network = Network(network.encoder, network.sites, head, network.full)
+    return network.to(fitted.feature_scale.device).eval()

@@ -171,7 +171,7 @@ class Loop:
                 entry = self.end_epoch(loss.item() / len(self._batches))
                 report(entry, self.step)
                 if _METRIC in entry:
-                    bar.set_postfix({"validation NLL": f"{entry[_METRIC]:.3f}"})
+                    bar.set_postfix({"validation NLL": f"{entry[_METRIC]:.3f}"}, refresh=False)
         if "best" in self._kept:
             network.load_trained_state(self._kept["best"])
         ends = (f"epoch {epoch}" for epoch in fit.settings.stages)
