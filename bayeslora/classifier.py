@@ -77,7 +77,7 @@ class Loading(TypedDict, total=False):
     Attributes:
         dtype: Data type of the frozen weights: `auto` (default), `float32`, `bfloat16`.
         device: A torch device; by default the GPU if there is one.
-        trust_remote_code: Whether code from the backbone's repository may run; by default not.
+        trust_remote_code: Whether to run code from the backbone's repository; by default not.
     """
 
     dtype: str
@@ -134,9 +134,9 @@ class BayesianClassifier:
                 last layer, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Seed of the adapter's initialisation, the row order and all draws.
-            max_length: Maximum tokens per text, template included; at most the model's number of
-                positions. Images are scaled to the largest square with this many patches and class
-                tokens, such as 56 × 56 pixels for 17 tokens with patches of 14.
+            max_length: Maximum tokens per text, template included, 128 by default; at most the
+                model's number of positions. Images are scaled to the largest square with this many
+                patches and class tokens, such as 56 × 56 pixels for 17 tokens with patches of 14.
             depth: Number of backbone layers to use, or a share such as 0.8. The layers above are
                 dropped, and adapters sit on the upper remaining layers. None uses 0.8 of a
                 decoder's layers (0.93 without adapters), since its last layers specialise in
@@ -336,16 +336,16 @@ class BayesianClassifier:
                 backbone. A string is a path if such a file exists, if it ends like a data file
                 (`.jsonl`, `.csv`), or if it is one word with a slash or an ending such as `.txt`;
                 any other string is a text to classify. `[text]` is always a text.
-            num_samples: Number of posterior draws; None uses the posterior's default, 0 the mean
-                weights.
-            link: `mc`, `probit` or `bridge`; None uses the link that the posterior was tuned with.
+            num_samples: Number of posterior draws; by default that of the posterior, and 0 for the
+                mean weights.
+            link: `mc`, `probit` or `bridge`; by default the link that the posterior was tuned with.
                 Refused if the posterior has no choice of link.
-            unknown_labels: Handling of labels that are not a class: `error`, or `ood` to keep the
-                row unlabelled as out of distribution, with its label in an additional column
-                `unknown_label`.
-            seed: Seed of the draws.
-            keep: Data columns to copy to the predictions' `columns`, such as the source of a row,
-                for scores by group, or its text.
+            unknown_labels: Handling of labels that are not a class: `error` by default, or `ood` to
+                keep the row unlabelled as out of distribution, with its label in an additional
+                column `unknown_label`.
+            seed: Seed of the draws; 0 by default.
+            keep: Data columns to copy to the predictions, such as the source of a row, for scores
+                by group, or its text.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
@@ -702,8 +702,8 @@ class BayesianClassifier:
             backbone: New location of the backbone, if it has moved.
             module: The module of a classifier from `from_module`, with the same weights.
             encode: The function that encodes its texts.
-            device: A torch device; None uses the GPU if there is one.
-            trust_remote_code: Whether code from the backbone's repository may run.
+            device: A torch device; by default the GPU if there is one.
+            trust_remote_code: Whether to run code from the backbone's repository.
             progress: Whether to show progress bars.
 
         Raises:
@@ -752,7 +752,7 @@ class BayesianClassifier:
                 `record.backbone["layer"]` has the name in use.
             classes: Class names in index order; None uses those of the configuration. Labels of
                 the data are these names, or indices if no name is a number.
-            max_length: Maximum tokens per text; at most the model's number of positions.
+            max_length: Maximum tokens per text, 128 by default.
             device: A torch device; None uses the GPU if there is one.
             trust_remote_code: Whether code from the model's repository may run.
             progress: Whether to show progress bars.

@@ -78,12 +78,15 @@ class InputError(ValueError):
 
     Attributes:
         code: The reason, a key of `CODES`. Codes are stable, while messages may change.
+        option: Name of the argument whose value is refused, as in the message; empty for other
+            errors. The command line shows its own name for it.
     """
 
     code = "input"
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", option: str = "") -> None:
         super().__init__(message)
+        self.option = option
         if code:
             self.code = code
 
@@ -165,7 +168,8 @@ def unknown_choice(
     hint = f" (did you mean {quoted(near)}?)" if near else ""
     choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
-    return InputError(f"unknown {kind} {quoted(value)}{hint}; {offer}", code="unknown")
+    message = f"unknown {kind} {quoted(value)}{hint}; {offer}"
+    return InputError(message, code="unknown", option=kind)
 
 
 def _nearest(value: str, names: list[str]) -> str:

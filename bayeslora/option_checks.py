@@ -219,7 +219,8 @@ def _refusal(name: str, value: Any, schema: Mapping[str, Any]) -> InputError:
     if names and (isinstance(value, str) or not others):
         otherwise = _either([_words(kind, value) for kind in others])
         return unknown_choice(name, str(value), names, otherwise=otherwise)
-    return InputError(f"{name} must be {_allowed(schema, value)}, got {value!r}", code="option")
+    message = f"{name} must be {_allowed(schema, value)}, got {value!r}"
+    return InputError(message, code="option", option=name)
 
 
 def allowed(cls: type[Any]) -> dict[str, str]:
@@ -412,5 +413,6 @@ def as_integer(name: str, value: object, low: int, high: int = LARGEST_COUNT) ->
     whole = as_whole(value)
     if whole is None or not low <= whole <= high:
         span = _span({"minimum": low, "maximum": high}, value)
-        raise InputError(f"{name} must be an integer {span}, got {value!r}", code="option")
+        message = f"{name} must be an integer {span}, got {value!r}"
+        raise InputError(message, code="option", option=name)
     return whole

@@ -19,7 +19,7 @@ from typing import Any, get_args, get_type_hints
 
 import bayeslora
 from bayeslora.adapters import registry as adapters
-from bayeslora.cli.parser import build_parser
+from bayeslora.cli.parser import VerbParser, build_parser
 from bayeslora.cli.verbs.methods import catalogue
 from bayeslora.errors import CODES
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
@@ -64,11 +64,15 @@ def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) 
     """
     arguments = keywords(function)
     rows = []
-    for action in _verb(verb)._actions:
+    parser = _verb(verb)
+    for action in (*parser._actions, *parser.further._actions):
         name = action.dest
         value = f"={action.const}" if action.nargs == 0 else ""
         python = f"`{name}{value}`" if name in arguments else elsewhere.get(name, "")
-        rows.append((_typed(action), python))
+        typed = _typed(action)
+        if action in parser.further._actions:
+            typed = f"`--set {name}={'true' if action.nargs == 0 else action.metavar}`"
+        rows.append((typed, python))
     return table(("command line", "Python"), rows)
 
 
@@ -84,9 +88,9 @@ def keywords(function: Callable[..., Any]) -> set[str]:
     return names
 
 
-def _verb(name: str) -> argparse.ArgumentParser:
+def _verb(name: str) -> VerbParser:
     verbs = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
-    parser: argparse.ArgumentParser = verbs.choices[name]
+    parser: VerbParser = verbs.choices[name]
     return parser
 
 
@@ -105,7 +109,9 @@ def _values(action: argparse.Action) -> str:
 
 _FILES = {
     "files": "`items`",
-    **dict.fromkeys(("delimiter", "encoding", "probability_column", "renormalise"), "`reading`"),
+    **dict.fromkeys(
+        ("delimiter", "encoding", "normalise", "probability_column", "renormalise"), "`reading`"
+    ),
 }
 """Options that Python has under another name."""
 

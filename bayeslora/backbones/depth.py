@@ -36,7 +36,8 @@ def check_depth(depth: object) -> None:
     if not is_number(depth) or not (depth >= 1 if isinstance(depth, int) else 0 < depth <= 1):
         raise InputError(
             "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
-            f"or 'auto', got {depth!r}"
+            f"or 'auto', got {depth!r}",
+            option="depth",
         )
 
 

@@ -11,7 +11,6 @@ import gc
 import io
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -21,10 +20,9 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 
-from bayeslora.cli import config_file
 from bayeslora.cli.data import stdin_as_file
-from bayeslora.cli.messages import drop, log_on_stderr, say, trace, with_options_alone
-from bayeslora.cli.parser import build_parser
+from bayeslora.cli.output import drop, log_on_stderr, say, trace
+from bayeslora.cli.parser import build_parser, settle
 from bayeslora.errors import FailedError, InputError
 from bayeslora.io.files import lock
 from bayeslora.processes import current, is_repeated, launched, together
@@ -99,7 +97,7 @@ def _exit_code(words: Sequence[str]) -> int:
         args = _parsed(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
-            config_file.fill(args)
+            settle(args)
             with _processes(args), _alone(args), stdin_as_file(args):
                 args.run(args)
         sys.stdout.flush()
@@ -137,7 +135,7 @@ def _code(error: Exception) -> int:
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        return _with_option_first(with_options_alone(str(error)), args)
+        return _with_option(error, args)
     if isinstance(error, PermissionError):
         return f"permission denied: {error.filename or error}"
     if isinstance(error, OSError) and error.filename is not None:
@@ -147,27 +145,11 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 
 
-# Message of the Python API for a value that is not allowed.
-_REFUSED = re.compile(r"([a-z_]+) must be .*, got (.+)", re.DOTALL)
-
-
-def _with_option_first(text: str, args: argparse.Namespace) -> str:
-    """Return a message with the command line's option in place of the Python argument.
-
-    For a value from a configuration file, the message begins with the file instead.
-    """
-    refused = _REFUSED.fullmatch(text)
-    if refused is None:
-        return text
-    name, shown = refused.groups()
-    value = getattr(args, name, None)
-    if shown not in {str(value), repr(value)}:
-        return text
-    if name in getattr(args, "from_config", ()):
-        return f"{args.config}: {text}"
-    action = getattr(args, "actions", {}).get(name)
-    options = [] if action is None else action.option_strings
-    return text.replace(name, options[-1], 1) if options else text
+def _with_option(error: Exception, args: argparse.Namespace) -> str:
+    """Return a message in which an argument is called as the user wrote it."""
+    name = getattr(error, "option", "")
+    typed = getattr(args, "typed", {}).get(name)
+    return str(error).replace(name, typed, 1) if typed else str(error)
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:
@@ -230,26 +212,17 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
 @contextmanager
 def _alone(args: argparse.Namespace) -> Iterator[None]:
     """Lock the outputs against other processes while the command runs."""
+    paths = [getattr(args, name, None) for name in _WRITES_TO]
     with ExitStack() as stack:
-        for path in _outputs(args):
-            stack.enter_context(current().first_holds(partial(lock, path)))
+        for path in filter(None, paths):
+            stack.enter_context(current().first_holds(partial(lock, Path(path))))
         yield
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    paths = (getattr(args, name, None) for name in _WRITES_TO)
-    return [Path(path) for path in paths if path is not None]
-
-
-_RESUMED = {
-    "fit": "finished epochs are saved",
-    "predict": "finished rows are saved",
-    "experiment": "finished cells are saved",
-}
+_RESUMED = {"fit": "epochs", "predict": "rows", "experiment": "cells"}
 """What is kept of an interrupted command, which goes on when it is repeated."""
 
 
 def _kept(args: argparse.Namespace) -> str:
-    if args.verb not in _RESUMED:
-        return ""
-    return f"; {_RESUMED[args.verb]}, and the same command continues"
+    parts = _RESUMED.get(args.verb)
+    return f"; finished {parts} are saved, and the same command continues" if parts else ""

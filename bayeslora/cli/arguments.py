@@ -1,26 +1,37 @@
-"""Arguments shared by several verbs.
+"""Options of verbs, made from the signatures and docstrings of the library functions they call.
 
 An option that is not set is None, so that the default of the Python API applies and is defined
-once. The Python API also validates the values, before a model is loaded.
+once. The Python API also checks the values, before a model is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 from bayeslora.option_checks import described
 
-Parser = argparse.ArgumentParser
-
-_NUMBERS = ("N", "X", "S", "K", "SHARE")
+Container = argparse._ActionsContainer
 
 LOADING = ("backbone", "device", "trust_remote_code")
-"""Options of `add_moved_backbone` and `add_loading`, by their names in Python."""
+"""Options of `add_loading`, by their names in Python."""
+
+CLASSIFIER = "bayeslora.classifier:BayesianClassifier"
+EVALUATE = "bayeslora.metrics.evaluate:evaluate"
+PAGE = "bayeslora.reporting.report:PageOptions"
+
+_NUMBERS = ("N", "X", "S", "SHARE")
 
 
 def number(text: str) -> int | float | str:
@@ -31,42 +42,7 @@ def number(text: str) -> int | float | str:
     return text
 
 
-def template(text: str) -> str:
-    r"""Return a template with the two characters `\n`, as shells pass them, as a line break."""
-    return text.replace("\\n", "\n")
-
-
-def verbaliser(text: str) -> dict[str, str] | str:
-    """Parse `CLASS=WORDS` into a mapping, or return `names` or `none`."""
-    name, equals, words = text.partition("=")
-    if text in ("names", "none"):
-        return text
-    if not (name and equals and words.strip()):
-        raise argparse.ArgumentTypeError(f"must be CLASS=WORDS, names or none, got {text!r}")
-    return {name: words}
-
-
-def one_verbaliser(values: list[dict[str, str] | str]) -> dict[str, str] | str:
-    """Merge the values of several `--verbaliser`; other classes keep their names.
-
-    Raises:
-        InputError: One of several is `none`, or a class has words twice.
-    """
-    if "none" in values and len(values) > 1:
-        raise InputError("--verbaliser none cannot be combined with other values")
-    mappings = [value for value in values if isinstance(value, dict)]
-    names = [name for mapping in mappings for name in mapping]
-    duplicate = next((name for name in names if names.count(name) > 1), None)
-    if duplicate is not None:
-        raise InputError(f"--verbaliser sets class {duplicate!r} twice")
-    if not mappings:
-        return values[-1]
-    return {name: text for mapping in mappings for name, text in mapping.items()}
-
-
-def add_options(
-    parser: argparse._ActionsContainer, options: Mapping[str, str], **shared: Any
-) -> None:
+def add_options(parser: Container, options: Mapping[str, str], **shared: Any) -> None:
     """Add arguments, each as its name and metavar with its help.
 
     `--quick` is a flag; `--out DIR` takes text; `--epochs N` and other metavars of `_NUMBERS` take
@@ -80,13 +56,77 @@ def add_options(
     for option, about in options.items():
         name, _, metavar = option.partition(" ")
         if not metavar:
-            parser.add_argument(name, action="store_true", default=None, help=about)
+            parser.add_argument(name, action="store_const", const=True, help=about)
             continue
         kind = number if metavar.partition("|")[0] in _NUMBERS else str
         parser.add_argument(name, metavar=metavar, type=kind, help=about, **shared)
 
 
-def add_fields(parser: argparse._ActionsContainer, config: type[Any], names: Iterable[str]) -> None:
+def add_parameters(parser: Container, source: str, *names: str) -> None:
+    """Add an option for each of some parameters of a function, or attributes of a class.
+
+    The kind of value follows from the annotation, and the help is the first sentence of the
+    parameter's documentation.
+
+    Args:
+        parser: The parser to add them to.
+        source: Module and name, such as `bayeslora.metrics.evaluate:evaluate`.
+        names: The parameters, each with a metavar if it is not NAME or, for a number, N.
+    """
+    parameters = _parameters(*source.split(":"))
+    for item in names:
+        name, _, metavar = item.partition(" ")
+        kind, about = parameters[name]
+        option = f"--{name.replace('_', '-')}"
+        if kind == "bool":
+            add_options(parser, {option: about})
+            continue
+        more: dict[str, Any] = {"type": str, "metavar": metavar or "NAME", "help": about}
+        if re.search(r"\b(int|float|Depth)\b", kind):
+            more |= {"type": number, "metavar": metavar or "N"}
+        elif "Sequence" in kind:
+            more |= {"action": "append", "help": f"{about}; repeatable"}
+        elif kind.startswith("Literal"):
+            more["choices"] = ast.literal_eval(kind.removeprefix("Literal"))
+            more["metavar"] = "|".join(more["choices"])
+        parser.add_argument(option, **more)
+
+
+@cache
+def _parameters(module: str, name: str) -> dict[str, tuple[str, str]]:
+    """Return annotation and first sentence of each parameter or attribute.
+
+    They are read from the source, since importing it may take seconds.
+    """
+    origin = getattr(find_spec(module), "origin", "")
+    node: Any = ast.parse(Path(origin).read_text(encoding="utf-8"))
+    for part in name.split("."):
+        # The last of this name: those before are overloads.
+        node = [child for child in node.body if getattr(child, "name", None) == part][-1]
+    if isinstance(node, ast.ClassDef):
+        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+        kinds = {ast.unparse(field.target): field.annotation for field in fields}
+    else:
+        arguments = [*node.args.args, *node.args.kwonlyargs]
+        kinds = {item.arg: item.annotation for item in arguments if item.annotation}
+    text = inspect.cleandoc(ast.get_docstring(node) or "")
+    _, _, section = re.split(r"^(Args|Attributes):\n", text, maxsplit=1, flags=re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {
+        name: (ast.unparse(kinds[name]), _help(" ".join(about.split())))
+        for name, about in entries
+        if name in kinds
+    }
+
+
+def _help(text: str) -> str:
+    """Return the first sentence of a meaning as the help of an option."""
+    first = re.split(r"\.(?: |$)", text, maxsplit=1)[0].removeprefix("Whether to ")
+    start = first[:1] if first[1:2].isupper() else first[:1].lower()
+    return f"{start}{first[1:]}".replace("%", "%%")
+
+
+def add_fields(parser: Container, config: type[Any], names: Iterable[str]) -> None:
     """Add an argument for each of some fields of a dataclass of options.
 
     The name is that of the field, the kind of value follows from its type, and the help is its
@@ -103,10 +143,7 @@ def add_fields(parser: argparse._ActionsContainer, config: type[Any], names: Ite
         about = described(config, name).removeprefix("Whether to ")
         about = f"{about[0].lower()}{about[1:]}"
         option = f"--{name.replace('_', '-')}"
-        if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
-            parser.add_argument(option, choices=get_args(kinds[0]), help=about)
-        else:
-            add_options(parser, {f"{option} {'|'.join(map(_metavar, kinds))}".strip(): about})
+        add_options(parser, {f"{option} {'|'.join(map(_metavar, kinds))}".strip(): about})
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
@@ -128,30 +165,17 @@ def _metavar(kind: Any) -> str:
     return {bool: "", int: "N", float: "X"}.get(kind, "KEY=VALUE,…")
 
 
-def add_task(parser: Parser) -> None:
-    """Add the options that name a known task."""
-    add_options(
-        parser,
-        {
-            "--task NAME": "a known task (see `bayeslora tasks`); the data arguments are then "
-            "names of its splits. For your own data: multiple-choice, text-classification, or a "
-            "YAML file with the columns and the prompt (default: detected from the columns)",
-            "--data-dir DIR": "directory with the files of known tasks (default: the environment "
-            "variable BAYESLORA_DATA, else the Hugging Face hub)",
-        },
-    )
-
-
-def add_columns(parser: Parser, default: str = "{}") -> None:
-    """Add the options for the columns of the data and for reading its files.
+def add_rows(parser: VerbParser, source: str, default: str = "{}") -> None:
+    """Add the options for rows of data: their columns, task and files.
 
     Args:
         parser: The parser to add them to.
+        source: The argument that the files of several tasks replace.
         default: Default column in the help, with `{}` for its name.
     """
     text, label = default.format("text"), default.format("label")
     add_options(
-        parser,
+        parser.add_argument_group("columns of the data"),
         {
             "--text-column NAME": f"column with the text (default: {text})",
             "--label-column NAME": f"column with the label (default: {label})",
@@ -160,123 +184,57 @@ def add_columns(parser: Parser, default: str = "{}") -> None:
             "image, if the data has no texts)",
         },
     )
-    add_reading(parser, of_data=True)
+    tasks = parser.add_argument_group("tasks")
+    add_options(
+        tasks,
+        {
+            "--task NAME": "a known task (see `bayeslora tasks`); the data arguments are then "
+            "names of its splits. For your own data: multiple-choice, text-classification, or a "
+            "YAML file with the columns and the prompt (default: detected from the columns)",
+            "--data-dir DIR": DATA_DIR,
+        },
+    )
+    tasks.add_argument(
+        "--multi-task",
+        action="append",
+        metavar="NAME=FILE",
+        help=f"rows of one of several tasks, instead of {source}; repeatable. For a known task "
+        "with --data-dir, use the name of a split, such as sst2_sentences=train",
+    )
+    add_parameters(parser.further, "bayeslora.data.formats:Reading", *_READING, "blank skip")
 
 
-def add_reading(parser: Parser, *, of_data: bool) -> None:
-    """Add the options for reading text files in other formats than their names imply.
+DATA_DIR = (
+    "directory with the files of known tasks (default: the environment variable BAYESLORA_DATA, "
+    "else the Hugging Face hub)"
+)
+_READING = ("delimiter CHAR", "encoding")
+
+
+def add_loading(container: Container, *names: str) -> None:
+    """Add options for loading a backbone, by default all of `LOADING`."""
+    add_parameters(container, f"{CLASSIFIER}.from_pretrained", *(names or LOADING))
+
+
+def add_out(parser: Container, out: str) -> None:
+    """Add the output, as its metavar and help, such as `DIR output directory`."""
+    metavar, _, about = out.partition(" ")
+    parser.add_argument("--out", required=True, metavar=metavar, help=about)
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: Container) -> None:
+    """Add the option that allows an output to be replaced."""
+    add_options(parser, {"--overwrite": "replace --out if it exists"})
+
+
+def add_scored(parser: VerbParser, *, ood: bool = True) -> None:
+    """Add the predictions to score, and how to read their files.
 
     Args:
         parser: The parser to add them to.
-        of_data: Whether the files hold texts rather than predictions.
+        ood: Whether there may be out-of-distribution sets.
     """
-    add_options(
-        parser,
-        {
-            "--delimiter CHAR": "column separator of .csv and .tsv files, such as ';' (default: "
-            "comma; tab)",
-            "--encoding NAME": "encoding of text files, such as latin-1 (default: utf-8)",
-        },
-    )
-    if of_data:
-        parser.add_argument(
-            "--blank",
-            choices=("refuse", "skip"),
-            help="what to do with rows without text (default: refuse)",
-        )
-        return
-    parser.add_argument(
-        "--probability-column",
-        action="append",
-        default=[],
-        metavar="NAME=CLASS",
-        help="column with the probability of a class, if not named prob_<class>; repeatable",
-    )
-    parser.add_argument(
-        "--renormalise",
-        action="store_true",
-        help="divide each row of probabilities by its sum (otherwise the sum must be 1)",
-    )
-
-
-def add_loading(parser: argparse._ActionsContainer) -> None:
-    """Add the options for loading a backbone."""
-    parser.add_argument("--device", help="torch device (default: the GPU, if available)")
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        default=None,
-        help="allow code from the backbone's repository to run",
-    )
-
-
-def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
-    """Add the option for the location of a model's backbone."""
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="new location of a bayeslora model's backbone, if it has moved",
-    )
-
-
-def add_overwrite(parser: Parser) -> None:
-    """Add the option that allows an output to be replaced."""
-    parser.add_argument(
-        "--overwrite", action="store_true", default=None, help="replace --out if it exists"
-    )
-
-
-def add_talk(parser: Parser) -> None:
-    """Add the options of every verb for the amount of output on stderr."""
-    parser.add_argument(
-        "--quiet",
-        "--no-progress",
-        dest="quiet",
-        action="store_true",
-        help="show only notes and errors on stderr, no progress or hints",
-    )
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks and debug messages")
-
-
-def add_keep(parser: Parser, source: str) -> None:
-    """Add the option that copies columns of `source` to a predictions file."""
-    parser.add_argument(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help=f"a column of {source} to keep in the predictions, such as source; repeatable",
-    )
-
-
-def add_json(parser: Parser) -> None:
-    """Add the option that prints JSON instead of text."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def add_seed(parser: Parser, purpose: str) -> None:
-    """Add the seed, with its `purpose` as help."""
-    parser.add_argument("--seed", type=number, metavar="N", help=f"{purpose} (default: 0)")
-
-
-def add_feature_scores(parser: Parser, default: str) -> None:
-    """Add the option for the out-of-distribution scores to fit.
-
-    Args:
-        parser: The parser to add it to.
-        default: Default in the help.
-    """
-    parser.add_argument(
-        "--feature-scores",
-        metavar="NAME[,NAME…]",
-        help="out-of-distribution scores to fit with the posterior: mahalanobis, "
-        "relative_mahalanobis, knn, middle_mahalanobis, unfamiliarity, or none "
-        f"(default: {default})",
-    )
-
-
-def add_predictions(parser: Parser) -> None:
-    """Add the arguments for predictions and their out-of-distribution sets."""
     parser.add_argument(
         "files",
         nargs="+",
@@ -286,87 +244,72 @@ def add_predictions(parser: Parser) -> None:
         "predictions/test.parquet, with the other files there (except train and validation) "
         "as out-of-distribution sets",
     )
+    if ood:
+        parser.add_argument(
+            "--ood",
+            action="append",
+            default=[],
+            metavar="[METHOD:]NAME=FILE",
+            help="predictions on an out-of-distribution set; METHOD is required with several "
+            "methods; repeatable",
+        )
+    add_predictions_reading(parser)
+
+
+def add_predictions_reading(parser: VerbParser) -> None:
+    """Add the options for predictions files of other tools."""
     parser.add_argument(
-        "--ood",
+        "--probability-column",
         action="append",
-        default=[],
-        metavar="[METHOD:]NAME=FILE",
-        help="predictions on an out-of-distribution set; METHOD is required with several methods; "
-        "repeatable",
+        metavar="NAME=CLASS",
+        help="column with the probability of a class, if not named prob_<class>; repeatable",
     )
-
-
-def add_examples(parser: Parser) -> None:
-    """Add the options for the texts shown on a page."""
-    parser.add_argument(
-        "--no-examples",
-        dest="examples",
-        action="store_const",
-        const=False,
-        help="omit texts and ids",
+    add_options(
+        parser,
+        {"--renormalise": "divide each row of probabilities by its sum, which otherwise must be 1"},
     )
-    parser.add_argument(
-        "--example-column",
-        metavar="NAME",
-        help="column with the texts (default: text, if it exists)",
-    )
+    add_parameters(parser.further, "bayeslora.data.formats:Reading", *_READING)
+    reading = "bayeslora.predictions.files:PredictionsReading"
+    add_parameters(parser.further, reading, "normalise")
 
 
-def add_scored(parser: Parser) -> None:
-    """Add the predictions to score, their out-of-distribution sets, and scoring options."""
-    add_predictions(parser)
-    parser.add_argument(
-        "--ood-score",
-        metavar="SCORE",
-        help="uncertainty score for detection (default: unfamiliarity, else epistemic if "
-        "informative, else max_probability)",
-    )
-    add_reading(parser, of_data=False)
-    add_scoring(parser)
-
-
-def add_fit_and_apply(parser: Parser) -> None:
+def add_fit_and_apply(parser: VerbParser) -> None:
     """Add the predictions to fit a last step on, those to apply it to, and the output."""
     add_options(
         parser,
         {
             "--fit FILE": "labelled predictions on examples that the model was not trained on",
             "--apply FILE": "predictions on other examples by the same model",
-            "--out FILE": ".parquet, .csv or .jsonl",
         },
         required=True,
     )
-    add_reading(parser, of_data=False)
+    add_out(parser, "FILE .parquet, .csv or .jsonl")
+    add_predictions_reading(parser)
 
 
-def add_scoring(parser: Parser) -> None:
-    """Add the options of all scores: the number of bins and the seed of the bootstrap."""
-    parser.add_argument(
-        "--bins",
-        dest="num_bins",
-        type=number,
-        metavar="N",
-        help="number of bins for calibration errors (default: 15)",
-    )
-    add_seed(parser, "seed of the bootstrap intervals")
+def add_scoring(parser: VerbParser) -> None:
+    """Add the options of all scores: bins, seed and intervals."""
+    about = _parameters(*EVALUATE.split(":"))["num_bins"][1]
+    parser.add_argument("--bins", dest="num_bins", metavar="N", type=number, help=about)
+    add_parameters(parser, "bayeslora.metrics.intervals:Resampling", "seed")
+    add_parameters(parser, EVALUATE, "cluster_by COLUMN")
+    add_parameters(parser.further, "bayeslora.metrics.intervals:Resampling", "interval")
 
 
-def add_resampling(parser: Parser) -> None:
-    """Add the options of bootstrap intervals."""
-    parser.add_argument(
-        "--cluster-by",
-        metavar="COLUMN",
-        help="column that groups dependent rows, such as twins; each group is resampled as a whole",
-    )
-    parser.add_argument(
-        "--interval",
-        choices=("percentile", "bca"),
-        help="type of bootstrap interval (default: percentile); calibration errors have reflected "
-        "intervals",
-    )
+def add_parts(parser: VerbParser) -> None:
+    """Add the options for out-of-distribution scores, and for scores by group and by class."""
+    add_parameters(parser, EVALUATE, "ood_score", "group_by COLUMN", "by_class")
+    add_parameters(parser.further, EVALUATE, "near", "far")
 
 
-def add_choice_of_scores(parser: Parser, default: str) -> None:
+PART_OPTIONS = ("ood_score", "near", "far", "group_by", "by_class")
+"""The options of `add_parts`, by their names in Python."""
+
+SCORING_OPTIONS = ("num_bins", "seed", "cluster_by", "interval")
+"""The options of `add_scoring`, by their names in Python."""
+
+
+def add_choice_of_scores(parser: VerbParser, default: str) -> None:
     """Add the options that select the scores to show.
 
     Args:
@@ -384,7 +327,7 @@ def add_choice_of_scores(parser: Parser, default: str) -> None:
     shown.add_argument("--all", action="store_true", help="show every score")
 
 
-def add_apart(parser: Parser) -> None:
+def add_apart(parser: Container) -> None:
     """Add the option that keeps seeds of one method separate."""
     parser.add_argument(
         "--no-over-seeds",
@@ -395,30 +338,15 @@ def add_apart(parser: Parser) -> None:
     )
 
 
-PART_OPTIONS = ("near", "far", "group_by", "by_class", "cluster_by", "interval")
-"""The options of `add_parts` and `add_resampling`, by their names in Python."""
-
-
-def add_parts(parser: Parser) -> None:
-    """Add the options for scores by kind of set, by group of rows and by class."""
-    for kind in ("near", "far"):
-        parser.add_argument(
-            f"--{kind}",
-            action="append",
-            metavar="NAME",
-            help=f"out-of-distribution set to include in the mean over {kind} sets; repeatable",
-        )
+def add_examples(parser: Container) -> None:
+    """Add the options for the title of a page and the texts on it."""
+    add_parameters(parser, PAGE, "title TEXT", "example_column")
     parser.add_argument(
-        "--group-by",
-        action="append",
-        metavar="COLUMN",
-        help="also show scores per value of this column; repeatable",
-    )
-    parser.add_argument(
-        "--by-class",
-        action="store_true",
-        default=None,
-        help="also show scores per class and the confusion matrix",
+        "--no-examples",
+        dest="examples",
+        action="store_const",
+        const=False,
+        help="omit texts and ids",
     )
 
 
@@ -430,4 +358,4 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def refuse(args: argparse.Namespace, names: Iterable[str], reason: str, code: str = "") -> None:
     """Raise InputError with a reason for the first of the options `names` that the user set."""
     for name in given(args, *names):
-        raise InputError(f"--{name.replace('_', '-')} {reason}", code=code)
+        raise InputError(f"{args.typed[name]} {reason}", code=code)

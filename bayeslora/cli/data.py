@@ -29,19 +29,17 @@ if TYPE_CHECKING:
 _STDIN = "-"
 _HEAD = 2**16  # bytes
 
-_FILES = ("train", "validation", "data", "file", "files", "fit", "apply", "ood")
+_FILES = ("train", "validation", "data", "files", "fit", "apply", "ood")
 """Arguments that name files to read, or `NAME=FILE`, one or several."""
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the columns set by options, as keyword arguments of `fit` and `calibrate`."""
-    options = given(args, "text_column", "label_column")
+    if args.image_column is not None and args.text_column is not None:
+        raise InputError("--image-column replaces --text-column; use only one of them")
+    options = given(args, "text_column", "label_column", "image_column")
     if args.text_pair_column is not None:
         options["pair_column"] = args.text_pair_column
-    if args.image_column is not None:
-        if "text_column" in options:
-            raise InputError("--image-column replaces --text-column; use only one of them")
-        options["image_column"] = args.image_column
     return options
 
 
@@ -54,7 +52,7 @@ def reading(args: argparse.Namespace) -> Reading:
     from bayeslora.data.formats import Reading
 
     kind = args.task if args.task in KINDS else None
-    return Reading(args.delimiter, args.encoding, args.blank or "refuse", kind)
+    return Reading(**given(args, "delimiter", "encoding", "blank"), kind=kind)
 
 
 def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
@@ -67,15 +65,15 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
     from bayeslora.predictions.files import PredictionsReading
 
     classes: dict[str, str] = {}
-    for pair in args.probability_column:
+    for pair in args.probability_column or ():
         column, _, name = pair.rpartition("=")
         if not column or not name or column in classes:
             raise InputError(
                 f"--probability-column {shown(pair)}: expected NAME=CLASS, once per column"
             )
         classes[column] = name
-    table = Reading(args.delimiter, args.encoding)
-    return PredictionsReading(table, classes, renormalise=args.renormalise)
+    table = Reading(**given(args, "delimiter", "encoding"))
+    return PredictionsReading(table, classes, **given(args, "renormalise", "normalise"))
 
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
@@ -122,19 +120,17 @@ def named_rows(files: Any, args: argparse.Namespace) -> Any:
         if args.task is not None:
             raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
         return {task: _of_task(task, file, args.data_dir) for task, file in files.items()}
-    if args.data_dir is not None and args.task is None:
-        raise InputError(
-            "--data-dir, the directory with the files of known tasks, has no effect without --task"
-        )
+    if args.task is None:
+        reason = ", the directory with the files of known tasks, has no effect without --task"
+        if args.data_dir is not None:
+            raise InputError(f"--data-dir{reason}")
     if args.task is None or args.task in KINDS or is_description(args.task):
         return Path(files)
 
     from bayeslora.data.known import load_task
 
     if args.delimiter is not None or args.encoding is not None:
-        raise InputError(
-            f"--delimiter and --encoding apply only to files, not to task {args.task!r}"
-        )
+        raise InputError(f"delimiter and encoding apply only to files, not to task {args.task!r}")
     return load_task(args.task, files, args.data_dir)
 
 
@@ -149,46 +145,76 @@ def _of_task(task: str, file: str, data_dir: str | None) -> Any:
 
 
 def labelled_rows(
-    files: str | Mapping[str, str],
+    files: Any,
     args: argparse.Namespace,
     columns: DataColumns,
     record: ModelRecord | None,
-) -> Examples:
-    """Return labelled rows for a model, whose labels are checked if its classes are known.
+) -> Any:
+    """Return the labelled rows of files, by task where they are a mapping; None for None.
+
+    Args:
+        files: As for `named_rows`.
+        args: Options for reading files.
+        columns: Names of the columns.
+        record: The record of a fitted model, of whose classes the labels must be.
 
     Raises:
-        InputError: As `read_for`, or a label is not a class.
+        InputError: A value is not allowed, or a label is not a class.
     """
     from bayeslora.data.read import read
     from bayeslora.engine.data import encode_for, read_for
 
     data, how = named_rows(files, args), reading(args)
-    if record is None and isinstance(files, Mapping):
-        raise InputError("MODEL was not fitted to several tasks; use TRAIN instead of --multi-task")
-    if record is None:
-        return read(data, columns, labels="required", reading=how)
-    rows = read_for(record, data, columns, labels="required", reading=how)
-    encode_for(record, rows)
-    return rows
+    if record is not None and data is not None:
+        rows = read_for(record, data, columns, labels="required", reading=how)
+        encode_for(record, rows)
+        return rows
+
+    def plain(source: Any) -> Examples:
+        return read(source, columns, labels="required", reading=how)
+
+    if isinstance(data, Mapping):
+        return {task: plain(source) for task, source in data.items()}
+    return None if data is None else plain(data)
 
 
-def add_multi_task(parser: argparse.ArgumentParser, source: str) -> argparse.Action:
-    """Add the option for the files of several tasks.
+def settle_tasks(args: argparse.Namespace, source: str) -> None:
+    """Convert `args.multi_task` and `args.validation` to mappings, or the latter to one file.
 
     Args:
-        parser: The parser to add it to.
-        source: The argument that it replaces.
+        args: The arguments.
+        source: Name of the argument that `--multi-task` replaces: `train` or `data`.
+
+    Raises:
+        InputError: They are not NAME=FILE, a validation name has no task, or one task has several
+            files.
     """
-    return parser.add_argument(
-        "--multi-task",
-        action="append",
-        metavar="NAME=FILE",
-        help=f"rows of one of several tasks, instead of {source}; repeatable. For a known task "
-        "with --data-dir, use the name of a split, such as sst2_sentences=train",
-    )
+    validation, replaced = getattr(args, "validation", None), getattr(args, source)
+    if args.multi_task is not None:
+        args.multi_task = _named_files(args.multi_task, "--multi-task")
+        if replaced is not None:
+            raise InputError(
+                f"--multi-task replaces {source.upper()}; remove {replaced}, or pass it as "
+                "NAME=FILE with --multi-task"
+            )
+        if validation is not None:
+            args.validation = _named_files(validation, "--validation")
+
+            from bayeslora.data.union import check_tasks
+
+            check_tasks(args.validation, [*args.multi_task], "--validation")
+    elif isinstance(validation, Mapping):
+        raise InputError("validation has a file per task, but there are no tasks; set multi_task")
+    elif validation is not None:
+        if len(validation) > 1:
+            raise InputError(
+                "several --validation files require several tasks: use --multi-task NAME=FILE "
+                "and --validation NAME=FILE"
+            )
+        (args.validation,) = validation
 
 
-def named_files(values: Any, option: str) -> dict[str, str]:
+def _named_files(values: Any, option: str) -> dict[str, str]:
     """Return files by task name.
 
     Args:
@@ -199,9 +225,11 @@ def named_files(values: Any, option: str) -> dict[str, str]:
         InputError: A value is not such a pair, or a name occurs twice.
     """
     if isinstance(values, Mapping):
-        return dict(values)
+        if not all(isinstance(file, str) for file in values.values()):
+            raise InputError(f"{option} must map each task to a file, got {dict(values)!r}")
+        return {str(name): file for name, file in values.items()}
     files: dict[str, str] = {}
-    for value in [values] if isinstance(values, str) else values:
+    for value in values:
         name, equals, file = value.partition("=")
         if not equals or not name.strip() or not file:
             raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {value!r}")
@@ -209,38 +237,6 @@ def named_files(values: Any, option: str) -> dict[str, str]:
             raise InputError(f"{option}: task {name!r} is listed twice")
         files[name] = file
     return files
-
-
-def settle_tasks(args: argparse.Namespace) -> None:
-    """Convert `args.multi_task` and its `args.validation` to mappings, or the latter to one file.
-
-    Raises:
-        InputError: They are not NAME=FILE, a validation name has no task, or one task has several
-            files.
-    """
-    if args.multi_task is not None:
-        args.multi_task = named_files(args.multi_task, "--multi-task")
-        if args.train is not None:
-            raise InputError(
-                f"--multi-task replaces TRAIN; remove {args.train}, or pass it as NAME=FILE with "
-                "--multi-task"
-            )
-        if args.validation is not None:
-            args.validation = named_files(args.validation, "--validation")
-
-            from bayeslora.data.union import check_tasks
-
-            check_tasks(args.validation, [*args.multi_task], "--validation")
-        return
-    if isinstance(args.validation, Mapping):
-        raise InputError("validation has a file per task, but there are no tasks; set multi_task")
-    if isinstance(args.validation, list):
-        if len(args.validation) > 1:
-            raise InputError(
-                "several --validation files require several tasks: use --multi-task NAME=FILE "
-                "and --validation NAME=FILE"
-            )
-        (args.validation,) = args.validation
 
 
 def files_of(*arguments: Any) -> list[str]:
@@ -261,7 +257,9 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     Raises:
         InputError: Standard input is empty, is closed, or has an endless first line.
     """
-    if not any(map(_names_stdin, _values(args))):
+    values = {name: getattr(args, name, None) for name in _FILES}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    if not any(_names_stdin(item) for items in lists.values() for item in items):
         yield
         return
     if current().size > 1:
@@ -270,30 +268,22 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
         )
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
-        for name in _FILES:
-            value = getattr(args, name, None)
-            if isinstance(value, list):
-                setattr(args, name, [_replaced(argument, path) for argument in value])
-            elif isinstance(value, str):
-                setattr(args, name, _replaced(value, path))
+        for name, items in lists.items():
+            replaced = [
+                f"{str(item).removesuffix(_STDIN)}{path}" if _names_stdin(item) else item
+                for item in items
+            ]
+            if replaced != items:
+                setattr(args, name, replaced if isinstance(values[name], list) else replaced[0])
         try:
             yield
         except InputError as error:
-            raise InputError(str(error).replace(path, shown_path(path))) from None
+            message = str(error).replace(path, shown_path(path))
+            raise InputError(message, code=error.code, option=error.option) from None
 
 
-def _values(args: argparse.Namespace) -> Iterator[object]:
-    for name in _FILES:
-        value = getattr(args, name, None)
-        yield from value if isinstance(value, list) else [value]
-
-
-def _names_stdin(value: object) -> bool:
+def _names_stdin(value: Any) -> bool:
     return isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
-
-
-def _replaced(value: str, path: str) -> str:
-    return f"{value.removesuffix(_STDIN)}{path}" if _names_stdin(value) else value
 
 
 def _spooled(folder: Path, encoding: str | None) -> Path:
@@ -324,7 +314,7 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     """
     from bayeslora.data.formats import Reading
 
-    packed = head.startswith(b"\x1f\x8b")
+    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
     if packed:
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
@@ -335,7 +325,8 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
     if "\0" in text:
         raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
+    if text.startswith(("{", "[")):
+        return f".json{packed}"
     line = text.partition("\n")[0]
     kind = ".tsv" if "\t" in line and "," not in line else ".csv"
-    kind = ".json" if text.startswith(("{", "[")) else kind
-    return f"{kind}.gz" if packed else kind
+    return f"{kind}{packed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,12 @@ class Scored:
         return gather(self.files, self.ood, needed=needed, reading=self.reading)
 
 
-def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
+def find(args: argparse.Namespace) -> Scored:
     """Return the predictions named by the arguments of a scoring verb.
 
     Args:
-        args: Arguments with `files`, predictions files and run directories, and reading options.
-        ood: `NAME=FILE` or `METHOD:NAME=FILE`.
+        args: Arguments with `files`, predictions files and run directories, reading options, and
+            perhaps `ood`, each `NAME=FILE` or `METHOD:NAME=FILE`.
 
     Raises:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
@@ -71,7 +72,7 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
         corrupted = [name for name, sibling in beside.items() if _is_shifted(sibling, reading)]
         shifted += [beside.pop(name) for name in corrupted]
         sets[label] = beside
-    for option in ood:
+    for option in getattr(args, "ood", ()):
         label, name, file = _tied(option, called)
         if name in sets[label]:
             raise InputError(f"--ood {option}: {label} already has a set {name!r}")
@@ -117,38 +118,29 @@ def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
 
 
 def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:
-    """Parse an OOD option into the label of the method, the name of the set and its file."""
+    """Parse an OOD option into the label of the method, the name of the set and its file.
+
+    Args:
+        option: `NAME=FILE`, or `METHOD:NAME=FILE` with a label, or a name that one method has.
+        called: Label and name of each method.
+    """
     left, equals, file = option.partition("=")
     if not (left and equals and file):
         raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
-    for label, names in _keys(called).items():
-        if left.startswith(f"{label}:") and left != f"{label}:":
-            if len(names) > 1:
-                choices = ", ".join(map(quoted, names))
-                raise InputError(
-                    f"--ood {option}: {len(names)} methods are named {quoted(label)}; METHOD "
-                    f"must be one of {choices}"
-                )
-            return names[0], left.removeprefix(f"{label}:"), Path(file)
-    method, colon, _ = left.partition(":")
+    methods = {label: label for label, _ in called}
+    count = Counter(name for _, name in called)
+    for label, name in called:
+        if count[name] == 1:
+            methods.setdefault(name, label)
+    for method, label in methods.items():
+        if left.startswith(f"{method}:") and left != f"{method}:":
+            return label, left.removeprefix(f"{method}:"), Path(file)
+    unknown, colon, _ = left.partition(":")
     if colon:
-        raise InputError(f"--ood {option}: {unknown_choice('method', method, _accepted(called))}")
+        raise unknown_choice("method", unknown, methods).within(f"--ood {option}")
     if len(called) > 1:
         raise InputError(
             f"--ood {option}: specify which of the {len(called)} methods made these predictions, "
-            f"as METHOD:{option}, with METHOD one of {', '.join(map(quoted, _accepted(called)))}"
+            f"as METHOD:{option}, with METHOD one of {', '.join(map(quoted, methods))}"
         )
     return called[0][0], left, Path(file)
-
-
-def _accepted(called: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the keys that identify a single method."""
-    return [key for key, labels in _keys(called).items() if len(labels) == 1]
-
-
-def _keys(called: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the keys of methods, labels before names, with the labels each stands for."""
-    keys = {label: [label] for label, _ in called}
-    for name in dict.fromkeys(name for _, name in called):
-        keys.setdefault(name, [label for label, other in called if other == name])
-    return keys

@@ -325,7 +325,7 @@ class Reader:
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
         end = f"Use {option}{'' if near else otherwise}"
         if mark is not None:
-            end = f"Use {option}, or set the separator {mark!r} with --delimiter {mark!r}"
+            end = f"Use {option}, or set the delimiter {mark!r} (--set delimiter={mark!r})"
         if self.columns.described is not None:
             end = f"The columns are set by {self.columns.described}"
         raise InputError(

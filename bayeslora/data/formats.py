@@ -65,10 +65,11 @@ class Reading:
     """How rows are read, where a file does not say it itself.
 
     Attributes:
-        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
+        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; by default a comma
             or a tab, depending on the suffix.
-        encoding: Encoding of a text file, by its Python name; None uses UTF-8.
-        blank: `skip` skips rows with a missing or blank text, and logs their number.
+        encoding: Encoding of a text file, by its Python name; UTF-8 by default.
+        blank: What to do with rows whose text is missing or blank: `refuse` by default, or `skip`,
+            which logs their number.
         kind: `text-classification` or `multiple-choice`; None infers it from the columns.
         optional: Further columns to keep if there are such columns.
 
@@ -92,8 +93,9 @@ class Reading:
             character = _NAMED.get(self.delimiter, self.delimiter)
             if len(character) != 1 or character in '"\r\n\0' or not character.isascii():
                 raise InputError(
-                    "delimiter (--delimiter) must be one ASCII character, such as ';', or 'tab', "
-                    f"got {shown(self.delimiter)}"
+                    "delimiter must be one ASCII character, such as ';', or 'tab', "
+                    f"got {shown(self.delimiter)}",
+                    option="delimiter",
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
@@ -101,8 +103,9 @@ class Reading:
                 "a".encode(self.encoding)
             except (LookupError, ValueError):
                 raise InputError(
-                    "encoding (--encoding) must be a text encoding supported by Python, such as "
-                    f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}"
+                    "encoding must be a text encoding supported by Python, such as "
+                    f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}",
+                    option="encoding",
                 ) from None
 
 
@@ -182,8 +185,8 @@ class File:
                     place = f", row {row}: byte 0x{line[bad.start]:02x}"
                     break
         return InputError(
-            f"{self}{place} is not UTF-8; save the file as UTF-8, or set --encoding, such as "
-            "latin-1 or utf-16"
+            f"{self}{place} is not UTF-8; save the file as UTF-8, or set its encoding, such as "
+            "latin-1 or utf-16 (--set encoding=latin-1)"
         )
 
 
@@ -218,9 +221,9 @@ def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
     if opened.kind != ".parquet" and bytes(64) in head:
         raise InputError(f"{file} is not a text file: it has null characters")
     if reading.delimiter is not None and not opened.is_csv:
-        raise InputError(f"{file}: --delimiter applies only to .csv and .tsv files")
+        raise InputError(f"{file}: delimiter applies only to .csv and .tsv files")
     if reading.encoding is not None and opened.kind == ".parquet":
-        raise InputError(f"{file}: --encoding applies only to text files; Parquet is always UTF-8")
+        raise InputError(f"{file}: encoding applies only to text files; Parquet is always UTF-8")
     return opened
 
 

@@ -60,7 +60,7 @@ def settled(plan: Plan, rows: Examples) -> Plan:
         if plan.format is not None:
             raise InputError(
                 f"format {plan.format!r} is for questions with options, but {rows.source} has "
-                "texts; leave format (--format) out"
+                "texts; leave format out"
             )
         return plan
     format: Format = plan.format or "options"
@@ -97,7 +97,7 @@ def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequen
     if names:
         raise InputError(
             "feature scores need one feature per row, but the format 'options' has one per "
-            "option; leave feature_scores (--feature-scores) out"
+            "option; leave feature_scores out"
         )
     return ()
 

@@ -127,7 +127,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
             settings = replace(settings, epochs=number, choose_epochs=True)
     if settings.patience != TrainingSettings.patience and not validated:
         logger.warning(
-            "patience (--patience) has no effect without validation (--validation) or hold_out "
+            "patience has no effect without validation (--validation) or hold_out "
             "(--hold-out), because it monitors the validation NLL"
         )
     return settings
@@ -268,9 +268,7 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     if isinstance(plan.verbaliser, Mapping):
         class_words(data.classes, plan.verbaliser)
     if (precision := os.environ.get(_PRECISION, "no")) not in ("no", ""):
-        logger.warning(
-            "%s=%s has no effect: dtype (--dtype) sets the precision", _PRECISION, precision
-        )
+        logger.warning("%s=%s has no effect: dtype sets the precision", _PRECISION, precision)
 
 
 def _check_shared(adapter: Adapter, posterior: Posterior) -> None:

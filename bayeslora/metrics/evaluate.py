@@ -78,19 +78,17 @@ def evaluate(
             OOD detection only; without any label only `mean_confidence`, `sharpness`, uncertainties
             and the sizes of prediction sets are scored.
         ood: Out-of-distribution predictions in the same formats, by name of the set; or `y_prob`.
-        ood_score: Uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
-            `unfamiliarity` if both sets have it, else `epistemic` if it is informative
-            (`metrics.ood`), else `max_probability`.
+        ood_score: Uncertainty to detect OOD rows by; by default `unfamiliarity` if both sets have
+            it, else `epistemic` if it is informative, else `max_probability`. See
+            `Predictions.uncertainty` and `metrics.ood`.
         near: Names of the OOD sets to average over as near OOD.
         far: Names of the OOD sets to average over as far OOD.
-        group_by: One or several columns of the predictions; the rows of each value are scored
-            separately.
-        by_class: Whether to score every class as well.
-        cluster_by: A column of the predictions whose equal values mark related rows, such as the
-            two sentences of a twin: the bootstrap draws them together, also in OOD sets that have
-            the column.
-        num_bins: Bins of the calibration errors and of the reliability diagram.
-        closed: Which edge these bins include: `left`, or `right` as in scikit-learn.
+        group_by: Columns of the predictions; the rows of each value are scored separately, too.
+        by_class: Whether to also score every class, with the confusion matrix.
+        cluster_by: Column whose equal values mark related rows, such as the two sentences of a
+            twin, which the bootstrap draws together. OOD sets may lack the column.
+        num_bins: Bins of the calibration errors and of the reliability diagram; 15 by default.
+        closed: Edge that bins include: `left` by default, or `right` as in scikit-learn.
         **bootstrap: `num_resamples`, 1000 unless given; `seed`, 0 unless given; and `interval`,
             `percentile` (default) or `bca`: scores that noise biases upwards always have reflected
             intervals, and groups of rows and means over sets percentile intervals.

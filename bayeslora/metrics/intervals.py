@@ -58,8 +58,9 @@ class Resampling:
 
     Attributes:
         num_resamples: Number of resamples.
-        seed: Seed of the generators that draw them.
-        interval: `percentile`, or `bca` (bias-corrected and accelerated).
+        seed: Seed of the bootstrap intervals; 0 by default.
+        interval: Bootstrap interval: `percentile` by default, or `bca` (bias-corrected and
+            accelerated); calibration errors have reflected intervals.
 
     Raises:
         InputError: `interval` is neither of the two, `seed` is not from 0 to 2³² − 1, or

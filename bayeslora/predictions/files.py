@@ -82,8 +82,8 @@ class PredictionsReading:
         probability_columns: The class whose probability a column holds, by the column's name, in
             the order of the classes; empty takes the columns `prob_<class>`, or `logit_<class>`.
         renormalise: Whether rows whose probabilities do not sum to 1 are divided by their sum.
-        normalise: Divisor of log-likelihoods in a sample log, see `harness`; None means `none`, and
-            that the file may be of another kind.
+        normalise: Divisor of each option's log-likelihood in a sample log: `none` by default, or
+            its number of `characters` or `bytes`. None means that the file may be of another kind.
     """
 
     table: Reading = formats.DEFAULT

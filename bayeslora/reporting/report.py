@@ -68,9 +68,9 @@ class PageOptions(TypedDict, total=False):
 
     Attributes:
         title: Title of the page; by default it names up to two methods, else it counts them.
-        examples: Whether the page shows the most confident errors, as by default. Disable it if
-            texts or ids must not be shared.
-        example_column: The further column with the texts of these rows; by default `text` if it
+        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
+            not be shared.
+        example_column: Column with the texts of these rows; by default `text` if it
             exists. Rows without a text are shown by their ids.
         interactive: Whether to also write `view.html`, a page to filter and sort every example in a
             browser; it holds all texts, unless `examples` is false.

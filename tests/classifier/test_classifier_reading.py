@@ -117,7 +117,7 @@ def test_the_command_asks_the_language_model(backbones, tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in ROWS))
     fit = ["fit", str(data), "--adapter", "lora:r=2", "--quiet", "--epochs", "1"]
-    fit += ["--dtype", "float32", "--template", "{text} is"]
+    fit += ["--set", "dtype=float32", "--template", "{text} is"]
     llama, names = ["--backbone", backbones["llama"]], ["--verbaliser", "names"]
     config = tmp_path / "run.yaml"
     config.write_text("verbaliser: {animals: dog, food: bread}\n")

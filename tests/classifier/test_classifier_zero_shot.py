@@ -115,7 +115,7 @@ def test_what_cannot_be_asked_is_refused(backbones, kind, options, classes, text
 def test_the_command_takes_classes_from_labels_or_words(backbones, tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in ROWS))
-    fit = ["fit", "--zero-shot", "--quiet", "--dtype", "float32", "--template", FRAME]
+    fit = ["fit", "--zero-shot", "--quiet", "--set", "dtype=float32", "--template", FRAME]
     fit += ["--backbone", backbones["llama"]]
     words = [part for name, word in WORDS.items() for part in ("--verbaliser", f"{name}={word}")]
     assert main([*fit, *words, "--out", str(tmp_path / "words")]) == 0

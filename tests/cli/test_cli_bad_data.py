@@ -41,20 +41,20 @@ def test_a_validation_label_that_training_lacks(refused, tmp_path):
 
 FIT = {
     "extension": (["data.txt"], ["'.txt'", ".jsonl"]),
-    "adapter": (["--adapter", "polr"], ["unknown adapter 'polr'", "did you mean 'polar'"]),
+    "adapter": (["--adapter", "polr"], ["unknown --adapter 'polr'", "did you mean 'polar'"]),
     "adapter's option": (["--adapter", "polar:rank=4"], ["option of adapter polar", "'r'"]),
     "adapter's value": (["--adapter", "polar:r=0"], ["r", "0"]),
     "no value": (["--adapter", "polar:r"], ["key=value", "'r'"]),
-    "posterior": (["--posterior", "vbl"], ["unknown posterior 'vbl'", "did you mean 'vbll'"]),
+    "posterior": (["--posterior", "vbl"], ["unknown --posterior 'vbl'", "did you mean 'vbll'"]),
     "prior scale": (["--posterior", "vbll:prior_scale=-1"], ["prior_scale", "-1"]),
     "temperature": (["--posterior", "temperature"], ["needs validation data"]),
-    "task": (["--task", "sst3"], ["unknown task 'sst3'", "'sst2'"]),
+    "task": (["--task", "sst3"], ["unknown --task 'sst3'", "'sst2'"]),
     "split": (["--task", "sst2_sentences"], ["unknown split of sst2 "]),
     "multiple choice": (["--task", "multiple-choice"], ["no column 'question'", "'text'"]),
     "column": (["--text-column", "sentence"], ["no column 'sentence'", "--text-column"]),
     "pair": (["--text-pair-column", "second"], ["no column 'second'", "--text-pair-column"]),
     "backbone": (["--backbone", "/nowhere/x"], ["/nowhere/x"]),
-    "device": (["--device", "gpu"], ["device 'gpu' cannot be used"]),
+    "device": (["--set", "device=gpu"], ["device 'gpu' cannot be used"]),
 }
 
 

@@ -120,7 +120,7 @@ CALIBRATE = {
     ),
     "layer of ours": (["{model}", "{train}", "--layer", "score"], ["--layer is fixed"]),
     "classes of ours": (["{model}", "{train}", "--classes", "a,b"], ["--classes is fixed"]),
-    "length of ours": (["{model}", "{train}", "--max-length", "9"], ["--max-length is fixed"]),
+    "length of ours": (["{model}", "{train}", "--set", "max_length=9"], ["max_length is fixed"]),
 }
 
 

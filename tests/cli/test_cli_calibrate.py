@@ -53,7 +53,6 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     assert "--hold-out" in refused(
         *calibrate[:2], world.train, "--new-classes", "--hold-out", 0.2, *new
     )
-    assert "--new-classes" in refused(*calibrate[:3], "--adapter", "lora", *new)
 
 
 def softmax_of(path, data):

@@ -105,7 +105,7 @@ def test_info_shows_a_models_record(run, world):
     assert content["classes"] == ["animals", "food", "weather"]
     assert content["num_train"] == 90
     text = run("info", world.model).out
-    assert "animals, food, weather" in text
+    assert "- animals\n- food\n- weather" in text
     assert "vbll" in text
 
 

@@ -24,7 +24,6 @@ def room(world, tmp_path_factory):
 def words_of(verb, world, room):
     both = ("--fit", room / "valid.parquet", "--apply", room / "test.parquet")
     return {
-        "convert": ("convert", room / "test.parquet", "--out", "out.jsonl"),
         "recalibrate": ("recalibrate", *both, "--out", "out.parquet"),
         "export": ("export", world.model, "--out", "out"),
         "calibrate": ("calibrate", world.classifier, world.train, "--out", "out", "--quiet"),
@@ -39,7 +38,7 @@ def state(path):
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("verb", ["convert", "recalibrate", "export", "calibrate", "report"])
+@pytest.mark.parametrize("verb", ["recalibrate", "export", "calibrate", "report"])
 def test_a_killed_command_leaves_the_old_or_the_new(world, room, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     words = [str(word) for word in words_of(verb, world, room)]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from cli_files import fake
 
-from bayeslora.cli.messages import say, show
+from bayeslora.cli.output import say, show
 from bayeslora.cli.verbs import info
 from bayeslora.errors import InputError
 
@@ -29,20 +29,16 @@ def test_wrong_input_is_two(run, monkeypatch):
     assert result.err == "bayeslora: error: train.csv, row 3: no\n"
 
 
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ("leave keep (--keep) out", "leave --keep out"),
-        ("with pair_column (--text-pair-column)", "with --text-pair-column"),
-        ("give probability_columns (--probability-column)", "give --probability-column"),
-        ("say which: member=1 to 3 (--member)", "say which: member=1 to 3 (--member)"),
-        ("unknown_labels='ood' (--unknown-labels ood)", "--unknown-labels ood"),
-        ("choose a text model (--backbone)", "choose a text model (--backbone)"),
-    ],
-)
-def test_the_command_line_names_its_options_alone(run, monkeypatch, message, shown):
-    raising(monkeypatch, InputError(message))
-    assert run("info").err == f"bayeslora: error: {shown}\n"
+def test_an_argument_is_called_as_it_was_typed(refused, world, tmp_path):
+    fit = ["fit", world.train, "--out", tmp_path / "m"]
+    config = tmp_path / "fit.yaml"
+    config.write_text("epochs: 0")
+    for words, shown in (
+        (["--epochs", "0"], "--epochs must be"),
+        (["--set", "patience=0"], "--set patience must be"),
+        (["--config", config], f"{config}: epochs must be"),
+    ):
+        assert refused(*fit, *words).startswith(f"bayeslora: error: {shown}")
 
 
 def test_any_other_failure_is_one_in_one_line(run, monkeypatch):

@@ -18,7 +18,7 @@ def test_peft_loads_the_exported_adapter(run, world, tmp_path):
 
     peft = pytest.importorskip("peft", reason="peft is not installed")
     # In float32, so that both sides round alike.
-    options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options = ("--backbone", world.llama, "--epochs", 1, "--set", "dtype=float32", "--quiet")
     options += tiny.WHOLE_AND_RAW_ARGS
     assert run("fit", world.train, *options, "--out", tmp_path / "model").code == 0
     result = run("export", tmp_path / "model", "--out", tmp_path / "lora")
@@ -45,7 +45,7 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     peft = pytest.importorskip("peft", reason="peft is not installed")
-    options = ("--backbone", world.llama, "--epochs", 1, "--dtype", "float32", "--quiet")
+    options = ("--backbone", world.llama, "--epochs", 1, "--set", "dtype=float32", "--quiet")
     options += tiny.WHOLE_AND_RAW_ARGS
     fit = ("fit", world.train, *options, "--adapter", adapter, "--out", tmp_path / "model")
     assert run(*fit).code == 0
@@ -115,5 +115,5 @@ def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, w
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})
     )
     assert "does not name its base model" in refused("info", tmp_path / "lora", "--spectrum")
-    shown = run("info", tmp_path / "lora", "--spectrum", "--backbone", world.llama)
+    shown = run("info", tmp_path / "lora", "--spectrum", "--set", f"backbone={world.llama}")
     assert "stable rank" in shown.out

@@ -20,13 +20,11 @@ BESIDE = {
     "recalibrate": ["--fit", "P", "--apply", "P", "--out", "OUT.csv"],
     "conformal": ["--fit", "P", "--apply", "P", "--out", "OUT.csv"],
     "export": ["missing", "--out", "OUT"],
-    "convert": ["P", "--out", "OUT.csv"],
     "compare": ["P", "P"],
     "report": ["P", "--out", "P"],
     "tasks": [],
     "methods": [],
     "info": ["missing"],
-    "cache": [],
     "view": ["missing.csv", "--out", "OUT.html", "--no-browser"],
     "experiment": ["missing.yaml", "--out", "OUT"],
 }

@@ -14,14 +14,15 @@ def files(tmp_path):
     ("words", "named"),
     [
         ("evaluate P --ood-score epistemic", "--ood-score"),
-        ("evaluate P --near far", "near"),
+        ("evaluate P --set near=far", "near"),
         ("report P --out R --ood-score epistemic", "--ood-score"),
         ("report P --out R --no-examples --example-column text", "--example-column"),
-        ("report P --out R --card-model m", "--card-model"),
+        ("report P --out R --set card_model=m", "card_model"),
         ("report P --out R --card-dataset d", "--card-dataset"),
         ("report P --out R --card-method m", "--card-method"),
-        ("info --device cpu", "--device"),
-        ("info --backbone minilm", "--backbone"),
+        ("report P --out R --set device=cpu", "device"),
+        ("info --set device=cpu", "device"),
+        ("info --set backbone=minilm", "backbone"),
         ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),
     ],
@@ -52,11 +53,11 @@ def test_an_option_of_a_fit_that_does_nothing_is_refused(
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     result = run(
-        *fit, "--adapter", "lora:r=2,num_layers=7", "--patience", 3, "--out", tmp_path / "m"
+        *fit, "--adapter", "lora:r=2,num_layers=7", "--set", "patience=3", "--out", tmp_path / "m"
     )
     assert result.code == 0
     assert "num_layers=7" in result.err
-    assert "--patience" in result.err
+    assert "patience" in result.err
     predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
     assert "num_samples" in refused(*predict, "--num-samples", 5)
     assert run(*predict, "--num-samples", 0).code == 0

@@ -17,7 +17,7 @@ EPOCHS = 5
 
 
 def words_of_fit(world, out, **changes):
-    options = {"backbone": world.llama, "epochs": EPOCHS, "patience": EPOCHS, "seed": 1}
+    options = {"backbone": world.llama, "epochs": EPOCHS, "set": f"patience={EPOCHS}", "seed": 1}
     words = ["fit", world.train, "--validation", world.valid, "--out", out, "--quiet"]
     words += tiny.QUICK_VBLL_ARGS
     for name, value in (options | changes).items():

@@ -53,17 +53,14 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
     for name, tensor in tensors(tmp_path / "python").items():
         assert torch.equal(tensors(out)[name], tensor), name
     results = clf.record.results
-    best = results["best_epoch"]
     *table, summary = result.out.splitlines()
     lines = dict(line.rsplit("  ", 1) for line in table)
     fields = {name.strip(): value for name, value in lines.items()}
+    nll = f"{results['validation_nll']:.3f}"
     assert fields == {
         "model": str(out),
-        "best epoch": f"{best} of 2",
-        "validation NLL (nats)": f"{results['validation_nll']:.3f}",
-        "validation accuracy": f"{results['validation_accuracy']:.3f}",
+        "validation": f"NLL {nll} nats, accuracy {results['validation_accuracy']:.3f}",
     }
-    nll = f"{results['validation_nll']:.3f}"
     for part in (f"{out} in ", "polar-vbll", "prior scale 1,", nll):
         assert part in summary
     assert re.search(r" in \d+ (s|min): ", summary)
@@ -158,11 +155,11 @@ def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
     # The output of calibrate records the new path, and export finds it by the option.
     again = tmp_path / "again"
     calibrate = ["calibrate", moved, world.train, "--posterior", "laplace", "--quiet"]
-    assert run(*calibrate, "--backbone", world.llama, "--out", again).code == 0
+    assert run(*calibrate, "--set", f"backbone={world.llama}", "--out", again).code == 0
     assert run("predict", again, world.test, "--out", tmp_path / "q.parquet", "--quiet").code == 0
     export = ["export", moved, "--out", tmp_path / "peft"]
     assert "gone" in refused(*export)
-    assert run(*export, "--backbone", world.llama).code == 0
+    assert run(*export, "--set", f"backbone={world.llama}").code == 0
 
 
 def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tmp_path):

@@ -7,7 +7,7 @@ from cli_files import write_rows
 from tiny import toy_rows
 
 SMALL = (
-    *("--epochs", "1", "--batch-size", "16", "--max-length", "32", "--dtype", "float32"),
+    *("--epochs", "1", "--batch-size", "16", "--max-length", "32", "--set", "dtype=float32"),
     *("--posterior", "mle", "--adapter", "lora:r=2,num_layers=2", "--quiet"),
 )
 

@@ -19,7 +19,6 @@ HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "sci
 
 CONTRACT = [
     *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal", "export"),
-    "convert",
     *("compare", "report", "view", "experiment", "tasks", "methods", "info"),
 ]
 
@@ -101,8 +100,12 @@ def test_python_m_is_the_same_command():
     [
         (["fti"], ["'fti'", "choose from", "fit"]),
         (["predict", "model"], ["--out", "bayeslora predict --help"]),
-        (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "bridge"]),
-        (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "bfloat16"]),
+        (["predict", "m", "d", "--out", "p.csv", "--unknown-labels", "odd"], ["ood", "error"]),
+        (["fit", "t", "--patience", "3"], ["--set patience=VALUE"]),
+        (["fit", "t", "--set", "patience"], ["--set must be KEY=VALUE"]),
+        (["fit", "t", "--set", "patince=3"], ["'patience'"]),
+        (["fit", "t", "--seed", "1", "--set", "seed=2"], ["--seed is set, too"]),
+        (["convert", "t"], ["bl.Predictions.read"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
         (["evaluate"], ["RUN_OR_FILE"]),
         (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),
@@ -123,12 +126,18 @@ def test_defaults_in_the_help_are_those_of_python():
         for name, action in build_parser().parse_args(["fit", "train.jsonl"]).actions.items()
         if "(default: " in (action.help or "")
     }
-    for name in ("adapter", "posterior", "max_length", "seed"):
+    for name in ("adapter", "posterior", "seed"):
         assert stated[name] == str(python[name]), name
     for name in ("batch_size", "patience", "head_lr"):
         assert stated[name] == str(getattr(TrainingSettings, name)), name
     columns = DataColumns()
     assert (stated["text_column"], stated["label_column"]) == (columns.text, columns.label)
+
+
+def test_help_comes_from_the_signature_of_the_function(run):
+    text = " ".join(run("evaluate", "--help").out.split())
+    assert "--group-by COLUMN columns of the predictions" in text
+    assert "interval=NAME" in text
 
 
 @pytest.mark.parametrize(
@@ -145,21 +154,22 @@ def test_a_number_is_one_and_all_else_is_left_to_python(text, value):
     [
         *(("--epochs", value) for value in ("0", "2.5", "three", "nan")),
         *(("--batch-size", value) for value in ("0", "2.5")),
-        *(("--head-lr", value) for value in ("0", "-1", "inf", "fast")),
+        *(("--set head_lr", value) for value in ("0", "-1", "inf", "fast")),
         *(("--max-length", value) for value in ("0", "long")),
         *(("--depth", value) for value in ("0", "1.5", "deep")),
         *(("--cv", value) for value in ("1", "-2", "2.5", "all")),
         *(("--hold-out", value) for value in ("1", "-0.1", "some")),
         *(("--seed", value) for value in ("-1", "4294967296", "x")),
-        *(("--patience", value) for value in ("0", "1.5")),
+        *(("--set patience", value) for value in ("0", "1.5")),
     ],
 )
 def test_python_refuses_values_of_fit_before_it_loads_anything(refused, tmp_path, option, value):
     rows = [{"text": f"{label} {n}", "label": label} for label in "xy" for n in range(9)]
     data = write_rows(tmp_path / "data.jsonl", rows)
     fit = ["fit", data, "--out", tmp_path / "m", "--backbone", NOWHERE, "--posterior", "map"]
-    message = refused(*fit, option, value)
-    assert option.removeprefix("--") in message
+    words = f"{option}={value}".split() if " " in option else [option, value]
+    message = refused(*fit, *words)
+    assert option in message
     assert value in message
     assert NOWHERE not in message
 

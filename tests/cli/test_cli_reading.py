@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from cli_files import NOWHERE, fake
 from bayeslora.predictions.record import Predictions
 
 ROWS = "label;größe;p\nja;1;0.75\nnein;2;0.25\nja;3;0.5\n"
-OPTIONS = ["--delimiter", ";", "--encoding", "latin-1", "--probability-column", "p=ja"]
+OPTIONS = ["--set", "delimiter=;", "--set", "encoding=latin-1", "--probability-column", "p=ja"]
 
 
 def piped(monkeypatch, content):
@@ -19,23 +20,18 @@ def piped(monkeypatch, content):
 
 
 @pytest.mark.parametrize("how", ["file", "gz", "stdin", "stdin gz"])
-def test_a_foreign_table_is_converted(run, tmp_path, monkeypatch, how):
+def test_a_foreign_table_is_read(run, tmp_path, monkeypatch, how):
     content = ROWS.encode("latin-1")
-    if "gz" in how:
-        content = gzip.compress(content)
     source = tmp_path / ("p.csv.gz" if how == "gz" else "p.csv")
-    source.write_bytes(content)
+    source.write_bytes(packed := gzip.compress(content) if "gz" in how else content)
     if "stdin" in how:
-        piped(monkeypatch, content)
+        piped(monkeypatch, packed)
         source = "-"
-    out = tmp_path / "out.parquet"
-    done = run("convert", source, *OPTIONS, "--keep", "größe", "--out", out)
+    done = run("evaluate", source, *OPTIONS, "--group-by", "größe", "--json")
     assert done.code == 0, done.err
-    predictions = Predictions.load(out, columns=["größe"])
-    assert predictions.classes == ("nein", "ja")
-    assert predictions.probs[:, 1].tolist() == [0.75, 0.25, 0.5]
-    assert predictions.labels.tolist() == [1, 0, 1]
-    assert list(predictions.columns["größe"]) == ["1", "2", "3"]
+    content = json.loads(done.out)
+    assert (content["n"], content["num_classes"]) == (3, 2)
+    assert content["scores"]["accuracy"]["value"] == pytest.approx(2 / 3)
 
 
 def test_every_scoring_verb_takes_the_options(run, tmp_path):
@@ -87,12 +83,12 @@ def test_one_column_is_enough_for_two_classes(tmp_path, content, classes):
 
 
 USELESS = {
-    "delimiter of Parquet": ("p.parquet", ["--delimiter", ";"], "--delimiter"),
-    "encoding of Parquet": ("p.parquet", ["--encoding", "latin-1"], "--encoding"),
-    "delimiter of JSON": ("p.jsonl", ["--delimiter", ";"], "--delimiter"),
-    "long delimiter": ("p.csv", ["--delimiter", ";;"], "--delimiter"),
-    "unknown encoding": ("p.csv", ["--encoding", "latin-0"], "--encoding"),
-    "no text encoding": ("p.csv", ["--encoding", "base64"], "--encoding"),
+    "delimiter of Parquet": ("p.parquet", ["--set", "delimiter=;"], "delimiter"),
+    "encoding of Parquet": ("p.parquet", ["--set", "encoding=latin-1"], "encoding"),
+    "delimiter of JSON": ("p.jsonl", ["--set", "delimiter=;"], "delimiter"),
+    "long delimiter": ("p.csv", ["--set", "delimiter=;;"], "delimiter"),
+    "unknown encoding": ("p.csv", ["--set", "encoding=latin-0"], "encoding"),
+    "no text encoding": ("p.csv", ["--set", "encoding=base64"], "encoding"),
     "no class": ("p.csv", ["--probability-column", "p"], "NAME=CLASS"),
     "unknown column": ("p.csv", ["--probability-column", "prob_q=q"], "'prob_q'"),
     "class twice": ("p.csv", [f"--probability-column=prob_{c}=x" for c in "ab"], "'x'"),
@@ -111,7 +107,7 @@ def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tm
     path.write_text('{"text": "x", "label": "a"}\n{"text": " ", "label": "b"}\n')
     fit = ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE]
     assert "row 2" in refused(*fit)
-    done = run(*fit, "--blank", "skip")
+    done = run(*fit, "--set", "blank=skip")
     assert done.code == 2
     assert "1 of 2" in done.err
     assert "'a'" in done.err  # one class is left

@@ -101,7 +101,7 @@ def test_every_recalibrator_shows_before_and_after(run, tmp_path, method):
 @pytest.mark.parametrize(
     ("method", "parts"),
     [
-        ("platt", ["unknown method 'platt'", "'beta'", "'temperature'"]),
+        ("platt", ["unknown --method 'platt'", "'beta'", "'temperature'"]),
         ("histogram:bins=even", ["unknown bins 'even'", "'equal-mass'"]),
         ("matrix:scale=1", ["unknown option of method matrix 'scale'", "'prior_scale'"]),
         ("vector:prior_scale", ["key=value", "'prior_scale'"]),

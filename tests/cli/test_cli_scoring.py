@@ -123,8 +123,16 @@ def with_columns(path, **parts):
 
 def test_groups_classes_and_clusters(run, refused, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
-    content = json.loads(run("evaluate", file, *options, "--closed", "right", "--json").out)
+    options = [
+        "--group-by",
+        "source",
+        "--by-class",
+        "--cluster-by",
+        "twin",
+        "--set",
+        "interval=bca",
+    ]
+    content = json.loads(run("evaluate", file, *options, "--set", "closed=right", "--json").out)
     loaded = Predictions.load(file, columns=("source", "twin"))
     expected = evaluate(
         loaded,
@@ -144,10 +152,18 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
 
 def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
-    options += ["--ood", f"n={files['near_a']}", "--near", "n"]
+    options = [
+        "--group-by",
+        "source",
+        "--by-class",
+        "--cluster-by",
+        "twin",
+        "--set",
+        "interval=bca",
+    ]
+    options += ["--ood", f"n={files['near_a']}", "--set", "near=n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
-    message = refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    message = refused("report", file, "--out", tmp_path / "no", "--set", "near=m")
     assert "no out-of-distribution set is given" in message
     assert not (tmp_path / "no").exists()
     done = run("report", file, "--out", tmp_path / "r", *options)
@@ -174,7 +190,7 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
 
 def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):
     pair = [with_columns(tmp_path / f"{name}.parquet", seed=n) for n, name in enumerate("ab")]
-    options = ["--cluster-by", "twin", "--interval", "bca"]
+    options = ["--cluster-by", "twin", "--set", "interval=bca"]
     content = json.loads(run("compare", *pair, *options, "--json").out)
     loaded = [Predictions.load(path, columns=("twin",)) for path in pair]
     expected = compare(loaded, cluster_by="twin", interval="bca").to_json()

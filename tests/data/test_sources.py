@@ -31,7 +31,7 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
     if encoding in {"utf-8", "utf-8-sig"}:
         assert read(path) == ROWS
     elif not packed or encoding == "latin-1":
-        with refused("input", "--encoding"):
+        with refused("input", "encoding=latin-1"):
             read(path)
 
 

@@ -55,7 +55,7 @@ def fit_words(folder, out, adapter, posterior, *more, epochs=2, kind="texts"):
     words = ["fit", *data_words(folder, "train", kind), "--backbone", folder / "llama"]
     words += ["--out", out]
     words += ["--adapter", adapter, "--posterior", posterior, "--epochs", epochs]
-    words += ["--batch-size", BATCH, "--dtype", "float32", "--depth", "1.0", "--quiet"]
+    words += ["--batch-size", BATCH, "--set", "dtype=float32", "--depth", "1.0", "--quiet"]
     return [str(word) for word in [*words, *more]]
 
 
@@ -181,7 +181,9 @@ def test_ivon_sees_the_same_draws(folder):
 
 
 def test_stdout_and_messages_appear_once(folder):
-    words = fit_words(folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--patience", "3")
+    words = fit_words(
+        folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--set", "patience=3"
+    )
     codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     assert "spoken" in outs[0]
@@ -238,7 +240,7 @@ def test_killed_in_mid_run(folder, victim):
     """The other process ends with an error; the same command resumes to the same result."""
     model, whole = folder / f"killed-{victim}", folder / "not-killed"
     words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
-    words += ("--patience", "10")
+    words += ("--set", "patience=10")
     command = fit_words(folder, model, *words, epochs=5)
     both = started(*command)
     deadline = time.monotonic() + 60

@@ -207,7 +207,7 @@ def test_unreadable_files_are_named(tmp_path):
     with refused("input", "bad.parquet", "Parquet"):
         Predictions.load(tmp_path / "bad.parquet")
     (tmp_path / "latin.csv").write_bytes("prob_ä,prob_b\n1,0\n".encode("latin-1"))
-    with refused("input", "latin.csv", "row 1", "0xe4", "--encoding"):
+    with refused("input", "latin.csv", "row 1", "0xe4", "encoding=latin-1"):
         Predictions.load(tmp_path / "latin.csv")
 
 

@@ -1,1 +1,1 @@
-"""The verbs. Each module has a `SUMMARY`, `add_arguments(parser)` and `run(args)`."""
+"""The verbs. Each module has `add_arguments(parser)` and `run(args)`."""

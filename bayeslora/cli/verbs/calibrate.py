@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
-    add_columns,
-    add_feature_scores,
-    add_json,
+    CLASSIFIER,
     add_loading,
-    add_moved_backbone,
     add_options,
-    add_overwrite,
-    add_task,
+    add_out,
+    add_parameters,
+    add_rows,
     given,
     refuse,
 )
 from bayeslora.cli.data import (
-    add_multi_task,
     column_options,
     columns_for,
     files_of,
     labelled_rows,
     settle_tasks,
 )
-from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.outputs import (
+from bayeslora.cli.output import (
     SCORE_NAMES,
     before_and_after,
     check_new_directory,
     hint_to_predict,
     print_columns,
     print_json,
+    show,
+    show_last,
 )
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 from bayeslora.io.files import real_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.fitted.calibrate import SideBySide
     from bayeslora.posteriors.base import Posterior
 
-SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
-
 DEFAULT_POSTERIOR = "laplace"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "model",
@@ -64,27 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labelled examples, preferably held out: MODEL makes too few errors on its training "
         "data",
     )
-    parser.add_argument(
-        "--posterior",
-        metavar="NAME[:KEY=VALUE,…]",
-        help="posterior of the last layer, or `laplace_lora` or `tfb` for the adapter of a "
-        "bayeslora model or a LoRA checkpoint; see `bayeslora methods`. `best` chooses the "
-        "lowest cross-validated NLL on TRAIN among mle, temperature, laplace and vbll "
-        f"(default: {DEFAULT_POSTERIOR})",
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
-    parser.add_argument(
-        "--new-classes",
-        action="store_true",
-        help="TRAIN has a few rows of new classes: fit the last layer to these rows only, and "
-        "merge a pool of adapters (amt) again. MODEL must be a bayeslora model; its "
-        "posterior is the default",
-    )
-    parser.add_argument(
-        "--adapter",
-        metavar="NAME:KEY=VALUE,…",
-        help="with --new-classes: how to merge the pool of an `amt` model, such as amt:merge=best "
-        "(default: as it was fitted)",
+    add_out(parser, "DIR output directory")
+    add_options(
+        parser,
+        {
+            "--posterior NAME[:KEY=VALUE,…]": "posterior of the last layer, or `laplace_lora` or "
+            "`tfb` for the adapter of a bayeslora model or a LoRA checkpoint; see `bayeslora "
+            "methods`. `best` chooses the lowest cross-validated NLL on TRAIN among mle, "
+            f"temperature, laplace and vbll (default: {DEFAULT_POSTERIOR})",
+        },
     )
     parser.add_argument(
         "--validation",
@@ -93,26 +79,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="held-out rows, used to choose options of the posterior, such as a prior, and to "
         "compute scores; with --multi-task one file per task, as NAME=FILE",
     )
-    add_multi_task(parser, "TRAIN")
+    add_parameters(parser, f"{CLASSIFIER}.calibrate", "hold_out SHARE")
     add_options(
         parser,
         {
-            "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "
-            "--validation",
             "--layer NAME": "name of the final linear layer, if it is not found automatically",
             "--classes A,B[,…]": "class names in index order, if MODEL has no names or other "
             "names than the data",
-            "--max-length N": "maximum number of tokens per text; longer texts are truncated "
-            "(default: 128)",
+            "--new-classes": "TRAIN has a few rows of new classes: fit the last layer to these "
+            "rows only, and merge a pool of adapters (amt) again. MODEL must be a bayeslora "
+            "model; its posterior is the default",
         },
     )
-    add_feature_scores(parser, "those of a bayeslora model, else unfamiliarity")
-    add_columns(parser, "{}, or that of a bayeslora model")
-    add_task(parser)
-    add_moved_backbone(parser)
-    add_loading(parser)
-    add_overwrite(parser)
-    add_json(parser)
+    add_loading(parser, "trust_remote_code")
+    add_rows(parser, "TRAIN", "{}, or that of a bayeslora model")
+    add_parameters(parser.further, f"{CLASSIFIER}.calibrate", "feature_scores")
+    add_parameters(parser.further, f"{CLASSIFIER}.from_transformers", "max_length")
+    add_loading(parser.further, "backbone", "device")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -120,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.engine.fitted.calibrate import check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
-    settle_tasks(args)
+    settle_tasks(args, "train")
     if args.train is None and args.multi_task is None:
         raise InputError(
             "TRAIN is missing; for a model of several tasks use --multi-task NAME=FILE"
@@ -129,7 +112,6 @@ def run(args: argparse.Namespace) -> None:
     if args.new_classes:
         _adapt(args)
         return
-    refuse(args, ["adapter"], "has no effect without --new-classes; remove it", "no-effect")
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
@@ -139,8 +121,10 @@ def run(args: argparse.Namespace) -> None:
     check_calibration(posterior, args.feature_scores, hold_out, validated=validated)
     record = _own_record(args)
     columns = columns_for(args, record)
+    if record is None and args.multi_task is not None:
+        raise InputError("MODEL was not fitted to several tasks; use TRAIN instead of --multi-task")
     train, validation = (
-        None if files is None else labelled_rows(files, args, columns, record)
+        labelled_rows(files, args, columns, record)
         for files in (args.multi_task or args.train, args.validation)
     )
 
@@ -153,20 +137,18 @@ def run(args: argparse.Namespace) -> None:
 
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier for new classes, fitted to a few rows of them."""
-    from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.engine.fitted.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
 
     idle = ("validation", "hold_out", "feature_scores", "multi_task")
     refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
     posterior = None if args.posterior is None else resolve_posterior(args.posterior)
-    adapter = None if args.adapter is None else resolve_adapter(args.adapter)
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
     rows = labelled_rows(args.train, args, columns_for(args, record), None)
     classifier = _load(args, None, is_ours=True)
-    adapted = classifier.adapt(rows, posterior=posterior, adapter=adapter)
+    adapted = classifier.adapt(rows, posterior=posterior)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json({"model": str(args.out), "classes": list(adapted.classes)})
@@ -225,18 +207,20 @@ def _load(
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
+    """Print what was chosen and measured, and a summary line."""
     from bayeslora.engine.fitted.card import CHOSEN_ON, fit_words, is_cross_fitted, shown_value
 
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
-    layer = record.backbone.get("layer")
+    layer, compared = record.backbone.get("layer"), record.results.get("comparison")
     if args.json:
         named = zip(("before", "after"), scores or (), strict=False)
         content = {name: result.to_json() for name, result in named}
         about = {"layer": layer, "posterior": record.posterior, "chosen": chosen}
-        if "comparison" in record.results:
-            content["comparison"] = record.results["comparison"]
-        print_json({"model": str(args.out), **about, "calibration": calibration} | content)
+        if compared is not None:
+            content["comparison"] = compared
+        content = {"calibration": calibration, **content}
+        print_json({"model": str(args.out), **about, **content})
         return
     posterior = f"{record.posterior['name']}, {fit_words(record)}"
     rows = [("model", str(args.out)), ("posterior", posterior)]
@@ -255,38 +239,27 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     if scores is not None and not is_cross_fitted(record.results):
         rows += before_and_after(f"validation ({CHOSEN_ON})", *scores)
     print_columns(rows)
-    if classifier.side_by_side is not None:
-        _show_side_by_side(classifier.side_by_side)
-    show_last(f"Saved {args.out}: {_summary(classifier)}")
+    race = classifier.side_by_side
+    measured = "" if race is None else _show_side_by_side(race)
+    show_last(f"Saved {args.out}: {posterior}{measured}")
     if args.task is None and args.multi_task is None:
         hint_to_predict(args.out, args.train)
 
 
-def _summary(classifier: BayesianClassifier) -> str:
-    """Return the fit in words, with its NLL against the network's own softmax."""
-    from bayeslora.engine.fitted.card import fit_words
-    from bayeslora.posteriors.registry import own_softmax
-
-    record = classifier.record
-    words = f"{record.posterior['name']}, {fit_words(record)}"
-    if classifier.side_by_side is None:
-        return words
-    nll = {row.name: row.scores["nll"].value for row in classifier.side_by_side.comparison.rows}
-    chosen, baseline = nll.pop(classifier.side_by_side.chosen), nll.get(own_softmax().name)
-    against = "" if baseline is None else f" (the network's own softmax: {baseline:.3f})"
-    return f"{words}, held-out NLL {chosen:.3f} nats{against}"
-
-
-def _show_side_by_side(race: SideBySide) -> None:
-    """Print the comparison of posteriors, lowest NLL first."""
+def _show_side_by_side(race: SideBySide) -> str:
+    """Print the comparison of posteriors, lowest NLL first; return its result in words."""
     from bayeslora.engine.fitted.card import how_compared
+    from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 
-    keys = ("nll", "ece", "accuracy")
-    rows = [("posterior", *(SCORE_NAMES[key] for key in keys), "ΔNLL vs. chosen")]
+    rows = [("posterior", *SCORE_NAMES.values(), "ΔNLL vs. chosen")]
     for row in race.comparison.rows:
         is_chosen = row.name == race.chosen
         difference = "chosen" if is_chosen else shown(row.differences["nll"])
-        rows.append((row.name, *(shown(row.scores[key]) for key in keys), difference))
+        rows.append((row.name, *(shown(row.scores[key]) for key in SCORE_NAMES), difference))
     show(f"\n{how_compared(race.to_json())}. 95 % intervals in brackets:\n")
     print_columns(rows)
+    nll = {row.name: row.scores["nll"].value for row in race.comparison.rows}
+    chosen, baseline = nll.pop(race.chosen), nll.get(own_softmax().name)
+    against = "" if baseline is None else f" (the network's own softmax: {baseline:.3f})"
+    return f", held-out NLL {chosen:.3f} nats{against}"

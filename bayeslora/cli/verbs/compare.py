@@ -6,18 +6,18 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
+    SCORING_OPTIONS,
     add_apart,
     add_choice_of_scores,
-    add_json,
     add_options,
     add_overwrite,
-    add_reading,
-    add_resampling,
+    add_parameters,
+    add_scored,
     add_scoring,
     given,
 )
-from bayeslora.cli.messages import next_step, show, show_last
-from bayeslora.cli.outputs import print_json, table_width
+from bayeslora.cli.output import next_step, print_json, show, show_last, table_width
+from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.io.files import STDIN, refuse_inputs, shown_path
@@ -28,24 +28,15 @@ if TYPE_CHECKING:
 
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "compare methods on the same examples: paired differences with intervals and p-values"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="RUN_OR_FILE",
-        help="predictions on the same examples (see `evaluate --help`), or run directories",
-    )
+    add_scored(parser, ood=False)
+    function = "bayeslora.metrics.compare:compare"
+    add_parameters(parser, function, "by SCORE", "reference", "distance_to")
     add_options(
         parser,
         {
-            "--by SCORE": "score to sort by (default: nll)",
-            "--reference NAME": "reference of all comparisons (default: the first method)",
-            "--distance-to NAME": "method from which to measure the distance of each method: "
-            "total variation of the probabilities and ratio of epistemic uncertainty",
             "--out FILE_OR_DIR": "also write the table: to a file ending in .md, .tex or .csv, or "
             "to a directory in all three formats with comparison.json",
         },
@@ -53,10 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add_choice_of_scores(parser, "accuracy,nll,brier,ece")
     add_apart(parser)
-    add_resampling(parser)
-    add_reading(parser, of_data=False)
     add_scoring(parser)
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     columns = [] if args.cluster_by is None else [args.cluster_by]
     methods = find(args).methods(columns)
     together = args.over_seeds is None and len({method.group for method in methods}) > 1
-    options = given(args, "by", "num_bins", "seed", "cluster_by", "interval")
+    options = given(args, "by", *SCORING_OPTIONS)
     for name in ("reference", "distance_to"):
         if (chosen := getattr(args, name)) is not None:
             option = f"--{name.replace('_', '-')}"

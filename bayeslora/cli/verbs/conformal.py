@@ -5,44 +5,29 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import (
-    add_fit_and_apply,
-    add_json,
-    add_overwrite,
-    add_seed,
-    given,
-    number,
-)
+from bayeslora.cli.arguments import add_fit_and_apply, add_options, add_parameters, given
 from bayeslora.cli.data import predictions_reading
-from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import check_new_file, print_columns, print_json, terminal_width
+from bayeslora.cli.output import check_new_file, print_columns, print_json, show, terminal_width
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.conformal import ConformalSets
     from bayeslora.metrics.scores import Scores
 
-SUMMARY = "predict sets of classes that contain the label with a chosen coverage"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     add_fit_and_apply(parser)
-    parser.add_argument(
-        "--alpha",
-        type=number,
-        metavar="SHARE",
-        help="fraction of labels that the sets may miss (default: 0.1)",
+    add_options(
+        parser,
+        {
+            "--method NAME[:KEY=VALUE,…]": "conformal method (default: lac; `bayeslora methods` "
+            "lists them)"
+        },
     )
-    parser.add_argument(
-        "--method",
-        default="lac",
-        metavar="NAME[:KEY=VALUE,…]",
-        help="conformal method (default: lac; `bayeslora methods` lists them)",
-    )
-    add_seed(parser, "seed of the bootstrap intervals")
-    add_overwrite(parser)
-    add_json(parser)
+    add_parameters(parser, "bayeslora.conformal:conformal_sets", "alpha SHARE")
+    add_parameters(parser.further, "bayeslora.metrics.intervals:Resampling", "seed")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,14 +35,13 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.conformal import conformal_sets
     from bayeslora.metrics.evaluate import evaluate
 
-    if args.alpha is not None and "alpha=" in args.method:
+    if args.alpha is not None and "alpha=" in (args.method or ""):
         raise InputError(
             f"set alpha only once, got --alpha {args.alpha} and --method {args.method}"
         )
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
-    result = conformal_sets(
-        args.fit, args.apply, args.alpha, args.method, predictions_reading(args)
-    )
+    reading = predictions_reading(args)
+    result = conformal_sets(args.fit, args.apply, **given(args, "alpha", "method"), reading=reading)
     scores = evaluate(result.predictions, **given(args, "seed"))
     result.predictions.save(args.out)
     _show(args, result, scores)

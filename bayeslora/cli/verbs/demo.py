@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bayeslora.cli.arguments import add_overwrite, add_seed, given
-from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import table_width
-
-SUMMARY = "fit a real model to real text, compare the methods, and write a report"
+from bayeslora.cli.arguments import add_fields, add_overwrite, given
+from bayeslora.cli.output import print_json, show, table_width
+from bayeslora.cli.parser import VerbParser
+from bayeslora.engine.training_options import TrainingSettings
 
 DEFAULT_OUT = "reports/demo"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "--out",
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"output directory (default: {DEFAULT_OUT})",
     )
-    add_seed(parser, "seed of initialisation, order and draws")
+    add_fields(parser, TrainingSettings, ["seed"])
     add_overwrite(parser)
 
 
@@ -45,5 +44,10 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **result.provenance},
     )
-    show(scores_table(list(scores_of_report(page).values()), table_width()))
+    scores = list(scores_of_report(page).values())
+    if args.json:
+        methods = [result.to_json() for result in scores]
+        print_json({"page": str(page), "methods": methods})
+        return
+    show(scores_table(scores, table_width()))
     show(f"\nreport: {page}")

@@ -7,16 +7,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
+    EVALUATE,
     PART_OPTIONS,
+    SCORING_OPTIONS,
     add_choice_of_scores,
-    add_json,
+    add_options,
+    add_parameters,
     add_parts,
-    add_resampling,
     add_scored,
+    add_scoring,
     given,
 )
-from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.outputs import print_json, table_width
+from bayeslora.cli.output import print_json, show, show_last, table_width
+from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import quoted
@@ -27,28 +30,18 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
-OPTIONS = ("ood_score", "num_bins", "seed", "closed", *PART_OPTIONS)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
     add_parts(parser)
-    add_resampling(parser)
-    parser.add_argument(
-        "--closed",
-        choices=("left", "right"),
-        help="closed edge of the bins for calibration errors (default: left)",
-    )
-    parser.add_argument(
-        "--over-seeds",
-        action="store_true",
-        help="treat files of the same method as its seeds: means with t intervals",
+    add_scoring(parser)
+    add_options(
+        parser,
+        {"--over-seeds": "treat files of the same method as its seeds: means with t intervals"},
     )
     add_choice_of_scores(parser, "a standard selection")
-    add_json(parser)
+    add_parameters(parser.further, EVALUATE, "closed")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
-    options = given(args, *OPTIONS)
+    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS, "closed")
     columns = (*options.get("group_by", ()), *filter(None, [options.get("cluster_by")]))
-    methods = find(args, args.ood).methods(tuple(dict.fromkeys(columns)))
+    methods = find(args).methods(tuple(dict.fromkeys(columns)))
     if args.over_seeds:
         from bayeslora.metrics.seeds import over_seeds
 
@@ -100,18 +93,10 @@ def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
 
     groups = by_group(methods)
     for name, same in groups.items():
-        if len(same) > 1:
-            continue
-        twins = [method for method in methods if method.name == same[0].name]
-        unknown = [method.file for method in twins if not method.seed]
-        if len(twins) < 2:
-            problem = f"{quoted(name)} has only one file; pass at least two seeds"
-        elif unknown:
-            problem = f"{unknown[0]} has no seed (fit_seed, or a name ending in seed-1)"
-        else:
-            problem = (
-                f"{same[0].file} has a duplicate seed ({same[0].seed}), or its rows or its "
-                "fit_options differ from those of the other seeds"
+        if len(same) == 1:
+            raise InputError(
+                f"--over-seeds: {quoted(name)} has one file, {same[0].file}; files of its other "
+                "seeds need the same rows and fit_options, and a fit_seed, or a name ending in "
+                "seed-1, of their own"
             )
-        raise InputError(f"--over-seeds: {problem}")
     return groups

@@ -6,28 +6,21 @@ import argparse
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_json, add_options, given
-from bayeslora.cli.messages import note, show
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.arguments import DATA_DIR, add_options, given
+from bayeslora.cli.output import note, print_columns, print_json, show
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import FailedError, InputError
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
     from bayeslora.experiments.run import Experiment, Plan
 
-SUMMARY = "run a grid of fits under a named protocol; rerun the same command to continue"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
     # Not `out`, which `main` locks: a dry run only looks, and a run locks its directory itself.
     parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check everything and show the plan, without computing",
-    )
     group = parser.add_mutually_exclusive_group()
     add_options(
         group,
@@ -40,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser,
         {
-            "--data-dir DIR": "directory with the files of known tasks (default: the environment "
-            "variable BAYESLORA_DATA, else the Hugging Face hub)",
+            "--dry-run": "check everything and show the plan, without computing",
+            "--data-dir DIR": DATA_DIR,
         },
     )
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from bayeslora.cli.arguments import LOADING, add_loading, add_moved_backbone, add_overwrite, given
-from bayeslora.cli.messages import hint, show
+from bayeslora.cli.arguments import (
+    CLASSIFIER,
+    LOADING,
+    add_loading,
+    add_out,
+    add_parameters,
+    given,
+    refuse,
+)
+from bayeslora.cli.output import hint, print_json, show
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
-
-SUMMARY = "write a model's adapter for PEFT, or its network with the adapter merged"
 
 FORMATS = ("peft", "merged", "safetensors")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory written by `fit`")
-    parser.add_argument(
-        "--out", required=True, metavar="PATH", help="directory or .safetensors file to write"
-    )
+    add_out(parser, "PATH directory or .safetensors file to write")
     parser.add_argument(
         "--format",
         choices=FORMATS,
@@ -27,38 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(decoders and vision models); safetensors: one file of tensors for serving. merged "
         "and safetensors contain the mean network, without uncertainty",
     )
-    parser.add_argument(
-        "--prefix",
-        metavar="TEXT",
-        help="with peft: prefix of the layer names in the model that PEFT will wrap; empty for "
-        "AutoModel, `model.` for AutoModelForCausalLM of most decoders",
-    )
-    parser.add_argument(
-        "--head",
-        action="store_true",
-        help="with peft: also write the mean last layer, for AutoModelForSequenceClassification "
-        "of decoders",
-    )
-    parser.add_argument(
-        "--member",
-        type=int,
-        metavar="N",
-        help="for an ensemble: number of the network to write, from 1",
-    )
-    add_moved_backbone(parser)
-    add_loading(parser)
-    add_overwrite(parser)
+    add_parameters(parser, f"{CLASSIFIER}.export_peft", "prefix TEXT", "head", "member")
+    add_loading(parser.further)
 
 
 def run(args: argparse.Namespace) -> None:
     """Export the model, then print the path and how to load it."""
-    if args.prefix is not None and args.format != "peft":
-        raise InputError("--prefix, the prefix of layer names for PEFT, requires --format peft")
-    if args.head and (args.format != "peft" or args.prefix is not None):
-        raise InputError(
-            "--head requires --format peft, and cannot be combined with --prefix, which it sets "
-            "itself"
-        )
+    if args.format != "peft":
+        refuse(args, ["prefix", "head"], "requires --format peft")
+    if args.head and args.prefix is not None:
+        raise InputError("--head sets --prefix itself; use only one of them")
 
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record
@@ -81,4 +64,7 @@ def run(args: argparse.Namespace) -> None:
         hint(f"load it with transformers.{loader}")
     else:
         clf.export_safetensors(args.out, **which)
-    show(args.out)
+    if args.json:
+        print_json({"path": str(args.out), "format": args.format})
+    else:
+        show(args.out)

@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
-    add_columns,
-    add_feature_scores,
+    CLASSIFIER,
     add_fields,
-    add_json,
     add_loading,
     add_options,
     add_overwrite,
-    add_task,
+    add_parameters,
+    add_rows,
     given,
-    one_verbaliser,
     refuse,
-    template,
-    verbaliser,
 )
 from bayeslora.cli.data import (
-    add_multi_task,
     column_options,
     columns_for,
     files_of,
+    labelled_rows,
     named_rows,
     reading,
     settle_tasks,
 )
-from bayeslora.cli.messages import show_last
-from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
+from bayeslora.cli.output import hint_to_predict, print_columns, print_json, show_last
+from bayeslora.cli.parser import VerbParser
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.option_checks import DTYPES, FORMATS, KINDS
+from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import duration
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bayeslora.checkpoint import ModelRecord
-    from bayeslora.data.columns import DataColumns
 
-SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
+_OF_ROWS = ("cv", "keep_folds", "hold_out", "refit")
+_READING = ("backbone", "max_length", "depth", "template", "verbaliser", "format")
+_LOADING = ("seed", "dtype", "device", "trust_remote_code")
+_NAMED = ("epochs", "batch_size", "report_to", *_OF_ROWS)
+"""Options of training that have an option of their own; the others are set by `--set`."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "train",
@@ -65,39 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="held-out examples, used to choose the epoch and options of the posterior; with "
         "--multi-task one file per task, as NAME=FILE",
     )
-    add_multi_task(parser, "TRAIN")
     add_options(
         parser,
         {
             "--out DIR": "output directory",
-            "--quick": "fit only the last layer, on frozen features, in seconds; same as "
-            "--adapter none",
-            "--zero-shot": "classify with the language model itself, without training; the "
-            "classes are those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is "
-            "optional",
-        },
-    )
-    _model_options(parser)
-    add_fields(parser, TrainingSettings, CHOSEN)
-    add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
-    add_fields(parser, TrainingSettings, ["seed"])
-    add_loading(parser)
-    add_columns(parser)
-    add_task(parser)
-    add_overwrite(parser)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file with these options (train, out, batch_size, …); the command line takes "
-        "precedence",
-    )
-    add_json(parser)
-
-
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    add_options(
-        parser,
-        {
             "--backbone NAME": "minilm (used for texts if none is named), smollm2-135m (questions, "
             "--zero-shot), dinov2-s (images), a directory, a hub id, or auto: the installed one on "
             "whose frozen features a last layer has the lowest held-out NLL",
@@ -105,92 +74,129 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
             "see `bayeslora methods` (default: polar)",
             "--posterior NAME[:KEY=VALUE,…]": "posterior and its options, such as "
             "vbll:prior_scale=2; see `bayeslora methods` (default: vbll)",
-            "--max-length N": "maximum number of tokens per text, or patches per image; longer "
-            "inputs are truncated (default: 128)",
-            "--depth N|SHARE|auto": "layers of the backbone to use: a number, a fraction, or "
-            "auto, which depends on the training data (default: 0.8 for a decoder, all layers for "
-            "an encoder)",
+            "--quick": "fit only the last layer, on frozen features, in seconds; same as "
+            "--adapter none",
         },
     )
-    parser.add_argument(
+    add_fields(parser, TrainingSettings, ["epochs", "seed"])
+    add_overwrite(parser)
+    add_fields(parser.add_argument_group("held-out rows"), TrainingSettings, _OF_ROWS)
+    _add_model(parser.add_argument_group("model"))
+    add_rows(parser, "TRAIN")
+    further = [name for name in CHOSEN if name not in _NAMED]
+    add_fields(parser.further, TrainingSettings, further)
+    add_parameters(parser.further, f"{CLASSIFIER}.__init__", "format")
+    add_parameters(parser.further, f"{CLASSIFIER}.fit", "feature_scores")
+    add_parameters(parser.further, "bayeslora.classifier:Loading", "dtype", "device")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add_options(
+        group,
+        {
+            "--zero-shot": "classify with the language model itself, without training; the "
+            "classes are those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is "
+            "optional"
+        },
+    )
+    group.add_argument(
         "--template",
-        type=template,
+        type=lambda text: text.replace("\\n", "\n"),  # as shells pass a line break
         metavar="TEXT",
         help=r"prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
         r"for none (default: 'Text: {text}\nCategory:', none for an encoder)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--verbaliser",
         action="append",
-        type=verbaliser,
         metavar="CLASS=WORDS",
         help="words for a class; the language model's own answer becomes the prior mean of "
         "the last layer. 'names': the class names; 'none': a prior mean of zero "
         "(default: names for few examples on a decoder, see docs/reading.md, else none)",
     )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="multiple choice: score each option after the question (options), or list all "
-        "options in the prompt and answer with a letter (letters) (default: options)",
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="data type of the frozen weights (default: auto)"
-    )
+    add_parameters(group, f"{CLASSIFIER}.__init__", "max_length", "depth N|SHARE|auto")
+    add_fields(group, TrainingSettings, ["batch_size", "report_to"])
+    add_loading(group, "trust_remote_code")
 
 
 def run(args: argparse.Namespace) -> None:
     """Check all arguments and data, load, fit, save, and print the results."""
-    if isinstance(args.verbaliser, list):  # of the command line; --config has one value
-        args.verbaliser = one_verbaliser(args.verbaliser)
-    settle_tasks(args)
+    if args.verbaliser is not None:
+        args.verbaliser = _verbaliser(args.verbaliser)
+    settle_tasks(args, "train")
     if args.zero_shot:
-        _zero_shot(args)
-        return
-    if args.quick:
+        _refuse_with_zero_shot(args)
+    elif args.quick:
         if args.adapter is not None:
             raise InputError(f"--quick means --adapter none; remove --adapter {args.adapter}")
         args.adapter = "none"
     _settle_task(args)
-    for name, shown in (("train", "TRAIN"), ("out", "--out")):
-        if getattr(args, name) is None and not (name == "train" and args.multi_task):
+    needed = () if args.zero_shot or args.multi_task else (("train", "TRAIN"),)
+    for name, shown in (*needed, ("out", "--out")):
+        if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; set it on the command line or in --config")
     world = current()
     world.first(partial(_check_out, args))
-    _refuse_idle(args)
 
     began = time.monotonic()
     from bayeslora.classifier import BayesianClassifier
 
-    methods = given(args, "adapter", "posterior")
-    classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
+    chosen = given(args, "adapter", "posterior", *_READING, *_LOADING)
+    classifier = BayesianClassifier(**chosen, progress=not args.quiet)
+    _refuse_idle(args, classifier)
     columns = columns_for(args, None)
-    train, validation = world.first_then_all(
-        lambda: [
-            _rows(data, args, columns) for data in (args.multi_task or args.train, args.validation)
-        ]
-    )
-    classifier.fit(
-        train,
-        validation,
-        **given(args, *CHOSEN, "feature_scores"),
-        **column_options(args),
-        out=args.out,
-        overwrite=bool(args.overwrite),
-    )
+    if args.zero_shot:
+        from bayeslora.data.read import read
+
+        data = named_rows(args.train, args)
+        texts = None if data is None else read(data, columns, reading=reading(args))
+        classifier.zero_shot(
+            texts=texts,
+            text_column=columns.text,
+            label_column=columns.label,
+            pair_column=columns.pair,
+            out=args.out,
+            overwrite=bool(args.overwrite),
+        )
+    else:
+        train, validation = world.first_then_all(
+            lambda: [
+                labelled_rows(data, args, columns, None)
+                for data in (args.multi_task or args.train, args.validation)
+            ]
+        )
+        options = given(args, *CHOSEN, "feature_scores") | column_options(args)
+        classifier.fit(train, validation, **options, out=args.out, overwrite=bool(args.overwrite))
     _show(args, classifier.record, time.monotonic() - began)
 
 
-def _rows(files: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
-    """Return the labelled rows of a file, or of each of several tasks; None without files."""
-    from bayeslora.data.read import read
+def _verbaliser(values: Any) -> dict[Any, Any] | str:
+    """Return one verbaliser from `CLASS=WORDS`, `names` or `none`; other classes keep their names.
 
-    data, how = named_rows(files, args), reading(args)
-    if isinstance(data, dict):
-        return {
-            task: read(rows, columns, labels="required", reading=how) for task, rows in data.items()
-        }
-    return None if data is None else read(data, columns, labels="required", reading=how)
+    Raises:
+        InputError: One of several is `none`, a class has words twice, or a value has none.
+    """
+    if isinstance(values, Mapping):  # of --config, where numbers may be class names
+        return {_as_text(name): _as_text(words) for name, words in values.items()}
+    if "none" in values and len(values) > 1:
+        raise InputError("--verbaliser none cannot be combined with other values")
+    mapping: dict[str, str] = {}
+    for text in values:
+        name, equals, words = text.partition("=")
+        if text in ("names", "none"):
+            continue
+        if not (name and equals and words.strip()):
+            raise InputError(f"--verbaliser must be CLASS=WORDS, names or none, got {text!r}")
+        if name in mapping:
+            raise InputError(f"--verbaliser sets class {name!r} twice")
+        mapping[name] = words
+    return mapping or str(values[-1])
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number as text; true and false may have been yes and no, and are refused later."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
 
 
 def _settle_task(args: argparse.Namespace) -> None:
@@ -202,49 +208,20 @@ def _settle_task(args: argparse.Namespace) -> None:
         if args.template is None:
             args.template = read_description(args.task).prompt
             check_prompt(args.task, args.template)
-    elif args.train is None and args.task not in (None, *KINDS) and not args.multi_task:
+        return
+    has_rows = args.train is not None or args.multi_task or args.zero_shot
+    if args.task not in (None, *KINDS) and not has_rows:
         args.train = "train"
 
 
-def _model(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of the backbone and of reading texts, as keyword arguments."""
-    return given(
-        args,
-        *("backbone", "max_length", "depth", "template", "verbaliser", "format"),
-        *("seed", "dtype", "device", "trust_remote_code"),
-    )
-
-
-def _zero_shot(args: argparse.Namespace) -> None:
-    """Save the language model's own answer as a classifier."""
+def _refuse_with_zero_shot(args: argparse.Namespace) -> None:
+    """Raise InputError for options that have no effect without training."""
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     of_data = ("task", "data_dir", "image_column") if args.train is None else ()
     of_rows = ("validation", "multi_task", *of_data)
     idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)
     refuse(args, idle, "has no effect with --zero-shot", "no-effect")
-    if args.out is None:
-        raise InputError("--out is missing; set it on the command line or in --config")
-    _check_out(args)
-    columns = columns_for(args, None)
-
-    from bayeslora.classifier import BayesianClassifier
-    from bayeslora.data.read import read
-
-    data = named_rows(args.train, args)
-    texts = None if data is None else read(data, columns, reading=reading(args))
-
-    began = time.monotonic()
-    classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
-    classifier.zero_shot(
-        texts=texts,
-        text_column=columns.text,
-        label_column=columns.label,
-        pair_column=columns.pair,
-        out=args.out,
-        overwrite=bool(args.overwrite),
-    )
-    _show(args, classifier.record, time.monotonic() - began)
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -254,76 +231,69 @@ def _check_out(args: argparse.Namespace) -> None:
     refuse_inputs(args.out, *files_of(args.train, args.multi_task, args.validation, args.config))
 
 
-def _refuse_idle(args: argparse.Namespace) -> None:
+def _refuse_idle(args: argparse.Namespace, classifier: Any) -> None:
     """Raise InputError for method options in --config without effect; see `options`."""
     from bayeslora import options
-    from bayeslora.adapters.registry import resolve_adapter
-    from bayeslora.posteriors.registry import resolve_posterior
 
-    for name, resolve in (("adapter", resolve_adapter), ("posterior", resolve_posterior)):
+    for name in ("adapter", "posterior"):
         value = getattr(args, name)
-        if isinstance(value, dict):
-            options.refuse_idle(name, resolve(value), value.keys() - {"name"})
+        if isinstance(value, Mapping):
+            options.refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
 
 
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
-    """Print the results, with a summary line: time, scale, NLL on held-out rows."""
-    from bayeslora.engine.fitted.card import baseline_words
-
-    results = record.results
+    """Print what was measured, and a summary line: time, scale, NLL on held-out rows."""
     if args.json:
-        print_json({"model": str(args.out), **results})
+        print_json({"model": str(args.out), **record.results})
         return
-    whose = ", first member" if record.num_members > 1 else ""
-    rows = [("model", str(args.out))]
-    if losses := results.get("epochs"):
-        rows.append(("epochs, by the folds", f"{min(losses, key=losses.get)} of {[*losses][-1]}"))
-    elif results["history"] and "logit_scale" not in results:
-        epochs = f"{results['best_epoch']} of {len(results['history'])}"
-        rows.append((f"best epoch{whose}", epochs))
-    if scale := results.get("logit_scale"):
-        nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
-        chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
-        rows.append(("scale of the logits", chosen))
-    if cheaper := baseline_words(results):
-        rows.append(("NLL of cheaper models", cheaper))
-    if averaged := results.get("averaged"):
-        rows.append(("networks averaged", str(averaged)))
-    if held_out := results.get("held_out"):
-        scores = f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}"
-        rows.append(
-            (f"{held_out['num_rows']:,} held-out rows", f"{scores}; then refitted to all rows")
-        )
-    if "validation_nll" in results:
-        rows += [
-            ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
-            ("validation accuracy", f"{results['validation_accuracy']:.3f}"),
-        ]
-    rows += [
-        (f"validation, {task}", f"accuracy {scores['accuracy']:.3f}, NLL {scores['nll']:.3f}")
-        for task, scores in results.get("validation_tasks", {}).items()
-    ]
-    print_columns(rows)
+    print_columns([("model", str(args.out)), *_measured(record)])
     show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
     if args.task is None and not args.multi_task:
         hint_to_predict(args.out, args.train)
 
 
+def _measured(record: ModelRecord) -> list[tuple[str, str]]:
+    """Return the scores of a fit, with a name for each; the model card has more."""
+    from bayeslora.engine.fitted.card import baseline_words
+
+    results, rows = record.results, []
+    if scale := results.get("logit_scale"):
+        nll = f"NLL {scale['nll']:.3f} nats, {scale['nll_before']:.3f} with unscaled logits"
+        rows.append((f"{scale['num_rows']:,} held-out rows", nll))
+    if held_out := results.get("held_out"):
+        name = f"{held_out['num_rows']:,} held-out rows, before the fit to all"
+        rows.append((name, _scores(held_out)))
+    if cheaper := baseline_words(results):
+        rows.append(("NLL of cheaper models", cheaper))
+    if "validation_nll" in results:
+        rows.append(("validation", _validation(results)))
+    for task, scores in results.get("validation_tasks", {}).items():
+        rows.append((f"validation, {task}", _scores(scores)))
+    return rows
+
+
 def _summary(record: ModelRecord) -> str:
-    """Return the fit in words, with its scores on held-out rows."""
+    """Return the fit in words: rows, scale, and scores on held-out rows."""
     from bayeslora.engine.fitted.card import fit_words, method_name
 
-    results = record.results
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
         return f"the language model's own answer, {len(record.classes)} {kind}"
+    results = record.results
     words = [method_name(record), fit_words(record), _scale(results)]
     if held_out := results.get("held_out") or results.get("logit_scale"):
         words.append(f"held-out NLL {held_out['nll']:.3f} nats")
     elif "validation_nll" in results:
-        words.append(f"validation NLL {results['validation_nll']:.3f} nats")
-        words.append(f"accuracy {results['validation_accuracy']:.3f}")
+        words.append(f"validation {_validation(results)}")
     return ", ".join(filter(None, words))
+
+
+def _validation(results: Mapping[str, Any]) -> str:
+    return _scores({name: results[f"validation_{name}"] for name in ("nll", "accuracy")})
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return f"NLL {scores['nll']:.3f} nats, accuracy {scores['accuracy']:.3f}"
 
 
 def _scale(results: Mapping[str, Any]) -> str:

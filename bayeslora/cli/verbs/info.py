@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import (
-    LOADING,
-    add_json,
-    add_loading,
-    add_moved_backbone,
-    given,
-    refuse,
-)
-from bayeslora.cli.messages import note, show
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.arguments import LOADING, add_loading, add_options, given, refuse
+from bayeslora.cli.output import note, print_columns, print_json, show
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from bayeslora.adapters.spectrum import SiteSpectrum
 
-SUMMARY = "show versions, devices and embedded assets, or a model's record and weight changes"
-
 PACKAGES = (
-    "bayeslora",
-    "torch",
-    "transformers",
-    "pyro-ppl",
-    "numpy",
-    "pyarrow",
-    "safetensors",
-    "matplotlib",
-    "peft",
-    "gguf",
-    "ivon-opt",
-    "datasets",
+    *("bayeslora", "torch", "transformers", "pyro-ppl", "numpy", "pyarrow", "safetensors"),
+    *("matplotlib", "peft", "gguf", "ivon-opt", "datasets"),
 )
 
 # More would not fit a terminal; --json prints all.
 _SHOWN_VALUES = 4
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "model",
@@ -53,21 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a model directory; with --spectrum also a PEFT checkpoint",
     )
-    parser.add_argument(
-        "--spectrum",
-        action="store_true",
-        help="show the size, stable rank and singular values of each adapted layer's weight "
-        "change, and how far orthonormal factors drifted; loads the model",
+    add_options(
+        parser,
+        {
+            "--spectrum": "show the size, stable rank and singular values of each adapted layer's "
+            "weight change, and how far orthonormal factors drifted; loads the model",
+            "--verify": "compare every file of the model with its saved size and SHA-256; exit "
+            "code 2 if a file is changed, missing or unexpected",
+        },
     )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare every file of the model with its saved size and SHA-256; exit code 2 if a "
-        "file is changed, missing or unexpected",
-    )
-    add_moved_backbone(parser)
-    add_loading(parser)
-    add_json(parser)
+    add_loading(parser.further)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,8 +61,11 @@ def run(args: argparse.Namespace) -> None:
     content = _machine() if args.model is None else dataclasses.asdict(read_record(args.model))
     if args.json:
         print_json(content)
-    else:
-        print_columns(_rows(content))
+        return
+    import yaml
+
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf)
+    show(text.rstrip())
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -210,22 +190,3 @@ def _newsgroups() -> str:
         if installed == "not installed"
         else f"{DISTRIBUTION} {installed}"
     )
-
-
-def _rows(content: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    """Return names and values, with nested mappings indented under their name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            rows += [(f"{indent}{name}", ""), *_rows(value, f"{indent}  ")]
-        else:
-            rows.append((f"{indent}{name}", _shown(value)))
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

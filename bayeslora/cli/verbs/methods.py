@@ -8,15 +8,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import add_json
-from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import print_json, show_wrapped
+from bayeslora.cli.output import print_json, show, show_wrapped
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
     from bayeslora.plugins import Catalogue
-
-SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
@@ -30,7 +27,7 @@ _SINGULAR = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
         "names",
@@ -38,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="show only these methods, with the meaning of each option",
     )
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,45 +5,39 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bayeslora.cli.arguments import (
-    add_columns,
-    add_json,
-    add_keep,
+    CLASSIFIER,
     add_loading,
-    add_moved_backbone,
-    add_overwrite,
-    add_seed,
-    add_task,
+    add_options,
+    add_out,
+    add_parameters,
+    add_rows,
     given,
-    number,
 )
-from bayeslora.cli.data import (
-    add_multi_task,
-    columns_for,
-    files_of,
-    named_files,
-    named_rows,
-    reading,
+from bayeslora.cli.data import columns_for, files_of, named_rows, reading, settle_tasks
+from bayeslora.cli.output import (
+    check_new_file,
+    next_step,
+    note,
+    print_columns,
+    print_json,
+    score_rows,
+    show_last,
 )
-from bayeslora.cli.messages import next_step, note, show_last
-from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
+from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
-from bayeslora.option_checks import LINKS
 from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.data.corruptions import Corruption
     from bayeslora.engine.fitted.pieces import CheckedRows
     from bayeslora.metrics.scores import Scores
     from bayeslora.predictions.record import Predictions
 
-SUMMARY = "predict class probabilities and uncertainties, and write them to a file"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory")
     parser.add_argument(
@@ -53,47 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts, with or without labels; '-' for stdin. For a model of several tasks use "
         "--multi-task, or rows with a column task",
     )
-    add_multi_task(parser, "DATA")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
-    parser.add_argument(
-        "--num-samples",
-        type=number,
-        metavar="S",
-        help="number of posterior draws; 0 uses the mean (default: depends on the posterior)",
+    add_out(parser, "FILE .parquet, .csv or .jsonl")
+    function = f"{CLASSIFIER}.predict"
+    add_parameters(parser, function, "num_samples S", "link", "seed", "unknown_labels")
+    add_parameters(parser, function, "keep COLUMN")
+    add_options(
+        parser,
+        {
+            "--corrupt KIND:SEVERITY": "corrupt the texts first, to measure calibration under "
+            "shift: typos, word_drop or truncation, severity 1 to 5 (see `report --shifted`)"
+        },
     )
-    parser.add_argument(
-        "--link",
-        choices=LINKS,
-        help="how to convert logits to probabilities, if the posterior has a choice (default: "
-        "depends on the posterior)",
-    )
-    parser.add_argument(
-        "--unknown-labels",
-        choices=("error", "ood"),
-        default="error",
-        help="what to do with a label that is not a class: ood keeps the row without a label, and "
-        "stores the label in a column unknown_label (default: error)",
-    )
-    parser.add_argument(
-        "--corrupt",
-        action="append",
-        metavar="KIND:SEVERITY",
-        help="corrupt the texts first, to measure calibration under shift: typos, word_drop or "
-        "truncation, severity 1 to 5 (see `report --shifted`)",
-    )
-    add_keep(parser, "DATA")
-    add_seed(parser, "seed of the posterior draws and of --corrupt")
-    add_moved_backbone(parser)
-    add_columns(parser, "the model's, such as {}")
-    add_task(parser)
-    add_loading(parser)
-    add_overwrite(parser)
-    add_json(parser)
+    add_loading(parser, "backbone", "trust_remote_code")
+    add_rows(parser, "DATA", "the model's, such as {}")
+    add_loading(parser.further, "device")
 
 
 def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
+    from bayeslora.data.corruptions import Corruption
     from bayeslora.engine.data import stream_for
     from bayeslora.engine.plan import Plan
     from bayeslora.posteriors.registry import draws_to_predict
@@ -102,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
 
     world, parts = current(), PredictionParts(args.out)
     world.first(parts.sweep)
-    files = _files(args)
+    settle_tasks(args, "data")
+    files = args.multi_task or args.data
+    if files is None:
+        raise InputError("DATA is missing; for a model of several tasks use --multi-task NAME=FILE")
     inputs = files_of(files)
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
@@ -111,21 +87,19 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
 
-    options = given(args, "num_samples", "link", "seed")
-    drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
-    if (
-        args.seed is not None
-        and args.corrupt is None
-        and not draws_to_predict(posterior, args.num_samples)
-    ):
+    unknown: Literal["error", "ood"] = args.unknown_labels or "error"
+    keep = args.keep or ()
+    drawing = Drawing.of(posterior, unknown=unknown, **given(args, "num_samples", "link", "seed"))
+    draws = draws_to_predict(posterior, args.num_samples)
+    if args.seed is not None and args.corrupt is None and not draws:
         note(f"--seed has no effect: posterior {posterior.name!r} predicts without random draws")
-    check_further(args.keep)
-    corruption = _corruption(args)
+    check_further(keep)
+    corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
         columns, data = columns_for(args, record), named_rows(files, args)
-        read = stream_for(record, data, columns, keep=args.keep, reading=reading(args))
-        return CheckedRows(record, read, args.unknown_labels, corruption)
+        read = stream_for(record, data, columns, keep=keep, reading=reading(args))
+        return CheckedRows(record, read, unknown, corruption)
 
     rows = world.first_then_all(checked)
 
@@ -146,28 +120,6 @@ def run(args: argparse.Namespace) -> None:
     if world.is_first:
         by_task = bool(record.tasks) and TASK in rows.further
         _report(args, rows, method_name(record, drawing.num_samples), by_task=by_task)
-
-
-def _files(args: argparse.Namespace) -> str | dict[str, str]:
-    """Return DATA, or the files of several tasks by name."""
-    if args.multi_task is not None and args.data is not None:
-        raise InputError(f"--multi-task replaces DATA; remove {args.data}")
-    if args.multi_task is not None:
-        return named_files(args.multi_task, "--multi-task")
-    if args.data is None:
-        raise InputError("DATA is missing; for a model of several tasks use --multi-task NAME=FILE")
-    return str(args.data)
-
-
-def _corruption(args: argparse.Namespace) -> Corruption | None:
-    """Return what `--corrupt` does to rows."""
-    if args.corrupt is None:
-        return None
-    from bayeslora.data.corruptions import Corruption
-
-    if len(args.corrupt) > 1:
-        raise InputError(f"--corrupt must be set only once, got {' and '.join(args.corrupt)}")
-    return Corruption.of(args.corrupt[0], args.seed or 0)
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:

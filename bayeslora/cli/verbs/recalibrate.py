@@ -6,28 +6,26 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_fit_and_apply, add_json, add_overwrite
+from bayeslora.cli.arguments import add_fit_and_apply, add_options, given
 from bayeslora.cli.data import predictions_reading
-from bayeslora.cli.outputs import before_and_after, check_new_file, print_columns, print_json
+from bayeslora.cli.output import before_and_after, check_new_file, print_columns, print_json
+from bayeslora.cli.parser import VerbParser
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
     from bayeslora.recalibration.recalibrate import Recalibrated
 
-SUMMARY = "fit a recalibrator to held-out predictions and apply it to others"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
     add_fit_and_apply(parser)
-    parser.add_argument(
-        "--method",
-        default="temperature",
-        metavar="NAME[:KEY=VALUE,…]",
-        help="recalibrator (default: temperature; `bayeslora methods` lists them)",
+    add_options(
+        parser,
+        {
+            "--method NAME[:KEY=VALUE,…]": "recalibrator (default: temperature; `bayeslora "
+            "methods` lists them)"
+        },
     )
-    add_overwrite(parser)
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.recalibration.recalibrate import recalibrate
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
-    result = recalibrate(args.fit, args.apply, args.method, predictions_reading(args))
+    reading = predictions_reading(args)
+    result = recalibrate(args.fit, args.apply, **given(args, "method"), reading=reading)
     result.predictions.save(args.out)
     scores = {
         "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),

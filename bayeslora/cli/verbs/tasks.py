@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from bayeslora.cli.arguments import add_json
-from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import print_json, show_wrapped
-
-SUMMARY = "list the known tasks"
+from bayeslora.cli.output import print_json, show, show_wrapped
+from bayeslora.cli.parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's own arguments."""
-    add_json(parser)
+def add_arguments(parser: VerbParser) -> None:
+    """Add nothing: the verb has no arguments of its own."""
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,34 +10,27 @@ from bayeslora.cli.arguments import (
     add_examples,
     add_options,
     add_overwrite,
-    add_predictions,
-    add_reading,
+    add_scored,
     given,
     refuse,
 )
-from bayeslora.cli.messages import hint, show
-from bayeslora.cli.outputs import check_new_file
+from bayeslora.cli.output import check_new_file, hint, print_json, show
+from bayeslora.cli.parser import VerbParser
 from bayeslora.cli.runs import find
 
-SUMMARY = "browse predictions: filter, sort and search them in the browser"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Add the verb's own arguments."""
-    add_predictions(parser)
-    add_reading(parser, of_data=False)
+    add_scored(parser)
     add_options(
         parser,
         {
             "--out FILE": "output file, .html (default: a temporary file)",
-            "--title TEXT": "title of the page",
+            "--no-browser": "only write the page and print its path",
         },
     )
-    add_examples(parser)
-    parser.add_argument(
-        "--no-browser", action="store_true", help="only write the page and print its path"
-    )
     add_overwrite(parser)
+    add_examples(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.reporting.viewer import view
 
-    scored = find(args, args.ood)
+    scored = find(args)
     out = args.out
     if out is None:
         refuse(args, ["overwrite"], "has no effect without --out")
@@ -60,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
         reading=scored.reading,
         **given(args, "title", "examples", "example_column"),
     )
-    show(page)
+    if args.json:
+        print_json({"page": str(page)})
+    else:
+        show(page)
     if not args.no_browser and not webbrowser.open(page.resolve().as_uri()):
         hint("no browser found; open the page manually")
