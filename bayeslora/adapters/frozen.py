@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.option_checks import is_number
 
 if TYPE_CHECKING:

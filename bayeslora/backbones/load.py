@@ -21,7 +21,7 @@ from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.images import ImageReader, check_vision, is_vision
 from bayeslora.backbones.template import Template
 from bayeslora.errors import InputError, first_line, unknown_choice
-from bayeslora.layer_list import is_sharded
+from bayeslora.foreign import is_sharded
 from bayeslora.option_checks import Dtype, checked
 from bayeslora.runtime import restored_random_state
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
 from bayeslora.errors import InputError
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.processes import current
 
 _IN_MEMORY_BYTES = 2 << 30

@@ -6,6 +6,6 @@ ADAPTERS = {
     "lisa": "bayeslora.contrib.lisa:LISA",
     "emtal": "bayeslora.contrib.emtal:EMTAL",
     "ilora": "bayeslora.contrib.ilora:ILoRA",
-    "amt": "bayeslora.contrib.amt.adapter:AMT",
+    "amt": "bayeslora.contrib.amt:AMT",
 }
 """Adapters as `module:Class` by name; a method is one line here and its file."""

@@ -36,7 +36,7 @@ from bayeslora.backbones.encoder import Encoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Count, NotNegative, Positive
 
 _LONGEST_INTERVAL = 20

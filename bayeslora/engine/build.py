@@ -24,7 +24,7 @@ from bayeslora.engine.network import Network, under
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import InputError
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features

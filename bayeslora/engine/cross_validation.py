@@ -26,10 +26,9 @@ from bayeslora.engine.training.final_fit import scale_logits
 from bayeslora.engine.training.starts import Average, LinearProbes, can_average
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities, nll
+from bayeslora.links import best_scale, link_probabilities, nll
 from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.plain_text import counted
-from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)

@@ -21,13 +21,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import blocks, cell_matrix
-from bayeslora.metrics.calibration import BinSums, bin_places, ece_debiased, equal_mass_edges
-from bayeslora.metrics.clusters import num_units
+from bayeslora.metrics.bootstrap import blocks, cell_matrix, num_units
+from bayeslora.metrics.calibration import (
+    BinSums,
+    bin_places,
+    ece_debiased,
+    equal_mass_edges,
+    first_above,
+    top_label,
+)
 from bayeslora.metrics.per_class import ClasswiseSums, brier_parts
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.smooth import fixed_points, grid_matrix
-from bayeslora.metrics.top_label import first_above, top_label
 from bayeslora.runtime import threaded
 
 CHANCE_KEYS = (

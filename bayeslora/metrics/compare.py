@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.metrics.bootstrap import num_units, values_of, without_gaps
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.clusters import num_units, values_of, without_gaps
 from bayeslora.metrics.differences import distances, holm, over_rows, over_seeds_of, permutation_p
 from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of

@@ -43,10 +43,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix
+from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix, num_units
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.catalogue import SCORES, Kind
-from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.pairing import (
     MEANS,

@@ -18,8 +18,21 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import MAX_ROWS
-from bayeslora.metrics.calibration import NUM_BINS, as_num_bins, check_closed, reliability_bins
+from bayeslora.metrics.bootstrap import (
+    MAX_ROWS,
+    check_columns,
+    column_names,
+    values_of,
+    without_gaps,
+)
+from bayeslora.metrics.calibration import (
+    NUM_BINS,
+    Closed,
+    as_num_bins,
+    check_closed,
+    reliability_bins,
+    top_label,
+)
 from bayeslora.metrics.catalogue import (
     REFLECTED,
     SCORE_KEYS,
@@ -28,7 +41,6 @@ from bayeslora.metrics.catalogue import (
     UNLABELLED_KEYS,
     Kind,
 )
-from bayeslora.metrics.clusters import check_columns, column_names, values_of, without_gaps
 from bayeslora.metrics.intervals import (
     LEVEL,
     Bootstrap,
@@ -44,7 +56,6 @@ from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
 from bayeslora.metrics.selective import risk_curve
 from bayeslora.metrics.statistics import all_scores
 from bayeslora.metrics.subgroups import class_scores, group_scores
-from bayeslora.metrics.top_label import Closed, top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import open_columns

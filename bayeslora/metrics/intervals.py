@@ -26,9 +26,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import unknown_choice
-from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic, acceleration, bootstrap_deviations
+from bayeslora.metrics.bootstrap import (
+    Prepare,
+    Rows,
+    Statistic,
+    acceleration,
+    bootstrap_deviations,
+    num_units,
+)
 from bayeslora.metrics.catalogue import SCORES, Kind
-from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.scores import LEAST_ROWS, Score
 from bayeslora.option_checks import as_integer, as_seed
 

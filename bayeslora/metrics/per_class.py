@@ -43,9 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import cell_matrix
-from bayeslora.metrics.calibration import NUM_BINS, bin_places, equal_width_edges
+from bayeslora.metrics.calibration import NUM_BINS, Closed, bin_places, equal_width_edges
 from bayeslora.metrics.rowwise import LabelledRows
-from bayeslora.metrics.top_label import Closed
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.calibration import Closed
 from bayeslora.metrics.intervals import Resampling
-from bayeslora.metrics.top_label import Closed
 from bayeslora.predictions.record import Predictions
 
 CLAMP = 1e-12

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.calibration import TopLabel, Weighed, first_above
 from bayeslora.metrics.scores import CoveragePoint
-from bayeslora.metrics.top_label import TopLabel, Weighed, first_above
 
 COVERAGES = (50, 80, 90, 95)
 """Percentages of the rows at which accuracy is reported."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct, idct
 
 from bayeslora.metrics.bootstrap import cell_matrix
-from bayeslora.metrics.top_label import TopLabel
+from bayeslora.metrics.calibration import TopLabel
 
 GRID = 512
 """Number of grid points; errors agree with the direct sum over rows to about 1e-4."""

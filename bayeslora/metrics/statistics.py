@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.calibration import adaptive_errors, bin_sums, ece_debiased
+from bayeslora.metrics.calibration import Closed, adaptive_errors, bin_sums, ece_debiased, top_label
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.intervals import from_zero, with_rare_errors
@@ -17,7 +17,6 @@ from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.selective import COVERAGES, Selection
 from bayeslora.metrics.smooth import smooth_errors
-from bayeslora.metrics.top_label import Closed, top_label
 
 
 def all_scores(

@@ -23,7 +23,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix
+from bayeslora.metrics.bootstrap import (
+    Rows,
+    Statistic,
+    blocks,
+    cell_matrix,
+    clusters_in,
+    without_gaps,
+)
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.catalogue import ALL_SCORES, Kind
 from bayeslora.metrics.chance import (
@@ -33,7 +40,6 @@ from bayeslora.metrics.chance import (
     ece_by_chance,
     p_values,
 )
-from bayeslora.metrics.clusters import clusters_in, without_gaps
 from bayeslora.metrics.intervals import (
     IntervalMethod,
     from_zero,

@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.clusters import clusters_in
+from bayeslora.metrics.bootstrap import Rows, Statistic, clusters_in
 from bayeslora.metrics.intervals import Resampling, in_order
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.files import UNCERTAINTIES

@@ -45,8 +45,13 @@ from bayeslora.data.formats import File, Reading, Record, Table
 from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.io.files import STDIN, atomic_file
 from bayeslora.plain_text import listed, shown
-from bayeslora.predictions.harness import is_sample_log, log_metadata, log_records
-from bayeslora.predictions.servers import is_server_log, server_records
+from bayeslora.predictions.logs import (
+    is_sample_log,
+    is_server_log,
+    log_metadata,
+    log_records,
+    server_records,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.bootstrap import clusters_in, values_of
+from bayeslora.metrics.calibration import TopLabel, top_label
 from bayeslora.metrics.catalogue import SCORES
-from bayeslora.metrics.clusters import clusters_in, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
@@ -23,7 +24,6 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Scores
 from bayeslora.metrics.seeds import over_seeds
-from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.predictions.collection import Method, by_group, named_predictions, unique_labels
 
 Names = str | Sequence[str] | None

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
-from bayeslora.metrics.clusters import column_names
+from bayeslora.metrics.bootstrap import column_names
 from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.scores import Scores
 from bayeslora.predictions import collection

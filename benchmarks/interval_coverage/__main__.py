@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
-from bayeslora.metrics.calibration import bin_places, bin_sums
+from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import (
     CHANCE_KEYS,
@@ -37,7 +37,6 @@ from bayeslora.metrics.ood import DETECTION, detect, detection, grouped, sorted_
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.statistics import statistic
-from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.arguments import study_parser

@@ -243,8 +243,7 @@ def all_scores(count: int) -> Run:
 
 def our_ece() -> float:
     """Return the seconds of one ECE."""
-    from bayeslora.metrics.calibration import ece
-    from bayeslora.metrics.top_label import top_label
+    from bayeslora.metrics.calibration import ece, top_label
 
     probs, labels = drawn_predictions(1_000_000)
 

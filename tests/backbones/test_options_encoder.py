@@ -13,7 +13,7 @@ from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.backbones.template import Template
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.logits import ABSENT
 
 WORDS = [row["text"] for row in toy_rows(20, seed=3)]

@@ -9,8 +9,8 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.backbones.load import load_backbone
+from bayeslora.contrib.amt import AMT
 from bayeslora.contrib.amt import pool as engine
-from bayeslora.contrib.amt.adapter import AMT
 from bayeslora.contrib.amt.pool import (
     Adversary,
     MetaTuning,

@@ -13,9 +13,8 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import fitter as members
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.training.loop import Loop
-from bayeslora.links import link_probabilities
+from bayeslora.links import best_scale, link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.logit_scale import best_scale
 
 ROWS, TEST = toy_rows(24), toy_rows(15, seed=8)
 

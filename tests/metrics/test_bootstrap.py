@@ -5,9 +5,8 @@ import pytest
 
 from bayeslora.metrics import bootstrap
 from bayeslora.metrics.bootstrap import bootstrap_deviations
-from bayeslora.metrics.calibration import bin_sums, ece
+from bayeslora.metrics.calibration import bin_sums, ece, top_label
 from bayeslora.metrics.intervals import bootstrap_interval
-from bayeslora.metrics.top_label import top_label
 
 
 def mean_of(values):

@@ -12,8 +12,8 @@ from bayeslora.metrics.calibration import (
     equal_mass_edges,
     mce,
     reliability_bins,
+    top_label,
 )
-from bayeslora.metrics.top_label import top_label
 
 # Both sides sum at most a few hundred numbers below 1 in float64, in different orders.
 CLOSE = 1e-12

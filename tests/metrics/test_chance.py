@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from bayeslora.metrics.calibration import bin_places, ece
+from bayeslora.metrics.calibration import bin_places, ece, top_label
 from bayeslora.metrics.chance import (
     CHANCE_KEYS,
     drawn_errors,
@@ -18,7 +18,6 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import Scoring, labelled_rows
 from bayeslora.metrics.statistics import statistic
-from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from bayeslora.metrics.calibration import reliability_bins
+from bayeslora.metrics.calibration import reliability_bins, top_label
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
-from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 
 

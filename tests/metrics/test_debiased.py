@@ -5,8 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from bayeslora.metrics.calibration import bin_sums, ece, ece_debiased, folded_mean
-from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.calibration import bin_sums, ece, ece_debiased, folded_mean, top_label
 
 
 @pytest.mark.parametrize(("mean", "noise"), [(0.0, 0.1), (0.05, 0.1), (0.3, 0.02), (0.2, 0.0)])

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.calibration import ece, top_label
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.differences import holm, permutation_p
 from bayeslora.metrics.pairing import Contest, fits_of
 from bayeslora.metrics.rowwise import row_scores
-from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 
 

@@ -26,8 +26,7 @@ def test_means_equal_torch_torchmetrics_and_scikit_learn():
         multiclass_calibration_error,
     )
 
-    from bayeslora.metrics.calibration import ece, mce
-    from bayeslora.metrics.top_label import top_label
+    from bayeslora.metrics.calibration import ece, mce, top_label
 
     predictions = random_predictions()
     probs, labels = torch.tensor(predictions.probs), torch.tensor(predictions.labels)

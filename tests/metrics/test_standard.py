@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.calibration import calibration_errors, ece, mce
+from bayeslora.metrics.calibration import calibration_errors, ece, mce, top_label
 from bayeslora.metrics.ood import detection, detection_areas, sorted_by_uncertainty
-from bayeslora.metrics.top_label import top_label
 
 CONFIDENCES = st.lists(
     st.tuples(st.integers(0, 100).map(lambda k: k / 100), st.booleans()), min_size=1, max_size=60

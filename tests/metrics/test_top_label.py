@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.calibration import top_label
 
 
 def test_rows_are_sorted_and_counts_follow_them():

@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from bayeslora.metrics.calibration import reliability_bins
-from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.calibration import reliability_bins, top_label
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
 

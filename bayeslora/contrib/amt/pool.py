@@ -34,7 +34,7 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, prototypes
 
 if TYPE_CHECKING:
-    from bayeslora.contrib.amt.adapter import AMT
+    from bayeslora.contrib.amt import AMT
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,9 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.errors import DivergedError
-from bayeslora.links import link_probabilities, nll
+from bayeslora.links import best_scale, link_probabilities, nll
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.types import FinalFit, LastLayer
 from bayeslora.runtime import restored_random_state
 

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
+from bayeslora.backbones.template import Verbaliser, class_rows, class_words
 from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
-from bayeslora.layer_list import find_layers
+from bayeslora.foreign import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead

@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.calibration import TopLabel
 from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.metrics.selective import Answered, answered
-from bayeslora.metrics.top_label import TopLabel
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.style import Panel, Role

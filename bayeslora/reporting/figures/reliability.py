@@ -18,8 +18,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from bayeslora.errors import unknown_choice
-from bayeslora.metrics.calibration import ece, reliability_bins
-from bayeslora.metrics.top_label import top_label
+from bayeslora.metrics.calibration import ece, reliability_bins, top_label
 from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.collection import Method
 from bayeslora.reporting.assess import Assessed, Point, occupied

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, roc_auc_score
 from sklearn.metrics import roc_curve as reference_roc
 
-from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.calibration import ece, top_label
 from bayeslora.metrics.selective import aurc
-from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.figures.curves import (
