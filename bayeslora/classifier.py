@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.low_rank import SiteSpectrum, spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
-from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -43,10 +43,9 @@ from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
 from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.zero_shot import zero_shot
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.rows import say_fitted_to
 from bayeslora.engine.training_options import (
     CHOSEN,
     ColumnNames,

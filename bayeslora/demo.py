@@ -95,7 +95,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     test: list[Predictions] = []
     ood: dict[str, dict[str, Predictions]] = {}
     records: dict[str, ModelRecord] = {}
-    with each_note_once("bayeslora.engine.data", "bayeslora.engine.rows"):
+    with each_note_once("bayeslora.engine.data", "bayeslora.engine.network"):
         for index, (name, method) in enumerate(METHODS.items(), 1):
             logger.info("%d of %d: %s", index, len(METHODS), name)
             clf = BayesianClassifier(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.spectrum import SiteSpectrum
+    from bayeslora.adapters.low_rank import SiteSpectrum
 
 
 def trained_layer(weight: Tensor, device: torch.device) -> nn.Linear:

@@ -34,9 +34,8 @@ from bayeslora.data.examples import Examples
 from bayeslora.engine.data import classes_for, columns_of, encode_for, most_options, read_for
 from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, inputs
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import inputs
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Options, Seed, Strengths
 from bayeslora.predictions.files import UNCERTAINTIES

@@ -17,10 +17,9 @@ from bayeslora.data.examples import Examples
 from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.fitter import Fitted, Fitter, Fold, State
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
-from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.base import FitResult
 from bayeslora.engine.training.final_fit import scale_logits
 from bayeslora.engine.training.starts import Average, LinearProbes, can_average

@@ -20,8 +20,7 @@ from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.fitter import Fitter
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.base import FitResult
-from bayeslora.engine.training.checkpoints import abandon, claim, refuse
+from bayeslora.engine.training.base import FitResult, abandon, claim, refuse
 from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.registry import provider

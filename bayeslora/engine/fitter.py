@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS
-from bayeslora.adapters.spectrum import summary
+from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.formats import rows_to_fit
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, prepare
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.rows import prepare
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior
 from bayeslora.engine.training.loop import train_network

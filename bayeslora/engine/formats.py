@@ -21,9 +21,8 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import FILLED, Template, at_blank, head_weight, tokens_after
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
-from bayeslora.engine.network import Network, unscaled
+from bayeslora.engine.network import Network, inputs, unscaled
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.rows import inputs
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.runtime import row_slices

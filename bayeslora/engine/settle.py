@@ -39,9 +39,9 @@ from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, best_depth, build_network, pooling_of
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import TrainingData, check_hold_out, check_images
+from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
-from bayeslora.engine.rows import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError, MissingAssetError

@@ -23,9 +23,8 @@ from bayeslora.data.examples import class_names, data_hash, encode_labels
 from bayeslora.data.questions import is_description, read_description
 from bayeslora.data.splits import split_examples
 from bayeslora.errors import InputError, located
-from bayeslora.experiments.grid import Cell, Grid, Search, Task, set_part
+from bayeslora.experiments.grid import Cell, Grid, Search, Task, best_options, search_of, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
-from bayeslora.experiments.search import best_options, search_of
 from bayeslora.experiments.summary import REPORTED, SCORES
 from bayeslora.options import as_mapping, parsed
 from bayeslora.posteriors.registry import resolve_posterior

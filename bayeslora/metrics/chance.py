@@ -28,11 +28,12 @@ from bayeslora.metrics.calibration import (
     ece_debiased,
     equal_mass_edges,
     first_above,
+    fixed_points,
+    grid_matrix,
     top_label,
 )
 from bayeslora.metrics.per_class import ClasswiseSums, brier_parts
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
-from bayeslora.metrics.smooth import fixed_points, grid_matrix
 from bayeslora.runtime import threaded
 
 CHANCE_KEYS = (

@@ -6,12 +6,16 @@ intervals too. The lowest coverage of a class is biased downwards by selection: 
 built from intervals of every class at level 1 − 0.05/C (Bonferroni), from the smallest of their
 lower ends to the smallest of their upper ends, and so covers the lowest true coverage with a
 probability of at least 95 %; it treats rows as independent, even with clusters.
+
+Means of uncertainties are over all, correctly and incorrectly predicted rows, where a useful one is
+higher. One that is zero in every row, as of a point estimate, is zero by definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,7 +24,10 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import (
     MAX_ROWS,
+    Rows,
+    Statistic,
     check_columns,
+    clusters_in,
     column_names,
     values_of,
     without_gaps,
@@ -28,9 +35,13 @@ from bayeslora.metrics.bootstrap import (
 from bayeslora.metrics.calibration import (
     NUM_BINS,
     Closed,
+    adaptive_errors,
     as_num_bins,
+    bin_sums,
     check_closed,
+    ece_debiased,
     reliability_bins,
+    smooth_errors,
     top_label,
 )
 from bayeslora.metrics.catalogue import (
@@ -41,24 +52,26 @@ from bayeslora.metrics.catalogue import (
     UNLABELLED_KEYS,
     Kind,
 )
+from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.intervals import (
     LEVEL,
     Bootstrap,
     Resampling,
+    from_zero,
+    in_order,
     resampled_means,
     share_score,
     wilson,
+    with_rare_errors,
 )
 from bayeslora.metrics.ood import check_kinds, detect, grouped
-from bayeslora.metrics.per_class import confusion
+from bayeslora.metrics.per_class import brier_parts, class_counts, classwise_bins, confusion
 from bayeslora.metrics.rowwise import LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
-from bayeslora.metrics.selective import risk_curve
-from bayeslora.metrics.statistics import all_scores
+from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
-from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
-from bayeslora.predictions.files import open_columns
+from bayeslora.predictions.files import UNCERTAINTIES, open_columns
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
@@ -351,3 +364,184 @@ def _means(
             bounds = info.bounds(sets.shape[1])
             scores[key] = spread.score(index, float(values.mean()), *bounds, kind=info.kind)
     return scores
+
+
+def all_scores(
+    rows: LabelledRows, scoring: Scoring
+) -> tuple[dict[str, Score], dict[str, float], float]:
+    """Return all scores with intervals, p-values by `CHANCE_KEYS`, and the ECE by chance.
+
+    A p-value is the frequency with which labels drawn from the probabilities themselves give a
+    score at least as large; if it exceeds 5 %, the interval begins at zero. The ECE by chance is
+    the mean ECE of these labels.
+
+    Args:
+        rows: At least one labelled row.
+        scoring: Bins, intervals and clusters.
+    """
+    num_bins, closed = scoring.num_bins, scoring.closed
+
+    def prepare(indices: Rows) -> Statistic:
+        return statistic(rows.take(indices), num_bins, closed)
+
+    estimates = statistic(rows, num_bins, closed)(np.ones(len(rows)))
+    values = dict(zip(SCORE_KEYS, estimates.tolist(), strict=True))
+    width = 2 * num_bins * rows.probs.shape[1]
+    spread = scoring.resampling.spread(prepare, [len(rows)], [scoring.clusters], width=width)
+    scores = {
+        key: spread.score(
+            index,
+            values[key],
+            info.low,
+            info.high,
+            reflected=info.reflected,
+            kind=info.kind,
+            units=-(-spread.units * info.percent // 100),
+        )
+        for index, (key, info) in enumerate(SCORES.items())
+    }
+    scores = with_rare_errors(scores, spread.units)
+    observed = np.array([values[key] for key in CHANCE_KEYS])
+    drawn = errors_by_chance(rows, scoring)
+    p = p_values(drawn, observed)
+    chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
+    return (
+        {
+            key: from_zero(score) if chance.get(key, 0.0) > SIGNIFICANT else score
+            for key, score in scores.items()
+        },
+        chance,
+        float(drawn[CHANCE_KEYS.index("ece")].mean()),
+    )
+
+
+def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
+    """Return the function from row counts to scores in the order of `SCORE_KEYS`.
+
+    It takes counts [N] or [N, R] and returns [K] or [K, R].
+    """
+    means = rows.means.T
+    surest = top_label(rows.confidence, rows.correct)
+    bins = bin_sums(surest, num_bins, closed)
+    by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed, rows.available)
+    smooth = smooth_errors(surest)
+    per_class = class_counts(rows)
+    select = Selection(surest)
+    ones = np.ones(len(rows))
+
+    def scores(counts: NDArray[Any]) -> NDArray[np.float64]:
+        weights = np.asarray(counts, dtype=np.float64).reshape(len(rows), -1)
+        accuracy, nll, brier, confidence, sharpness = means @ weights / (ones @ weights)
+        sums, classes = bins(weights), by_class.sums(weights)
+        weighed = surest.weighed(weights)
+        chosen = select(weighed)
+        parts = brier_parts(classes, brier)
+        area = chosen.aurc
+        counted = per_class(weights)
+        by_key = {
+            "accuracy": accuracy,
+            "f1": counted.f1,
+            "balanced_accuracy": counted.balanced_accuracy,
+            "mcc": counted.mcc,
+            "nll": nll,
+            "brier": brier,
+            "brier_reliability": parts.reliability,
+            "brier_resolution": parts.resolution,
+            "brier_uncertainty": parts.uncertainty,
+            "ece": sums.ece,
+            "aece": adaptive_errors(surest, weighed, num_bins),
+            "cwece": classes.cwece,
+            "mce": sums.mce,
+            "ece_debiased": ece_debiased(sums),
+            "smece": smooth(weights),
+            "ece_over": sums.over,
+            "ece_under": sums.under,
+            "aurc": area,
+            "eaurc": np.maximum(area - chosen.best_aurc, 0),
+            **{f"accuracy_at_{percent}": chosen.accuracy_at(percent) for percent in COVERAGES},
+            "mean_confidence": confidence,
+            "overconfidence": confidence - accuracy,
+            "sharpness": sharpness,
+        }
+        return np.stack([by_key[key] for key in SCORE_KEYS]).reshape(-1, *counts.shape[1:])
+
+    return scores
+
+
+LOGIT_VARIANCE = "logit_variance"
+"""The score `score_logit_variance` of predictions, in squared logit units."""
+
+PARTS = ("mean", "right", "wrong")
+"""Subsets of rows: all, correctly predicted, incorrectly predicted."""
+
+
+def uncertainty_means(
+    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None = None
+) -> dict[str, dict[str, Score]]:
+    """Return the means by uncertainty and subset, with intervals.
+
+    Empty subsets and missing uncertainties are omitted.
+
+    Args:
+        predictions: Rows, labelled or not.
+        resampling: Options of the intervals.
+        clusters: [N] cluster of each row, or None.
+    """
+    uncertainties = _uncertainties(predictions)
+    if not uncertainties:
+        return {}
+    labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
+    right = (labels >= 0) & (predictions.prediction == labels)
+    parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
+    table = np.stack([*uncertainties.values()])
+    # the logit variance only breaks ties, so it does not change the resamples of the others
+    keys = sorted(uncertainties, key=lambda name: name in UNCERTAINTIES)
+    ties = [uncertainties[name] for name in keys]
+    order, clusters = in_order((*ties, *parts), clusters)
+    table, parts = table[:, order], parts[:, order]
+    prepare = partial(_part_means, table, parts)
+    sizes = [int(clusters_in(members > 0, clusters, 2)[1]) for members in parts]
+    rows = len(right)
+    values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(uncertainties), len(PARTS))
+    spread = resampling.spread(prepare, [rows], [clusters])
+
+    def scored(index: int, part: int) -> Score:
+        if not table[index].any():
+            return Score(0.0, 0.0, 0.0)
+        bounds = _range(table[index], predictions.num_classes)
+        position, value = index * len(PARTS) + part, float(values[index, part])
+        return spread.score(position, value, *bounds, kind="mean", units=sizes[part])
+
+    present = [(k, part) for k, part in enumerate(PARTS) if parts[k].any()]
+    return {
+        name: {part: scored(index, k) for k, part in present}
+        for index, name in enumerate(uncertainties)
+    }
+
+
+def _uncertainties(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
+    uncertainties = {
+        name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
+    }
+    if LOGIT_VARIANCE in predictions.scores:
+        uncertainties[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
+    return uncertainties
+
+
+def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], indices: Rows) -> Statistic:
+    """Return the function from row counts to means of K values over P subsets, [K · P]."""
+    values, members = table[:, indices], parts[:, indices]
+    weighted = (values[:, None] * members).reshape(-1, len(indices))
+
+    def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        sizes = members @ counts
+        sums = (weighted @ counts).reshape(len(values), *sizes.shape)
+        empty = np.where(sizes > 0, 1.0, np.nan)
+        return np.asarray((sums / np.maximum(sizes, 1) * empty).reshape(-1, *counts.shape[1:]))
+
+    return means
+
+
+def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
+    """Return the bounds of an uncertainty: those of entropies, extended for other units."""
+    return float(min(0.0, values.min())), float(max(np.log(num_classes), values.max()))

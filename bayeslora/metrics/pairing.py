@@ -17,8 +17,8 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import Statistic
 from bayeslora.metrics.calibration import bin_sums, top_label
 from bayeslora.metrics.catalogue import SCORE_KEYS
+from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
-from bayeslora.metrics.statistics import statistic
 from bayeslora.plain_text import quoted
 from bayeslora.predictions.collection import QUESTION_FORMAT, Seeds, group_seeds
 from bayeslora.predictions.record import Predictions

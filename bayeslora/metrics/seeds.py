@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import ALL_SCORES
+from bayeslora.metrics.evaluate import PARTS
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import common_first
 from bayeslora.metrics.scores import OODGroup, OODScores, PartScores, Score, Scores
-from bayeslora.metrics.uncertainties import PARTS
 
 Floats = Sequence[float] | NDArray[np.float64]
 Part = TypeVar("Part")

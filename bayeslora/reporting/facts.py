@@ -29,8 +29,7 @@ from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.scores import OODScores, Score, Scores
-from bayeslora.reporting.assess import Assessed, Point, labelled, occupied
-from bayeslora.reporting.shift import ShiftCurve
+from bayeslora.reporting.assess import Assessed, Point, ShiftCurve, labelled, occupied
 from bayeslora.reporting.text import listed_names
 
 SURE = 0.9

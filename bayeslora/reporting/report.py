@@ -15,7 +15,7 @@ from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.scores import Scores
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool
+from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
@@ -24,7 +24,6 @@ from bayeslora.reporting.figures.style import FORMATS, check_formats
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv
-from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import browsed_columns, viewer_page
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class

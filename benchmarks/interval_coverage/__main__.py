@@ -31,13 +31,11 @@ from bayeslora.metrics.chance import (
     errors_by_chance,
     p_values,
 )
-from bayeslora.metrics.evaluate import set_scores
+from bayeslora.metrics.evaluate import set_scores, statistic, uncertainty_means
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
 from bayeslora.metrics.ood import DETECTION, detect, detection, grouped, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import Score
-from bayeslora.metrics.statistics import statistic
-from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results

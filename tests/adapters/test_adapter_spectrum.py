@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayeslora.adapters.inject import inject
-from bayeslora.adapters.low_rank import Factors, LowRank
+from bayeslora.adapters.low_rank import Factors, LowRank, drift, singular_values, spectrum, summary
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.spectrum import drift, singular_values, spectrum, summary
 from bayeslora.testing.adapter import randomise, stack
 
 

@@ -6,8 +6,8 @@ from alternation import CONFIGS, Problem, changed
 from torch.optim import AdamW
 
 from bayeslora.adapters.inject import adapter_state
+from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import PoLAR, RiemannianAdam
-from bayeslora.adapters.spectrum import drift
 
 
 @pytest.fixture(params=CONFIGS)

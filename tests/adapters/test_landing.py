@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from bayeslora.adapters.inject import inject
+from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import LandingAdam, PoLAR, landing_field
-from bayeslora.adapters.spectrum import drift
 
 
 def sites_of(size, r):

@@ -13,8 +13,8 @@ from bayeslora.adapters.inject import (
     inject,
     load_adapter_state,
 )
+from bayeslora.adapters.low_rank import spectrum, summary
 from bayeslora.adapters.peft_bridge import export_peft, load_peft
-from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.contrib.s2ft import S2FT, Columns, column_targets
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import SiteLaws, output, randomise

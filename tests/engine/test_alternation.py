@@ -7,7 +7,7 @@ import torch
 from small_fits import GRADIENT, fresh
 
 from bayeslora import MAP, MLE, Laplace
-from bayeslora.engine.rows import set_feature_scale
+from bayeslora.engine.network import set_feature_scale
 from bayeslora.engine.training.loop import Loop
 from bayeslora.posteriors.features import Features
 

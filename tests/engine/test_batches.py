@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Tokens
-from bayeslora.engine.rows import Collator, LengthBatchSampler
+from bayeslora.engine.network import Collator, LengthBatchSampler
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 200)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from crashes import survivors
 
-from bayeslora.engine.training.checkpoints import (
+from bayeslora.engine.training.base import (
     apart,
     read_checkpoint,
     together,

@@ -11,10 +11,10 @@ from small_fits import GRADIENT, equal_states, fresh
 
 from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.spectrum import drift
 from bayeslora.engine import fitter
-from bayeslora.engine.rows import feature_rows
+from bayeslora.engine.network import feature_rows
 from bayeslora.engine.training import loop as fit_module
 from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
 from bayeslora.engine.training.loop import epochs_without_gain

@@ -14,10 +14,9 @@ from bayeslora.metrics.chance import (
     errors_by_chance,
     p_values,
 )
-from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.evaluate import evaluate, statistic
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import Scoring, labelled_rows
-from bayeslora.metrics.statistics import statistic
 from bayeslora.predictions.record import Predictions
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from bayeslora.metrics.calibration import top_label
-from bayeslora.metrics.smooth import smece
+from bayeslora.metrics.calibration import smece, top_label
 
 
 def direct(confidence, correct, points=4000):

@@ -9,9 +9,8 @@ from refusal import refused
 from bayeslora.cli import main
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Source, gather
-from bayeslora.reporting.assess import assess
+from bayeslora.reporting.assess import SHIFT_KEYS, assess, shift_curves
 from bayeslora.reporting.report import report
-from bayeslora.reporting.shift import SHIFT_KEYS, shift_curves
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

@@ -16,9 +16,9 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
+from bayeslora.cli.data import find
 from bayeslora.cli.output import next_step, print_json, show, show_last, table_width
 from bayeslora.cli.parser import VerbParser
-from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.io.files import STDIN, refuse_inputs, shown_path
 from bayeslora.plain_text import quoted

@@ -18,9 +18,9 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
+from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show, show_last, table_width
 from bayeslora.cli.parser import VerbParser
-from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import quoted
 

@@ -22,9 +22,9 @@ from bayeslora.cli.arguments import (
     given,
     refuse,
 )
+from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
 from bayeslora.cli.parser import VerbParser
-from bayeslora.cli.runs import find
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
 

@@ -14,9 +14,9 @@ from bayeslora.cli.arguments import (
     given,
     refuse,
 )
+from bayeslora.cli.data import find
 from bayeslora.cli.output import check_new_file, hint, print_json, show
 from bayeslora.cli.parser import VerbParser
-from bayeslora.cli.runs import find
 
 
 def add_arguments(parser: VerbParser) -> None:

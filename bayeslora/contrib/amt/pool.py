@@ -28,8 +28,7 @@ from bayeslora.backbones.tokens import Batch
 from bayeslora.contrib.perturbation import Inputs, ascend, open_inputs
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.checkpoints import read_checkpoint, write_checkpoint
+from bayeslora.engine.training.base import Training, read_checkpoint, write_checkpoint
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, prototypes
 

@@ -34,10 +34,9 @@ from bayeslora.engine.fitted.card import (
     method_name,
     method_notes,
 )
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, inputs, say_fitted_to, say_truncation, unknown_labels
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import inputs, say_fitted_to, say_truncation, unknown_labels
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed

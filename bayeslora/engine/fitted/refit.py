@@ -30,11 +30,10 @@ from bayeslora.engine.data import check_images, classes_for, columns_of, encode_
 from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import feature_rows, prepare
 from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_last_layer
 from bayeslora.errors import InputError

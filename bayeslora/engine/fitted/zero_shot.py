@@ -20,9 +20,8 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
 from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.training.starts import class_prior, says_something
 from bayeslora.errors import InputError
 from bayeslora.posteriors.registry import own_softmax

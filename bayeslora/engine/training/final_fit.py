@@ -12,13 +12,12 @@ from functools import partial
 
 from torch import Tensor
 
-from bayeslora.adapters.spectrum import summary
+from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_layer import FinalLayerEncoder
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import feature_rows
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.errors import DivergedError
 from bayeslora.links import best_scale, link_probabilities, nll

@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader
 from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.network import Network, under
+from bayeslora.engine.network import Collator, LengthBatchSampler, Network, set_feature_scale, under
 from bayeslora.engine.progress import open_bar
-from bayeslora.engine.rows import Collator, LengthBatchSampler, set_feature_scale
-from bayeslora.engine.training.base import FitResult, Training, learning_rate
-from bayeslora.engine.training.checkpoints import (
+from bayeslora.engine.training.base import (
+    FitResult,
+    Training,
     apart,
+    learning_rate,
     read_checkpoint,
     together,
     write_checkpoint,

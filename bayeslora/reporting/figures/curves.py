@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from bayeslora.metrics.calibration import TopLabel
 from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.metrics.selective import Answered, answered
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Assessed, ShiftCurve
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.style import Panel, Role
-from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, score_words
 
 MARKED = (80, 90, 95)
