@@ -21,7 +21,8 @@ from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.module import wrap_module
-from bayeslora.backbones.template import Template, Verbaliser
+from bayeslora.backbones.template import Template
+from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash

@@ -18,7 +18,8 @@ import torch
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import FILLED, Template, at_blank, head_weight, tokens_after
+from bayeslora.backbones.template import FILLED, Template, at_blank
+from bayeslora.backbones.verbaliser import head_weight, tokens_after
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
 from bayeslora.engine.network import Network, inputs, unscaled

@@ -31,8 +31,9 @@ from bayeslora.backbones.embedded import (
     installed_file,
 )
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import RAW, Template, class_words
+from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_words
 from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import formats

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 
 from bayeslora.data import movielens, newsgroups
-from bayeslora.data.movielens import INSTALL, liked_films, load_movielens
+from bayeslora.data.known import INSTALL, liked_films, load_movielens
 from bayeslora.errors import MissingAssetError
 
 FILMS = 60

@@ -13,8 +13,9 @@ from bayeslora.adapters.registry import no_adapter
 from bayeslora.backbones.depth import ALL_LAYERS, read_as_asked
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import RAW, Template, class_rows, class_words
+from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
+from bayeslora.backbones.verbaliser import class_rows, class_words
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
