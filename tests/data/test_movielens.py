@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 
-from bayeslora.data import movielens, newsgroups
+from bayeslora.data import known, newsgroups
 from bayeslora.data.known import INSTALL, liked_films, load_movielens
 from bayeslora.errors import MissingAssetError
 
@@ -41,11 +41,11 @@ def folder(tmp_path, monkeypatch):
         "ml-100k.item": [f"{n}\t{title}\t{year}\tDrama" for n, (title, year) in titles.items()],
         "ml-100k.inter": ["\t".join(map(str, rating)) for rating in ratings],
     }
-    monkeypatch.setattr(movielens, "_SHA256", {})
+    monkeypatch.setattr(known, "_SHA256", {})
     for name, rows in content.items():
         (folder / name).write_text("header\n" + "\n".join(rows) + "\n")
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        movielens._SHA256[name] = digest
+        known._SHA256[name] = digest
     monkeypatch.setattr(newsgroups, "distribution", lambda name: FakeDistribution(tmp_path))
     liked_films.cache_clear()
     yield folder

@@ -18,7 +18,7 @@ from refusal import refused
 
 import bayeslora as bl
 from bayeslora.errors import InputError
-from bayeslora.experiments import cells, run, workers
+from bayeslora.experiments import cells, run
 from bayeslora.predictions.record import Predictions
 
 
@@ -227,7 +227,7 @@ def test_processes_give_the_same_scores_and_survive_a_killed_worker(
     grid, tmp_path, scores, finished, monkeypatch
 ):
     # Forks of a server that has imported everything, which takes a new process seconds.
-    monkeypatch.setattr(workers, "get_context", lambda method: CONTEXT)
+    monkeypatch.setattr(run, "get_context", lambda method: CONTEXT)
     killed, over = [], threading.Event()
 
     def kill():
