@@ -188,8 +188,8 @@ def test_stdout_and_messages_appear_once(folder):
     assert codes == [0, 0], errs
     assert "spoken" in outs[0]
     assert outs[1] == ""
-    assert "--patience has no effect" in errs[0]
-    assert "--patience" not in errs[1]
+    assert "patience has no effect" in errs[0]
+    assert "patience" not in errs[1]
 
 
 def launch(*words):
