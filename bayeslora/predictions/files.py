@@ -4,7 +4,7 @@
 |---|---|
 | `id` | string, optional, unique |
 | `label` | class name, or index from 0; null where the row has no label; optional |
-| `prob_<class>` | probability, one column per class, at least two; or `logit_<class>` |
+| `prob_<class>` | probability, one column per class, or one of two classes; or `logit_<class>` |
 | | null where the row does not have the class, as a question with fewer options than others |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
