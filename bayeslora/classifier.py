@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.low_rank import SiteSpectrum, spectrum
+from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
+from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, load_backbone

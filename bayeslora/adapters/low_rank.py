@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.site import Site, trained_layer
+from bayeslora.adapters.site import Site, SiteSpectrum, trained_layer
 from bayeslora.errors import InputError
 
 Gate = Callable[[Tensor], Tensor]
@@ -309,31 +308,6 @@ def drift(site: Site) -> float:
     """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 if it has none."""
     distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
     return max(distances, default=0.0)
-
-
-@dataclass(frozen=True)
-class SiteSpectrum:
-    """Statistics of the change that one adapter makes to the weight of its layer.
-
-    Attributes:
-        name: Dotted name of the layer.
-        singular_values: Singular values of the change ΔW, descending, without the zeros beyond its
-            rank.
-        norm: ‖ΔW‖_F.
-        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN if that is zero.
-        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN if the change is zero.
-        drift: See `drift`.
-        is_gated: Whether the change depends on the token, as in C-LoRA; the statistics are then
-            those of the factors without the gate.
-    """
-
-    name: str
-    singular_values: tuple[float, ...]
-    norm: float
-    relative_norm: float
-    stable_rank: float
-    drift: float
-    is_gated: bool = False
 
 
 def spectrum(site: Site) -> SiteSpectrum:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from bayeslora.adapters.low_rank import SiteSpectrum
 
 
 def trained_layer(weight: Tensor, device: torch.device) -> nn.Linear:
@@ -30,6 +28,31 @@ def frozen_layer(weight: Tensor, bias: Tensor | None, training: bool) -> nn.Line
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer.train(training)
+
+
+@dataclass(frozen=True)
+class SiteSpectrum:
+    """Statistics of the change that one adapter makes to the weight of its layer.
+
+    Attributes:
+        name: Dotted name of the layer.
+        singular_values: Singular values of the change ΔW, descending, without the zeros beyond its
+            rank.
+        norm: ‖ΔW‖_F.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN if that is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN if the change is zero.
+        drift: See `low_rank.drift`.
+        is_gated: Whether the change depends on the token, as in C-LoRA; the statistics are then
+            those of the factors without the gate.
+    """
+
+    name: str
+    singular_values: tuple[float, ...]
+    norm: float
+    relative_norm: float
+    stable_rank: float
+    drift: float
+    is_gated: bool = False
 
 
 class Site(nn.Module):

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Adapter, StepHook
-from bayeslora.adapters.low_rank import SiteSpectrum, spectrum_of
-from bayeslora.adapters.site import Companion
+from bayeslora.adapters.low_rank import spectrum_of
+from bayeslora.adapters.site import Companion, SiteSpectrum
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.training.base import Training

@@ -216,7 +216,7 @@ def compare(
         predictions: Predictions of two or more methods on the same rows, their files, or data
             frames (see `Predictions.from_frame`, which names them). Files with the same name are
             distinguished as by the command: by seed, directory or number.
-        by: Score to order the methods by, one of `RANKING`; `nll` by default.
+        by: Score to order the methods by, such as `accuracy` or `ece`; `nll` by default.
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
         over_seeds: Whether to average the fits of one method.

@@ -155,3 +155,32 @@ def walk(blocks: Sequence[Block]) -> Iterator[Block]:
         yield block
         if isinstance(block, Details):
             yield from walk(block.blocks)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report, independent of its format.
+
+    `facts` is one line under the title; only non-empty sections are in it; `view` is the file
+    beside the page that shows every example, or empty.
+    """
+
+    title: str
+    facts: str
+    sections: tuple[Section, ...]
+    view: str = ""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table, in order."""
+        return tuple(block for block in self._blocks if isinstance(block, Table))
+
+    @property
+    def drawings(self) -> tuple[Drawing, ...]:
+        """Every drawing, in order."""
+        figures = (block for block in self._blocks if isinstance(block, Figure))
+        return tuple(drawing for figure in figures for drawing in figure.drawings)
+
+    @property
+    def _blocks(self) -> Iterator[Block]:
+        return (block for section in self.sections for block in walk(section.blocks))

@@ -7,14 +7,14 @@ tables loop over its result.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import Block, Details, Figure, Section, Term, walk
+from bayeslora.reporting.blocks import Block, Details, Document, Figure, Section, Term
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import Drawings
@@ -27,35 +27,6 @@ from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
 """Most columns of a title, as in a terminal."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A report, independent of its format.
-
-    `facts` is one line under the title; only non-empty sections are in it; `view` is the file
-    beside the page that shows every example, or empty.
-    """
-
-    title: str
-    facts: str
-    sections: tuple[Section, ...]
-    view: str = ""
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """Every table, in order."""
-        return tuple(block for block in self._blocks if isinstance(block, Table))
-
-    @property
-    def drawings(self) -> tuple[Drawing, ...]:
-        """Every drawing, in order."""
-        figures = (block for block in self._blocks if isinstance(block, Figure))
-        return tuple(drawing for figure in figures for drawing in figure.drawings)
-
-    @property
-    def _blocks(self) -> Iterator[Block]:
-        return (block for section in self.sections for block in walk(section.blocks))
 
 
 def compose(

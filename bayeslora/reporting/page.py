@@ -26,7 +26,7 @@ from bayeslora.reporting.text import NAME_END, NAME_START, brief, score_words, s
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bayeslora.reporting.document import Document
+    from bayeslora.reporting.blocks import Document
 
 _ASSETS = files("bayeslora.reporting").joinpath("templates")
 

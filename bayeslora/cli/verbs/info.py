@@ -16,7 +16,7 @@ from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.low_rank import SiteSpectrum
+    from bayeslora.adapters.site import SiteSpectrum
 
 PACKAGES = (
     *("bayeslora", "torch", "transformers", "pyro-ppl", "numpy", "pyarrow", "safetensors"),

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bayeslora.adapters.low_rank import SiteSpectrum, spectrum
+from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.peft_bridge import export_peft, load_peft
+from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.peft_classifier import base_name
