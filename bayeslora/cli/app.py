@@ -224,5 +224,5 @@ _RESUMED = {"fit": "epochs", "predict": "rows", "experiment": "cells"}
 
 
 def _kept(args: argparse.Namespace) -> str:
-    parts = _RESUMED.get(args.verb)
+    parts = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
     return f"; finished {parts} are saved, and the same command continues" if parts else ""

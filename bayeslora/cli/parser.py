@@ -172,7 +172,9 @@ def _needed(parser: VerbParser) -> Iterator[str]:
     """Yield the arguments of a verb that a short usage names: files, and required options."""
     for action in parser._actions:
         if not action.option_strings:
-            yield f"[{action.metavar}]" if action.nargs in ("?", "*") else str(action.metavar)
+            more = " …" if action.nargs in ("*", "+") else ""
+            name = f"{action.metavar}{more}"
+            yield f"[{name}]" if action.nargs in ("?", "*") else name
         elif action.required:
             yield f"{action.option_strings[0]} {action.metavar}"
 

@@ -1,7 +1,7 @@
 """Sites: the laws on three hosts for all adapters, and tests of individual adapters."""
 
 import torch
-from tiny_hosts import tiny_bert, tiny_llama, tokens
+from tiny_hosts import OnBert, OnLlama
 from torch import nn
 
 from bayeslora.adapters.lora import LoRA
@@ -17,22 +17,6 @@ class OnStack(SiteLaws):
 
     def inputs(self):
         return torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-
-
-class OnLlama(SiteLaws):
-    def host(self):
-        return tiny_llama()
-
-    def inputs(self):
-        return tokens()
-
-
-class OnBert(SiteLaws):
-    def host(self):
-        return tiny_bert()
-
-    def inputs(self):
-        return tokens()
 
 
 class TestLoRAOnStack(OnStack):

@@ -2,6 +2,8 @@
 
 import torch
 
+from bayeslora.testing.adapter import SiteLaws
+
 SIZES = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -30,3 +32,19 @@ def tiny_bert():
 def tokens(rows=3, length=5):
     generator = torch.Generator().manual_seed(1)
     return torch.randint(1, SIZES["vocab_size"], (rows, length), generator=generator)
+
+
+class OnLlama(SiteLaws):
+    def host(self):
+        return tiny_llama()
+
+    def inputs(self):
+        return tokens()
+
+
+class OnBert(SiteLaws):
+    def host(self):
+        return tiny_bert()
+
+    def inputs(self):
+        return tokens()

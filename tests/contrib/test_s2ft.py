@@ -3,7 +3,7 @@
 import pytest
 import torch
 from known_moments import inject_with, moments_on
-from tiny_hosts import tiny_bert, tiny_llama, tokens
+from tiny_hosts import OnBert, OnLlama, tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,22 +20,6 @@ from bayeslora.errors import InputError
 from bayeslora.testing.adapter import SiteLaws, output, randomise
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
-
-
-class OnLlama(SiteLaws):
-    def host(self):
-        return tiny_llama()
-
-    def inputs(self):
-        return tokens()
-
-
-class OnBert(SiteLaws):
-    def host(self):
-        return tiny_bert()
-
-    def inputs(self):
-        return tokens()
 
 
 class TestColumnsOnStack(SiteLaws):
