@@ -557,10 +557,9 @@ class BayesianClassifier:
         try:
             for member in network.members:
                 network.load_trained_state(member)
-                changes = [spectrum(site) for site in network.sites]
-                if network.companion is not None:
-                    changes += network.companion.spectra()
-                spectra.append(changes)
+                companion = network.companion
+                whole = [] if companion is None else companion.spectra()
+                spectra.append([*map(spectrum, network.sites), *whole])
         finally:
             network.load_trained_state(network.members[0])
         return spectra

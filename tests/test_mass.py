@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 35265,
+    "code lines": 35260,
     "modules": 220,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -36,9 +36,9 @@ LIMITS = {
 }
 ROOMS = {
     ".": 2656,
-    "adapters": 1331,
+    "adapters": 1329,
     "backbones": 2572,
-    "cli": 2649,
+    "cli": 2646,
     "contrib": 2351,
     "data": 2121,
     "engine": 5038,

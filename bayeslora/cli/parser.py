@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -172,8 +172,7 @@ def _needed(parser: VerbParser) -> Iterator[str]:
     """Yield the arguments of a verb that a short usage names: files, and required options."""
     for action in parser._actions:
         if not action.option_strings:
-            more = " …" if action.nargs in ("*", "+") else ""
-            name = f"{action.metavar}{more}"
+            name = f"{action.metavar} …" if action.nargs in ("*", "+") else str(action.metavar)
             yield f"[{name}]" if action.nargs in ("?", "*") else name
         elif action.required:
             yield f"{action.option_strings[0]} {action.metavar}"
@@ -226,8 +225,7 @@ def settle(args: argparse.Namespace) -> None:
         setattr(args, key, _checked(f"--set {key}", value, actions[key]))
         args.typed[key] = f"--set {key}"
         taken.add(key)
-    keys = [name for name in keys if name != "trust_remote_code"]
-    for key, value in _in_file(args.config, keys).items():
+    for key, value in _in_file(args.config, {*keys} - {"trust_remote_code"}).items():
         if value is not None and key not in taken:
             setattr(args, key, _checked(f"{args.config}: {key}", value, actions[key]))
             args.typed[key] = f"{args.config}: {key}"
@@ -253,7 +251,7 @@ def _set(
     return values
 
 
-def _in_file(path: str | None, keys: Sequence[str]) -> dict[str, Any]:
+def _in_file(path: str | None, keys: Collection[str]) -> dict[str, Any]:
     """Return the values in a YAML file, if any, by key."""
     content = {} if path is None else read_yaml(path)
     if content is not None and not isinstance(content, Mapping):
@@ -269,10 +267,7 @@ def _in_file(path: str | None, keys: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-_STRUCTURED = (
-    *("adapter", "posterior", "layer_sampling", "quality_retaining"),
-    *("verbaliser", "multi_task", "validation"),
-)
+_STRUCTURED = ("adapter", "posterior", "verbaliser", "multi_task", "validation")
 """Options that a file may set to a mapping, which is checked where it is used."""
 
 

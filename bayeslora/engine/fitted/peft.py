@@ -185,7 +185,6 @@ def peft_spectrum(
         InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
         MissingAssetError: peft is not installed.
     """
-    base = backbone or base_name(str(directory))
     with quiet_transformers():
-        model = load_backbone(base, **loading).model
+        model = load_backbone(backbone or base_name(str(directory)), **loading).model
     return [spectrum(site) for site in load_peft(model, directory)]
