@@ -62,7 +62,10 @@ nb_execution_in_temp = True
 nb_output_stderr = "remove"
 nb_merge_streams = True  # `%%bash` sends its output in pieces
 
-autodoc_default_options = {"members": True}
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "set_fit_request, set_predict_request, set_score_request",  # scikit-learn writes them
+}
 autoclass_content = "both"  # arguments of a constructor are described in its own docstring
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
