@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.weights.swag import SWAG as SWAG
     from bayeslora.posteriors.weights.tfb import TFB as TFB
     from bayeslora.predictions.record import Predictions as Predictions
+    from bayeslora.recalibration.bayesian import BayesianLogistic as BayesianLogistic
+    from bayeslora.recalibration.bayesian import BayesianTemperature as BayesianTemperature
     from bayeslora.recalibration.beta import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.histogram import HistogramBinning as HistogramBinning
     from bayeslora.recalibration.isotonic import IsotonicRegression as IsotonicRegression
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "APS": "bayeslora.conformal",
     "BayesianClassifier": "bayeslora.classifier",
+    "BayesianLogistic": "bayeslora.recalibration.bayesian",
+    "BayesianTemperature": "bayeslora.recalibration.bayesian",
     "BetaCalibration": "bayeslora.recalibration.beta",
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal",

@@ -116,6 +116,7 @@ def _classes_of(first: Predictions, other: Predictions) -> Predictions:
         labels=labels,
         sets=None if other.sets is None else other.sets[:, columns],
         available=None if other.available is None else other.available[:, columns],
+        intervals=None if other.intervals is None else other.intervals[:, columns],
     )
 
 

@@ -9,14 +9,15 @@
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
+| `interval_low_<class>`, `interval_high_<class>` | credible interval of the probability, optional |
 
 JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row, in place of columns.
 Only Parquet stores the name and the metadata of a record. Sample logs of lm-evaluation-harness
 (`harness`) and log-probabilities of servers (`servers`) are read as well, detected by the keys of
 their first line.
 
-Other columns are read as texts if requested by name, else ignored, and so are `set_<class>` columns
-unless every class has one. Classes are in the order of the columns, unless the Parquet metadata
+Other columns are read as texts if requested by name, else ignored, and so are those of sets and
+intervals unless every class has them. Classes are in the order of the columns, unless the Parquet metadata
 lists the same classes in another order. Labels are names if any of them is a class name, else
 indices: a column never mixes the two.
 
@@ -103,7 +104,12 @@ AS_WRITTEN = PredictionsReading()
 
 def is_ours(column: str) -> bool:
     """Return whether a column's name has a fixed meaning in predictions files."""
-    return column in _FIXED or column.startswith((*_NUMBERS, "set_"))
+    return column in _FIXED or column.startswith((*_NUMBERS, "set_", "interval_"))
+
+
+def interval_columns(classes: Iterable[str]) -> list[str]:
+    """Return the columns of the ends of the intervals of each class."""
+    return [f"interval_{end}_{name}" for name in classes for end in ("low", "high")]
 
 
 def row_number(index: int) -> str:
@@ -398,8 +404,11 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     sets = [f"set_{name}" for name in class_of.values()]
     if len(sets) < 2 or not {*sets} <= {*names}:
         sets = []
+    ends = interval_columns(class_of.values())
+    if not {*ends} <= {*names}:
+        ends = []
     texts = [name for name in names if name in {"id", "label", *columns}]
-    table = opened.read((*class_of, *scores), (*texts, *sets))
+    table = opened.read((*class_of, *scores, *ends), (*texts, *sets))
     with named(opened.source, opened.where):
         _check_names(table)
         values = {n: [*map(as_text, formats.python_values(table.column(n)))] for n in texts}
@@ -420,6 +429,9 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
             fields["labels"] = label_codes(values["label"], fields["classes"])
         if sets:
             fields["sets"] = np.column_stack([_truths(table, name) for name in sets])
+        if ends:
+            flat = np.column_stack([_numbers(table, name) for name in ends])
+            fields["intervals"] = flat.reshape(len(flat), -1, 2)
         if "id" in values:
             if None in values["id"]:
                 empty = ", column 'id': empty; give every row an id, or no row"

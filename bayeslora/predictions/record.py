@@ -25,7 +25,7 @@ from bayeslora.predictions.files import AS_WRITTEN, UNCERTAINTIES, PredictionsRe
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
 
-BY_ROW = ("probs", "labels", "sets", "available", *UNCERTAINTIES)
+BY_ROW = ("probs", "labels", "sets", "available", "intervals", *UNCERTAINTIES)
 """Fields of `Predictions` that are arrays with a row per row, or None."""
 
 KINDS = ("probs", "logits", "logprobs")
@@ -93,6 +93,8 @@ class Predictions:
             for showing examples; no score depends on them.
         available: [N, C] bool: which classes each row has, for questions with 2 to C options; the
             others have probability 0. None if every row has every class.
+        intervals: [N, C, 2] float64: the ends of each probability's credible interval, or None; see
+            `bayeslora.recalibration.bayesian`.
 
     Raises:
         InputError: A field violates the above; the message names the row.
@@ -111,6 +113,7 @@ class Predictions:
     sets: NDArray[np.bool_] | None = None
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     available: NDArray[np.bool_] | None = None
+    intervals: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         classes = _class_names(self.classes)
@@ -131,6 +134,8 @@ class Predictions:
             "available": _available(self.available, shape, labels, classes),
             "columns": {name: _further(name, texts, rows) for name, texts in self.columns.items()},
         }
+        if self.intervals is not None:
+            checked["intervals"] = _array("intervals", self.intervals, np.float64, (*shape, 2))
         for name in UNCERTAINTIES:
             values = getattr(self, name)
             checked[name] = None if values is None else _finite(name, values, rows)
@@ -288,14 +293,14 @@ class Predictions:
     def with_probs(self, probs: ArrayLike, name: str | None = None) -> Predictions:
         """Return the same rows with other probabilities, such as recalibrated ones.
 
-        `total`, `aleatoric`, `epistemic` and `sets` are dropped, since they derive from the old
-        probabilities. `scores` are kept.
+        `total`, `aleatoric`, `epistemic`, `sets` and `intervals` are dropped, since they derive
+        from the old probabilities. `scores` are kept.
 
         Args:
             probs: [N, C].
             name: The new name; the old one if None.
         """
-        dropped: dict[str, Any] = dict.fromkeys((*UNCERTAINTIES, "sets"))
+        dropped: dict[str, Any] = dict.fromkeys((*UNCERTAINTIES, "sets", "intervals"))
         return self.replace(probs=probs, name=self.name if name is None else name, **dropped)
 
     def replace(self, **changes: Any) -> Predictions:
@@ -348,6 +353,9 @@ class Predictions:
         }
         if self.sets is not None:
             columns |= {f"set_{name}": self.sets[:, k] for k, name in enumerate(self.classes)}
+        if self.intervals is not None:
+            ends = self.intervals.reshape(len(self), -1)
+            columns |= dict(zip(files.interval_columns(self.classes), ends.T, strict=True))
         columns |= self.columns
         metadata = {
             **self.metadata,

@@ -23,6 +23,7 @@ from bayeslora.plugins import Catalogue
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
+from bayeslora.recalibration.bayesian import BayesianLogistic, BayesianTemperature
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.histogram import HistogramBinning
 from bayeslora.recalibration.isotonic import IsotonicRegression
@@ -41,6 +42,8 @@ RECALIBRATORS: dict[str, type[Any]] = {
         BetaCalibration,
         HistogramBinning,
         IsotonicRegression,
+        BayesianTemperature,
+        BayesianLogistic,
     )
 }
 """The built-in recalibrators by name."""

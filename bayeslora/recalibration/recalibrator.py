@@ -48,11 +48,11 @@ def renormalised(values: NDArray[np.float64], stated: NDArray[np.float64]) -> ND
     """Normalise one-vs-rest values to probabilities that sum to 1.
 
     Args:
-        values: [N, C] non-negative values, independent per class.
+        values: [..., N, C] non-negative values, independent per class.
         stated: [N, C] original probabilities, kept for rows whose values are all zero and thus
             cannot be normalised.
     """
-    sums = values.sum(1, keepdims=True)
+    sums = values.sum(-1, keepdims=True)
     return np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), stated)
 
 
