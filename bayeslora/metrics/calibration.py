@@ -82,16 +82,6 @@ class BinSums:
         return np.asarray(np.abs(self.gap).sum(axis=0) / self.rows)
 
     @property
-    def over(self) -> NDArray[np.float64]:
-        """The part of `ece` in bins that are more confident than right, or [R]."""
-        return np.asarray(np.maximum(-self.gap, 0).sum(axis=0) / self.rows)
-
-    @property
-    def under(self) -> NDArray[np.float64]:
-        """The part of `ece` in bins that are less confident than right, or [R]."""
-        return np.asarray(np.maximum(self.gap, 0).sum(axis=0) / self.rows)
-
-    @property
     def mce(self) -> NDArray[np.float64]:
         """The largest |accuracy_k − confidence_k| of a bin that holds a row, or [R]."""
         return np.asarray(np.max(np.abs(self.gap) / np.maximum(self.size, 1), axis=0))

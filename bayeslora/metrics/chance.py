@@ -43,8 +43,6 @@ CHANCE_KEYS = (
     "mce",
     "ece_debiased",
     "smece",
-    "ece_over",
-    "ece_under",
     "brier_reliability",
 )
 """Scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
@@ -192,8 +190,6 @@ def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
             "mce": sums.mce,
             "ece_debiased": ece_debiased(sums),
             "smece": fixed_points(grid @ residual / n),
-            "ece_over": sums.over,
-            "ece_under": sums.under,
             "brier_reliability": brier_parts(classes, np.zeros(right.shape[1])).reliability,
         }
         return np.stack([errors[key] for key in CHANCE_KEYS])

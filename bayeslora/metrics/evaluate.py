@@ -436,7 +436,6 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
         weighed = surest.weighed(weights)
         chosen = select(weighed)
         parts = brier_parts(classes, brier)
-        area = chosen.aurc
         counted = per_class(weights)
         by_key = {
             "accuracy": accuracy,
@@ -454,10 +453,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
             "mce": sums.mce,
             "ece_debiased": ece_debiased(sums),
             "smece": smooth(weights),
-            "ece_over": sums.over,
-            "ece_under": sums.under,
-            "aurc": area,
-            "eaurc": np.maximum(area - chosen.best_aurc, 0),
+            "aurc": chosen.aurc,
             **{f"accuracy_at_{percent}": chosen.accuracy_at(percent) for percent in COVERAGES},
             "mean_confidence": confidence,
             "overconfidence": confidence - accuracy,

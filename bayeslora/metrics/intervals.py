@@ -191,7 +191,7 @@ def interval_of(
 ) -> Score:
     """Return a value with its bootstrap interval, or a substitute for it.
 
-    A reflected interval without width, as when a part of ECE is 0, is replaced by the percentile
+    A reflected interval without width, as when ECE is 0, is replaced by the percentile
     interval.
 
     Args:

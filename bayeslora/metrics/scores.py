@@ -284,12 +284,23 @@ class Scores(Mapping[str, Score]):
         """Return scores from the result of `to_json`.
 
         Raises:
-            InputError: A key is missing, or a key of a part is unknown.
+            InputError: A key is missing, or a value is of another type.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            return cls(**{**content, **_parts(content)})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"this is not the JSON of scores: {error!r}") from None
+            return TypeAdapter(cls).validate_python(_with_scores(content))
+        except (TypeError, ValidationError) as error:
+            raise InputError(f"this is not the JSON of scores: {error}") from None
+
+
+def _with_scores(content: Any) -> Any:
+    """Return JSON with a `Score` in place of each of its mappings, whose null is NaN."""
+    if isinstance(content, Mapping):
+        if {*content} == {"value", "low", "high"}:
+            return Score.from_json(content)
+        return {key: _with_scores(value) for key, value in content.items()}
+    return [*map(_with_scores, content)] if isinstance(content, list) else content
 
 
 def without_nan(content: Any) -> Any:
@@ -299,59 +310,3 @@ def without_nan(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the structured fields; keys added by later versions may be missing."""
-    groups = content.get("groups", {})
-    return {
-        "scores": _each_score(content["scores"]),
-        "bins": tuple(Bin(**values) for values in content["bins"]),
-        "sure": None if content.get("sure") is None else Bin(**content["sure"]),
-        "ood": {name: _ood_scores(values) for name, values in content["ood"].items()},
-        "risk_coverage": tuple(
-            CoveragePoint(**values) for values in content.get("risk_coverage", ())
-        ),
-        "uncertainty": _each_mapping(content.get("uncertainty", {})),
-        "ood_groups": {
-            name: _ood_group(values) for name, values in content.get("ood_groups", {}).items()
-        },
-        "groups": {column: _each_part(parts) for column, parts in groups.items()},
-        "classes": _each_part(content.get("classes", {})),
-        "class_names": tuple(content.get("class_names", ())),
-        "confusion": tuple(tuple(row) for row in content.get("confusion", ())),
-    }
-
-
-def _each_score(content: Mapping[str, Any]) -> dict[str, Score]:
-    return {key: Score.from_json(score) for key, score in content.items()}
-
-
-def _each_mapping(content: Mapping[str, Any]) -> dict[str, dict[str, Score]]:
-    return {name: _each_score(scores) for name, scores in content.items()}
-
-
-def _each_part(content: Mapping[str, Any]) -> dict[str, PartScores]:
-    return {
-        name: PartScores(**{**values, "scores": _each_score(values["scores"])})
-        for name, values in content.items()
-    }
-
-
-def _ood_scores(content: Mapping[str, Any]) -> OODScores:
-    keys = [key for key in ("auroc", "aupr", "fpr95", "aupr_in") if content.get(key) is not None]
-    if missing := {"auroc", "aupr", "fpr95"} - {*keys}:
-        raise KeyError(min(missing))
-    scores = _each_score({key: content[key] for key in keys})
-    return OODScores(**{**content, **scores, "by_score": _each_mapping(content["by_score"])})
-
-
-def _ood_group(content: Mapping[str, Any]) -> OODGroup:
-    return OODGroup(
-        **{
-            **content,
-            "sets": tuple(content["sets"]),
-            "scores": _each_score(content["scores"]),
-            "by_score": _each_mapping(content["by_score"]),
-        }
-    )

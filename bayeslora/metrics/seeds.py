@@ -80,22 +80,19 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
 def welch_interval(first: Floats, second: Floats) -> Score:
     """Return the difference of two means with its t interval for unequal variances.
 
-    The degrees of freedom are Welch's: (u + v)²/(u²/(m − 1) + v²/(n − 1)), with u and v the
-    variances of the two means. Welch (1947), Biometrika 34.
+    Welch (1947), Biometrika 34.
 
     Args:
         first: At least two values.
         second: At least two values, whose mean is subtracted.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_ind
 
     value = float(np.mean(first) - np.mean(second))
-    u, v = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
-    if u + v == 0:
+    if not np.ptp(first) and not np.ptp(second):
         return Score(value, value, value)
-    dof = (u + v) ** 2 / (u**2 / (len(first) - 1) + v**2 / (len(second) - 1))
-    half = float(t.ppf((1 + LEVEL) / 2, dof)) * math.sqrt(u + v)
-    return Score(value, value - half, value + half)
+    ends = ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)
+    return Score(value, float(ends.low), float(ends.high))
 
 
 def t_interval(values: Floats, low: float = -math.inf, high: float = math.inf) -> Score:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bayeslora.metrics.calibration import TopLabel, Weighed, first_above
 from bayeslora.metrics.scores import CoveragePoint
 
-COVERAGES = (50, 80, 90, 95)
+COVERAGES = (50, 90)
 """Percentages of the rows at which accuracy is reported."""
 
 
@@ -43,11 +43,6 @@ class Answered:
     errors: NDArray[np.float64]
 
     @property
-    def wrong(self) -> NDArray[np.float64]:
-        """[] total number of errors."""
-        return np.asarray(self.errors.sum(axis=0))
-
-    @property
     def aurc(self) -> NDArray[np.float64]:
         """The area under the risk-coverage curve, (1/n) Σ_k (errors in the k surest)/k.
 
@@ -64,18 +59,6 @@ class Answered:
     @cached_property
     def _errors_before(self) -> NDArray[np.float64]:
         return np.asarray(np.cumsum(self.errors, axis=0) - self.errors)
-
-    @property
-    def best_aurc(self) -> NDArray[np.float64]:
-        """The lowest area for this number of errors: all errors are the least confident rows.
-
-        Errors then enter after k = n − e rows and contribute e − k·(H(n) − H(k)).
-        """
-        total, errors = self.total, self.wrong
-        sums = harmonic_numbers(int(total.max()))
-        right = total - errors
-        steps = sums[total.astype(np.int64)] - sums[right.astype(np.int64)]
-        return np.asarray((errors - right * steps) / total)
 
     def accuracy_at(self, percent: int) -> NDArray[np.float64]:
         """Return the accuracy of the ⌈n · percent/100⌉ most confident rows."""

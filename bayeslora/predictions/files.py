@@ -4,7 +4,7 @@
 |---|---|
 | `id` | string, optional, unique |
 | `label` | class name, or index from 0; null where the row has no label; optional |
-| `prob_<class>` | probability, one column per class, or one of two classes; or `logit_<class>` |
+| `prob_<class>` | probability, a column for each of two or more classes; or `logit_<class>` |
 | | null where the row does not have the class, as a question with fewer options than others |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
@@ -17,9 +17,9 @@ Only Parquet stores the name and the metadata of a record. Sample logs of lm-eva
 their first line.
 
 Other columns are read as texts if requested by name, else ignored, and so are those of sets and
-intervals unless every class has them. Classes are in the order of the columns, unless the Parquet metadata
-lists the same classes in another order. Labels are names if any of them is a class name, else
-indices: a column never mixes the two.
+intervals unless every class has them. Classes are in the order of the columns, unless the Parquet
+metadata lists the same classes in another order. Labels are names if any of them is a class name,
+else indices: a column never mixes the two.
 
 Reading has two steps. `open_columns` finds the columns of a file of any format; `fields_of` reads
 those that are needed as an Arrow table and converts them. The record checks the values (`record`).
@@ -395,6 +395,12 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     names = opened.names
     with named(opened.source):
         class_of = _class_columns(opened)
+        if len(class_of) == 1 and not opened.reading.probability_columns:
+            (column, name), *_ = class_of.items()
+            raise InputError(
+                f"column {shown(column)} alone has probabilities; add that of the other class, or "
+                f"name it: --probability-column {shown(column)}={name}"
+            )
         for column in columns:
             if column not in opened.further:
                 raise unknown_choice("column", column, opened.further)

@@ -76,9 +76,7 @@ class BayesianCalibrator(Recalibrator):
         slices = row_slices(len(probs), probs.shape[1] * self.num_samples)
         return [self.drawn(probs[block]) for block in slices]
 
-    def _posterior(
-        self, model: str, probs: Array, labels: NDArray[np.int64]
-    ) -> dict[str, Array]:
+    def _posterior(self, model: str, probs: Array, labels: NDArray[np.int64]) -> dict[str, Array]:
         """Return draws by the name of a parameter of `netcal.scaling.<model>`, [S, …] each."""
         from netcal import scaling
         from pyro import get_param_store
@@ -171,7 +169,9 @@ class BayesianLogistic(BayesianCalibrator):
         """Fit to [N, C] probabilities and their [N] labels."""
         order = settled_order(probs, labels)
         each = [
-            self._posterior("LogisticCalibration", probs[order, c], np.int64(labels[order] == c))
+            self._posterior(
+                "LogisticCalibration", probs[order, c], (labels[order] == c).astype(int)
+            )
             for c in range(probs.shape[1])
         ]
         self.weights = np.column_stack([draws["weights"] for draws in each])

@@ -66,20 +66,26 @@ def test_every_scoring_verb_takes_the_options(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "classes"),
     [
-        ("prob_spam\tlabel\n0.75\tspam\n0.5\tham\n", ("ham", "spam")),
-        ("prob_spam\tlabel\n0.75\t1\n0.5\t0\n", ("not spam", "spam")),
-        ("prob_1\tlabel\n0.75\t1\n0.5\t0\n", ("0", "1")),
-        ("prob_spam\n0.75\n0.5\n", ("not spam", "spam")),
-        ("logit_spam\n1.0986122886681098\n0\n", ("not spam", "spam")),
+        ("p\tlabel\n0.75\tspam\n0.5\tham\n", ("ham", "spam")),
+        ("p\tlabel\n0.75\t1\n0.5\t0\n", ("not spam", "spam")),
+        ("p\n0.75\n0.5\n", ("not spam", "spam")),
     ],
 )
-def test_one_column_is_enough_for_two_classes(tmp_path, content, classes):
+def test_one_named_column_is_enough_for_two_classes(tmp_path, content, classes):
     path = tmp_path / "p.tsv"
     path.write_text(content)
-    predictions = Predictions.load(path)
+    predictions = Predictions.load(path, probability_columns={"p": "spam"})
     assert predictions.classes == classes
     assert predictions.probs[:, 1] == pytest.approx([0.75, 0.5], abs=1e-15)
     assert predictions.labels is None or predictions.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("column", ["prob_spam", "logit_spam"])
+def test_one_column_that_is_not_named_is_refused(refused, tmp_path, column):
+    """The other may have been lost."""
+    path = tmp_path / "p.csv"
+    path.write_text(f"{column},label\n0.75,spam\n0.5,ham\n")
+    assert column in refused("evaluate", path)
 
 
 USELESS = {

@@ -1,4 +1,4 @@
-"""Bayesian calibrators against maximum likelihood, known maps, and what of netcal is not offered."""
+"""Bayesian calibrators against maximum likelihood and known maps, and why not more of netcal."""
 
 import json
 
@@ -14,6 +14,7 @@ from bayeslora.predictions.parts import joined
 from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.recalibrate import build
 
+QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 NAMES = ("bayesian-temperature", "bayesian-logistic")
 
 
@@ -155,6 +156,7 @@ def test_intervals_follow_their_rows_and_go_with_their_probabilities():
         made.replace(intervals=ends[:, :2])
 
 
+@QUIET
 def test_netcals_variational_fit_has_not_reached_the_posterior():
     """Why it is not offered: after its 1,000 steps it is several times as wide as the draws."""
     from netcal.scaling import TemperatureScaling
@@ -167,6 +169,7 @@ def test_netcals_variational_fit_has_not_reached_the_posterior():
     assert width > 1.5 * drawn.std()
 
 
+@QUIET
 @pytest.mark.parametrize("model", ["LogisticCalibration", "BetaCalibration"])
 def test_netcals_models_of_several_classes_are_not_identified(model):
     """Why classes are fitted one by one: only the prior decides a shift of all intercepts."""

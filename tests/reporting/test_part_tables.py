@@ -79,7 +79,7 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     ]
     shown = [scores.groups["source<b>"]["web"].scores["nll"]]
     shown += [scores.classes["crypto"].scores["recall"], scores.ood_groups["far"].scores["aupr_in"]]
-    shown += [scores.uncertainty["epistemic"]["wrong"], scores["smece"], scores["ece_under"]]
+    shown += [scores.uncertainty["epistemic"]["wrong"], scores["smece"]]
     for text in texts:
         assert "ECE by chance" in text
         for score in shown:
