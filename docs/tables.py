@@ -50,6 +50,12 @@ def _score_row(info: ScoreInfo) -> tuple[str, ...]:
     return f"`{info.key}`", f"{info.title} {info.arrow}".strip(), definition, info.source
 
 
+def default_fit() -> str:
+    """Return the table of the report on the default fit: both methods, means over sets."""
+    text = (DOCS.parent / "reports" / "default-fit" / "summary.md").read_text(encoding="utf-8")
+    return text.split("## Means over sets\n\n")[1].split("\n\n")[0] + "\n"
+
+
 def method_list(kind: str) -> str:
     """Return the table of `adapters` or `posteriors`, with a link to the page of each."""
     rows = (
@@ -174,6 +180,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "scores": scores,
     "method-list": method_list,
     "about": about,
+    "default-fit": default_fit,
 }
 """Functions that generate each part of a page from the words after its name."""
 
