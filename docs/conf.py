@@ -64,8 +64,7 @@ nb_merge_streams = True  # `%%bash` sends its output in pieces
 
 autodoc_default_options = {
     "members": True,
-    # scikit-learn writes these
-    "exclude-members": "set_fit_request, set_predict_request, set_score_request",
+    "exclude-members": "set_fit_request, set_predict_request, set_score_request",  # sklearn's
 }
 autoclass_content = "both"  # arguments of a constructor are described in its own docstring
 autodoc_typehints = "description"
