@@ -40,14 +40,14 @@ def pages() -> list[Path]:
 
 
 def scores() -> str:
-    """Return the table of all scores: key, name, definition, source."""
+    """Return the table of all scores: key, definition, source."""
     infos = [*SCORES.values(), *DETECTION_SCORES.values(), *SET_SCORES.values()]
-    return table(("key", "in tables", "definition", "source"), map(_score_row, infos))
+    return table(("key", "definition", "source"), map(_score_row, infos))
 
 
 def _score_row(info: ScoreInfo) -> tuple[str, ...]:
     definition = "; ".join(filter(None, (info.meaning, info.details)))
-    return f"`{info.key}`", f"{info.title} {info.arrow}".strip(), definition, info.source
+    return f"`{info.key}` {info.arrow}".strip(), definition, info.source
 
 
 def default_fit() -> str:
@@ -216,7 +216,7 @@ def _write_missing_pages() -> None:
             page = DOCS / "methods" / kind / f"{name}.md"
             if entry["package"].split()[0] == "bayeslora" and not page.exists():
                 page.parent.mkdir(parents=True, exist_ok=True)
-                mark = f"<!-- about {kind} {name}: written by docs/tables.py from the code -->"
+                mark = f"<!-- about {kind} {name}: docs/tables.py -->"
                 title = _config(kind, name).__name__
                 page.write_text(f"# {title}\n\n{mark}\n<!-- end -->\n", encoding="utf-8")
 

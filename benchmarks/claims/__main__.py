@@ -96,7 +96,7 @@ parameters), mostly on classification. Claims of papers on adapters: \
 
 A gain of PoLAR-VBLL over a rival is above 0 where the claim holds, paired by set, rows and seed; \
 of a threshold, it is how far the value is on its right side. Accuracy and ECE have a number only \
-where the interval excludes 0. Claims with fewer than three pairs are counted, not listed. Made by \
+where the interval excludes 0. Claims with fewer than three pairs are only counted. Made by \
 `python -m benchmarks.claims` from `reports/`."""
 _SHORT = "at most six epochs"
 _ALONE = "beside other work"
