@@ -53,7 +53,11 @@ def _score_row(info: ScoreInfo) -> tuple[str, ...]:
 def default_fit() -> str:
     """Return the table of the report on the default fit: both methods, means over sets."""
     text = (DOCS.parent / "reports" / "default-fit" / "summary.md").read_text(encoding="utf-8")
-    return text.split("## Means over sets\n\n")[1].split("\n\n")[0] + "\n"
+    lines = text.split("## Means over sets\n\n")[1].split("\n\n")[0]
+    names = {"minilm": "MiniLM", "smollm2-135m": "SmolLM2", " ± ": "\u00a0±\u00a0"}
+    for name, written_as in names.items():
+        lines = lines.replace(name, written_as)
+    return f"{lines}\n"
 
 
 def method_list(kind: str) -> str:
