@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.reporting.figures.style import Drawing
+from bayeslora.reporting.figures.style import Panel
 from bayeslora.reporting.tables import Table
 
 Kind = Literal["plain", "good", "warning", "open", "advice"]
@@ -65,7 +65,7 @@ class Figure:
     """Drawings, maybe none, with a caption of at most 25 words and a heading or none."""
 
     caption: str
-    drawings: tuple[Drawing, ...]
+    drawings: tuple[Panel, ...]
     heading: str = ""
 
 
@@ -176,7 +176,7 @@ class Document:
         return tuple(block for block in self._blocks if isinstance(block, Table))
 
     @property
-    def drawings(self) -> tuple[Drawing, ...]:
+    def drawings(self) -> tuple[Panel, ...]:
         """Every drawing, in order."""
         figures = (block for block in self._blocks if isinstance(block, Figure))
         return tuple(drawing for figure in figures for drawing in figure.drawings)

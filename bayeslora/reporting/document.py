@@ -18,7 +18,7 @@ from bayeslora.reporting.blocks import Block, Details, Document, Figure, Section
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import Drawings
-from bayeslora.reporting.figures.style import Drawing
+from bayeslora.reporting.figures.style import Panel
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
@@ -84,7 +84,7 @@ def compose(
 def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
     first, to_do = overview(facts), advice(facts)
-    chosen: list[Drawing] = []
+    chosen: list[Panel] = []
     others = dict(drawings)
     for topic in ("reliability", "confidence"):
         panels = drawings[topic].drawings
@@ -121,7 +121,7 @@ def _scores(facts: Facts) -> tuple[Block, ...]:
 
 def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     """Return the diagrams of further methods, and other views of reliability."""
-    topics = ("reliability", "confidence", "per_class", "shift")
+    topics = ("reliability", "confidence", "shift")
     return _drawn(*(drawings[topic] for topic in topics))
 
 

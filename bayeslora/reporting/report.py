@@ -19,7 +19,6 @@ from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shif
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import draw
-from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.style import FORMATS, check_formats
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.run_record import Provenance
@@ -75,8 +74,6 @@ class PageOptions(TypedDict, total=False):
             browser; it holds all texts, unless `examples` is false.
         figures: Formats of the files in `figures/`: `svg`, the default, `png`, `pdf`. The page
             always has SVG.
-        per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
-            the classes to draw.
     """
 
     title: str
@@ -84,7 +81,6 @@ class PageOptions(TypedDict, total=False):
     example_column: str | None
     interactive: bool
     figures: Sequence[str]
-    per_class: PerClass
 
 
 class ReportOptions(PageOptions, EvaluateOptions, total=False):
@@ -124,7 +120,7 @@ def report(
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
-            `interactive`, `figures`, `per_class`; and keywords of `evaluate`: `ood_score`, `near`,
+            `interactive` and `figures`; and keywords of `evaluate`: `ood_score`, `near`,
             `far`, `group_by`, `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`,
             `seed`.
 
@@ -135,7 +131,7 @@ def report(
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
-    interactive, per_class = options.get("interactive", False), options.get("per_class", False)
+    interactive = options.get("interactive", False)
     own_column = options.get("example_column")
     column = (own_column or collection.EXAMPLE_COLUMN) if options.get("examples", True) else None
     formats = check_formats(options.get("figures", FORMATS[:1]))
@@ -153,7 +149,6 @@ def report(
         methods = collection.gather(items, ood, columns=shown, needed=needed, reading=reading)
         if column is not None and own_column is not None:
             collection.check_column(methods, column)
-        check_classes(per_class, methods)
         sources = [collection.load_source(predictions, reading=reading) for predictions in worse]
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
@@ -167,7 +162,7 @@ def report(
         document = compose(
             options.get("title", ""),
             facts,
-            draw(facts, formats=formats, per_class=per_class),
+            draw(facts),
             provenance=provenance or {},
             settings=_settings(fits[0].scores),
             example_column=column,
@@ -192,8 +187,9 @@ def report(
             (temporary / name).write_text(text, encoding="utf-8", newline="\n")
         (temporary / "figures").mkdir()
         for drawing in document.drawings:
-            for suffix, content in drawing.files.items():
-                (temporary / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
+            for kind in formats:
+                file = temporary / "figures" / f"{drawing.name}.{kind}"
+                file.write_bytes(drawing.saved(kind))
         write_csv(temporary / "scores.csv", facts)
         scores = scores_json(document.title, facts)
         write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})

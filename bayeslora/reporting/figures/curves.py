@@ -2,23 +2,18 @@
 
 A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
 (Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), beside those of a perfect and a random order
-of the rows. Ties in confidence are averaged over all orders, as in AURC. In a ROC curve the rows of
-the out-of-distribution set are the positive class, and each method has the uncertainty of its
-`auroc`; a higher one means "more likely of the set".
+of the rows. In a ROC curve the rows of the out-of-distribution set are the positive class, and each
+method has the uncertainty of its `auroc`; a higher one means "more likely of the set".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.calibration import TopLabel
 from bayeslora.metrics.ood import sorted_by_uncertainty
-from bayeslora.metrics.selective import Answered, answered
 from bayeslora.reporting.assess import Assessed, ShiftCurve
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.style import Panel, Role
@@ -28,62 +23,47 @@ MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""
 
 
-@dataclass(frozen=True)
-class Selective:
-    """A method of a risk-coverage panel.
-
-    `rows` holds confidence and correctness of its labelled rows; `aurc` is a text such as `AURC
-    0.021`.
-    """
-
-    label: str
-    rows: TopLabel
-    aurc: str
-
-    @cached_property
-    def answered(self) -> Answered:
-        """Its errors by decreasing confidence."""
-        return answered(self.rows)
-
-    def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the share of errors among the most confident rows, for each number of rows."""
-        return np.asarray(self.answered.errors_in(sizes.astype(np.float64)) / sizes)
-
-    @property
-    def highest_risk(self) -> float:
-        """The largest share of errors at a coverage of a tenth or more.
-
-        The first few rows may all be wrong by chance, which would stretch the axis.
-        """
-        sizes = style.sampled_sizes(len(self.rows))
-        return float(self.risk(sizes)[sizes / len(self.rows) >= 0.1].max())
-
-    @property
-    def numbers(self) -> str:
-        """Its numbers in the legend."""
-        accuracies = (number(float(self.answered.accuracy_at(percent))) for percent in MARKED)
-        return f"{self.aurc}; accuracy {', '.join(accuracies)} at {', '.join(map(str, MARKED))} %"
-
-
 def _entries(figures: Sequence[tuple[Role, str, str]]) -> tuple[list[tuple[Role, str]], str]:
     """Return a legend of methods with their numbers below the names, and the same in words."""
     legend = [(role, f"{name}\n{numbers}") for role, name, numbers in figures]
     return legend, f"{'; '.join(f'{name}: {numbers}' for _, name, numbers in figures)}."
 
 
-def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]], top: float) -> Panel:
-    """Return the risk-coverage curves of some methods.
+def highest_risk(method: Assessed) -> float:
+    """Return the largest share of errors at a coverage of a tenth or more.
+
+    The first few rows may all be wrong by chance, which would stretch the axis.
+    """
+    return max(point.risk for point in method.scores.risk_coverage if point.coverage >= 0.1)
+
+
+def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Assessed]], top: float) -> Panel:
+    """Return the risk-coverage curves of some labelled methods.
 
     The rows of the first determine the reference lines; `top` is the largest share of errors on the
     axis.
     """
-    key = 0.5 + len(methods) * style.ENTRY_HEIGHT
-    sizes = sorted({len(method.rows) for _, method in methods})
+    sizes = sorted({method.scores.n_labelled for _, method in methods})
     note = f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first"
+    key = 0.5 + len(methods) * style.ENTRY_HEIGHT
     figure, (axes,) = style.figure_with_axes(
         key + 2 * style.KEY_ROW + 2.6, "Errors left at each coverage", note, (0.42, 2.0)
     )
-    legend, words = _entries([(role, method.label, method.numbers) for role, method in methods])
+    of_marked = [
+        [method.scores[f"accuracy_at_{percent}"].value for percent in MARKED]
+        for _, method in methods
+    ]
+    legend, words = _entries(
+        [
+            (
+                role,
+                method.label,
+                f"AURC {number(method.scores['aurc'].value)}; accuracy"
+                f" {', '.join(map(number, accuracies))} at {', '.join(map(str, MARKED))} %",
+            )
+            for (role, method), accuracies in zip(methods, of_marked, strict=True)
+        ]
+    )
     whose = " of the first" if len(methods) > 1 else ""
     random, perfect = Role(style.RULE, (0, (4, 2))), Role(style.RULE, (0, (1, 1.5)))
     legend += [
@@ -91,18 +71,18 @@ def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]], to
         (perfect, f"examples{whose}, all correct ones first"),
     ]
     style.add_legend(figure, legend, top=0.5)
-    first = methods[0][1].rows
-    sampled, right = style.sampled_sizes(len(first)), float(first.correct.sum())
-    style.draw_curve(axes, random, [0, 1], [100 * (1 - right / len(first))] * 2)
-    least = 100 * np.maximum(0, sampled - right) / sampled
-    style.draw_curve(axes, perfect, sampled / len(first), least)
-    for role, method in methods:
-        drawn = style.sampled_sizes(len(method.rows))
-        style.draw_curve(axes, role, drawn / len(method.rows), 100 * method.risk(drawn))
-        errors = [100 - 100 * float(method.answered.accuracy_at(percent)) for percent in MARKED]
-        style.draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
-    for percent in MARKED:
-        axes.axvline(percent / 100, color=style.GRID, linewidth=0.6, zorder=0)
+    accuracy = methods[0][1].scores["accuracy"].value
+    style.draw_curve(axes, random, [0, 1], [100 * (1 - accuracy)] * 2)
+    answered = np.linspace(0.01, 1, 200)
+    style.draw_curve(axes, perfect, answered, 100 * np.maximum(0, 1 - accuracy / answered))
+    marks = [percent / 100 for percent in MARKED]
+    for (role, method), accuracies in zip(methods, of_marked, strict=True):
+        curve = method.scores.risk_coverage
+        across, up = [point.coverage for point in curve], [100 * point.risk for point in curve]
+        style.draw_curve(axes, role, across, up)
+        style.draw_points(axes, role, marks, [100 * (1 - share) for share in accuracies])
+    for mark in marks:
+        axes.axvline(mark, color=style.GRID, linewidth=0.6, zorder=0)
     axes.set_xlabel("coverage: share of examples answered", color=style.INK)
     axes.set_ylabel("errors among them (%)", color=style.INK)
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
@@ -137,8 +117,7 @@ def roc_panel(name: str, ood: str, label: str, methods: Sequence[tuple[Role, Ass
     style.draw_diagonal(axes)
     axes.axhline(DETECTED, color=style.GRID, linewidth=0.8, zorder=0)
     for (role, method), result in zip(methods, results, strict=True):
-        inside, outside = method.uncertainties(ood)
-        style.draw_curve(axes, role, *style.thinned(*roc_curve(inside, outside)))
+        style.draw_curve(axes, role, *roc_curve(*method.uncertainties(ood)))
         style.draw_points(axes, role, [result.fpr95.value], [DETECTED])
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("in-distribution examples flagged (point: FPR95)")
@@ -160,7 +139,7 @@ def roc_curve(
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
 
 
-_SHIFTED = (("ece", "ECE"), ("accuracy", "accuracy"))
+_SHIFTED = {"ece": "ECE", "accuracy": "accuracy"}
 _TALL, _GAP = 1.25, 0.25
 
 
@@ -173,19 +152,18 @@ def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
         first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
         ends = ", ".join(
             f"{words} {number(first[key].value)} to {number(last[key].value)}"
-            for key, words in _SHIFTED
+            for key, words in _SHIFTED.items()
         )
         entries.append((role, curve.label, f"{ends} at {axis} {max(curve.scores):.4g}"))
     legend, words = _entries(entries)
-    key = 0.5 + len(curves) * style.ENTRY_HEIGHT
     boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
-    height = key + 0.4 + len(_SHIFTED) * (_TALL + _GAP)
+    height = 0.9 + len(curves) * style.ENTRY_HEIGHT + len(_SHIFTED) * (_TALL + _GAP)
     note = f"bars: 95 % intervals; {axis} 0: the examples as they are"
     heading = f"Calibration against {axis}: {kind}"
     figure, axes = style.figure_with_axes(height, heading, note, *boxes[::-1])
     style.add_legend(figure, legend, top=0.5)
     levels = sorted({level for _, curve in curves for level in curve.scores})
-    for ax, (score, title) in zip(axes, _SHIFTED, strict=True):
+    for ax, (score, title) in zip(axes, _SHIFTED.items(), strict=True):
         for index, (role, curve) in enumerate(curves):
             # Shifted so that the error bars of methods do not overlap.
             shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]

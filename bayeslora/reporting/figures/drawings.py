@@ -6,64 +6,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from bayeslora.reporting.assess import Assessed, every_fit
+from bayeslora.reporting.assess import Assessed, every_fit, labelled
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.facts import SURE, Facts
-from bayeslora.reporting.figures import curves, reliability, style
-from bayeslora.reporting.figures.style import (
-    FORMATS,
-    Drawing,
-    Panel,
-    drawing_style,
-    panels_of,
-    render_files,
-)
+from bayeslora.reporting.figures import curves, style
+from bayeslora.reporting.figures.reliability import reliability_panel
+from bayeslora.reporting.figures.style import Panel, panels_of
 from bayeslora.reporting.text import number, score_words, shown_ece, words
 
 Drawings = Mapping[str, Figure]
 """Topic, one of `figures` in the table of sentences -> its figure, maybe without drawings."""
 
 
-def draw(
-    facts: Facts, *, formats: Sequence[str] = FORMATS[:1], per_class: reliability.PerClass = False
-) -> Drawings:
-    """Draw every figure; `formats` and `per_class` are those of `report`."""
-    drawn: dict[str, list[Drawing]] = {topic: [] for topic in words()["figures"]}
-    with drawing_style():
-        for topic, panel in _panels(facts, per_class):
-            drawn[topic].append(render_files(panel, formats))
+def draw(facts: Facts) -> Drawings:
+    """Draw every figure."""
+    drawn: dict[str, list[Panel]] = {topic: [] for topic in words()["figures"]}
+    with style.drawing_style():
+        for topic, panel in _panels(facts):
+            drawn[topic].append(panel)
     return {
         topic: Figure(about["caption"], tuple(drawn[topic]), about["heading"])
         for topic, about in words()["figures"].items()
     }
 
 
-def _panels(facts: Facts, per_class: reliability.PerClass) -> Iterator[tuple[str, Panel]]:
+def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
     """Yield every panel with its topic."""
     fits = every_fit(facts.methods)
-    labelled = [fit for fit in fits if fit.scores.bins]
+    with_labels = labelled(fits)
     for index, fit in enumerate(fits, start=1):
-        scores, bins = fit.scores, fit.scores.num_bins
-        name = f"confidence-{index}"
-        if scores.bins:
+        scores, predictions, name = fit.scores, fit.method.predictions, f"confidence-{index}"
+        if fit in with_labels:
             note = f"ECE {shown_ece(scores)}, n = {scores.n_labelled:,}"
-            yield (
-                "reliability",
-                reliability.reliability_panel(f"reliability-{index}", fit.label, fit.points, note),
-            )
-            confidence, correct = fit.answers.confidence, fit.answers.correct
-            yield (
-                "confidence",
-                confidence_panel(name, fit.label, confidence, correct, bins),
-            )
-        elif not labelled and fit is fits[0]:
-            confidence = fit.method.predictions.confidence
-            yield "confidence", confidence_panel(name, fit.label, confidence, None, bins)
-        for panel in reliability.class_panels(index, fit, per_class):
-            yield "per_class", panel
+            panel = reliability_panel(f"reliability-{index}", fit.label, fit.points, note)
+            yield "reliability", panel
+            rows = fit.answers
+            panel = confidence_panel(name, fit.label, rows.confidence, rows.correct, scores.num_bins)
+            yield "confidence", panel
+        elif not with_labels and fit is fits[0]:
+            confidence = predictions.confidence
+            panel = confidence_panel(name, fit.label, confidence, None, scores.num_bins)
+            yield "confidence", panel
         for panel in density_panels(index, fit, facts.sets):
             yield "densities", panel
     groups = [
@@ -73,12 +59,8 @@ def _panels(facts: Facts, per_class: reliability.PerClass) -> Iterator[tuple[str
     ]
     for index, group in enumerate(groups, start=1):
         yield "shift", curves.shift_panel(f"shift-{index}", group)
-    selective = [
-        curves.Selective(fit.label, fit.surest, f"AURC {number(fit.scores['aurc'].value)}")
-        for fit in labelled
-    ]
-    top = max((curve.highest_risk for curve in selective), default=0.0)
-    for index, methods in panels_of(selective):
+    top = max(map(curves.highest_risk, with_labels), default=0.0)
+    for index, methods in panels_of(with_labels):
         yield "selective", curves.risk_coverage_panel(f"risk-coverage-{index}", methods, top)
     for number_of_set, (name, label) in enumerate(facts.sets.items(), start=1):
         for index, tested in panels_of([fit for fit in fits if name in fit.scores.ood]):
@@ -224,7 +206,8 @@ def density_panel(
     axes.set(ylabel="% of the set", xlabel=axis)
     if logarithmic:
         axes.set(xscale="log", xlabel=f"{axis}, log scale")
-        style.mark_powers(axes.xaxis)
+        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's powers of ten need mathtext
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(edges[0], edges[-1])
     title = f"{score} of {label}, in distribution and outside"
     return Panel(stem, figure, title, f"{', '.join(medians)}.")
