@@ -7,19 +7,18 @@ tables loop over its result.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting import score_tables as tables_of
-from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.blocks import Block, Details, Document, Figure, Section, Term
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.style import Panel
-from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
+from bayeslora.reporting.run_record import Provenance, method_card, run_record
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, words
@@ -30,43 +29,42 @@ TITLE_COLUMNS = 160
 
 
 def compose(
-    title: str,
-    facts: Facts,
-    drawings: Drawings,
-    *,
-    provenance: Provenance,
-    settings: Mapping[str, str],
-    example_column: str | None = None,
-    view: str = "",
+    title: str, facts: Facts, drawings: Drawings, *, provenance: Provenance, column: str | None
 ) -> Document:
     """Compose sentences, tables and figures into a document.
 
-    Without a title, it names or counts the methods. `example_column` is the further column with the
-    rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
+    Without a title, it names or counts the methods. `column` is the further column with the rows'
+    texts, if it exists; None leaves examples out.
     """
     methods, scores = facts.methods, facts.scores
-    fits = every_fit(methods)
-    terms = terms_for(_keys(fits))
     glance, drawings = _first_screen(facts, drawings)
     selective: list[Block] = [*_drawn(drawings["selective"])]
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
         selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
     parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
-    examples = () if example_column is None else wrong_answers(fits, example_column)
-    run = Details(run_line(provenance, settings), run_record(fits, facts, provenance, settings))
+    terms = glossary()
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(facts)),
-        Section("reliability", "Reliability", _reliability(drawings)),
+        Section(
+            "reliability",
+            "Reliability",
+            _drawn(*(drawings[topic] for topic in ("reliability", "confidence", "shift"))),
+        ),
         Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
         Section("confidence", "Selective prediction", tuple(selective)),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
-        Section("examples", "Most confident errors", examples, page_only=True),
-        Section("methods", "Methods", tuple(map(method_card, fits))),
-        Section("run", "Run", (run,)),
+        Section(
+            "examples",
+            "Most confident errors",
+            () if column is None else wrong_answers(facts.fits, column),
+            page_only=True,
+        ),
+        Section("methods", "Methods", tuple(map(method_card, facts.fits))),
+        Section("run", "Run", (run_record(facts, provenance),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms", terms),)),
     )
     labels = [method.label for method in methods]
@@ -75,9 +73,8 @@ def compose(
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
         title=as_label(title or f"Reliability of {whose}", TITLE_COLUMNS),
-        facts=_size(methods),
+        facts=_size(facts),
         sections=tuple(section for section in sections if section.blocks),
-        view=view,
     )
 
 
@@ -87,10 +84,10 @@ def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], 
     chosen: list[Panel] = []
     others = dict(drawings)
     for topic in ("reliability", "confidence"):
-        panels = drawings[topic].drawings
-        chosen += [drawing for drawing in panels if drawing.name == first.figure]
-        rest = tuple(drawing for drawing in panels if drawing.name != first.figure)
-        others[topic] = replace(drawings[topic], drawings=rest)
+        panels = drawings[topic].panels
+        chosen += [panel for panel in panels if panel.name == first.figure]
+        rest = tuple(panel for panel in panels if panel.name != first.figure)
+        others[topic] = replace(drawings[topic], panels=rest)
     blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
     if len(facts.methods) > 1 and facts.leader is not None:
         blocks.append(tables_of.first_table(facts).called("overview"))
@@ -98,7 +95,7 @@ def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], 
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if figure.drawings)
+    return tuple(figure for figure in figures if figure.panels)
 
 
 def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
@@ -117,12 +114,6 @@ def _scores(facts: Facts) -> tuple[Block, ...]:
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
-
-
-def _reliability(drawings: Drawings) -> tuple[Block, ...]:
-    """Return the diagrams of further methods, and other views of reliability."""
-    topics = ("reliability", "confidence", "shift")
-    return _drawn(*(drawings[topic] for topic in topics))
 
 
 def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
@@ -148,36 +139,25 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     return (*tables[:1], *others)
 
 
-def _keys(methods: Sequence[Assessed]) -> set[str]:
-    """Return the keys of everything that the glossary explains."""
-    scores = [method.scores for method in methods]
-    keys = {key for each in scores for key in each}
-    keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
-    attributes = ("ood", "ood_groups", "ece_if_calibrated")
-    return keys | {key for each in scores for key in attributes if getattr(each, key)}
+def glossary() -> tuple[Term, ...]:
+    """Return a term for every score of the catalogue, then what they are made of."""
+    scores = [
+        Term(
+            info.title,
+            f"{info.meaning[0].upper()}{info.meaning[1:]}.",
+            info.details.replace("`", ""),
+            info.source if re.search(r"\d", info.source) else "",
+        )
+        for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values())
+    ]
+    return (*scores, *(Term(**term) for term in words()["terms"]))
 
 
-def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
-    """Return the terms of some keys: scores as in the catalogue, then what they are made of."""
-    present = frozenset(keys)
-    terms = []
-    for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values()):
-        source = info.source if re.search(r"\d", info.source) else ""
-        meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
-        details, of = info.details.replace("`", ""), {info.key}
-        if info.key in DETECTION_SCORES:
-            of.add("ood")
-        terms.append(Term(info.title, meaning, details, source, frozenset(of)))
-    terms += [Term(**{**term, "keys": frozenset(term["keys"])}) for term in words()["terms"]]
-    return tuple(term for term in terms if not term.keys or term.keys & present)
-
-
-def _size(methods: Sequence[Assessed]) -> str:
-    first = methods[0].scores
+def _size(facts: Facts) -> str:
+    methods, first = facts.methods, facts.scores[0]
     rows = sorted({method.scores.n for method in methods})
     size = f"{rows[0]:,} to {rows[-1]:,} examples" if rows[1:] else counted(rows[0], "example")
     counts = sorted({method.scores.num_classes for method in methods})
     classes = f"{counts[0]} to {counts[-1]} classes" if counts[1:] else classes_of(first)
-    fits = len(every_fit(methods))
-    seeds = f" · {fits} fits" if fits > len(methods) else ""
-    return f"{counted(len(methods), 'method')}{seeds} · {size} · {classes} · {first.num_bins} bins"
+    fits = f" · {len(facts.fits)} fits" if len(facts.fits) > len(methods) else ""
+    return f"{counted(len(methods), 'method')}{fits} · {size} · {classes} · {first.num_bins} bins"

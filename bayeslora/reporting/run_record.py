@@ -1,15 +1,13 @@
 """Record of the run: a card per method, and data, sizes, versions, seeds and command.
 
 Cards are made from the metadata of the predictions. Files of other tools have none, and their cards
-say so. Hashes identify the inputs.
+say so. Hashes identify the input files.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,10 +16,9 @@ from bayeslora.conformal import CONFORMAL
 from bayeslora.io.files import shown_path
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Source
-from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.blocks import Record
+from bayeslora.reporting.blocks import Details, Record
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.text import classes_of, listed, words
 
@@ -53,12 +50,12 @@ def method_card(assessed: Assessed) -> Record:
     without = scores.n - scores.n_labelled
     unlabelled = f", {without:,} of them without a label" if without else ""
     size = f"{counted(scores.n, 'example')} of {classes_of(scores)}{unlabelled}"
-    summary = " with ".join(parts) if notes else unknown
     rows = [
         (as_label(key.replace("_", " ")), _in_words(key, value))
         for key, value in notes.items()
         if not key.endswith("_summary")
     ]
+    summary = " with ".join(parts) if notes else unknown
     return Record(assessed.label, (*rows, ("scored on", size)), summary)
 
 
@@ -66,7 +63,7 @@ def _in_words(key: str, value: str) -> str:
     """Return a value of the metadata, a link and a post-hoc step in words."""
     if key == "link":
         value = words()["links"].get(value, value)
-    known = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
+    known: Any = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
     return _described(value, getattr(known.get(value), "summary", ""))
 
 
@@ -75,58 +72,34 @@ def _described(name: str, summary: str) -> str:
     return f"{shown} ({as_label(summary, LONGEST)})" if summary else shown
 
 
-def content_hash(predictions: Predictions) -> str:
-    """Return the SHA-256 of everything scores depend on, in hexadecimal; machine-independent.
-
-    It covers the classes, ids and names of scores as JSON, and every array as little-endian bytes.
-    """
-    names = [predictions.classes, predictions.ids, sorted(predictions.scores)]
-    digest = hashlib.sha256(json.dumps(names).encode("ascii"))
-    arrays: list[tuple[str, Any]] = [("probs", predictions.probs), ("labels", predictions.labels)]
-    arrays += [(name, getattr(predictions, name)) for name in ("total", "aleatoric", "epistemic")]
-    arrays += [(name, predictions.scores[name]) for name in sorted(predictions.scores)]
-    arrays.append(("sets", predictions.sets))
-    for name, values in arrays:
-        if values is not None:
-            digest.update(f"{name} {values.shape}".encode("utf-8", "surrogatepass"))
-            digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
-
-
-def _origin(source: Source) -> str:
-    """Return the source of predictions, with their hash."""
-    if source.path is None:
-        return f"in memory (SHA-256 of the content {content_hash(source.predictions)})"
-    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
-
-
-def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:
-    """Return the run in one line: its command if known, version and settings."""
+def run_record(facts: Facts, provenance: Provenance) -> Details:
+    """Return everything needed to reproduce the numbers, below the run in one line."""
+    first = facts.fits[0].scores
+    notes = first.intervals
+    settings = {
+        "bins": f"{first.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
+        "seed of the bootstrap": str(notes["seed"]),
+    }
     command = provenance.get("command")
-    first = as_label(command, 100) if isinstance(command, str) else ""
-    parts = first, f"bayeslora {__version__}", settings.get("intervals", "")
-    return " · ".join(filter(None, parts))
-
-
-def run_record(
-    methods: Sequence[Assessed], facts: Facts, provenance: Provenance, settings: Mapping[str, str]
-) -> tuple[Record, ...]:
-    """Return everything needed to reproduce the numbers."""
+    stated = as_label(command, 100) if isinstance(command, str) else ""
+    line = " · ".join(filter(None, (stated, f"bayeslora {__version__}", settings["intervals"])))
     parts: dict[str, Mapping[str, str]] = {"The run": {}}
     for key, value in provenance.items():
         if isinstance(value, Mapping):
             parts[key] = value
         else:
             title = "command to repeat it" if key == "command" else key
-            parts["The run"] = {**parts["The run"], title: str(value)}
-    for method in methods:
-        parts[f"Method: {method.label}"] = dict(_method_rows(method, facts.sets))
+            parts["The run"] = {**parts["The run"], title: value}
+    for fit in facts.fits:
+        parts[f"Method: {fit.label}"] = dict(_method_rows(fit, facts.sets))
     parts["This report"] = {**settings, **_versions()}
-    return tuple(
+    records = tuple(
         Record(as_label(title), tuple((as_label(k), clean(str(v))) for k, v in rows.items()))
         for title, rows in parts.items()
         if rows
     )
+    return Details(line, records)
 
 
 def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -137,12 +110,15 @@ def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[
     yield "examples", f"{scores.n:,}, of which {scores.n - scores.n_labelled:,} unlabelled"
     classes = [as_label(name) for name in method.predictions.classes]
     yield "classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"
-    if scores.nll_clamped:
-        cut = counted(scores.nll_clamped, "example")
-        yield "NLL cut off", f"{cut} with a probability of the label under 1e-12"
     for name, source in method.ood.items():
         size = counted(len(source.predictions), "example")
         yield f"out of distribution: {sets[name]}", f"{size}, {_origin(source)}"
+
+
+def _origin(source: Source) -> str:
+    if source.path is None:
+        return "in memory"
+    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,18 +38,16 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
     fits = every_fit(facts.methods)
     with_labels = labelled(fits)
     for index, fit in enumerate(fits, start=1):
-        scores, predictions, name = fit.scores, fit.method.predictions, f"confidence-{index}"
+        scores, name = fit.scores, f"confidence-{index}"
         if fit in with_labels:
             note = f"ECE {shown_ece(scores)}, n = {scores.n_labelled:,}"
-            panel = reliability_panel(f"reliability-{index}", fit.label, fit.points, note)
-            yield "reliability", panel
-            rows = fit.answers
-            panel = confidence_panel(name, fit.label, rows.confidence, rows.correct, scores.num_bins)
-            yield "confidence", panel
+            diagram = reliability_panel(f"reliability-{index}", fit.label, fit.points, note)
+            yield "reliability", diagram
+            sure, correct = fit.answers.confidence, fit.answers.correct
+            yield "confidence", confidence_panel(name, fit.label, sure, correct, scores.num_bins)
         elif not with_labels and fit is fits[0]:
-            confidence = predictions.confidence
-            panel = confidence_panel(name, fit.label, confidence, None, scores.num_bins)
-            yield "confidence", panel
+            sure = fit.method.predictions.confidence
+            yield "confidence", confidence_panel(name, fit.label, sure, None, scores.num_bins)
         for panel in density_panels(index, fit, facts.sets):
             yield "densities", panel
     groups = [

@@ -57,6 +57,7 @@ KEY_ROW = 0.165
 ENTRY_HEIGHT = 0.31
 """Height of an entry of a legend with two lines, in inches."""
 
+
 @contextmanager
 def drawing_style() -> Iterator[None]:
     """Use matplotlib's defaults and `templates/figures.mplstyle`.
@@ -254,9 +255,13 @@ class Panel:
         if kind != "svg":
             return buffer.getvalue()
         # A hundredth of a point is what no screen or printer resolves.
-        return re.sub(rb"\d+\.\d{3,}", lambda number: b"%.2f" % float(number[0]), buffer.getvalue())
+        return re.sub(rb"<(path|use)[^>]*>", _rounded, buffer.getvalue())
 
     @cached_property
     def image(self) -> str:
         """The SVG as a data URI, for a page."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.saved('svg')).decode()}"
+
+
+def _rounded(tag: re.Match[bytes]) -> bytes:
+    return re.sub(rb"\d+\.\d{3,}", lambda number: b"%.2f" % float(number[0]), tag[0])
