@@ -68,6 +68,16 @@ class Point:
         """Whether the interval of the accuracy excludes the mean confidence."""
         return not self.accuracy_low <= self.confidence <= self.accuracy_high
 
+    @property
+    def stated(self) -> float:
+        """Share of errors that its confidence states."""
+        return 1 - self.confidence
+
+    @property
+    def errors(self) -> Score:
+        """Share of errors, with the interval of the accuracy."""
+        return Score(1 - self.accuracy, 1 - self.accuracy_high, 1 - self.accuracy_low)
+
 
 ANSWERED = 0.8
 """Share of rows that are answered if the least confident rows go to a person."""
