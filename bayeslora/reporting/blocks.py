@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.reporting.figures.style import Panel
+from bayeslora.reporting.figure_style import Panel
 from bayeslora.reporting.tables import Table
 
 Kind = Literal["plain", "good", "warning", "open", "advice"]

@@ -16,8 +16,8 @@ from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.blocks import Block, Details, Document, Figure, Section, Term
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures.drawings import Drawings
-from bayeslora.reporting.figures.style import Panel
+from bayeslora.reporting.figure_style import Panel
+from bayeslora.reporting.figures import Drawings
 from bayeslora.reporting.run_record import Provenance, method_card, run_record
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table

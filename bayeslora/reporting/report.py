@@ -16,8 +16,8 @@ from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures.drawings import draw
-from bayeslora.reporting.figures.style import FORMATS, check_formats
+from bayeslora.reporting.figure_style import FORMATS, check_formats
+from bayeslora.reporting.figures import draw
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv

@@ -66,7 +66,7 @@ def drawing_style() -> Iterator[None]:
     """
     from matplotlib import style
 
-    sheet = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
+    sheet = Path(__file__).parent / "templates" / "figures.mplstyle"
     with style.context(["default", sheet]), warnings.catch_warnings():
         # A name may have letters that the font lacks.
         warnings.filterwarnings("ignore", "Glyph")
