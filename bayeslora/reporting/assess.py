@@ -26,13 +26,7 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
-from bayeslora.predictions.collection import (
-    Method,
-    Source,
-    by_group,
-    named_predictions,
-    unique_labels,
-)
+from bayeslora.predictions.collection import Method, Source, by_group, named_predictions
 from bayeslora.predictions.record import Predictions
 
 Names = str | Sequence[str] | None
@@ -295,13 +289,7 @@ def pool(fits: Sequence[Assessed]) -> list[Assessed]:
             first = replace(seeds[0].method, label=group)
             seeds = [Assessed(first, scores, tuple(seeds))]
         pooled += seeds
-    labels = unique_labels([assessed.label for assessed in pooled])
-    return [
-        replace(assessed, method=replace(assessed.method, label=label))
-        if assessed.fits
-        else assessed
-        for assessed, label in zip(pooled, labels, strict=True)
-    ]
+    return pooled
 
 
 def every_fit(methods: Sequence[Assessed]) -> list[Assessed]:

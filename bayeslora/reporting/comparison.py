@@ -82,11 +82,9 @@ def comparison_notes(
 
 def _made(comparison: Comparison, reference: str) -> Iterator[str]:
     """Yield how bins, intervals and tests were computed."""
-    clusters = comparison.num_clusters
-    drawn = "examples" if clusters is None else "clusters"
-    if clusters is not None:
-        column = named(clean(comparison.cluster_by or ""))
-        yield say("clusters", clusters=counted(clusters, "cluster"), column=column)
+    drawn = "examples" if comparison.num_clusters is None else "clusters"
+    if comparison.num_clusters is not None:
+        yield say("clusters", of=comparison, column=clean(comparison.cluster_by or ""))
     binned = any(SCORES[key].reflected for key in comparison.keys)
     if binned:
         yield f"Calibration errors in {comparison.num_bins} bins."
@@ -96,20 +94,18 @@ def _made(comparison: Comparison, reference: str) -> Iterator[str]:
         fits = any(row.seeds for row in comparison.rows)
         yield say(
             "paired",
+            of=comparison,
             kind="BCa" if comparison.interval == "bca" else comparison.interval,
             shape=" (of calibration errors in bins reflected ones)" if binned else "",
             drawn=drawn,
-            resamples=counted(comparison.num_resamples, "resample"),
-            seed=comparison.seed,
             more=", and say nothing of other seeds of the fits" if fits else "",
         )
     if comparison.num_permutations:
         several = comparison.num_comparisons > 1
         yield say(
             "permutation",
+            of=comparison,
             drawn=drawn,
-            permutations=counted(comparison.num_permutations, "permutation"),
-            seed=comparison.seed,
             family=f"{comparison.num_comparisons} comparisons" if several else "only comparison",
             reference=reference,
         )

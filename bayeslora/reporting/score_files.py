@@ -32,7 +32,7 @@ def _cell(value: object) -> str:
     """Return a cell; text on one line, with an apostrophe if it would run as a formula."""
     if not isinstance(value, str):
         return "" if isinstance(value, float) and math.isnan(value) else repr(value)
-    text = clean(value)
+    text = value and clean(value)
     return f"'{text}" if _FORMULA.match(text) else text
 
 

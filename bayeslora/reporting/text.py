@@ -183,8 +183,11 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "score": shown,
     "ends": lambda score: share_interval(score.low, score.high),
     "share": lambda share: f"{percent(share.value)} {share_interval(share.low, share.high)}",
-    "bins": lambda count: counted(count, "bin"),
-    "examples": lambda count: counted(count, "example"),
     "labelled": lambda count: counted(count, "labelled example"),
+    "bins": lambda count: counted(count, "bin"),
+    "clusters": lambda count: counted(count, "cluster"),
+    "examples": lambda count: counted(count, "example"),
+    "permutations": lambda count: counted(count, "permutation"),
+    "resamples": lambda count: counted(count, "resample"),
 }
 """Form of a value in the table of sentences -> its text."""
