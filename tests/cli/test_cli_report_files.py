@@ -18,11 +18,11 @@ def files(tmp_path):
 
 
 def test_compare_writes_its_table(run, files, tmp_path):
-    result = run("compare", *files, "--out", tmp_path / "tables")
+    result = run("compare", *files, "--out", tmp_path / "table.json")
     assert result.code == 0
     assert "plain (reference)" in result.out
-    names = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert names == {f"comparison.{suffix}" for suffix in ("md", "tex", "csv", "json")}
+    content = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert content["reference"] == "plain"
     table = tmp_path / "one.tex"
     assert run("compare", *files, "--out", table, "--json").out.startswith("{")
     assert "tabular" in table.read_text(encoding="utf-8")
