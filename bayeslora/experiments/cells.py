@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -9,9 +10,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,10 @@ import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.data.examples import class_names, data_hash, encode_labels
-from bayeslora.data.questions import is_description, read_description
 from bayeslora.data.splits import split_examples
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, located
-from bayeslora.experiments.grid import Cell, Grid, Search, Task, best_options, search_of, set_part
+from bayeslora.experiments.grid import Cell, Grid, Search, distribution, import_optuna, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
 from bayeslora.experiments.summary import REPORTED, SCORES
 from bayeslora.options import as_mapping, parsed
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from bayeslora.predictions.record import Predictions
 
 FORMAT_VERSION = 1
+SEARCH = "search.sqlite3"
+"""File of a cell's trials."""
+
+_SEEDS = 1_000_003
+_SEARCHED = {"fit.epochs", "fit.batch_size", "fit.head_lr", "fit.patience"}
+"""Options of `fit` that a search may choose."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,6 @@ class Setup:
         predict: Options of `predict`.
         train: Training rows.
         rows: The rows of the task.
-        steps: Optimiser steps of the protocol; None if it sets none.
         search: The search over options that the method has, or None.
         deviations: Deviations from the protocol, and options that only the grid sets.
     """
@@ -66,7 +72,6 @@ class Setup:
     predict: Mapping[str, Any]
     train: Examples
     rows: TaskRows
-    steps: int | None
     search: Search | None
     deviations: tuple[str, ...]
 
@@ -83,35 +88,24 @@ class Setup:
             "data": {name: data_hash(rows) for name, rows in data.items()},
         }
         if self.search is not None:
-            settings["search"] = {"hold_out": self.search.hold_out} | self.search.model_dump(
-                exclude_unset=True
-            )
+            settings["search"] = self.search.model_dump()
         ready: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         return ready
 
-    def fitted(self, kind: Any, backbone: Any, train: Examples, **options: Any) -> Any:
-        """Return the classifier fitted to rows.
+    def classifier(self, kind: Any, backbone: Any, **options: Any) -> Any:
+        """Return the classifier to fit.
 
         Args:
             kind: `BayesianClassifier` or a subclass.
             backbone: A name or a loaded backbone.
-            train: Training rows.
-            options: `progress` of the classifier, and `out` of its fit, whose content is replaced,
-                except that an interrupted fit resumes.
+            options: Further options of the classifier.
         """
-        clf: BayesianClassifier = kind(
-            backbone,
-            self.adapter,
-            self.posterior,
-            seed=self.cell.seed,
-            progress=options.get("progress", False),
-            **self.model,
-        )
-        return clf.fit(train, out=options.get("out"), overwrite=True, **self.fit)
+        options |= {"seed": self.cell.seed, **self.model}
+        return kind(backbone, self.adapter, self.posterior, **options)
 
     def with_options(self, options: Mapping[str, Any]) -> Setup:
         """Return the setup with options by names such as `adapter.lr`."""
-        parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {}}
+        parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {**self.fit}}
         for name, value in options.items():
             part, _, key = name.partition(".")
             parts[part][key] = value
@@ -121,7 +115,7 @@ class Setup:
             self,
             adapter=replace(adapter, **parts["adapter"]),
             posterior=replace(posterior, **parts["posterior"]),
-            fit={**self.fit, **parts["fit"]},
+            fit=parts["fit"],
         )
 
 
@@ -150,20 +144,17 @@ class Workshop:
         Raises:
             InputError: A name, an option or a file is wrong.
         """
-        grid, rows = self.grid, self._task_rows(cell.task)
+        rows = self._task_rows(cell.task)
         train = rows.train if cell.rows is None else drawn(rows.train, cell.rows, cell.seed)
-        deviations = [*grid.rules.deviations, *rows.deviations]
+        deviations = [*self.grid.rules.deviations, *rows.deviations]
         adapter = self._adapter(cell, deviations)
         posterior = resolve_posterior(cell.method.posterior)
+        search = search_of(self.grid.search, adapter, posterior)
         fit = self._fit_options(cell, adapter, len(train), deviations)
-        model = self._model_options(self._tasks[cell.task], train, deviations)
-        predict = self._predict_options(cell, posterior, deviations)
-        return Setup(
-            *(cell, adapter, posterior, model, fit, predict, train, rows),
-            steps=grid.rules.steps if adapter.trains else None,
-            search=search_of(grid.search, adapter, posterior),
-            deviations=tuple(deviations),
-        )
+        model = self._model_options(train, deviations)
+        predict = self._predict_options(cell, posterior, search, deviations)
+        options = adapter, posterior, model, fit, predict
+        return Setup(cell, *options, train, rows, search, tuple(deviations))
 
     def checked(self, cell: Cell) -> Setup:
         """Return the setup of a cell after checking its fit and its predictions.
@@ -182,7 +173,7 @@ class Workshop:
         try:
             setup = self.setup(cell)
             with suppress(_ChecksPassedError):
-                setup.fitted(Checked, cell.backbone, setup.train)
+                setup.classifier(Checked, cell.backbone).fit(setup.train, **setup.fit)
             _check_predictions(setup)
         except (InputError, TypeError) as error:
             raise InputError(f"cell {cell}: {error}", code=getattr(error, "code", "")) from None
@@ -199,9 +190,8 @@ class Workshop:
 
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
-            options: dict[str, Any] = {
-                key: value for key, value in self.grid.model.items() if key in ("dtype", "device")
-            }
+            model = self.grid.model
+            options: Any = {key: model[key] for key in ("dtype", "device") if key in model}
             with quiet_transformers():
                 self._backbone = name, load_backbone(name, **options)
         return self._backbone[1]
@@ -227,20 +217,13 @@ class Workshop:
         chosen: dict[str, Any] = {}
         trials: list[dict[str, Any]] = []
         if setup.search is not None:
-            loss = partial(_loss, setup, backbone, work / "trial")
-            chosen, trials = best_options(
-                setup.search, loss, work, settings=settings, seed=cell.seed
-            )
+            loss = partial(_loss, setup, backbone)
+            chosen, trials = best_options(setup.search, loss, work, settings, cell.seed)
             setup = setup.with_options(chosen)
         _reset_peak_memory()
         begun = time.perf_counter()
-        clf = setup.fitted(
-            BayesianClassifier,
-            backbone,
-            setup.train,
-            out=work / "model",
-            progress=self._progress,
-        )
+        clf = setup.classifier(BayesianClassifier, backbone, progress=self._progress)
+        clf.fit(setup.train, out=work / "model", overwrite=True, **setup.fit)
         fitted = time.perf_counter()
         keep = () if rows.clusters is None else (rows.clusters,)
         options = {"seed": cell.seed, **setup.predict}
@@ -248,15 +231,19 @@ class Workshop:
         predicted = time.perf_counter()
         for name, examples in rows.ood.items():
             sets[name] = clf.predict(examples, unknown_labels="ood", **options)
+        notes = {
+            "protocol": f"{cell.protocol}: {self.grid.rules.described()}",
+            "deviations": "; ".join(setup.deviations) or "none",
+            "task": f"{cell.task}, {rows.split}",
+            "training_rows": str(len(setup.train)),
+        }
         for name, result in sets.items():
-            notes = {**result.metadata, **self._notes(setup)}
-            named = result.replace(name=cell.method.name, metadata=notes)
+            named = result.replace(name=cell.method.name, metadata=result.metadata | notes)
             named.save(work / f"{set_part(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         backbone.prefix_states.clear()  # the next cell reads states of frozen layers from disk
-        num_bins = self.grid.rules.num_bins
         return {
-            **_record(setup, clf),
+            **_record(setup, clf, self.grid.rules.steps),
             "settings": settings,
             "seconds": {
                 "fit": fitted - begun,
@@ -264,8 +251,8 @@ class Workshop:
             },
             "chosen": chosen,
             "trials": trials,
-            "prior": prior_scores(sets[rows.split], setup.train, num_bins),
-            "scores": _scores(sets, rows, num_bins),
+            "prior": prior_scores(sets[rows.split], setup.train),
+            "scores": _scores(sets, rows),
         }
 
     def _task_rows(self, task: str) -> TaskRows:
@@ -273,29 +260,23 @@ class Workshop:
         if task not in self._rows:
             rules = self.grid.rules
             by_letter = {**rules.model, **self.grid.model}.get("format") == "letters"
-            self._rows[task] = task_rows(
-                self._tasks[task], rules, self._data_dir, by_letter=by_letter
-            )
+            rows = task_rows(self._tasks[task], rules, self._data_dir, by_letter=by_letter)
+            self._rows[task] = rows
         return self._rows[task]
 
     def _adapter(self, cell: Cell, deviations: list[str]) -> Adapter:
         """Return the adapter with the protocol's options, unless the grid sets others."""
         adapter: Adapter = resolve_adapter(cell.method.adapter)
         rules = self.grid.rules
-        if not rules.adapter:
-            return adapter
         if not adapter.trains:
-            deviations.append("training: the last layer alone is fitted, on frozen features")
+            if rules.adapter:
+                deviations.append("training: the last layer alone is fitted, on frozen features")
             return adapter
-        current = as_mapping(adapter)
-        expected = {key: value for key, value in rules.adapter.items() if key in current}
-        deviations += [
-            f"{key}: adapter {adapter.name} has no such option"
-            for key, value in rules.adapter.items()
-            if key not in current and value
-        ]
-        own = {key: current[key] for key in _named(cell.method.adapter) if key in expected}
-        options: dict[str, Any] = _merged(expected, own, deviations)
+        current, named = as_mapping(adapter), _named(cell.method.adapter)
+        expected = {key: value for key, value in rules.adapter.items() if value or key in current}
+        own = {key: current.get(key) for key in expected if key in named or key not in current}
+        merged = _merged(expected, own, deviations)
+        options: Any = {key: value for key, value in merged.items() if key in current}
         return replace(adapter, **options)  # type: ignore[type-var]
 
     def _fit_options(
@@ -305,8 +286,7 @@ class Workshop:
         expected = {**rules.fit}
         if not adapter.trains:
             expected.pop("batch_size", None)
-        options = {**self.grid.fit, **cell.method.fit}
-        merged = _merged(expected, options, deviations)
+        merged = _merged(expected, {**self.grid.fit, **cell.method.fit}, deviations)
         if rules.steps is None or not adapter.trains:
             return merged
         per_epoch = -(-num_train // int(merged["batch_size"]))
@@ -319,46 +299,30 @@ class Workshop:
             )
         return merged
 
-    def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
+    def _model_options(self, train: Examples, deviations: list[str]) -> dict[str, Any]:
         expected, options = {**self.grid.rules.model}, {**self.grid.model}
-        if is_description(task.task) and (prompt := read_description(str(task.task)).prompt):
-            expected["template"] = options.get("template", prompt)
         if train.choices is None:  # texts have no format
             expected.pop("format", None)
             options.pop("format", None)
         return _merged(expected, options, deviations)
 
     def _predict_options(
-        self, cell: Cell, posterior: Posterior, deviations: list[str]
+        self, cell: Cell, posterior: Posterior, search: Search | None, deviations: list[str]
     ) -> dict[str, Any]:
-        rules, search = self.grid.rules, self.grid.search
-        options = self.grid.predict.model_dump(exclude_unset=True)
+        rules, options = self.grid.rules, self.grid.predict.model_dump(exclude_unset=True)
         draws = rules.weight_samples if posterior.is_sampled else None
         if posterior.link is None:
             options.pop("link", None)
         else:
             draws = rules.logit_samples
         searched = search is not None and "posterior.num_samples" in search.ranges
-        if searched or "num_samples" in _named(cell.method.posterior):
-            # The method's own number is more specific than that of the grid or the protocol.
+        # The method's own number is more specific than that of the grid or the protocol.
+        own = searched or "num_samples" in _named(cell.method.posterior)
+        if own or not (posterior.is_sampled or posterior.link):
             options.pop("num_samples", None)
-            own = "searched" if searched else posterior.num_samples
-            if draws not in (None, own):
-                deviations.append(f"num_samples: {own} by the grid, {draws} by the protocol")
-            draws = None
-        elif not (posterior.is_sampled or posterior.link):
-            options.pop("num_samples", None)
-        return _merged({} if draws is None else {"num_samples": draws}, options, deviations)
-
-    def _notes(self, setup: Setup) -> dict[str, str]:
-        """Return the metadata that a report on the cell's predictions shows."""
-        rules = self.grid.rules
-        return {
-            "protocol": f"{rules.name}: {rules.described()}",
-            "deviations": "; ".join(setup.deviations) or "none",
-            "task": f"{setup.cell.task}, {setup.rows.split}",
-            "training_rows": str(len(setup.train)),
-        }
+        if own and draws:
+            deviations.append(f"num_samples: by the method, {draws} by the protocol")
+        return _merged({"num_samples": draws} if draws and not own else {}, options, deviations)
 
 
 class _ChecksPassedError(Exception):
@@ -394,12 +358,81 @@ def _check_predictions(setup: Setup) -> None:
         with located(name):
             check_images(rows, images=setup.train.images)
             check_questions(options, fitted, rows)
-            classes = classes_with(options, fitted, most_options(rows))
             if rows is setup.rows.reported:  # an OOD set may have other labels
-                encode_labels(rows, classes)
+                encode_labels(rows, classes_with(options, fitted, most_options(rows)))
 
 
-def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any]) -> float:
+def search_of(search: Search | None, adapter: Adapter, posterior: Posterior) -> Search | None:
+    """Return a search over those of its options that a method has; None if it has none.
+
+    Raises:
+        InputError: A value in a range is not allowed.
+    """
+    if search is None:
+        return None
+    parts: dict[str, Any] = {"posterior": posterior}
+    if adapter.trains:
+        parts |= {"adapter": adapter, "fit": TrainingSettings(epochs=1)}
+    known = {f"{part}.{field.name}" for part, options in parts.items() for field in fields(options)}
+    known -= {f"fit.{field.name}" for field in fields(TrainingSettings)} - _SEARCHED
+    ranges: dict[str, Any] = {
+        name: values for name, values in search.ranges.items() if name in known
+    }
+    for name, values in ranges.items():
+        part, _, key = name.partition(".")
+        for value in values if isinstance(values, list) else (values["low"], values["high"]):
+            replace(parts[part], **{key: value})
+    return search.model_copy(update={"ranges": ranges}) if ranges else None
+
+
+def best_options(
+    search: Search,
+    loss: Callable[[dict[str, Any]], float],
+    work: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the options of the best trial, and all trials.
+
+    Args:
+        search: The search.
+        loss: Returns the NLL with some options, by names such as `adapter.lr`.
+        work: Directory of the cell, with the trials' file.
+        settings: Everything else that determines a trial; with other settings, earlier trials in
+            the file are not used.
+        seed: Seed of the suggestions.
+
+    Raises:
+        InputError: Every trial failed.
+    """
+    optuna = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{work / SEARCH}")
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    study: Any = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    ranges = {name: distribution(values) for name, values in search.ranges.items()}
+    while (done := len(study.get_trials(states=ended))) < search.trials:
+        # A new sampler for each trial, so that its suggestion depends only on the trials.
+        study.sampler = optuna.samplers.TPESampler(seed=(_SEEDS * seed + done) % 2**32)
+        trial = study.ask(ranges)
+        try:
+            study.tell(trial, loss(trial.params))
+        except InputError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    trials = [
+        {"options": dict(trial.params), "nll": trial.value, **trial.user_attrs}
+        for trial in study.get_trials(states=ended)
+    ]
+    storage.engine.dispose()
+    successful = [trial for trial in trials if trial["nll"] is not None]
+    if not successful:
+        raise InputError(f"every trial of the search failed; last error: {trials[-1].get('error')}")
+    return min(successful, key=lambda trial: trial["nll"])["options"], trials
+
+
+def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
     """Return the NLL of held-out training rows after a fit to the others with some options.
 
     Neither reported rows nor rows of another draw affect the choice.
@@ -411,13 +444,13 @@ def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any])
     share = setup.search.hold_out if setup.search else 0.0
     labels = encode_labels(rows, class_names(rows))
     train, held_out = split_examples(rows, labels, share, setup.cell.seed)
-    clf = trial.fitted(BayesianClassifier, backbone, rows.take(train), out=work)
+    clf = trial.classifier(BayesianClassifier, backbone, progress=False)
+    clf.fit(rows.take(train), **trial.fit)
     predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **trial.predict)
-    shutil.rmtree(work, ignore_errors=True)
     return float(evaluate(predictions, num_resamples=20)["nll"].value)
 
 
-def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
+def _record(setup: Setup, clf: BayesianClassifier, steps: int | None) -> dict[str, Any]:
     """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
     from bayeslora.backbones.template import Template
     from bayeslora.engine.formats import prompt_hash
@@ -426,10 +459,11 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     cell, rows, record = setup.cell, setup.rows, clf.record
     training, reading, num_train = record.training, record.backbone, len(setup.train)
     num_held_out = round(training.get("hold_out", 0) * num_train)
-    steps = None
+    trained: dict[str, int | None] = {"protocol": None, "at_most": None}
     if setup.adapter.trains:
         # An upper bound: early stopping takes fewer.
-        steps = training["epochs"] * -(-(num_train - num_held_out) // training["batch_size"])
+        per_epoch = -(-(num_train - num_held_out) // training["batch_size"])
+        trained = {"protocol": steps, "at_most": training["epochs"] * per_epoch}
     template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
@@ -443,12 +477,10 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
         "num_reported": len(rows.reported),
         "num_ood": {name: len(examples) for name, examples in rows.ood.items()},
         "dropped": dict(rows.dropped),
-        "steps": {"protocol": setup.steps, "at_most": steps},
-        "backbone": {
-            "name": cell.backbone,
-            "fingerprint": reading["fingerprint"],
-            "dtype": reading["dtype"],  # by default, what the processor computes in
-        },
+        "steps": trained,
+        # The data type is by default what the processor computes in.
+        "backbone": {"name": cell.backbone}
+        | {key: reading[key] for key in ("fingerprint", "dtype")},
         "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
@@ -458,28 +490,22 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     }
 
 
-def _scores(sets: Mapping[str, Predictions], rows: TaskRows, num_bins: int) -> dict[str, Any]:
+def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
     """Return all scores of the reported rows, and of labelled OOD sets."""
     from bayeslora.metrics.evaluate import evaluate
 
     ood = {name: sets[name] for name in rows.ood}
-    results = {
-        REPORTED: evaluate(sets[rows.split], ood, num_bins=num_bins, cluster_by=rows.clusters),
-        **{
-            name: evaluate(predictions, num_bins=num_bins)
-            for name, predictions in ood.items()
-            if predictions.labelled.any()
-        },
-    }
+    scores = {REPORTED: evaluate(sets[rows.split], ood, cluster_by=rows.clusters)}
+    scores |= {name: evaluate(found) for name, found in ood.items() if found.labelled.any()}
     # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}
     return {
-        name: {key: value for key, value in scores.to_json().items() if key not in curves}
-        for name, scores in results.items()
+        name: {key: value for key, value in result.to_json().items() if key not in curves}
+        for name, result in scores.items()
     }
 
 
-def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> dict[str, float]:
+def prior_scores(predictions: Predictions, train: Examples) -> dict[str, float]:
     """Return scores of a forecast without a model, which every method should surpass.
 
     It is the share of each class in the training rows, or, for questions, the same probability for
@@ -488,7 +514,6 @@ def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> di
     Args:
         predictions: Predictions on the reported rows.
         train: The training rows.
-        num_bins: Bins of the expected calibration error.
     """
     from bayeslora.metrics.evaluate import evaluate
 
@@ -498,8 +523,7 @@ def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> di
         labels = encode_labels(train, predictions.classes)
         shares = np.bincount(labels, minlength=predictions.num_classes) / len(labels)
         probs = np.tile(shares, (len(predictions), 1))
-    forecast = replace(predictions.with_probs(probs), scores={})
-    results = evaluate(forecast, num_bins=num_bins, num_resamples=20)
+    results = evaluate(replace(predictions.with_probs(probs), scores={}), num_resamples=20)
     return {score: float(results[score].value) for score in SCORES}
 
 

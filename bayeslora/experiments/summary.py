@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,20 +21,26 @@ SCORES = ("accuracy", "nll", "ece", "brier")
 
 _COST = "cost"
 _DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
-_COSTS = {
-    "fit, s": "seconds_fit",
-    "1,000 predictions, s": "seconds_predict_per_1000",
-    "passes": "passes",
-    "peak memory, bytes": "peak_memory_bytes",
-    "adapter parameters": "num_parameters",
+_SHOWN = {f"{score} {'↑' if score == 'accuracy' else '↓'}": (score, None) for score in SCORES}
+_SHOWN_OF_SET = {
+    "AUROC by max probability ↑": ("auroc", "max_probability"),
+    "AUROC by epistemic ↑": ("auroc", "epistemic"),
+    **_SHOWN,
+}
+_SHOWN_COSTS = {
+    "fit, s": ("seconds_fit", None),
+    "1,000 predictions, s": ("seconds_predict_per_1000", None),
+    "passes": ("passes", None),
+    "peak memory, bytes": ("peak_memory_bytes", None),
+    "adapter parameters": ("num_parameters", None),
 }
 _PRIOR = "*no model*"
 
 Record = Mapping[str, Any]
-Values = dict[str, dict[int, float]]
-"""Values by method and seed."""
 Column = tuple[str, str, str | None]
 """A set of rows, a score, and the uncertainty of a detection score."""
+Values = dict[Column, dict[str, dict[int, float]]]
+"""Values by column, method and seed."""
 
 
 def results_table(records: Sequence[Record]) -> pa.Table:
@@ -104,136 +112,99 @@ def write_results(records: Sequence[Record], results: Path, summary: Path, refer
 
 def summary_text(records: Sequence[Record], reference: str) -> str:
     """Return the tables in Markdown: scores, differences, other sets and cost."""
-    blocks = [
-        "# Results",
-        "Means over seeds ± half of the 95 % t interval (none for a single seed). Differences "
-        f"are paired by seed, method minus *{reference}*. NLL in nats. {_PRIOR} predicts the share "
-        "of each class in the training rows, or the same probability for every option.",
-    ]
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+    from jinja2 import Environment, PackageLoader
+
+    jinja = Environment(
+        loader=PackageLoader("bayeslora", "experiments"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (Markdown)
+    )
+    by_key = defaultdict(list)
     for record in records:
         cell = record["cell"]
-        key = (cell["protocol"], cell["task"], cell["backbone"], cell["rows"])
-        groups.setdefault(key, []).append(record)
-    costs = ["## Cost", "Means over seeds."]
-    for (protocol, task, backbone, rows), group in groups.items():
-        title = f"{task}, {backbone}" + ("" if rows is None else f", {rows:,} labelled rows")
-        blocks += [f"## {title}: protocol {protocol}", _caption(group)]
-        values = _values(group)
-        scores = {f"{key} {_arrow(key)}": (REPORTED, key, None) for key in SCORES}
-        blocks.append(_table(values, scores, shown))
-        differences = _differences(values, scores.values(), reference)
-        if any(differences.values()):
-            blocks += [f"Difference from *{reference}*:", _table(differences, scores, _signed)]
-        for name in dict.fromkeys(name for name, _, _ in values if name not in {REPORTED, _COST}):
-            columns = {
-                "AUROC by max probability ↑": (name, "auroc", "max_probability"),
-                "AUROC by epistemic ↑": (name, "auroc", "epistemic"),
-                **{f"{key} {_arrow(key)}": (name, key, None) for key in SCORES},
-            }
-            present = {head: column for head, column in columns.items() if column in values}
-            blocks += [f"Set *{name}*:", _table(values, present, shown)]
-        columns = {head: (_COST, key, None) for head, key in _COSTS.items()}
-        costs += [f"{title}:", _table(values, columns, _cost)]
-    return "\n\n".join(blocks + costs) + "\n"
+        by_key[cell["protocol"], cell["task"], cell["backbone"], cell["rows"]].append(record)
+    groups = [_tables(group, reference) for group in by_key.values()]
+    template = jinja.get_template("summary.md.j2")
+    return template.render(groups=groups, reference=reference, protocols=PROTOCOLS)
 
 
-def _arrow(score: str) -> str:
-    return "↑" if score == "accuracy" else "↓"
+def _tables(records: Sequence[Record], reference: str) -> dict[str, Any]:
+    """Return records of one task and size with their tables and deviations, for the template."""
+    values, deviations = _values(records), defaultdict(list)
+    differences = _differences(values, reference)
+    for record in records:
+        for deviation in record["deviations"]:
+            deviations[deviation].append(record["cell"]["method"])
+    sets = dict.fromkeys(name for name, *_ in values if name not in {REPORTED, _COST})
+    return {
+        "records": records,
+        "deviations": deviations,
+        "scores": _table(values, REPORTED, _SHOWN, shown),
+        "differences": differences
+        and _table(differences, REPORTED, _SHOWN, partial(shown, sign=True)),
+        "sets": {name: _table(values, name, _SHOWN_OF_SET, shown) for name in sets},
+        "cost": _table(values, _COST, _SHOWN_COSTS, _cost),
+    }
 
 
-def _values(records: Sequence[Record]) -> dict[Column, Values]:
+def _values(records: Sequence[Record]) -> Values:
     """Return the values of all scores, with the forecast without a model as a method."""
-    values: dict[Column, Values] = {}
+    values: Values = defaultdict(lambda: defaultdict(dict))
     for record in records:
         method, seed = record["cell"]["method"], record["cell"]["seed"]
         for column, result in _results(record):
             number = result["value"] if isinstance(result, Mapping) else result
-            values.setdefault(column, {}).setdefault(method, {})[seed] = number
-    for record in records:
+            values[column][method][seed] = number
+    for record in records:  # the last row of a table
         for key, number in record["prior"].items():
-            column = (REPORTED, key, None)
-            values[column].setdefault(_PRIOR, {})[record["cell"]["seed"]] = number
+            values[REPORTED, key, None][_PRIOR][record["cell"]["seed"]] = number
     return values
 
 
-def _differences(
-    values: Mapping[Column, Values], columns: Iterable[Column], reference: str
-) -> dict[Column, Values]:
-    """Return the differences of all methods from the reference by seed."""
-    return {
-        column: {
-            method: {
-                seed: by_seed[seed] - values[column][reference][seed]
-                for seed in by_seed.keys() & values[column][reference].keys()
-            }
-            for method, by_seed in values[column].items()
-            if reference in values[column] and method not in {reference, _PRIOR}
-        }
-        for column in columns
-    }
+def _differences(values: Values, reference: str) -> Values:
+    """Return the differences of the scores from those of the reference with the same seed."""
+    differences: Values = {}
+    for score in SCORES:
+        methods = values[REPORTED, score, None]
+        base = methods.get(reference, {})
+        for method, by_seed in methods.items():
+            pairs = {seed: by_seed[seed] - base[seed] for seed in by_seed.keys() & base.keys()}
+            if pairs and method not in {reference, _PRIOR}:
+                differences.setdefault((REPORTED, score, None), {})[method] = pairs
+    return differences
 
 
 def _table(
-    values: Mapping[Column, Values],
-    columns: Mapping[str, Column],
+    values: Values,
+    name: str,
+    columns: Mapping[str, tuple[str, str | None]],
     show: Callable[[Sequence[float]], str],
 ) -> str:
-    """Return a row for each method, with a column for each score and the number of seeds."""
-    first = values[next(iter(columns.values()))]
+    """Return a row for each method, with a column for each score and the number of seeds.
+
+    Args:
+        values: The values.
+        name: Name of the set of rows.
+        columns: Score and uncertainty by title; scores without values have no column.
+        show: Returns the values of a method in words.
+    """
+    found = {
+        title: values[name, *column]
+        for title, column in columns.items()
+        if (name, *column) in values
+    }
+    first = next(iter(found.values()))
     rows = [
         [
             method,
-            *(show([*values[column].get(method, {}).values()]) for column in columns.values()),
-            str(len(by_seed)),
+            *(show([*each.get(method, {}).values()]) for each in found.values()),
+            str(len(seeds)),
         ]
-        for method, by_seed in first.items()
+        for method, seeds in first.items()
     ]
-    return markdown_table(["method", *columns, "seeds"], rows)
-
-
-def _caption(records: Sequence[Record]) -> str:
-    """Return the protocol with its settings, the rows, deviations and choices of searches."""
-    first = records[0]
-    facts = [
-        f"{first['num_reported']:,} {first['split']} rows",
-        f"up to {first['num_classes']} classes or options",
-        f"{_joined(record['num_train'] for record in records)} training rows",
-        f"seeds {_joined(record['cell']['seed'] for record in records)}",
-        f"prompts {_joined(record['prompt_hash'][:12] for record in records)}",
-    ]
-    name = first["cell"]["protocol"]
-    lines = [f"Protocol {name}: {PROTOCOLS[name].described()}. Here: {'; '.join(facts)}."]
-    if first["dropped"]:
-        dropped = ", ".join(f"{count:,} {why}" for why, count in first["dropped"].items())
-        lines.append(f"Dropped rows: {dropped}.")
-    machines = {f"{record['processor']}, {record['backbone']['dtype']}" for record in records}
-    if len(machines) > 1:
-        names = "; ".join(sorted(machines))
-        lines.append(f"Processors, between which fits differ as between seeds: {names}.")
-    notes: dict[str, list[str]] = {}
-    for record in records:
-        for deviation in record["deviations"]:
-            notes.setdefault(deviation, []).append(record["cell"]["method"])
-    methods = {record["cell"]["method"] for record in records}
-    deviations = [
-        f"- {note}" if {*those} == methods else f"- {note} ({_joined(those)})"
-        for note, those in notes.items()
-    ]
-    choices = [
-        f"- {record['cell']['method']}, seed {record['cell']['seed']}: "
-        + ", ".join(f"{name} = {value}" for name, value in record["chosen"].items())
-        for record in records
-        if record["chosen"]
-    ]
-    for title, items in (("Deviations from the protocol", deviations), ("Chosen", choices)):
-        if items:
-            lines += [f"{title}:", "\n".join(items)]
-    return "\n\n".join(lines)
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return ", ".join(map(str, sorted({*values})))
+    return markdown_table(["method", *found, "seeds"], rows)
 
 
 def cell_scores(record: Record) -> dict[str, Any]:
@@ -276,7 +247,3 @@ def shown(values: Sequence[float], *, sign: bool = False) -> str:
 def _cost(values: Sequence[float]) -> str:
     mean = fmean(values)
     return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
-
-
-def _signed(values: Sequence[float]) -> str:
-    return shown(values, sign=True)

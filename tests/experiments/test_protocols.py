@@ -40,8 +40,7 @@ def test_published_settings_reach_the_fit(setup, name, steps, lr, dropout, seeds
     assert cell.model == {"max_length": 300, "depth": 1.0}
     # 60 rows in batches of 4 are 15 steps per epoch; 5,000 / 15 = 333.3 and 10,000 / 15 = 666.7.
     assert cell.fit == {"cv": 0, "batch_size": 4, "epochs": round(steps / 15)}
-    assert cell.steps == steps
-    assert PROTOCOLS[name].seeds == seeds
+    assert (PROTOCOLS[name].steps, PROTOCOLS[name].seeds) == (steps, seeds)
     assert deviations_with(cell, f"{15 * round(steps / 15):,} instead of {steps:,}")
     assert deviations_with(cell, "8 bits")
     assert deviations_with(cell, "no validation rows")
