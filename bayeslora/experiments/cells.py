@@ -24,7 +24,7 @@ from bayeslora.data.examples import class_names, data_hash, encode_labels
 from bayeslora.data.splits import split_examples
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, located
-from bayeslora.experiments.grid import Cell, Grid, Search, distribution, import_optuna, set_part
+from bayeslora.experiments.grid import Cell, Grid, Search, distribution, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
 from bayeslora.experiments.summary import REPORTED, SCORES
 from bayeslora.options import as_mapping, parsed
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
     from bayeslora.predictions.record import Predictions
 
-FORMAT_VERSION = 1
 SEARCH = "search.sqlite3"
 """File of a cell's trials."""
 
@@ -144,15 +143,60 @@ class Workshop:
         Raises:
             InputError: A name, an option or a file is wrong.
         """
+        grid, rules, method = self.grid, self.grid.rules, cell.method
         rows = self._task_rows(cell.task)
         train = rows.train if cell.rows is None else drawn(rows.train, cell.rows, cell.seed)
-        deviations = [*self.grid.rules.deviations, *rows.deviations]
-        adapter = self._adapter(cell, deviations)
-        posterior = resolve_posterior(cell.method.posterior)
-        search = search_of(self.grid.search, adapter, posterior)
-        fit = self._fit_options(cell, adapter, len(train), deviations)
-        model = self._model_options(train, deviations)
-        predict = self._predict_options(cell, posterior, search, deviations)
+        adapter: Any = resolve_adapter(method.adapter)
+        posterior: Any = resolve_posterior(method.posterior)
+        search = search_of(grid.search, adapter, posterior)
+        deviations = [*rules.deviations, *rows.deviations]
+
+        fit, model = {**rules.fit}, {**rules.model}
+        if not adapter.trains:
+            fit.pop("batch_size", None)
+        expected = {**fit, **model}
+        fit |= {**grid.fit, **method.fit}
+        model |= grid.model
+        if train.choices is None:  # texts have no format
+            expected.pop("format", None)
+            model.pop("format", None)
+        if adapter.trains:
+            expected |= rules.adapter
+            theirs = rules.adapter.keys() & as_mapping(adapter).keys() - _named(method.adapter)
+            adapter = replace(adapter, **{key: rules.adapter[key] for key in theirs})
+        elif rules.adapter:
+            deviations.append("training: the last layer alone is fitted, on frozen features")
+        actual = {**as_mapping(adapter), **fit, **model}
+        if adapter.trains and rules.steps:  # training ends after whole epochs
+            per_epoch = -(-len(train) // fit["batch_size"])
+            fit.setdefault("epochs", max(1, round(rules.steps / per_epoch)))
+            expected["steps"], actual["steps"] = rules.steps, fit["epochs"] * per_epoch
+
+        predict = grid.predict.model_dump(exclude_unset=True)
+        draws = rules.logit_samples if posterior.link else rules.weight_samples
+        if posterior.link is None:
+            predict.pop("link", None)
+        if not (posterior.is_sampled or posterior.link):
+            predict.pop("num_samples", None)
+        elif draws:
+            expected["num_samples"] = draws
+            predict = {"num_samples": draws, **predict}
+        searched = search is not None and "posterior.num_samples" in search.ranges
+        if searched or "num_samples" in _named(method.posterior):
+            predict.pop("num_samples", None)  # the method's own number is more specific
+        actual |= predict
+
+        given = (*grid.fit, *method.fit, *grid.model, *grid.predict.model_fields_set)
+        deviations += [
+            f"{key}: {actual.get(key, 'its own')} instead of {value}"
+            for key, value in expected.items()
+            if actual.get(key) != value and (value or key in actual)
+        ]
+        deviations += [
+            f"{key}: {actual[key]} by the grid"
+            for key in dict.fromkeys(given)
+            if key in actual and key not in expected
+        ]
         options = adapter, posterior, model, fit, predict
         return Setup(cell, *options, train, rows, search, tuple(deviations))
 
@@ -214,12 +258,11 @@ class Workshop:
             left.unlink()
         setup, backbone = self.setup(cell), self.backbone(cell.backbone)
         settings, rows = setup.settings, setup.rows
-        chosen: dict[str, Any] = {}
-        trials: list[dict[str, Any]] = []
+        found: dict[str, Any] = {"chosen": {}, "trials": []}
         if setup.search is not None:
             loss = partial(_loss, setup, backbone)
-            chosen, trials = best_options(setup.search, loss, work, settings, cell.seed)
-            setup = setup.with_options(chosen)
+            found = searched(setup.search, loss, work, settings, cell.seed)
+            setup = setup.with_options(found["chosen"])
         _reset_peak_memory()
         begun = time.perf_counter()
         clf = setup.classifier(BayesianClassifier, backbone, progress=self._progress)
@@ -243,14 +286,13 @@ class Workshop:
         shutil.rmtree(work / "model", ignore_errors=True)
         backbone.prefix_states.clear()  # the next cell reads states of frozen layers from disk
         return {
-            **_record(setup, clf, self.grid.rules.steps),
+            **_record(setup, clf),
             "settings": settings,
             "seconds": {
                 "fit": fitted - begun,
                 "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
             },
-            "chosen": chosen,
-            "trials": trials,
+            **found,
             "prior": prior_scores(sets[rows.split], setup.train),
             "scores": _scores(sets, rows),
         }
@@ -264,66 +306,6 @@ class Workshop:
             self._rows[task] = rows
         return self._rows[task]
 
-    def _adapter(self, cell: Cell, deviations: list[str]) -> Adapter:
-        """Return the adapter with the protocol's options, unless the grid sets others."""
-        adapter: Adapter = resolve_adapter(cell.method.adapter)
-        rules = self.grid.rules
-        if not adapter.trains:
-            if rules.adapter:
-                deviations.append("training: the last layer alone is fitted, on frozen features")
-            return adapter
-        current, named = as_mapping(adapter), _named(cell.method.adapter)
-        expected = {key: value for key, value in rules.adapter.items() if value or key in current}
-        own = {key: current.get(key) for key in expected if key in named or key not in current}
-        merged = _merged(expected, own, deviations)
-        options: Any = {key: value for key, value in merged.items() if key in current}
-        return replace(adapter, **options)  # type: ignore[type-var]
-
-    def _fit_options(
-        self, cell: Cell, adapter: Adapter, num_train: int, deviations: list[str]
-    ) -> dict[str, Any]:
-        rules = self.grid.rules
-        expected = {**rules.fit}
-        if not adapter.trains:
-            expected.pop("batch_size", None)
-        merged = _merged(expected, {**self.grid.fit, **cell.method.fit}, deviations)
-        if rules.steps is None or not adapter.trains:
-            return merged
-        per_epoch = -(-num_train // int(merged["batch_size"]))
-        merged.setdefault("epochs", max(1, round(rules.steps / per_epoch)))
-        steps = int(merged["epochs"]) * per_epoch
-        if steps != rules.steps:
-            deviations.append(
-                f"steps: {steps:,} instead of {rules.steps:,}, since training ends after whole "
-                f"epochs ({merged['epochs']})"
-            )
-        return merged
-
-    def _model_options(self, train: Examples, deviations: list[str]) -> dict[str, Any]:
-        expected, options = {**self.grid.rules.model}, {**self.grid.model}
-        if train.choices is None:  # texts have no format
-            expected.pop("format", None)
-            options.pop("format", None)
-        return _merged(expected, options, deviations)
-
-    def _predict_options(
-        self, cell: Cell, posterior: Posterior, search: Search | None, deviations: list[str]
-    ) -> dict[str, Any]:
-        rules, options = self.grid.rules, self.grid.predict.model_dump(exclude_unset=True)
-        draws = rules.weight_samples if posterior.is_sampled else None
-        if posterior.link is None:
-            options.pop("link", None)
-        else:
-            draws = rules.logit_samples
-        searched = search is not None and "posterior.num_samples" in search.ranges
-        # The method's own number is more specific than that of the grid or the protocol.
-        own = searched or "num_samples" in _named(cell.method.posterior)
-        if own or not (posterior.is_sampled or posterior.link):
-            options.pop("num_samples", None)
-        if own and draws:
-            deviations.append(f"num_samples: by the method, {draws} by the protocol")
-        return _merged({"num_samples": draws} if draws and not own else {}, options, deviations)
-
 
 class _ChecksPassedError(Exception):
     """All checks of a fit have passed."""
@@ -332,18 +314,6 @@ class _ChecksPassedError(Exception):
 def _named(text: str) -> set[str]:
     """Return the options that a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
     return {*parsed("method", text.partition(":")[2])}
-
-
-def _merged(
-    expected: Mapping[str, Any], options: Mapping[str, Any], deviations: list[str]
-) -> dict[str, Any]:
-    """Return the protocol's options updated by the grid's; add differences to `deviations`."""
-    for key, value in options.items():
-        if key not in expected:
-            deviations.append(f"{key}: {value} by the grid")
-        elif value != expected[key]:
-            deviations.append(f"{key}: {value} by the grid, {expected[key]} by the protocol")
-    return {**expected, **options}
 
 
 def _check_predictions(setup: Setup) -> None:
@@ -385,14 +355,14 @@ def search_of(search: Search | None, adapter: Adapter, posterior: Posterior) -> 
     return search.model_copy(update={"ranges": ranges}) if ranges else None
 
 
-def best_options(
+def searched(
     search: Search,
     loss: Callable[[dict[str, Any]], float],
     work: Path,
     settings: Mapping[str, Any],
     seed: int,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the options of the best trial, and all trials.
+) -> dict[str, Any]:
+    """Return the options of the best trial as `chosen`, and all `trials`.
 
     Args:
         search: The search.
@@ -405,7 +375,8 @@ def best_options(
     Raises:
         InputError: Every trial failed.
     """
-    optuna = import_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{work / SEARCH}")
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -429,7 +400,8 @@ def best_options(
     successful = [trial for trial in trials if trial["nll"] is not None]
     if not successful:
         raise InputError(f"every trial of the search failed; last error: {trials[-1].get('error')}")
-    return min(successful, key=lambda trial: trial["nll"])["options"], trials
+    best = min(successful, key=lambda trial: trial["nll"])
+    return {"chosen": best["options"], "trials": trials}
 
 
 def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
@@ -450,7 +422,7 @@ def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
     return float(evaluate(predictions, num_resamples=20)["nll"].value)
 
 
-def _record(setup: Setup, clf: BayesianClassifier, steps: int | None) -> dict[str, Any]:
+def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
     from bayeslora.backbones.template import Template
     from bayeslora.engine.formats import prompt_hash
@@ -458,29 +430,20 @@ def _record(setup: Setup, clf: BayesianClassifier, steps: int | None) -> dict[st
 
     cell, rows, record = setup.cell, setup.rows, clf.record
     training, reading, num_train = record.training, record.backbone, len(setup.train)
-    num_held_out = round(training.get("hold_out", 0) * num_train)
-    trained: dict[str, int | None] = {"protocol": None, "at_most": None}
-    if setup.adapter.trains:
-        # An upper bound: early stopping takes fewer.
-        per_epoch = -(-(num_train - num_held_out) // training["batch_size"])
-        trained = {"protocol": steps, "at_most": training["epochs"] * per_epoch}
+    # An upper bound: a held-out part and early stopping take fewer.
+    per_epoch = -(-num_train // training["batch_size"]) if setup.adapter.trains else 0
     template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
-        "format_version": FORMAT_VERSION,
         "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
         "deviations": list(setup.deviations),
         "split": rows.split,
         "num_classes": num_classes(rows.reported),
         "num_train": num_train,
-        "num_held_out": num_held_out,
         "num_reported": len(rows.reported),
-        "num_ood": {name: len(examples) for name, examples in rows.ood.items()},
         "dropped": dict(rows.dropped),
-        "steps": trained,
-        # The data type is by default what the processor computes in.
-        "backbone": {"name": cell.backbone}
-        | {key: reading[key] for key in ("fingerprint", "dtype")},
+        "steps": per_epoch and training["epochs"] * per_epoch,
+        "backbone": {**reading, "name": cell.backbone},
         "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),

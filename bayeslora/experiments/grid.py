@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
-from bayeslora.errors import InputError, MissingAssetError, unknown_choice
+from bayeslora.errors import InputError, MissingAssetError, located, unknown_choice
 from bayeslora.experiments.protocols import PROTOCOLS, Protocol
 from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import Count, Draws, Link, Seed, Share
@@ -96,7 +96,12 @@ def distribution(values: Any) -> Any:
     Raises:
         InputError: The values are not allowed, or Optuna is not installed.
     """
-    kinds = import_optuna().distributions
+    try:
+        from optuna import distributions as kinds
+    except ImportError:
+        raise MissingAssetError(
+            "search requires Optuna; run `pip install 'bayeslora[tune]'`"
+        ) from None
     try:
         if isinstance(values, list):
             return kinds.CategoricalDistribution(values)
@@ -104,21 +109,6 @@ def distribution(values: Any) -> Any:
         return (kinds.IntDistribution if whole else kinds.FloatDistribution)(**values)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{error}; got {values}") from None
-
-
-def import_optuna() -> Any:
-    """Import and return optuna.
-
-    Raises:
-        MissingAssetError: It is not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise MissingAssetError(
-            "search requires Optuna; run `pip install 'bayeslora[tune]'`"
-        ) from None
-    return optuna
 
 
 def _searchable(values: JsonValue) -> JsonValue:
@@ -231,32 +221,25 @@ class Cell:
     """One fit with its predictions and scores.
 
     Attributes:
+        protocol: Name of the protocol.
         task: Name of the task.
         backbone: Name, directory or hub id.
         method: The method.
         rows: Number of labelled rows to draw; None uses all.
         seed: Seed of the draw, the fit and the predictions.
-        protocol: Name of the protocol.
     """
 
+    protocol: str
     task: str
     backbone: str
     method: Method
     rows: int | None
     seed: int
-    protocol: str
 
     @property
     def key(self) -> dict[str, Any]:
         """Unique key of the cell, as columns of a table."""
-        return {
-            "protocol": self.protocol,
-            "task": self.task,
-            "backbone": self.backbone,
-            "method": self.method.name,
-            "rows": self.rows,
-            "seed": self.seed,
-        }
+        return {**vars(self), "method": self.method.name}
 
     @property
     def id(self) -> str:
@@ -318,7 +301,7 @@ class Grid(_Part):
         sizes: list[int] | list[None] = self.rows or [None]
         seeds = self.seeds or self.rules.seeds
         cells = [
-            Cell(task.name, backbone, method, size, seed, self.protocol)
+            Cell(self.protocol, task.name, backbone, method, size, seed)
             for task, backbone, size, method, seed in product(
                 self.tasks, self.backbones, sizes, self.all_methods, seeds
             )
@@ -356,10 +339,8 @@ def as_grid(content: Any) -> Grid:
     """
     if isinstance(content, str | Path):
         values = read_yaml(content)
-        try:
+        with located(content):
             return as_grid(values)
-        except InputError as error:
-            raise error.within(content) from None
     try:
         return Grid.model_validate(content)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +96,7 @@ def task_rows(
     count = protocol.num_choices.get(known)
     reported = dropped.read(split, _read(task, split, data_dir), count)
     train = dropped.read("train", _read(task, "train", data_dir), count)
+    train = dropped.keep("train, repeated", train, without_duplicates(train))
     train = dropped.keep(f"train, in {split} too", train, without_overlap(train, reported))
     most = num_classes(train) if by_letter else LARGEST_COUNT
     audit = protocol.ood_audit
@@ -168,20 +169,13 @@ def drawn(examples: Examples, size: int, seed: int) -> Examples:
 
 def num_classes(examples: Examples) -> int:
     """Return the number of classes, or the largest number of options of a question."""
-    if examples.choices is not None:
-        return max(map(len, examples.choices))
-    return len(class_names(examples))
+    return max(map(len, examples.choices or ()), default=0) or len(class_names(examples))
 
 
 def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:
     if not task.files:
         return load_task(task.name, split, data_dir)
-    examples = _read_file(task.files[split], task, labels="required")
-    if split != "train":
-        return examples
-    distinct = without_duplicates(examples)
-    num_repeated = len(examples) - len(distinct)
-    return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
+    return _read_file(task.files[split], task, labels="required")
 
 
 def _read_file(

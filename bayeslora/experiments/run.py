@@ -19,7 +19,7 @@ import socket
 import tempfile
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,9 +41,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Record = Mapping[str, Any]
+Outcome = tuple[Cell, Record, Mapping[str, bytes]]
+"""A cell with its record and the contents of its files by name."""
+
 _MARKER, _VERSION = "experiment.json", 1
 _ATTEMPTS = 2
-_SHOWN = ("accuracy", "nll", "ece")
 _KEYS = ("task", "backbone", "method", "rows")
 """Parts of a cell's key that its seeds share."""
 _REPEATED = ("bayeslora.engine.data", "bayeslora.engine.network", "bayeslora.metrics.ood")
@@ -145,7 +148,7 @@ def experiment(
     parsed, store = as_grid(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
     with _in_file(grid):
-        cells = [*_checked(workshop, parsed.cells, store)]
+        store.check(_checked(workshop, parsed.cells))
         for name in parsed.backbones:
             check_reachable(source_of(name))
         if ray is None:
@@ -154,27 +157,26 @@ def experiment(
     failed: dict[str, str] = {}
     crashed: list[str] = []
     with lock(store.out), ExitStack() as stack:
-        waiting = [cell for cell in cells if store.record(cell) is None]
-        outcomes = _here(workshop, waiting, store)
+        waiting = [cell for cell in parsed.cells if store.record(cell) is None]
+        outcomes: Iterable[Outcome] = (
+            (cell, *compute(workshop, cell, store.work(cell))) for cell in waiting
+        )
         if waiting and (ray or workers > 1):
             with _in_file(grid):
                 task = stack.enter_context(_ray_task(parsed, ray or "local", workers))
             outcomes = _on_ray(task, parsed, data_dir, waiting, store)
-        if waiting:
-            store.claim(parsed.model_dump(mode="json", exclude_unset=True))
+        store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         stack.enter_context(each_note_once(*_REPEATED))
-        for number, (cell, outcome) in enumerate(outcomes, 1):
-            if outcome.record is not None:
-                store.add(cell, outcome.record, outcome.files)
-                scores = outcome.record["scores"][REPORTED]["scores"]
-                values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN)
-                logger.info("%d of %d: %s  %s", number, len(waiting), cell, values)
+        for number, (cell, record, files) in enumerate(outcomes, 1):
+            store.add(cell, record, files)
+            if "error" in record:
+                logger.warning("%s failed: %s", cell, record["error"])
+                failed[str(cell)] = record["error"]
+                if not record["is_input"]:
+                    crashed.append(str(cell))
                 continue
-            store.fail(cell, outcome.error, outcome.trace)
-            logger.warning("%s failed: %s", cell, outcome.error)
-            failed[str(cell)] = outcome.error
-            if not outcome.is_final:
-                crashed.append(str(cell))
+            nll = record["scores"][REPORTED]["scores"]["nll"]["value"]
+            logger.info("%d of %d: %s: NLL %.3f", number, len(waiting), cell, nll)
         records = store.collect(parsed.reference)
     return Experiment(store.out, records, failed, tuple(crashed))
 
@@ -197,17 +199,18 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
 
     parsed = as_grid(grid)
     store = None if out is None else Store(out)
-    missing = []
     with _in_file(grid):
         remote = {task.name: on_hub(task, data_dir) for task in parsed.tasks}
         cells = [cell for cell in parsed.cells if not remote[cell.task]]
-        setups = _checked(Workshop(parsed, data_dir), cells, store)
-    for name, sets in remote.items():
-        if sets:
-            missing.append(
-                f"task {name} is not checked: {', '.join(sets)} would be read from the Hugging "
-                "Face hub; pass their files with --data-dir"
-            )
+        setups = _checked(Workshop(parsed, data_dir), cells)
+        if store is not None:
+            store.check(setups)
+    missing = [
+        f"task {name} is not checked: {', '.join(sets)} would be read from the Hugging Face hub; "
+        "pass their files with --data-dir"
+        for name, sets in remote.items()
+        if sets
+    ]
     for name in parsed.backbones:
         try:
             if not is_here(source_of(name)):
@@ -215,8 +218,8 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
         except InputError as error:
             missing.append(str(error))
     seconds = defaultdict(list)
-    for cell in parsed.cells if store else ():
-        if record := store.record(cell):
+    for cell in parsed.cells:
+        if store and (record := store.record(cell)):
             seconds[_without_seed(cell)].append(sum(record["seconds"].values()))
     plans = [
         {
@@ -234,7 +237,7 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
         cells=plans,
         deviations=[*dict.fromkeys(text for each in setups.values() for text in each.deviations)],
         missing=missing,
-        settings={cell: setup.settings for cell, setup in setups.items()},
+        settings={cell: each.settings for cell, each in setups.items()},
     )
 
 
@@ -247,16 +250,13 @@ def _in_file(grid: Any) -> AbstractContextManager[None]:
     return located(grid) if isinstance(grid, str | Path) else nullcontext()
 
 
-def _checked(workshop: Workshop, cells: Sequence[Cell], store: Store | None) -> dict[Cell, Setup]:
+def _checked(workshop: Workshop, cells: Sequence[Cell]) -> dict[Cell, Setup]:
     """Return the setups of a grid's cells after all checks that need no backbone.
 
     Raises:
-        InputError: A cell is impossible, its rows cannot be read, an option has no effect, or
-            finished cells have other settings.
+        InputError: A cell is impossible, its rows cannot be read, or an option has no effect.
     """
     grid = workshop.grid
-    if store is not None:
-        store.check()
     setups = {cell: workshop.checked(cell) for cell in cells}
     for key in grid.predict.model_fields_set:
         if setups and not any(key in setup.predict for setup in setups.values()):
@@ -264,8 +264,6 @@ def _checked(workshop: Workshop, cells: Sequence[Cell], store: Store | None) -> 
     for name in grid.search.ranges if grid.search and setups else ():
         if not any(setup.search and name in setup.search.ranges for setup in setups.values()):
             raise InputError(f"search: no method has the option {name}", code="unknown")
-    if store is not None:
-        store.check_settings({cell: setup.settings for cell, setup in setups.items()})
     return setups
 
 
@@ -280,8 +278,13 @@ class Store:
         self.out = Path(out)
         self._cells = self.out / "cells"
 
-    def check(self) -> None:
-        """Raise InputError unless the directory is an experiment's, missing or empty."""
+    def check(self, setups: Mapping[Cell, Setup]) -> None:
+        """Raise InputError unless the directory is missing, empty, or of these cells' experiment.
+
+        Raises:
+            InputError: It is another directory. Or a cell, or another seed of it, is finished with
+                other settings; the message names the cell, the setting and both values.
+        """
         marker = self.out / _MARKER
         if not self.out.exists() or is_empty_directory(self.out):
             return
@@ -291,6 +294,22 @@ class Store:
                 f"{marker} is missing, damaged or of another version of bayeslora; choose another "
                 "path"
             )
+        records = self.records()
+        for cell, setup in setups.items():
+            for record in records:
+                seed = record["cell"]["seed"]
+                if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
+                    continue
+                before, after = _by_option(record["settings"]), _by_option(setup.settings)
+                if seed != cell.seed:  # each seed may draw rows
+                    before["data.train"] = after["data.train"]
+                for key in sorted(before.keys() | after.keys()):
+                    if before.get(key) != after.get(key):
+                        raise InputError(
+                            f"cell {cell} has {key} = {after.get(key)}, but seed {seed} is "
+                            f"finished with {key} = {before.get(key)}; choose another --out, or "
+                            f"delete the records of these cells in {self._cells}"
+                        )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
         """Create the directories, and store the grid of the latest run."""
@@ -314,59 +333,37 @@ class Store:
         records = [read_json(file) for file in files if not file.name.endswith(".error.json")]
         return sorted(records, key=lambda record: [*map(sort_key, record["cell"].values())])
 
-    def check_settings(self, settings: Mapping[Cell, dict[str, Any]]) -> None:
-        """Raise InputError if a cell, or another seed of it, is finished with other settings.
-
-        Raises:
-            InputError: They differ; the message names the cell, the setting and both values.
-        """
-        records = self.records()
-        for cell, new in settings.items():
-            for record in records:
-                seed = record["cell"]["seed"]
-                if not {**record["cell"], "seed": cell.seed}.items() >= cell.key.items():
-                    continue
-                before, after = _by_option(record["settings"]), _by_option(new)
-                if seed != cell.seed:  # each seed may draw rows
-                    before["data.train"] = after["data.train"]
-                for key in sorted(before.keys() | after.keys()):
-                    if before.get(key) != after.get(key):
-                        raise InputError(
-                            f"cell {cell} has {key} = {after.get(key)}, but seed {seed} is "
-                            f"finished with {key} = {before.get(key)}; choose another --out, or "
-                            f"delete the records of these cells in {self._cells}"
-                        )
-
-    def add(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Store a finished cell, with its record last.
+    def add(self, cell: Cell, record: Record, files: Mapping[str, bytes]) -> None:
+        """Store a finished cell, with its record last, or the error of a failed one.
 
         Args:
             cell: The cell.
-            record: JSON-ready.
+            record: JSON-ready; with the key `error` if it failed.
             files: Contents of predictions files by name.
 
         Raises:
             InputError: The backbone has other weights than that of a finished cell.
         """
+        error = self._cells / f"{cell.id}.error.json"
+        if "error" in record:
+            write_json(error, record)
+            return
         backbone = record["backbone"]
-        for other in self.records():
-            name, weights = other["backbone"]["name"], other["backbone"]["fingerprint"]
-            if name == backbone["name"] and weights != backbone["fingerprint"]:
+        for other in (record["backbone"] for record in self.records()):
+            if (
+                other["name"] == backbone["name"]
+                and other["fingerprint"] != backbone["fingerprint"]
+            ):
                 raise InputError(
-                    f"cell {cell}: the weights of backbone {name} differ from those of the "
-                    "finished cells; choose another --out"
+                    f"cell {cell}: the weights of backbone {other['name']} differ from those of "
+                    "the finished cells; choose another --out"
                 )
         for file, content in files.items():
             with atomic_file(self._cells / f"{cell.id}.{file}") as temporary:
                 temporary.write_bytes(content)
         write_json(self._cells / f"{cell.id}.json", record)
-        (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
+        error.unlink(missing_ok=True)
         shutil.rmtree(self.work(cell), ignore_errors=True)
-
-    def fail(self, cell: Cell, error: str, trace: str) -> None:
-        """Store the error of a failed cell."""
-        content = {"cell": cell.key, "error": error, "traceback": trace}
-        write_json(self._cells / f"{cell.id}.error.json", content)
 
     def collect(self, reference: str) -> list[dict[str, Any]]:
         """Return the records of all finished cells after writing their tables.
@@ -388,48 +385,25 @@ def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{part}.{key}": value for part, options in parts for key, value in options.items()}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a cell.
-
-    Attributes:
-        record: Record of the finished cell; None if it failed.
-        files: Contents of predictions files by name.
-        error: Reason of a failure, in one line.
-        trace: The traceback.
-        is_final: Whether it would fail again, such as for invalid input.
-    """
-
-    record: Mapping[str, Any] | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    error: str = ""
-    trace: str = ""
-    is_final: bool = False
-
-
-def compute(workshop: Workshop, cell: Cell, work: Path) -> Outcome:
-    """Compute a cell and return its outcome, even if it fails twice."""
-    outcome = Outcome()
+def compute(workshop: Workshop, cell: Cell, work: Path) -> tuple[Record, dict[str, bytes]]:
+    """Return the record of a cell with its files, or why it failed twice or for its input."""
+    failure: Record = {}
     for _ in range(_ATTEMPTS):
         try:
             work.mkdir(parents=True, exist_ok=True)
             record = workshop.run(cell, work)
             outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
-            return Outcome(record, {file.name: file.read_bytes() for file in outputs})
+            return record, {file.name: file.read_bytes() for file in outputs}
         except InputError as error:
-            return Outcome(error=first_line(error), trace=traceback.format_exc(), is_final=True)
+            return _failure(cell, first_line(error), is_input=True), {}
         except Exception as error:
-            text = f"{type(error).__name__}: {first_line(error)}"
-            outcome = Outcome(error=text, trace=traceback.format_exc())
-    return outcome
+            failure = _failure(cell, f"{type(error).__name__}: {first_line(error)}")
+    return failure, {}
 
 
-def _here(
-    workshop: Workshop, cells: Sequence[Cell], store: Store
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Yield cells with their outcomes as they are computed in this process."""
-    for cell in cells:
-        yield cell, compute(workshop, cell, store.work(cell))
+def _failure(cell: Cell, error: str, *, is_input: bool = False) -> Record:
+    trace = traceback.format_exc()
+    return {"cell": cell.key, "error": error, "traceback": trace, "is_input": is_input}
 
 
 @lru_cache(maxsize=1)
@@ -438,7 +412,9 @@ def _workshop(grid: str, data_dir: str | Path | None) -> Workshop:
     return Workshop(Grid.model_validate_json(grid), data_dir)
 
 
-def compute_apart(grid: str, data_dir: str | Path | None, cell: Cell, work: Path) -> Outcome:
+def compute_apart(
+    grid: str, data_dir: str | Path | None, cell: Cell, work: Path
+) -> tuple[Record, dict[str, bytes]]:
     """Compute a cell in a worker process, without access to `work` in a temporary directory.
 
     Args:
@@ -499,16 +475,17 @@ def _ray_task(grid: Grid, address: str, workers: int) -> Iterator[Any]:
 
 def _on_ray(
     task: Any, grid: Grid, data_dir: str | Path | None, cells: Sequence[Cell], store: Store
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Yield cells with their outcomes as the tasks of a cluster finish."""
+) -> Iterator[Outcome]:
+    """Yield cells with their records and files as the tasks of a cluster finish."""
     import ray
 
     content = grid.model_dump_json(exclude_unset=True)
     running = {task.remote(content, data_dir, cell, store.work(cell)): cell for cell in cells}
     while running:
         (done,), _ = ray.wait([*running])
+        cell = running.pop(done)
         try:
-            outcome = ray.get(done)
+            record, files = ray.get(done)
         except ray.exceptions.RayError as error:  # its workers have died
-            outcome = Outcome(error=f"{type(error).__name__}: {first_line(error)}")
-        yield running.pop(done), outcome
+            record, files = _failure(cell, f"{type(error).__name__}: {first_line(error)}"), {}
+        yield cell, record, files

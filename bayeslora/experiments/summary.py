@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -19,28 +19,12 @@ REPORTED = "reported"
 SCORES = ("accuracy", "nll", "ece", "brier")
 """Scores in `summary.md`; `results.parquet` has all."""
 
-_COST = "cost"
 _DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
-_SHOWN = {f"{score} {'↑' if score == 'accuracy' else '↓'}": (score, None) for score in SCORES}
-_SHOWN_OF_SET = {
-    "AUROC by max probability ↑": ("auroc", "max_probability"),
-    "AUROC by epistemic ↑": ("auroc", "epistemic"),
-    **_SHOWN,
-}
-_SHOWN_COSTS = {
-    "fit, s": ("seconds_fit", None),
-    "1,000 predictions, s": ("seconds_predict_per_1000", None),
-    "passes": ("passes", None),
-    "peak memory, bytes": ("peak_memory_bytes", None),
-    "adapter parameters": ("num_parameters", None),
-}
 _PRIOR = "*no model*"
 
 Record = Mapping[str, Any]
-Column = tuple[str, str, str | None]
-"""A set of rows, a score, and the uncertainty of a detection score."""
-Values = dict[Column, dict[str, dict[int, float]]]
-"""Values by column, method and seed."""
+Values = dict[str, dict[str, dict[int, float]]]
+"""Values by score, method and seed."""
 
 
 def results_table(records: Sequence[Record]) -> pa.Table:
@@ -63,34 +47,35 @@ def results_table(records: Sequence[Record]) -> pa.Table:
     }
     rows = [
         {
+            **record,
             **record["cell"],
-            **{key: record[key] for key in ("split", "num_classes", "num_train", "prompt_hash")},
             "num_bins": record["scores"][REPORTED]["num_bins"],
             "set": record["split"] if name == REPORTED else name,
             "score": score,
             "by": by,
-            **(result if isinstance(result, Mapping) else {"value": result}),
+            **result,
         }
         for record in records
-        for (name, score, by), result in _results(record)
+        for name, score, by, result in _results(record)
     ]
     return pa.Table.from_pylist(rows, pa.schema(columns))
 
 
-def _results(record: Record) -> Iterable[tuple[Column, Any]]:
-    """Yield every score of a record: a number, or a mapping with `value`, `low` and `high`."""
+def _results(record: Record) -> Iterator[tuple[str, str, str | None, dict[str, float]]]:
+    """Yield the name of the set, the score, the uncertainty of a detection score, and the value."""
     for name, scores in record["scores"].items():
         for key, result in scores["scores"].items():
-            yield (name, key, None), result
+            yield name, key, None, result
     for name, detected in record["scores"][REPORTED]["ood"].items():
         for by, scores in detected["by_score"].items():
             for key in _DETECTION:
                 if key in scores:
-                    yield (name, key, by), scores[key]
-    for key, value in record["seconds"].items():
-        yield (_COST, f"seconds_{key}", None), value
+                    yield name, key, by, scores[key]
+    costs = {f"seconds_{key}": value for key, value in record["seconds"].items()}
     for key in ("passes", "peak_memory_bytes", "num_parameters"):
-        yield (_COST, key, None), float(record[key])
+        costs[key] = float(record[key])
+    for key, value in costs.items():
+        yield "cost", key, None, {"value": value}
 
 
 def write_results(records: Sequence[Record], results: Path, summary: Path, reference: str) -> None:
@@ -125,84 +110,64 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
     for record in records:
         cell = record["cell"]
         by_key[cell["protocol"], cell["task"], cell["backbone"], cell["rows"]].append(record)
-    groups = [_tables(group, reference) for group in by_key.values()]
-    template = jinja.get_template("summary.md.j2")
-    return template.render(groups=groups, reference=reference, protocols=PROTOCOLS)
+    return jinja.get_template("summary.md.j2").render(
+        groups=[_group(group, reference) for group in by_key.values()],
+        reference=reference,
+        protocols=PROTOCOLS,
+        table=_table,
+        shown=shown,
+        signed=partial(shown, sign=True),
+        cost=_cost,
+    )
 
 
-def _tables(records: Sequence[Record], reference: str) -> dict[str, Any]:
-    """Return records of one task and size with their tables and deviations, for the template."""
-    values, deviations = _values(records), defaultdict(list)
-    differences = _differences(values, reference)
-    for record in records:
-        for deviation in record["deviations"]:
-            deviations[deviation].append(record["cell"]["method"])
-    sets = dict.fromkeys(name for name, *_ in values if name not in {REPORTED, _COST})
-    return {
-        "records": records,
-        "deviations": deviations,
-        "scores": _table(values, REPORTED, _SHOWN, shown),
-        "differences": differences
-        and _table(differences, REPORTED, _SHOWN, partial(shown, sign=True)),
-        "sets": {name: _table(values, name, _SHOWN_OF_SET, shown) for name in sets},
-        "cost": _table(values, _COST, _SHOWN_COSTS, _cost),
-    }
-
-
-def _values(records: Sequence[Record]) -> Values:
-    """Return the values of all scores, with the forecast without a model as a method."""
-    values: Values = defaultdict(lambda: defaultdict(dict))
+def _group(records: Sequence[Record], reference: str) -> dict[str, Any]:
+    """Return records of one task and size with their values and deviations, for the template."""
+    sets: dict[str, Values] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    deviations = defaultdict(list)
     for record in records:
         method, seed = record["cell"]["method"], record["cell"]["seed"]
-        for column, result in _results(record):
-            number = result["value"] if isinstance(result, Mapping) else result
-            values[column][method][seed] = number
+        for deviation in record["deviations"]:
+            deviations[deviation].append(method)
+        for name, score, by, result in _results(record):
+            sets[name][f"{score} by {by}" if by else score][method][seed] = result["value"]
     for record in records:  # the last row of a table
-        for key, number in record["prior"].items():
-            values[REPORTED, key, None][_PRIOR][record["cell"]["seed"]] = number
-    return values
+        for score, number in record["prior"].items():
+            sets[REPORTED][score][_PRIOR][record["cell"]["seed"]] = number
+    differences = _differences(sets[REPORTED], reference)
+    return {"records": records, "deviations": deviations, "sets": sets, "differences": differences}
 
 
 def _differences(values: Values, reference: str) -> Values:
     """Return the differences of the scores from those of the reference with the same seed."""
-    differences: Values = {}
+    differences: Values = defaultdict(dict)
     for score in SCORES:
-        methods = values[REPORTED, score, None]
-        base = methods.get(reference, {})
-        for method, by_seed in methods.items():
+        base = values[score].get(reference, {})
+        for method, by_seed in values[score].items():
             pairs = {seed: by_seed[seed] - base[seed] for seed in by_seed.keys() & base.keys()}
             if pairs and method not in {reference, _PRIOR}:
-                differences.setdefault((REPORTED, score, None), {})[method] = pairs
+                differences[score][method] = pairs
     return differences
 
 
 def _table(
-    values: Values,
-    name: str,
-    columns: Mapping[str, tuple[str, str | None]],
-    show: Callable[[Sequence[float]], str],
+    values: Values, columns: Mapping[str, str], show: Callable[[Sequence[float]], str]
 ) -> str:
     """Return a row for each method, with a column for each score and the number of seeds.
 
     Args:
-        values: The values.
-        name: Name of the set of rows.
-        columns: Score and uncertainty by title; scores without values have no column.
+        values: The values of a set.
+        columns: Score by title; scores without values have no column.
         show: Returns the values of a method in words.
     """
-    found = {
-        title: values[name, *column]
-        for title, column in columns.items()
-        if (name, *column) in values
-    }
-    first = next(iter(found.values()))
+    found = {title: values[score] for title, score in columns.items() if score in values}
     rows = [
         [
             method,
             *(show([*each.get(method, {}).values()]) for each in found.values()),
             str(len(seeds)),
         ]
-        for method, seeds in first.items()
+        for method, seeds in next(iter(found.values())).items()
     ]
     return markdown_table(["method", *found, "seeds"], rows)
 

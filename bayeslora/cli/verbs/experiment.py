@@ -25,7 +25,7 @@ def add_arguments(parser: VerbParser) -> None:
     add_options(
         group,
         {
-            "--workers N": "number of processes on this machine (default: 1)",
+            "--workers N": "number of processes on this machine, with Ray (default: 1)",
             "--ray ADDRESS": "address of a Ray cluster: 'local' to start one on this machine, "
             "'auto', or host:port",
         },
