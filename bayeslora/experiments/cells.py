@@ -186,7 +186,7 @@ class Workshop:
             predict.pop("num_samples", None)  # the method's own number is more specific
         actual |= predict
 
-        given = (*grid.fit, *method.fit, *grid.model, *grid.predict.model_fields_set)
+        set_by_grid = (*grid.fit, *method.fit, *grid.model, *grid.predict.model_fields_set)
         deviations += [
             f"{key}: {actual.get(key, 'its own')} instead of {value}"
             for key, value in expected.items()
@@ -194,7 +194,7 @@ class Workshop:
         ]
         deviations += [
             f"{key}: {actual[key]} by the grid"
-            for key in dict.fromkeys(given)
+            for key in dict.fromkeys(set_by_grid)
             if key in actual and key not in expected
         ]
         options = adapter, posterior, model, fit, predict
@@ -258,11 +258,11 @@ class Workshop:
             left.unlink()
         setup, backbone = self.setup(cell), self.backbone(cell.backbone)
         settings, rows = setup.settings, setup.rows
-        found: dict[str, Any] = {"chosen": {}, "trials": []}
+        search: dict[str, Any] = {"chosen": {}, "trials": []}
         if setup.search is not None:
             loss = partial(_loss, setup, backbone)
-            found = searched(setup.search, loss, work, settings, cell.seed)
-            setup = setup.with_options(found["chosen"])
+            search = searched(setup.search, loss, work, settings, cell.seed)
+            setup = setup.with_options(search["chosen"])
         _reset_peak_memory()
         begun = time.perf_counter()
         clf = setup.classifier(BayesianClassifier, backbone, progress=self._progress)
@@ -292,7 +292,7 @@ class Workshop:
                 "fit": fitted - begun,
                 "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
             },
-            **found,
+            **search,
             "prior": prior_scores(sets[rows.split], setup.train),
             "scores": _scores(sets, rows),
         }
@@ -459,7 +459,7 @@ def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
 
     ood = {name: sets[name] for name in rows.ood}
     scores = {REPORTED: evaluate(sets[rows.split], ood, cluster_by=rows.clusters)}
-    scores |= {name: evaluate(found) for name, found in ood.items() if found.labelled.any()}
+    scores |= {name: evaluate(each) for name, each in ood.items() if each.labelled.any()}
     # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}
     return {

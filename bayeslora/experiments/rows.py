@@ -138,9 +138,9 @@ class _Dropped(dict[str, int]):
         fitting = [len(options) == count for options in rows.choices]
         return self.where(f"{label}, not {count} options", rows, fitting)
 
-    def where(self, reason: str, rows: Examples, wanted: Sequence[bool]) -> Examples:
-        """Return the wanted rows after counting the others."""
-        remaining = rows.take([index for index, keep in enumerate(wanted) if keep])
+    def where(self, reason: str, rows: Examples, keep: Sequence[bool]) -> Examples:
+        """Return the rows to keep after counting the others."""
+        remaining = rows.take([index for index, is_kept in enumerate(keep) if is_kept])
         return self.keep(reason, rows, remaining)
 
     def keep(self, reason: str, rows: Examples, remaining: Examples) -> Examples:

@@ -160,16 +160,16 @@ def _table(
         columns: Score by title; scores without values have no column.
         show: Returns the values of a method in words.
     """
-    found = {title: values[score] for title, score in columns.items() if score in values}
+    shown_scores = {title: values[score] for title, score in columns.items() if score in values}
     rows = [
         [
             method,
-            *(show([*each.get(method, {}).values()]) for each in found.values()),
+            *(show([*each.get(method, {}).values()]) for each in shown_scores.values()),
             str(len(seeds)),
         ]
-        for method, seeds in next(iter(found.values())).items()
+        for method, seeds in next(iter(shown_scores.values())).items()
     ]
-    return markdown_table(["method", *found, "seeds"], rows)
+    return markdown_table(["method", *shown_scores, "seeds"], rows)
 
 
 def cell_scores(record: Record) -> dict[str, Any]:
