@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34874,
+    "code lines": 34471,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,17 +33,17 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 30000,
+    "words of the docs": 29865,
 }
 ROOMS = {
-    ".": 2656,
+    ".": 2662,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2631,
+    "cli": 2632,
     "contrib": 2351,
     "data": 2145,
     "engine": 5045,
-    "experiments": 1609,
+    "experiments": 1199,
     "io": 487,
     "metrics": 3244,
     "posteriors": 4973,
