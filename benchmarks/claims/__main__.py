@@ -254,9 +254,7 @@ def _multiple_choice(folder: Path) -> tuple[list[Claim], str]:
     fits = len({tuple(row[name] for name in key) for row in rows})
     about = (
         f"SmolLM2-135M, every option scored by one weight vector; {tasks}. {fits} cells are stored "
-        "([multiple-choice](../reports/multiple-choice/summary.md) has the commands). "
-        "[question-formats](../reports/archive/question-formats/summary.md) has the language model "
-        "before any label."
+        "([multiple-choice](../reports/multiple-choice/summary.md) has the commands)."
     )
     return claims, about
 
