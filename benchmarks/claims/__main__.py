@@ -82,8 +82,8 @@ CHOICE_RIVALS = (
 SHIFTED_FROM, SHIFT_RIVALS = "openbookqa", ("LoRA MLE", "BLoB")
 SHIFTS = ("arc-challenge", "arc-easy", "mmlu-college-chemistry", "mmlu-college-physics")
 _INTRODUCTION = """\
-Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, judged by one rule. The fits are \
-earlier ones than those of today's defaults, of small models (the paper's have 8 billion \
+Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, judged by one rule. The \
+fits are earlier ones than those of today's defaults, of small models (the paper's have 8 billion \
 parameters), mostly on classification. Claims of papers on adapters: \
 [adapter-claims](../reports/archive/adapter-claims/summary.md).
 
