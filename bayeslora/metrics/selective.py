@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bayeslora.metrics.calibration import TopLabel, Weighed, first_above
 from bayeslora.metrics.scores import CoveragePoint
 
-COVERAGES = (50, 90)
+COVERAGES = (50, 80, 90, 95)
 """Percentages of the rows at which accuracy is reported."""
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -72,9 +73,10 @@ class BayesianCalibrator(Recalibrator):
             metadata={**metadata, "num_samples": str(self.num_samples)},
         )
 
-    def _blocks(self, probs: Array) -> list[Array]:
-        slices = row_slices(len(probs), probs.shape[1] * self.num_samples)
-        return [self.drawn(probs[block]) for block in slices]
+    def _blocks(self, probs: Array) -> Iterator[Array]:
+        """Yield the draws of the rows, block by block."""
+        for block in row_slices(len(probs), probs.shape[1] * self.num_samples):
+            yield self.drawn(probs[block])
 
     def _posterior(self, model: str, probs: Array, labels: NDArray[np.int64]) -> dict[str, Array]:
         """Return draws by the name of a parameter of `netcal.scaling.<model>`, [S, …] each."""

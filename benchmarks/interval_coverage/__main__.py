@@ -52,7 +52,7 @@ RESAMPLES = 199
 KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
 FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
-SELECTIVE = ("aurc", "accuracy_at_50", "accuracy_at_90")
+SELECTIVE = ("aurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
 NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
 """Width of the logits in each out-of-distribution set that `near` averages over."""
 IN_SET = 0.15
