@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.plain_text import counted, table_html
+from bayeslora.plain_text import clean, counted, table_html
 
 LEAST_ROWS = 10
 """Number of rows or clusters below which there is no bootstrap interval: percentile intervals of
@@ -268,9 +268,11 @@ class Scores(Mapping[str, Score]):
         """Return the main scores with their intervals, and how to see the others."""
         titled = dict(self._titled())
         shown = [key for key in titled if key not in self.scores or key in MAIN] or [*titled]
-        lines = [f"{key:<15} {' '.join(titled[key].said())}" for key in shown[: MOST_LINES - 3]]
+        lines = [
+            f"{clean(key):<15} {' '.join(titled[key].said())}" for key in shown[: MOST_LINES - 2]
+        ]
         rows = f"{self.n_labelled:,} labelled of {counted(self.n, 'row')}"
-        head = f"{self.name or 'unnamed'}: {rows}, {self.num_classes} classes, {self.num_bins} bins"
+        head = f"{clean(self.name)}: {rows}, {self.num_classes} classes, {self.num_bins} bins"
         return "\n".join([head, *lines, f"All {len(self)} scores: dict(scores), scores.to_json()"])
 
     def _repr_html_(self) -> str:
