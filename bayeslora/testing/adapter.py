@@ -4,6 +4,8 @@
 
     class TestMine(SiteLaws):
         config = Mine()
+
+`SiteLaws` and `CompanionLaws` say what to override.
 """
 
 from __future__ import annotations
