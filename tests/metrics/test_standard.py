@@ -92,5 +92,5 @@ def test_every_test_that_design_names_exists():
     root = Path(__file__).parents[2]
     named = re.findall(r"`(test_\w+)`", (root / "docs" / "design.md").read_text(encoding="utf-8"))
     texts = [path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py")]
-    assert len(named) > 20
+    assert len(named) > 15
     assert not [name for name in named if not any(f"def {name}(" in text for text in texts)]
