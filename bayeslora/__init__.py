@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from bayeslora.predictions.record import Predictions as Predictions
     from bayeslora.recalibration.bayesian import BayesianLogistic as BayesianLogistic
     from bayeslora.recalibration.bayesian import BayesianTemperature as BayesianTemperature
-    from bayeslora.recalibration.beta import BetaCalibration as BetaCalibration
-    from bayeslora.recalibration.histogram import HistogramBinning as HistogramBinning
-    from bayeslora.recalibration.isotonic import IsotonicRegression as IsotonicRegression
     from bayeslora.recalibration.linear import MatrixScaling as MatrixScaling
     from bayeslora.recalibration.linear import VectorScaling as VectorScaling
+    from bayeslora.recalibration.one_vs_rest import BetaCalibration as BetaCalibration
+    from bayeslora.recalibration.one_vs_rest import HistogramBinning as HistogramBinning
+    from bayeslora.recalibration.one_vs_rest import IsotonicRegression as IsotonicRegression
     from bayeslora.recalibration.recalibrate import recalibrate as recalibrate
     from bayeslora.recalibration.temperature import Temperature as Temperature
     from bayeslora.reporting.model_card import model_card_section as model_card_section
@@ -72,13 +72,13 @@ _HOMES = {
     "BayesianClassifier": "bayeslora.classifier",
     "BayesianLogistic": "bayeslora.recalibration.bayesian",
     "BayesianTemperature": "bayeslora.recalibration.bayesian",
-    "BetaCalibration": "bayeslora.recalibration.beta",
+    "BetaCalibration": "bayeslora.recalibration.one_vs_rest",
     "Comparison": "bayeslora.metrics.compare",
     "ConformalSets": "bayeslora.conformal",
     "Experiment": "bayeslora.experiments.run",
-    "HistogramBinning": "bayeslora.recalibration.histogram",
+    "HistogramBinning": "bayeslora.recalibration.one_vs_rest",
     "InputError": "bayeslora.errors",
-    "IsotonicRegression": "bayeslora.recalibration.isotonic",
+    "IsotonicRegression": "bayeslora.recalibration.one_vs_rest",
     "LAC": "bayeslora.conformal",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",

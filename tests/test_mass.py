@@ -23,8 +23,8 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34414,
-    "modules": 216,
+    "code lines": 34192,
+    "modules": 217,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
     "options of the command line": 151,
@@ -33,10 +33,10 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29825,
+    "words of the docs": 29976,
 }
 ROOMS = {
-    ".": 2624,
+    ".": 2628,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 2632,
@@ -45,10 +45,10 @@ ROOMS = {
     "engine": 5045,
     "experiments": 1199,
     "io": 487,
-    "metrics": 3255,
+    "metrics": 2888,
     "posteriors": 4973,
-    "predictions": 1410,
-    "recalibration": 621,
+    "predictions": 1430,
+    "recalibration": 742,
     "reporting": 3194,
     "testing": 577,
 }

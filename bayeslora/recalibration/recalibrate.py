@@ -24,10 +24,12 @@ from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.bayesian import BayesianLogistic, BayesianTemperature
-from bayeslora.recalibration.beta import BetaCalibration
-from bayeslora.recalibration.histogram import HistogramBinning
-from bayeslora.recalibration.isotonic import IsotonicRegression
 from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
+from bayeslora.recalibration.one_vs_rest import (
+    BetaCalibration,
+    HistogramBinning,
+    IsotonicRegression,
+)
 from bayeslora.recalibration.recalibrator import Recalibrator
 from bayeslora.recalibration.temperature import Temperature
 

@@ -11,7 +11,7 @@ from refusal import refused
 import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.predictions.parts import joined
-from bayeslora.recalibration.beta import BetaCalibration
+from bayeslora.recalibration.one_vs_rest import BetaCalibration
 from bayeslora.recalibration.recalibrate import build
 
 QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -6,9 +6,11 @@ from faulty_rows import rows
 from scipy.optimize import minimize as scipy_minimize
 
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.beta import BetaCalibration
-from bayeslora.recalibration.histogram import HistogramBinning
-from bayeslora.recalibration.isotonic import IsotonicRegression
+from bayeslora.recalibration.one_vs_rest import (
+    BetaCalibration,
+    HistogramBinning,
+    IsotonicRegression,
+)
 
 
 def two(stated, labels):
