@@ -41,7 +41,6 @@ from bayeslora.engine.data import (
 from bayeslora.engine.fitted import export, load
 from bayeslora.engine.fitted.calibrate import SideBySide, calibrate, check_calibration, check_labels
 from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
-from bayeslora.engine.fitted.peft import PeftExport, write_peft
 from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
 from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.zero_shot import zero_shot
@@ -617,7 +616,7 @@ class BayesianClassifier:
         head: bool = False,
         member: int | None = None,
         overwrite: bool = False,
-    ) -> PeftExport:
+    ) -> export.PeftExport:
         """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
 
         Args:
@@ -638,7 +637,9 @@ class BayesianClassifier:
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
         with export.one_member(self.network, member) as network:
-            return write_peft(network, directory, prefix=prefix, head=head, overwrite=overwrite)
+            return export.write_peft(
+                network, directory, prefix=prefix, head=head, overwrite=overwrite
+            )
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False

@@ -30,8 +30,8 @@ _KINDS = {
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
 
-def model_card(record: ModelRecord, fingerprint: str) -> str:
-    """Return the Markdown of a model's `README.md`, from the template `card.md.j2`."""
+def rendered(template: str, **facts: Any) -> str:
+    """Return a Markdown file for a model's directory, from a template beside this file."""
     from jinja2 import Environment, PackageLoader
 
     jinja = Environment(
@@ -42,15 +42,22 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
     )
     jinja.filters |= {
         "code": _code,
+        "literal": repr,
         "visible": visible,
         "with_interval": _with_interval,
         "shown": shown_value,
     }
+    return jinja.get_template(template).render(facts)
+
+
+def model_card(record: ModelRecord, fingerprint: str) -> str:
+    """Return the Markdown of a model's `README.md`, from the template `card.md.j2`."""
     plan, question = Plan.of(record), format_of(record)
     unit = "question" if question else "image" if record.columns.get("image") else "text"
     title, task = _KINDS[unit]
     has_validation = bool(record.data.get("validation"))
-    text = jinja.get_template("card.md.j2").render(
+    text = rendered(
+        "card.md.j2",
         adapted=ADAPTED,
         base_model=_quoted(str(record.backbone["name"])),
         cheaper=baseline_words(record.results),
