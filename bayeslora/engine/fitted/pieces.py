@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -51,45 +51,53 @@ from bayeslora.processes import current
 if TYPE_CHECKING:
     from bayeslora.data.corruptions import Corruption
 
-DEFAULT_LINK = "mc"
+
+class DrawOptions(TypedDict, total=False):
+    """How logits become predictions.
+
+    Attributes:
+        num_samples: Number of posterior draws; by default that of the posterior, and 0 for the
+            mean weights.
+        link: `mc`, `probit` or `bridge`; by default the link that the posterior was tuned with.
+            Refused if the posterior has no choice of link.
+        seed: Seed of the draws; 0 by default.
+        unknown_labels: Handling of labels that are not a class: `error` by default, or `ood` to
+            keep the row unlabelled as out of distribution, with its label in an additional column
+            `unknown_label`.
+    """
+
+    num_samples: int | None
+    link: str | None
+    seed: int
+    unknown_labels: Literal["error", "ood"]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Options that turn logits into predictions.
-
-    Attributes:
-        num_samples: Draws from the posterior; None for its own number, 0 for the mean weights.
-        link: Link from logits to probabilities.
-        seed: Seed of the draws.
-        unknown: How to treat a label that is not a class; `ood` keeps it as a column.
-    """
+    """Checked `DrawOptions`, with the posterior's own link as the default."""
 
     num_samples: int | None
     link: str
     seed: int
-    unknown: Unknown
+    unknown_labels: Unknown
 
     @classmethod
-    def of(
-        cls,
-        posterior: Posterior,
-        *,
-        num_samples: int | None = None,
-        link: str | None = None,
-        seed: int = 0,
-        unknown: Unknown = "error",
-    ) -> Drawing:
-        """Return the options, with the posterior's own link as the default.
+    def of(cls, posterior: Posterior, **options: Unpack[DrawOptions]) -> Drawing:
+        """Return the options for a posterior.
 
         Raises:
             InputError: An option is not allowed.
         """
+        num_samples, link = options.get("num_samples"), options.get("link")
         if num_samples is not None:
             check_draws(posterior, num_samples)
         check_link(posterior, link)
-        chosen = link or posterior.link or DEFAULT_LINK
-        return cls(num_samples, chosen, as_seed(seed), unknown)
+        return cls(
+            num_samples,
+            link or posterior.link or "mc",
+            as_seed(options.get("seed", 0)),
+            options.get("unknown_labels", "error"),
+        )
 
 
 def predict_rows(
@@ -104,7 +112,7 @@ def predict_rows(
         say: Whether to warn about truncated texts.
     """
     drawing = Drawing.of(network.posterior) if drawing is None else drawing
-    labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown))
+    labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown_labels))
     pieces = predict_pieces(
         network,
         zip(rows.pieces(), torch.split(labels, examples.PIECE), strict=True),
@@ -196,7 +204,7 @@ def predict_texts(
         seed=drawing.seed,
         advance=advance,
     )
-    unknown = unknown_labels(rows, codes) if drawing.unknown == "ood" else {}
+    unknown = unknown_labels(rows, codes) if drawing.unknown_labels == "ood" else {}
     # Reports show the images of listed rows.
     images = {EXAMPLE_COLUMN: rows.texts} if rows.images else {}
     return to_predictions(
@@ -378,10 +386,7 @@ def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     return {
         "data": rows.digest,
-        "num_samples": str(drawing.num_samples),
-        "link": drawing.link,
-        "seed": str(drawing.seed),
-        "unknown_labels": drawing.unknown,
+        **{name: str(value) for name, value in asdict(drawing).items()},
         "piece": str(examples.PIECE),
         "versions": versions,
     }
