@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -85,7 +85,8 @@ def calibrate(
     features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
-        posterior, race = best_posterior(network, features, rows)
+        race = best_posterior(network, features, rows)
+        posterior = race.posterior
     classes, size = network.head.mean_weight.shape
     posterior = posterior.sized(classes, size, len(train))
     # A new head even if the posterior is the same: the present one may have fixed its means, and
@@ -108,29 +109,21 @@ def calibrate(
         say_too_wide(new, held_out)
         scores = before, scores_of(new, held_out)
         results["validation"] = compared(*scores)
-    if race is None:
-        _say_too_few(posterior, len(rows or features))
-    else:
+    if race is not None:
         for note in race.notes:
             logger.warning("%s", note)
         results["comparison"] = race.to_json()
+    elif len(rows or features) < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
+        logger.warning(
+            "%d examples are too few to compare %r with the network's own softmax (at least %d are "
+            "needed), so it may be worse",
+            *(len(rows or features), posterior.name, FEWEST_EXAMPLES),
+        )
     if hold_out:
         results["calibration"] = results["calibration"] | {"hold_out": hold_out}
         data["whole"] = data_hash(whole)
     new.record = replace(new.record, results=results, data=data)
     return new, scores, race
-
-
-def _say_too_few(posterior: Posterior, examples: int) -> None:
-    """Warn if the examples are too few to compare the posterior with the network's softmax."""
-    if examples < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
-        logger.warning(
-            "%d examples are too few to compare %r with the network's own softmax (at least %d are "
-            "needed), so it may be worse",
-            examples,
-            posterior.name,
-            FEWEST_EXAMPLES,
-        )
 
 
 def check_calibration(
@@ -210,21 +203,49 @@ class SideBySide:
     Attributes:
         examples: The scored examples: `validation` or `train`.
         folds: Number of parts of the scored examples.
-        chosen: Name of the posterior that was fitted in the end.
+        posterior: The posterior that was fitted in the end.
         comparison: Scores of each, best NLL first, and paired differences from the chosen one.
         is_best: Whether the posterior was chosen for its NLL here.
         as_fitted: Whether the chosen posterior is scored as fitted, on the examples that chose its
             options.
-        notes: Conclusions, in sentences.
     """
 
     examples: Literal["validation", "train"]
     folds: int
-    chosen: str
+    posterior: Posterior
     comparison: Comparison
     is_best: bool = False
     as_fitted: bool = False
-    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """Name of the posterior that was fitted in the end."""
+        return self.posterior.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Conclusions in sentences: a clearly better posterior, and underconfidence."""
+        rows = {row.name: row for row in self.comparison.rows}
+        softmax = rows.get(own_softmax().name)
+        # Memorised examples say nothing about a posterior.
+        learnt = softmax is not None and softmax.scores["accuracy"].value == 1
+        if self.examples == "train" and learnt:
+            return ()
+        notes = []
+        examples = f"{self.comparison.n} {self.examples} examples"
+        for row in self.comparison.rows:
+            if row.is_clear("nll") and row.differences["nll"].value < 0:
+                notes.append(_better(row, rows[self.chosen], examples, len(rows) - 1))
+                break
+        bias = None if softmax is None else softmax.scores["overconfidence"]
+        if bias is not None and bias.high < 0 and self.posterior.only_softens:
+            sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
+            notes.append(
+                f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
+                f"points below its accuracy on {examples}. {self.chosen!r} can only lower "
+                f"confidence; {' or '.join(map(repr, sharpen))} can also raise it"
+            )
+        return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, for a model's record."""
@@ -250,10 +271,8 @@ class SideBySide:
         }
 
 
-def best_posterior(
-    network: Network, train: Features, held_out: Features | None
-) -> tuple[Posterior, SideBySide]:
-    """Return the candidate of lowest cross-validated NLL, and the comparison of all.
+def best_posterior(network: Network, train: Features, held_out: Features | None) -> SideBySide:
+    """Compare the candidates by cross-validation, and choose the one of lowest NLL.
 
     Args:
         network: The classifier as it is.
@@ -268,13 +287,13 @@ def best_posterior(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
             f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
-    configs = {name: _candidate(network, name, train) for name in COMPARED}
+    configs = _candidates(network, COMPARED, len(train))
     predictions = _cross_fitted(
         network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
     )
     best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
-    race = SideBySide("train", FOLDS, best, _compared(predictions, best), is_best=True)
-    return configs[best], _with_notes(race, configs[best])
+    comparison = compare(list(predictions.values()), reference=best, scores=_KEYS)
+    return SideBySide("train", FOLDS, configs[best], comparison, is_best=True)
 
 
 def beside_others(
@@ -304,28 +323,21 @@ def beside_others(
         return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
 
     names = (own_softmax().name,) if held_out is None else COMPARED
-    configs = {name: _candidate(network, name, train) for name in names}
-    configs.pop(config.name, None)
+    configs = _candidates(network, [name for name in names if name != config.name], len(train))
     if refits:
         configs[config.name] = config
     predictions = _cross_fitted(network, configs, scored, HALVES, split)
     if not refits:
         predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
-    race = SideBySide(
-        "train" if held_out is None else "validation",
-        HALVES,
-        config.name,
-        _compared(predictions, config.name),
-        as_fitted=not refits,
-    )
-    return _with_notes(race, config)
+    comparison = compare(list(predictions.values()), reference=config.name, scores=_KEYS)
+    examples: Literal["validation", "train"] = "train" if held_out is None else "validation"
+    return SideBySide(examples, HALVES, config, comparison, as_fitted=not refits)
 
 
-def _candidate(network: Network, name: str, train: Features) -> Posterior:
-    """Return the default options of a posterior for these examples."""
+def _candidates(network: Network, names: Iterable[str], num_rows: int) -> dict[str, Posterior]:
+    """Return the default options of posteriors by name, for a number of examples."""
     classes, size = network.head.mean_weight.shape
-    config: Posterior = resolve_posterior(name)
-    return config.sized(classes, size, len(train))
+    return {name: resolve_posterior(name).sized(classes, size, num_rows) for name in names}
 
 
 def _cross_fitted(
@@ -371,39 +383,6 @@ def _with_few_draws(config: Any) -> Any:
     if config.link is None or config.num_samples is None:
         return config
     return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
-
-
-def _compared(predictions: Mapping[str, Predictions], chosen: str) -> Comparison:
-    return compare(list(predictions.values()), reference=chosen, scores=_KEYS)
-
-
-def _with_notes(race: SideBySide, config: Posterior) -> SideBySide:
-    return replace(race, notes=tuple(_notes(race, config)))
-
-
-def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
-    """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
-    rows = {row.name: row for row in race.comparison.rows}
-    chosen, softmax = rows[race.chosen], rows.get(own_softmax().name)
-    examples = f"{race.comparison.n} {race.examples} examples"
-    better = [
-        row
-        for row in race.comparison.rows
-        if row.is_clear("nll") and row.differences["nll"].value < 0
-    ]
-    # Memorised examples say nothing about a posterior.
-    if race.examples == "train" and softmax is not None and softmax.scores["accuracy"].value == 1:
-        return
-    if better:
-        yield _better(better[0], chosen, examples, len(rows) - 1)
-    bias = None if softmax is None else softmax.scores["overconfidence"]
-    if bias is not None and bias.high < 0 and config.only_softens:
-        sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
-        yield (
-            f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
-            f"points below its accuracy on {examples}. {race.chosen!r} can only lower confidence; "
-            f"{' or '.join(map(repr, sharpen))} can also raise it"
-        )
 
 
 def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
@@ -71,14 +70,10 @@ def check_takes(network: Network, config: Posterior) -> None:
         InputError: `config` cannot be fitted to this network, or there is no single last layer.
     """
     sites, record = network.sites, network.record
-    check_last_layer(
-        config,
-        adapted=network.is_adapted,
-        # Gates that belong to the adapter stay with it.
-        gated_by=network.posterior.name
-        if network.companion is None and any(site.is_gated for site in sites)
-        else "",
-    )
+    # Gates that belong to the adapter stay with it.
+    gated = network.companion is None and any(site.is_gated for site in sites)
+    gated_by = network.posterior.name if gated else ""
+    check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
         check_combination(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
@@ -96,13 +91,11 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         config: Options of a posterior that it takes; see `check_takes`.
     """
     record, plan = network.record, network.plan
-    head = last_layer(
-        config,
-        config.start_from(network.head),
-        plan.seed,
-        shared=plan.format == "options",
-    )
-    centre = _prior_mean(network)
+    start, shared = config.start_from(network.head), plan.format == "options"
+    head = last_layer(config, start, plan.seed, shared=shared)
+    centre = network.head.prior_centre()
+    if record.adapter is not None and not record.num_train:  # the language model's answer
+        centre = network.head.mean_weight
     if centre is not None:
         head.set_prior_mean(centre, start=False)
     new = Network(network.encoder, network.sites, head)
@@ -116,14 +109,6 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         versions=record.versions | provider(config),
     )
     return new.finished(changed, network.members, progress=network.progress)
-
-
-def _prior_mean(network: Network) -> Tensor | None:
-    """Return the centre of a posterior's prior: the language model's answer, or None."""
-    head, record = network.head, network.record
-    if record.adapter is not None and not record.num_train:  # before the first label
-        return head.mean_weight
-    return head.prior_centre()
 
 
 def refit(
@@ -187,8 +172,7 @@ def _accuracy(network: Network, rows: Features, source: str) -> float:
         logger.warning(
             "%s: the network classifies all %d rows correctly. If it was trained on them, the "
             "posterior will be overconfident: use rows that it has not seen",
-            source,
-            len(labels),
+            *(source, len(labels)),
         )
     return accuracy
 
@@ -250,8 +234,7 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
         InputError: A label is unknown.
     """
     plan = network.plan
-    read = rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows
-    texts = prepare_rows(network, read)
+    texts = prepare_rows(network, rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows)
     return rows, texts, feature_rows(network, texts)
 
 
@@ -290,17 +273,14 @@ def measured(network: Network, rows: Examples) -> dict[str, Any]:
         "validation_nll": float(scores.nll.mean()),
         "validation_accuracy": float(scores.correct.mean()),
     }
-    if network.record.tasks:
-        names = np.asarray(predictions.columns[TASK])
-        metrics["validation_tasks"] = {
-            task: {
-                "nll": float(scores.nll[names == task].mean()),
-                "accuracy": float(scores.correct[names == task].mean()),
-                "num_rows": int((names == task).sum()),
+    for task in network.record.tasks:
+        own = np.asarray(predictions.columns[TASK]) == task
+        if own.any():
+            metrics.setdefault("validation_tasks", {})[task] = {
+                "nll": float(scores.nll[own].mean()),
+                "accuracy": float(scores.correct[own].mean()),
+                "num_rows": int(own.sum()),
             }
-            for task in network.record.tasks
-            if (names == task).any()
-        }
     return metrics
 
 
@@ -325,9 +305,7 @@ def say_too_wide(network: Network, rows: Known) -> None:
         logger.warning(
             "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean: the prior "
             "is too wide; choose its scale or precision on validation rows",
-            rows[0].source,
-            drawn.mean(),
-            mean.mean(),
+            *(rows[0].source, drawn.mean(), mean.mean()),
         )
 
 
@@ -368,7 +346,9 @@ def for_new_classes(
     variants: Sequence[Callable[[], None]] = [lambda: None]
     if merged is not None and merged.trains_itself:
         variants = merged.variants(network, support)
-    scores = settled_scores(None, posterior) if len(variants) == 1 and _differ(labels) else ()
+    # Distances between rows need a class with several.
+    one = len(variants) == 1 and bool((torch.bincount(labels) > 1).any())
+    scores = settled_scores(None, posterior) if one else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
     fit = Training(network, plan, support)
     members, fits = [], []
@@ -406,18 +386,12 @@ def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
     return known.for_new_classes(adapter)
 
 
-def _differ(labels: torch.Tensor) -> bool:
-    """Return whether a class has several rows, as distances between rows need."""
-    return bool((torch.bincount(labels) > 1).any())
-
-
 def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:
     """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
     encoder = fitted.encoder
     shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]
-    network = copy.deepcopy(fitted, {id(item): item for item in shared})
-    size, seed = network.encoder.num_features, fitted.record.seed
-    head = build_head(posterior, size, num_classes, seed=seed)
-    network = Network(network.encoder, network.sites, head)
+    copied = copy.deepcopy(fitted, {id(item): item for item in shared})
+    head = build_head(posterior, encoder.num_features, num_classes, seed=fitted.record.seed)
+    network = Network(copied.encoder, copied.sites, head)
     return network.to(fitted.feature_scale.device).eval()
