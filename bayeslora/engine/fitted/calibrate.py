@@ -17,7 +17,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine import formats
-from bayeslora.engine.data import check_hold_out, encode_for
+from bayeslora.engine.data import encode_for
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.fitted.refit import (
     answers,
@@ -36,6 +36,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores
+from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
@@ -147,7 +148,12 @@ def check_calibration(
     Raises:
         InputError: An option is not allowed.
     """
-    check_hold_out(hold_out, validated=validated)
+    if checked("hold_out", hold_out, BelowOne) and validated:
+        raise InputError(
+            "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
+            "(--validation) out",
+            code="clash",
+        )
     names = feature_options.feature_scores(feature_scores)
     if posterior is not None:
         feature_options.check_feature_scores(names, posterior)
