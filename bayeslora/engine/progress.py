@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +13,6 @@ from transformers.utils import logging as transformers_logging
 
 from bayeslora.errors import MissingAssetError
 from bayeslora.plain_text import visible
-from bayeslora.processes import current
 
 _SECONDS = 30.0
 """Between two updates of a bar that is not on a terminal; shorter work shows none there."""
@@ -46,7 +45,6 @@ def open_bar(description: str | None, total: int, *, unit: str = "", done: int =
 
 
 Advance = Callable[[int], object]
-Report = Callable[[Mapping[str, float], int], object]
 
 
 @contextmanager
@@ -74,38 +72,6 @@ def require_tracker(name: str | None) -> None:
         raise MissingAssetError(
             f"report_to={name!r} (--report-to) needs the package {name}: pip install {name}"
         )
-
-
-@contextmanager
-def tracker(
-    name: str | None, project: str, run: str, options: Mapping[str, str | int]
-) -> Iterator[Report]:
-    """Yield a function that sends figures at a step to an experiment tracker.
-
-    Args:
-        name: `tensorboard`, whose files are written to `runs/PROJECT/RUN`; `wandb` or `mlflow`;
-            None for a function that does nothing.
-        project: Project of Weights & Biases, or experiment of MLflow.
-        run: Name of the run in it.
-        options: What distinguishes the run from others.
-    """
-    if name is None or not current().is_first:
-        yield lambda *_: None
-        return
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
-
-    makers: dict[str, Callable[[], Any]] = {
-        "tensorboard": lambda: TensorBoardTracker(f"{project}/{run}", "runs"),
-        "wandb": lambda: WandBTracker(project, name=run),
-        "mlflow": lambda: MLflowTracker(project, run_name=run),
-    }
-    made = makers[name]()
-    made.start()
-    made.store_init_configuration(dict(options))
-    try:
-        yield lambda figures, step: made.log(dict(figures), step=step)
-    finally:
-        made.finish()
 
 
 @contextmanager
