@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.fitter import Fitter
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.base import FitResult, abandon, claim, refuse
+from bayeslora.engine.training.base import abandon, claim, refuse
 from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.registry import provider
@@ -90,10 +90,11 @@ def fit_classifier(
         if out is not None and current().is_first:
             abandon(out)
         raise
-    _say_advice(plan, results)
+    for advice in dict.fromkeys(plan.adapter.advice(result.adapter) for result in results):
+        if advice:
+            logger.warning("%s", advice)
 
     # Record what was planned and what came out.
-    mass = formats.letter_mass(plan, network, full_backbone, data.held_out or read)
     record = ModelRecord(
         **planned,
         **_of_rows(final),
@@ -102,7 +103,7 @@ def fit_classifier(
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
-        results=results[0].recorded() | learnt | mass,
+        results=results[0].recorded() | learnt,
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
@@ -127,10 +128,3 @@ def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: boo
     if out is None:
         return None
     return current().first(partial(claim, out, identity, overwrite=overwrite))
-
-
-def _say_advice(plan: Plan, results: Sequence[FitResult]) -> None:
-    """Log the adapter's advice on the members, each advice once."""
-    for advice in dict.fromkeys(plan.adapter.advice(result.adapter) for result in results):
-        if advice:
-            logger.warning("%s", advice)

@@ -79,9 +79,6 @@ def quiet_transformers() -> Iterator[None]:
     """Suppress transformers' own bars and notices within the context."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
-    if level == logging.ERROR and not bars:  # already quiet; a change empties every logger's cache
-        yield
-        return
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:

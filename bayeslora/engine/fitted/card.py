@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +58,7 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
     text = rendered(
         "card.md.j2",
         adapted=ADAPTED,
-        base_model=_quoted(str(record.backbone["name"])),
+        base_model=json.dumps(str(record.backbone["name"]), ensure_ascii=False),
         cheaper=baseline_words(record.results),
         chosen_on=CHOSEN_ON,
         comparison=record.results.get("comparison"),
@@ -80,14 +79,6 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         unit=unit,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _quoted(name: str) -> str:
-    """Return a name as YAML on one line, whatever characters it holds."""
-    import yaml
-
-    quoted = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf)
-    return str(quoted).strip()
 
 
 def baseline_words(results: Mapping[str, Any]) -> str:

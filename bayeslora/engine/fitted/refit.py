@@ -28,7 +28,7 @@ from bayeslora.engine.build import check_combination, check_last_layer, last_lay
 from bayeslora.engine.data import check_images, classes_for, columns_of, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
-from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
+from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
@@ -196,8 +196,7 @@ def refitted_record(
         columns: Columns that the rows were read from.
         results: Results of the fit; those on the network are taken over.
     """
-    lasting = ("adapter", LETTER_MASS)
-    of_network = {name: record.results[name] for name in lasting if name in record.results}
+    of_network = {name: value for name, value in record.results.items() if name == "adapter"}
     return replace(
         record,
         columns=columns.recorded(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -128,8 +127,7 @@ def _of_questions(
             f"{whole.name} is an encoder, which cannot choose between options without labels; "
             "choose a decoder"
         )
-    mass = formats.letter_mass(plan, network, whole, rows)
-    return _answering(network, plan, cut, classes, columns, results=mass)
+    return _answering(network, plan, cut, classes, columns)
 
 
 def _answering(
@@ -138,8 +136,6 @@ def _answering(
     cut: Backbone,
     classes: Sequence[str],
     columns: DataColumns,
-    *,
-    results: Mapping[str, Any] | None = None,
 ) -> Network:
     """Return the classifier for a network whose last layer is the language model's answer."""
     read_as = replace(plan, depth=cut.depth or ALL_LAYERS, template=cut.template or Template(RAW))
@@ -149,12 +145,7 @@ def _answering(
         columns=columns.recorded(),
         num_train=0,
         head=network.head.extra_config(),
-        results={
-            "prior_factor": 1.0,
-            "posterior": {"prior_share": 1.0},
-            "history": [],
-            **(results or {}),
-        },
+        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
         versions=library_versions(),
     )
     return network.finished(record, progress=plan.progress)
