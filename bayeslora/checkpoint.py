@@ -181,12 +181,7 @@ class ModelFiles:
 
 
 def write_model(
-    directory: str | Path,
-    files: ModelFiles,
-    *,
-    tokenizer: Any,
-    card: str,
-    overwrite: bool = False,
+    directory: str | Path, files: ModelFiles, *, tokenizer: Any, card: str, overwrite: bool = False
 ) -> None:
     """Write a model directory atomically, with hashes of its files.
 

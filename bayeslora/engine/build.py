@@ -19,12 +19,7 @@ from bayeslora.engine.plan import Plan
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import (
-    build_head,
-    build_weights,
-    check_factors,
-    names_where,
-)
+from bayeslora.posteriors.registry import build_head, build_weights, check_factors, names_where
 from bayeslora.posteriors.types import LastLayer
 
 
@@ -77,12 +72,7 @@ def build_network(
     if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
     head = build_head(
-        posterior,
-        encoder.num_features,
-        num_classes,
-        shared=reads_options,
-        seed=seed,
-        extra=extra,
+        posterior, encoder.num_features, num_classes, shared=reads_options, seed=seed, extra=extra
     )
     if isinstance(encoder, OptionsEncoder) and encoder.is_language_model and not is_fitted:
         # The weights of options start at the language model's own answer.
@@ -160,12 +150,7 @@ def last_layer(
     return head
 
 
-def check_last_layer(
-    posterior: Posterior,
-    *,
-    adapted: bool = True,
-    gated_by: str = "",
-) -> None:
+def check_last_layer(posterior: Posterior, *, adapted: bool = True, gated_by: str = "") -> None:
     """Raise InputError if a posterior cannot be fitted to a finished network.
 
     Args:

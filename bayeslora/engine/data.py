@@ -264,9 +264,7 @@ def check_pairs(record: ModelRecord, pair: str | None) -> None:
 
 
 def encode_for(
-    record: ModelRecord,
-    rows: Examples,
-    unknown: Unknown | None = None,
+    record: ModelRecord, rows: Examples, unknown: Unknown | None = None
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 if there is none.
 

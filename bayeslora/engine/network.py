@@ -57,10 +57,7 @@ class Network(nn.Module):
     progress: bool
 
     def __init__(
-        self,
-        encoder: Encoder | FinalLayerEncoder,
-        sites: list[Site],
-        head: LastLayer,
+        self, encoder: Encoder | FinalLayerEncoder, sites: list[Site], head: LastLayer
     ) -> None:
         """Combine the parts.
 

@@ -106,10 +106,7 @@ class Plan:
         training = TrainingSettings(**chosen, seed=self.seed)
         self._refuse_idle(training, chosen)
         return replace(
-            self,
-            feature_scores=feature_scores(scores),
-            training=training,
-            chosen=frozenset(chosen),
+            self, feature_scores=feature_scores(scores), training=training, chosen=frozenset(chosen)
         )
 
     def _refuse_idle(self, training: TrainingSettings, chosen: Iterable[str]) -> None:

@@ -51,11 +51,7 @@ from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
-from bayeslora.posteriors.feature_scores import (
-    MAHALANOBIS,
-    check_feature_scores,
-    settled_scores,
-)
+from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, closed_form, names_where
 from bayeslora.processes import current

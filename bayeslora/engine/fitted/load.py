@@ -26,10 +26,7 @@ from bayeslora.backbones.load import (
 )
 from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import (
-    load_sequence_classifier,
-    open_classifier,
-)
+from bayeslora.backbones.sequence import load_sequence_classifier, open_classifier
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
@@ -206,12 +203,7 @@ def _misfit(directory: Path | None, problem: str) -> InputError:
 
 
 def foreign_model(
-    model: str | nn.Module,
-    posterior: Posterior,
-    *,
-    max_length: int,
-    progress: bool,
-    **loading: Any,
+    model: str | nn.Module, posterior: Posterior, *, max_length: int, progress: bool, **loading: Any
 ) -> Network:
     """Return a model around a sequence classifier, with the classifier's weights in its head.
 

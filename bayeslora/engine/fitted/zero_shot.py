@@ -131,11 +131,7 @@ def _of_questions(
 
 
 def _answering(
-    network: Network,
-    plan: Plan,
-    cut: Backbone,
-    classes: Sequence[str],
-    columns: DataColumns,
+    network: Network, plan: Plan, cut: Backbone, classes: Sequence[str], columns: DataColumns
 ) -> Network:
     """Return the classifier for a network whose last layer is the language model's answer."""
     read_as = replace(plan, depth=cut.depth or ALL_LAYERS, template=cut.template or Template(RAW))

@@ -210,9 +210,7 @@ _CHECKPOINT_FORMAT = 3
 """1 was a directory per epoch; 2 had other names of tensors."""
 
 
-def read_checkpoint(
-    directory: Path | None,
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the checkpoint of a network's directory; None if there is none that can be read.
 
     Returns:

@@ -104,11 +104,7 @@ def _states(network: Network, texts: PreparedTexts, *, shown: bool) -> tuple[Ten
 
 
 def fit_last_layer(
-    network: Network,
-    plan: Plan,
-    fit: FinalFit,
-    train: Features,
-    held_out: Features | None,
+    network: Network, plan: Plan, fit: FinalFit, train: Features, held_out: Features | None
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the trained adapter; return its chosen options.
 

@@ -142,12 +142,7 @@ class LinearProbes:
 
 
 def best_prior_scale(
-    rows: Features,
-    num_classes: int,
-    seed: int,
-    prior_mean: Tensor | None = None,
-    *,
-    folds: int = 1,
+    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None, *, folds: int = 1
 ) -> tuple[float, float]:
     """Return the τ of `SCALES` with the lowest NLL on held-out rows, and this NLL in nats per row.
 
