@@ -31,16 +31,14 @@ from bayeslora.data.read import are_labels, read
 from bayeslora.data.union import is_union
 from bayeslora.engine.data import (
     TrainingData,
-    check_pairs,
     columns_of,
     read_for,
     read_labelled,
-    read_validation,
     stream_for,
 )
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import SideBySide, calibrate, check_calibration, check_labels
-from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
+from bayeslora.engine.fitted.calibrate import SideBySide, calibrate
+from bayeslora.engine.fitted.card import fit_words, method_name, model_card
 from bayeslora.engine.fitted.pieces import (
     CheckedRows,
     Drawing,
@@ -48,7 +46,6 @@ from bayeslora.engine.fitted.pieces import (
     predict_rows,
     predict_to_file,
 )
-from bayeslora.engine.fitted.refit import check_takes
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
@@ -67,9 +64,8 @@ from bayeslora.io.files import check_writable, lock, refuse_existing, refuse_inp
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
-from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, resolve_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -430,37 +426,18 @@ class BayesianClassifier:
                 finished network.
         """
         check_keywords("calibrate", columns, ColumnNames)
-        network, record = self.network, self.record
         # After `zero_shot` the configured posterior has not been fitted yet.
-        default = self.posterior if not record.num_train else network.posterior
-        config = None if posterior == BEST else default
-        if config is not None and posterior is not None:
-            config = resolve_posterior(posterior)
-        check_takes(network, config or own_softmax())
-        scores = check_calibration(
-            config, feature_scores, hold_out, validated=validation is not None
-        )
-        if scores is None and (config is None or feature_options.has_one_feature(config)):
-            scores = tuple(record.feature_scores) or None
-        check_pairs(record, columns.get("pair_column"))
-        names = columns_of(record).renamed(**columns_in(columns))
-        rows = read_labelled(train, names, record)
-        # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
-        has_validation = validation is not None or bool(hold_out)
-        if learnt_from(config, has_validation=has_validation) == "train":
-            moves = config is not None and config.moves_mean
-            check_labels(record, rows, moves=moves)
-        validation_rows = None
-        if validation is not None:
-            validation_rows = read_validation(validation, names, rows, record)
+        config: Posterior | None = (self.network if self.record.num_train else self).posterior
+        if posterior is not None:
+            config = None if posterior == BEST else resolve_posterior(posterior)
         self._take(
             *calibrate(
-                network,
+                self.network,
                 config,
-                rows,
-                validation_rows,
-                columns=names,
-                feature_scores=scores,
+                train,
+                validation,
+                names=columns,
+                feature_scores=feature_scores,
                 hold_out=hold_out,
             )
         )

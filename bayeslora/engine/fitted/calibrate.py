@@ -17,10 +17,17 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine import formats
-from bayeslora.engine.data import encode_for
+from bayeslora.engine.data import (
+    check_pairs,
+    columns_of,
+    encode_for,
+    read_labelled,
+    read_validation,
+)
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.fitted.refit import (
     answers,
+    check_takes,
     compared,
     known,
     refit,
@@ -31,6 +38,7 @@ from bayeslora.engine.fitted.refit import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import fit_head
+from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
@@ -49,36 +57,68 @@ logger = logging.getLogger(__name__)
 def calibrate(
     network: Network,
     posterior: Posterior | None,
-    train: Examples,
-    validation: Examples | None,
+    train: Any,
+    validation: Any,
     *,
-    columns: DataColumns,
-    feature_scores: Sequence[str] | None = (),
+    names: Mapping[str, Any],
+    feature_scores: str | Sequence[str] | None = (),
     hold_out: float = 0.0,
 ) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
-    """Fit a posterior to labelled examples; see `check_takes`.
+    """Fit a posterior to labelled rows; see `BayesianClassifier.calibrate`.
 
     Args:
         network: The finished network; unchanged, also if anything fails.
         posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL.
-        train: Examples to fit to.
-        validation: Held-out examples, or None.
-        columns: Columns that the data was read from.
+        train: Rows to fit to.
+        validation: Held-out rows, or None.
+        names: `ColumnNames` that differ from those of the fit.
         feature_scores: Names of scores to fit as well; None for the default ones.
         hold_out: Share of `train` to use as `validation`, which must be None; 0 for none.
 
     Returns:
-        The network with the posterior, scores of the held-out examples before and after, and the
+        The network with the posterior, scores of the held-out rows before and after, and the
         comparison with other posteriors; None without any.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
-    record, whole = network.record, train
+    check_takes(network, posterior or own_softmax())
+    validated, record = validation is not None, network.record
+    scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
+    if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
+        scores = tuple(record.feature_scores) or None
+    check_pairs(record, names.get("pair_column"))
+    columns = columns_of(record).renamed(**columns_in(names))
+    rows = read_labelled(train, columns, record)
+    # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
+    if learnt_from(posterior, has_validation=validated or bool(hold_out)) == "train":
+        check_labels(record, rows, moves=posterior is not None and posterior.moves_mean)
+    held_out = read_validation(validation, columns, rows, record) if validated else None
+    parts = rows, held_out
     if hold_out:
-        labels = encode_for(record, whole)
-        train_rows, validation_rows = split_examples(whole, labels, hold_out, record.seed)
-        train, validation = whole.take(train_rows), whole.take(validation_rows)
+        split = split_examples(rows, encode_for(record, rows), hold_out, record.seed)
+        parts = rows.take(split[0]), rows.take(split[1])
+    new, before_and_after, race = _fitted(
+        network, posterior, *parts, columns=columns, feature_scores=scores
+    )
+    if hold_out:
+        results, data = dict(new.record.results), dict(new.record.data)
+        results["calibration"] = results["calibration"] | {"hold_out": hold_out}
+        data["whole"] = data_hash(rows)
+        new.record = replace(new.record, results=results, data=data)
+    return new, before_and_after, race
+
+
+def _fitted(
+    network: Network,
+    posterior: Posterior | None,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    feature_scores: Sequence[str] | None,
+) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
+    """Fit a posterior to rows that were checked; see `calibrate`."""
     held_out = None if validation is None else known(network, validation)
     rows = None if held_out is None else held_out[2]
     before = None if held_out is None else scores_of(network, held_out)
@@ -104,7 +144,7 @@ def calibrate(
         # Both share the adapters, which an unfinished search may have rotated.
         network.load_trained_state(network.members[0])
         raise
-    results, data = dict(new.record.results), dict(new.record.data)
+    results = dict(new.record.results)
     scores: tuple[Scores, Scores] | None = None
     if held_out is not None and before is not None:
         say_too_wide(new, held_out)
@@ -120,10 +160,7 @@ def calibrate(
             "needed), so it may be worse",
             *(len(rows or features), posterior.name, FEWEST_EXAMPLES),
         )
-    if hold_out:
-        results["calibration"] = results["calibration"] | {"hold_out": hold_out}
-        data["whole"] = data_hash(whole)
-    new.record = replace(new.record, results=results, data=data)
+    new.record = replace(new.record, results=results)
     return new, scores, race
 
 
