@@ -82,7 +82,12 @@ def fit_classifier(
     prior = class_prior(
         full_backbone, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )
-    claimed = partial(_claimed, out, identity, overwrite=overwrite)
+
+    def claimed() -> Path | None:
+        if out is None:
+            return None
+        return current().first(partial(claim, out, identity, overwrite=overwrite))
+
     fitter = Fitter(plan, data, backbone, claimed, prior)
     try:
         (network, members, results), learnt = fit_networks(fitter, final)
@@ -121,10 +126,3 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
         "num_train": len(data.rows),
         "tasks": data.tasks,
     }
-
-
-def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: bool) -> Path | None:
-    """Return the directory for checkpoints; None for none."""
-    if out is None:
-        return None
-    return current().first(partial(claim, out, identity, overwrite=overwrite))

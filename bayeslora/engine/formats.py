@@ -161,15 +161,16 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
             f"{whole.name} is an encoder, which cannot answer with a letter; choose the format "
             "'options', or a decoder"
         )
-    letters = LETTERS[:classes]
-    tokens = [tuple(tokens_after(whole.tokenizer, whole.template, letter)) for letter in letters]
-    for index, ids in enumerate(tokens):
-        if len(ids) != 1 or ids[0] == whole.tokenizer.unk_token_id or ids in tokens[:index]:
+    known: list[Sequence[int]] = [[whole.tokenizer.unk_token_id]]
+    for letter in LETTERS[:classes]:
+        ids = list(tokens_after(whole.tokenizer, whole.template, letter))
+        if len(ids) != 1 or ids in known:
             raise InputError(
-                f"the tokenizer of {whole.name} has no separate token for the letter "
-                f"{letters[index]!r} after the template; end the template with 'Answer:', or "
-                "choose the format 'options'"
+                f"the tokenizer of {whole.name} has no separate token for the letter {letter!r} "
+                "after the template; end the template with 'Answer:', or choose the format "
+                "'options'"
             )
+        known.append(ids)
 
 
 def prompt_hash(format: Format | None, template: Template | None, rows: Examples) -> str:

@@ -111,17 +111,14 @@ class Plan:
 
     def _refuse_idle(self, training: TrainingSettings, chosen: Iterable[str]) -> None:
         """Raise InputError for options of training that have no effect on these methods."""
-        adapter, posterior = self.adapter, self.posterior
-        reason = ""
+        adapter, posterior, reason = self.adapter, self.posterior, ""
         if not adapter.trains:
             reason = "fits the last layer alone"
         elif adapter.trains_itself:
             reason = f"{adapter.trains_itself}, by options of its own"
-        for name in chosen:
-            is_default = name not in training.unset and getattr(training, name) == getattr(
-                TrainingSettings, name
-            )
-            if reason and name not in training.of_rows and not is_default:
+        for name in chosen if reason else ():
+            default = None if name in training.unset else getattr(TrainingSettings, name)
+            if name not in training.of_rows and getattr(training, name) != default:
                 raise InputError(
                     f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
                     "out, or choose another adapter",

@@ -18,19 +18,22 @@ _SECONDS = 30.0
 """Between two updates of a bar that is not on a terminal; shorter work shows none there."""
 
 
-def open_bar(description: str | None, total: int, *, unit: str = "", done: int = 0) -> Any:
+def open_bar(
+    description: str, total: int, *, shown: bool = True, unit: str = "", done: int = 0
+) -> Any:
     """Return an open tqdm bar.
 
     Args:
-        description: Title; any text. None for a bar that shows nothing.
+        description: Title; any text.
         total: Total number of steps.
+        shown: Whether it shows anything.
         unit: Unit of a step.
         done: Steps done before, which do not count for the speed.
     """
     import tqdm.auto
     import tqdm.std
 
-    if description is None:
+    if not shown or total == 0:
         return tqdm.std.tqdm(disable=True)
     is_notebook = tqdm.auto.notebook_tqdm is not tqdm.std.tqdm
     is_seen = sys.stderr.isatty() or is_notebook
@@ -55,10 +58,7 @@ def progress_bar(
 
     The bar starts at `done`, which does not count for the speed.
     """
-    if not shown or total == 0:
-        yield lambda _: None
-        return
-    with open_bar(description, total, unit=unit, done=done) as bar:
+    with open_bar(description, total, shown=shown, unit=unit, done=done) as bar:
         yield bar.update
 
 

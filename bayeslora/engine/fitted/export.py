@@ -103,11 +103,6 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
             f"{name} has {count} networks; choose one: member=1 to {count} (--member)",
             code="several-networks",
         )
-    if number is not None and count == 1 and not network.posterior.has_members:
-        raise InputError(
-            f"{name} is not an ensemble, so it has no members to choose from; leave "
-            f"member={number} (--member) out"
-        )
     number = 1 if number is None else number
     if as_whole(number) is None or not 1 <= number <= count:
         raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
@@ -154,10 +149,7 @@ def check_export(
     """
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
-        raise InputError(
-            "format 'safetensors' needs a file name with the extension .safetensors, got "
-            f"{target.name!r}"
-        )
+        raise InputError(f"format 'safetensors' needs the extension .safetensors: {target.name!r}")
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
     if kind != "safetensors":

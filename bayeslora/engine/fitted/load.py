@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bayeslora.backbones.load import (
 )
 from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import load_sequence_classifier, open_classifier
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier, open_classifier
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
@@ -223,7 +223,7 @@ def foreign_model(
         encoder = load_sequence_classifier(model, max_length=max_length, **loading)
         check_max_length(encoder.backbone, max_length)
         sites = split_peft(encoder.backbone.model, str(model)) if split else []
-    network = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
+    network = _unfitted(encoder, FOREIGN, posterior, sites, progress=progress)
     if split:
         adapter = options.as_mapping(peft_adapter(str(model)))
         network.record = replace(network.record, adapter=adapter)
@@ -237,13 +237,12 @@ def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool
         InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
-    return _unfitted(encoder, MODULE, encoder.classes, posterior, [], progress=progress)
+    return _unfitted(encoder, MODULE, posterior, [], progress=progress)
 
 
 def _unfitted(
-    encoder: FinalLayerEncoder,
+    encoder: SequenceEncoder | ModuleEncoder,
     kind: str,
-    classes: Sequence[str],
     posterior: Posterior,
     sites: list[Site],
     *,
@@ -260,7 +259,7 @@ def _unfitted(
     entries["backbone"] |= {"kind": kind, "layer": encoder.layer}
     record = ModelRecord(
         **entries,
-        classes=list(classes),
+        classes=list(encoder.classes),
         columns={"text": "text", "label": "label", "pair": None},
         num_train=0,
         head=head.extra_config(),

@@ -141,7 +141,14 @@ def refit(
     fit = final_fit(network, plan, texts, held_texts)
     if config.before_last_layer(fit):
         rows = feature_rows(network, texts)
-    accuracy = _accuracy(network, rows, examples.source)
+    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
+    accuracy = (predicted == rows.targets).double().mean().item()
+    if accuracy == 1 and len(predicted) >= _TELLING_ROWS:
+        logger.warning(
+            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
+            "posterior will be overconfident: use rows that it has not seen",
+            *(examples.source, len(predicted)),
+        )
     chosen = fit_last_layer(network, plan, fit, rows, held_out)
     record = refitted_record(
         network.record,
@@ -161,20 +168,6 @@ def refit(
         },
     )
     network.finished(record, progress=network.progress)
-
-
-def _accuracy(network: Network, rows: Features, source: str) -> float:
-    """Return the accuracy of the mean weights on the training rows; warn if it is perfect."""
-    labels = rows.targets
-    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
-    accuracy = (predicted == labels).double().mean().item()
-    if accuracy == 1 and len(labels) >= _TELLING_ROWS:
-        logger.warning(
-            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
-            "posterior will be overconfident: use rows that it has not seen",
-            *(source, len(labels)),
-        )
-    return accuracy
 
 
 def refitted_record(
@@ -336,7 +329,13 @@ def for_new_classes(
         )
     check_images(rows, images=columns_of(record).images)
     check_last_layer(posterior, adapted=False)
-    merged = _merge_of(fitted, adapter)
+    merged = None if record.adapter is None else fitted.plan.adapter
+    if adapter is not None:
+        if merged is None or type(adapter) is not type(merged):
+            raise InputError(
+                f"{method_name(record)} has no pool of adapters to merge; leave adapter out"
+            )
+        merged = merged.for_new_classes(adapter)
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
     network = _with_head(fitted, posterior, len(classes))
@@ -367,22 +366,6 @@ def for_new_classes(
         versions=record.versions | provider(posterior),
     )
     return network.finished(new_record, members, progress=fitted.progress)
-
-
-def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
-    """Return the adapter options of the fit, with the requested merge, if any.
-
-    Raises:
-        InputError: The options differ from those of the fit in more than the merge.
-    """
-    known = None if fitted.record.adapter is None else fitted.plan.adapter
-    if adapter is None:
-        return known
-    if known is None or type(adapter) is not type(known):
-        raise InputError(
-            f"{method_name(fitted.record)} has no pool of adapters to merge; leave adapter out"
-        )
-    return known.for_new_classes(adapter)
 
 
 def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:

@@ -181,8 +181,7 @@ def _words(classes: list[str], plan: Plan) -> list[str]:
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different class names, got {classes}")
     words = class_words(classes, _mapping(plan))
-    mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
-    if mute:
+    if mute := [text for text in words if not says_something(text)]:
         logger.warning(
             "the words %s do not describe a class to a language model; give others: verbaliser "
             "(--verbaliser CLASS=WORDS)",

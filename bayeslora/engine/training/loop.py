@@ -180,7 +180,7 @@ class Loop:
         network.zero_grad()
         with (
             open_bar(
-                title if fit.plan.progress else None, fit.num_steps, unit="step", done=self.step
+                title, fit.num_steps, shown=fit.plan.progress, unit="step", done=self.step
             ) as bar,
             fit.tracker() as report,
             ExitStack() as stack,
