@@ -29,13 +29,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.data.read import are_labels, read
 from bayeslora.data.union import is_union
-from bayeslora.engine.data import (
-    TrainingData,
-    columns_of,
-    read_for,
-    read_labelled,
-    stream_for,
-)
+from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.fitted import export, load
 from bayeslora.engine.fitted.calibrate import SideBySide, calibrate
 from bayeslora.engine.fitted.card import fit_words, method_name, model_card

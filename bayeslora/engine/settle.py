@@ -36,7 +36,6 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
-from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import formats
 from bayeslora.engine.build import adapter_for, build_network, pooling_of
@@ -51,7 +50,7 @@ from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
-from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
+from bayeslora.posteriors.feature_scores import check_feature_scores, settled_scores
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, closed_form, names_where
 from bayeslora.processes import current
@@ -72,12 +71,11 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     Raises:
         InputError: An option is not allowed, or has no effect.
     """
-    plan = replace(
-        plan,
-        backbone=plan.backbone or _usual_backbone(plan, data.rows),
-        training=_training(plan, data),
-    )
-    plan = formats.settled(plan, data.rows)
+    rows = data.rows
+    reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
+    usual = IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
+    plan = replace(plan, backbone=plan.backbone or usual, training=_training(plan, data))
+    plan = formats.settled(plan, rows)
     _check_held_out(plan, data)
     if plan.training.hold_out:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
@@ -93,11 +91,6 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
         verbaliser="none" if no_words else plan.verbaliser,
     )
     return plan, data
-
-
-def _usual_backbone(plan: Plan, rows: Examples) -> str:
-    reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
-    return IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
 
 
 def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
@@ -228,11 +221,6 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     strata = data.rows.strata(data.train[1].numpy())
     held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
     check_feature_scores(plan.feature_scores, posterior)
-    if MAHALANOBIS & {*(plan.feature_scores or ())} and not _differ(data):
-        raise InputError(
-            "Mahalanobis distances need a class with different texts, but every class has only "
-            "one text; leave that feature score out, or give more rows"
-        )
     if plan.adapter.trains_itself and (plan.training.cv or plan.training.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
@@ -285,13 +273,6 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
         raise InputError(
             "keep_folds has no effect without an adapter; leave it out", code="no-effect"
         )
-
-
-def _differ(data: TrainingData) -> bool:
-    """Return whether a class has training rows with different texts."""
-    rows = data.rows
-    pairs = rows.pairs or [None] * len(rows)
-    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
 SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)

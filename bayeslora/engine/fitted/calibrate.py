@@ -408,7 +408,9 @@ def _cross_fitted(
     bar = progress_bar("compare", total, shown=network.progress, unit="fit")
     with _without_notes(), bar as advance:
         for name, config in configs.items():
-            few_draws = _with_few_draws(config)
+            few_draws: Any = config
+            if config.link is not None and config.num_samples is not None:
+                few_draws = replace(few_draws, num_samples=min(config.num_samples, MOST_DRAWS))
             probs = np.empty((len(scored), len(classes)))
             for part in range(num_folds):
                 rows = fold == part
@@ -420,12 +422,6 @@ def _cross_fitted(
                 advance(1)
             predictions[name] = Predictions(probs, classes, labels, name=name)
     return predictions
-
-
-def _with_few_draws(config: Any) -> Any:
-    if config.link is None or config.num_samples is None:
-        return config
-    return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
 
 
 def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:

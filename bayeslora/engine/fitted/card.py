@@ -163,25 +163,23 @@ def method_name(record: ModelRecord, num_samples: int | None = None) -> str:
     return f"{adapter}{answering(record, num_samples).name}"
 
 
-def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
+def method_notes(record: ModelRecord, num_samples: int | None = None) -> dict[str, str]:
     """Return metadata that name and describe a method, for readers who do not know it.
 
     Args:
-        adapter: Name of the adapter; None if the network was not adapted here.
-        posterior: Options of the posterior, which may be another package's.
-        passes: Number of passes through the adapted layers.
+        record: Record of the classifier, whose posterior may be another package's.
+        num_samples: Draws of the prediction; None for the posterior's own number.
     """
-    config = None if adapter is None else CATALOGUE.get(adapter)
-    notes = {} if adapter is None else {"adapter": adapter}
-    if config is not None:
-        notes["adapter_summary"] = config.summary
-    sources = ("" if config is None else config.source, posterior.source)
+    posterior = answering(record, num_samples)
+    adapter = None if record.adapter is None else record.adapter["name"]
+    known = CATALOGUE.get(adapter or "")
+    sources = [known.source] if known else []
     return {
-        **notes,
+        **({"adapter": adapter} if adapter else {}),
+        **({"adapter_summary": known.summary} if known else {}),
         "posterior": posterior.name,
         "posterior_summary": posterior.summary,
-        "passes": str(passes),
-        "sources": "; ".join(filter(None, sources)),
+        "sources": "; ".join(filter(None, [*sources, posterior.source])),
     }
 
 

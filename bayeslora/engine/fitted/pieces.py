@@ -27,7 +27,6 @@ from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.questions import question_columns
 from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import (
-    answering,
     fit_options,
     held_out_words,
     method_name,
@@ -228,9 +227,9 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
     share = record.results.get("posterior", {}).get("prior_share")
     format = record.backbone.get("format")
     held_out = held_out_words(record.results)
-    adapter = None if record.adapter is None else record.adapter["name"]
     return {
-        **method_notes(adapter, answering(record, draws), passes),
+        **method_notes(record, draws),
+        "passes": str(passes),
         "fit_seed": str(record.seed),
         "fit_options": fit_options(record),
         "model_fingerprint": network.fingerprint,
