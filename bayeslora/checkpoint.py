@@ -190,13 +190,14 @@ def read_model(directory: str | Path) -> ModelFiles:
     listed = listed_files(folder)
     if listed is not None:
         check_files(folder, listed)
-    else:
+    adapter, posterior = _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR)
+    if listed is None:
         logger.warning(
             "%s was saved without hashes, so changes to its files cannot be detected; fit or save "
             "it again to add them",
             folder,
         )
-    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
+    return ModelFiles(record, adapter, posterior, folder)
 
 
 def read_record(directory: str | Path) -> ModelRecord:

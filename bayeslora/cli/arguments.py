@@ -178,7 +178,8 @@ def add_rows(parser: VerbParser, source: str, default: str = "{}") -> None:
     add_options(
         parser.add_argument_group("columns of the data"),
         {
-            "--text-column NAME": f"column with the text (default: {text})",
+            "--text-column NAME": "column with the text, or a template of several, such as "
+            f"'{{subject}} {{body}}' (default: {text})",
             "--label-column NAME": f"column with the label (default: {label})",
             "--text-pair-column NAME": "column with a second text",
             "--image-column NAME": "column with image paths, relative to the file (default: "
