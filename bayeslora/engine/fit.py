@@ -13,7 +13,7 @@ from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import data_hash
-from bayeslora.engine import formats, settle
+from bayeslora.engine import settle
 from bayeslora.engine.cross_validation import fit_networks
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.refit import measured
@@ -65,14 +65,10 @@ def fit_classifier(
     settled, full_backbone, backbone = settle.by_backbone(requested, data, len(final.rows), load)
     settle.say_defaults(plan, settled)
     plan = settled
-    read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
     # The posterior as requested, so that a later `calibrate` chooses on its own rows.
     planned = replace(plan, posterior=requested.posterior).recorded(backbone)
     for name in plan.posterior.settled_options:
         planned["posterior"][name] = getattr(plan.posterior, name)
-    if plan.format is not None:
-        hashed = formats.prompt_hash(plan.format, backbone.template, read)
-        planned["backbone"]["prompt_sha256"] = hashed
     identity["weights of the backbone"] = backbone.fingerprint
     identity["reading"] = {**planned["backbone"], "settings": None}
 

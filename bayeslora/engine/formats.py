@@ -6,13 +6,10 @@ options   every option is scored after the question, by one weight vector for al
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 from bayeslora.backbones import options as option_reading
-from bayeslora.backbones.encoder import with_letters
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.backbones.verbaliser import tokens_after
@@ -26,8 +23,6 @@ LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
 """Default templates of the format `letters`; `{text}` is the question with its options, each on its
 own line after its letter."""
-
-_HASHED = 100
 
 
 def settled(plan: Plan, rows: Examples) -> Plan:
@@ -171,17 +166,3 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
                 "'options'"
             )
         known.append(ids)
-
-
-def prompt_hash(format: Format | None, template: Template | None, rows: Examples) -> str:
-    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them."""
-    frame = template or Template("{text}")
-    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
-    digest = hashlib.sha256()
-    choices: Sequence[Sequence[str]] = rows.choices or [()] * len(rows)
-    for text, pair, options in islice(zip(rows.texts, pairs, choices, strict=True), _HASHED):
-        question = with_letters(text, options) if format == "letters" else text
-        prompt = frame.filled(question, pair).whole
-        spelled = [prompt] if format == "letters" else [prompt, *options]
-        digest.update("\0".join(spelled).encode())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from bayeslora.predictions.record import Predictions
 
 FORMAT_VERSION = 1
+_HASHED = 100
 
 
 @dataclass(frozen=True)
@@ -419,8 +421,6 @@ def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any])
 
 def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
-    from bayeslora.backbones.template import Template
-    from bayeslora.engine.formats import prompt_hash
     from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
@@ -430,7 +430,6 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     if setup.adapter.trains:
         # An upper bound: early stopping takes fewer.
         steps = training["epochs"] * -(-(num_train - num_held_out) // training["batch_size"])
-    template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
         "format_version": FORMAT_VERSION,
@@ -449,13 +448,36 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
             "fingerprint": reading["fingerprint"],
             "dtype": reading["dtype"],  # by default, what the processor computes in
         },
-        "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
+        "prompt_hash": _prompt_hash(reading, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
         "peak_memory_bytes": _peak_memory(),
         "versions": dict(record.versions),
         "processor": _processor(),
     }
+
+
+def _prompt_hash(reading: Mapping[str, Any], rows: Examples) -> str:
+    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them.
+
+    Args:
+        reading: `backbone` in the record of the model.
+        rows: The rows.
+    """
+    from bayeslora.backbones.encoder import with_letters
+    from bayeslora.backbones.template import Template
+
+    rows = rows.take(np.arange(min(len(rows), _HASHED)))
+    frame, letters = (
+        Template(reading.get("template") or "{text}"),
+        reading.get("format") == "letters",
+    )
+    pairs, choices = rows.pairs or [None] * len(rows), rows.choices or [()] * len(rows)
+    digest = hashlib.sha256()
+    for text, pair, options in zip(rows.texts, pairs, choices, strict=True):
+        prompt = frame.filled(with_letters(text, options) if letters else text, pair).whole
+        digest.update("\0".join([prompt, *(() if letters else options)]).encode())
+    return digest.hexdigest()
 
 
 def _scores(sets: Mapping[str, Predictions], rows: TaskRows, num_bins: int) -> dict[str, Any]:
