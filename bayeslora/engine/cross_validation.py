@@ -264,7 +264,9 @@ def _by_stage(
     for stage in range(len(fits[0][0].stages)):
         answers = []
         for members, fold in zip(fits, folds, strict=True):
-            for member in members if len(fold.unseen) else ():
+            if not len(fold.unseen):
+                continue
+            for member in members:
                 network.load_trained_state(member.stages[stage])
                 rows = feature_rows(network, texts.take(fold.unseen.tolist())).double()
                 logits = rows.logits(network.head.trained_mean.double())

@@ -116,9 +116,10 @@ class Plan:
             reason = "fits the last layer alone"
         elif adapter.trains_itself:
             reason = f"{adapter.trains_itself}, by options of its own"
-        for name in chosen if reason else ():
+        for name in chosen:
             default = None if name in training.unset else getattr(TrainingSettings, name)
-            if name not in training.of_rows and getattr(training, name) != default:
+            moves = name not in training.of_rows and getattr(training, name) != default
+            if reason and moves:
                 raise InputError(
                     f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
                     "out, or choose another adapter",
