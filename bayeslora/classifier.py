@@ -827,8 +827,7 @@ class BayesianClassifier:
         """Return the backbone of a name, which is kept unless it is one of several to compare."""
         if self._backbone is not None and self._backbone.name == name:
             return self._backbone
-        with quiet_transformers():
-            loaded = load_backbone(name, dtype=self.plan.dtype, **self._place)
+        loaded = load_backbone(name, dtype=self.plan.dtype, **self._place)
         if self.plan.backbone != AUTO:
             self._backbone = loaded
         return loaded
