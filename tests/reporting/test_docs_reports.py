@@ -26,8 +26,7 @@ def stem(name):
 
 def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
     listed = {stem(name) for row in table("Drawings") for name in re.findall("`([^`]+)`", row[0])}
-    options = {"per_class": True, "num_resamples": 2}
     worse = make("m", rows=30, metadata={"corruption": "typos", "severity": "1"})
-    page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", **options)
+    page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", num_resamples=2)
     folders = (made / "figures", page.parent / "figures")
     assert {stem(file.stem) for folder in folders for file in folder.iterdir()} == listed

@@ -37,8 +37,7 @@ def add_arguments(parser: VerbParser) -> None:
     add_options(
         parser,
         {
-            "--out FILE_OR_DIR": "also write the table: to a file ending in .md, .tex or .csv, or "
-            "to a directory in all three formats with comparison.json",
+            "--out FILE": "also write the table to a file ending in .md, .tex, .csv or .json",
         },
     )
     add_overwrite(parser)
@@ -52,11 +51,11 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.catalogue import chosen_keys
     from bayeslora.metrics.compare import compare
     from bayeslora.predictions.collection import named_predictions
-    from bayeslora.reporting.comparison import comparison_files, write_comparison
+    from bayeslora.reporting.comparison import comparison_target, write_comparison
     from bayeslora.reporting.console import compare_table, comparison_line
 
     if args.out is not None:
-        comparison_files(args.out, overwrite=bool(args.overwrite))
+        comparison_target(args.out, overwrite=bool(args.overwrite))
         refuse_inputs(args.out, *args.files)
     if (keys := _keys(args)) is not None:
         chosen_keys(keys)  # validated before anything is read

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
-    PAGE,
     PART_OPTIONS,
     SCORING_OPTIONS,
     add_apart,
     add_examples,
     add_options,
     add_out,
-    add_parameters,
     add_parts,
     add_scored,
     add_scoring,
@@ -50,19 +48,11 @@ def add_arguments(parser: VerbParser) -> None:
     add_apart(parser)
     page = parser.add_argument_group("the page")
     add_examples(page)
-    add_parameters(page, PAGE, "interactive")
     page.add_argument(
         "--figures",
         nargs="+",
         metavar="FORMAT",
         help="formats of the files in figures/: svg, png, pdf (default: svg)",
-    )
-    page.add_argument(
-        "--per-class",
-        nargs="*",
-        metavar="CLASS",
-        help="also plot the reliability of each class against the rest, for all classes or the "
-        "listed ones",
     )
     add_options(
         parser.add_argument_group("model card"),
@@ -95,9 +85,6 @@ def run(args: argparse.Namespace) -> None:
         about = _card_method(args.card_method, scored.methods())
     card = [] if args.model_card is None else [args.model_card]
     refuse_inputs(args.out, *card)
-    look = given(args, "title", "examples", "example_column", "figures", "interactive")
-    if args.per_class is not None:
-        look["per_class"] = args.per_class or True
     page = report(
         scored.files,
         ood=scored.ood,
@@ -107,23 +94,21 @@ def run(args: argparse.Namespace) -> None:
         provenance={"command": args.command},
         reading=scored.reading,
         **given(args, "over_seeds", *PART_OPTIONS, *SCORING_OPTIONS),
-        **look,
+        **given(args, "title", "examples", "example_column", "figures"),
     )
     if args.model_card is not None:
         named = {"model": args.card_model, "dataset": args.card_dataset}
         metadata = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **metadata)
-    _show(page, card, interactive=bool(args.interactive), as_json=args.json)
+    _show(page, card, as_json=args.json)
 
 
-def _show(page: Path, card: Sequence[str], *, interactive: bool, as_json: bool) -> None:
-    """Print the paths of the pages; JSON also has all files, and the scores as in `evaluate`."""
-    from bayeslora.reporting.report import SCORES, VIEW
+def _show(page: Path, card: Sequence[str], *, as_json: bool) -> None:
+    """Print the path of the page; JSON also has all files, and the scores as in `evaluate`."""
+    from bayeslora.reporting.report import SCORES
 
     if not as_json:
         show(page)
-        if interactive:
-            show(page.with_name(VIEW))
         return
     written = read_json(page.with_name(SCORES))
     files = [str(page.parent / name) for name in [*written["files"], SCORES]]
