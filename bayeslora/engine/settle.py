@@ -50,7 +50,7 @@ from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
-from bayeslora.posteriors.feature_scores import check_feature_scores, settled_scores
+from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head, closed_form, names_where
 from bayeslora.processes import current
@@ -221,6 +221,12 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     strata = data.rows.strata(data.train[1].numpy())
     held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
     check_feature_scores(plan.feature_scores, posterior)
+    distinct = {*zip(data.rows.input_numbers.tolist(), data.rows.labels, strict=True)}
+    if MAHALANOBIS & {*(plan.feature_scores or ())} and len(distinct) <= len(data.classes):
+        raise InputError(
+            "Mahalanobis distances need a class with different texts, but every class has only "
+            "one text; leave that feature score out, or give more rows"
+        )
     if plan.adapter.trains_itself and (plan.training.cv or plan.training.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
@@ -251,10 +257,10 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
     """Raise InputError if the options on held-out rows do not fit together."""
     training, posterior = plan.training, plan.posterior
     sources = {"hold_out": training.hold_out, "cv": training.cv, "validation": data.validation}
-    given = [name for name, value in sources.items() if value]
+    used = [name for name, value in sources.items() if value]
     reason = ""
-    if len(given) > 1:
-        reason = f"{' and '.join(given)} each provide held-out rows; use only one of them"
+    if len(used) > 1:
+        reason = f"{' and '.join(used)} each provide held-out rows; use only one of them"
     elif training.refit and posterior.learns_from == "validation":
         reason = (
             f"refit leaves no rows to fit posterior {posterior.name!r} to; leave refit out, or use "

@@ -11,6 +11,7 @@ from bayeslora.posteriors.base import Posterior
 UNFAMILIARITY, DISTANCE, NO_SCORE = "unfamiliarity", "mahalanobis", "none"
 MIDDLE = "middle_mahalanobis"
 USUAL_SCORES = (DISTANCE, UNFAMILIARITY)
+MAHALANOBIS = {DISTANCE, "relative_mahalanobis", MIDDLE}
 
 
 @dataclass(frozen=True)

@@ -345,8 +345,8 @@ def for_new_classes(
     if merged is not None and merged.trains_itself:
         variants = merged.variants(network, support)
     # Distances between rows need a class with several.
-    one = len(variants) == 1 and bool((torch.bincount(labels) > 1).any())
-    scores = settled_scores(None, posterior) if one else ()
+    differ = bool((torch.bincount(labels) > 1).any())
+    scores = settled_scores(None, posterior) if len(variants) == 1 and differ else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
     fit = Training(network, plan, support)
     members, fits = [], []
