@@ -146,6 +146,15 @@ class ModelFiles:
     posterior: dict[str, Tensor]
     directory: Path | None = None
 
+    def warn_unverified(self) -> None:
+        """Log a warning if the source directory has no file hashes."""
+        if self.directory is not None and listed_files(self.directory) is None:
+            logger.warning(
+                "%s was saved without hashes, so changes to its files cannot be detected; fit or "
+                "save it again to add them",
+                self.directory,
+            )
+
     @property
     def fingerprint(self) -> str:
         """Hash of all tensors and of the backbone's fingerprint; equal for equal models."""
@@ -190,14 +199,7 @@ def read_model(directory: str | Path) -> ModelFiles:
     listed = listed_files(folder)
     if listed is not None:
         check_files(folder, listed)
-    adapter, posterior = _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR)
-    if listed is None:
-        logger.warning(
-            "%s was saved without hashes, so changes to its files cannot be detected; fit or save "
-            "it again to add them",
-            folder,
-        )
-    return ModelFiles(record, adapter, posterior, folder)
+    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
 
 
 def read_record(directory: str | Path) -> ModelRecord:

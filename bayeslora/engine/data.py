@@ -17,15 +17,7 @@ from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import (
-    IMAGE,
-    LETTERS,
-    Examples,
-    class_names,
-    data_hash,
-    dropped_by_split,
-    encode_labels,
-)
+from bayeslora.data.examples import IMAGE, LETTERS, Examples, class_names, data_hash, encode_labels
 from bayeslora.data.formats import DEFAULT, Reading
 from bayeslora.data.read import read, stream
 from bayeslora.data.union import (
@@ -403,10 +395,6 @@ class TrainingData:
         """Return a hash of each split."""
         validation = None if self.held_out is None else data_hash(self.held_out)
         return {"train": data_hash(self.rows), "validation": validation}
-
-    def dropped(self) -> dict[str, dict[str, int]]:
-        """Return how many rows were dropped on reading, by split and reason."""
-        return dropped_by_split(train=self.rows, validation=self.held_out)
 
 
 def _with_images(columns: DataColumns, rows: Examples) -> DataColumns:

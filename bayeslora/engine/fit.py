@@ -12,7 +12,7 @@ from typing import Any
 from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
-from bayeslora.data.examples import data_hash
+from bayeslora.data.examples import data_hash, dropped_by_split
 from bayeslora.engine import settle
 from bayeslora.engine.cross_validation import fit_networks
 from bayeslora.engine.data import TrainingData
@@ -100,7 +100,7 @@ def fit_classifier(
         **planned,
         **_of_rows(final),
         data=final.hashes() | ({"whole": data_hash(passed.rows)} if plan.training.hold_out else {}),
-        dropped=passed.dropped(),
+        dropped=dropped_by_split(train=passed.rows, validation=passed.held_out),
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),

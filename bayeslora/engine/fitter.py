@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora.adapters.base import USUAL_LAYERS
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
@@ -171,6 +172,14 @@ class Fitter:
                     "ensemble members with adapter %r start alike and differ only by the order of "
                     "the rows; %s",
                     *(plan.adapter.name, plan.adapter.start_alike),
+                )
+            layers = getattr(self.backbone.model.config, "num_hidden_layers", None)
+            asked = plan.adapter.num_layers if plan.adapter.trains and says else None
+            # The usual number means "as many as there are" in a smaller model.
+            if layers and asked not in (None, USUAL_LAYERS) and asked > layers:
+                logger.warning(
+                    "num_layers=%d, but the backbone has %d layers; all of them are adapted",
+                    *(asked, layers),
                 )
             ready = partial(prepare, network.encoder, progress=plan.progress and says, say=says)
             held_out = self.data.validation

@@ -25,7 +25,7 @@ def add_arguments(parser: VerbParser) -> None:
     add_options(
         group,
         {
-            "--workers N": "number of processes on this machine (default: 1)",
+            "--workers N": "number of processes on this machine, with Ray (default: 1)",
             "--ray ADDRESS": "address of a Ray cluster: 'local' to start one on this machine, "
             "'auto', or host:port",
         },
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
+    from bayeslora.experiments.protocols import PROTOCOLS
+
     content = plan.to_json()
     if args.json:
         print_json(content)
@@ -92,7 +94,7 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     left = [(cell["seeds"] - cell["finished"], cell["seconds"]) for cell in content["cells"]]
     if known := sum(count * seconds for count, seconds in left if seconds is not None):
         show(f"about {timedelta(seconds=round(known))} left for cells like the finished ones")
-    show(f"protocol {plan.grid.protocol}: {plan.grid.rules.described()}")
+    show(f"protocol {plan.protocol}: {PROTOCOLS[plan.protocol].described()}")
     if plan.deviations:
         show("deviations from the protocol:")
     for text in plan.deviations:

@@ -106,6 +106,7 @@ def saved_model(
         # Load each member once to detect damaged tensors now; the first stays loaded.
         for tensors in reversed(members):
             _load(network, tensors, files.directory)
+    files.warn_unverified()
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**known, "name": lasting_name(backbone)})
