@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -49,6 +50,7 @@ from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
+from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.features import Features
@@ -158,8 +160,8 @@ def by_backbone(
     return plan, whole, backbone
 
 
-def say_defaults(chosen: Plan, settled: Plan) -> None:
-    """Log what was left open, and what it became."""
+def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
+    """Log what was left open, and what it became, and name classes of a single row."""
     words = [
         f"{name} {getattr(settled.training, name)}"
         for name in settled.training.unset
@@ -173,6 +175,13 @@ def say_defaults(chosen: Plan, settled: Plan) -> None:
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))
+    rows = data.rows
+    alone = [str(name) for name, count in Counter(rows.labels).items() if count == 1]
+    if alone and rows.choices is None:
+        logger.warning(
+            "%s: only one row in %d of %d classes: %s",
+            *(rows.source, len(alone), len(data.classes), listed(alone)),
+        )
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
