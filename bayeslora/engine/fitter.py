@@ -174,12 +174,12 @@ class Fitter:
                     *(plan.adapter.name, plan.adapter.start_alike),
                 )
             layers = getattr(self.backbone.model.config, "num_hidden_layers", None)
-            asked = plan.adapter.num_layers if plan.adapter.trains and says else None
+            num_adapted = plan.adapter.num_layers if plan.adapter.trains and says else None
             # The usual number means "as many as there are" in a smaller model.
-            if layers and asked not in (None, USUAL_LAYERS) and asked > layers:
+            if layers and num_adapted not in (None, USUAL_LAYERS) and num_adapted > layers:
                 logger.warning(
                     "num_layers=%d, but the backbone has %d layers; all of them are adapted",
-                    *(asked, layers),
+                    *(num_adapted, layers),
                 )
             ready = partial(prepare, network.encoder, progress=plan.progress and says, say=says)
             held_out = self.data.validation

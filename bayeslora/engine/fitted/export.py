@@ -103,6 +103,8 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
             f"{name} has {count} networks; choose one: member=1 to {count} (--member)",
             code="several-networks",
         )
+    if number is not None and count == 1 and not network.posterior.has_members:
+        raise InputError(f"{name} is no ensemble: leave member={number} (--member) out")
     number = 1 if number is None else number
     if as_whole(number) is None or not 1 <= number <= count:
         raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
