@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34471,
+    "code lines": 34414,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,10 +33,10 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29865,
+    "words of the docs": 29825,
 }
 ROOMS = {
-    ".": 2662,
+    ".": 2624,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 2632,
@@ -45,11 +45,11 @@ ROOMS = {
     "engine": 5045,
     "experiments": 1199,
     "io": 487,
-    "metrics": 3244,
+    "metrics": 3255,
     "posteriors": 4973,
     "predictions": 1410,
     "recalibration": 621,
-    "reporting": 3224,
+    "reporting": 3194,
     "testing": 577,
 }
 """Code lines by folder; `.` for files outside of one."""
