@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34452,
+    "code lines": 34414,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,10 +33,10 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29781,
+    "words of the docs": 29825,
 }
 ROOMS = {
-    ".": 2662,
+    ".": 2624,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 2632,
