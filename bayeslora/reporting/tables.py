@@ -119,7 +119,7 @@ class Table:
     def transposed(self, heading: str) -> Table:
         """Return the table with a row per column, below `heading`, and a column per row."""
         rows = tuple(
-            Row((column.title_and_arrow,), cells)
+            Row((f"{column.title_and_arrow} {column.detail}".strip(),), cells)
             for column, cells in zip(
                 self.columns, zip(*(row.cells for row in self.rows), strict=True), strict=True
             )

@@ -60,7 +60,7 @@ def test_a_transposed_table_has_a_row_for_each_score():
         "| Score | a\\|b | 猫 |",
         "| --- | ---: | ---: |",
         "| NLL ↓ | **0.250** [0.200, 0.300] | 0.500 [0.400, 0.600] |",
-        "| AUROC ↑ | 0.900 [0.8, 1.0] |  |",
+        "| AUROC ↑ near | 0.900 [0.8, 1.0] |  |",
     ]
     assert to_text(table).splitlines() == [
         "Score                    a|b               猫",
