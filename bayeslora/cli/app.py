@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None uses those of the process.
     """
-    _prepare_streams()
+    for stream in (sys.stdout, sys.stderr):
+        # An arrow in a table must not fail if the terminal's encoding lacks it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     owns_process = argv is None
     if owns_process:
         gc.set_threshold(*_RARELY)
@@ -108,14 +111,19 @@ def _exit_code(words: Sequence[str]) -> int:
         code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
-        say(f"interrupted{_kept(args)}")
+        finished = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
+        kept = f"; finished {finished} are saved, and the same command continues"
+        say(f"interrupted{kept if finished else ''}")
     except Exception as error:
         code = _code(error)
         if args.verbose:
             trace(error)
         if not is_repeated(error):
             say(f"bayeslora: error: {_reason(error, args)}")
-    _finish_stdout()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        drop(sys.stdout)
     return code
 
 
@@ -135,7 +143,9 @@ def _code(error: Exception) -> int:
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        return _with_option(error, args)
+        name = getattr(error, "option", "")
+        typed = getattr(args, "typed", {}).get(name)  # as the user wrote it
+        return str(error).replace(name, typed, 1) if typed else str(error)
     if isinstance(error, PermissionError):
         return f"permission denied: {error.filename or error}"
     if isinstance(error, OSError) and error.filename is not None:
@@ -145,13 +155,6 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 
 
-def _with_option(error: Exception, args: argparse.Namespace) -> str:
-    """Return a message in which an argument is called as the user wrote it."""
-    name = getattr(error, "option", "")
-    typed = getattr(args, "typed", {}).get(name)
-    return str(error).replace(name, typed, 1) if typed else str(error)
-
-
 def _refuse_garbled(words: Sequence[str]) -> None:
     """Raise InputError for an argument that is neither a valid file name nor valid text.
 
@@ -159,25 +162,8 @@ def _refuse_garbled(words: Sequence[str]) -> None:
     write the file, after the work.
     """
     for word in words:
-        if any("\ud800" <= char <= "\udfff" for char in word):
-            raise InputError(f"{word!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
-        if "\0" in word:
-            raise InputError(f"{word!a} contains a null character, which is not allowed in a path")
-
-
-def _prepare_streams() -> None:
-    """Make stdout and stderr safe to write to, even with a limited encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        # An arrow in a table must not fail if the terminal's encoding lacks it.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def _finish_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        drop(sys.stdout)
+        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in word):
+            raise InputError(f"{word!a} is neither a path nor UTF-8 text")
 
 
 _SHARED = ("fit", "predict")
@@ -197,8 +183,7 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
     if args.verb not in _SHARED:
         raise InputError(
             f"{args.verb} runs in one process, but a launcher has started {size}; only "
-            f"{' and '.join(_SHARED)} support several processes. Run it without torchrun or "
-            "accelerate launch"
+            f"{' and '.join(_SHARED)} support several"
         )
     with together() as world, ExitStack() as stack:
         if not world.is_first:
@@ -221,8 +206,3 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
 
 _RESUMED = {"fit": "epochs", "predict": "rows", "experiment": "cells"}
 """What is kept of an interrupted command, which goes on when it is repeated."""
-
-
-def _kept(args: argparse.Namespace) -> str:
-    parts = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
-    return f"; finished {parts} are saved, and the same command continues" if parts else ""

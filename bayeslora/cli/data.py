@@ -1,30 +1,27 @@
-"""Rows named by arguments: files, standard input, splits of a known task, `NAME=FILE`s of tasks."""
+"""Rows and predictions that arguments name: files, standard input, known tasks, `NAME=FILE`s."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import given
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.cli.arguments import given, refuse
+from bayeslora.errors import InputError
 from bayeslora.io.files import SPOOL, shown_path
 from bayeslora.option_checks import KINDS
-from bayeslora.plain_text import quoted, shown
+from bayeslora.plain_text import listed, shown
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.data.columns import DataColumns
-    from bayeslora.data.examples import Examples
     from bayeslora.data.formats import Reading
     from bayeslora.predictions.collection import Method
     from bayeslora.predictions.files import PredictionsReading
@@ -37,7 +34,7 @@ _FILES = ("train", "validation", "data", "files", "fit", "apply", "ood")
 """Arguments that name files to read, or `NAME=FILE`, one or several."""
 
 
-def column_options(args: argparse.Namespace) -> dict[str, Any]:
+def column_options(args: Any) -> dict[str, Any]:
     """Return the columns set by options, as keyword arguments of `fit` and `calibrate`."""
     if args.image_column is not None and args.text_column is not None:
         raise InputError("--image-column replaces --text-column; use only one of them")
@@ -47,7 +44,7 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def reading(args: argparse.Namespace) -> Reading:
+def reading(args: Any) -> Reading:
     """Return how the rows of data files are read.
 
     Raises:
@@ -59,7 +56,7 @@ def reading(args: argparse.Namespace) -> Reading:
     return Reading(**given(args, "delimiter", "encoding", "blank"), kind=kind)
 
 
-def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
+def predictions_reading(args: Any) -> PredictionsReading:
     """Return the options for reading predictions files.
 
     Raises:
@@ -80,7 +77,7 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
     return PredictionsReading(table, classes, **given(args, "renormalise", "normalise"))
 
 
-def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
+def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
     """Return the columns set by options, with a bayeslora model's columns as defaults.
 
     Raises:
@@ -93,10 +90,7 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
     named = column_options(args)
     if is_description(args.task):
         if named:
-            raise InputError(
-                f"--task {args.task} already names the columns; remove --text-column, "
-                "--text-pair-column and --label-column"
-            )
+            raise InputError(f"--task {args.task} names the columns; remove {', '.join(named)}")
         return read_description(args.task).columns(args.task)
     known = DataColumns() if record is None else columns_of(record)
     names = ("text_column", "label_column", "pair_column", "image_column")
@@ -106,7 +100,7 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
     return columns
 
 
-def named_rows(files: Any, args: argparse.Namespace) -> Any:
+def named_rows(files: Any, args: Any) -> Any:
     """Return what arguments name: the path of a file, or the rows of a split of a known task.
 
     Args:
@@ -121,20 +115,16 @@ def named_rows(files: Any, args: argparse.Namespace) -> Any:
     if files is None:
         return None
     if isinstance(files, Mapping):
-        if args.task is not None:
-            raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
+        refuse(args, ["task"], "has no effect: --multi-task names the tasks")
         return {task: _of_task(task, file, args.data_dir) for task, file in files.items()}
     if args.task is None:
-        reason = ", the directory with the files of known tasks, has no effect without --task"
-        if args.data_dir is not None:
-            raise InputError(f"--data-dir{reason}")
+        refuse(args, ["data_dir"], "has no effect without --task")
     if args.task is None or args.task in KINDS or is_description(args.task):
         return Path(files)
 
     from bayeslora.data.known import load_task
 
-    if args.delimiter is not None or args.encoding is not None:
-        raise InputError(f"delimiter and encoding apply only to files, not to task {args.task!r}")
+    refuse(args, ["delimiter", "encoding"], f"applies only to files, not to task {args.task!r}")
     return load_task(args.task, files, args.data_dir)
 
 
@@ -149,17 +139,14 @@ def _of_task(task: str, file: str, data_dir: str | None) -> Any:
 
 
 def labelled_rows(
-    files: Any,
-    args: argparse.Namespace,
-    columns: DataColumns,
-    record: ModelRecord | None,
+    data: Any, columns: DataColumns, how: Reading, record: ModelRecord | None = None
 ) -> Any:
     """Return the labelled rows of files, by task where they are a mapping; None for None.
 
     Args:
-        files: As for `named_rows`.
-        args: Options for reading files.
+        data: Rows or files, as from `named_rows`.
         columns: Names of the columns.
+        how: How to read files.
         record: The record of a fitted model, of whose classes the labels must be.
 
     Raises:
@@ -168,77 +155,72 @@ def labelled_rows(
     from bayeslora.data.read import read
     from bayeslora.engine.data import encode_for, read_for
 
-    data, how = named_rows(files, args), reading(args)
-    if record is not None and data is not None:
+    if data is None:
+        return None
+    if record is not None:
         rows = read_for(record, data, columns, labels="required", reading=how)
         encode_for(record, rows)
         return rows
-
-    def plain(source: Any) -> Examples:
-        return read(source, columns, labels="required", reading=how)
-
     if isinstance(data, Mapping):
-        return {task: plain(source) for task, source in data.items()}
-    return None if data is None else plain(data)
+        return {task: labelled_rows(source, columns, how) for task, source in data.items()}
+    return read(data, columns, labels="required", reading=how)
 
 
-def settle_tasks(args: argparse.Namespace, source: str) -> None:
-    """Convert `args.multi_task` and `args.validation` to mappings, or the latter to one file.
+def training_rows(
+    args: Any, record: ModelRecord | None, *, new_classes: bool = False
+) -> tuple[Any, Any]:
+    """Return the labelled rows of TRAIN and of --validation, None where there are none.
+
+    Args:
+        args: Arguments with `train`, `validation`, and options for reading files.
+        record: The record of the model that they are for, if it has one.
+        new_classes: Whether labels need not be classes of the model.
+    """
+    columns, how, model = columns_for(args, record), reading(args), record
+    if new_classes:
+        model = None
+    train, validation = (
+        labelled_rows(named_rows(files, args), columns, how, model)
+        for files in (args.train, args.validation)
+    )
+    return train, validation
+
+
+def settle_tasks(args: Any, source: str) -> None:
+    """Move the files of `--multi-task` and `--validation` to mappings, or the latter to one file.
 
     Args:
         args: The arguments.
         source: Name of the argument that `--multi-task` replaces: `train` or `data`.
 
     Raises:
-        InputError: They are not NAME=FILE, a validation name has no task, or one task has several
-            files.
+        InputError: They are not NAME=FILE, or one task has several files.
     """
-    validation, replaced = getattr(args, "validation", None), getattr(args, source)
     if args.multi_task is not None:
-        args.multi_task = _named_files(args.multi_task, "--multi-task")
-        if replaced is not None:
-            raise InputError(
-                f"--multi-task replaces {source.upper()}; remove {replaced}, or pass it as "
-                "NAME=FILE with --multi-task"
-            )
-        if validation is not None:
+        refuse(args, [source], "is replaced by --multi-task; pass it there as NAME=FILE")
+        setattr(args, source, _named_files(args.multi_task, "--multi-task"))
+    validation = getattr(args, "validation", None)
+    if isinstance(validation, list):
+        if args.multi_task is not None:
             args.validation = _named_files(validation, "--validation")
-
-            from bayeslora.data.union import check_tasks
-
-            check_tasks(args.validation, [*args.multi_task], "--validation")
-    elif isinstance(validation, Mapping):
-        raise InputError("validation has a file per task, but there are no tasks; set multi_task")
-    elif validation is not None:
-        if len(validation) > 1:
+        elif len(validation) > 1:
             raise InputError(
                 "several --validation files require several tasks: use --multi-task NAME=FILE "
                 "and --validation NAME=FILE"
             )
-        (args.validation,) = validation
+        else:
+            (args.validation,) = validation
 
 
 def _named_files(values: Any, option: str) -> dict[str, str]:
-    """Return files by task name.
-
-    Args:
-        values: `NAME=FILE` texts, or a mapping of --config.
-        option: Name of the option, for messages.
-
-    Raises:
-        InputError: A value is not such a pair, or a name occurs twice.
-    """
+    """Return files by task name, from `NAME=FILE` texts or a mapping of --config."""
     if isinstance(values, Mapping):
-        if not all(isinstance(file, str) for file in values.values()):
-            raise InputError(f"{option} must map each task to a file, got {dict(values)!r}")
-        return {str(name): file for name, file in values.items()}
+        return {str(name): str(file) for name, file in values.items()}
     files: dict[str, str] = {}
     for value in values:
-        name, equals, file = value.partition("=")
-        if not equals or not name.strip() or not file:
-            raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {value!r}")
-        if name in files:
-            raise InputError(f"{option}: task {name!r} is listed twice")
+        name, _, file = value.partition("=")
+        if not name.strip() or not file or name in files:
+            raise InputError(f"{option} must be NAME=FILE, once per task, got {value!r}")
         files[name] = file
     return files
 
@@ -252,33 +234,25 @@ def files_of(*arguments: Any) -> list[str]:
 
 
 @contextmanager
-def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
+def stdin_as_file(args: Any) -> Iterator[None]:
     """Replace `-` in arguments by the path of a file with the content of standard input.
 
     Commands read their files more than once. The file is deleted when the block ends; errors name
     `<stdin>` instead.
 
     Raises:
-        InputError: Standard input is empty, is closed, or has an endless first line.
+        InputError: Standard input is empty or closed.
     """
-    values = {name: getattr(args, name, None) for name in _FILES}
-    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    if not any(_names_stdin(item) for items in lists.values() for item in items):
+    values = {name: getattr(args, name) for name in _FILES if hasattr(args, name)}
+    if all(_replaced(value, "") == value for value in values.values()):
         yield
         return
     if current().size > 1:
-        raise InputError(
-            "several processes cannot share standard input; pass a file instead of '-'"
-        )
+        raise InputError("several processes cannot share standard input; pass a file, not '-'")
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
-        for name, items in lists.items():
-            replaced = [
-                f"{str(item).removesuffix(_STDIN)}{path}" if _names_stdin(item) else item
-                for item in items
-            ]
-            if replaced != items:
-                setattr(args, name, replaced if isinstance(values[name], list) else replaced[0])
+        for name, value in values.items():
+            setattr(args, name, _replaced(value, path))
         try:
             yield
         except InputError as error:
@@ -286,8 +260,12 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
             raise InputError(message, code=error.code, option=error.option) from None
 
 
-def _names_stdin(value: Any) -> bool:
-    return isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
+def _replaced(value: Any, path: str) -> Any:
+    """Return an argument with the path of a file instead of `-` and `NAME=-`."""
+    if isinstance(value, list):
+        return [_replaced(item, path) for item in value]
+    is_stdin = isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
+    return f"{value.removesuffix(_STDIN)}{path}" if is_stdin else value
 
 
 def _spooled(folder: Path, encoding: str | None) -> Path:
@@ -321,7 +299,7 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
     if packed:
         try:
-            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
+            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD)
         except zlib.error as error:
             raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
     if head.startswith(b"PAR1"):
@@ -332,8 +310,8 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
     if text.startswith(("{", "[")):
         return f".json{packed}"
     line = text.partition("\n")[0]
-    kind = ".tsv" if "\t" in line and "," not in line else ".csv"
-    return f"{kind}{packed}"
+    suffix = ".tsv" if "\t" in line and "," not in line else ".csv"
+    return f"{suffix}{packed}"
 
 
 TEST = "predictions/test.parquet"
@@ -347,7 +325,7 @@ class Scored:
 
     Attributes:
         files: In-distribution predictions, one file per method.
-        ood: Files of the out-of-distribution sets, by the method's label, then by name.
+        ood: Files of the out-of-distribution sets, by the method's label or name, then by name.
         reading: How to read them.
         shifted: Files in run directories with deliberately corrupted rows.
     """
@@ -355,21 +333,22 @@ class Scored:
     files: list[Path]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
-    shifted: tuple[Path, ...] = ()
+    shifted: list[Path]
 
     @property
     def paths(self) -> list[Path]:
         """All files."""
         return [*self.files, *(path for sets in self.ood.values() for path in sets.values())]
 
-    def methods(self, needed: Sequence[str] = ()) -> list[Method]:
+    def methods(self, *needed: str | None) -> list[Method]:
         """Read all predictions, with additional columns that every method's file must have."""
         from bayeslora.predictions.collection import gather
 
-        return gather(self.files, self.ood, needed=needed, reading=self.reading)
+        columns = [*dict.fromkeys(filter(None, needed))]
+        return gather(self.files, self.ood, needed=columns, reading=self.reading)
 
 
-def find(args: argparse.Namespace) -> Scored:
+def find(args: Any) -> Scored:
     """Return the predictions named by the arguments of a scoring verb.
 
     Args:
@@ -380,86 +359,52 @@ def find(args: argparse.Namespace) -> Scored:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
     """
     from bayeslora.predictions.collection import labels_of
+    from bayeslora.predictions.files import open_columns
 
-    paths, reading = args.files, predictions_reading(args)
-    files = [_test_file(Path(path)) for path in paths]
-    called = labels_of(files, reading)
-    sets: dict[str, dict[str, Path]] = {}
+    reading = predictions_reading(args)
+    files = [_test_file(Path(path)) for path in args.files]
+    labels = [label for label, _ in labels_of(files, reading)]
+    sets: dict[str, dict[str, Path]] = {label: {} for label in labels}
     shifted: list[Path] = []
-    for path, file, (label, _) in zip(paths, files, called, strict=True):
-        beside = _sets_beside(file) if Path(path).is_dir() else {}
-        corrupted = [name for name, sibling in beside.items() if _is_shifted(sibling, reading)]
-        shifted += [beside.pop(name) for name in corrupted]
-        sets[label] = beside
-    for option in getattr(args, "ood", ()):
-        label, name, file = _tied(option, called)
-        if name in sets[label]:
-            raise InputError(f"--ood {option}: {label} already has a set {name!r}")
-        sets[label][name] = file
+    for path, file, label in zip(args.files, files, labels, strict=True):
+        for other in sorted(file.parent.glob("*.parquet")) if Path(path).is_dir() else ():
+            if other == file or other.stem in FITTED:
+                continue
+            if "corruption" in open_columns(other, reading).notes:
+                shifted.append(other)
+            else:
+                sets[label][other.stem] = other
+    for option in getattr(args, "ood", None) or ():
+        left, _, path = option.partition("=")
+        method, _, name = left.rpartition(":")
+        if not name or not path:
+            raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
+        if not method and len(labels) > 1:
+            raise InputError(
+                f"--ood {option}: specify which of the {len(labels)} methods made these "
+                f"predictions, as METHOD:{option}, with METHOD one of {listed(labels)}"
+            )
+        of_method = sets.setdefault(method or labels[0], {})
+        if name in of_method:
+            raise InputError(f"--ood {option}: {method or labels[0]} already has a set {name!r}")
+        of_method[name] = Path(path)
     if getattr(args, "ood_score", None) is not None and not any(sets.values()):
-        raise InputError(
-            f"--ood-score {args.ood_score}: there are no out-of-distribution sets; add them with "
-            "--ood"
-        )
-    return Scored(files, sets, reading, tuple(shifted))
+        refuse(args, ["ood_score"], "has no effect without --ood")
+    return Scored(files, sets, reading, shifted)
 
 
 def _test_file(path: Path) -> Path:
+    """Return a predictions file: the path itself, or that of the test rows in a run directory."""
     if not path.is_dir():
         return path
-    if not (path / TEST).is_file():
-        from bayeslora.checkpoint import is_model
+    if (path / TEST).is_file():
+        return path / TEST
 
-        if is_model(path):
-            raise InputError(
-                f"{path} is a model without predictions; create them with `bayeslora predict "
-                f"{path} DATA --out FILE.parquet`"
-            )
+    from bayeslora.checkpoint import is_model
+
+    if is_model(path):
         raise InputError(
-            f"{path} has no {TEST}; pass a predictions file (.parquet, .csv, .jsonl) or a run "
-            "directory"
+            f"{path} is a model without predictions; create them with `bayeslora predict {path} "
+            "DATA --out FILE.parquet`"
         )
-    return path / TEST
-
-
-def _sets_beside(test: Path) -> dict[str, Path]:
-    return {
-        file.stem: file
-        for file in sorted(test.parent.glob("*.parquet"))
-        if file != test and file.stem not in FITTED
-    }
-
-
-def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
-    from bayeslora.predictions.files import open_columns
-
-    return "corruption" in open_columns(file, reading).notes
-
-
-def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:
-    """Parse an OOD option into the label of the method, the name of the set and its file.
-
-    Args:
-        option: `NAME=FILE`, or `METHOD:NAME=FILE` with a label, or a name that one method has.
-        called: Label and name of each method.
-    """
-    left, equals, file = option.partition("=")
-    if not (left and equals and file):
-        raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
-    methods = {label: label for label, _ in called}
-    count = Counter(name for _, name in called)
-    for label, name in called:
-        if count[name] == 1:
-            methods.setdefault(name, label)
-    for method, label in methods.items():
-        if left.startswith(f"{method}:") and left != f"{method}:":
-            return label, left.removeprefix(f"{method}:"), Path(file)
-    unknown, colon, _ = left.partition(":")
-    if colon:
-        raise unknown_choice("method", unknown, methods).within(f"--ood {option}")
-    if len(called) > 1:
-        raise InputError(
-            f"--ood {option}: specify which of the {len(called)} methods made these predictions, "
-            f"as METHOD:{option}, with METHOD one of {', '.join(map(quoted, methods))}"
-        )
-    return called[0][0], left, Path(file)
+    raise InputError(f"{path} has no {TEST}; pass a predictions file or a run directory")

@@ -214,7 +214,7 @@ def _by_method(
             raise InputError(f"ood key {key!r} is ambiguous; choose from {choices}")
         if not same:
             allowed = {name for method in methods for name in (method.label, method.name)}
-            raise unknown_choice("method in ood", key, allowed)
+            raise unknown_choice("method", key, allowed).within("ood (--ood)")
         outside[same[0]] |= {str(name): load(item) for name, item in sets.items()}
     return outside
 
