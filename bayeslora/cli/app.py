@@ -97,7 +97,12 @@ def _exit_code(words: Sequence[str]) -> int:
     args = argparse.Namespace(verb=None, verbose=False)
     try:
         _refuse_garbled(words)
-        args = _parsed(words)
+        parser = build_parser(words)
+        if not words:
+            # The help is for people; a script without a verb gets the exit code.
+            parser.print_help(sys.stderr)
+            parser.exit(WRONG_INPUT)
+        args = parser.parse_args(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             settle(args)
@@ -115,7 +120,8 @@ def _exit_code(words: Sequence[str]) -> int:
         kept = f"; finished {finished} are saved, and the same command continues"
         say(f"interrupted{kept if finished else ''}")
     except Exception as error:
-        code = _code(error)
+        wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
+        code = WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
         if args.verbose:
             trace(error)
         if not is_repeated(error):
@@ -127,20 +133,6 @@ def _exit_code(words: Sequence[str]) -> int:
     return code
 
 
-def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = build_parser(words)
-    if not words:
-        # The help is for people; a script without a verb gets the exit code.
-        parser.print_help(sys.stderr)
-        parser.exit(WRONG_INPUT)
-    return parser.parse_args(words)
-
-
-def _code(error: Exception) -> int:
-    wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
-    return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
-
-
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
         name = getattr(error, "option", "")
@@ -150,9 +142,8 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
         return f"permission denied: {error.filename or error}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    reason = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
+    reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+    return f"{reason[:300].removesuffix(':')} (--verbose shows where)"
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:

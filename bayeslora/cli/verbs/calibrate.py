@@ -90,16 +90,15 @@ def _adapt(args: Options, record: ModelRecord | None) -> None:
     posterior = None if args.posterior is None else resolve_posterior(args.posterior)
     if record is None:
         raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
-    rows, _ = training_rows(args, record)
+    rows, _ = training_rows(args, record, new_classes=True)
     adapted = _load(args, None, is_ours=True).adapt(rows, posterior=posterior)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         output.print_json({"model": str(args.out), "classes": list(adapted.classes)})
         return
     output.print_columns([("model", str(args.out)), ("classes", ", ".join(adapted.classes))])
-    output.show_last(
-        f"Saved {args.out}: {len(adapted.classes)} new classes, {fit_words(adapted.record)}"
-    )
+    classes = f"{len(adapted.classes)} new classes, {fit_words(adapted.record)}"
+    output.show_last(f"Saved {args.out}: {classes}")
     output.hint_to_predict(args)
 
 
@@ -177,10 +176,7 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         rows.append(("layer", layer))
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
-    if share := calibration.get("hold_out"):
-        origin = f"held out of TRAIN (share {share:g}, seed {record.seed})"
-        rows.append(("validation rows", f"{calibration['validation_rows']:,}, {origin}"))
-    elif scores is None and record.posterior.get("prior_precision") == "validation":
+    if scores is None and record.posterior.get("prior_precision") == "validation":
         rows.append(("prior", "the default; use --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
     # The scores of a comparison that cross-fits these rows replace the validation scores.
@@ -192,10 +188,9 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         output.show(f"\n{how_compared(race.to_json())}. 95 % intervals in brackets:\n")
         table = [("posterior", *output.SCORE_NAMES.values(), "ΔNLL vs. chosen")]
         for row in race.comparison.rows:
+            scored = [shown(row.scores[key]) for key in output.SCORE_NAMES]
             difference = "chosen" if row.name == race.chosen else shown(row.differences["nll"])
-            table.append(
-                (row.name, *(shown(row.scores[key]) for key in output.SCORE_NAMES), difference)
-            )
+            table.append((row.name, *scored, difference))
         output.print_columns(table)
         nll = {row.name: row.scores["nll"].value for row in race.comparison.rows}
         own = nll.get(own_softmax().name)

@@ -204,8 +204,11 @@ def _show(args: Options, record: ModelRecord, seconds: float) -> None:
     if args.json:
         print_json({"model": str(args.out), **record.results})
         return
-    print_columns([("model", str(args.out)), *_measured(record)])
-    show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
+    measured = _measured(record)
+    print_columns([("model", str(args.out)), *measured])
+    first = ": ".join(measured[0]) if measured else ""
+    words = ", ".join(filter(None, [*_made_of(record), first]))
+    show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
     hint_to_predict(args)
 
 
@@ -223,36 +226,26 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
     if cheaper := baseline_words(results):
         rows.append(("NLL of cheaper models", cheaper))
     if "validation_nll" in results:
-        rows.append(("validation", _validation(results)))
+        rows.append(("validation", _scores(results, "validation_")))
     for task, scores in results.get("validation_tasks", {}).items():
         rows.append((f"validation, {task}", _scores(scores)))
     return rows
 
 
-def _summary(record: ModelRecord) -> str:
-    """Return the fit in words: rows, scale, and scores on held-out rows."""
+def _made_of(record: ModelRecord) -> list[str]:
+    """Return method, rows and scale of the logits of a fit in words."""
     from bayeslora.engine.fitted.card import fit_words, method_name
 
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
-        return f"the language model's own answer, {len(record.classes)} {kind}"
-    results = record.results
+        return ["the language model's own answer", f"{len(record.classes)} {kind}"]
     words = [method_name(record), fit_words(record)]
-    scale = results.get("posterior", {})
-    if chosen := results.get("logit_scale"):
-        words.append(f"logits times {chosen['factor']:.2f}")
-    elif name := next((name for name in ("temperature", "prior_scale") if name in scale), ""):
-        words.append(f"{name.replace('_', ' ')} {scale[name]:.3g}")
-    if held_out := results.get("held_out") or results.get("logit_scale"):
-        words.append(f"held-out NLL {held_out['nll']:.3f} nats")
-    elif "validation_nll" in results:
-        words.append(f"validation {_validation(results)}")
-    return ", ".join(words)
+    if chosen := record.results.get("logit_scale"):
+        return [*words, f"logits times {chosen['factor']:.2f}"]
+    scales = record.results.get("posterior", {})
+    names = (name for name in ("temperature", "prior_scale") if name in scales)
+    return words + [f"{name.replace('_', ' ')} {scales[name]:.3g}" for name in names]
 
 
-def _validation(results: Mapping[str, Any]) -> str:
-    return _scores({name: results[f"validation_{name}"] for name in ("nll", "accuracy")})
-
-
-def _scores(scores: Mapping[str, float]) -> str:
-    return f"NLL {scores['nll']:.3f} nats, accuracy {scores['accuracy']:.3f}"
+def _scores(scores: Mapping[str, float], prefix: str = "") -> str:
+    return f"NLL {scores[f'{prefix}nll']:.3f} nats, accuracy {scores[f'{prefix}accuracy']:.3f}"

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import PAGE, PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
-from bayeslora.plain_text import listed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bayeslora.predictions.collection import Method
 
 
 class _Page(arguments.Page):
@@ -75,7 +68,10 @@ def run(args: Options) -> None:
     if args.model_card is not None:
         refuse_inputs(args.out, args.model_card)
         read_card(args.model_card)
-        about = _card_method(args.card_method, scored.methods())
+        labels = [method.label for method in scored.methods()]
+        about = args.card_method or labels[0]
+        if about not in labels or (args.card_method is None and len(labels) > 1):
+            raise unknown_choice("--card-method", args.card_method or "", labels)
     look = given(args, "title", "examples", "example_column", "figures", "interactive")
     if args.per_class is not None:
         look["per_class"] = args.per_class or True
@@ -103,16 +99,3 @@ def run(args: Options) -> None:
     show(page)
     if args.interactive:
         show(page.with_name(VIEW))
-
-
-def _card_method(name: str | None, methods: Sequence[Method]) -> str:
-    """Return the label of the method described by the card."""
-    labels = [method.label for method in methods]
-    if name is None and len(labels) > 1:
-        raise InputError(f"--model-card: choose one of {listed(labels)} with --card-method")
-    if name is None or name in labels:
-        return name or labels[0]
-    same = [method.label for method in methods if method.name == name]
-    if len(same) != 1:
-        raise unknown_choice("method in --card-method", name, labels)
-    return same[0]
