@@ -64,7 +64,7 @@ nb_merge_streams = True  # `%%bash` sends its output in pieces
 
 autodoc_default_options = {
     "members": True,
-    "exclude-members": "set_fit_request, set_predict_request, set_score_request",  # scikit-learn writes them
+    "exclude-members": "set_fit_request, set_predict_request, set_score_request",  # sklearn's
 }
 autoclass_content = "both"  # arguments of a constructor are described in its own docstring
 autodoc_typehints = "description"

@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 35260,
+    "code lines": 35292,
     "modules": 220,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -38,10 +38,10 @@ ROOMS = {
     ".": 2656,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2646,
+    "cli": 2647,
     "contrib": 2351,
-    "data": 2121,
-    "engine": 5038,
+    "data": 2145,
+    "engine": 5045,
     "experiments": 1609,
     "io": 487,
     "metrics": 3244,

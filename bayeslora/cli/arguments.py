@@ -230,7 +230,8 @@ class TextFile(Everywhere):
 class _Columns(Everywhere):
     group = "columns of the data"
     text_column: str | None = option("NAME")
-    """column with the text (default: text, or that of a bayeslora model)"""
+    """column with the text, or a template of several, such as '{subject} {body}' (default: text, or
+    that of a bayeslora model)"""
     label_column: str | None = option("NAME")
     """column with the label (default: label, or that of a bayeslora model)"""
     text_pair_column: str | None = option("NAME")

@@ -27,15 +27,17 @@ logger = logging.getLogger(__name__)
 
 _ALIKE = 0.8  # of the letters; `lable` is as near to `label`
 _DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
+_FIELD = re.compile(r"\{([^{}]+)\}")
 _INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 
 @dataclass(frozen=True)
 class DataColumns:
-    """Names of the columns of a table by their role.
+    r"""Names of the columns of a table by their role.
 
     Attributes:
-        text: The text to classify, or the path of the image.
+        text: The text to classify, or the path of the image; or a template of several columns, such
+            as `{subject}\n{body}`, in which an empty cell is an empty text.
         label: The label; may be missing if labels are optional.
         pair: A second text, or None.
         choices: The options of a question: a column of lists, or one column per option; None for
@@ -59,7 +61,7 @@ class DataColumns:
             raise InputError(
                 f"images cannot have a second text; remove --text-pair-column {self.pair!r}"
             )
-        names = [name for name in (self.text, self.label, self.pair) if name is not None]
+        names = [*self.text_columns, self.label, *filter(None, [self.pair])]
         if len({*names}) < len(names):
             raise InputError(
                 "text, second text and label must be in different columns, got --text-column "
@@ -109,10 +111,22 @@ class DataColumns:
         return replace(self, text=IMAGE, images=True)
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the text: one, or those of the template."""
+        return tuple(dict.fromkeys(_FIELD.findall(self.text))) or (self.text,)
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns to read, if they exist."""
         choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
-        return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
+        return (
+            "id",
+            self.text,
+            *self.text_columns,
+            self.label,
+            *filter(None, [self.pair]),
+            *choices,
+        )
 
 
 Rows = Sequence[tuple[int, Record]]
@@ -157,6 +171,8 @@ class Reader:
         self._num_skipped = 0
         self._has_ids = self._has_pairs = False
         self._integer_labels = table.is_text
+        # Texts in a list have the template as their column's name.
+        self._is_template = columns.text not in {*table.names, *columns.text_columns}
         self._require_columns()
 
     @property
@@ -231,14 +247,25 @@ class Reader:
 
     def _has_text(self, row: tuple[int, Record]) -> bool:
         """Return whether a row has all its texts; count those without."""
-        has_text = not any(is_blank(row[1].get(name)) for name in self._texts)
+        has_text = not any(map(is_blank, self._texts(row[1])))
         self._num_skipped += not has_text
         return has_text
 
-    @property
-    def _texts(self) -> list[str]:
-        """Columns of texts that may not be blank."""
-        return [name for name in (self.columns.text, self.columns.pair) if name is not None]
+    def _texts(self, record: Record) -> list[Any]:
+        """Return the texts of a row that may not be blank."""
+        pair = self.columns.pair
+        return [self._text(record), *([] if pair is None else [record.get(pair)])]
+
+    def _text(self, record: Record) -> Any:
+        """Return the raw text of a row, with its template filled."""
+        text = self.columns.text
+        if not self._is_template:
+            return record.get(text)
+        cells = {name: as_text(record.get(name)) or "" for name in self.columns.text_columns}
+        return _FIELD.sub(lambda field: cells[field[1]], text.replace("\\n", "\n"))
+
+    def _whole_text(self, record: Record) -> str:
+        return text_value(self._text(record))
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -248,8 +275,10 @@ class Reader:
     def _content(self, rows: Rows) -> dict[str, Any]:
         """Return the texts, second texts and labels, by the names of `Examples`."""
         text, pair = self.columns.text, self.columns.pair
+        convert = self._image if self.columns.images else text_value
+        whole = [record for _, record in rows] if self._is_template else None
         return {
-            "texts": self._each(rows, text, self._image if self.columns.images else text_value),
+            "texts": self._each(rows, text, convert if whole is None else self._whole_text, whole),
             "pairs": None if pair is None else self._each(rows, pair, text_value),
             "labels": self._each(rows, self.columns.label, self._label),
         }
@@ -302,6 +331,9 @@ class Reader:
         image = "image_column (--image-column)"
         if columns.images:
             self._require(columns.text, image)
+        elif self._is_template:
+            for name in columns.text_columns:
+                self._require(name, "text_column (--text-column)")
         elif "candidates" in names:
             other = "; rows with candidates need a column 'history' or 'question'"
             self._require(columns.text, "text_column (--text-column)", other)

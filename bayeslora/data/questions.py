@@ -32,7 +32,7 @@ from bayeslora.data.columns import (
     text_value,
 )
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.data.formats import Table
+from bayeslora.data.formats import Record, Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import Options, Text, Texts, option_names
@@ -113,9 +113,8 @@ class QuestionReader(Reader):
     def _names(self) -> tuple[str, ...]:
         return (*super()._names, *([] if self._history is None else [self._history]))
 
-    @property
-    def _texts(self) -> list[str]:
-        return [self.columns.text]
+    def _texts(self, record: Record) -> list[Any]:
+        return [record.get(self.columns.text)]
 
     def _content(self, rows: Rows) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -39,7 +40,7 @@ from bayeslora.data.union import (
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
-from bayeslora.plain_text import counted
+from bayeslora.plain_text import counted, listed
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
@@ -377,6 +378,12 @@ class TrainingData:
         columns = _with_images(columns, rows)
         held_out = None if validation is None else read_validation(validation, columns, rows)
         classes = class_names(rows)
+        alone = [name for name, count in Counter(rows.labels).items() if count == 1]
+        if alone and rows.choices is None:
+            logger.warning(
+                "%s: only one row in %d of %d classes: %s",
+                *(rows.source, len(alone), len(classes), listed(list(map(str, alone)))),
+            )
         if held_out is not None:
             check_images(held_out, images=rows.images)
             if (held_out.choices is None) != (rows.choices is None):

@@ -108,7 +108,8 @@ class ColumnNames(TypedDict, total=False):
     """Names of columns in the data.
 
     Attributes:
-        text_column: Column of the texts; `text` by default.
+        text_column: Column of the texts; `text` by default. Or a template of several columns, such
+            as `{subject} {body}`.
         label_column: Column of the labels; `label` by default.
         pair_column: Column of second texts; none by default.
         image_column: Column of image paths, relative to the file, for a vision model; not needed

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusal import refused
 
 from bayeslora.data.columns import DataColumns
+from bayeslora.data.formats import Reading
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
@@ -192,3 +194,26 @@ def test_bad_ids(value, part):
     text = message([{"id": "a", "text": "x"}, {"id": value, "text": "y"}])
     assert "<list>, row 2, column 'id'" in text
     assert part in text
+
+
+def test_several_columns_make_one_text_by_a_template(tmp_path):
+    path = csv_file(tmp_path, "subject,body,label\nHelp,It broke,a\nHello,,b\n")
+    both = DataColumns(r"{subject}\n{body}")
+    assert read(path, both).texts == ("Help\nIt broke", "Hello\n")
+    records = [{"subject": "{body}", "body": 7, "label": "a"}]
+    assert read(records, both).texts == ("{body}\n7",)
+    records = [{"subject": "half \ud83d", "body": "x"}]
+    assert "row 1" in message(records, columns=both)
+    # Texts that are passed as a list are already whole.
+    assert read(["as it is"], both).texts == ("as it is",)
+
+
+def test_a_template_names_columns_that_exist_and_leaves_no_blank_text(tmp_path):
+    path = csv_file(tmp_path, "subject,body,label\n,,a\nHelp,now,b\n")
+    with refused("unknown"):
+        read(path, DataColumns("{subject} {text}"))
+    assert "row 2" in message(path, columns=DataColumns("{subject} {body}"))
+    examples = read(path, DataColumns("{subject} {body}"), reading=Reading(blank="skip"))
+    assert examples.rows == (3,)
+    with refused("input"):
+        DataColumns("{label}: {body}")

@@ -144,3 +144,10 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
 def test_what_is_no_share_is_refused(backbone, share):
     with refused("option", "hold_out"):
         fitted(backbone, hold_out=share)
+
+
+def test_classes_of_a_single_row_are_named_before_the_work(caplog):
+    data = [{"text": f"text {k}", "label": "rare" if k == 0 else "ab"[k % 2]} for k in range(9)]
+    TrainingData.read(data, None, DataColumns())
+    assert "1 of 3" in caplog.text
+    assert "'rare'" in caplog.text
