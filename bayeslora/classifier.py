@@ -327,6 +327,7 @@ class BayesianClassifier:
         unknown_labels: Literal["error", "ood"] = "error",
         seed: int = 0,
         keep: str | Sequence[str] = (),
+        label_column: str | None = None,
     ) -> Predictions:
         """Return class probabilities and uncertainties of each row.
 
@@ -346,12 +347,14 @@ class BayesianClassifier:
             seed: Seed of the draws; 0 by default.
             keep: Data columns to copy to the predictions, such as the source of a row, for scores
                 by group, or its text.
+            label_column: Column of the labels, if it has another name than in the training data.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
         network = self._calibrated()
-        rows = read_for(self.record, data, columns_of(self.record), keep=keep)
+        columns = columns_of(self.record).renamed(label=label_column)
+        rows = read_for(self.record, data, columns, keep=keep)
         say_fitted_to(self.record, data_hash(rows), rows.source)
         drawing = Drawing.of(
             network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
@@ -391,6 +394,7 @@ class BayesianClassifier:
         unknown_labels: Literal["error", "ood"] = "error",
         seed: int = 0,
         keep: str | Sequence[str] = (),
+        label_column: str | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write the result of `predict` to a file, in memory independent of the number of rows.
@@ -406,6 +410,7 @@ class BayesianClassifier:
             unknown_labels: As for `predict`.
             seed: As for `predict`.
             keep: As for `predict`.
+            label_column: As for `predict`.
             overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
 
         Raises:
@@ -420,7 +425,8 @@ class BayesianClassifier:
         drawing = Drawing.of(
             network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
-        stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
+        columns = columns_of(self.record).renamed(label=label_column)
+        stream = stream_for(self.record, data, columns, keep=keep)
         rows = CheckedRows(self.record, stream, unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 

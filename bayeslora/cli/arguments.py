@@ -288,8 +288,24 @@ class Compared(PredictionsFiles):
 
     files: list[str] = argument("RUN_OR_FILE", "files", nargs="+")
     """a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a sample
-    log of lm-evaluation-harness, or a run directory: its predictions/test.parquet, with the other
-    files there (except train and validation) as out-of-distribution sets"""
+    log of lm-evaluation-harness, a classifier followed by labelled rows to predict, or a run
+    directory: its predictions/test.parquet, with the other files there (except train and
+    validation) as out-of-distribution sets"""
+    text_column: str | None = option("NAME", further=True)
+    """column with the texts of a classifier's rows"""
+    label_column: str | None = option("NAME", further=True)
+    """column with the labels (default: label)"""
+
+
+class Named(Compared):
+    """What predictions are called, and where their labels are."""
+
+    name: str | None = option("NAME")
+    """name of the method in tables and figures, if there is one"""
+    label_column: str | None = option("NAME")
+    """column with the labels of predictions, or of a classifier's rows (default: label)"""
+    text_column: str | None = option("NAME")
+    """column with the texts of a classifier's rows (default: text)"""
 
 
 class Scored(Compared):

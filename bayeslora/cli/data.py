@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayeslora.data.formats import Reading
     from bayeslora.predictions.collection import Method
     from bayeslora.predictions.files import PredictionsReading
+    from bayeslora.predictions.record import Predictions
 
 
 _STDIN = "-"
@@ -74,7 +75,9 @@ def predictions_reading(args: Any) -> PredictionsReading:
             )
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))
-    return PredictionsReading(table, classes, **given(args, "renormalise", "normalise"))
+    named = {name: getattr(args, name, None) for name in ("name", "label_column")}
+    options = given(args, "renormalise", "normalise") | {k: v for k, v in named.items() if v}
+    return PredictionsReading(table, classes, **options)
 
 
 def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
@@ -139,7 +142,11 @@ def _of_task(task: str, file: str, data_dir: str | None) -> Any:
 
 
 def labelled_rows(
-    data: Any, columns: DataColumns, how: Reading, record: ModelRecord | None = None
+    data: Any,
+    columns: DataColumns,
+    how: Reading,
+    record: ModelRecord | None = None,
+    keep: Sequence[str] = (),
 ) -> Any:
     """Return the labelled rows of files, by task where they are a mapping; None for None.
 
@@ -148,6 +155,7 @@ def labelled_rows(
         columns: Names of the columns.
         how: How to read files.
         record: The record of a fitted model, of whose classes the labels must be.
+        keep: Further columns to keep.
 
     Raises:
         InputError: A value is not allowed, or a label is not a class.
@@ -158,12 +166,12 @@ def labelled_rows(
     if data is None:
         return None
     if record is not None:
-        rows = read_for(record, data, columns, labels="required", reading=how)
+        rows = read_for(record, data, columns, labels="required", keep=keep, reading=how)
         encode_for(record, rows)
         return rows
     if isinstance(data, Mapping):
         return {task: labelled_rows(source, columns, how) for task, source in data.items()}
-    return read(data, columns, labels="required", reading=how)
+    return read(data, columns, labels="required", keep=keep, reading=how)
 
 
 def training_rows(
@@ -324,36 +332,32 @@ class Scored:
     """Predictions to score.
 
     Attributes:
-        files: In-distribution predictions, one file per method.
+        items: In-distribution predictions, one per method: a file, or those of a checkpoint.
         ood: Files of the out-of-distribution sets, by the method's label or name, then by name.
-        reading: How to read them.
+        reading: How to read files.
         shifted: Files in run directories with deliberately corrupted rows.
     """
 
-    files: list[Path]
+    items: list[Path | Predictions]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
     shifted: list[Path]
-
-    @property
-    def paths(self) -> list[Path]:
-        """All files."""
-        return [*self.files, *(path for sets in self.ood.values() for path in sets.values())]
 
     def methods(self, *needed: str | None) -> list[Method]:
         """Read all predictions, with additional columns that every method's file must have."""
         from bayeslora.predictions.collection import gather
 
         columns = [*dict.fromkeys(filter(None, needed))]
-        return gather(self.files, self.ood, needed=columns, reading=self.reading)
+        return gather(self.items, self.ood, needed=columns, reading=self.reading)
 
 
 def find(args: Any) -> Scored:
     """Return the predictions named by the arguments of a scoring verb.
 
     Args:
-        args: Arguments with `files`, predictions files and run directories, reading options, and
-            perhaps `ood`, each `NAME=FILE` or `METHOD:NAME=FILE`.
+        args: Arguments with `files` (predictions files, run directories, and checkpoints that are
+            each followed by labelled rows), reading options, and perhaps `ood`, each `NAME=FILE` or
+            `METHOD:NAME=FILE`.
 
     Raises:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
@@ -362,49 +366,81 @@ def find(args: Any) -> Scored:
     from bayeslora.predictions.files import open_columns
 
     reading = predictions_reading(args)
-    files = [_test_file(Path(path)) for path in args.files]
-    labels = [label for label, _ in labels_of(files, reading)]
+    items: list[Path | Predictions] = []
+    beside: list[list[Path]] = []
+    paths = iter(map(Path, args.files))
+    for path in paths:
+        test = path / TEST
+        if test.is_file():
+            items.append(test)
+            others = (file for file in sorted(test.parent.glob("*.parquet")) if file != test)
+            beside.append([file for file in others if file.stem not in FITTED])
+        else:
+            items.append(_predicted(args, path, next(paths, None)) if path.is_dir() else path)
+            beside.append([])
+    if reading.name and len(items) > 1:
+        raise InputError(f"--name {reading.name} names one method, but there are {len(items)}")
+    labels = labels_of(items, reading)
     sets: dict[str, dict[str, Path]] = {label: {} for label in labels}
     shifted: list[Path] = []
-    for path, file, label in zip(args.files, files, labels, strict=True):
-        for other in sorted(file.parent.glob("*.parquet")) if Path(path).is_dir() else ():
-            if other == file or other.stem in FITTED:
-                continue
-            if "corruption" in open_columns(other, reading).notes:
-                shifted.append(other)
+    for label, files in zip(labels, beside, strict=True):
+        for file in files:
+            if "corruption" in open_columns(file, reading).notes:
+                shifted.append(file)
             else:
-                sets[label][other.stem] = other
+                sets[label][file.stem] = file
     for option in getattr(args, "ood", None) or ():
-        left, _, path = option.partition("=")
-        method, _, name = left.rpartition(":")
-        if not name or not path:
-            raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
-        if not method and len(labels) > 1:
-            raise InputError(
-                f"--ood {option}: specify which of the {len(labels)} methods made these "
-                f"predictions, as METHOD:{option}, with METHOD one of {listed(labels)}"
-            )
-        of_method = sets.setdefault(method or labels[0], {})
-        if name in of_method:
-            raise InputError(f"--ood {option}: {method or labels[0]} already has a set {name!r}")
-        of_method[name] = Path(path)
+        method, name, path = _set(option, labels)
+        if name in sets.setdefault(method, {}):
+            raise InputError(f"--ood {option}: {method} already has a set {name!r}")
+        sets[method][name] = path
     if getattr(args, "ood_score", None) is not None and not any(sets.values()):
         refuse(args, ["ood_score"], "has no effect without --ood")
-    return Scored(files, sets, reading, shifted)
+    return Scored(items, sets, reading, shifted)
 
 
-def _test_file(path: Path) -> Path:
-    """Return a predictions file: the path itself, or that of the test rows in a run directory."""
-    if not path.is_dir():
-        return path
-    if (path / TEST).is_file():
-        return path / TEST
-
-    from bayeslora.checkpoint import is_model
-
-    if is_model(path):
+def _set(option: str, labels: Sequence[str]) -> tuple[str, str, Path]:
+    """Return method, name and file of an OOD option, `NAME=FILE` or `METHOD:NAME=FILE`."""
+    left, _, path = option.partition("=")
+    method, _, name = left.rpartition(":")
+    if not name or not path:
+        raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
+    if not method and len(labels) > 1:
         raise InputError(
-            f"{path} is a model without predictions; create them with `bayeslora predict {path} "
-            "DATA --out FILE.parquet`"
+            f"--ood {option}: specify which of the {len(labels)} methods made these predictions, "
+            f"as METHOD:{option}, with METHOD one of {listed(labels)}"
         )
-    raise InputError(f"{path} has no {TEST}; pass a predictions file or a run directory")
+    return method or labels[0], name, Path(path)
+
+
+_CHECKPOINTS = ("bayeslora.json", "config.json", "adapter_config.json")
+"""Files of our models, of transformers, and of PEFT."""
+
+
+def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
+    """Return the predictions of a checkpoint for labelled rows, with their texts."""
+    from bayeslora.checkpoint import is_model, read_record
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.columns import DataColumns
+    from bayeslora.data.formats import Reading
+    from bayeslora.engine.data import columns_of
+
+    if not any((model / name).is_file() for name in _CHECKPOINTS):
+        raise InputError(f"{model} has no {TEST}; pass a predictions file or a run directory")
+    if data is None:
+        raise InputError(f"{model} is a model; pass labelled rows after it, such as rows.csv")
+    record = read_record(model) if is_model(model) else None
+    known = DataColumns() if record is None else columns_of(record)
+    columns = known.renamed(args.text_column, args.label_column)
+    further = [*(getattr(args, "group_by", None) or ()), getattr(args, "cluster_by", None)]
+    keep = [*dict.fromkeys(filter(None, further))]
+    table = Reading(**given(args, "delimiter", "encoding"))
+    rows = labelled_rows(data, columns, table, record, keep)
+    if record is None:
+        # As it is: with the softmax of its own layer.
+        clf = BayesianClassifier.from_transformers(model, "mle", progress=not args.quiet)
+    else:
+        clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet)
+    predictions = clf.predict(rows, keep=["text", *keep])
+    own = model.name if record is None else predictions.name
+    return predictions.replace(name=getattr(args, "name", None) or own)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
 
 
-class Options(arguments.Scored, arguments.Parts, arguments.Scoring, arguments.ScoreChoice):
+class Options(
+    arguments.Named,
+    arguments.Scored,
+    arguments.Parts,
+    arguments.Scoring,
+    arguments.ScoreChoice,
+):
     """Arguments of the verb."""
 
     over_seeds: bool = option()

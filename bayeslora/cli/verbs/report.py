@@ -36,6 +36,7 @@ class _Card(arguments.Everywhere):
 
 
 class Options(
+    arguments.Named,
     arguments.Scored,
     arguments.Parts,
     arguments.Scoring,
@@ -76,7 +77,7 @@ def run(args: Options) -> None:
     if args.per_class is not None:
         look["per_class"] = args.per_class or True
     page = report(
-        scored.files,
+        scored.items,
         ood=scored.ood,
         shifted=[*scored.shifted, *map(Path, args.shifted or ())],
         out=args.out,

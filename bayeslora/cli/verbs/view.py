@@ -31,9 +31,9 @@ def run(args: Options) -> None:
         refuse(args, ["overwrite"], "has no effect without --out")
         args.out = str(Path(tempfile.mkdtemp(prefix="bayeslora-view-")) / "view.html")
     else:
-        check_new_file(args.out, overwrite=args.overwrite, inputs=scored.paths, ending=".html")
+        check_new_file(args.out, overwrite=args.overwrite, inputs=args.files, ending=".html")
     look = given(args, "title", "examples", "example_column")
-    page = view(scored.files, ood=scored.ood, out=args.out, reading=scored.reading, **look)
+    page = view(scored.items, ood=scored.ood, out=args.out, reading=scored.reading, **look)
     if args.json:
         print_json({"page": str(page)})
     else:
