@@ -13,9 +13,11 @@ from bayeslora.io.files import real_path
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.engine.fitted.calibrate import SideBySide
     from bayeslora.posteriors.base import Posterior
 
-DEFAULT_POSTERIOR = "laplace"
+FOR_FEW_ROWS = "laplace"
+"""Posterior for rows that are too few to choose one."""
 
 
 class Options(arguments.Rows, arguments.Overwriting):
@@ -29,8 +31,9 @@ class Options(arguments.Rows, arguments.Overwriting):
     """output directory"""
     posterior: Any = option(arguments.METHOD)
     """posterior of the last layer, or `laplace_lora` or `tfb` for the adapter of a bayeslora model
-    or a LoRA checkpoint; see `bayeslora methods`. `best` chooses the lowest cross-validated NLL on
-    TRAIN among mle, temperature, laplace and vbll (default: laplace)"""
+    or a LoRA checkpoint; see `bayeslora methods`. `best`, the default, chooses the lowest
+    cross-validated NLL on TRAIN among mle, temperature, laplace and vbll; for fewer rows than it
+    needs, the default is laplace"""
     validation: Any = option("[NAME=]FILE", action="append")
     """held-out rows, used to choose options of the posterior, such as a prior, and to compute
     scores; with --multi-task one file per task, as NAME=FILE"""
@@ -51,7 +54,7 @@ class Options(arguments.Rows, arguments.Overwriting):
 
 def run(args: Options) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora.engine.fitted.calibrate import check_calibration
+    from bayeslora.engine.fitted.calibrate import FEWEST_EXAMPLES, check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     settle_tasks(args, "train")
@@ -64,15 +67,17 @@ def run(args: Options) -> None:
     if args.new_classes:
         _adapt(args, record)
         return
-    posterior: Posterior | None = None
-    if args.posterior != BEST:
-        posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
     # Before the rows are read and the model is loaded.
+    posterior: Posterior | None = None
+    if args.posterior not in (None, BEST):
+        posterior = resolve_posterior(args.posterior)
     validated = args.validation is not None
     check_calibration(posterior, args.feature_scores, args.hold_out or 0.0, validated=validated)
     if record is None:
         refuse(args, ["multi_task"], "requires a bayeslora model of several tasks; use TRAIN")
     train, validation = training_rows(args, record)
+    if args.posterior is None and len(train) * (1 - (args.hold_out or 0)) < FEWEST_EXAMPLES:
+        posterior = resolve_posterior(FOR_FEW_ROWS)
     classifier = _load(args, posterior, is_ours=record is not None)
     options = given(args, "feature_scores", "hold_out") | column_options(args)
     classifier.calibrate(train, validation, posterior=posterior or BEST, **options)
@@ -165,7 +170,7 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         content = {"model": str(args.out), "layer": layer, "posterior": record.posterior}
         content |= {"chosen": chosen, "calibration": calibration}
         if race is not None:
-            content["comparison"] = race.to_json()
+            content |= {"comparison": race.to_json(), "worse_than_network": _worse(race)}
         for name, result in zip(("before", "after"), scores or (), strict=False):
             content[name] = result.to_json()
         output.print_json(content)
@@ -193,9 +198,36 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
             table.append((row.name, *scored, difference))
         output.print_columns(table)
         nll = {row.name: row.scores["nll"].value for row in race.comparison.rows}
-        own = nll.get(own_softmax().name)
         measured = f", held-out NLL {nll[race.chosen]:.3f} nats"
-        if own is not None and race.chosen != own_softmax().name:
-            measured += f" (the network's own softmax: {own:.3f})"
+        if own_softmax().name in nll:
+            measured += f" (the network's own probabilities: {nll[own_softmax().name]:.3f})"
     output.show_last(f"Saved {args.out}: {posterior}{measured}")
+    if worse := {} if race is None else _worse(race):
+        pairs = [
+            f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
+            f"{'' if each['is_clear'] else ' (within chance)'}"
+            for key, each in worse.items()
+        ]
+        words = f"worse than the network's own probabilities on held-out rows: {', '.join(pairs)}"
+        output.show_last(f"{record.posterior['name']} is {words}", warns=True)
     output.hint_to_predict(args)
+
+
+def _worse(race: SideBySide) -> dict[str, dict[str, Any]]:
+    """Return NLL and ECE on held-out rows where the network's own probabilities are better.
+
+    They are better if the difference shows in the third digit; `is_clear` is true beyond chance.
+    """
+    from bayeslora.posteriors.registry import own_softmax
+
+    rows = {row.name: row for row in race.comparison.rows}
+    chosen, own = rows[race.chosen], rows.get(own_softmax().name)
+    worse = {}
+    for key in ("nll", "ece"):
+        if own is not None and round(chosen.scores[key].value - own.scores[key].value, 3) > 0:
+            worse[key] = {
+                "value": chosen.scores[key].value,
+                "network": own.scores[key].value,
+                "is_clear": own.is_clear(key),
+            }
+    return worse
