@@ -172,10 +172,8 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
         yield
         return
     if args.verb not in _SHARED:
-        raise InputError(
-            f"{args.verb} runs in one process, but a launcher has started {size}; only "
-            f"{' and '.join(_SHARED)} support several"
-        )
+        verbs = " and ".join(_SHARED)
+        raise InputError(f"{size} processes were launched, which only {verbs} support")
     with together() as world, ExitStack() as stack:
         if not world.is_first:
             args.quiet = True

@@ -34,6 +34,7 @@ EVALUATE = "bayeslora.metrics.evaluate:evaluate"
 RESAMPLING = "bayeslora.metrics.intervals:Resampling"
 PAGE = "bayeslora.reporting.report:PageOptions"
 READING = "bayeslora.data.formats:Reading"
+PREDICTIONS = "bayeslora.predictions.files:PredictionsReading"
 
 METHOD = "NAME[:KEY=VALUE,…]"
 """How a method with options is written."""
@@ -267,9 +268,9 @@ class PredictionsFiles(TextFile):
     """column with the probability of a class, if not named prob_<class>; repeatable"""
     renormalise: bool = option()
     """divide each row of probabilities by its sum, which otherwise must be 1"""
-    normalise: str | None = option(
-        of="bayeslora.predictions.files:PredictionsReading", further=True
-    )
+    label_column: str | None = option("NAME", further=True)
+    """column with the labels (default: label)"""
+    normalise: str | None = option(of=PREDICTIONS, further=True)
 
 
 class FitAndApply(PredictionsFiles, Overwriting):
@@ -291,20 +292,9 @@ class Compared(PredictionsFiles):
     log of lm-evaluation-harness, a classifier followed by labelled rows to predict, or a run
     directory: its predictions/test.parquet, with the other files there (except train and
     validation) as out-of-distribution sets"""
-    text_column: str | None = option("NAME", further=True)
-    """column with the texts of a classifier's rows"""
-    label_column: str | None = option("NAME", further=True)
-    """column with the labels (default: label)"""
-
-
-class Named(Compared):
-    """What predictions are called, and where their labels are."""
-
-    name: str | None = option("NAME")
+    name: str | None = option("NAME", further=True)
     """name of the method in tables and figures, if there is one"""
-    label_column: str | None = option("NAME")
-    """column with the labels of predictions, or of a classifier's rows (default: label)"""
-    text_column: str | None = option("NAME")
+    text_column: str | None = option("NAME", further=True)
     """column with the texts of a classifier's rows (default: text)"""
 
 
@@ -335,6 +325,24 @@ class Parts(Everywhere):
     far: list[str] | None = option(of=EVALUATE, further=True)
 
 
+class Evaluated(Scored, Parts, Scoring):
+    """Predictions to evaluate or report, with options that the other verbs take by `--set`."""
+
+    name: str | None = option("NAME")
+    """name of the method in tables and figures, if there is one"""
+    label_column: str | None = option("NAME")
+    """column with the labels of predictions, or of a classifier's rows (default: label)"""
+    text_column: str | None = option("NAME")
+    """column with the texts of a classifier's rows (default: text)"""
+
+
+class Apart(Scoring):
+    """Options of all scores, of which those of one method's seeds may be separate."""
+
+    over_seeds: bool | None = option(flag="--no-over-seeds", const=False)
+    """report each seed of a method separately (default: means over seeds)"""
+
+
 class ScoreChoice(Everywhere):
     """Options that select the scores to show."""
 
@@ -342,13 +350,6 @@ class ScoreChoice(Everywhere):
     """scores to show, in this order, by their keys in `evaluate --json` (default: the usual)"""
     all: bool = option()
     """show every score"""
-
-
-class Apart(Everywhere):
-    """Whether seeds of one method are separate."""
-
-    over_seeds: bool | None = option(flag="--no-over-seeds", const=False)
-    """report each seed of a method separately (default: means over seeds)"""
 
 
 class Page(Everywhere):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 
 _STDIN = "-"
-_HEAD = 2**16  # bytes
 
 _FILES = ("train", "validation", "data", "files", "fit", "apply", "ood")
 """Arguments that name files to read, or `NAME=FILE`, one or several."""
@@ -70,14 +68,11 @@ def predictions_reading(args: Any) -> PredictionsReading:
     for pair in args.probability_column or ():
         column, _, name = pair.rpartition("=")
         if not column or not name or column in classes:
-            raise InputError(
-                f"--probability-column {shown(pair)}: expected NAME=CLASS, once per column"
-            )
+            raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))
-    named = {name: getattr(args, name, None) for name in ("name", "label_column")}
-    options = given(args, "renormalise", "normalise") | {k: v for k, v in named.items() if v}
-    return PredictionsReading(table, classes, **options)
+    options = given(args, "renormalise", "normalise", "label_column")
+    return PredictionsReading(table, classes, **options, name=getattr(args, "name", None) or "")
 
 
 def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
@@ -89,6 +84,7 @@ def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.questions import is_description, read_description
     from bayeslora.engine.data import check_pairs, columns_of
+    from bayeslora.engine.training_options import columns_in
 
     named = column_options(args)
     if is_description(args.task):
@@ -96,8 +92,7 @@ def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
             raise InputError(f"--task {args.task} names the columns; remove {', '.join(named)}")
         return read_description(args.task).columns(args.task)
     known = DataColumns() if record is None else columns_of(record)
-    names = ("text_column", "label_column", "pair_column", "image_column")
-    columns = known.renamed(*map(named.get, names))
+    columns = known.renamed(**columns_in(named))
     if record is not None:
         check_pairs(record, columns.pair)
     return columns
@@ -184,9 +179,8 @@ def training_rows(
         record: The record of the model that they are for, if it has one.
         new_classes: Whether labels need not be classes of the model.
     """
-    columns, how, model = columns_for(args, record), reading(args), record
-    if new_classes:
-        model = None
+    columns, how = columns_for(args, record), reading(args)
+    model = None if new_classes else record
     train, validation = (
         labelled_rows(named_rows(files, args), columns, how, model)
         for files in (args.train, args.validation)
@@ -212,10 +206,7 @@ def settle_tasks(args: Any, source: str) -> None:
         if args.multi_task is not None:
             args.validation = _named_files(validation, "--validation")
         elif len(validation) > 1:
-            raise InputError(
-                "several --validation files require several tasks: use --multi-task NAME=FILE "
-                "and --validation NAME=FILE"
-            )
+            raise InputError("several --validation files require --multi-task NAME=FILE")
         else:
             (args.validation,) = validation
 
@@ -257,8 +248,17 @@ def stdin_as_file(args: Any) -> Iterator[None]:
         return
     if current().size > 1:
         raise InputError("several processes cannot share standard input; pass a file, not '-'")
+    if sys.stdin is None:
+        raise InputError("standard input is closed, so '-' cannot be read")
+
+    from bayeslora.data.formats import suffix_of
+
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
-        path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
+        head = sys.stdin.buffer.read(2**16)
+        path = f"{folder}/stdin{suffix_of(head, getattr(args, 'encoding', None))}"
+        with Path(path).open("wb") as out:
+            out.write(head)
+            shutil.copyfileobj(sys.stdin.buffer, out)
         for name, value in values.items():
             setattr(args, name, _replaced(value, path))
         try:
@@ -274,52 +274,6 @@ def _replaced(value: Any, path: str) -> Any:
         return [_replaced(item, path) for item in value]
     is_stdin = isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
     return f"{value.removesuffix(_STDIN)}{path}" if is_stdin else value
-
-
-def _spooled(folder: Path, encoding: str | None) -> Path:
-    """Copy standard input to a file with the suffix of the format that its beginning suggests."""
-    if sys.stdin is None:
-        raise InputError("standard input is closed, so '-' cannot be read")
-    stream = sys.stdin.buffer
-    head = stream.read(_HEAD)
-    path = folder / f"stdin{suffix_of(head, encoding)}"
-    with path.open("wb") as out:
-        out.write(head)
-        shutil.copyfileobj(stream, out)
-    return path
-
-
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    from bayeslora.data.formats import Reading
-
-    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
-    if packed:
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD)
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    if text.startswith(("{", "[")):
-        return f".json{packed}"
-    line = text.partition("\n")[0]
-    suffix = ".tsv" if "\t" in line and "," not in line else ".csv"
-    return f"{suffix}{packed}"
 
 
 TEST = "predictions/test.parquet"
@@ -443,4 +397,4 @@ def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
         clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet)
     predictions = clf.predict(rows, keep=["text", *keep])
     own = model.name if record is None else predictions.name
-    return predictions.replace(name=getattr(args, "name", None) or own)
+    return predictions.replace(name=args.name or own)

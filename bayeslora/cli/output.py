@@ -242,20 +242,3 @@ def check_new_file(
         raise InputError(f"{target} is a directory; --out must be a file")
     refuse_existing(target, overwrite=overwrite)
     check_writable(target)
-
-
-def check_new_directory(
-    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
-) -> None:
-    """Raise InputError if a model cannot be written, before anything is computed.
-
-    Raises:
-        InputError: It exists and may not be replaced, is not a model, or contains one of `inputs`.
-    """
-    from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.io.directories import refuse_target
-
-    target = Path(path)
-    refuse_target(target, *LAYOUTS, overwrite=overwrite)
-    refuse_inputs(target, *inputs)
-    check_writable(target)

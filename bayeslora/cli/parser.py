@@ -166,18 +166,16 @@ def settle(args: Any) -> None:
     called = {name: [*actions[name].option_strings, actions[name].metavar] for name in keys}
     args.typed = {name: str(names[0]) for name, names in called.items()}
     chosen = {name for name in keys if getattr(args, name) is not None}
-    # A file from elsewhere must not make a backbone's repository run code.
-    in_file = [name for name in keys if name != "trust_remote_code"]
-    sources = (
-        ("--set", "--set ", keys, _pairs(args.set)),
-        (args.config, f"{args.config}: ", in_file, _in_file(args.config)),
-    )
-    for source, prefix, allowed, values in sources:
+    sources = {"--set ": _pairs(args.set), f"{args.config}: ": _in_file(args.config)}
+    for prefix, values in sources.items():
+        is_typed = prefix == "--set "
+        # A file from elsewhere must not make a backbone's repository run code.
+        allowed = [name for name in keys if is_typed or name != "trust_remote_code"]
         for name, value in values:
             key, label = name.replace("-", "_"), f"{prefix}{name}"
             if key not in allowed:
-                raise unknown_choice("option", name, allowed).within(source)
-            if key in chosen and (source == "--set" or args.typed[key].startswith(prefix)):
+                raise unknown_choice("option", name, allowed).within(prefix.rstrip(": "))
+            if key in chosen and (is_typed or args.typed[key].startswith(prefix)):
                 raise InputError(f"{label}: {args.typed[key]} is set, too", code="clash")
             if key not in chosen:
                 setattr(args, key, _checked(label, value, actions[key]))

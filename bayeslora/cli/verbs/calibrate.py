@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli import arguments, output
+from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, argument, given, option, refuse
-from bayeslora.cli.data import column_options, files_of, settle_tasks, training_rows
 from bayeslora.errors import InputError
-from bayeslora.io.files import real_path
+from bayeslora.io.files import check_writable, real_path, refuse_inputs
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.calibrate import SideBySide
     from bayeslora.posteriors.base import Posterior
 
 FOR_FEW_ROWS = "laplace"
@@ -57,13 +55,11 @@ def run(args: Options) -> None:
     from bayeslora.engine.fitted.calibrate import FEWEST_EXAMPLES, check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
-    settle_tasks(args, "train")
+    data.settle_tasks(args, "train")
     if args.train is None:
-        raise InputError(
-            "TRAIN is missing; for a model of several tasks use --multi-task NAME=FILE"
-        )
-    output.check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
+        raise InputError("TRAIN is missing; for several tasks use --multi-task NAME=FILE")
     record = _own_record(args)
+    _check_out(args, record)
     if args.new_classes:
         _adapt(args, record)
         return
@@ -73,13 +69,11 @@ def run(args: Options) -> None:
         posterior = resolve_posterior(args.posterior)
     validated = args.validation is not None
     check_calibration(posterior, args.feature_scores, args.hold_out or 0.0, validated=validated)
-    if record is None:
-        refuse(args, ["multi_task"], "requires a bayeslora model of several tasks; use TRAIN")
-    train, validation = training_rows(args, record)
+    train, validation = data.training_rows(args, record)
     if args.posterior is None and len(train) * (1 - (args.hold_out or 0)) < FEWEST_EXAMPLES:
         posterior = resolve_posterior(FOR_FEW_ROWS)
     classifier = _load(args, posterior, is_ours=record is not None)
-    options = given(args, "feature_scores", "hold_out") | column_options(args)
+    options = given(args, "feature_scores", "hold_out") | data.column_options(args)
     classifier.calibrate(train, validation, posterior=posterior or BEST, **options)
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
@@ -93,9 +87,7 @@ def _adapt(args: Options, record: ModelRecord | None) -> None:
     idle = ("validation", "hold_out", "feature_scores", "multi_task")
     refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
     posterior = None if args.posterior is None else resolve_posterior(args.posterior)
-    if record is None:
-        raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
-    rows, _ = training_rows(args, record, new_classes=True)
+    rows, _ = data.training_rows(args, record, new_classes=True)
     adapted = _load(args, None, is_ours=True).adapt(rows, posterior=posterior)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
@@ -107,17 +99,19 @@ def _adapt(args: Options, record: ModelRecord | None) -> None:
     output.hint_to_predict(args)
 
 
-def _inputs(args: Options) -> list[Any]:
-    """Return the files and directories that the new model depends on."""
+def _check_out(args: Options, record: ModelRecord | None) -> None:
+    """Check the output against the files and directories that the new model depends on."""
     from bayeslora.backbones.embedded import directories
-    from bayeslora.checkpoint import is_model, read_record
+    from bayeslora.checkpoint import LAYOUTS
+    from bayeslora.io.directories import refuse_target
 
-    backbone = args.backbone
-    if backbone is None and is_model(args.model):
-        backbone = read_record(args.model).backbone["name"]
+    refuse_target(args.out, *LAYOUTS, overwrite=args.overwrite)
+    backbone = args.backbone if record is None else args.backbone or record.backbone["name"]
     # The new model may replace the old one, but not contain it.
-    model = [] if real_path(args.model) == real_path(args.out) else directories(args.model)
-    return [*files_of(args.train, args.validation), *model, *directories(backbone)]
+    model = None if real_path(args.model) == real_path(args.out) else args.model
+    files = data.files_of(args.train, args.validation)
+    refuse_inputs(args.out, *files, *directories(model, backbone))
+    check_writable(args.out)
 
 
 def _own_record(args: Options) -> ModelRecord | None:
@@ -125,7 +119,8 @@ def _own_record(args: Options) -> ModelRecord | None:
     from bayeslora.checkpoint import is_model, read_record
 
     if not is_model(args.model):
-        refuse(args, ["backbone"], f"requires a bayeslora model, but {args.model} is not one")
+        of_ours = ("backbone", "new_classes", "multi_task")
+        refuse(args, of_ours, f"requires a bayeslora model, but {args.model} is not one")
         return None
     fixed = ("layer", "classes", "max_length")
     refuse(args, fixed, f"is fixed in the bayeslora model {args.model}; remove it")
@@ -153,13 +148,7 @@ def _load(args: Options, posterior: Posterior | None, *, is_ours: bool) -> Bayes
 
 def _show(args: Options, classifier: BayesianClassifier) -> None:
     """Print what was chosen and measured, and a summary line."""
-    from bayeslora.engine.fitted.card import (
-        CHOSEN_ON,
-        fit_words,
-        how_compared,
-        is_cross_fitted,
-        shown_value,
-    )
+    from bayeslora.engine.fitted import card
     from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 
@@ -170,12 +159,12 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         content = {"model": str(args.out), "layer": layer, "posterior": record.posterior}
         content |= {"chosen": chosen, "calibration": calibration}
         if race is not None:
-            content |= {"comparison": race.to_json(), "worse_than_network": _worse(race)}
+            content["comparison"] = race.to_json()
         for name, result in zip(("before", "after"), scores or (), strict=False):
             content[name] = result.to_json()
         output.print_json(content)
         return
-    posterior = f"{record.posterior['name']}, {fit_words(record)}"
+    posterior = f"{record.posterior['name']}, {card.fit_words(record)}"
     rows = [("model", str(args.out)), ("posterior", posterior)]
     if layer is not None:
         rows.append(("layer", layer))
@@ -183,14 +172,14 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
     if scores is None and record.posterior.get("prior_precision") == "validation":
         rows.append(("prior", "the default; use --validation or --hold-out to choose it"))
-    rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
+    rows += [(key.replace("_", " "), card.shown_value(value)) for key, value in chosen.items()]
     # The scores of a comparison that cross-fits these rows replace the validation scores.
-    if scores is not None and not is_cross_fitted(record.results):
-        rows += output.before_and_after(f"validation ({CHOSEN_ON})", *scores)
+    if scores is not None and not card.is_cross_fitted(record.results):
+        rows += output.before_and_after(f"validation ({card.CHOSEN_ON})", *scores)
     output.print_columns(rows)
     measured = ""
     if race is not None:
-        output.show(f"\n{how_compared(race.to_json())}. 95 % intervals in brackets:\n")
+        output.show(f"\n{card.how_compared(race.to_json())}. 95 % intervals in brackets:\n")
         table = [("posterior", *output.SCORE_NAMES.values(), "ΔNLL vs. chosen")]
         for row in race.comparison.rows:
             scored = [shown(row.scores[key]) for key in output.SCORE_NAMES]
@@ -202,32 +191,4 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         if own_softmax().name in nll:
             measured += f" (the network's own probabilities: {nll[own_softmax().name]:.3f})"
     output.show_last(f"Saved {args.out}: {posterior}{measured}")
-    if worse := {} if race is None else _worse(race):
-        pairs = [
-            f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
-            f"{'' if each['is_clear'] else ' (within chance)'}"
-            for key, each in worse.items()
-        ]
-        words = f"worse than the network's own probabilities on held-out rows: {', '.join(pairs)}"
-        output.show_last(f"{record.posterior['name']} is {words}", warns=True)
     output.hint_to_predict(args)
-
-
-def _worse(race: SideBySide) -> dict[str, dict[str, Any]]:
-    """Return NLL and ECE on held-out rows where the network's own probabilities are better.
-
-    They are better if the difference shows in the third digit; `is_clear` is true beyond chance.
-    """
-    from bayeslora.posteriors.registry import own_softmax
-
-    rows = {row.name: row for row in race.comparison.rows}
-    chosen, own = rows[race.chosen], rows.get(own_softmax().name)
-    worse = {}
-    for key in ("nll", "ece"):
-        if own is not None and round(chosen.scores[key].value - own.scores[key].value, 3) > 0:
-            worse[key] = {
-                "value": chosen.scores[key].value,
-                "network": own.scores[key].value,
-                "is_clear": own.is_clear(key),
-            }
-    return worse

@@ -11,13 +11,7 @@ from bayeslora.io.files import STDIN, refuse_inputs, shown_path
 COMPARE = "bayeslora.metrics.compare:compare"
 
 
-class Options(
-    arguments.Compared,
-    arguments.ScoreChoice,
-    arguments.Apart,
-    arguments.Scoring,
-    arguments.Overwriting,
-):
+class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, arguments.Overwriting):
     """Arguments of the verb."""
 
     by: str | None = option("SCORE", COMPARE)

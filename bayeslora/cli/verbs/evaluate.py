@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
 
 
-class Options(
-    arguments.Named,
-    arguments.Scored,
-    arguments.Parts,
-    arguments.Scoring,
-    arguments.ScoreChoice,
-):
+class Options(arguments.Evaluated, arguments.ScoreChoice):
     """Arguments of the verb."""
 
     over_seeds: bool = option()
@@ -77,8 +71,7 @@ def _over_seeds(methods: Sequence[Method], options: dict[str, Any]) -> list[Scor
     for name, seeds in groups.items():
         if len(seeds) == 1:
             raise InputError(
-                f"--over-seeds: {quoted(name)} has one file, {seeds[0].file}; files of its other "
-                "seeds need the same rows and fit_options, and a fit_seed, or a name ending in "
-                "seed-1, of their own"
+                f"--over-seeds: {quoted(name)} has one file, {seeds[0].file}; other seeds have the "
+                "same rows and fit_options, and their own fit_seed, or a name ending in seed-1"
             )
     return [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]

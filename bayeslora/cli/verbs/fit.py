@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli import arguments
+from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, TRAINING, argument, given, option, refuse
-from bayeslora.cli.data import column_options, files_of, settle_tasks, training_rows
-from bayeslora.cli.output import hint_to_predict, print_columns, print_json, show_last
 from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
 from bayeslora.option_checks import KINDS
@@ -92,7 +90,7 @@ def run(args: Options) -> None:
         args.verbaliser = _verbaliser(args.verbaliser)
     if args.template is not None:
         args.template = args.template.replace("\\n", "\n")  # as shells pass a line break
-    settle_tasks(args, "train")
+    data.settle_tasks(args, "train")
     _settle_task(args)
     if args.zero_shot:
         _refuse_with_zero_shot(args)
@@ -107,6 +105,7 @@ def run(args: Options) -> None:
 
     began = time.monotonic()
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.read import read
 
     chosen = given(args, "adapter", "posterior", *_READING, *_LOADING)
     classifier = BayesianClassifier(**chosen, progress=not args.quiet)
@@ -115,29 +114,16 @@ def run(args: Options) -> None:
         if isinstance(value, Mapping):  # of --config
             refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
     if args.zero_shot:
-        _zero_shot(args, classifier)
+        source = data.named_rows(args.train, args)
+        columns, how = data.columns_for(args, None), data.reading(args)
+        texts = None if source is None else read(source, columns, reading=how)
+        out: dict[str, Any] = {"out": args.out, "overwrite": bool(args.overwrite)}
+        classifier.zero_shot(texts=texts, **data.column_options(args), **out)
     else:
-        train, validation = current().first_then_all(partial(training_rows, args, None))
-        options = given(args, *CHOSEN, "feature_scores") | column_options(args)
+        train, validation = current().first_then_all(partial(data.training_rows, args, None))
+        options = given(args, *CHOSEN, "feature_scores") | data.column_options(args)
         classifier.fit(train, validation, **options, out=args.out, overwrite=bool(args.overwrite))
     _show(args, classifier.record, time.monotonic() - began)
-
-
-def _zero_shot(args: Options, classifier: Any) -> None:
-    """Save the language model's own answers."""
-    from bayeslora.cli.data import columns_for, named_rows, reading
-    from bayeslora.data.read import read
-
-    columns, data = columns_for(args, None), named_rows(args.train, args)
-    texts = None if data is None else read(data, columns, reading=reading(args))
-    classifier.zero_shot(
-        texts=texts,
-        text_column=columns.text,
-        label_column=columns.label,
-        pair_column=columns.pair,
-        out=args.out,
-        overwrite=bool(args.overwrite),
-    )
 
 
 def _verbaliser(values: Any) -> dict[Any, Any] | str:
@@ -196,20 +182,20 @@ def _check_out(args: Options) -> None:
     """Check the output against the input files, which `fit` does not know."""
     from bayeslora.io.files import refuse_inputs
 
-    refuse_inputs(args.out, *files_of(args.train, args.validation, args.config))
+    refuse_inputs(args.out, *data.files_of(args.train, args.validation, args.config))
 
 
 def _show(args: Options, record: ModelRecord, seconds: float) -> None:
     """Print what was measured, and a summary line: time, scale, NLL on held-out rows."""
     if args.json:
-        print_json({"model": str(args.out), **record.results})
+        output.print_json({"model": str(args.out), **record.results})
         return
     measured = _measured(record)
-    print_columns([("model", str(args.out)), *measured])
+    output.print_columns([("model", str(args.out)), *measured])
     first = ": ".join(measured[0]) if measured else ""
     words = ", ".join(filter(None, [*_made_of(record), first]))
-    show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
-    hint_to_predict(args)
+    output.show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
+    output.hint_to_predict(args)
 
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:

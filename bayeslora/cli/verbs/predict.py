@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli import arguments, output
+from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import LOADED, argument, given, option
-from bayeslora.cli.data import columns_for, files_of, named_rows, reading, settle_tasks
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted
 from bayeslora.processes import current
@@ -55,12 +54,12 @@ def run(args: Options) -> None:
     from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
 
-    settle_tasks(args, "data")
+    data.settle_tasks(args, "data")
     if args.data is None:
         raise InputError("DATA is missing; for a model of several tasks use --multi-task NAME=FILE")
     world, parts, overwrite = current(), PredictionParts(args.out), bool(args.overwrite)
     world.first(parts.sweep)
-    inputs = files_of(args.data)
+    inputs = data.files_of(args.data)
     world.first(partial(output.check_new_file, args.out, overwrite=overwrite, inputs=inputs))
     record = read_record(args.model)
     posterior = Plan.of(record).posterior
@@ -72,8 +71,9 @@ def run(args: Options) -> None:
     corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
-        columns, data, keep = columns_for(args, record), named_rows(args.data, args), args.keep
-        read = stream_for(record, data, columns, keep=keep or (), reading=reading(args))
+        source, columns = data.named_rows(args.data, args), data.columns_for(args, record)
+        how, keep = data.reading(args), args.keep or ()
+        read = stream_for(record, source, columns, keep=keep, reading=how)
         return CheckedRows(record, read, unknown, corruption)
 
     rows = world.first_then_all(checked)

@@ -35,16 +35,7 @@ class _Card(arguments.Everywhere):
     directory)"""
 
 
-class Options(
-    arguments.Named,
-    arguments.Scored,
-    arguments.Parts,
-    arguments.Scoring,
-    arguments.Apart,
-    arguments.Overwriting,
-    _Page,
-    _Card,
-):
+class Options(arguments.Evaluated, arguments.Apart, arguments.Overwriting, _Page, _Card):
     """Arguments of the verb."""
 
     out: str = option("DIR", required=True)

@@ -202,6 +202,9 @@ MOST_DRAWS = 200
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
+_NOTICED = {"nll": 0.0005, "ece": 0.01}
+"""Differences from the network's own softmax that are said, even if they may be chance."""
+
 
 @dataclass(frozen=True)
 class SideBySide:
@@ -226,6 +229,19 @@ class SideBySide:
     as_fitted: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def worse_than_network(self) -> dict[str, dict[str, float | bool]]:
+        """Scores that the network's own softmax has better: `value`, `network`, and `is_clear`."""
+        rows = {row.name: row for row in self.comparison.rows}
+        chosen, own = rows[self.chosen], rows.get(own_softmax().name, rows[self.chosen])
+        worse: dict[str, dict[str, float | bool]] = {}
+        for key, least in _NOTICED.items():
+            value, network = chosen.scores[key].value, own.scores[key].value
+            is_clear = own.is_clear(key) and value > network
+            if is_clear or value - network >= least:
+                worse[key] = {"value": value, "network": network, "is_clear": is_clear}
+        return worse
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, for a model's record."""
         content = self.comparison.to_json()
@@ -245,6 +261,7 @@ class SideBySide:
             "chosen": self.chosen,
             "is_best": self.is_best,
             "as_fitted": self.as_fitted,
+            "worse_than_network": self.worse_than_network,
             "rows": rows,
             "notes": list(self.notes),
         }
@@ -396,6 +413,16 @@ def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
         return
     if better:
         yield _better(better[0], chosen, examples, len(rows) - 1)
+    if worse := race.worse_than_network:
+        scores = (
+            f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
+            f"{'' if each['is_clear'] else ' (within chance)'}"
+            for key, each in worse.items()
+        )
+        yield (
+            f"{race.chosen!r} is worse than the network's own softmax on {examples}: "
+            f"{', '.join(scores)}"
+        )
     bias = None if softmax is None else softmax.scores["overconfidence"]
     if bias is not None and bias.high < 0 and config.only_softens:
         sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
