@@ -104,8 +104,6 @@ Format = Literal["letters", "options"]
 Pooling = Literal["first", "last", "mean"]
 """State used as feature: of the first token, of the last, or the mean over tokens."""
 
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-"""Choices of the frozen weights' data type."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 """How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)

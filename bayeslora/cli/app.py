@@ -138,8 +138,6 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
         name = getattr(error, "option", "")
         typed = getattr(args, "typed", {}).get(name)  # as the user wrote it
         return str(error).replace(name, typed, 1) if typed else str(error)
-    if isinstance(error, PermissionError):
-        return f"permission denied: {error.filename or error}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join([f"{type(error).__name__}:", *str(error).split()])

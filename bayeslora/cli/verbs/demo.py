@@ -39,8 +39,7 @@ def run(args: Options) -> None:
     )
     scores = list(scores_of_report(page).values())
     if args.json:
-        methods = [result.to_json() for result in scores]
-        print_json({"page": str(page), "methods": methods})
+        print_json({"page": str(page), "methods": [each.to_json() for each in scores]})
         return
     show(scores_table(scores, table_width()))
     show(f"\nreport: {page}")

@@ -11,6 +11,7 @@ from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, TRAINING, argument, given, option, refuse
 from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
+from bayeslora.io.files import refuse_inputs
 from bayeslora.option_checks import KINDS
 from bayeslora.options import refuse_idle
 from bayeslora.plain_text import duration
@@ -97,11 +98,11 @@ def run(args: Options) -> None:
     elif args.quick:
         refuse(args, ["adapter"], "has no effect with --quick, which means --adapter none")
         args.adapter = "none"
-    if args.train is None and not args.zero_shot:
-        raise InputError("TRAIN is missing; set it on the command line or in --config")
-    if args.out is None:
-        raise InputError("--out is missing; set it on the command line or in --config")
-    current().first(partial(_check_out, args))
+    for name in ("out",) if args.zero_shot else ("train", "out"):
+        if getattr(args, name) is None:
+            raise InputError(f"{args.typed[name]} is missing; set it here or in --config")
+    inputs = data.files_of(args.train, args.validation, args.config)
+    current().first(partial(refuse_inputs, args.out, *inputs))
 
     began = time.monotonic()
     from bayeslora.classifier import BayesianClassifier
@@ -134,12 +135,10 @@ def _verbaliser(values: Any) -> dict[Any, Any] | str:
     """
     if isinstance(values, Mapping):  # of --config, where numbers may be class names
         return {_as_text(name): _as_text(words) for name, words in values.items()}
-    if "none" in values and len(values) > 1:
-        raise InputError("--verbaliser none cannot be combined with other values")
     mapping: dict[str, str] = {}
     for text in values:
         name, _, words = text.partition("=")
-        if text in ("names", "none"):
+        if text == "names" or values == ["none"]:
             continue
         if not name or not words.strip() or name in mapping:
             raise InputError(
@@ -176,13 +175,6 @@ def _refuse_with_zero_shot(args: Options) -> None:
     of_rows = ("validation", "multi_task", *of_data)
     idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)
     refuse(args, idle, "has no effect with --zero-shot", "no-effect")
-
-
-def _check_out(args: Options) -> None:
-    """Check the output against the input files, which `fit` does not know."""
-    from bayeslora.io.files import refuse_inputs
-
-    refuse_inputs(args.out, *data.files_of(args.train, args.validation, args.config))
 
 
 def _show(args: Options, record: ModelRecord, seconds: float) -> None:
