@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from docutils import nodes
+from furo.navigation import get_navigation_tree
 from numpy.typing import ArrayLike
 from sphinx import addnodes
 from sphinx.util.typing import stringify_annotation
@@ -170,6 +171,13 @@ def _open_pages(app: Any, doctree: Any, docname: str) -> None:
             node.replace_self(nodes.reference("", "", *node.children, refuri=address))
 
 
+def _short_navigation(_: Any, _page: str, _template: str, context: Any, *_rest: Any) -> None:
+    """List the pages of the first level, and those just below the current one, in the sidebar."""
+    if "toctree" in context:
+        tree = context["toctree"](collapse=True, titles_only=True, maxdepth=2, includehidden=True)
+        context["furo_navigation_tree"] = get_navigation_tree(tree)
+
+
 def _redirect(app: Any, exception: Exception | None) -> None:
     """Redirect the root of the site to its first page."""
     if exception is None and app.builder.name == "html":
@@ -185,4 +193,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", _shorten_types)
     app.connect("autodoc-process-docstring", _shorten_attributes, priority=900)
     app.connect("doctree-resolved", _open_pages)
+    app.connect("html-page-context", _short_navigation, priority=900)  # after the theme
     app.connect("build-finished", _redirect)

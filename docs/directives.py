@@ -1,4 +1,4 @@
-"""A directive that generates the help of every command from the code."""
+"""Directives that generate parts of the site from the code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+from tables import ON_THE_SITE
 
 from bayeslora.cli.parser import build_parser
 
@@ -37,7 +38,21 @@ class Commands(SphinxDirective):
         return section
 
 
+class Generated(SphinxDirective):
+    """A table of `ON_THE_SITE` in `tables.py`; the content is what the repository shows instead."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        name, *words = self.arguments[0].split()
+        return self.parse_text_to_nodes(ON_THE_SITE[name](*words))
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("commands", Commands)
+    app.add_directive("generated", Generated)
     return {"parallel_read_safe": True}

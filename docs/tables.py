@@ -1,4 +1,4 @@
-"""Write the parts of pages generated from the code: methods, scores, options, error codes.
+"""Write the parts of pages generated from the code: methods, scores; make others for the site.
 
     python docs/tables.py    (make docs)
 
@@ -9,22 +9,18 @@ and posteriors are created.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-import bayeslora
 from bayeslora.adapters import registry as adapters
-from bayeslora.cli.parser import VerbParser, build_parser
 from bayeslora.cli.verbs.methods import catalogue
 from bayeslora.errors import CODES
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors
-from bayeslora.reporting.report import report
 
 DOCS = Path(__file__).parent
 
@@ -44,82 +40,20 @@ def pages() -> list[Path]:
 
 
 def scores() -> str:
-    """Return the table of all scores: key, name, definition, source."""
+    """Return the table of all scores: key, definition, source."""
     infos = [*SCORES.values(), *DETECTION_SCORES.values(), *SET_SCORES.values()]
-    return table(("key", "in tables", "definition", "source"), map(_score_row, infos))
+    return table(("key", "definition", "source"), map(_score_row, infos))
 
 
 def _score_row(info: ScoreInfo) -> tuple[str, ...]:
     definition = "; ".join(filter(None, (info.meaning, info.details)))
-    return f"`{info.key}`", f"{info.title} {info.arrow}".strip(), definition, info.source
+    return f"`{info.key}` {info.arrow}".strip(), definition, info.source
 
 
-def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) -> str:
-    """Return the table of a command's options: on the command line, and in Python.
-
-    Args:
-        verb: Name of the command.
-        function: Function that the command calls.
-        elsewhere: Python equivalents of options that are not arguments of the function, by name.
-    """
-    arguments = keywords(function)
-    rows = []
-    parser = _verb(verb)
-    for action in (*parser._actions, *parser.further._actions):
-        name = action.dest
-        value = f"={action.const}" if action.nargs == 0 else ""
-        python = f"`{name}{value}`" if name in arguments else elsewhere.get(name, "")
-        typed = _typed(action)
-        if action in parser.further._actions:
-            typed = f"`--set {name}={'true' if action.nargs == 0 else action.metavar}`"
-        rows.append((typed, python))
-    return table(("command line", "Python"), rows)
-
-
-def keywords(function: Callable[..., Any]) -> set[str]:
-    """Return the names of a function's parameters, those of `**options: Unpack[...]` included."""
-    names: set[str] = set()
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            (typed,) = get_args(get_type_hints(function)[name])
-            names |= {*typed.__annotations__}
-        else:
-            names.add(name)
-    return names
-
-
-def _verb(name: str) -> VerbParser:
-    verbs = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
-    parser: VerbParser = verbs.choices[name]
-    return parser
-
-
-def _typed(action: argparse.Action) -> str:
-    """Return an option as in the help, such as `--out DIR`."""
-    if not action.option_strings:
-        return f"`{action.metavar} …`"
-    value = "" if action.nargs == 0 else f" {action.metavar or _values(action)}"
-    more = " …" if action.nargs in ("+", "*") else ""
-    return ", ".join(f"`{name}{value}{more}`" for name in action.option_strings)
-
-
-def _values(action: argparse.Action) -> str:
-    return "\\|".join(map(str, action.choices or ())) or action.dest.upper()
-
-
-_FILES = {
-    "files": "`items`",
-    **dict.fromkeys(
-        ("delimiter", "encoding", "normalise", "probability_column", "renormalise"), "`reading`"
-    ),
-}
-"""Options that Python has under another name."""
-
-_CARD = {
-    "model_card": "`bl.update_model_card`",
-    "card_model": "its `model`",
-    "card_dataset": "its `dataset`",
-}
+def default_fit() -> str:
+    """Return the table of the report on the default fit: both methods, means over sets."""
+    text = (DOCS.parent / "reports" / "default-fit" / "summary.md").read_text(encoding="utf-8")
+    return text.split("## Means over sets\n\n")[1].split("\n\n")[0] + "\n"
 
 
 def method_list(kind: str) -> str:
@@ -141,20 +75,19 @@ def methods(*kind: str) -> str:
 
 
 def about(kind: str, name: str) -> str:
-    """Return the summary of a method: formula, use, example, cost, limits and options."""
+    """Return the summary of a method: use, formula, example, cost and limits."""
     [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
     config = _config(kind, name)
     use = f" **When to use it:** {entry['use']}" if entry["use"] else ""
+    facts = [*_facts(kind, config, entry), *_limits(config)]
     parts = [
-        f"```\n{formula(config)}\n```\n",
         f"{entry['summary'][0].upper()}{entry['summary'][1:]}.{use}\n",
+        f"```\n{formula(config)}\n```\n",
         _example(kind, config),
-        "".join(f"- {fact}\n" for fact in _facts(kind, config, entry)),
+        "".join(f"- {fact}\n" for fact in facts),
     ]
-    if limits := _limits(config):
-        parts.append("".join(f"- {limit}\n" for limit in limits))
     if entry["options"]:
-        parts.append(f"**Options**\n\n{_method_options(entry)}")
+        parts.append(f"```{{generated}} options {kind} {name}\nbayeslora methods {name}\n```\n")
     return "\n".join(parts)
 
 
@@ -220,6 +153,12 @@ def _limits(config: type[Any]) -> list[str]:
     return limits
 
 
+def options(kind: str, name: str) -> str:
+    """Return the options of a method, with a heading line."""
+    [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
+    return f"**Options**\n\n{_method_options(entry)}"
+
+
 def _method_options(entry: dict[str, Any]) -> str:
     rows = (
         (f"`{name}`", f"`{default}`", _meaning(name, entry))
@@ -237,29 +176,22 @@ def _meaning(name: str, entry: dict[str, Any]) -> str:
     return meaning.partition(";")[0] if name in _ON_ONE_PAGE else meaning
 
 
-def properties(name: str) -> str:
-    """Return the table of the properties of a public class, from their docstrings."""
-    rows = []
-    for key, item in vars(getattr(bayeslora, name)).items():
-        if isinstance(item, property) and not key.startswith("_"):
-            text = " ".join((item.__doc__ or "").split())
-            shape, meaning = re.fullmatch(r"(?:(\[.*?\]): )?(.*)", text).groups("")
-            rows.append((f"`{key}`", shape, f"{meaning[0].upper()}{meaning[1:]}"))
-    return table(("property", "shape", "meaning"), rows)
-
-
 TABLES: dict[str, Callable[..., str]] = {
     "scores": scores,
-    "report-options": lambda: options("report", report, _FILES | _CARD),
     "method-list": method_list,
-    "methods": methods,
     "about": about,
-    "properties": properties,
+    "default-fit": default_fit,
+}
+"""Functions that generate each part of a page from the words after its name."""
+
+ON_THE_SITE: dict[str, Callable[..., str]] = {
+    "methods": methods,
+    "options": options,
     "error-codes": lambda: table(
         ("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in CODES.items()]
     ),
 }
-"""Functions that generate each part from the words after its name."""
+"""Functions that generate what the directive `generated` puts on the site alone."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -284,7 +216,7 @@ def _write_missing_pages() -> None:
             page = DOCS / "methods" / kind / f"{name}.md"
             if entry["package"].split()[0] == "bayeslora" and not page.exists():
                 page.parent.mkdir(parents=True, exist_ok=True)
-                mark = f"<!-- about {kind} {name}: written by docs/tables.py from the code -->"
+                mark = f"<!-- about {kind} {name}: docs/tables.py -->"
                 title = _config(kind, name).__name__
                 page.write_text(f"# {title}\n\n{mark}\n<!-- end -->\n", encoding="utf-8")
 

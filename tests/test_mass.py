@@ -23,11 +23,11 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 35292,
-    "modules": 220,
+    "code lines": 34874,
+    "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
-    "options of the command line": 153,
+    "options of the command line": 151,
     "options of fit": 28,
     "modules that fit loads": 137,
     "modules that predict loads": 113,
@@ -38,7 +38,7 @@ ROOMS = {
     ".": 2656,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2647,
+    "cli": 2631,
     "contrib": 2351,
     "data": 2145,
     "engine": 5045,
@@ -48,7 +48,7 @@ ROOMS = {
     "posteriors": 4973,
     "predictions": 1410,
     "recalibration": 621,
-    "reporting": 3626,
+    "reporting": 3224,
     "testing": 577,
 }
 """Code lines by folder; `.` for files outside of one."""

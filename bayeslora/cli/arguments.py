@@ -311,7 +311,7 @@ class Scoring(Everywhere):
 
     num_bins: Any = option(of=EVALUATE, flag="--bins")
     seed: Any = option(of=RESAMPLING)
-    cluster_by: str | None = option("COLUMN", EVALUATE)
+    cluster_by: str | None = option("COLUMN", EVALUATE, further=True)
     interval: str | None = option(of=RESAMPLING, further=True)
 
 
@@ -332,8 +332,6 @@ class Evaluated(Scored, Parts, Scoring):
     """name of the method in tables and figures, if there is one"""
     label_column: str | None = option("NAME")
     """column with the labels of predictions, or of a classifier's rows (default: label)"""
-    text_column: str | None = option("NAME")
-    """column with the texts of a classifier's rows (default: text)"""
 
 
 class Apart(Scoring):

@@ -5,9 +5,9 @@ Fits of one method with several seeds count as one method if they share their ro
 
 from __future__ import annotations
 
-import logging
-import re
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError
 from bayeslora.io.files import shown_path
 from bayeslora.metrics.bootstrap import clusters_in, values_of
-from bayeslora.metrics.calibration import TopLabel, top_label
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
@@ -27,13 +26,8 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
-from bayeslora.predictions.collection import (
-    Method,
-    Source,
-    by_group,
-    named_predictions,
-    unique_labels,
-)
+from bayeslora.predictions.collection import Method, Source, by_group, named_predictions
+from bayeslora.predictions.record import Predictions
 
 Names = str | Sequence[str] | None
 """A name, several names, or None."""
@@ -67,6 +61,16 @@ class Point:
     def off_diagonal(self) -> bool:
         """Whether the interval of the accuracy excludes the mean confidence."""
         return not self.accuracy_low <= self.confidence <= self.accuracy_high
+
+    @property
+    def stated(self) -> float:
+        """Share of errors that its confidence states."""
+        return 1 - self.confidence
+
+    @property
+    def errors(self) -> Score:
+        """Share of errors, with the interval of the accuracy."""
+        return Score(1 - self.accuracy, 1 - self.accuracy_high, 1 - self.accuracy_low)
 
 
 ANSWERED = 0.8
@@ -198,11 +202,6 @@ class Assessed:
         score, inside = self.scores.ood[name].score, self.method.predictions
         return inside.uncertainty(score), self.method.ood[name].predictions.uncertainty(score)
 
-    @cached_property
-    def surest(self) -> TopLabel:
-        """Confidence and correctness of the labelled rows, the surest first."""
-        return top_label(self.answers.confidence, self.answers.correct)
-
     @property
     def points(self) -> list[Point]:
         """The non-empty bins."""
@@ -290,13 +289,7 @@ def pool(fits: Sequence[Assessed]) -> list[Assessed]:
             first = replace(seeds[0].method, label=group)
             seeds = [Assessed(first, scores, tuple(seeds))]
         pooled += seeds
-    labels = unique_labels([assessed.label for assessed in pooled])
-    return [
-        replace(assessed, method=replace(assessed.method, label=label))
-        if assessed.fits
-        else assessed
-        for assessed, label in zip(pooled, labels, strict=True)
-    ]
+    return pooled
 
 
 def every_fit(methods: Sequence[Assessed]) -> list[Assessed]:
@@ -312,13 +305,8 @@ def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:
     return True
 
 
-logger = logging.getLogger(__name__)
-
 SHIFT_KEYS = ("accuracy", "nll", "ece")
 """The scores to keep."""
-
-_FINGERPRINT = "model_fingerprint"
-_NUMBER = re.compile(r"\d{1,2}(\.\d{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -345,26 +333,24 @@ def shift_curves(
         InputError: Metadata are missing, two sets are the same corruption and severity, or there
             are no labels.
     """
-    groups: dict[tuple[str, str], dict[float, Source]] = {}
+    curves: dict[tuple[str, str], dict[float, Mapping[str, Score]]] = {}
     for source in shifted:
         kind, severity = _corruption(source)
-        label = _owner(methods, source).label
-        by_severity = groups.setdefault((kind, label), {})
-        if severity in by_severity:
+        method = _owner(methods, source)
+        scores = curves.setdefault(
+            (kind, method.label), {0.0: _shift_scores(method.scores, method.label)}
+        )
+        if severity in scores:
             raise InputError(
-                f"{_called(source)} is {kind} of severity {severity:g} of {label!r}, and so is "
-                f"{_called(by_severity[severity])}"
+                f"{_called(source)} is {kind} of severity {severity:g} of {method.label!r}, and so "
+                "is another file"
             )
-        by_severity[severity] = source
-    by_label = {method.label: method for method in methods}
-    curves = []
-    for (kind, label), sources in sorted(groups.items()):
-        scores = {0.0: _shift_scores(by_label[label].scores, label)}
-        for severity, source in sorted(sources.items()):
-            result = evaluate(source.predictions, **shared_options(options))
-            scores[severity] = _shift_scores(result, _called(source))
-        curves.append(ShiftCurve(label, kind, scores))
-    return tuple(curves)
+        result = evaluate(source.predictions, **shared_options(options))
+        scores[severity] = _shift_scores(result, _called(source))
+    return tuple(
+        ShiftCurve(label, kind, dict(sorted(scores.items())))
+        for (kind, label), scores in sorted(curves.items())
+    )
 
 
 def _shift_scores(scores: Scores, name: str) -> dict[str, Score]:
@@ -375,36 +361,30 @@ def _shift_scores(scores: Scores, name: str) -> dict[str, Score]:
 
 def _corruption(source: Source) -> tuple[str, float]:
     notes = source.predictions.metadata
-    kind, severity = notes.get("corruption", ""), notes.get("severity", "")
-    if not kind or not _NUMBER.fullmatch(severity) or not float(severity):
-        raise InputError(
-            f"{_called(source)} does not say its corruption and severity, as the Parquet files of "
-            "`bayeslora predict --corrupt` do"
-        )
-    return kind, float(severity)
+    with suppress(KeyError, ValueError):
+        kind, severity = notes["corruption"], float(notes["severity"])
+        if kind and 0 < severity < math.inf:
+            return kind, severity
+    raise InputError(
+        f"{_called(source)} does not say its corruption and severity, as the Parquet files of "
+        "`bayeslora predict --corrupt` do"
+    )
 
 
 def _owner(methods: Sequence[Assessed], source: Source) -> Assessed:
-    """Return the method that made these predictions."""
-    predictions = source.predictions
-    if len(methods) == 1:
-        return methods[0]
-    matches = [
-        assessed
-        for assessed in methods
-        if assessed.method.predictions.metadata.get(_FINGERPRINT)
-        == predictions.metadata.get(_FINGERPRINT, "")
-    ] or [
-        assessed
-        for assessed in methods
-        if predictions.name in (assessed.label, assessed.method.name)
-    ]
-    if len(matches) != 1:
-        raise InputError(
-            f"{_called(source)} was made by none of the methods, or by more than one: "
-            f"{', '.join(repr(method.label) for method in methods)}"
-        )
-    return matches[0]
+    """Return the method that made these predictions, known by its model or its name."""
+    made_by = _model(source.predictions)
+    matches = [each for each in methods if _model(each.method.predictions) == made_by]
+    if len(methods) == 1 or len(matches) == 1:
+        return (matches or methods)[0]
+    raise InputError(
+        f"{_called(source)} was made by none of the methods, or by more than one: "
+        f"{', '.join(repr(method.label) for method in methods)}"
+    )
+
+
+def _model(predictions: Predictions) -> str:
+    return predictions.metadata.get("model_fingerprint") or predictions.name
 
 
 def _called(source: Source) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bayeslora.reporting.figures.style import Drawing
+from bayeslora.reporting.figure_style import Panel
 from bayeslora.reporting.tables import Table
 
 Kind = Literal["plain", "good", "warning", "open", "advice"]
@@ -65,7 +64,7 @@ class Figure:
     """Drawings, maybe none, with a caption of at most 25 words and a heading or none."""
 
     caption: str
-    drawings: tuple[Drawing, ...]
+    panels: tuple[Panel, ...]
     heading: str = ""
 
 
@@ -92,22 +91,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Term:
-    """A term and its meaning, plain text, with its formula and who proposed it, if any.
-
-    It is included if one of the scores or attributes of `Scores` in `keys` is present; always, if
-    there are none.
-    """
+    """A term and its meaning, plain text, with its formula and who proposed it, if any."""
 
     name: str
     meaning: str
     formula: str = ""
     source: str = ""
-    keys: frozenset[str] = frozenset()
-
-    @property
-    def anchor(self) -> str:
-        """Its anchor on the page."""
-        return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
 
 
 @dataclass(frozen=True)
@@ -161,14 +150,12 @@ def walk(blocks: Sequence[Block]) -> Iterator[Block]:
 class Document:
     """A report, independent of its format.
 
-    `facts` is one line under the title; only non-empty sections are in it; `view` is the file
-    beside the page that shows every example, or empty.
+    `facts` is one line under the title; only non-empty sections are in it.
     """
 
     title: str
     facts: str
     sections: tuple[Section, ...]
-    view: str = ""
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -176,10 +163,10 @@ class Document:
         return tuple(block for block in self._blocks if isinstance(block, Table))
 
     @property
-    def drawings(self) -> tuple[Drawing, ...]:
-        """Every drawing, in order."""
+    def panels(self) -> tuple[Panel, ...]:
+        """Every drawn figure, in order."""
         figures = (block for block in self._blocks if isinstance(block, Figure))
-        return tuple(drawing for figure in figures for drawing in figure.drawings)
+        return tuple(panel for figure in figures for panel in figure.panels)
 
     @property
     def _blocks(self) -> Iterator[Block]:

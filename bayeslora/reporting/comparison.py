@@ -1,20 +1,14 @@
-"""The paired comparison: a table, notes on how to read it, and Markdown, LaTeX and CSV files.
-
-A directory of the three files also has `comparison.json`, which marks it as safe to replace.
-"""
+"""The paired comparison: a table, notes on how to read it, and files of it."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bayeslora._version import __version__
-from bayeslora.errors import InputError
-from bayeslora.io.directories import Layout, atomic_directory, refuse_target
+from bayeslora.errors import unknown_choice
 from bayeslora.io.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
@@ -88,11 +82,9 @@ def comparison_notes(
 
 def _made(comparison: Comparison, reference: str) -> Iterator[str]:
     """Yield how bins, intervals and tests were computed."""
-    clusters = comparison.num_clusters
-    drawn = "examples" if clusters is None else "clusters"
-    if clusters is not None:
-        column = named(clean(comparison.cluster_by or ""))
-        yield say("clusters", clusters=counted(clusters, "cluster"), column=column)
+    drawn = "examples" if comparison.num_clusters is None else "clusters"
+    if comparison.num_clusters is not None:
+        yield say("clusters", of=comparison, column=clean(comparison.cluster_by or ""))
     binned = any(SCORES[key].reflected for key in comparison.keys)
     if binned:
         yield f"Calibration errors in {comparison.num_bins} bins."
@@ -102,20 +94,18 @@ def _made(comparison: Comparison, reference: str) -> Iterator[str]:
         fits = any(row.seeds for row in comparison.rows)
         yield say(
             "paired",
+            of=comparison,
             kind="BCa" if comparison.interval == "bca" else comparison.interval,
             shape=" (of calibration errors in bins reflected ones)" if binned else "",
             drawn=drawn,
-            resamples=counted(comparison.num_resamples, "resample"),
-            seed=comparison.seed,
             more=", and say nothing of other seeds of the fits" if fits else "",
         )
     if comparison.num_permutations:
         several = comparison.num_comparisons > 1
         yield say(
             "permutation",
+            of=comparison,
             drawn=drawn,
-            permutations=counted(comparison.num_permutations, "permutation"),
-            seed=comparison.seed,
             family=f"{comparison.num_comparisons} comparisons" if several else "only comparison",
             reference=reference,
         )
@@ -148,128 +138,70 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     return Row((title,), tuple(cells))
 
 
-FORMAT_VERSION = 1
-SUFFIXES = (".md", ".tex", ".csv")
-LAYOUT = Layout(
-    "a comparison", "comparison.json", tuple(f"comparison{suffix}" for suffix in SUFFIXES)
+SUFFIXES = (".md", ".tex", ".csv", ".json")
+"""Formats of a file of a comparison; JSON has everything."""
+
+CSV_COLUMNS = (
+    *("method", "reference", "score", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "n", "p", "p_holm"),
 )
-"""Contents of a comparison's directory."""
 
 
-def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Return the files that a comparison is to be written to, before it is computed.
+def comparison_target(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Return the file that a comparison is to be written to, before it is computed.
 
     Args:
-        out: A file whose suffix selects the format, or a directory for all formats.
-        overwrite: Whether existing files may be replaced.
+        out: A file whose suffix selects the format.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         InputError: The suffix is unknown, or `out` exists and may not be replaced, or cannot be
             written.
     """
     target = Path(out)
-    is_directory = target.is_dir() or not target.suffix
-    if not is_directory and target.suffix not in SUFFIXES:
-        raise InputError(
-            f"{target} has the suffix {target.suffix!r}; choose from {', '.join(SUFFIXES)}, or name"
-            " a directory for all of them"
-        )
-    if is_directory and target.is_file():
-        raise InputError(f"{target} is in the way of a directory; choose another path")
+    if target.suffix not in SUFFIXES:
+        raise unknown_choice("ending of a comparison's file", target.suffix, SUFFIXES)
     check_writable(target)
-    if not is_directory:
-        refuse_existing(target, overwrite=overwrite)
-        return (target,)
-    refuse_target(target, LAYOUT, overwrite=overwrite)
-    return tuple(target / f"comparison{suffix}" for suffix in SUFFIXES)
+    refuse_existing(target, overwrite=overwrite)
+    return target
 
 
-def write_comparison(
-    comparison: Comparison, out: str | Path, *, overwrite: bool = False
-) -> tuple[Path, ...]:
-    """Write the result of `compare` atomically, and return the paths of the tables.
+def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the result of `compare` atomically, and return the file.
 
     Args:
         comparison: The paired differences.
-        out: A `.md`, `.tex` or `.csv` file, or a directory for all three, which also gets
-            `comparison.json`.
-        overwrite: Whether a file, or the directory of an earlier comparison, may be replaced.
+        out: A `.md`, `.tex`, `.csv` or `.json` file.
+        overwrite: Whether a file may be replaced.
 
     Raises:
-        InputError: As `comparison_files`.
+        InputError: As `comparison_target`.
     """
-    files = comparison_files(out, overwrite=overwrite)
-    if len(files) == 1:
-        with atomic_file(out) as temporary:
-            text = _text(comparison, files[0].suffix)
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-        return files
-    with atomic_directory(out, LAYOUT, overwrite=overwrite) as temporary:
-        for file in files:
-            text = _text(comparison, file.suffix)
-            (temporary / file.name).write_text(text, encoding="utf-8", newline="\n")
-        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
-        # ASCII, since names may hold text-direction marks.
-        content = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
-        (temporary / LAYOUT.marker).write_text(f"{content}\n", encoding="ascii")
-    return files
-
-
-def _text(comparison: Comparison, suffix: str) -> str:
-    """Return the table in a format."""
-    if suffix == ".csv":
-        lines = [line for row in comparison.rows for line in _lines(row, comparison)]
-        stream = io.StringIO()
-        write_rows(stream, [list(lines[0]), *(list(line.values()) for line in lines)])
-        return stream.getvalue()
+    target = comparison_target(out, overwrite=overwrite)
     table = difference_table(comparison).called("differences")
-    if suffix == ".tex":
-        return f"{PREAMBLE}\n{to_latex(table)}"
-    words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
-    return f"{words}\n\n{to_markdown(table)}\n"
+    with (
+        atomic_file(target) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        if target.suffix == ".csv":
+            write_rows(file, _csv_rows(comparison))
+        elif target.suffix == ".json":
+            # ASCII, since names may hold text-direction marks.
+            file.write(f"{json.dumps(comparison.to_json(), indent=2, allow_nan=False)}\n")
+        elif target.suffix == ".tex":
+            file.write(f"{PREAMBLE}\n{to_latex(table)}")
+        else:
+            words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
+            file.write(f"{words}\n\n{to_markdown(table)}\n")
+    return target
 
 
-def _lines(row: ComparisonRow, comparison: Comparison) -> Iterator[dict[str, object]]:
-    """Yield the cells of each line of the CSV by column.
-
-    The last columns are how the numbers were computed: the number of fits averaged in each of the
-    two scores; the number of clusters, if rows were resampled in clusters; the type of the
-    intervals, which are not corrected; numbers of resamples and permutations, and their seed; and
-    the number of p-values in a score's Holm correction.
-    """
-    over_seeds = comparison.intervals_over == "seeds"
-    tests = {"p": row.p, "p_holm": row.p_holm} if comparison.num_permutations else {}
-    for key, score in {**row.scores, **row.distances}.items():
-        is_distance = key in row.distances
-        other = comparison.distance_to if is_distance else comparison.reference
-        shape = comparison.interval
-        if not is_distance and SCORES[key].reflected:
-            shape = "reflected"
-        kind = f"{shape} bootstrap over {'rows' if comparison.num_clusters is None else 'clusters'}"
-        if over_seeds:
-            kind = f"t{', paired by seed' if comparison.same_seeds else ' (Welch)'}, over seeds"
-        value, low, high = score_numbers(score)
-        difference, difference_low, difference_high = score_numbers(
-            Score.alone(math.nan) if is_distance else row.differences[key]
-        )
-        yield {
-            "method": clean(row.name),
-            "reference": clean(other or ""),
-            "score": key,
-            "value": value,
-            "low": low,
-            "high": high,
-            "difference": difference,
-            "difference_low": difference_low,
-            "difference_high": difference_high,
-            "n": comparison.n,
-            **{name: repr(values[key]) if key in values else "" for name, values in tests.items()},
-            "seeds": len(row.seeds) or 1,
-            "reference_seeds": len(comparison.base.seeds) or 1,
-            "clusters": "" if comparison.num_clusters is None else comparison.num_clusters,
-            "intervals": kind,
-            "resamples": "" if over_seeds else comparison.num_resamples,
-            "permutations": comparison.num_permutations,
-            "seed": comparison.seed,
-            "holm_family": comparison.num_comparisons if comparison.num_permutations else "",
-        }
+def _csv_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
+    yield CSV_COLUMNS
+    for row in comparison.rows:
+        for key, score in {**row.scores, **row.distances}.items():
+            other = comparison.distance_to if key in row.distances else comparison.reference
+            difference = row.differences.get(key, Score.alone(math.nan))
+            numbers = (*score_numbers(score), *score_numbers(difference), comparison.n)
+            tests = row.p.get(key, ""), row.p_holm.get(key, "")
+            yield (row.name, other or "", key, *numbers, *tests)

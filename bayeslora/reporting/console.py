@@ -15,7 +15,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
 from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
-from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
+from bayeslora.reporting.tables import Table, to_text
 from bayeslora.reporting.text import (
     NAME_END,
     NAME_START,
@@ -157,27 +157,20 @@ def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str]
     shown = (
         tables_of.LISTED_COLUMNS if keys is None else {key: tables_of.COLUMNS[key] for key in keys}
     )
-    rows = []
+    cells = {}
     for key, column in shown.items():
-        score = method.get(key)
-        if score is None:
-            continue
-        cells = tables_of.value_and_interval(key, score, tables_of.digits_of(key, method, shown))
-        rows.append(Row((column.title_and_arrow,), cells))
-        if key == "ece":
-            cell = tables_of.chance_cell(method)
-            rows.append(
-                Row((tables_of.CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval)))
-            )
+        if key in method:
+            digits = tables_of.digits_of(key, method, shown)
+            cells[column.title_and_arrow] = tables_of.score_cell(key, method[key], digits=digits)
+            if key == "ece":
+                cells[tables_of.CHANCE_COLUMN.title] = tables_of.chance_cell(method)
     for name, result in method.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
-        detection = result.by_score[result.score]
         for key, column in tables_of.OOD_COLUMNS.items():
-            if key in detection:
-                cells = tables_of.value_and_interval(key, detection[key])
-                rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
+            if (score := result.by_score[result.score].get(key)) is not None:
+                cells[f"{column.title_and_arrow} {by}"] = tables_of.score_cell(key, score)
     heading = f"{method.name} ({counted(method.n_labelled, 'labelled example')})"
-    return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
+    return tables_of.score_list(heading, cells)
 
 
 def _footnotes(scores: Sequence[Scores]) -> list[str]:

@@ -1,25 +1,33 @@
 """The content and order of a report: a list of sections.
 
 Only `compose` knows the sections. The page, its table of contents, the Markdown and the LaTeX
-tables loop over its result.
+tables loop over its result. Cards of methods are made from the metadata of the predictions; files
+of other tools have none, and their cards say so. Hashes identify the input files.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
+from bayeslora._version import __version__
+from bayeslora.conformal import CONFORMAL
+from bayeslora.io.files import shown_path
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
-from bayeslora.plain_text import as_label, counted
+from bayeslora.plain_text import as_label, clean, counted
+from bayeslora.predictions.collection import Source
+from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting import score_tables as tables_of
-from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import Block, Details, Document, Figure, Section, Term
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.blocks import Block, Details, Document, Figure, Record, Section, Term
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures.drawings import Drawings
-from bayeslora.reporting.figures.style import Drawing
-from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
+from bayeslora.reporting.figure_style import Panel
+from bayeslora.reporting.figures import Drawings
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, words
@@ -29,44 +37,59 @@ TITLE_COLUMNS = 160
 """Most columns of a title, as in a terminal."""
 
 
+LONGEST = 160
+"""Width of a summary in terminal columns; of sources, it is doubled."""
+
+PACKAGES = (
+    *("numpy", "scipy", "netcal", "torchmetrics", "torch", "transformers"),
+    *("pyarrow", "matplotlib", "jinja2"),
+)
+"""Packages whose installed versions are recorded, without importing them."""
+
+MOST_CLASSES = 40
+"""Most class names to list."""
+
+Provenance = Mapping[str, str | Mapping[str, str]]
+"""Facts about the run by name; a mapping as a value becomes a separate part."""
+
+
 def compose(
-    title: str,
-    facts: Facts,
-    drawings: Drawings,
-    *,
-    provenance: Provenance,
-    settings: Mapping[str, str],
-    example_column: str | None = None,
-    view: str = "",
+    title: str, facts: Facts, drawings: Drawings, *, provenance: Provenance, column: str | None
 ) -> Document:
     """Compose sentences, tables and figures into a document.
 
-    Without a title, it names or counts the methods. `example_column` is the further column with the
-    rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
+    Without a title, it names or counts the methods. `column` is the further column with the rows'
+    texts, if it exists; None leaves examples out.
     """
     methods, scores = facts.methods, facts.scores
-    fits = every_fit(methods)
-    terms = terms_for(_keys(fits))
     glance, drawings = _first_screen(facts, drawings)
     selective: list[Block] = [*_drawn(drawings["selective"])]
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
         selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
     parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
-    examples = () if example_column is None else wrong_answers(fits, example_column)
-    run = Details(run_line(provenance, settings), run_record(fits, facts, provenance, settings))
+    terms = glossary()
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(facts)),
-        Section("reliability", "Reliability", _reliability(drawings)),
+        Section(
+            "reliability",
+            "Reliability",
+            _drawn(*(drawings[topic] for topic in ("reliability", "confidence", "shift"))),
+        ),
         Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
         Section("confidence", "Selective prediction", tuple(selective)),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
-        Section("examples", "Most confident errors", examples, page_only=True),
-        Section("methods", "Methods", tuple(map(method_card, fits))),
-        Section("run", "Run", (run,)),
+        Section(
+            "examples",
+            "Most confident errors",
+            () if column is None else wrong_answers(facts.fits, column),
+            page_only=True,
+        ),
+        Section("methods", "Methods", tuple(map(method_card, facts.fits))),
+        Section("run", "Run", (run_record(facts, provenance),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms", terms),)),
     )
     labels = [method.label for method in methods]
@@ -75,22 +98,21 @@ def compose(
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
         title=as_label(title or f"Reliability of {whose}", TITLE_COLUMNS),
-        facts=_size(methods),
+        facts=_size(facts),
         sections=tuple(section for section in sections if section.blocks),
-        view=view,
     )
 
 
 def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
     first, to_do = overview(facts), advice(facts)
-    chosen: list[Drawing] = []
+    chosen: list[Panel] = []
     others = dict(drawings)
     for topic in ("reliability", "confidence"):
-        panels = drawings[topic].drawings
-        chosen += [drawing for drawing in panels if drawing.name == first.figure]
-        rest = tuple(drawing for drawing in panels if drawing.name != first.figure)
-        others[topic] = replace(drawings[topic], drawings=rest)
+        panels = drawings[topic].panels
+        chosen += [panel for panel in panels if panel.name == first.figure]
+        rest = tuple(panel for panel in panels if panel.name != first.figure)
+        others[topic] = replace(drawings[topic], panels=rest)
     blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
     if len(facts.methods) > 1 and facts.leader is not None:
         blocks.append(tables_of.first_table(facts).called("overview"))
@@ -98,7 +120,7 @@ def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], 
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if figure.drawings)
+    return tuple(figure for figure in figures if figure.panels)
 
 
 def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
@@ -117,12 +139,6 @@ def _scores(facts: Facts) -> tuple[Block, ...]:
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
-
-
-def _reliability(drawings: Drawings) -> tuple[Block, ...]:
-    """Return the diagrams of further methods, and other views of reliability."""
-    topics = ("reliability", "confidence", "per_class", "shift")
-    return _drawn(*(drawings[topic] for topic in topics))
 
 
 def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
@@ -148,36 +164,122 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     return (*tables[:1], *others)
 
 
-def _keys(methods: Sequence[Assessed]) -> set[str]:
-    """Return the keys of everything that the glossary explains."""
-    scores = [method.scores for method in methods]
-    keys = {key for each in scores for key in each}
-    keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
-    attributes = ("ood", "ood_groups", "ece_if_calibrated")
-    return keys | {key for each in scores for key in attributes if getattr(each, key)}
+def glossary() -> tuple[Term, ...]:
+    """Return a term for every score of the catalogue, then what they are made of."""
+    scores = [
+        Term(
+            info.title,
+            f"{info.meaning[0].upper()}{info.meaning[1:]}.",
+            info.details.replace("`", ""),
+            info.source if re.search(r"\d", info.source) else "",
+        )
+        for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values())
+    ]
+    return (*scores, *(Term(**term) for term in words()["terms"]))
 
 
-def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
-    """Return the terms of some keys: scores as in the catalogue, then what they are made of."""
-    present = frozenset(keys)
-    terms = []
-    for info in (*ALL_SCORES.values(), *DETECTION_SCORES.values()):
-        source = info.source if re.search(r"\d", info.source) else ""
-        meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
-        details, of = info.details.replace("`", ""), {info.key}
-        if info.key in DETECTION_SCORES:
-            of.add("ood")
-        terms.append(Term(info.title, meaning, details, source, frozenset(of)))
-    terms += [Term(**{**term, "keys": frozenset(term["keys"])}) for term in words()["terms"]]
-    return tuple(term for term in terms if not term.keys or term.keys & present)
-
-
-def _size(methods: Sequence[Assessed]) -> str:
-    first = methods[0].scores
+def _size(facts: Facts) -> str:
+    methods, first = facts.methods, facts.scores[0]
     rows = sorted({method.scores.n for method in methods})
     size = f"{rows[0]:,} to {rows[-1]:,} examples" if rows[1:] else counted(rows[0], "example")
     counts = sorted({method.scores.num_classes for method in methods})
     classes = f"{counts[0]} to {counts[-1]} classes" if counts[1:] else classes_of(first)
-    fits = len(every_fit(methods))
-    seeds = f" · {fits} fits" if fits > len(methods) else ""
-    return f"{counted(len(methods), 'method')}{seeds} · {size} · {classes} · {first.num_bins} bins"
+    fits = f" · {len(facts.fits)} fits" if len(facts.fits) > len(methods) else ""
+    return f"{counted(len(methods), 'method')}{fits} · {size} · {classes} · {first.num_bins} bins"
+
+
+def method_card(assessed: Assessed) -> Record:
+    """Return the card of a method."""
+    notes, scores = assessed.method.predictions.metadata, assessed.scores
+    parts = [
+        _described(notes[key], notes.get(f"{key}_summary", ""))
+        for key in ("adapter", "posterior")
+        if key in notes
+    ]
+    unknown = "The file has no record of the method; this report uses only its probabilities."
+    without = scores.n - scores.n_labelled
+    unlabelled = f", {without:,} of them without a label" if without else ""
+    size = f"{counted(scores.n, 'example')} of {classes_of(scores)}{unlabelled}"
+    rows = [
+        (as_label(key.replace("_", " ")), _in_words(key, value))
+        for key, value in notes.items()
+        if not key.endswith("_summary")
+    ]
+    summary = " with ".join(parts) if notes else unknown
+    return Record(assessed.label, (*rows, ("scored on", size)), summary)
+
+
+def _in_words(key: str, value: str) -> str:
+    """Return a value of the metadata, a link and a post-hoc step in words."""
+    if key == "link":
+        value = words()["links"].get(value, value)
+    known: Any = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
+    return _described(value, getattr(known.get(value), "summary", ""))
+
+
+def _described(name: str, summary: str) -> str:
+    shown = as_label(name, 2 * LONGEST)
+    return f"{shown} ({as_label(summary, LONGEST)})" if summary else shown
+
+
+def run_record(facts: Facts, provenance: Provenance) -> Details:
+    """Return everything needed to reproduce the numbers, below the run in one line."""
+    first = facts.fits[0].scores
+    notes = first.intervals
+    settings = {
+        "bins": f"{first.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
+        "seed of the bootstrap": str(notes["seed"]),
+    }
+    command = provenance.get("command")
+    stated = as_label(command, 100) if isinstance(command, str) else ""
+    line = " · ".join(filter(None, (stated, f"bayeslora {__version__}", settings["intervals"])))
+    parts: dict[str, Mapping[str, str]] = {"The run": {}}
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            parts[key] = value
+        else:
+            title = "command to repeat it" if key == "command" else key
+            parts["The run"] = {**parts["The run"], title: value}
+    for fit in facts.fits:
+        parts[f"Method: {fit.label}"] = dict(_method_rows(fit, facts.sets))
+    parts["This report"] = {**settings, **_versions()}
+    records = tuple(
+        Record(as_label(title), tuple((as_label(k), clean(str(v))) for k, v in rows.items()))
+        for title, rows in parts.items()
+        if rows
+    )
+    return Details(line, records)
+
+
+def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    method, scores = assessed.method, assessed.scores
+    if clean(method.name) != assessed.label:
+        yield "name", method.name
+    yield "predictions", _origin(method.source)
+    yield "examples", f"{scores.n:,}, of which {scores.n - scores.n_labelled:,} unlabelled"
+    classes = [as_label(name) for name in method.predictions.classes]
+    yield "classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"
+    for name, source in method.ood.items():
+        size = counted(len(source.predictions), "example")
+        yield f"out of distribution: {sets[name]}", f"{size}, {_origin(source)}"
+
+
+def _origin(source: Source) -> str:
+    if source.path is None:
+        return "in memory"
+    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "bayeslora": __version__,
+        "Python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -17,9 +17,8 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import occupied
 from bayeslora.reporting.page import render_text
-from bayeslora.reporting.score_tables import COLUMNS, value_and_interval
+from bayeslora.reporting.score_tables import COLUMNS, score_cell, score_list
 from bayeslora.reporting.sentences import calibration_sentence, detector_notes, verdict_of
-from bayeslora.reporting.tables import Column, Row, Table
 from bayeslora.reporting.text import brief, classes_of, score_words
 
 if TYPE_CHECKING:
@@ -58,11 +57,9 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         dataset: Name of the rows.
     """
     keys = SHOWN if scores.n_labelled else ("mean_confidence",)
-    present = {key: scores[key] for key in keys if key in scores}
-    rows = [
-        Row((COLUMNS[key].title_and_arrow,), value_and_interval(key, score))
-        for key, score in present.items()
-    ]
+    cells = {
+        COLUMNS[key].title_and_arrow: score_cell(key, scores[key]) for key in keys if key in scores
+    }
     return render_text(
         "card.md.j2",
         start=START,
@@ -70,7 +67,7 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores=scores,
         dataset=brief(dataset),
         classes=classes_of(scores),
-        table=Table("", ("Score",), (Column("Value"), Column("95 % interval")), tuple(rows)),
+        table=score_list("Score", cells),
         verdict=verdict_of(scores)[0] if "nll" in scores else "",
         evidence=calibration_sentence(scores) if "nll" in scores else "",
         points=occupied(scores.bins),
@@ -122,15 +119,14 @@ def update_model_card(
     others = [old for old in present if not any(new.is_equal_except_value(old) for new in results)]
     data["model_name"] = model or data.get("model_name") or path.resolve().parent.name or "model"
     data["eval_results"] = [*others, *results]
-    newline = "\r\n" if "\r\n" in card.text else "\n"
-    section = model_card_section(scores, dataset=dataset).replace("\n", newline)
+    section = model_card_section(scores, dataset=dataset)
     if START in card.text:
         head, tail = card.text.split(START)
         card.text = head + section + tail.split(END)[1]
     else:
-        card.text = f"{card.text.rstrip()}{newline * 2}{section}{newline}".lstrip()
+        card.text = f"{card.text.rstrip()}\n\n{section}\n".lstrip()
     with atomic_file(path) as temporary:
-        temporary.write_bytes(str(card).encode("utf-8"))
+        temporary.write_text(str(card), encoding="utf-8", newline="\n")
     if dataset_type is not None and "accuracy" in scores:
         _write_eval_result(path.parent / ".eval_results", dataset_type, scores)
     return path
@@ -145,14 +141,13 @@ def read_card(path: str | Path) -> ModelCard:
     import yaml
     from huggingface_hub import ModelCard
 
-    text = read_text(path)
+    text = read_text(path).replace("\r\n", "\n")
     if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)} or (
         START in text and text.index(START) > text.index(END)
     ):
         raise InputError(f"model card {path}: expected one {START!r} and then one {END!r}, or none")
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not text.lstrip("\ufeff \r\n").startswith("---"):
-        text = f"---{newline}{{}}{newline}---{newline}{text}"
+    if not text.lstrip("\ufeff \n").startswith("---"):
+        text = f"---\n{{}}\n---\n{text}"
     try:
         return ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:

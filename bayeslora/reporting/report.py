@@ -11,20 +11,15 @@ from typing import Any, TypedDict, Unpack
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.bootstrap import column_names
-from bayeslora.metrics.intervals import Bootstrap, Resampling
-from bayeslora.metrics.scores import Scores
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
-from bayeslora.reporting.document import compose
+from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures.drawings import draw
-from bayeslora.reporting.figures.reliability import PerClass, check_classes
-from bayeslora.reporting.figures.style import FORMATS, check_formats
+from bayeslora.reporting.figure_style import FORMATS, check_formats
+from bayeslora.reporting.figures import draw
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
-from bayeslora.reporting.run_record import Provenance
 from bayeslora.reporting.score_files import scores_json, write_csv
-from bayeslora.reporting.viewer import browsed_columns, viewer_page
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class
     from pathlib import WindowsPath as SystemPath
@@ -55,7 +50,6 @@ class Report(SystemPath):
 
 
 PAGE = "index.html"
-VIEW = "view.html"
 SCORES = "scores.json"
 
 LAYOUT = Layout("a report", SCORES)
@@ -71,20 +65,14 @@ class PageOptions(TypedDict, total=False):
             not be shared.
         example_column: Column with the texts of these rows; by default `text` if it
             exists. Rows without a text are shown by their ids.
-        interactive: Whether to also write `view.html`, a page to filter and sort every example in a
-            browser; it holds all texts, unless `examples` is false.
         figures: Formats of the files in `figures/`: `svg`, the default, `png`, `pdf`. The page
             always has SVG.
-        per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
-            the classes to draw.
     """
 
     title: str
     examples: bool
     example_column: str | None
-    interactive: bool
     figures: Sequence[str]
-    per_class: PerClass
 
 
 class ReportOptions(PageOptions, EvaluateOptions, total=False):
@@ -123,10 +111,9 @@ def report(
             intervals. Figures and examples show every fit.
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
-        **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`,
-            `interactive`, `figures`, `per_class`; and keywords of `evaluate`: `ood_score`, `near`,
-            `far`, `group_by`, `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`,
-            `seed`.
+        **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`
+            and `figures`; and keywords of `evaluate`: `ood_score`, `near`, `far`, `group_by`,
+            `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`, `seed`.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.
@@ -135,25 +122,21 @@ def report(
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
-    interactive, per_class = options.get("interactive", False), options.get("per_class", False)
-    own_column = options.get("example_column")
-    column = (own_column or collection.EXAMPLE_COLUMN) if options.get("examples", True) else None
     formats = check_formats(options.get("figures", FORMATS[:1]))
-    Resampling(**{key: scoring[key] for key in Bootstrap.__annotations__ if key in scoring})
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = collection.as_list(items), collection.as_list(shifted)
-    read = [*collection.paths_in(items, ood or {}), *collection.paths_in(worse, {})]
-    refuse_inputs(target, *read)
-    with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
+    refuse_inputs(target, *collection.paths_in(items, ood or {}), *collection.paths_in(worse, {}))
+    with atomic_directory(target, LAYOUT, overwrite=overwrite) as folder:
+        column = None
+        shown: Sequence[str] = ()
+        if options.get("examples", True):
+            column = options.get("example_column") or collection.EXAMPLE_COLUMN
+            shown = (column, *collection.QUESTION_COLUMNS)
         needed = [*column_names(scoring.get("group_by")), *column_names(scoring.get("cluster_by"))]
-        shown: Sequence[str] = () if column is None else (column, *collection.QUESTION_COLUMNS)
-        if interactive and shown:
-            shown = [*shown, *browsed_columns(read, reading)]
         methods = collection.gather(items, ood, columns=shown, needed=needed, reading=reading)
-        if column is not None and own_column is not None:
+        if column is not None and options.get("example_column") is not None:
             collection.check_column(methods, column)
-        check_classes(per_class, methods)
         sources = [collection.load_source(predictions, reading=reading) for predictions in worse]
         fits = assess(methods, scoring)
         pooled = pool(fits) if over_seeds else fits
@@ -165,38 +148,21 @@ def report(
             shift=shift_curves(fits, sources, scoring),
         )
         document = compose(
-            options.get("title", ""),
-            facts,
-            draw(facts, formats=formats, per_class=per_class),
-            provenance=provenance or {},
-            settings=_settings(fits[0].scores),
-            example_column=column,
-            view=VIEW if interactive else "",
+            options.get("title", ""), facts, draw(facts), provenance=provenance or {}, column=column
         )
-        texts = {
+        for name, text in {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
             "tables.tex": render_latex(document),
-        }
-        if interactive:
-            leader = facts.leader
-            texts[VIEW] = viewer_page(
-                methods,
-                document.title,
-                column or collection.EXAMPLE_COLUMN,
-                leader=fits[0].label if leader is None else leader.each[0].label,
-                examples=column is not None,
-                scores={fit.label: fit.scores for fit in fits},
-            )
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8", newline="\n")
-        (temporary / "figures").mkdir()
-        for drawing in document.drawings:
-            for suffix, content in drawing.files.items():
-                (temporary / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
-        write_csv(temporary / "scores.csv", facts)
+        }.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        (folder / "figures").mkdir()
+        for panel in document.panels:
+            for kind in formats:
+                (folder / "figures" / f"{panel.name}.{kind}").write_bytes(panel.saved(kind))
+        write_csv(folder / "scores.csv", facts)
         scores = scores_json(document.title, facts)
-        write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
+        write_json(folder / SCORES, {**scores, "files": listed_files(folder)})
     return Report(target / PAGE)
 
 
@@ -204,12 +170,3 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Raise InputError if a report cannot be written to `target`, before computing anything."""
     check_writable(target)
     refuse_target(target, LAYOUT, overwrite=overwrite)
-
-
-def _settings(scores: Scores) -> dict[str, str]:
-    notes = scores.intervals
-    return {
-        "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
-        "seed of the bootstrap": str(notes["seed"]),
-    }

@@ -84,16 +84,22 @@ def score_table(
     shown = [key for key in keys if any(key in method for method in methods)]
     columns: list[tuple[Column, list[Cell]]] = []
     for key in shown:
-        digits = [digits_of(key, method, shown) for method in methods]
         scores = [method.get(key) for method in methods]
-        marks = None if facts is None else facts.marks(key)
-        columns.append((COLUMNS[key], _cells(key, scores, marks, digits)))
+        marks = best_or_tied(key, scores) if facts is None else facts.marks(key)
+        cells = [
+            score_cell(key, score, best, digits=digits_of(key, method, shown))
+            for score, best, method in zip(scores, marks, methods, strict=True)
+        ]
+        columns.append((COLUMNS[key], cells))
         if chance and key == "ece":
             columns.append((CHANCE_COLUMN, [chance_cell(method) for method in methods]))
     for name, label in sets.items():
+        results = [method.ood.get(name) for method in methods]
+        scores = [None if result is None else result.auroc for result in results]
+        marks = best_or_tied("auroc", scores) if facts is None else facts.marks_on(name)
         cells = [
-            replace(cell, p=f"by {score_words(method.ood[name].score)}") if cell.value else cell
-            for cell, method in zip(_aurocs(methods, name, facts), methods, strict=True)
+            score_cell("auroc", score, best, p=_judged_by(result))
+            for result, score, best in zip(results, scores, marks, strict=True)
         ]
         columns.append((Column("AUROC", "↑", label), cells))
     rows = tuple(
@@ -156,9 +162,8 @@ def detection_table(
     return replace(table, caption=f"{say('detection')}{_marks(methods, facts)}")
 
 
-def _aurocs(methods: Sequence[Scores], name: str, facts: Facts | None) -> list[Cell]:
-    scores = [method.ood[name].auroc if name in method.ood else None for method in methods]
-    return _cells("auroc", scores, None if facts is None else facts.marks_on(name))
+def _judged_by(result: OODScores | None) -> str:
+    return "" if result is None else f"by {score_words(result.score)}"
 
 
 def listed_scores(result: OODScores) -> Mapping[str, Mapping[str, Score]]:
@@ -204,33 +209,21 @@ def _table(
     marked: bool = False,
 ) -> Table:
     """Return a table of scores by key, with the headings of each line."""
-    cells = [
-        _cells(key, [scores.get(key) for _, scores in lines], None if marked else ())
+    best = {
+        key: marked and best_or_tied(key, [scores.get(key) for _, scores in lines])
         for key in columns
-    ]
-    rows = zip((heading for heading, _ in lines), zip(*cells, strict=True), strict=True)
-    return Table(
-        caption, headings, tuple(columns.values()), tuple(Row(*row) for row in rows), notes
-    )
-
-
-def _cells(
-    key: str,
-    scores: Sequence[Score | None],
-    marks: Sequence[bool] | None = None,
-    digits: Sequence[int] = (),
-) -> list[Cell]:
-    """Return a column of scores; without `marks`, intervals decide which are marked."""
-    marks = best_or_tied(key, scores) if marks is None else marks
-    return [
-        score_cell(
-            key,
-            score,
-            bool(marks) and marks[index],
-            digits=digits[index] if digits else DIGITS,
+    }
+    rows = tuple(
+        Row(
+            line_headings,
+            tuple(
+                score_cell(key, scores.get(key), best=marks[index] if marks else False)
+                for key, marks in best.items()
+            ),
         )
-        for index, score in enumerate(scores)
-    ]
+        for index, (line_headings, scores) in enumerate(lines)
+    )
+    return Table(caption, headings, tuple(columns.values()), rows, notes)
 
 
 def digits_of(key: str, method: Scores, shown: Collection[str]) -> int:
@@ -240,19 +233,21 @@ def digits_of(key: str, method: Scores, shown: Collection[str]) -> int:
     return method.gap_digits if beside else DIGITS
 
 
-def score_cell(key: str, score: Score | None, best: bool = False, *, digits: int = DIGITS) -> Cell:
+def score_cell(
+    key: str, score: Score | None, best: bool = False, *, digits: int = DIGITS, p: str = ""
+) -> Cell:
     """Return a score as a cell; an empty cell for None."""
     if score is None:
         return Cell()
     signed = key == "overconfidence"
     ends = interval(score.low, score.high, signed=signed, digits=digits)
-    return Cell(number(score.value, signed=signed, digits=digits), ends, best)
+    return Cell(number(score.value, signed=signed, digits=digits), ends, best, p)
 
 
-def value_and_interval(key: str, score: Score, digits: int = DIGITS) -> tuple[Cell, Cell]:
-    """Return a score and its interval as two cells."""
-    cell = score_cell(key, score, digits=digits)
-    return Cell(cell.value), Cell(cell.interval)
+def score_list(heading: str, cells: Mapping[str, Cell]) -> Table:
+    """Return a table of scores by their titles, one a row, with intervals beside the values."""
+    rows = [Row((title,), (Cell(cell.value), Cell(cell.interval))) for title, cell in cells.items()]
+    return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
 
 
 def chance_cell(scores: Scores) -> Cell:

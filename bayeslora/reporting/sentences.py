@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
-from bayeslora.metrics.scores import LEAST_ROWS, OODScores, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, OODScores, Scores
 from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, Point, Share, every_fit
@@ -41,12 +41,11 @@ from bayeslora.reporting.text import (
     number,
     p_text,
     percent,
+    phrase,
     say,
     score_words,
     share_interval,
-    shown,
     shown_ece,
-    shown_points,
     whole_percent,
     words,
 )
@@ -60,18 +59,21 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
     entry, gap = words()["verdicts"][calibration.verdict], scores["overconfidence"]
     if calibration.verdict == "few" and not gap.has_interval and scores.n_labelled >= LEAST_ROWS:
         return say("no_interval"), entry["kind"]
-    return entry["badge"].format(**_values(scores, calibration)), entry["kind"]
+    return phrase(entry["badge"], **_values(scores, calibration)), entry["kind"]
 
 
 def calibration_sentence(scores: Scores) -> str:
     """Return the evidence on calibration, the same for every verdict, without its subject."""
     floor, p, chance = scores.ece_if_calibrated, scores.calibration_p, ""
     if floor is not None:
-        shown_p = "" if p is None else f", p = {p_text(p)}"
-        chance = say("by_chance", floor=number(floor), p=shown_p)
+        chance = say("by_chance", floor=floor, p="" if p is None else f", p = {p_text(p)}")
+    gap, digits = scores["overconfidence"], scores.gap_digits
+    ends = f"({NO_INTERVAL})"
+    if gap.has_interval:
+        ends = share_interval(gap.low, gap.high, signed=True, digits=digits)
     return say(
         "evidence",
-        gap=shown_points(scores["overconfidence"], signed=True, digits=scores.gap_digits),
+        gap=f"{hundredths(gap.value, signed=True, digits=digits)} points {ends}",
         bins=bins_that_miss(calibration_of(scores).points),
         ece=shown_ece(scores),
         chance=chance,
@@ -84,38 +86,25 @@ def bins_that_miss(points: Sequence[Point]) -> str:
     return say(
         "bins",
         missed=missed,
-        bins=counted(len(points), "bin"),
+        bins=len(points),
         miss="misses" if 1 in (missed, len(points)) else "miss",
         expected=number(CHANCE * len(points), digits=1),
     )
 
 
-def _values(scores: Scores, calibration: Calibration) -> dict[str, str]:
+def _values(scores: Scores, calibration: Calibration) -> dict[str, object]:
     """Return the values in the words of a verdict, but `of`."""
-    gap, sure, chance = scores["overconfidence"], calibration.sure, scores.ece_if_calibrated
+    gap, chance = scores["overconfidence"], scores.ece_if_calibrated
     return {
-        "way": calibration.way,
-        "Way": calibration.way.capitalize(),
+        "scores": scores,
+        "calibration": calibration,
         "gap": hundredths(abs(gap.value), digits=scores.gap_digits),
         "ends": " to ".join(hundredths(end, signed=True) for end in (gap.low, gap.high)),
-        "n": f"{scores.n_labelled:,}",
         "ece": hundredths(scores["ece"].value),
         "chance": "" if chance is None else f" (chance: {hundredths(chance)})",
         "surely": SURELY,
-        "stated": "" if sure is None else percent(1 - sure.confidence),
-        "made": "" if sure is None else percent(1 - sure.accuracy),
-        "confident": "" if sure is None else _confident(sure),
+        "confident": calibration.sure and say("confident", sure=calibration.sure),
     }
-
-
-def _confident(sure: Point) -> str:
-    return say(
-        "confident",
-        stated=percent(1 - sure.confidence),
-        made=percent(1 - sure.accuracy),
-        ends=share_interval(1 - sure.accuracy_high, 1 - sure.accuracy_low),
-        examples=counted(sure.count, "example"),
-    )
 
 
 def overview(facts: Facts) -> Overview:
@@ -128,7 +117,7 @@ def overview(facts: Facts) -> Overview:
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
     judged = [calibration_of(each.scores) for each in leader.each]
     if len({each.way for each in judged if each.verdict in MISCALIBRATED}) > 1:
-        verdict, kind = say("seeds_disagree", name=named(leader.label)), "warning"
+        verdict, kind = say("seeds_disagree", name=leader.label), "warning"
     elif one_of_several:
         verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
     fits = enumerate(every_fit(facts.methods), start=1)
@@ -173,7 +162,7 @@ def _about(facts: Facts) -> str:
             reason += ", on examples that may differ"
     if leader is None or not leader.fits:
         return reason
-    seeds = say("first_seed", name=named(leader.fits[0].label), count=len(leader.fits))
+    seeds = say("first_seed", name=leader.fits[0].label, count=len(leader.fits))
     return "; ".join(filter(None, (reason, seeds)))
 
 
@@ -211,13 +200,10 @@ def advice(facts: Facts) -> Finding | None:
     sentences: list[str] = []
     if leader is not None and choice is not None:
         if choice.reasons:
-            names = listed_names((choice.label, *choice.equal))
-            reasons = listed(choice.reasons)
-            sentences.append(
-                say("choose" if choice.equal else "prefer", names=names, reasons=reasons)
-            )
+            fact, names = "choose" if choice.equal else "prefer", (choice.label, *choice.equal)
+            sentences.append(say(fact, names=names, reasons=listed(choice.reasons)))
         sentences += [*_face_value(facts), *_person(leader, _of([leader.label], facts))]
-    sentences += [_flag(facts, name, named(label)) for name, label in facts.sets.items()]
+    sentences += [_flag(facts, *named_set) for named_set in facts.sets.items()]
     if leader is not None:
         sentences += _more_labels(leader, _of([leader.label], facts))
     return Finding("advice", "What to do", tuple(sentences), "advice") if sentences else None
@@ -249,16 +235,12 @@ def _face_value(facts: Facts) -> Iterator[str]:
         if scores["overconfidence"].has_interval or verdict != "few":
             sentence = entry.get("recalibrated", entry["advice"]) if done else entry["advice"]
             of = _of([method.label for method in methods], facts)
-            yield sentence.format(of=of, **_values(scores, calibration_of(scores)))
+            yield phrase(sentence, of=of, **_values(scores, calibration_of(scores)))
 
 
 def _should_be_checked(sure: Share, rest: Share) -> bool:
     """Return whether a person should check the least confident examples, the `rest`."""
     return sure.low > rest.high and sure.value >= USABLE
-
-
-def _share(share: Share) -> str:
-    return f"{percent(share.value)} {share_interval(share.low, share.high)}"
 
 
 def _person(leader: Assessed, whose: str) -> list[str]:
@@ -268,7 +250,7 @@ def _person(leader: Assessed, whose: str) -> list[str]:
         return []
     sure, rest = surest
     passed = whole_percent(rest.size / (sure.size + rest.size))
-    return [say("person", whose=whose, passed=passed, rest=_share(rest), sure=_share(sure))]
+    return [say("person", whose=whose, passed=passed, rest=rest, sure=sure)]
 
 
 def _flag(facts: Facts, name: str, label: str) -> str:
@@ -280,18 +262,14 @@ def _flag(facts: Facts, name: str, label: str) -> str:
     leader = facts.leader
     if leader is not None and best.is_top(leader.label):
         best, result = replace(best, label=leader.label), leader.scores.ood[name]
-    better, score = better_score(result), score_words(result.score)
-    sentence: str = words()["flags"][detection_of(result)]
-    return sentence.format(
+    end = f"highest {score_words(result.score)}"
+    return phrase(
+        words()["flags"][detection_of(result)],
         label=label,
-        score=score,
+        result=result,
+        better=result.by_score[result.better]["auroc"].value if result.better else 0,
         whose=f" of {named(best.label)}" if best.others else "",
-        better=score_words(better),
-        key=better,
-        auroc=number(result.by_score[better]["auroc"].value) if better else "",
-        end="lowest confidence" if result.score == "max_probability" else f"highest {score}",
-        flagged=percent(result.fpr95.value),
-        ends=share_interval(result.fpr95.low, result.fpr95.high),
+        end="lowest confidence" if result.score == "max_probability" else end,
     )
 
 
@@ -335,16 +313,13 @@ def _ranking(facts: Facts, leader: Assessed) -> list[Finding]:
     sentences = []
     if nll.others:
         for fact, best in {"lowest_nll": nll, "highest_accuracy": accuracy}.items():
-            names, has = listed_names((best.label, *best.equal)), "share" if best.equal else "has"
-            sentences.append(
-                say(fact, names=names, has=has, score=shown(best.score), lead=_lead(best))
-            )
+            names, has = (best.label, *best.equal), "share" if best.equal else "has"
+            sentences.append(say(fact, names=names, has=has, score=best.score, lead=_lead(best)))
         if facts.comparison is None:
             sentences.append(say("other_rows"))
     if leader.fits:
-        first = named(leader.fits[0].label)
-        count = len(leader.fits)
-        sentences.append(say("over_seeds", count=count, name=named(leader.label), first=first))
+        first, count = leader.fits[0].label, len(leader.fits)
+        sentences.append(say("over_seeds", count=count, name=leader.label, first=first))
     return [Finding("ranking", "Best predictions", tuple(sentences))] if sentences else []
 
 
@@ -367,10 +342,10 @@ def _accuracy(leader: Assessed) -> Finding:
     common = float(counts.max() / counts.sum())
     sentence = say(
         "baseline",
-        name=named(leader.label),
+        name=leader.label,
         better="better" if leader.scores["accuracy"].low > common else "not shown to be better",
-        common=percent(common),
-        examples=counted(int(counts.sum()), "labelled example"),
+        common=common,
+        size=int(counts.sum()),
     )
     return Finding("accuracy", "Accuracy", (sentence,))
 
@@ -384,12 +359,13 @@ def _calibration(fits: Sequence[Assessed]) -> Iterator[Finding]:
         way = calibration.way if calibration.verdict in ("biased", "slight") else ""
         return list(verdicts).index(calibration.verdict), way
 
-    for (index, way), group in groupby(sorted(fits, key=place), key=place):
+    for (index, _), group in groupby(sorted(fits, key=place), key=place):
         verdict = list(verdicts)[index]
         entry = verdicts[verdict]
-        sentences = [f"{named(fit.label)}: {calibration_sentence(fit.scores)}" for fit in group]
+        fits = list(group)
+        sentences = [f"{named(fit.label)}: {calibration_sentence(fit.scores)}" for fit in fits]
         sentences += [say("maybe_chance")] if verdict == "possible" else []
-        topic = entry["topic"].format(way=way, Way=way.capitalize())
+        topic = phrase(entry["topic"], calibration=calibration_of(fits[0].scores))
         kind: Kind = "plain" if entry["kind"] == "open" else entry["kind"]
         yield Finding(verdict, topic, tuple(sentences), kind)
 
@@ -403,25 +379,24 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     calibration, sure = calibration_of(leader.scores), leader.scores.sure
     sentences = []
     if sure is not None and sure.accuracy is not None and sure.accuracy < 1:
-        confident = _confident(Point(**vars(sure)))
+        confident = say("confident", sure=Point(**vars(sure)))
         sentences.append(say("limit_sure", surely=SURELY, confident=confident))
     weakest = leader.answers.weakest_class()
     if weakest is not None:
         index, share = weakest
-        name = named(as_label(leader.method.predictions.classes[index]))
-        examples = counted(share.size, "example")
-        sentences.append(say("limit_class", name=name, share=_share(share), examples=examples))
+        name = as_label(leader.method.predictions.classes[index])
+        sentences.append(say("limit_class", name=name, share=share))
     tested = [name for name in facts.sets if name in leader.scores.ood]
     for name in tested:
         confidence = leader.method.ood[name].predictions.confidence
         sentences.append(
             say(
                 "limit_ood",
-                name=named(facts.sets[name]),
-                mean=percent(float(confidence.mean())),
+                name=facts.sets[name],
+                mean=confidence.mean(),
                 surely=SURELY,
-                share=percent(float((confidence >= SURE).mean())),
-                examples=counted(len(confidence), "example"),
+                share=(confidence >= SURE).mean(),
+                size=len(confidence),
             )
         )
     unnoticed = any(is_blind(leader.scores.ood[name]) for name in tested)
@@ -440,15 +415,11 @@ def _detection(facts: Facts, name: str) -> Finding:
     sentences = [
         say(
             "detects",
-            name=named(best.label),
+            best=best,
+            result=result,
             detects="does not detect the set" if is_blind(result) else detects,
-            score=score_words(result.score),
-            auroc=shown(best.score),
-            inside=f"{result.n_in:,}",
-            outside=f"{result.n_out:,}",
             also=f"; {listed_names(best.equal)} too" if best.equal else "",
             lead=_lead(best),
-            flagged=percent(result.fpr95.value),
         )
     ]
     for label, each in results.items():
@@ -461,27 +432,16 @@ def _detection(facts: Facts, name: str) -> Finding:
 
 def detector_notes(result: OODScores) -> list[str]:
     """Return sentences on the choice of the score: why not the default, and any better score."""
-    notes, score = [], score_words(result.score)
+    notes = []
     if result.doubt:
-        why = say(result.doubt, share=percent(NEGLIGIBLE))
+        why = say(result.doubt, share=NEGLIGIBLE)
         if result.score == EPISTEMIC:
             notes.append(say("do_not_rely", why=why))
         elif result.score == FALLBACK:
-            notes.append(say("judged_by", score=score, why=why))
+            notes.append(say("judged_by", result=result, why=why))
     if better := better_score(result):
-        auroc, better_auroc = (
-            number(result.by_score[name]["auroc"].value) for name in (result.score, better)
-        )
-        notes.append(
-            say(
-                "separates_better",
-                better=score_words(better),
-                score=score,
-                better_auroc=better_auroc,
-                auroc=auroc,
-                key=better,
-            )
-        )
+        auroc, best = (result.by_score[name]["auroc"].value for name in (result.score, better))
+        notes.append(say("separates_better", result=result, better=best, auroc=auroc))
     return notes
 
 
@@ -500,7 +460,7 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
         "set_size",
         size=number(scores["set_size"].value, digits=2),
         options=options,
-        singletons=percent(scores["singletons"].value),
+        singletons=scores["singletons"].value,
         empty=f" and {percent(share)} none" if share else "",
     )
     if "coverage" not in scores:
@@ -511,12 +471,7 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
         compared = f"; {requested} is within chance"
         if score.high < stated or score.low > stated:
             compared = f", {'fewer' if score.high < stated else 'more'} than {requested}"
-    covered = say(
-        "covered",
-        share=f"{percent(score.value)} {share_interval(score.low, score.high)}",
-        examples=counted(scores.n_labelled, "labelled example"),
-        compared=compared,
-    )
+    covered = say("covered", covered=score, n=scores.n_labelled, compared=compared)
     return [covered, size, *_worst_covered(predictions, scores)]
 
 
@@ -536,10 +491,10 @@ def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
     return [
         say(
             "worst_covered",
-            name=named(as_label(predictions.classes[present[worst]])),
-            share=percent(float(shares[worst])),
-            examples=counted(int(counts[worst]), "example"),
-            ends=share_interval(lowest.low, lowest.high),
+            name=as_label(predictions.classes[present[worst]]),
+            share=shares[worst],
+            size=int(counts[worst]),
+            lowest=lowest,
             hint="" if classwise else say("classwise"),
         )
     ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from string import Formatter
 from typing import Any
 
 from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Score, Scores
-from bayeslora.plain_text import as_label, clean, display_columns, shorten
+from bayeslora.plain_text import as_label, clean, counted, display_columns, shorten
 
 
 @cache
@@ -24,10 +25,23 @@ def words() -> dict[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
+class _Phrases(Formatter):
+    """Fills sentences with values in the forms of `FORMS`: `{share:percent}`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Return a value in a form, or in a format of Python."""
+        form = FORMS.get(format_spec)
+        return format(value, format_spec) if form is None else form(value)
+
+
+def phrase(sentence: str, **values: object) -> str:
+    """Return a sentence of the table with its values."""
+    return _Phrases().vformat(sentence, (), values)
+
+
 def say(fact: str, **values: object) -> str:
     """Return the sentence on a fact, with its values."""
-    sentence: str = words()["say"][fact]
-    return sentence.format(**values)
+    return phrase(words()["say"][fact], **values)
 
 
 NAME_START, NAME_END = "\u2068", "\u2069"
@@ -74,7 +88,8 @@ def interval(low: float, high: float, *, signed: bool = False, digits: int = DIG
 
 def shown(score: Score) -> str:
     """Return a score's value and its interval."""
-    return f"{number(score.value)} {_ends_in_words(score, interval(score.low, score.high))}"
+    ends = interval(score.low, score.high) if score.has_interval else f"({NO_INTERVAL})"
+    return f"{number(score.value)} {ends}"
 
 
 def shown_ece(scores: Scores, key: str = "ece") -> str:
@@ -92,13 +107,6 @@ def shown_ece(scores: Scores, key: str = "ece") -> str:
 def hundredths(share: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     """Return a share in hundredths, rounded as `number` with `digits` decimals rounds the share."""
     return number(100 * round(share, digits), signed=signed, digits=digits - 2)
-
-
-def shown_points(score: Score, *, signed: bool = False, digits: int = DIGITS) -> str:
-    """Return a difference of shares as `8.3 points [6.1, 10.9]`; `digits` as in `hundredths`."""
-    value = hundredths(score.value, signed=signed, digits=digits)
-    ends = share_interval(score.low, score.high, signed=signed, digits=digits)
-    return f"{value} points {_ends_in_words(score, ends)}"
 
 
 def share_interval(low: float, high: float, *, signed: bool = False, digits: int = DIGITS) -> str:
@@ -151,10 +159,6 @@ def listed_names(labels: Iterable[str], most: int = 6) -> str:
     return listed([named(label) for label in labels], most)
 
 
-def _ends_in_words(score: Score, ends: str) -> str:
-    return ends if score.has_interval else f"({NO_INTERVAL})"
-
-
 def classes_of(scores: Scores) -> str:
     """Return the number of classes, or the largest number of options with the chance accuracy."""
     chance = scores.chance_accuracy
@@ -167,3 +171,23 @@ def score_words(score: str) -> str:
     """Return an uncertainty score in words, or its name on one line."""
     known: str | None = words()["uncertainties"].get(score)
     return known or shorten(clean(score).replace("_", " "))
+
+
+FORMS: Mapping[str, Callable[[Any], str]] = {
+    "name": named,
+    "names": listed_names,
+    "uncertainty": score_words,
+    "capital": str.capitalize,
+    "number": number,
+    "percent": percent,
+    "score": shown,
+    "ends": lambda score: share_interval(score.low, score.high),
+    "share": lambda share: f"{percent(share.value)} {share_interval(share.low, share.high)}",
+    "labelled": lambda count: counted(count, "labelled example"),
+    "bins": lambda count: counted(count, "bin"),
+    "clusters": lambda count: counted(count, "cluster"),
+    "examples": lambda count: counted(count, "example"),
+    "permutations": lambda count: counted(count, "permutation"),
+    "resamples": lambda count: counted(count, "resample"),
+}
+"""Form of a value in the table of sentences -> its text."""

@@ -8,13 +8,12 @@ names and texts are cleaned here and set as plain text by the script.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.rowwise import labelled_rows
-from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import as_label, clean
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
@@ -60,64 +59,38 @@ def view(
         InputError: An input is wrong, or no method has `example_column`.
     """
     items = collection.as_list(items)
-    columns = browsed_columns(collection.paths_in(items, ood or {}), reading) if examples else ()
+    paths = collection.paths_in(items, ood or {}) if examples else ()
+    columns = sorted({name for path in paths for name in open_columns(path, reading).further})
     methods = collection.gather(items, ood, columns=columns, reading=reading)
     if examples and example_column is not None:
         collection.check_column(methods, example_column)
+    column = (example_column or collection.EXAMPLE_COLUMN) if examples else None
     losses = {
         method.label: float(labelled_rows(method.predictions).nll.mean())
         for method in methods
         if method.predictions.labelled.any()
     }
-    page = viewer_page(
-        methods,
-        title,
-        example_column or collection.EXAMPLE_COLUMN,
-        examples=examples,
-        leader=min(losses, key=losses.__getitem__, default=methods[0].label),
-    )
-    with atomic_file(out) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-    return Path(out)
-
-
-def browsed_columns(paths: Iterable[Path], reading: PredictionsReading) -> Sequence[str]:
-    """Return the names of all further columns with texts in predictions files."""
-    return sorted({name for path in paths for name in open_columns(path, reading).further})
-
-
-def viewer_page(
-    methods: Sequence[collection.Method],
-    title: str,
-    text_column: str,
-    *,
-    leader: str,
-    examples: bool = True,
-    scores: Mapping[str, Scores] | None = None,
-) -> str:
-    """Return the page, with `leader`, the label of a method, first.
-
-    `text_column` is the further column with the texts; questions have their own columns. Texts, ids
-    and further columns are in the page if `examples`. `scores` are those of a report by label: the
-    accuracy of all examples then has the interval stated there.
-    """
-    sources = []
-    for method in methods:
-        method_scores: Mapping[str, Score] = (scores or {}).get(method.label, {})
-        accuracy = method_scores.get("accuracy")
-        for name, source in {"": method.source, **method.ood}.items():
-            identity = {"method": method.label, "set": name and as_label(name)}
-            rows = _rows(source.predictions, text_column if examples else None)
-            if accuracy is not None and not name and accuracy.has_interval:
-                rows["accuracy"] = [accuracy.low, accuracy.high]
-            sources.append({**identity, **rows})
-    content = {"sources": sources, "leader": leader}
+    content = {
+        "sources": [
+            {
+                "method": method.label,
+                "set": name and as_label(name),
+                **_rows(source.predictions, column),
+            }
+            for method in methods
+            for name, source in {"": method.source, **method.ood}.items()
+        ],
+        "leader": min(losses, key=losses.__getitem__, default=methods[0].label),
+    }
     data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":  # so that no character can end the script element
         data = data.replace(char, f"\\u{ord(char):04x}")
     values = {"title": as_label(title, 160), "data": data}
     styles = ("report.css", "viewer.css")
-    return render("viewer.html.j2", values, script="viewer.js", styles=styles)
+    page = render("viewer.html.j2", values, script="viewer.js", styles=styles)
+    with atomic_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    return Path(out)
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:

@@ -87,24 +87,46 @@ def better(cells: Cells, ours: str, theirs: str, rival: str, notes: str = "") ->
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """Return a table of the claims with gains, with one row for all scores against a rival."""
-    rows: dict[str, list[Claim]] = {}
+    """Return a table of the clear claims, a row per rival, and a list of the others.
+
+    Claims with too few gains are left out; the text may be empty.
+    """
+    rows: dict[str, dict[str, Claim]] = {}
     for claim in claims:
-        if claim.gains:
+        if len(claim.gains) >= FEWEST:
             what, _, rival = claim.text.partition(" than ")
             label = rival if what in _NAMES else claim.text
-            rows.setdefault(f"{label} ({claim.notes})" if claim.notes else label, []).append(claim)
-    head = ["claim, or rival", "mean gain ± half a 95 % interval", "over"]
-    return table(head, [[label, *_gains(group)] for label, group in rows.items()])
+            label = f"{label} ({claim.notes})" if claim.notes else label
+            rows.setdefault(label, {})[_NAMES.get(what, "NLL")] = claim
+    clear = {label: group for label, group in rows.items() if any(map(_is_clear, group.values()))}
+    parts = []
+    if clear:
+        scores = [name for name in _COLUMNS if any(name in group for group in clear.values())]
+        head = ["rival, or claim", "NLL, or gain", *scores[1:], "over"]
+        parts.append(
+            table(head, [[label, *_cells(group, scores)] for label, group in clear.items()])
+        )
+    if others := [label for label in rows if label not in clear]:
+        gains = [(label, rows[label]["NLL"].gains) for label in others]
+        lines = [f"- {label}: {shown(values)} ({len(values)})" for label, values in gains]
+        parts += ["No clear difference (gain, number of pairs):", "\n".join(lines)]
+    return "\n\n".join(parts)
 
 
+_COLUMNS = ("NLL", "accuracy", "ECE")
 _NAMES = {words: words.split()[1] for words, *_ in SCORES.values()}
 
 
-def _gains(claims: Sequence[Claim]) -> tuple[str, str]:
+def _is_clear(claim: Claim) -> bool:
+    return claim.verdict in (REPRODUCED, CONTRADICTED)
+
+
+def _cells(claims: Mapping[str, Claim], scores: Sequence[str]) -> list[str]:
     """Return the cells of a row: marks and gains, and what the gains are over."""
-    parts = []
-    for claim in claims:
-        name = _NAMES.get(claim.text.partition(" than ")[0], "")
-        parts.append(" ".join(filter(None, (name, MARKS[claim.verdict], shown(claim.gains)))))
-    return "; ".join(parts), f"{len(claims[0].gains)} {claims[0].over}"
+    cells = []
+    for name in scores:
+        claim = claims.get(name)
+        gain = shown(claim.gains) if claim and (_is_clear(claim) or name == "NLL") else ""
+        cells.append(f"{MARKS[claim.verdict]} {gain}".strip() if claim else "")
+    claim = claims["NLL"]
+    return [*cells, f"{len(claim.gains)} {claim.over}"]

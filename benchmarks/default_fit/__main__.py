@@ -65,6 +65,7 @@ FEWEST = {"clinc150_77": 640, "clinc150_150": 640}
 _MOST_SCORED = 1500
 _WORST = 0.01
 DEFAULT, RIVAL = "default", "LoRA + temperature"
+MEANS = "Means over sets"
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,7 @@ def write(out: Path, rows: Sequence[Row]) -> None:
     for backbone in BACKBONES:
         body, gaps = [], defaultdict(list)
         for task, size in product((*DEVELOPMENT, *JUDGED), SIZES):
-            pairs = [
-                (cells[backbone, task, size, seed, DEFAULT], rival)
-                for (name, other, rows_, seed, method), rival in cells.items()
-                if (name, other, rows_, method) == (backbone, task, size, RIVAL)
-                and (backbone, task, size, seed, DEFAULT) in cells
-            ]
+            pairs = _pairs(cells, backbone, task, size)
             if not pairs:
                 continue
             gap = [own["nll"] - rival["nll"] for own, rival in pairs]
@@ -205,10 +201,43 @@ def write(out: Path, rows: Sequence[Row]) -> None:
             )
         heads = ["rows", "sets", "Δ over draws", "Δ over sets", "largest Δ of a set", "holds"]
         lines += [table(heads, summary), ""]
-    lines += [*_backbones(cells), *_ablation(cells)]
+    lines += [*_means(cells), *_backbones(cells), *_ablation(cells)]
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "summary.md") as path:
         path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _pairs(
+    cells: dict[tuple[Any, ...], Row], backbone: str, task: str, size: int
+) -> list[tuple[Row, Row]]:
+    """Return the default and its rival on each draw that both have."""
+    return [
+        (cells[backbone, task, size, seed, DEFAULT], rival)
+        for (*cell, seed, method), rival in cells.items()
+        if (*cell, method) == (backbone, task, size, RIVAL)
+        and (backbone, task, size, seed, DEFAULT) in cells
+    ]
+
+
+def _means(cells: dict[tuple[Any, ...], Row]) -> list[str]:
+    """Return a table of both methods: means over sets of the means over draws."""
+    body = []
+    for backbone, size, tasks in product(BACKBONES, SIZES, (DEVELOPMENT, JUDGED)):
+        groups = [pairs for task in tasks if (pairs := _pairs(cells, backbone, task, size))]
+        gaps = [[own["nll"] - rival["nll"] for own, rival in pairs] for pairs in groups]
+        flat = [gap for group in gaps for gap in group]
+        differences = [shown(flat), shown_over_sets(gaps)] if gaps else []
+        sets = f"{len(groups)}{' judged' if tasks is JUDGED else ''}"
+        for place, method in enumerate((DEFAULT, RIVAL) if groups else ()):
+            rows = [[pair[place] for pair in pairs] for pairs in groups]
+            means = [_over_sets(rows, key) for key in ("nll", "ece", "accuracy")]
+            gap = differences if method == DEFAULT else ["", ""]
+            body.append([backbone, str(size), sets, method, *means, *gap])
+    if not body:
+        return []
+    heads = ["backbone", "rows", "sets", "method", "NLL", "ECE", "accuracy"]
+    heads += ["Δ over draws", "Δ over sets"]
+    return [f"## {MEANS}", "", table(heads, body), ""]
 
 
 def _backbones(cells: dict[tuple[Any, ...], Row]) -> list[str]:
@@ -253,6 +282,10 @@ def _ablation(cells: dict[tuple[Any, ...], Row]) -> list[str]:
 
 def _both(rows: Sequence[Row]) -> str:
     return f"{_mean(rows, 'nll')} / {_mean(rows, 'accuracy')}"
+
+
+def _over_sets(groups: Sequence[Sequence[Row]], key: str) -> str:
+    return f"{np.mean([np.mean([row[key] for row in rows]) for rows in groups]):.3f}"
 
 
 def _mean(rows: Sequence[Row], key: str) -> str:

@@ -52,4 +52,4 @@ def test_gains_are_paired_and_above_zero_where_ours_is_better():
     assert (accuracy.verdict, ece.gains) == (CONTRADICTED, (0, 0, 0))
     lines = claims_table([nll, *better(cells, "ours", "another", "BLoB")]).splitlines()
     assert len(lines) == 3
-    assert lines[2] == "| LoRA | NLL ✓ 0.110 ± 0.025 | 3 pairs |"
+    assert lines[2] == "| LoRA | ✓ 0.110 ± 0.025 | 3 pairs |"

@@ -1,19 +1,18 @@
 """Installed packages of a few lines: files and a dist-info directory, as installers leave them."""
 
-import re
 import tomllib
 from pathlib import Path
 
 from bayeslora.posteriors.registry import CATALOGUE
 
 GROUP = CATALOGUE.group
-GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
-_FILE = re.compile(r"^`([\w./]+)`[^\n]*\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+GUIDE = Path(__file__).parents[2] / "docs" / "acme-methods"
 
 
 def guide_files():
     """Return the files of the guide's example by path."""
-    return dict(_FILE.findall(GUIDE.read_text(encoding="utf-8")))
+    paths = [GUIDE / "pyproject.toml", *GUIDE.glob("*/*.py")]
+    return {path.relative_to(GUIDE).as_posix(): path.read_text("utf-8") for path in paths}
 
 
 def install(site, package, version, entries, files=()):

@@ -1,4 +1,4 @@
-"""The example of docs/extending.md: its tests, and its use by the classifier and the commands."""
+"""docs/acme-methods, the example of docs/extending.md: its laws, and its use by commands."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from packages import GROUP, guide_files, install_guide
+from packages import install_guide
 from refusal import refused
 from tiny import toy_rows
 
@@ -33,21 +33,6 @@ def uninstall(acme, monkeypatch):
         monkeypatch.setattr(sys, "path", [item for item in sys.path if item != str(acme)])
 
     return take_away
-
-
-def test_the_guide_has_one_file_for_each_method():
-    assert sorted(guide_files()) == [
-        "acme_methods/fixed_first.py",
-        "acme_methods/isotropic.py",
-        "acme_methods/noise.py",
-        "acme_methods/uniform_mix.py",
-        "pyproject.toml",
-        "tests/test_fixed_first.py",
-        "tests/test_isotropic.py",
-        "tests/test_noise.py",
-        "tests/test_uniform_mix.py",
-    ]
-    assert f'entry-points."{GROUP}"' in guide_files()["pyproject.toml"]
 
 
 def test_the_example_inherits_the_laws_and_passes_them(tmp_path):

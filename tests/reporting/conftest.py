@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.figures import drawings
-from bayeslora.reporting.figures.style import render_files
+from bayeslora.reporting.figure_style import Panel
 from bayeslora.reporting.report import report
+
+SAVED = Panel.saved
 
 CLASSES = ("autos", "baseball", "crypto", "medicine")
 
@@ -85,7 +86,7 @@ def made(methods, ood, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "report"
     facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawings, "render_files", render_files)
+        patch.setattr(Panel, "saved", SAVED)
         report(methods, ood=ood, out=out, title="Demo", provenance=facts, num_resamples=60)
     return out
 
@@ -93,7 +94,7 @@ def made(methods, ood, tmp_path_factory):
 @pytest.fixture
 def drawn_figures(monkeypatch):
     """Draw figures in a module that leaves them blank by default."""
-    monkeypatch.setattr(drawings, "render_files", render_files)
+    monkeypatch.setattr(Panel, "saved", SAVED)
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,8 @@ def document_of(items, ood=None, title="t"):
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
     drawings = dict.fromkeys(words()["figures"], Figure("", ()))
-    analysis = Facts(methods, comparisons, sets)
-    return analysis, compose(title, analysis, drawings, provenance={}, settings={})
+    analysis = Facts(methods, comparisons, sets, fits=methods)
+    return analysis, compose(title, analysis, drawings, provenance={}, column=None)
 
 
 def finding(blocks, key):

@@ -79,14 +79,14 @@ def test_links_and_labels_point_to_something(page):
 
 def test_nothing_can_be_loaded(page, source):
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", source)
-    assert not page.all("link", "img", "iframe", "object", "embed", "base", "form")
+    assert not page.all("link", "iframe", "object", "embed", "base", "form")
     for element in page.elements:
-        assert "src" not in element["attrs"]
+        assert element["attrs"].get("src", "data:image/").startswith("data:image/")
         assert not any(name.startswith("on") for name in element["attrs"])
         for name in ("href", "xlink:href"):
             assert element["attrs"].get(name, "#").startswith("#")
     assert "@import" not in source
-    assert set(re.findall(r"url\((.)", source)) <= {"#"}
+    assert "url(" not in source
     policy = next(element for element in page.all("meta") if "http-equiv" in element["attrs"])
     assert "default-src 'none'" in policy["attrs"]["content"]
 
@@ -100,16 +100,10 @@ def test_the_policy_allows_the_one_script_and_no_other(page):
 
 
 def test_every_figure_has_alternative_text(page, made):
-    drawings = page.all("svg")
+    drawings = page.all("img")
     assert len(drawings) == len(list((made / "figures").iterdir()))
     for drawing in drawings:
-        assert drawing["attrs"]["role"] == "img"
-        named = drawing["attrs"]["aria-labelledby"].split()
-        texts = [
-            element["text"] for element in page.elements if element["attrs"].get("id") in named
-        ]
-        assert len(texts) == 2
-        assert all(texts)
+        assert drawing["attrs"]["alt"]
         assert any(element["tag"] == "figure" for element in drawing["inside"])
     assert all(element["text"] for element in page.all("figcaption"))
     assert len(page.all("figcaption")) == len(page.all("figure"))
@@ -180,7 +174,8 @@ def test_hostile_names_are_shown_literally_and_short(hostile):
     name, parsed = hostile
     label = shorten(clean(name))
     assert label in [element["text"] for element in parsed.all("th")]
-    assert label in [element["text"].strip("\u2068\u2069") for element in parsed.all("text")]
+    titles = [element["attrs"]["alt"] for element in parsed.all("img")]
+    assert any(title.startswith(f"Reliability diagram of {label}.") for title in titles)
     assert clean(name) in [element["text"] for element in parsed.all("td")]
     assert parsed.all("h1")[0]["text"] == shorten(clean(name), 160)
-    assert all(len(element["text"]) < 60 for element in parsed.all("th", "text"))
+    assert all(len(element["text"]) < 60 for element in parsed.all("th"))

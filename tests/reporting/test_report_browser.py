@@ -12,7 +12,7 @@ from bayeslora.reporting.report import report
 
 WIDTHS = (1280, 768, 390)
 LONG = "word " * 200
-FEW_RULES = {"runOnly": ["color-contrast", "scrollable-region-focusable", "svg-img-alt"]}
+FEW_RULES = {"runOnly": ["color-contrast", "scrollable-region-focusable", "image-alt"]}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -100,10 +100,9 @@ def test_without_scripts_the_tables_are_there_and_no_button_is(made, visit):
 def test_every_figure_is_an_image_with_a_name(made, visit):
     page = visit(made / "index.html")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert page.get_by_role("img", name="Reliability diagram of mle").count() == 1
+    assert page.get_by_role("img", name=re.compile("^Reliability diagram of mle")).count() == 1
     named = page.get_by_role("img", name=re.compile("."))
-    assert named.count() == page.locator("svg").count() > 0
-    assert page.locator("img:not([alt])").count() == 0
+    assert named.count() == page.locator("img").count() > 0
 
 
 @pytest.mark.parametrize(
@@ -178,23 +177,13 @@ def test_every_table_of_four_methods_or_nine_classes_fits(four, nine, visit, wid
         assert wide_tables(page) == []
 
 
-def test_a_link_to_a_term_unfolds_the_glossary(made, visit):
-    page = visit(made / "index.html", java_script_enabled=False)
-    term = page.locator("#terms .terms > div[id]").last
-    assert not term.is_visible()
-    anchor = term.get_attribute("id")
-    page.locator("nav a").first.evaluate("(link, to) => { link.href = to; }", f"#{anchor}")
-    page.locator("nav a").first.click()
-    assert term.is_visible()
-
-
 def test_it_prints_dark_on_white(plain, visit):
     page = visit(plain, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     style = page.evaluate(
         """() => {
             const body = getComputedStyle(document.body);
-            const drawing = getComputedStyle(document.querySelector(".plate svg"));
+            const drawing = getComputedStyle(document.querySelector(".plate img"));
             return [body.backgroundColor, body.color, drawing.filter];
         }"""
     )

@@ -27,7 +27,6 @@ def test_the_directory_holds_the_promised_files(made):
     assert {"figures/risk-coverage-1.svg", "figures/roc-1-1.svg", "figures/roc-2-1.svg"} <= figures
     assert "figures/epistemic-3.svg" in figures
     assert "figures/epistemic-1.svg" not in figures
-    assert "figures/reliability-1-class-1.svg" not in figures
     assert len(names) == 5 + len(figures)
 
 
@@ -36,17 +35,14 @@ def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path, drawn_fi
         make("x", rows=40),
         out=tmp_path / "out",
         figures=("pdf", "png"),
-        per_class=True,
         **options(),
     )
     names = {path.name for path in (page.parent / "figures").iterdir()}
     stems = {name.rpartition(".")[0] for name in names}
-    assert {f"reliability-1-class-{place}" for place in (1, 2, 3, 4)} <= stems
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
     markdown = (page.parent / "report.md").read_text(encoding="utf-8")
     assert "](figures/reliability-1.png)" in markdown
-    assert "### One class against the rest" in markdown
-    assert page.read_text(encoding="utf-8").count("<svg") == len(stems)
+    assert page.read_text(encoding="utf-8").count("<img") == len(stems)
 
 
 def test_the_same_input_gives_the_same_bytes(methods, ood, made, tmp_path, drawn_figures):

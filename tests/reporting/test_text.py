@@ -14,8 +14,8 @@ from bayeslora.reporting.text import (
     listed,
     number,
     percent,
+    share_interval,
     shown,
-    shown_points,
 )
 
 
@@ -40,8 +40,8 @@ def test_intervals_percentages_and_points():
     assert interval(0.1, 0.25) == "[0.100, 0.250]"
     assert interval(math.nan, 1.0) == "no interval"
     assert shown(Score(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
-    assert shown_points(Score(0.083, 0.061, 0.109)) == "8.3 points [6.1, 10.9]"
-    assert shown_points(Score(0.0114, -0.02, 0.03), digits=4) == "1.14 points [−2.00, 3.00]"
+    assert share_interval(0.061, 0.109) == "[6.1, 10.9]"
+    assert share_interval(-0.02, 0.03, digits=4) == "[−2.00, 3.00]"
     assert percent(0.0345).replace("\N{NO-BREAK SPACE}", " ") == "3.5 %"
 
 

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.calibration import reliability_bins, top_label
-from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
-
-pytestmark = pytest.mark.usefixtures("blank_figures")
 
 WORDS = ("inning", "cipher", "patient", "engine")
 
@@ -65,17 +62,6 @@ def test_nothing_ends_the_script_that_holds_the_data(make, tmp_path):
     assert text.count("</script>") == 2
     assert "alert(1)</script>" not in text
     assert "\u202e" not in data_of(page)[0]["text"][0]
-
-
-def test_a_report_has_it_on_request(make, tmp_path):
-    plain = report(with_texts(make), out=tmp_path / "plain", num_resamples=5)
-    assert not (plain.parent / "view.html").exists()
-    page = report(with_texts(make), out=tmp_path / "out", num_resamples=5, interactive=True)
-    assert len(data_of(page.with_name("view.html"))[0]["text"]) == 240
-    assert '<a href="view.html">' in page.read_text(encoding="utf-8")
-    assert "(view.html)" in page.with_name("report.md").read_text(encoding="utf-8")
-    assert "view.html" not in plain.read_text(encoding="utf-8")
-    report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
 # The page in a browser.

@@ -6,11 +6,8 @@ from refusal import refused
 
 from bayeslora.predictions.collection import check_column, gather
 from bayeslora.reporting.assess import assess
+from bayeslora.reporting.document import method_card
 from bayeslora.reporting.report import report
-from bayeslora.reporting.run_record import (
-    content_hash,
-    method_card,
-)
 from bayeslora.reporting.wrong_answers import MOST, wrong_answers
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -91,11 +88,3 @@ def test_cards_say_what_the_metadata_say(make):
     assert rows["prior share"] == "0.412"
     assert rows["recalibration"].startswith("temperature (")
     assert (rows["fit seed"], rows["seed"], rows["sources"]) == ("4", "3", "They 2026")
-
-
-def test_the_hash_of_a_record_is_that_of_its_content(make):
-    first = content_hash(make("m"))
-    assert first == content_hash(make("other name"))
-    assert first != content_hash(make("m", seed=1))
-    assert first != content_hash(make("m", scores={"extra": np.zeros(240)}))
-    assert first != content_hash(make("m", classes=("b", "a", "c", "d")))

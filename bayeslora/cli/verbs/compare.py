@@ -17,9 +17,8 @@ class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, argume
     by: str | None = option("SCORE", COMPARE)
     reference: str | None = option(of=COMPARE)
     distance_to: str | None = option(of=COMPARE)
-    out: str | None = option("FILE_OR_DIR")
-    """also write the table: to a file ending in .md, .tex or .csv, or to a directory in all three
-    formats with comparison.json"""
+    out: str | None = option("FILE")
+    """also write the table to a file ending in .md, .tex, .csv or .json"""
 
 
 def run(args: Options) -> None:
@@ -27,11 +26,11 @@ def run(args: Options) -> None:
     from bayeslora.metrics.catalogue import SCORE_KEYS
     from bayeslora.metrics.compare import compare
     from bayeslora.predictions.collection import named_predictions
-    from bayeslora.reporting.comparison import comparison_files, write_comparison
+    from bayeslora.reporting.comparison import comparison_target, write_comparison
     from bayeslora.reporting.console import compare_table, comparison_line
 
     if args.out is not None:
-        comparison_files(args.out, overwrite=bool(args.overwrite))
+        comparison_target(args.out, overwrite=bool(args.overwrite))
         refuse_inputs(args.out, *args.files)
     keys = score_keys(args, SCORE_KEYS)
     methods = find(args).methods(args.cluster_by)

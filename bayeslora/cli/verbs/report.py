@@ -5,37 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import PAGE, PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
+from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
 from bayeslora.errors import unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
 
 
-class _Page(arguments.Page):
-    group = "the page"
-    interactive: bool = option(of=PAGE)
-    figures: list[str] | None = option("FORMAT", nargs="+")
-    """formats of the files in figures/: svg, png, pdf (default: svg)"""
-    per_class: list[str] | None = option("CLASS", nargs="*")
-    """also plot the reliability of each class against the rest, for all classes or the listed ones
-    """
-
-
-class _Card(arguments.Everywhere):
-    group = "model card"
-    model_card: str | None = option("FILE")
-    """add the reliability section and the metadata to this Hugging Face model card"""
-    card_method: str | None = option("NAME")
-    """method to describe in the card, if there are several"""
-    card_dataset: str | None = option("NAME")
-    """name of the data set in the card"""
-    card_model: str | None = option("NAME", further=True)
-    """model name in the card's metadata (default: the first name in the card, else the name of its
-    directory)"""
-
-
-class Options(arguments.Evaluated, arguments.Apart, arguments.Overwriting, _Page, _Card):
+class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Overwriting):
     """Arguments of the verb."""
 
     out: str = option("DIR", required=True)
@@ -43,12 +20,23 @@ class Options(arguments.Evaluated, arguments.Apart, arguments.Overwriting, _Page
     shifted: list[str] | None = option("FILE", nargs="+")
     """predictions on corrupted copies of the same examples (`bayeslora predict --corrupt`): show
     calibration against severity (default: those in run directories)"""
+    figures: list[str] | None = option("FORMAT", nargs="+")
+    """formats of the files in figures/: svg, png, pdf (default: svg)"""
+    model_card: str | None = option("FILE")
+    """add the reliability section and the metadata to this Hugging Face model card"""
+    card_dataset: str | None = option("NAME")
+    """name of the data set in the card"""
+    card_method: str | None = option("NAME", further=True)
+    """method to describe in the card, if there are several"""
+    card_model: str | None = option("NAME", further=True)
+    """model name in the card's metadata (default: the first name in the card, else the name of its
+    directory)"""
 
 
 def run(args: Options) -> None:
     """Write the report and print the path of its page."""
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
-    from bayeslora.reporting.report import SCORES, VIEW, report
+    from bayeslora.reporting.report import SCORES, report
 
     if args.examples is False:
         refuse(args, ["example_column"], "has no effect with --no-examples")
@@ -63,10 +51,8 @@ def run(args: Options) -> None:
         labels = [method.label for method in scored.methods()]
         about = args.card_method or labels[0]
         if about not in labels or (args.card_method is None and len(labels) > 1):
-            raise unknown_choice("--card-method", args.card_method or "", labels)
-    look = given(args, "title", "examples", "example_column", "figures", "interactive")
-    if args.per_class is not None:
-        look["per_class"] = args.per_class or True
+            raise unknown_choice("card_method", args.card_method or "", labels)
+    look = given(args, "title", "examples", "example_column", "figures")
     page = report(
         scored.items,
         ood=scored.ood,
@@ -89,5 +75,3 @@ def run(args: Options) -> None:
         print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
         return
     show(page)
-    if args.interactive:
-        show(page.with_name(VIEW))

@@ -116,9 +116,8 @@
       const n = labelled.length;
       const right = labelled.filter(isRight).length;
       const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / n;
-      const all = kept.length === source.confidence.length && source.accuracy;
-      const [low, high] = (all || wilson(right, n)).map((end) => (100 * end).toFixed(1));
-      tiles.push(tile("Accuracy", percent(right / n), `${all ? "" : "Wilson "}[${low}, ${high}]${only}`));
+      const [low, high] = wilson(right, n).map((end) => (100 * end).toFixed(1));
+      tiles.push(tile("Accuracy", percent(right / n), `Wilson [${low}, ${high}]${only}`));
       tiles.push(...confidence);
       const gap = 100 * (mean(labelled) - right / n);
       // one more digit where the rounded numbers beside it differ by another one

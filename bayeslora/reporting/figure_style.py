@@ -1,4 +1,4 @@
-"""Common style of figures, and matplotlib figures as SVG elements for a page and as files.
+"""Common style of figures, and matplotlib figures as files and as images of a page.
 
 Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
 vision deficiencies; line style, hatch or marker shape encodes the same information, so that figures
@@ -8,23 +8,24 @@ the same bytes on every run.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -56,9 +57,6 @@ KEY_ROW = 0.165
 ENTRY_HEIGHT = 0.31
 """Height of an entry of a legend with two lines, in inches."""
 
-POINTS = 400
-"""Points of a curve, about two per printed point of width: more are not visible."""
-
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
@@ -68,7 +66,7 @@ def drawing_style() -> Iterator[None]:
     """
     from matplotlib import style
 
-    sheet = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
+    sheet = Path(__file__).parent / "templates" / "figures.mplstyle"
     with style.context(["default", sheet]), warnings.catch_warnings():
         # A name may have letters that the font lacks.
         warnings.filterwarnings("ignore", "Glyph")
@@ -125,20 +123,6 @@ METHODS = (
     Role(PURPLE, DASHES[3], marker="v"),
 )
 """Roles of the methods of a panel; their number limits the methods per panel."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A drawn figure.
-
-    `name` is the stem of its file, unique in a report: letters, digits and hyphens. `description`
-    says what it shows in words and numbers, for people who cannot see it.
-    """
-
-    name: str
-    figure: Figure
-    title: str
-    description: str
 
 
 def figure_with_axes(
@@ -224,42 +208,6 @@ def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:
     axes.plot(across, up, **look, **edge, zorder=3, clip_on=False)
 
 
-def mark_powers(axis: Axis) -> None:
-    """Label powers of ten in plain text, since matplotlib's labels need mathtext."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.set_major_locator(LogLocator(numticks=8))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def thinned(
-    across: NDArray[np.float64], up: NDArray[np.float64], points: int = POINTS
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Thin an increasing curve, [G] across and up, to about `points` evenly spaced along it.
-
-    The ends are kept. No omitted point is farther than one step along the curve from a kept point,
-    and a step is the sum of both ranges over `points`: half a line's width in these figures.
-    """
-    along = across + up
-    targets = np.linspace(along[0], along[-1], points)
-    indices = np.unique(np.append(np.searchsorted(along, targets[:-1]), len(along) - 1))
-    return across[indices], up[indices]
-
-
-def sampled_sizes(rows: int) -> NDArray[np.int64]:
-    """Return numbers of rows from 1 to `rows`, denser for small numbers.
-
-    A running mean changes in proportion to 1 / size: fast over the first rows, slowly over the
-    last.
-    """
-    if rows <= POINTS:
-        return np.arange(1, rows + 1)
-    few = np.geomspace(1, rows, POINTS // 4)
-    many = np.linspace(1, rows, POINTS - len(few))
-    return np.unique(np.round(np.concatenate([few, many])).astype(np.int64))
-
-
 FORMATS = ("svg", "png", "pdf")
 """Formats of figure files; the first is the default."""
 
@@ -270,25 +218,11 @@ def check_formats(figures: Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: There is no format, or a format is unknown.
     """
-    if isinstance(figures, str):
-        figures = (figures,)
-    for kind in figures:
+    formats = (figures,) if isinstance(figures, str) else tuple(dict.fromkeys(figures))
+    for kind in formats or ("",):
         if kind not in FORMATS:
             raise unknown_choice("figure format", kind, FORMATS)
-    if not figures:
-        raise InputError(f"figures names no format; choose from {', '.join(FORMATS)}")
-    return tuple(dict.fromkeys(figures))
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A panel as text: a complete SVG file, the same as an element for a page, files by format."""
-
-    name: str
-    title: str
-    standalone: str
-    inline: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    return formats
 
 
 _METADATA: Mapping[str, Mapping[str, Any]] = {
@@ -298,75 +232,36 @@ _METADATA: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
-    """Render the panel as SVG for the page, and its files in the requested formats."""
-    body = _svg(panel)
-    inline = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body, count=2)
-    whole = f'<?xml version="1.0" encoding="utf-8" standalone="no"?>\n{body}'
-    about = {"png": {"Description": panel.description}, "pdf": {"Subject": panel.description}}
-    files = {
-        kind: whole.encode()
-        if kind == "svg"
-        else _saved(panel, kind, {"Title": panel.title, **about[kind]})
-        for kind in formats
-    }
-    return Drawing(panel.name, panel.title, whole, inline, files)
+@dataclass(frozen=True)
+class Panel:
+    """A drawn figure.
 
-
-def _saved(panel: Panel, kind: str, about: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with drawing_style():
-        panel.figure.savefig(buffer, format=kind, dpi=300, metadata={**_METADATA[kind], **about})
-    return buffer.getvalue()
-
-
-_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-
-
-def _svg(panel: Panel) -> str:
-    """Return the SVG element, with a title and a description, and identifiers of its own."""
-    from xml.etree import ElementTree as ET
-
-    ET.register_namespace("", _SVG)
-    ET.register_namespace("xlink", _XLINK)
-    root = ET.fromstring(_saved(panel, "svg", {}))  # noqa: S314 (what matplotlib has written)
-    # matplotlib's style sheet would apply to the whole page; the root element sets it instead.
-    for child in [*root]:
-        if child.tag == f"{{{_SVG}}}metadata" or child.find(f"{{{_SVG}}}style") is not None:
-            root.remove(child)
-    for element in root.iter():
-        element.attrib.update(
-            {key: _attribute(key, value, panel.name) for key, value in element.attrib.items()}
-        )
-        if element.tag != f"{{{_SVG}}}text":
-            element.text = None
-        element.tail = None
-    root.attrib.update(
-        {
-            "role": "img",
-            "aria-labelledby": f"{panel.name}-title {panel.name}-desc",
-            "style": "stroke-linejoin: round; stroke-linecap: butt; font-family: 'DejaVu Sans',"
-            " Verdana, Arial, sans-serif",
-        }
-    )
-    for place, (tag, words) in enumerate({"title": panel.title, "desc": panel.description}.items()):
-        element = ET.Element(f"{{{_SVG}}}{tag}", {"id": f"{panel.name}-{tag}"})
-        element.text = words
-        root.insert(place, element)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _attribute(key: str, value: str, prefix: str) -> str:
-    """Return an attribute with identifiers prefixed, and without the font and long numbers.
-
-    A hundredth of a point is what no screen or printer resolves.
+    `name` is the stem of its file, unique in a report: letters, digits and hyphens. `description`
+    says what it shows in words and numbers, for people who cannot see it.
     """
-    if key == "id":
-        return f"{prefix}-{value}"
-    if key == f"{{{_XLINK}}}href":
-        return f"#{prefix}-{value.removeprefix('#')}"
-    if key in ("d", "x", "y"):
-        short = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
-        return " ".join(short.split())
-    value = re.sub(r" ?font-family: 'DejaVu Sans'[^;]*;?", "", value)
-    return value.replace("url(#", f"url(#{prefix}-")
+
+    name: str
+    figure: Figure
+    title: str
+    description: str
+
+    def saved(self, kind: str) -> bytes:
+        """Return the content of its file in a format; the same on every run."""
+        described = "Subject" if kind == "pdf" else "Description"
+        about = {**_METADATA[kind], "Title": self.title, described: self.description}
+        buffer = io.BytesIO()
+        with drawing_style():
+            self.figure.savefig(buffer, format=kind, dpi=300, metadata=about)
+        if kind != "svg":
+            return buffer.getvalue()
+        # A hundredth of a point is what no screen or printer resolves.
+        return re.sub(rb"<(path|use)[^>]*>", _rounded, buffer.getvalue())
+
+    @cached_property
+    def image(self) -> str:
+        """The SVG as a data URI, for a page."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.saved('svg')).decode()}"
+
+
+def _rounded(tag: re.Match[bytes]) -> bytes:
+    return re.sub(rb"\d+\.\d{3,}", lambda number: b"%.2f" % float(number[0]), tag[0])

@@ -1,1 +1,0 @@
-"""Figures of a report: one file a subject, their common style, and SVG, PNG and PDF."""
