@@ -117,8 +117,8 @@ def _exit_code(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
         finished = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
-        kept = f"; finished {finished} are saved, and the same command continues"
-        say(f"interrupted{kept if finished else ''}")
+        saved = f"; finished {finished} are saved, and the same command continues"
+        say(f"interrupted{saved if finished else ''}")
     except Exception as error:
         wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
         code = WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED

@@ -49,9 +49,8 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     new = ["--out", tmp_path / "o"]
     assert "--hold-out" in refused(*calibrate, 0.2, "--validation", world.valid, *new)
     assert "--hold-out" in refused(*calibrate, 1, *new)
-    assert "--hold-out" in refused(
-        *calibrate[:2], world.train, "--new-classes", "--hold-out", 0.2, *new
-    )
+    words = ["calibrate", world.model, world.train, "--new-classes", "--hold-out", 0.2]
+    assert "--hold-out" in refused(*words, *new)
 
 
 def softmax_of(path, data):

@@ -413,7 +413,10 @@ def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
         return
     if better:
         yield _better(better[0], chosen, examples, len(rows) - 1)
-    if worse := race.worse_than_network:
+    worse = race.worse_than_network
+    if better and better[0].name == own_softmax().name:
+        worse.pop("nll", None)  # said already
+    if worse:
         scores = (
             f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
             f"{'' if each['is_clear'] else ' (within chance)'}"
