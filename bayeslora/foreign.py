@@ -87,6 +87,20 @@ def check_name(name: str) -> None:
         raise InputError(f"{name[:80]!r} is neither a directory nor a hub id (owner/name)")
 
 
+def is_here(source: str) -> bool:
+    """Return whether `source` is a path or in the hub's cache."""
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    if Path(source).exists():
+        return True
+    try:
+        # Every model repository has one of these files.
+        files = [try_to_load_from_cache(source, file) for file in (_CONFIG, PEFT_CONFIG)]
+    except errors.HFValidationError:
+        return False
+    return any(isinstance(file, str) for file in files)
+
+
 def check_reachable(source: str) -> None:
     """Raise InputError if `source` is neither a path, nor cached, nor on the hub.
 
@@ -95,15 +109,11 @@ def check_reachable(source: str) -> None:
     Raises:
         InputError: It is none of these, or the hub is unreachable; the message says which.
     """
-    if Path(source).exists():
-        return
-    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+    from huggingface_hub import HfApi, errors
 
     unreachable: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
     try:
-        # Every model repository has one of these files.
-        files = (try_to_load_from_cache(source, file) for file in (_CONFIG, PEFT_CONFIG))
-        if not any(isinstance(file, str) for file in files):
+        if not is_here(source):
             HfApi().model_info(source, timeout=_TIMEOUT)
     except errors.HFValidationError:
         raise InputError(f"{source} is neither a directory nor a hub id (owner/name)") from None

@@ -13,7 +13,7 @@ from tables import ON_THE_SITE
 
 from bayeslora.cli.parser import build_parser
 
-_COLUMNS = "100"
+_COLUMNS = "90"  # what fits beside the sidebar at 1280 pixels
 
 
 class Commands(SphinxDirective):

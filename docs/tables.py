@@ -53,16 +53,20 @@ def _score_row(info: ScoreInfo) -> tuple[str, ...]:
 def default_fit() -> str:
     """Return the table of the report on the default fit: both methods, means over sets."""
     text = (DOCS.parent / "reports" / "default-fit" / "summary.md").read_text(encoding="utf-8")
-    return text.split("## Means over sets\n\n")[1].split("\n\n")[0] + "\n"
+    lines = text.split("## Means over sets\n\n")[1].split("\n\n")[0]
+    names = {"minilm": "MiniLM", "smollm2-135m": "SmolLM2", " ± ": "\u00a0±\u00a0"}
+    for name, written_as in names.items():
+        lines = lines.replace(name, written_as)
+    return f"{lines}\n"
 
 
 def method_list(kind: str) -> str:
     """Return the table of `adapters` or `posteriors`, with a link to the page of each."""
     rows = (
-        (f"[`{entry['name']}`]({kind}/{entry['name']}.md)", entry["summary"], entry["use"])
+        (f"[`{entry['name']}`]({kind}/{entry['name']}.md)", entry["use"])
         for entry in catalogue()[kind]
     )
-    return table(("name", "what it is", "when to use it"), rows)
+    return table(("name", "when to use it"), rows)
 
 
 def methods(*kind: str) -> str:
@@ -79,7 +83,7 @@ def about(kind: str, name: str) -> str:
     [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
     config = _config(kind, name)
     use = f" **When to use it:** {entry['use']}" if entry["use"] else ""
-    facts = [*_facts(kind, config, entry), *_limits(config)]
+    facts = ["; ".join(_facts(kind, config, entry)), *_limits(config)]
     parts = [
         f"{entry['summary'][0].upper()}{entry['summary'][1:]}.{use}\n",
         f"```\n{formula(config)}\n```\n",
@@ -92,7 +96,7 @@ def about(kind: str, name: str) -> str:
 
 
 _LIMITS = {
-    "from_start": "Cannot be fitted to a finished network: it",
+    "from_start": "Not for `calibrate`: it",
 }
 """Beginnings of the sentences with the reason of each limit of a posterior."""
 
@@ -121,24 +125,20 @@ def formula(config: type[Any]) -> str:
 
 
 def _example(kind: str, config: type[Any]) -> str:
-    """Return the shortest commands that use a method."""
+    """Return the shortest command that uses a method."""
     option = kind.removesuffix("s")
-    lines = [f"bayeslora fit train.jsonl --{option} {config.name} --out my-model"]
-    if kind == "posteriors" and not config.from_start:
-        lines.append(
-            f"bayeslora calibrate MODEL held-out.jsonl --posterior {config.name} --out calibrated"
-        )
-    return "\n".join(["```", *lines, "```", ""])
+    command = f"bayeslora fit train.jsonl --{option} {config.name} --out my-model"
+    return f"```\n{command}\n```\n"
 
 
 def _facts(kind: str, config: type[Any], entry: dict[str, Any]) -> list[str]:
     name = config.__name__
     facts = [f"Python: [`bl.{name}`](../../api/{kind}.md#bayeslora.{name})"]
-    facts.append(f"Source: {entry['source']}")
+    facts.append(f"source: {entry['source']}")
     if "passes" in entry:
-        facts.append(f"Passes per prediction: {entry['passes']}")
+        facts.append(f"passes per prediction: {entry['passes']}")
     if "parameters" in entry:
-        facts.append(f"Added parameters: {entry['parameters']}")
+        facts.append(f"added parameters: {entry['parameters']}")
     return facts
 
 

@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34874,
+    "code lines": 34471,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,16 +33,17 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
+    "words of the docs": 29865,
 }
 ROOMS = {
-    ".": 2656,
+    ".": 2662,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2631,
+    "cli": 2632,
     "contrib": 2351,
     "data": 2145,
     "engine": 5045,
-    "experiments": 1609,
+    "experiments": 1199,
     "io": 487,
     "metrics": 3244,
     "posteriors": 4973,
@@ -96,6 +97,7 @@ def measured(folder):
         "modules that predict loads": predict,
         "functions that a row passes before the tokenizer": _functions_passed(),
         "dependencies that nothing imports": len(_dependencies() - names),
+        "words of the docs": _words(),
     }
     return figures, dict(sorted(rooms.items()))
 
@@ -150,6 +152,11 @@ def _options():
         for name, verb in verbs.items()
     }
     return {"every verb": len(EVERYWHERE), **own}
+
+
+def _words():
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+    return sum(len(page.read_text(encoding="utf-8").split()) for page in pages)
 
 
 def _dependencies():

@@ -170,13 +170,13 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
 def derived(name: str, data_dir: str | Path | None = None) -> str:
     """Return how the rows of a known task differ from the data set on the hub; empty if not."""
     task = KNOWN_TASKS[known_name(name)]
-    return "" if _is_of_hub(task, data_dir) else task.derived
+    return "" if is_of_hub(name, data_dir) else task.derived
 
 
 def validation_is_test(name: str, data_dir: str | Path | None = None) -> bool:
     """Return whether the test rows of a known task are the official validation split."""
     task = KNOWN_TASKS[known_name(name)]
-    if _is_of_hub(task, data_dir):
+    if is_of_hub(name, data_dir):
         return task.hub_splits["test"] == "validation"
     return task.validation_is_test
 
@@ -257,7 +257,7 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         return load_digits(split)
     table, classes = _table(key, split, data_dir)
     if task.kind == "multiple-choice":
-        of_hub = _is_of_hub(task, data_dir)
+        of_hub = is_of_hub(key, data_dir)
         return _twins(task, _load_questions(table, task.keep), of_hub=of_hub)
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
     reading = Reading(kind="text-classification", optional=task.keep)
@@ -273,6 +273,21 @@ def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
         data_dir: As for `load_known`.
     """
     return known_name(name) in _INSTALLED or _directory(data_dir) is not None
+
+
+def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether a known task is read from the hub: its package is there, and not offline.
+
+    Args:
+        name: Name of a known task; see `known_name`.
+        data_dir: As for `load_known`.
+    """
+    offline = any(
+        os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    )
+    is_here = _directory(data_dir) is not None or KNOWN_TASKS[known_name(name)].hub_id is None
+    return not (is_here or offline) and find_spec("datasets") is not None
 
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
@@ -323,7 +338,7 @@ def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
     """Return the rows of a split, and the classes of the task unless they are letters."""
     task = KNOWN_TASKS[key]
-    if _is_of_hub(task, data_dir):
+    if is_of_hub(key, data_dir):
         return _hub_table(key, split)
     table = open_table(_file(key, f"{split}.jsonl", data_dir))
     listed = task.kind == "text-classification" and task.classes is None
@@ -396,16 +411,6 @@ _RECORDS: Mapping[str, Callable[[Record], Record]] = {
     "winogrande": _winogrande,
 }
 """How a record on the hub becomes one of the files, by `KnownTask.hub_record`."""
-
-
-def _is_of_hub(task: KnownTask, data_dir: str | Path | None) -> bool:
-    """Return whether a task is read from the hub: its package is there, and not offline."""
-    offline = any(
-        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    )
-    is_here = _directory(data_dir) is not None or task.hub_id is None
-    return not (is_here or offline) and find_spec("datasets") is not None
 
 
 def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -9,9 +10,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,10 @@ import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.data.examples import class_names, data_hash, encode_labels
-from bayeslora.data.questions import is_description, read_description
 from bayeslora.data.splits import split_examples
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, located
-from bayeslora.experiments.grid import Cell, Grid, Search, Task, best_options, search_of, set_part
+from bayeslora.experiments.grid import Cell, Grid, Search, distribution, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
 from bayeslora.experiments.summary import REPORTED, SCORES
 from bayeslora.options import as_mapping, parsed
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
     from bayeslora.predictions.record import Predictions
 
-FORMAT_VERSION = 1
+SEARCH = "search.sqlite3"
+"""File of a cell's trials."""
+
+_SEEDS = 1_000_003
+_SEARCHED = {"fit.epochs", "fit.batch_size", "fit.head_lr", "fit.patience"}
+"""Options of `fit` that a search may choose."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,6 @@ class Setup:
         predict: Options of `predict`.
         train: Training rows.
         rows: The rows of the task.
-        steps: Optimiser steps of the protocol; None if it sets none.
         search: The search over options that the method has, or None.
         deviations: Deviations from the protocol, and options that only the grid sets.
     """
@@ -66,7 +71,6 @@ class Setup:
     predict: Mapping[str, Any]
     train: Examples
     rows: TaskRows
-    steps: int | None
     search: Search | None
     deviations: tuple[str, ...]
 
@@ -83,35 +87,24 @@ class Setup:
             "data": {name: data_hash(rows) for name, rows in data.items()},
         }
         if self.search is not None:
-            settings["search"] = {"hold_out": self.search.hold_out} | self.search.model_dump(
-                exclude_unset=True
-            )
+            settings["search"] = self.search.model_dump()
         ready: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         return ready
 
-    def fitted(self, kind: Any, backbone: Any, train: Examples, **options: Any) -> Any:
-        """Return the classifier fitted to rows.
+    def classifier(self, kind: Any, backbone: Any, **options: Any) -> Any:
+        """Return the classifier to fit.
 
         Args:
             kind: `BayesianClassifier` or a subclass.
             backbone: A name or a loaded backbone.
-            train: Training rows.
-            options: `progress` of the classifier, and `out` of its fit, whose content is replaced,
-                except that an interrupted fit resumes.
+            options: Further options of the classifier.
         """
-        clf: BayesianClassifier = kind(
-            backbone,
-            self.adapter,
-            self.posterior,
-            seed=self.cell.seed,
-            progress=options.get("progress", False),
-            **self.model,
-        )
-        return clf.fit(train, out=options.get("out"), overwrite=True, **self.fit)
+        options |= {"seed": self.cell.seed, **self.model}
+        return kind(backbone, self.adapter, self.posterior, **options)
 
     def with_options(self, options: Mapping[str, Any]) -> Setup:
         """Return the setup with options by names such as `adapter.lr`."""
-        parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {}}
+        parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {**self.fit}}
         for name, value in options.items():
             part, _, key = name.partition(".")
             parts[part][key] = value
@@ -121,7 +114,7 @@ class Setup:
             self,
             adapter=replace(adapter, **parts["adapter"]),
             posterior=replace(posterior, **parts["posterior"]),
-            fit={**self.fit, **parts["fit"]},
+            fit=parts["fit"],
         )
 
 
@@ -150,20 +143,62 @@ class Workshop:
         Raises:
             InputError: A name, an option or a file is wrong.
         """
-        grid, rows = self.grid, self._task_rows(cell.task)
+        grid, rules, method = self.grid, self.grid.rules, cell.method
+        rows = self._task_rows(cell.task)
         train = rows.train if cell.rows is None else drawn(rows.train, cell.rows, cell.seed)
-        deviations = [*grid.rules.deviations, *rows.deviations]
-        adapter = self._adapter(cell, deviations)
-        posterior = resolve_posterior(cell.method.posterior)
-        fit = self._fit_options(cell, adapter, len(train), deviations)
-        model = self._model_options(self._tasks[cell.task], train, deviations)
-        predict = self._predict_options(cell, posterior, deviations)
-        return Setup(
-            *(cell, adapter, posterior, model, fit, predict, train, rows),
-            steps=grid.rules.steps if adapter.trains else None,
-            search=search_of(grid.search, adapter, posterior),
-            deviations=tuple(deviations),
-        )
+        adapter: Any = resolve_adapter(method.adapter)
+        posterior: Any = resolve_posterior(method.posterior)
+        search = search_of(grid.search, adapter, posterior)
+        deviations = [*rules.deviations, *rows.deviations]
+
+        fit, model = {**rules.fit}, {**rules.model}
+        if not adapter.trains:
+            fit.pop("batch_size", None)
+        expected = {**fit, **model}
+        fit |= {**grid.fit, **method.fit}
+        model |= grid.model
+        if train.choices is None:  # texts have no format
+            expected.pop("format", None)
+            model.pop("format", None)
+        if adapter.trains:
+            expected |= rules.adapter
+            theirs = rules.adapter.keys() & as_mapping(adapter).keys() - _named(method.adapter)
+            adapter = replace(adapter, **{key: rules.adapter[key] for key in theirs})
+        elif rules.adapter:
+            deviations.append("training: the last layer alone is fitted, on frozen features")
+        actual = {**as_mapping(adapter), **fit, **model}
+        if adapter.trains and rules.steps:  # training ends after whole epochs
+            per_epoch = -(-len(train) // fit["batch_size"])
+            fit.setdefault("epochs", max(1, round(rules.steps / per_epoch)))
+            expected["steps"], actual["steps"] = rules.steps, fit["epochs"] * per_epoch
+
+        predict = grid.predict.model_dump(exclude_unset=True)
+        draws = rules.logit_samples if posterior.link else rules.weight_samples
+        if posterior.link is None:
+            predict.pop("link", None)
+        if not (posterior.is_sampled or posterior.link):
+            predict.pop("num_samples", None)
+        elif draws:
+            expected["num_samples"] = draws
+            predict = {"num_samples": draws, **predict}
+        searched = search is not None and "posterior.num_samples" in search.ranges
+        if searched or "num_samples" in _named(method.posterior):
+            predict.pop("num_samples", None)  # the method's own number is more specific
+        actual |= predict
+
+        set_by_grid = (*grid.fit, *method.fit, *grid.model, *grid.predict.model_fields_set)
+        deviations += [
+            f"{key}: {actual.get(key, 'its own')} instead of {value}"
+            for key, value in expected.items()
+            if actual.get(key) != value and (value or key in actual)
+        ]
+        deviations += [
+            f"{key}: {actual[key]} by the grid"
+            for key in dict.fromkeys(set_by_grid)
+            if key in actual and key not in expected
+        ]
+        options = adapter, posterior, model, fit, predict
+        return Setup(cell, *options, train, rows, search, tuple(deviations))
 
     def checked(self, cell: Cell) -> Setup:
         """Return the setup of a cell after checking its fit and its predictions.
@@ -182,7 +217,7 @@ class Workshop:
         try:
             setup = self.setup(cell)
             with suppress(_ChecksPassedError):
-                setup.fitted(Checked, cell.backbone, setup.train)
+                setup.classifier(Checked, cell.backbone).fit(setup.train, **setup.fit)
             _check_predictions(setup)
         except (InputError, TypeError) as error:
             raise InputError(f"cell {cell}: {error}", code=getattr(error, "code", "")) from None
@@ -199,9 +234,8 @@ class Workshop:
 
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
-            options: dict[str, Any] = {
-                key: value for key, value in self.grid.model.items() if key in ("dtype", "device")
-            }
+            model = self.grid.model
+            options: Any = {key: model[key] for key in ("dtype", "device") if key in model}
             with quiet_transformers():
                 self._backbone = name, load_backbone(name, **options)
         return self._backbone[1]
@@ -224,23 +258,15 @@ class Workshop:
             left.unlink()
         setup, backbone = self.setup(cell), self.backbone(cell.backbone)
         settings, rows = setup.settings, setup.rows
-        chosen: dict[str, Any] = {}
-        trials: list[dict[str, Any]] = []
+        search: dict[str, Any] = {"chosen": {}, "trials": []}
         if setup.search is not None:
-            loss = partial(_loss, setup, backbone, work / "trial")
-            chosen, trials = best_options(
-                setup.search, loss, work, settings=settings, seed=cell.seed
-            )
-            setup = setup.with_options(chosen)
+            loss = partial(_loss, setup, backbone)
+            search = searched(setup.search, loss, work, settings, cell.seed)
+            setup = setup.with_options(search["chosen"])
         _reset_peak_memory()
         begun = time.perf_counter()
-        clf = setup.fitted(
-            BayesianClassifier,
-            backbone,
-            setup.train,
-            out=work / "model",
-            progress=self._progress,
-        )
+        clf = setup.classifier(BayesianClassifier, backbone, progress=self._progress)
+        clf.fit(setup.train, out=work / "model", overwrite=True, **setup.fit)
         fitted = time.perf_counter()
         keep = () if rows.clusters is None else (rows.clusters,)
         options = {"seed": cell.seed, **setup.predict}
@@ -248,13 +274,17 @@ class Workshop:
         predicted = time.perf_counter()
         for name, examples in rows.ood.items():
             sets[name] = clf.predict(examples, unknown_labels="ood", **options)
+        notes = {
+            "protocol": f"{cell.protocol}: {self.grid.rules.described()}",
+            "deviations": "; ".join(setup.deviations) or "none",
+            "task": f"{cell.task}, {rows.split}",
+            "training_rows": str(len(setup.train)),
+        }
         for name, result in sets.items():
-            notes = {**result.metadata, **self._notes(setup)}
-            named = result.replace(name=cell.method.name, metadata=notes)
+            named = result.replace(name=cell.method.name, metadata=result.metadata | notes)
             named.save(work / f"{set_part(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         backbone.prefix_states.clear()  # the next cell reads states of frozen layers from disk
-        num_bins = self.grid.rules.num_bins
         return {
             **_record(setup, clf),
             "settings": settings,
@@ -262,10 +292,9 @@ class Workshop:
                 "fit": fitted - begun,
                 "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
             },
-            "chosen": chosen,
-            "trials": trials,
-            "prior": prior_scores(sets[rows.split], setup.train, num_bins),
-            "scores": _scores(sets, rows, num_bins),
+            **search,
+            "prior": prior_scores(sets[rows.split], setup.train),
+            "scores": _scores(sets, rows),
         }
 
     def _task_rows(self, task: str) -> TaskRows:
@@ -273,92 +302,9 @@ class Workshop:
         if task not in self._rows:
             rules = self.grid.rules
             by_letter = {**rules.model, **self.grid.model}.get("format") == "letters"
-            self._rows[task] = task_rows(
-                self._tasks[task], rules, self._data_dir, by_letter=by_letter
-            )
+            rows = task_rows(self._tasks[task], rules, self._data_dir, by_letter=by_letter)
+            self._rows[task] = rows
         return self._rows[task]
-
-    def _adapter(self, cell: Cell, deviations: list[str]) -> Adapter:
-        """Return the adapter with the protocol's options, unless the grid sets others."""
-        adapter: Adapter = resolve_adapter(cell.method.adapter)
-        rules = self.grid.rules
-        if not rules.adapter:
-            return adapter
-        if not adapter.trains:
-            deviations.append("training: the last layer alone is fitted, on frozen features")
-            return adapter
-        current = as_mapping(adapter)
-        expected = {key: value for key, value in rules.adapter.items() if key in current}
-        deviations += [
-            f"{key}: adapter {adapter.name} has no such option"
-            for key, value in rules.adapter.items()
-            if key not in current and value
-        ]
-        own = {key: current[key] for key in _named(cell.method.adapter) if key in expected}
-        options: dict[str, Any] = _merged(expected, own, deviations)
-        return replace(adapter, **options)  # type: ignore[type-var]
-
-    def _fit_options(
-        self, cell: Cell, adapter: Adapter, num_train: int, deviations: list[str]
-    ) -> dict[str, Any]:
-        rules = self.grid.rules
-        expected = {**rules.fit}
-        if not adapter.trains:
-            expected.pop("batch_size", None)
-        options = {**self.grid.fit, **cell.method.fit}
-        merged = _merged(expected, options, deviations)
-        if rules.steps is None or not adapter.trains:
-            return merged
-        per_epoch = -(-num_train // int(merged["batch_size"]))
-        merged.setdefault("epochs", max(1, round(rules.steps / per_epoch)))
-        steps = int(merged["epochs"]) * per_epoch
-        if steps != rules.steps:
-            deviations.append(
-                f"steps: {steps:,} instead of {rules.steps:,}, since training ends after whole "
-                f"epochs ({merged['epochs']})"
-            )
-        return merged
-
-    def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
-        expected, options = {**self.grid.rules.model}, {**self.grid.model}
-        if is_description(task.task) and (prompt := read_description(str(task.task)).prompt):
-            expected["template"] = options.get("template", prompt)
-        if train.choices is None:  # texts have no format
-            expected.pop("format", None)
-            options.pop("format", None)
-        return _merged(expected, options, deviations)
-
-    def _predict_options(
-        self, cell: Cell, posterior: Posterior, deviations: list[str]
-    ) -> dict[str, Any]:
-        rules, search = self.grid.rules, self.grid.search
-        options = self.grid.predict.model_dump(exclude_unset=True)
-        draws = rules.weight_samples if posterior.is_sampled else None
-        if posterior.link is None:
-            options.pop("link", None)
-        else:
-            draws = rules.logit_samples
-        searched = search is not None and "posterior.num_samples" in search.ranges
-        if searched or "num_samples" in _named(cell.method.posterior):
-            # The method's own number is more specific than that of the grid or the protocol.
-            options.pop("num_samples", None)
-            own = "searched" if searched else posterior.num_samples
-            if draws not in (None, own):
-                deviations.append(f"num_samples: {own} by the grid, {draws} by the protocol")
-            draws = None
-        elif not (posterior.is_sampled or posterior.link):
-            options.pop("num_samples", None)
-        return _merged({} if draws is None else {"num_samples": draws}, options, deviations)
-
-    def _notes(self, setup: Setup) -> dict[str, str]:
-        """Return the metadata that a report on the cell's predictions shows."""
-        rules = self.grid.rules
-        return {
-            "protocol": f"{rules.name}: {rules.described()}",
-            "deviations": "; ".join(setup.deviations) or "none",
-            "task": f"{setup.cell.task}, {setup.rows.split}",
-            "training_rows": str(len(setup.train)),
-        }
 
 
 class _ChecksPassedError(Exception):
@@ -368,18 +314,6 @@ class _ChecksPassedError(Exception):
 def _named(text: str) -> set[str]:
     """Return the options that a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
     return {*parsed("method", text.partition(":")[2])}
-
-
-def _merged(
-    expected: Mapping[str, Any], options: Mapping[str, Any], deviations: list[str]
-) -> dict[str, Any]:
-    """Return the protocol's options updated by the grid's; add differences to `deviations`."""
-    for key, value in options.items():
-        if key not in expected:
-            deviations.append(f"{key}: {value} by the grid")
-        elif value != expected[key]:
-            deviations.append(f"{key}: {value} by the grid, {expected[key]} by the protocol")
-    return {**expected, **options}
 
 
 def _check_predictions(setup: Setup) -> None:
@@ -394,12 +328,83 @@ def _check_predictions(setup: Setup) -> None:
         with located(name):
             check_images(rows, images=setup.train.images)
             check_questions(options, fitted, rows)
-            classes = classes_with(options, fitted, most_options(rows))
             if rows is setup.rows.reported:  # an OOD set may have other labels
-                encode_labels(rows, classes)
+                encode_labels(rows, classes_with(options, fitted, most_options(rows)))
 
 
-def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any]) -> float:
+def search_of(search: Search | None, adapter: Adapter, posterior: Posterior) -> Search | None:
+    """Return a search over those of its options that a method has; None if it has none.
+
+    Raises:
+        InputError: A value in a range is not allowed.
+    """
+    if search is None:
+        return None
+    parts: dict[str, Any] = {"posterior": posterior}
+    if adapter.trains:
+        parts |= {"adapter": adapter, "fit": TrainingSettings(epochs=1)}
+    known = {f"{part}.{field.name}" for part, options in parts.items() for field in fields(options)}
+    known -= {f"fit.{field.name}" for field in fields(TrainingSettings)} - _SEARCHED
+    ranges: dict[str, Any] = {
+        name: values for name, values in search.ranges.items() if name in known
+    }
+    for name, values in ranges.items():
+        part, _, key = name.partition(".")
+        for value in values if isinstance(values, list) else (values["low"], values["high"]):
+            replace(parts[part], **{key: value})
+    return search.model_copy(update={"ranges": ranges}) if ranges else None
+
+
+def searched(
+    search: Search,
+    loss: Callable[[dict[str, Any]], float],
+    work: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the options of the best trial as `chosen`, and all `trials`.
+
+    Args:
+        search: The search.
+        loss: Returns the NLL with some options, by names such as `adapter.lr`.
+        work: Directory of the cell, with the trials' file.
+        settings: Everything else that determines a trial; with other settings, earlier trials in
+            the file are not used.
+        seed: Seed of the suggestions.
+
+    Raises:
+        InputError: Every trial failed.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{work / SEARCH}")
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    study: Any = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    ranges = {name: distribution(values) for name, values in search.ranges.items()}
+    while (done := len(study.get_trials(states=ended))) < search.trials:
+        # A new sampler for each trial, so that its suggestion depends only on the trials.
+        study.sampler = optuna.samplers.TPESampler(seed=(_SEEDS * seed + done) % 2**32)
+        trial = study.ask(ranges)
+        try:
+            study.tell(trial, loss(trial.params))
+        except InputError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    trials = [
+        {"options": dict(trial.params), "nll": trial.value, **trial.user_attrs}
+        for trial in study.get_trials(states=ended)
+    ]
+    storage.engine.dispose()
+    successful = [trial for trial in trials if trial["nll"] is not None]
+    if not successful:
+        raise InputError(f"every trial of the search failed; last error: {trials[-1].get('error')}")
+    best = min(successful, key=lambda trial: trial["nll"])
+    return {"chosen": best["options"], "trials": trials}
+
+
+def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
     """Return the NLL of held-out training rows after a fit to the others with some options.
 
     Neither reported rows nor rows of another draw affect the choice.
@@ -411,9 +416,9 @@ def _loss(setup: Setup, backbone: Backbone, work: Path, options: dict[str, Any])
     share = setup.search.hold_out if setup.search else 0.0
     labels = encode_labels(rows, class_names(rows))
     train, held_out = split_examples(rows, labels, share, setup.cell.seed)
-    clf = trial.fitted(BayesianClassifier, backbone, rows.take(train), out=work)
+    clf = trial.classifier(BayesianClassifier, backbone, progress=False)
+    clf.fit(rows.take(train), **trial.fit)
     predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **trial.predict)
-    shutil.rmtree(work, ignore_errors=True)
     return float(evaluate(predictions, num_resamples=20)["nll"].value)
 
 
@@ -425,30 +430,20 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
 
     cell, rows, record = setup.cell, setup.rows, clf.record
     training, reading, num_train = record.training, record.backbone, len(setup.train)
-    num_held_out = round(training.get("hold_out", 0) * num_train)
-    steps = None
-    if setup.adapter.trains:
-        # An upper bound: early stopping takes fewer.
-        steps = training["epochs"] * -(-(num_train - num_held_out) // training["batch_size"])
+    # An upper bound: a held-out part and early stopping take fewer.
+    per_epoch = -(-num_train // training["batch_size"]) if setup.adapter.trains else 0
     template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
-        "format_version": FORMAT_VERSION,
         "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
         "deviations": list(setup.deviations),
         "split": rows.split,
         "num_classes": num_classes(rows.reported),
         "num_train": num_train,
-        "num_held_out": num_held_out,
         "num_reported": len(rows.reported),
-        "num_ood": {name: len(examples) for name, examples in rows.ood.items()},
         "dropped": dict(rows.dropped),
-        "steps": {"protocol": setup.steps, "at_most": steps},
-        "backbone": {
-            "name": cell.backbone,
-            "fingerprint": reading["fingerprint"],
-            "dtype": reading["dtype"],  # by default, what the processor computes in
-        },
+        "steps": per_epoch and training["epochs"] * per_epoch,
+        "backbone": {**reading, "name": cell.backbone},
         "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
@@ -458,28 +453,22 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     }
 
 
-def _scores(sets: Mapping[str, Predictions], rows: TaskRows, num_bins: int) -> dict[str, Any]:
+def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
     """Return all scores of the reported rows, and of labelled OOD sets."""
     from bayeslora.metrics.evaluate import evaluate
 
     ood = {name: sets[name] for name in rows.ood}
-    results = {
-        REPORTED: evaluate(sets[rows.split], ood, num_bins=num_bins, cluster_by=rows.clusters),
-        **{
-            name: evaluate(predictions, num_bins=num_bins)
-            for name, predictions in ood.items()
-            if predictions.labelled.any()
-        },
-    }
+    scores = {REPORTED: evaluate(sets[rows.split], ood, cluster_by=rows.clusters)}
+    scores |= {name: evaluate(each) for name, each in ood.items() if each.labelled.any()}
     # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}
     return {
-        name: {key: value for key, value in scores.to_json().items() if key not in curves}
-        for name, scores in results.items()
+        name: {key: value for key, value in result.to_json().items() if key not in curves}
+        for name, result in scores.items()
     }
 
 
-def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> dict[str, float]:
+def prior_scores(predictions: Predictions, train: Examples) -> dict[str, float]:
     """Return scores of a forecast without a model, which every method should surpass.
 
     It is the share of each class in the training rows, or, for questions, the same probability for
@@ -488,7 +477,6 @@ def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> di
     Args:
         predictions: Predictions on the reported rows.
         train: The training rows.
-        num_bins: Bins of the expected calibration error.
     """
     from bayeslora.metrics.evaluate import evaluate
 
@@ -498,8 +486,7 @@ def prior_scores(predictions: Predictions, train: Examples, num_bins: int) -> di
         labels = encode_labels(train, predictions.classes)
         shares = np.bincount(labels, minlength=predictions.num_classes) / len(labels)
         probs = np.tile(shares, (len(predictions), 1))
-    forecast = replace(predictions.with_probs(probs), scores={})
-    results = evaluate(forecast, num_bins=num_bins, num_resamples=20)
+    results = evaluate(replace(predictions.with_probs(probs), scores={}), num_resamples=20)
     return {score: float(results[score].value) for score in SCORES}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,21 +15,21 @@ from bayeslora.data.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.data.formats import Reading
 from bayeslora.data.known import (
-    KNOWN_TASKS,
     derived,
+    is_of_hub,
     known_name,
     load_task,
+    ood_sets,
     splits_of,
     validation_is_test,
 )
-from bayeslora.data.questions import is_description, read_description
 from bayeslora.data.read import read
 from bayeslora.data.splits import stratified_sample
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Task
 from bayeslora.experiments.protocols import Protocol
+from bayeslora.option_checks import LARGEST_COUNT
 
 
 @dataclass(frozen=True)
@@ -81,54 +81,67 @@ def task_rows(
     if "train" not in splits:
         raise InputError(f"task {task.name} has no training rows; use it as ood of another task")
     known = task.name if task.files else known_name(task.name)
-    split = protocol.split
-    deviations: tuple[str, ...] = ()
+    split, deviations = protocol.split, []
     if split not in splits:
         split = "test"
+        text = f"{task.name} has no {protocol.split} rows, so its test rows are reported"
         if not task.files and validation_is_test(task.name, data_dir):
             text = f"official validation rows, as published; {task.name} has them as test rows"
-        else:
-            text = f"{task.name} has no {protocol.split} rows, so its test rows are reported"
-        deviations = (f"split: {text}",)
+        deviations.append(f"split: {text}")
     if not task.files and (difference := derived(task.name, data_dir)):
-        deviations = (*deviations, f"{task.name}: {difference}")
+        deviations.append(f"{task.name}: {difference}")
     if known in protocol.task_deviations:
-        deviations = (*deviations, protocol.task_deviations[known])
+        deviations.append(protocol.task_deviations[known])
     dropped = _Dropped()
-    reported = dropped.read(split, _read(task, split, data_dir))
-    train = dropped.read("train", _read(task, "train", data_dir))
-    if (count := protocol.num_choices.get(known)) is not None:
-        train = dropped.keep_options("train", train, {count}, f"not {count} options")
-        reported = dropped.keep_options(split, reported, {count}, f"not {count} options")
+    count = protocol.num_choices.get(known)
+    reported = dropped.read(split, _read(task, split, data_dir), count)
+    train = dropped.read("train", _read(task, "train", data_dir), count)
+    train = dropped.keep("train, repeated", train, without_duplicates(train))
     train = dropped.keep(f"train, in {split} too", train, without_overlap(train, reported))
-    dropped.check_left(task, {split: reported, "train": train})
+    most = num_classes(train) if by_letter else LARGEST_COUNT
+    audit = protocol.ood_audit
     ood = {}
     for name, source in _ood_sources(task).items():
-        rows = dropped.read(name, _outside(source, task, protocol.split, data_dir))
         count = protocol.num_choices.get(source.partition("/")[0].replace("_", "-"))
-        if count is not None:
-            rows = dropped.keep_options(name, rows, {count}, f"not {count} options")
-        rows = dropped.keep_audited(name, rows, protocol.ood_audit)
-        if by_letter and train.choices is not None:
-            most = num_classes(train)
-            rows = dropped.keep_options(name, rows, range(most + 1), f"more than {most} options")
+        rows = dropped.read(name, _outside(source, task, protocol.split, data_dir), count)
+        if audit and audit in rows.further:
+            fine = [verdict == "OK" for verdict in rows.further[audit]]
+            rows = dropped.where(f"{name}, {audit} is not OK", rows, fine)
+        if rows.choices is not None:
+            few = [len(options) <= most for options in rows.choices]
+            rows = dropped.where(f"{name}, more than {most} options", rows, few)
         unseen = without_overlap(without_overlap(rows, train), reported)
         ood[name] = dropped.keep(f"{name}, in {task.name} too", rows, unseen)
-    dropped.check_left(task, ood)
-    audit = protocol.ood_audit
+    for name, rows in {split: reported, "train": train, **ood}.items():
+        if not len(rows):
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
+            raise InputError(f"task {task.name}: no {name} rows are left; dropped rows: {reasons}")
     if ood and audit and not any(audit in rows.further for rows in ood.values()):
-        text = f"OOD: no set has the column {audit}, so none is filtered for errors"
-        deviations = (*deviations, text)
-    return TaskRows(train, reported, split, ood, dropped, deviations)
+        deviations.append(f"OOD: no set has the column {audit}, so none is filtered for errors")
+    return TaskRows(train, reported, split, ood, dropped, tuple(deviations))
 
 
 class _Dropped(dict[str, int]):
     """Number of dropped rows by reason."""
 
-    def read(self, label: str, rows: Examples) -> Examples:
-        """Return rows after counting what their reader has dropped."""
-        self.update({f"{label}, {reason}": count for reason, count in rows.dropped.items()})
-        return rows
+    def read(self, label: str, rows: Examples, count: int | None) -> Examples:
+        """Return rows after counting what their reader has dropped; questions with `count` options.
+
+        Args:
+            label: Name of the set.
+            rows: Its rows.
+            count: Number of options to keep; None for any.
+        """
+        self.update({f"{label}, {reason}": number for reason, number in rows.dropped.items()})
+        if count is None or rows.choices is None:
+            return rows
+        fitting = [len(options) == count for options in rows.choices]
+        return self.where(f"{label}, not {count} options", rows, fitting)
+
+    def where(self, reason: str, rows: Examples, keep: Sequence[bool]) -> Examples:
+        """Return the rows to keep after counting the others."""
+        remaining = rows.take([index for index, is_kept in enumerate(keep) if is_kept])
+        return self.keep(reason, rows, remaining)
 
     def keep(self, reason: str, rows: Examples, remaining: Examples) -> Examples:
         """Return the remaining rows after counting the others."""
@@ -136,31 +149,12 @@ class _Dropped(dict[str, int]):
             self[reason] = len(rows) - len(remaining)
         return remaining
 
-    def keep_options(
-        self, label: str, rows: Examples, counts: Collection[int], reason: str
-    ) -> Examples:
-        """Return the questions whose number of options is in `counts`, or all texts."""
-        if rows.choices is None:
-            return rows
-        indices = [row for row, options in enumerate(rows.choices) if len(options) in counts]
-        return self.keep(f"{label}, {reason}", rows, rows.take(indices))
 
-    def keep_audited(self, label: str, rows: Examples, column: str | None) -> Examples:
-        """Return the rows marked OK in the column of an audit, or all without such a column."""
-        if column is None or column not in rows.further:
-            return rows
-        verdicts = rows.further[column]
-        indices = [row for row, verdict in enumerate(verdicts) if verdict == "OK"]
-        return self.keep(f"{label}, {column} is not OK", rows, rows.take(indices))
-
-    def check_left(self, task: Task, sets: Mapping[str, Examples]) -> None:
-        """Raise InputError if no row of a set is left."""
-        for name, rows in sets.items():
-            if not len(rows):
-                reasons = "; ".join(f"{reason}: {count:,}" for reason, count in self.items())
-                raise InputError(
-                    f"task {task.name}: no {name} rows are left; dropped rows: {reasons}"
-                )
+def on_hub(task: Task, data_dir: str | Path | None) -> list[str]:
+    """Return the known tasks among the sets of a task that are read from the hub."""
+    names = [] if task.files else [task.name]
+    names += [source for source in _ood_sources(task).values() if not _is_path(source)]
+    return [name for name in names if is_of_hub(name.partition("/")[0], data_dir)]
 
 
 def drawn(examples: Examples, size: int, seed: int) -> Examples:
@@ -175,43 +169,34 @@ def drawn(examples: Examples, size: int, seed: int) -> Examples:
 
 def num_classes(examples: Examples) -> int:
     """Return the number of classes, or the largest number of options of a question."""
-    if examples.choices is not None:
-        return max(map(len, examples.choices))
-    return len(class_names(examples))
+    return max(map(len, examples.choices or ()), default=0) or len(class_names(examples))
 
 
 def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:
     if not task.files:
         return load_task(task.name, split, data_dir)
-    examples = _read_file(task.files[split], task, labels="required")
-    if split != "train":
-        return examples
-    distinct = without_duplicates(examples)
-    num_repeated = len(examples) - len(distinct)
-    return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
+    return _read_file(task.files[split], task, labels="required")
 
 
 def _read_file(
     path: str, task: Task, *, labels: Literal["optional", "required"] = "optional"
 ) -> Examples:
-    if is_description(task.task):
-        columns = read_description(str(task.task)).columns(str(task.task))
-        return read(Path(path), columns, labels=labels)
     columns = DataColumns().renamed(task.text_column, task.label_column, task.pair_column)
-    return read(Path(path), columns, labels=labels, reading=Reading(kind=task.task))
+    return read(Path(path), columns, labels=labels)
 
 
 def _ood_sources(task: Task) -> Mapping[str, str]:
     """Return the out-of-distribution sets of the grid, else those of a known task."""
-    if task.ood is not None:
-        return task.ood
-    if task.files:
-        return {}
-    known = known_name(task.name)
+    if task.ood is not None or task.files:
+        return task.ood or {}
+    known = ood_sets(task.name).items()
     return {
-        split if name == known else name: name if split == "test" else f"{name}/{split}"
-        for name, split in KNOWN_TASKS[known].ood
+        name: other if split == "test" else f"{other}/{split}" for name, (other, split) in known
     }
+
+
+def _is_path(source: str) -> bool:
+    return Path(source).is_file() or Path(source).is_absolute() or bool(Path(source).suffix)
 
 
 def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -> Examples:
@@ -223,15 +208,9 @@ def _outside(source: str, task: Task, split: str, data_dir: str | Path | None) -
         split: The split of `NAME`; `test` where it has no such split.
         data_dir: Directory of the known tasks' files.
     """
-    if Path(source).is_file():
+    if _is_path(source):
         return _read_file(source, task)
-    if Path(source).is_absolute() or Path(source).suffix:  # not the name of a task
-        raise InputError(f"task {task.name}: ood {source} does not exist")
     name, _, own = source.partition("/")
-    try:
-        known_name(name)
-    except InputError as error:
-        raise InputError(f"task {task.name}: ood {source!r} is not a file, and {error}") from None
-    return load_task(
-        name, own or (split if split in splits_of(name, data_dir) else "test"), data_dir
-    )
+    with located(f"task {task.name}: ood {source} is not a file"):
+        splits = splits_of(name, data_dir)
+    return load_task(name, own or (split if split in splits else "test"), data_dir)

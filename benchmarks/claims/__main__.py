@@ -82,7 +82,7 @@ CHOICE_RIVALS = (
 SHIFTED_FROM, SHIFT_RIVALS = "openbookqa", ("LoRA MLE", "BLoB")
 SHIFTS = ("arc-challenge", "arc-easy", "mmlu-college-chemistry", "mmlu-college-physics")
 _INTRODUCTION = """\
-Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, by one rule. The fits are \
+Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, judged by one rule. The fits are \
 earlier ones than those of today's defaults, of small models (the paper's have 8 billion \
 parameters), mostly on classification. Claims of papers on adapters: \
 [adapter-claims](../reports/archive/adapter-claims/summary.md).
@@ -134,7 +134,7 @@ def page(reports: Path) -> str:
             texts.append(lines)
         else:
             texts.pop()  # the paragraph about claims without enough pairs
-    title = "# What PoLAR-VBLL is said to do, and what we found"
+    title = "# Claims about PoLAR-VBLL"
     return "\n\n".join([title, f"Claims: {tally}.", _INTRODUCTION, *texts]) + "\n"
 
 

@@ -29,6 +29,11 @@ def environment():
         yield
 
 
+def test_workers_give_the_same_scores(finished, tmp_path, scores):
+    content, _, result = finished
+    assert scores(bl.experiment(content, tmp_path / "out", workers=2)) == scores(result)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Start two nodes of one CPU each, as `ray start` does."""

@@ -1,11 +1,11 @@
 """Runs of grids: what is stored, what is kept, what is refused."""
 
 import json
-import multiprocessing
 import random
 import shutil
 import signal
-import threading
+import socket
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
-from forked import CONTEXT, command
+from forked import command
 from refusal import refused
 
 import bayeslora as bl
@@ -33,10 +33,9 @@ def test_a_cell_has_predictions_and_a_record(finished):
         record["scores"]["reported"]["scores"]["nll"]["value"], rel=1e-12
     )
     assert record["num_train"] == 60
-    assert record["num_held_out"] == 12
     assert record["num_classes"] == 3
     assert record["split"] == "test"
-    assert record["steps"] == {"protocol": None, "at_most": 3}  # 48 rows in batches of 16
+    assert record["steps"] == 4  # at most: 60 rows in batches of 16
     assert record["passes"] == 1
     assert record["scores"]["reported"]["num_bins"] == 15
     assert len(record["prompt_hash"]) == 64
@@ -223,30 +222,11 @@ def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, mon
         bl.experiment(questions, tmp_path / "out")
 
 
-def test_processes_give_the_same_scores_and_survive_a_killed_worker(
-    grid, tmp_path, scores, finished, monkeypatch
-):
-    # Forks of a server that has imported everything, which takes a new process seconds.
-    monkeypatch.setattr(run, "get_context", lambda method: CONTEXT)
-    killed, over = [], threading.Event()
-
-    def kill():
-        while not over.wait(0.02):
-            children = multiprocessing.active_children()
-            if children and list((tmp_path / "out").glob("work/*/model")):
-                children[0].kill()
-                killed.append(True)
-                return
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        result = bl.experiment(grid, tmp_path / "out", workers=2)
-    finally:
-        over.set()
-        killer.join()
-    assert killed
-    assert scores(result) == scores(finished[2])
+def test_workers_need_ray(grid, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with refused("missing", "bayeslora[ray]"):
+        bl.experiment(grid, tmp_path / "out", workers=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
@@ -279,9 +259,21 @@ def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
     assert text == (finished[1] / "summary.md").read_text().partition("## Cost")[0]
 
 
-def test_a_plan_reads_as_json_and_needs_no_weights(grid):
-    plan = run.plan({**grid, "backbones": "meta-llama/Llama-3.1-8B"})
+def test_a_plan_needs_no_weights_and_no_network(grid, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "BAYESLORA_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "socket", None)
+    tasks = [
+        *grid["tasks"],
+        "sst2",
+        {**grid["tasks"][0], "name": "far", "ood": ["clinc150/oos_test"]},
+    ]
+    plan = run.plan({**grid, "tasks": tasks, "backbones": "meta-llama/Llama-3.1-8B"})
     content = json.loads(json.dumps(plan.to_json()))
-    assert content["num_cells"] == 4
-    assert [cell["seeds"] for cell in content["cells"]] == [2, 2]
-    assert any("Llama-3.1-8B" in sentence for sentence in content["missing"])
+    assert content["num_cells"] == 12
+    assert [cell["seeds"] for cell in content["cells"]] == [2] * 6
+    assert {cell.task for cell in plan.settings} == {"toy"}
+    for missing, sentence in zip(
+        ("sst2", "clinc150", "Llama-3.1-8B"), content["missing"], strict=True
+    ):
+        assert missing in sentence

@@ -24,7 +24,7 @@ class Options(arguments.Everywhere):
     directory: Any = option("DIR", flag="--out")
     """output directory"""
     workers: Any = option("N")
-    """number of processes on this machine (default: 1)"""
+    """number of processes on this machine, with Ray (default: 1)"""
     ray: str | None = option("ADDRESS")
     """address of a Ray cluster: 'local' to start one on this machine, 'auto', or host:port"""
     dry_run: bool = option()
@@ -70,6 +70,8 @@ def run(args: Options) -> None:
 
 
 def _show_plan(args: Options, plan: Plan) -> None:
+    from bayeslora.experiments.protocols import PROTOCOLS
+
     content = plan.to_json()
     if args.json:
         print_json(content)
@@ -89,7 +91,7 @@ def _show_plan(args: Options, plan: Plan) -> None:
     show(f"\n{counted(content['num_cells'], 'cell')}, {content['num_finished']} finished")
     if left:
         show(f"about {timedelta(seconds=round(left))} left for cells like the finished ones")
-    show(f"protocol {plan.grid.protocol}: {plan.grid.rules.described()}")
+    show(f"protocol {plan.protocol}: {PROTOCOLS[plan.protocol].described()}")
     if plan.deviations:
         show("\n  ".join(["deviations from the protocol:", *plan.deviations]))
     for text in plan.missing:

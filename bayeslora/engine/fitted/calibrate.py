@@ -202,7 +202,10 @@ MOST_DRAWS = 200
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
-_NOTICED = {"nll": 0.0005, "ece": 0.01}
+_SHOWN = 0.0005
+"""Smallest difference that three digits show."""
+
+_NOTICED = {"nll": _SHOWN, "ece": 0.01}
 """Differences from the network's own softmax that are said, even if they may be chance."""
 
 
@@ -237,8 +240,8 @@ class SideBySide:
         worse: dict[str, dict[str, float | bool]] = {}
         for key, least in _NOTICED.items():
             value, network = chosen.scores[key].value, own.scores[key].value
-            is_clear = own.is_clear(key) and value > network
-            if is_clear or value - network >= least:
+            is_clear = own.is_clear(key)
+            if value - network >= (_SHOWN if is_clear else least):
                 worse[key] = {"value": value, "network": network, "is_clear": is_clear}
         return worse
 
