@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34471,
+    "code lines": 33841,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,21 +33,21 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29865,
+    "words of the docs": 29803,
 }
 ROOMS = {
-    ".": 2662,
+    ".": 2651,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2632,
+    "cli": 1943,
     "contrib": 2351,
-    "data": 2145,
-    "engine": 5045,
+    "data": 2171,
+    "engine": 5072,
     "experiments": 1199,
     "io": 487,
     "metrics": 3244,
     "posteriors": 4973,
-    "predictions": 1410,
+    "predictions": 1427,
     "recalibration": 621,
     "reporting": 3224,
     "testing": 577,
