@@ -17,7 +17,6 @@ import dataclasses
 import logging
 from collections import UserDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -29,55 +28,6 @@ from bayeslora.errors import InputError
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A method of an installed package, not loaded yet.
-
-    Attributes:
-        kind: `posterior`, `adapter` or `recalibrator`.
-        entry: Its entry point.
-        base: Base of the classes of options.
-    """
-
-    kind: str
-    entry: EntryPoint
-    base: type[Any]
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return self.entry.name
-
-    @property
-    def package(self) -> str:
-        """Name and version of the package, such as `acme-methods 1.0`."""
-        dist = self.entry.dist
-        return "an unknown package" if dist is None else f"{dist.name} {dist.version}"
-
-    def load(self) -> type[Any]:
-        """Return the class of its options.
-
-        Raises:
-            InputError: It cannot be imported, does not derive from `base`, or has another name.
-        """
-        origin = f"{self.kind} {self.name!r} of package {self.package}"
-        try:
-            loaded = self.entry.load()
-        except Exception as error:  # importing a foreign module may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(
-                f"{origin} cannot be loaded: {self.entry.value!r}: {reason}", code="package"
-            ) from error
-        config = _derived(loaded, self.base, origin)
-        if config.name != self.name:
-            raise InputError(
-                f"{origin}: class {self.entry.value!r} has the name {config.name!r}; the two "
-                "names must be equal",
-                code="package",
-            )
-        return config
 
 
 class BuiltIn(UserDict[str, Any]):
@@ -124,18 +74,18 @@ class Catalogue(Mapping[str, type[Any]]):
         known = self.built_in.get(name) or self.registered.get(name)
         if known is not None:
             return known
-        offers = self._offered(name)
+        offers = self.offers(name=name)
         if not offers:
             raise KeyError(name)
         if len(offers) > 1:
-            packages = ", ".join(offer.package for offer in offers)
+            packages = ", ".join(map(_package, offers))
             raise InputError(
                 f"{self.kind} {name!r} is provided by several packages: {packages}", code="package"
             )
-        return offers[0].load()
+        return self._loaded(offers[0])
 
     def __contains__(self, name: object) -> bool:
-        return name in self.built_in or name in self.registered or bool(self._offered(name))
+        return name in self.built_in or name in self.registered or bool(self.offers(name=name))
 
     def __iter__(self) -> Iterator[str]:
         theirs = (offer.name for offer in self.offers())
@@ -144,11 +94,34 @@ class Catalogue(Mapping[str, type[Any]]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def offers(self) -> list[Offer]:
-        """Return the methods of installed packages by name, without importing them."""
-        entries = entry_points(group=self.group)
-        offers = (Offer(self.kind, entry, self._base) for entry in entries)
-        return sorted(offers, key=lambda offer: (offer.name, offer.package))
+    def offers(self, **name: Any) -> list[EntryPoint]:
+        """Return the methods of installed packages, or those with a `name`, without imports."""
+        entries = entry_points(group=self.group).select(**name)
+        return sorted(entries, key=lambda entry: (entry.name, _package(entry)))
+
+    def _loaded(self, entry: EntryPoint) -> type[Any]:
+        """Return the class of a package's options.
+
+        Raises:
+            InputError: It cannot be imported, does not derive from the base class, or has another
+                name.
+        """
+        origin = f"{self.kind} {entry.name!r} of package {_package(entry)}"
+        try:
+            loaded = entry.load()
+        except Exception as error:  # importing a foreign module may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(
+                f"{origin} cannot be loaded: {entry.value!r}: {reason}", code="package"
+            ) from error
+        config = _derived(loaded, self._base, origin)
+        if config.name != entry.name:
+            raise InputError(
+                f"{origin}: class {entry.value!r} has the name {config.name!r}; the two names "
+                "must be equal",
+                code="package",
+            )
+        return config
 
     def register(self, config: type[T]) -> type[T]:
         """Register a class by its name for this process; the same class may be registered again.
@@ -217,7 +190,7 @@ class Catalogue(Mapping[str, type[Any]]):
         """Return name and version of a method's package; empty for built-in and registered ones."""
         if config.name in self.built_in or config.name in self.registered:
             return {}
-        dists = (offer.entry.dist for offer in self._offered(config.name))
+        dists = (entry.dist for entry in self.offers(name=config.name))
         return {dist.name: dist.version for dist in dists if dist is not None}
 
     def listed(self) -> list[tuple[type[Any], str]]:
@@ -228,26 +201,26 @@ class Catalogue(Mapping[str, type[Any]]):
         package = f"bayeslora {__version__}"
         methods = [(config, package) for config in self.built_in.values()]
         methods += [(config, config.__module__) for config in self.registered.values()]
-        for offer in self.offers():
-            if offer.name in self.registered:
-                continue
-            try:
-                methods.append((self._usable(offer), offer.package))
-            except InputError as error:
-                logger.warning("%s", error)
+        for entry in self.offers():
+            if entry.name in self.built_in:
+                logger.warning(
+                    *(
+                        "%s %r of package %s is not used: a built-in %s has the same name",
+                        self.kind,
+                    ),
+                    *(entry.name, _package(entry), self.kind),
+                )
+            elif entry.name not in self.registered:
+                try:
+                    methods.append((self[entry.name], _package(entry)))
+                except InputError as error:
+                    logger.warning("%s", error)
         return methods
 
-    def _usable(self, offer: Offer) -> type[Any]:
-        if offer.name in self.built_in:
-            raise InputError(
-                f"{self.kind} {offer.name!r} of package {offer.package} is not used: a built-in "
-                f"{self.kind} has the same name",
-                code="package",
-            )
-        return self[offer.name]
 
-    def _offered(self, name: object) -> list[Offer]:
-        return [offer for offer in self.offers() if offer.name == name]
+def _package(entry: EntryPoint) -> str:
+    """Return name and version of an entry point's package, such as `acme-methods 1.0`."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
 
 
 def _derived(candidate: Any, base: type[Any], origin: str) -> type[Any]:

@@ -12,7 +12,6 @@ Outside of `together` a process works alone, however it was started.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,23 +39,14 @@ def launched() -> tuple[int, int]:
     Raises:
         InputError: There are several, and variables they need to connect are missing.
     """
-    size = _number("WORLD_SIZE")
-    if size == 1:
-        return 0, 1
+    size = int(os.environ.get("WORLD_SIZE") or 1)
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
+    if size > 1 and missing:
         raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but {', '.join(missing)} is not set; "
-            "start the processes with torchrun or accelerate launch, or unset WORLD_SIZE"
+            f"WORLD_SIZE is '{size}', but {', '.join(missing)} is not set; start the processes "
+            "with torchrun or accelerate launch, or unset WORLD_SIZE"
         )
-    return _number("RANK", 0), size
-
-
-def _number(name: str, otherwise: int = 1) -> int:
-    value = os.environ.get(name) or str(otherwise)
-    if not value.isdecimal():
-        raise InputError(f"the environment variable {name} must be a number, got {value!r}")
-    return int(value)
+    return int(os.environ.get("RANK") or 0), size
 
 
 @dataclass(frozen=True)
@@ -135,15 +125,13 @@ class Processes:
         """Replace each tensor by its sum over all processes."""
         if self.size == 1 or not tensors:
             return
-        import torch
         import torch.distributed as dist
+        from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-        flat = torch.cat([item.detach().flatten() for item in tensors])
+        flat = parameters_to_vector(tensors).detach()
         with _reporting_loss():
             dist.all_reduce(flat, group=self.group)
-        parts = torch.split(flat, [item.numel() for item in tensors])
-        for item, part in zip(tensors, parts, strict=True):
-            item.detach().copy_(part.view_as(item))
+        vector_to_parameters(flat, tensors)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by that of the first process."""
@@ -168,14 +156,10 @@ class Processes:
 
     def agree(self, *, on: bool) -> bool:
         """Return whether `on` is true in all processes."""
-        if self.size == 1:
-            return on
         import torch
-        import torch.distributed as dist
 
-        votes = torch.tensor(int(on))
-        with _reporting_loss():
-            dist.all_reduce(votes, group=self.group)
+        votes = torch.tensor([float(on)])
+        self.sum_([votes])
         return int(votes) == self.size
 
     def first(self, action: Callable[[], T]) -> T:
@@ -195,12 +179,11 @@ class Processes:
                     result = action()
             except Exception as raised:
                 error = raised
-        result, remote_error = self.told((result, None if error is None else _portable(error)))
+        result, copy = self.told((result, error and _copy(error)))
         if error is not None:
             raise error
-        if remote_error is not None:
-            remote_error.is_repeated = True  # type: ignore[attr-defined]
-            raise remote_error
+        if copy is not None:
+            raise copy
         return result  # type: ignore[no-any-return]
 
     def first_then_all(self, action: Callable[[], T]) -> T:
@@ -216,7 +199,11 @@ class Processes:
     def first_holds(self, make: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
         """Enter a context in the first process alone."""
         with ExitStack() as stack:
-            self.first(lambda: _discard(stack.enter_context(make())))
+
+            def enter() -> None:
+                stack.enter_context(make())
+
+            self.first(enter)
             yield
 
     @contextmanager
@@ -257,7 +244,7 @@ def together() -> Iterator[Processes]:
     nested.
 
     Raises:
-        InputError: The launcher's environment is incomplete, or there are more processes than GPUs.
+        InputError: The launcher's environment is incomplete.
         ProcessLostError: The others cannot be reached.
     """
     if _current is not ALONE:
@@ -273,7 +260,7 @@ def together() -> Iterator[Processes]:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(_gpu())
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
     owns_group = not dist.is_initialized()
     with _reporting_loss():
         if owns_group:
@@ -294,18 +281,6 @@ def together() -> Iterator[Processes]:
 def is_repeated(error: BaseException) -> bool:
     """Return whether an error is a copy of one reported by the first process."""
     return getattr(error, "is_repeated", False)
-
-
-def _gpu() -> int:
-    import torch
-
-    rank, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
-    if rank >= count:
-        raise InputError(
-            f"there are more processes than GPUs on this machine, which has {count}; start one "
-            "process per GPU"
-        )
-    return rank
 
 
 @contextmanager
@@ -329,14 +304,10 @@ def _reporting_loss() -> Iterator[None]:
         ) from error
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error that can be sent to another process."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return copy if isinstance(copy, Exception) else RuntimeError(str(error))
-
-
-def _discard(_: object) -> None:
-    """Return None, which can be sent to other processes."""
+def _copy(error: Exception) -> Exception:
+    """Return an error for the other processes, where it is not reported again."""
+    copy: Exception = RuntimeError(f"{type(error).__name__}: {error}")
+    if isinstance(error, InputError):
+        copy = InputError(str(error), code=error.code, option=error.option)
+    copy.is_repeated = True  # type: ignore[attr-defined]
+    return copy

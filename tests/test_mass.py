@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 33841,
+    "code lines": 33778,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,10 +33,10 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29803,
+    "words of the docs": 29829,
 }
 ROOMS = {
-    ".": 2651,
+    ".": 2613,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 1943,
@@ -45,11 +45,11 @@ ROOMS = {
     "engine": 5072,
     "experiments": 1199,
     "io": 487,
-    "metrics": 3244,
+    "metrics": 3255,
     "posteriors": 4973,
     "predictions": 1427,
     "recalibration": 621,
-    "reporting": 3224,
+    "reporting": 3188,
     "testing": 577,
 }
 """Code lines by folder; `.` for files outside of one."""

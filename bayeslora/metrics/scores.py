@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.plain_text import counted, table_html
+from bayeslora.plain_text import clean, counted, table_html
 
 LEAST_ROWS = 10
 """Number of rows or clusters below which there is no bootstrap interval: percentile intervals of
@@ -170,7 +170,14 @@ class CoveragePoint:
     risk: float
 
 
-@dataclass(frozen=True)
+MAIN = ("accuracy", "nll", "brier", "ece", "overconfidence", "aurc", "coverage", "set_size")
+"""Scores that `print` shows, if present."""
+
+MOST_LINES = 30
+"""Most lines that `print` shows."""
+
+
+@dataclass(frozen=True, repr=False)
 class Scores(Mapping[str, Score]):
     """All scores of one set of predictions; a mapping from a score's key to its `Score`.
 
@@ -256,6 +263,17 @@ class Scores(Mapping[str, Score]):
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        """Return the main scores with their intervals, and how to see the others."""
+        titled = dict(self._titled())
+        shown = [key for key in titled if key not in self.scores or key in MAIN] or [*titled]
+        lines = [
+            f"{clean(key):<15} {' '.join(titled[key].said())}" for key in shown[: MOST_LINES - 2]
+        ]
+        rows = f"{self.n_labelled:,} labelled of {counted(self.n, 'row')}"
+        head = f"{clean(self.name)}: {rows}, {self.num_classes} classes, {self.num_bins} bins"
+        return "\n".join([head, *lines, f"All {len(self)} scores: dict(scores), scores.to_json()"])
 
     def _repr_html_(self) -> str:
         """Return an HTML table of the scores, shown in notebooks."""

@@ -78,18 +78,10 @@ ANSWERED = 0.8
 
 
 @dataclass(frozen=True)
-class Share:
-    """k of n rows, with the 95 % Wilson interval of the share; a cluster counts as one row."""
+class Share(Score):
+    """A share of `size` rows, with its 95 % Wilson interval; a cluster counts as one row."""
 
-    count: int
     size: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """The share, k / n."""
-        return self.count / self.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +90,6 @@ class Answers:
 
     rows: LabelledRows
     clusters: NDArray[np.int64] | None = None
-
-    @property
-    def confidence(self) -> NDArray[np.float64]:
-        """[n] highest probabilities."""
-        return self.rows.confidence
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -124,15 +111,15 @@ class Answers:
         None if either part is empty. Rows tied with the last answered row are answered too.
         """
         count = max(round(ANSWERED * len(self.correct)), 1)
-        chosen = self.confidence >= np.sort(self.confidence)[-count]
+        chosen = self.rows.confidence >= np.sort(self.rows.confidence)[-count]
         if chosen.all():
             return None
-        return self._share(self.correct, chosen), self._share(self.correct, ~chosen)
+        return self._accuracy(chosen), self._accuracy(~chosen)
 
-    def _share(self, hits: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> Share:
-        count, size, units = int((hits & chosen).sum()), int(chosen.sum()), self.units(chosen)
-        low, high = wilson(count / size * units, units)
-        return Share(count, size, float(low), float(high))
+    def _accuracy(self, chosen: NDArray[np.bool_]) -> Share:
+        accuracy, units = float(self.correct[chosen].mean()), self.units(chosen)
+        low, high = wilson(accuracy * units, units)
+        return Share(accuracy, float(low), float(high), int(chosen.sum()))
 
     def weakest_class(self) -> tuple[int, Share] | None:
         """Return the class with the lowest accuracy, if it is lower beyond chance.
@@ -147,15 +134,13 @@ class Answers:
         hits = np.bincount(labels, self.rows.correct, minlength=len(counts))[present]
         sizes = counts[present]
         units = clusters_in(labels, self.clusters)[present]
-        low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
-        worst = int(np.argmin(hits / sizes))
-        others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
-        of_others = self.units(labels != present[worst])
-        rest, _ = wilson(others * of_others, of_others)
-        if high[worst] >= rest:
+        shares = hits / sizes
+        low, high = wilson(shares * units, units, 1 - (1 - LEVEL) / len(present))
+        worst = int(np.argmin(shares))
+        if high[worst] >= self._accuracy(labels != present[worst]).low:
             return None
-        share = Share(int(hits[worst]), int(sizes[worst]), float(low[worst]), float(high[worst]))
-        return int(present[worst]), share
+        ends = float(low[worst]), float(high[worst])
+        return int(present[worst]), Share(float(shares[worst]), *ends, int(sizes[worst]))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
-from bayeslora.reporting.sentences import detector_notes, set_sentences, verdict_of
+from bayeslora.reporting.sentences import detector_notes, set_sentences, single_rows, verdict_of
 from bayeslora.reporting.tables import Table, to_text
 from bayeslora.reporting.text import (
     NAME_END,
@@ -78,7 +78,7 @@ def scores_table(
         for note in detector_notes(method.ood[name])
     ]
     cut = tables_of.clamped_note(named) if keys is None or "nll" in keys else ""
-    notes += [cut, *_footnotes(scores)]
+    notes += [cut, single_rows(named[0]), *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
 

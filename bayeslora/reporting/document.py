@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from bayeslora._version import __version__
@@ -44,7 +44,7 @@ PACKAGES = (
     *("numpy", "scipy", "netcal", "torchmetrics", "torch", "transformers"),
     *("pyarrow", "matplotlib", "jinja2"),
 )
-"""Packages whose installed versions are recorded, without importing them."""
+"""Dependencies whose versions are recorded, without importing them."""
 
 MOST_CLASSES = 40
 """Most class names to list."""
@@ -272,14 +272,9 @@ def _origin(source: Source) -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {
+    return {
         "bayeslora": __version__,
         "Python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+        **{package: version(package) for package in PACKAGES},
     }
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

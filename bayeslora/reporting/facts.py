@@ -158,11 +158,6 @@ def is_blind(result: OODScores) -> bool:
     return result.auroc.low <= 0.5
 
 
-def is_reversed(result: OODScores) -> bool:
-    """Return whether the rows are shown to be less uncertain than in-distribution rows."""
-    return result.auroc.high < 0.5
-
-
 Detection = Literal["beaten", "reversed", "blind", "doubtful", "costly", "usable"]
 
 
@@ -175,10 +170,8 @@ def detection_of(result: OODScores) -> Detection:
     """
     if better_score(result):
         return "beaten"
-    if is_reversed(result):
-        return "reversed"
     if is_blind(result):
-        return "blind"
+        return "reversed" if result.auroc.high < 0.5 else "blind"
     if result.doubt and result.score == EPISTEMIC:
         return "doubtful"
     return "costly" if result.fpr95.value > MOST_FLAGGED else "usable"
@@ -292,7 +285,7 @@ def standing_of(
     if key == "overconfidence":
 
         def gaps(method: Assessed) -> NDArray[np.float64]:
-            return method.answers.confidence - method.answers.correct
+            return method.answers.rows.confidence - method.answers.correct
 
         return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:

@@ -57,7 +57,7 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
             note = f"ECE {shown_ece(scores)}, n = {scores.n_labelled:,}"
             diagram = reliability_panel(f"reliability-{index}", fit.label, fit.points, note)
             yield "reliability", diagram
-            sure, correct = fit.answers.confidence, fit.answers.correct
+            sure, correct = fit.answers.rows.confidence, fit.answers.correct
             yield "confidence", confidence_panel(name, fit.label, sure, correct, scores.num_bins)
         elif not with_labels and fit is fits[0]:
             sure = fit.method.predictions.confidence
@@ -71,7 +71,9 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
     ]
     for index, group in enumerate(groups, start=1):
         yield "shift", shift_panel(f"shift-{index}", group)
-    top = max(map(highest_risk, with_labels), default=0.0)
+    points = [point for fit in with_labels for point in fit.scores.risk_coverage]
+    # The first few rows may all be wrong by chance, which would stretch the axis.
+    top = max((point.risk for point in points if point.coverage >= 0.1), default=0.0)
     for index, methods in panels_of(with_labels):
         yield "selective", risk_coverage_panel(f"risk-coverage-{index}", methods, top)
     for number_of_set, (name, label) in enumerate(facts.sets.items(), start=1):
@@ -332,14 +334,6 @@ def _entries(figures: Sequence[tuple[Role, str, str]]) -> tuple[list[tuple[Role,
     """Return a legend of methods with their numbers below the names, and the same in words."""
     legend = [(role, f"{name}\n{numbers}") for role, name, numbers in figures]
     return legend, f"{'; '.join(f'{name}: {numbers}' for _, name, numbers in figures)}."
-
-
-def highest_risk(method: Assessed) -> float:
-    """Return the largest share of errors at a coverage of a tenth or more.
-
-    The first few rows may all be wrong by chance, which would stretch the axis.
-    """
-    return max(point.risk for point in method.scores.risk_coverage if point.coverage >= 0.1)
 
 
 def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Assessed]], top: float) -> Panel:

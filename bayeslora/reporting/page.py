@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -26,7 +26,7 @@ from bayeslora.reporting.text import NAME_END, NAME_START, brief, score_words, s
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bayeslora.reporting.blocks import Document
+    from bayeslora.reporting.blocks import Block, Document
 
 _ASSETS = files("bayeslora.reporting").joinpath("templates")
 
@@ -62,18 +62,9 @@ def render_latex(document: Document) -> str:
 
 def render(name: str, values: Mapping[str, Any], *, script: str, styles: Sequence[str]) -> str:
     """Return the HTML page that a template makes of `values`, with a script and style sheets."""
-    code = asset(script)
-    page: str = (
-        _environment()
-        .get_template(name)
-        .render(
-            script=code,
-            style="\n".join(map(asset, styles)),
-            policy=content_policy(code),
-            version=__version__,
-            **values,
-        )
-    )
+    code, style = asset(script), "\n".join(map(asset, styles))
+    about = {"script": code, "style": style, "policy": content_policy(code), **values}
+    page = _environment().get_template(name).render(version=__version__, **about)
     return page.rstrip() + "\n"
 
 
@@ -105,9 +96,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., object]] = {
+    jinja.filters |= {
         "names": _names,
-        "sort_value": _sort_value,
         "breakable": _breakable,
         "md": escape_markdown,
         "sentence": sentence_to_markdown,
@@ -117,13 +107,14 @@ def _environment() -> Environment:
         "brief": brief,
         "score_words": score_words,
         "shown": shown,
+        "runs": _runs,
     }
-    jinja.filters |= filters
-    # Consecutive blocks of the same class, with the name of the class.
-    jinja.filters["runs"] = lambda blocks: [
-        (kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)
-    ]
     return jinja
+
+
+def _runs(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
+    """Return consecutive blocks of the same class, with the name of the class."""
+    return [(kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)]
 
 
 def _names(sentence: str) -> Markup:
@@ -136,13 +127,6 @@ def _names(sentence: str) -> Markup:
 def _breakable(name: str) -> Markup:
     """Escape a name, which may then be broken behind its separators."""
     return Markup("<wbr>").join(re.split(r"(?<=[._/:-])(?=.)", name))
-
-
-def _sort_value(shown: str) -> str:
-    """Return a displayed number in JavaScript syntax; empty if there is none."""
-    plain = shown.replace("−", "-").replace(",", "").replace("∞", "Infinity")
-    match = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
-    return match[0].lstrip("+") if match else ""
 
 
 MOST_COLUMNS = 4

@@ -386,6 +386,7 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
         index, share = weakest
         name = as_label(leader.method.predictions.classes[index])
         sentences.append(say("limit_class", name=name, share=share))
+    sentences += filter(None, [single_rows(leader.scores)])
     tested = [name for name in facts.sets if name in leader.scores.ood]
     for name in tested:
         confidence = leader.method.ood[name].predictions.confidence
@@ -404,6 +405,14 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     kind: Kind = "warning" if wrong or unnoticed else "plain"
     topic = f"Limits of {named(leader.label)}"
     return Finding("limits", topic, (*sentences, say("unseen")), kind)
+
+
+def single_rows(scores: Scores) -> str:
+    """Return a warning that names the classes with a single labelled row; empty without any."""
+    fits = scores.intervals.get("num_seeds", 1)
+    sizes = zip(scores.class_names, map(sum, scores.confusion), strict=False)
+    names = [as_label(name) for name, size in sizes if size == fits]
+    return say("single_rows", names=names, n=len(names), of=scores.num_classes) if names else ""
 
 
 def _detection(facts: Facts, name: str) -> Finding:

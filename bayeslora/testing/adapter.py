@@ -1,9 +1,11 @@
 """Laws of adapters with sites, and of companions, as test suites to inherit.
 
-from bayeslora.testing.adapter import SiteLaws
+    from bayeslora.testing.adapter import SiteLaws
 
-class TestMine(SiteLaws):
-config = Mine()
+    class TestMine(SiteLaws):
+        config = Mine()
+
+`SiteLaws` and `CompanionLaws` say what to override.
 """
 
 from __future__ import annotations

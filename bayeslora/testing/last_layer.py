@@ -1,8 +1,4 @@
-"""Toy classification problems on features.
-
-The posterior under test: its configuration, heads, rows and tolerances.
-
-Laws of last-layer posteriors, as a test suite to inherit.
+"""Laws of last-layer posteriors, as a test suite to inherit.
 
     from bayeslora.testing.last_layer import LastLayerLaws
 

@@ -82,8 +82,8 @@ CHOICE_RIVALS = (
 SHIFTED_FROM, SHIFT_RIVALS = "openbookqa", ("LoRA MLE", "BLoB")
 SHIFTS = ("arc-challenge", "arc-easy", "mmlu-college-chemistry", "mmlu-college-physics")
 _INTRODUCTION = """\
-Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, judged by one rule. The fits are \
-earlier ones than those of today's defaults, of small models (the paper's have 8 billion \
+Claims of Xiang, Li and Lu 2026 (arXiv 2604.03388), and goals of ours, judged by one rule. The \
+fits are earlier ones than those of today's defaults, of small models (the paper's have 8 billion \
 parameters), mostly on classification. Claims of papers on adapters: \
 [adapter-claims](../reports/archive/adapter-claims/summary.md).
 
@@ -254,9 +254,7 @@ def _multiple_choice(folder: Path) -> tuple[list[Claim], str]:
     fits = len({tuple(row[name] for name in key) for row in rows})
     about = (
         f"SmolLM2-135M, every option scored by one weight vector; {tasks}. {fits} cells are stored "
-        "([multiple-choice](../reports/multiple-choice/summary.md) has the commands). "
-        "[question-formats](../reports/archive/question-formats/summary.md) has the language model "
-        "before any label."
+        "([multiple-choice](../reports/multiple-choice/summary.md) has the commands)."
     )
     return claims, about
 

@@ -119,3 +119,22 @@ def test_the_options_of_arc_are_those_of_the_protocol(tmp_path, name):
         assert len(rows.train) == len(rows.reported) == count
         about_arc = [text for text in rows.deviations if text.startswith("ARC:")]
         assert len(about_arc) == (protocol_name == "blob")
+
+
+def test_ood_rows_of_train_or_of_the_reported_split_are_dropped(tmp_path):
+    kinds = ("train", "test", "far")
+    rows = {
+        kind: [{"question": f"{kind} {k}", "choices": [*"xyz"], "answer": 0} for k in range(6)]
+        for kind in kinds
+    }
+    rows["far"] += [rows["train"][0], rows["test"][1], rows["test"][2]]
+    for kind in kinds:
+        (tmp_path / f"{kind}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows[kind])
+        )
+    files = {kind: str(tmp_path / f"{kind}.jsonl") for kind in kinds}
+    ood = {"far": files.pop("far")}
+    read = task_rows(Task(name="quiz", **files, ood=ood), PROTOCOLS["bayeslora"])
+    assert read.dropped == {"far, in quiz too": 3}
+    assert read.ood["far"].texts == tuple(f"far {k}" for k in range(6))
+    assert (len(read.train), len(read.reported)) == (6, 6)

@@ -5,13 +5,13 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import yaml
 from forked import command
 from refusal import refused
@@ -43,44 +43,6 @@ def test_a_cell_has_predictions_and_a_record(finished):
     assert record["peak_memory_bytes"] > 1e7
     assert {"bayeslora", "torch"} <= record["versions"].keys()
     assert not (out / "work").exists()
-
-
-def lettered_llama(path):
-    """Write a tiny decoder whose tokenizer has letters as separate words."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    words = [*tiny.FILLERS, *(word for topic in tiny.TOPICS.values() for word in topic)]
-    tokenizer = tiny.tiny_tokenizer([" ".join([*words, *"ABC"])])
-    config = LlamaConfig(
-        **tiny.SIZES,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def questions(grid, place, tmp_path):
-    """Return a grid on questions with two or three options; one of the first two is right."""
-    chance = random.Random(0)
-    words = [word for topic in tiny.TOPICS.values() for word in topic]
-    for name, count in (("train", 40), ("validation", 20), ("test", 30), ("far", 15)):
-        rows = [
-            {"id": f"{name}-{k}", "question": " ".join(chance.sample(words, 4)), "answer": k % 2}
-            | {"choices": chance.sample(words, 3 if k % 3 else 2)}
-            for k in range(count)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = {key: str(tmp_path / f"{key}.jsonl") for key in ("train", "validation", "test")}
-    task = {"name": "quiz", **files, "ood": {"far": str(tmp_path / "far.jsonl")}}
-    llama = lettered_llama(tmp_path / "llama")
-    return {**grid, "tasks": [task], "backbones": str(llama), "posteriors": ["mle"], "seeds": [0]}
 
 
 def test_results_have_a_row_per_score(finished):
@@ -194,6 +156,7 @@ def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
         ({"predict": {"num_samples": "ten"}}, ["num_samples", "'ten'"]),
         ({"predict": {"link": "foo"}}, ["'foo'", "'probit'"]),
         ({"posteriors": ["mle"], "predict": {"link": "foo"}}, ["'foo'", "'probit'"]),
+        ({"posteriors": ["mle"], "predict": {"num_samples": 7}}, ["num_samples"]),
     ],
 )
 def test_an_impossible_cell_is_named_and_nothing_is_written(grid, tmp_path, change, named):
@@ -207,19 +170,56 @@ def test_an_impossible_cell_is_named_and_nothing_is_written(grid, tmp_path, chan
     assert not (tmp_path / "out").exists()
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, monkeypatch):
-    bl.experiment(questions, tmp_path / "out")
-    file = Path(questions["tasks"][0]["train"])
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    rows[0]["choices"][-1] = "another"
-    write_rows(file, rows)
+def test_a_changed_row_of_a_finished_cell_is_refused(finished, place, tmp_path):
+    content, out, _ = finished
+    first, _, rest = Path(place.train).read_text().partition("\n")
+    changed = json.dumps(json.loads(first) | {"text": "another"})
+    (tmp_path / "train.jsonl").write_text(f"{changed}\n{rest}")
+    task = {**content["tasks"][0], "train": str(tmp_path / "train.jsonl")}
     with refused("input", "data.train"):
-        bl.experiment(questions, tmp_path / "out")
+        run.plan({**content, "tasks": [task]}, out)
+
+
+def test_another_seed_with_other_settings_is_refused(finished):
+    content, out, _ = finished
+    with refused("input", "fit.epochs", "2", "seed 0", "1"):
+        run.plan({**content, "seeds": [2], "fit": {"epochs": 2}}, out)
+    assert run.plan({**content, "seeds": [2]}, out).settings
+    with refused("input", "experiment.json"):
+        run.plan(content, out / "cells")
+
+
+def test_cells_of_one_run_have_the_same_weights(grid, tmp_path, monkeypatch):
+    """As on machines of a cluster with different files of the same name."""
+    true = cells.Workshop.run
+
+    def with_other_weights(workshop, cell, *more):
+        record = true(workshop, cell, *more)
+        return (
+            record
+            if cell.seed == 0
+            else record | {"backbone": record["backbone"] | {"fingerprint": "x"}}
+        )
+
+    monkeypatch.setattr(cells.Workshop, "run", with_other_weights)
+    with refused("input", "weights of backbone", "seed 1"):
+        bl.experiment({**grid, "posteriors": ["mle"]}, tmp_path / "out")
+    (record,) = (tmp_path / "out/cells").glob("*.json")
+    assert json.loads(record.read_text())["cell"]["seed"] == 0
+
+
+def test_one_process_at_a_time_runs_an_experiment(grid, tmp_path):
+    code = "import sys; from bayeslora.io.files import lock\n"
+    code += "with lock(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "out"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        other.stdout.readline()
+        with refused("busy", tmp_path / "out"):
+            bl.experiment(grid, tmp_path / "out")
+        other.stdin.close()
 
 
 def test_workers_need_ray(grid, tmp_path, monkeypatch):

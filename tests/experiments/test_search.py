@@ -6,7 +6,7 @@ import pytest
 from refusal import refused
 
 import bayeslora as bl
-from bayeslora.experiments import cells
+from bayeslora.experiments import cells, run
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -89,3 +89,26 @@ def test_an_option_that_no_method_has_is_named(searched, tmp_path):
     for grid, named in ((searched, ()), (file, ("grid.yaml",))):
         with refused("unknown", "adapter.rate", *named):
             bl.experiment(grid, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "named"),
+    [
+        ("fit.epochs", [0, 1], "epochs"),
+        ("fit.batch_size", {"low": -4, "high": 2}, "-4"),
+        ("fit.head_lr", ["a", "b"], "'a'"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_refuse(searched, option, values, named):
+    searched["search"]["ranges"] = {option: values}
+    with refused("option", named):
+        run.plan(searched)
+
+
+def test_a_changed_search_of_a_finished_cell_is_refused(searched, tmp_path):
+    searched["search"] = {"trials": 2, "ranges": {"adapter.lr": [0.001, 0.01]}}
+    bl.experiment(searched | {"posteriors": "mle"}, tmp_path / "out")
+    assert "adapter.lr = 0.0" in (tmp_path / "out/summary.md").read_text()
+    searched["search"]["trials"] = 3
+    with refused("input", "search.trials"):
+        run.plan(searched, tmp_path / "out")

@@ -109,7 +109,7 @@ def test_two_packages_with_one_name_are_both_named(site, caplog):
 
 def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     monkeypatch.setattr(
-        plugins.Catalogue, "offers", lambda _: pytest.fail("packages were looked through")
+        plugins.Catalogue, "offers", lambda *_, **__: pytest.fail("packages were looked through")
     )
     posteriors = [
         resolve_posterior(spec) for spec in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())

@@ -67,3 +67,12 @@ def test_the_last_line_names_the_miscalibrated(make):
     assert all(name in text for name in ("sharp", "fine"))
     assert not line(fine)[1]
     assert line(make("m", labelled=False)) == ("", False)
+
+
+def test_classes_of_a_single_example_are_named_in_one_line(make):
+    first, alone = make("m", rows=40), make("m", rows=40).labels.copy()
+    alone[alone == 2] = 0
+    alone[0] = 2
+    text = scores_table([evaluate(first.replace(labels=alone), num_resamples=5)])
+    assert "1 of 4 classes (crypto)" in text
+    assert "crypto" not in scores_table([evaluate(first, num_resamples=5)])

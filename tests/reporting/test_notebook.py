@@ -104,3 +104,12 @@ def test_a_comparison_is_a_short_line_and_a_table(make):
     row = next(row for row in comparison.rows if row.name != comparison.reference)
     value, ends = row.differences["nll"].said()
     assert any(f"{value} {ends}" in text and "p = " in text for text in read.text)
+
+
+def test_print_shows_the_main_scores_on_a_screen(make):
+    ood = {f"set {k}": make("m", labelled=False, rows=30, seed=k) for k in range(20)}
+    scores = evaluate(make("m"), ood, num_resamples=5)
+    lines = str(scores).splitlines()
+    assert len(lines) <= 30
+    assert f"nll             {scores['nll'].value:.3f}" in str(scores)
+    assert f"All {len(scores)} scores" in lines[-1]

@@ -169,12 +169,18 @@ def nine(tmp_path_factory):
     return report(nine_classes("polar-vbll"), by_class=True, out=out, num_resamples=20)
 
 
-@pytest.mark.parametrize("width", [1280, 768])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_every_table_of_four_methods_or_nine_classes_fits(four, nine, visit, width):
     for place in (four, nine):
         page = unfolded(visit, place, width)
         assert page.locator(".scroll:has(#scores-caption, #confused-1-caption)").count() == 2
         assert wide_tables(page) == []
+
+
+def test_on_a_phone_rows_of_many_scores_are_cards(four, visit):
+    page = visit(four, viewport={"width": 390, "height": 800})
+    cell = page.locator("table:has(#scores-caption) tbody td").first
+    assert cell.evaluate("one => getComputedStyle(one, '::before').content") == '"Accuracy ↑ "'
 
 
 def test_it_prints_dark_on_white(plain, visit):

@@ -24,11 +24,12 @@
     return rows;
   }
 
-  // A number where the cell says one, NaN for an empty cell, else the text.
+  // The number of a cell, without its interval; NaN for an empty cell. Of a heading, the text.
   function valueOf(row, column) {
     const cell = row.cells[column];
-    if (cell.dataset.value === undefined) return cell.textContent.trim();
-    return cell.dataset.value === "" ? NaN : Number(cell.dataset.value);
+    if (!cell.classList.contains("number")) return cell.textContent.trim();
+    const text = cell.firstChild === null ? "" : cell.firstChild.textContent;
+    return Number.parseFloat(text.replace("−", "-").replaceAll(",", "").replace("∞", "Infinity"));
   }
 
   function compare(one, other, way) {
