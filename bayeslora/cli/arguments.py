@@ -29,6 +29,7 @@ from bayeslora.option_checks import field_docstrings, field_texts, is_number
 
 CLASSIFIER = "bayeslora.classifier:BayesianClassifier"
 LOADED = f"{CLASSIFIER}.from_pretrained"
+PLACE = "bayeslora.classifier:Place"
 TRAINING = "bayeslora.engine.training_options:TrainingSettings"
 EVALUATE = "bayeslora.metrics.evaluate:evaluate"
 RESAMPLING = "bayeslora.metrics.intervals:Resampling"
@@ -217,8 +218,8 @@ class Loading(Everywhere):
     """How a model of ours is loaded."""
 
     backbone: str | None = option(of=LOADED, further=True)
-    device: str | None = option(of=LOADED, further=True)
-    trust_remote_code: bool = option(of=LOADED, further=True)
+    device: str | None = option(of=PLACE, further=True)
+    trust_remote_code: bool = option(of=PLACE, further=True)
 
 
 class TextFile(Everywhere):

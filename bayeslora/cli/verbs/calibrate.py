@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments, data, output
-from bayeslora.cli.arguments import CLASSIFIER, LOADED, argument, given, option, refuse
+from bayeslora.cli.arguments import CLASSIFIER, LOADED, PLACE, argument, given, option, refuse
 from bayeslora.errors import InputError
 from bayeslora.io.files import check_writable, real_path, refuse_inputs
 
@@ -43,11 +43,11 @@ class Options(arguments.Rows, arguments.Overwriting):
     new_classes: bool = option()
     """TRAIN has a few rows of new classes: fit the last layer to these rows only, and merge a pool
     of adapters (amt) again. MODEL must be a bayeslora model; its posterior is the default"""
-    trust_remote_code: bool = option(of=LOADED)
+    trust_remote_code: bool = option(of=PLACE)
     feature_scores: list[str] | None = option(of=f"{CLASSIFIER}.calibrate", further=True)
     max_length: Any = option(of=f"{CLASSIFIER}.from_transformers", further=True)
     backbone: str | None = option(of=LOADED, further=True)
-    device: str | None = option(of=LOADED, further=True)
+    device: str | None = option(of=PLACE, further=True)
 
 
 def run(args: Options) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments, data, output
-from bayeslora.cli.arguments import CLASSIFIER, LOADED, TRAINING, argument, given, option, refuse
+from bayeslora.cli.arguments import CLASSIFIER, PLACE, TRAINING, argument, given, option, refuse
 from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
 from bayeslora.io.files import refuse_inputs
@@ -49,7 +49,7 @@ class _Model(arguments.Everywhere):
     depth: Any = option("N|SHARE|auto", _CONSTRUCTOR)
     batch_size: Any = option(of=TRAINING)
     report_to: str | None = option(of=TRAINING)
-    trust_remote_code: bool = option(of=LOADED)
+    trust_remote_code: bool = option(of=PLACE)
 
 
 class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
@@ -82,7 +82,7 @@ class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
     format: str | None = option(of=_CONSTRUCTOR, further=True)
     feature_scores: list[str] | None = option(of=f"{CLASSIFIER}.fit", further=True)
     dtype: str | None = option(of="bayeslora.classifier:Loading", further=True)
-    device: str | None = option(of="bayeslora.classifier:Loading", further=True)
+    device: str | None = option(of=PLACE, further=True)
 
 
 def run(args: Options) -> None:

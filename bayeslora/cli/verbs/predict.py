@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments, data, output
-from bayeslora.cli.arguments import LOADED, argument, given, option
+from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted
 from bayeslora.processes import current
@@ -15,7 +15,7 @@ from bayeslora.processes import current
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.pieces import CheckedRows
 
-PREDICT = f"{arguments.CLASSIFIER}.predict"
+DRAWS = "bayeslora.engine.fitted.pieces:DrawOptions"
 
 
 class Options(arguments.Rows, arguments.Overwriting):
@@ -28,17 +28,17 @@ class Options(arguments.Rows, arguments.Overwriting):
     or rows with a column task"""
     out: str = option("FILE", required=True)
     """.parquet, .csv or .jsonl"""
-    num_samples: Any = option("S", PREDICT)
-    link: str | None = option(of=PREDICT)
-    seed: Any = option(of=PREDICT)
-    unknown_labels: str | None = option(of=PREDICT)
-    keep: list[str] | None = option("COLUMN", PREDICT)
+    num_samples: Any = option("S", DRAWS)
+    link: str | None = option(of=DRAWS)
+    seed: Any = option(of=DRAWS)
+    unknown_labels: str | None = option(of=DRAWS)
+    keep: list[str] | None = option("COLUMN", f"{arguments.CLASSIFIER}.predict")
     corrupt: str | None = option("KIND:SEVERITY")
     """corrupt the texts first, to measure calibration under shift: typos, word_drop or truncation,
     severity 1 to 5 (see `report --shifted`)"""
     backbone: str | None = option(of=LOADED)
-    device: str | None = option(of=LOADED, further=True)
-    trust_remote_code: bool = option(of=LOADED)
+    device: str | None = option(of=PLACE, further=True)
+    trust_remote_code: bool = option(of=PLACE)
 
 
 def run(args: Options) -> None:
@@ -63,8 +63,8 @@ def run(args: Options) -> None:
     world.first(partial(output.check_new_file, args.out, overwrite=overwrite, inputs=inputs))
     record = read_record(args.model)
     posterior = Plan.of(record).posterior
-    unknown: Any = args.unknown_labels or "error"
-    drawing = Drawing.of(posterior, unknown=unknown, **given(args, "num_samples", "link", "seed"))
+    options = given(args, "num_samples", "link", "seed", "unknown_labels")
+    drawing = Drawing.of(posterior, **options)
     uses_seed = args.corrupt is not None or draws_to_predict(posterior, args.num_samples)
     if args.seed is not None and not uses_seed:
         output.note(f"--seed has no effect: posterior {posterior.name!r} predicts without draws")
@@ -74,7 +74,7 @@ def run(args: Options) -> None:
         source, columns = data.named_rows(args.data, args), data.columns_for(args, record)
         how, keep = data.reading(args), args.keep or ()
         read = stream_for(record, source, columns, keep=keep, reading=how)
-        return CheckedRows(record, read, unknown, corruption)
+        return CheckedRows(record, read, drawing.unknown_labels, corruption)
 
     rows = world.first_then_all(checked)
     world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
