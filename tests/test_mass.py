@@ -23,33 +23,33 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34408,
-    "modules": 216,
+    "code lines": 33822,
+    "modules": 215,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
     "options of the command line": 151,
     "options of fit": 28,
-    "modules that fit loads": 137,
-    "modules that predict loads": 113,
+    "modules that fit loads": 136,
+    "modules that predict loads": 112,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29825,
+    "words of the docs": 29823,
 }
 ROOMS = {
-    ".": 2624,
+    ".": 2515,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2632,
+    "cli": 2636,
     "contrib": 2351,
     "data": 2145,
-    "engine": 5045,
-    "experiments": 1199,
+    "engine": 4550,
+    "experiments": 1207,
     "io": 487,
     "metrics": 3255,
     "posteriors": 4973,
     "predictions": 1410,
     "recalibration": 621,
-    "reporting": 3188,
+    "reporting": 3194,
     "testing": 577,
 }
 """Code lines by folder; `.` for files outside of one."""
