@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 33185,
+    "code lines": 33195,
     "modules": 215,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,7 +33,7 @@ LIMITS = {
     "modules that predict loads": 112,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29813,
+    "words of the docs": 29826,
 }
 ROOMS = {
     ".": 2508,
@@ -42,7 +42,7 @@ ROOMS = {
     "cli": 1944,
     "contrib": 2351,
     "data": 2171,
-    "engine": 4575,
+    "engine": 4585,
     "experiments": 1207,
     "io": 487,
     "metrics": 3255,
