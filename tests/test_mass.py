@@ -33,7 +33,7 @@ LIMITS = {
     "modules that predict loads": 113,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29825,
+    "words of the docs": 29797,
 }
 ROOMS = {
     ".": 2624,
