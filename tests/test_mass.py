@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34414,
+    "code lines": 34408,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -49,7 +49,7 @@ ROOMS = {
     "posteriors": 4973,
     "predictions": 1410,
     "recalibration": 621,
-    "reporting": 3194,
+    "reporting": 3188,
     "testing": 577,
 }
 """Code lines by folder; `.` for files outside of one."""

@@ -60,21 +60,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Headings of a row, one per column of headings, and its cells.
-
-    A row of one score has the arrow and the detail of its `Column`.
-    """
+    """Headings of a row, one per column of headings, and its cells."""
 
     headings: tuple[str, ...]
     cells: tuple[Cell, ...]
-    arrow: str = ""
-    detail: str = ""
-
-    @property
-    def titles(self) -> tuple[str, ...]:
-        """Headings, the last one with arrow and detail."""
-        *others, last = self.headings
-        return (*others, " ".join(filter(None, (last, self.arrow, self.detail))))
 
     @property
     def lines_below(self) -> list[list[str]]:
@@ -130,7 +119,7 @@ class Table:
     def transposed(self, heading: str) -> Table:
         """Return the table with a row per column, below `heading`, and a column per row."""
         rows = tuple(
-            Row((column.title,), cells, column.arrow, column.detail)
+            Row((f"{column.title_and_arrow} {column.detail}".strip(),), cells)
             for column, cells in zip(
                 self.columns, zip(*(row.cells for row in self.rows), strict=True), strict=True
             )
@@ -158,7 +147,7 @@ def _single_lines(table: Table, best: str, escape: Callable[[str], str] = str) -
             (best.format(cell.value) if cell.best else cell.value, *cell.below)
             for cell in row.cells
         )
-        lines.append([*map(escape, row.titles), *(" ".join(filter(None, c)) for c in cells)])
+        lines.append([*map(escape, row.headings), *(" ".join(filter(None, c)) for c in cells)])
     return lines
 
 
@@ -180,7 +169,7 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
         head = [[*table.headings, *titles]]
     body: list[list[str]] = []
     for row in table.rows:
-        body.append([*row.titles, *(cell.value + "*" * cell.best for cell in row.cells)])
+        body.append([*row.headings, *(cell.value + "*" * cell.best for cell in row.cells)])
         body += [["" for _ in row.headings] + line for line in row.lines_below]
     left = len(table.headings)
     lines = [

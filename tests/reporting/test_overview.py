@@ -51,7 +51,7 @@ def best_by_nll(blocks):
     """Return the methods marked as best by NLL in each table of methods."""
     tables = {block.name: block for block in blocks if isinstance(block, Table)}
     every = tables["every"]
-    cells = next(row.cells for row in every.rows if row.headings == ("NLL",))
+    cells = next(row.cells for row in every.rows if row.headings == ("NLL ↓",))
     return [
         *(
             {row.headings[0] for row in table.rows if row.cells[place].best}

@@ -89,6 +89,7 @@ def test_nothing_can_be_loaded(page, source):
     assert "url(" not in source
     policy = next(element for element in page.all("meta") if "http-equiv" in element["attrs"])
     assert "default-src 'none'" in policy["attrs"]["content"]
+    assert "img-src data:;" in policy["attrs"]["content"]
 
 
 def test_the_policy_allows_the_one_script_and_no_other(page):

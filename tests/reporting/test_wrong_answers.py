@@ -79,6 +79,7 @@ def test_cards_say_what_the_metadata_say(make):
         "recalibration": "temperature",
         "recalibration_rows": "200",
         "prior_share": "0.412",
+        "held_out_nll": "0.436; bag of words 0.463",
     }
     [card] = map(method_card, assessed(make("m", metadata=notes)))
     rows = dict(card.rows)
@@ -86,5 +87,6 @@ def test_cards_say_what_the_metadata_say(make):
     assert rows["passes"] == rows["num samples"] == "20"
     assert rows["link"] == "softmax of each pass, averaged"
     assert rows["prior share"] == "0.412"
+    assert rows["held out nll"] == "0.436; bag of words 0.463"
     assert rows["recalibration"].startswith("temperature (")
     assert (rows["fit seed"], rows["seed"], rows["sources"]) == ("4", "3", "They 2026")
