@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 34408,
+    "code lines": 34391,
     "modules": 216,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -36,7 +36,7 @@ LIMITS = {
     "words of the docs": 29797,
 }
 ROOMS = {
-    ".": 2624,
+    ".": 2607,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 2632,
