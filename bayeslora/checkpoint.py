@@ -43,23 +43,10 @@ CARD = "README.md"
 INTERRUPTED = "interrupted-fit.json"
 
 CHECKPOINT = "checkpoint.safetensors"
-_EARLIER_FILES = (
-    *("model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
-    *("trainer_state.json", "files.json", ".tmp*"),
-)
-# Those of earlier versions are only overwritten.
-_CHECKPOINT_FILES = (CHECKPOINT, *(f"checkpoint-*/{name}" for name in _EARLIER_FILES))
 LAYOUTS = (
-    Layout(
-        "a model",
-        RECORD,
-        (ADAPTER, POSTERIOR, CARD, ".eval_results/*"),  # the first two for models without a list
-    ),
-    Layout(
-        "an interrupted fit",
-        INTERRUPTED,
-        tuple(f"checkpoints/member-*/{name}" for name in _CHECKPOINT_FILES),
-    ),
+    # The first two for models without a list.
+    Layout("a model", RECORD, (ADAPTER, POSTERIOR, CARD, ".eval_results/*")),
+    Layout("an interrupted fit", INTERRUPTED, (f"checkpoints/member-*/{CHECKPOINT}",)),
 )
 """Layouts of a model directory: a model, an interrupted fit, or both."""
 
@@ -152,18 +139,16 @@ class ModelFiles:
         adapter: Adapter tensors by name; empty without an adapter.
         posterior: Tensors of the last layer, the feature scores and the feature scale by name.
         directory: Source directory; None if it is not written yet.
-        verified: Whether the files were checked against their saved hashes.
     """
 
     record: ModelRecord
     adapter: dict[str, Tensor]
     posterior: dict[str, Tensor]
     directory: Path | None = None
-    verified: bool = False
 
     def warn_unverified(self) -> None:
         """Log a warning if the source directory has no file hashes."""
-        if self.directory is not None and not self.verified:
+        if self.directory is not None and listed_files(self.directory) is None:
             logger.warning(
                 "%s was saved without hashes, so changes to its files cannot be detected; fit or "
                 "save it again to add them",
@@ -181,12 +166,7 @@ class ModelFiles:
 
 
 def write_model(
-    directory: str | Path,
-    files: ModelFiles,
-    *,
-    tokenizer: Any,
-    card: str,
-    overwrite: bool = False,
+    directory: str | Path, files: ModelFiles, *, tokenizer: Any, card: str, overwrite: bool = False
 ) -> None:
     """Write a model directory atomically, with hashes of its files.
 
@@ -219,8 +199,7 @@ def read_model(directory: str | Path) -> ModelFiles:
     listed = listed_files(folder)
     if listed is not None:
         check_files(folder, listed)
-    adapter, posterior = _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR)
-    return ModelFiles(record, adapter, posterior, folder, verified=listed is not None)
+    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
 
 
 def read_record(directory: str | Path) -> ModelRecord:
@@ -230,16 +209,24 @@ def read_record(directory: str | Path) -> ModelRecord:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
     folder = Path(directory)
-    if not (folder / RECORD).is_file():
-        foreign = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
-        advice = (
-            f". To make a model from this checkpoint, run `bayeslora calibrate {folder} ROWS "
-            "--out DIR` (in Python: from_transformers, then calibrate)"
-        )
+    path, advice = folder / RECORD, ""
+    if not path.is_file():
+        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            advice = (
+                f". To make a model from this checkpoint, run `bayeslora calibrate {folder} ROWS "
+                "--out DIR` (in Python: from_transformers, then calibrate)"
+            )
+        raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}{advice}")
+    content = _content(path)
+    try:
+        record = TypeAdapter(ModelRecord).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise InputError(
-            f"{folder} is not a bayeslora model: it has no {RECORD}{advice if foreign else ''}"
-        )
-    return _record(folder / RECORD)
+            f"{path} is damaged: {first['loc'][0]!r}: {first['msg']}", code="damaged"
+        ) from None
+    # Models of earlier versions may classify among the classes of all tasks, as if of one task.
+    return dataclasses.replace(record, tasks={}) if content.get("across_tasks") else record
 
 
 def listed_files(directory: str | Path) -> dict[str, dict[str, Any]] | None:
@@ -291,19 +278,6 @@ def _content(path: Path) -> Mapping[str, Any]:
         )
     check_record(path, content)
     return content
-
-
-def _record(path: Path) -> ModelRecord:
-    content = _content(path)
-    try:
-        record = TypeAdapter(ModelRecord).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{path} is damaged: {first['loc'][0]!r}: {first['msg']}", code="damaged"
-        ) from None
-    # Models of earlier versions may classify among the classes of all tasks, as if of one task.
-    return dataclasses.replace(record, tasks={}) if content.get("across_tasks") else record
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

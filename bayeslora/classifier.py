@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +29,17 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.data.read import are_labels, read
 from bayeslora.data.union import is_union
-from bayeslora.engine.data import (
-    TrainingData,
-    check_pairs,
-    columns_of,
-    read_for,
-    read_labelled,
-    read_validation,
-    stream_for,
-)
+from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import SideBySide, calibrate, check_calibration, check_labels
-from bayeslora.engine.fitted.card import fit_words, learnt_from, method_name, model_card
-from bayeslora.engine.fitted.peft import PeftExport, write_peft
-from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, predict_rows, predict_to_file
-from bayeslora.engine.fitted.refit import check_takes
+from bayeslora.engine.fitted.calibrate import SideBySide, calibrate
+from bayeslora.engine.fitted.card import fit_words, method_name, model_card
+from bayeslora.engine.fitted.pieces import (
+    CheckedRows,
+    Drawing,
+    DrawOptions,
+    predict_rows,
+    predict_to_file,
+)
 from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
@@ -62,27 +58,34 @@ from bayeslora.io.files import check_writable, lock, refuse_existing, refuse_inp
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
-from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, resolve_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
 
 
-class Loading(TypedDict, total=False):
-    """How a backbone is loaded.
+class Place(TypedDict, total=False):
+    """Where a backbone is loaded.
 
     Attributes:
-        dtype: Data type of the frozen weights: `auto` (default), `float32`, `bfloat16`.
         device: A torch device; by default the GPU if there is one.
         trust_remote_code: Whether to run code from the backbone's repository; by default not.
     """
 
-    dtype: str
     device: str | None
     trust_remote_code: bool
+
+
+class Loading(Place, total=False):
+    """How a backbone is loaded; further keys as for `Place`.
+
+    Attributes:
+        dtype: Data type of the frozen weights: `auto` (default), `float32`, `bfloat16`.
+    """
+
+    dtype: str
 
 
 def check_keywords(function: str, options: Mapping[str, Any], typed: Any) -> None:
@@ -166,13 +169,13 @@ class BayesianClassifier:
             InputError: A name or an option is not allowed.
         """
         check_keywords("BayesianClassifier", loading, Loading)
+        dtype = loading.pop("dtype", "auto")
         self._backbone = backbone if isinstance(backbone, Backbone) else None
         if isinstance(backbone, Backbone):
-            loading["dtype"] = backbone.dtype
-            backbone = backbone.name
+            dtype, backbone = backbone.dtype, backbone.name
         self.plan = Plan(
             str(backbone) if isinstance(backbone, Path) else backbone,
-            loading.get("dtype", "auto"),
+            dtype,
             adapter,
             posterior,
             seed,
@@ -183,8 +186,7 @@ class BayesianClassifier:
             format=format,
             progress=progress,
         )
-        self._device = loading.get("device")
-        self._trust = loading.get("trust_remote_code", False)
+        self._place: Place = loading
         self._network: Network | None = None
         self._in_memory = False
         self.validation_scores: tuple[Scores, Scores] | None = None
@@ -202,36 +204,24 @@ class BayesianClassifier:
 
     def __repr__(self) -> str:
         """Return a one-line summary of the components and the fit."""
-        return f"<BayesianClassifier {self._made_of()}: {self._state()}>"
+        return f"<BayesianClassifier {': '.join(self._summary())}>"
 
     def _repr_html_(self) -> str:
         """Return an HTML table for notebooks."""
-        rows = [("made of", self._made_of()), ("state", self._state())]
-        if self._network is not None:
-            results = self.record.results
-            rows.append(("classes", self._named_classes(most=20)))
-            rows += [
-                (key.replace("_", " "), f"{results[key]:.3f}")
-                for key in ("validation_accuracy", "validation_nll")
-                if isinstance(results.get(key), int | float)
-            ]
-        return table_html("BayesianClassifier", ("", ""), rows)
+        rows = zip(("made of", "state"), self._summary(), strict=True)
+        return table_html("BayesianClassifier", ("", ""), list(rows))
 
-    def _made_of(self) -> str:
-        name = self.plan.backbone or "the default backbone"
-        adapted = self._network is None or self.record.adapter is not None
-        adapter = f"{self.adapter.name} + " if adapted else ""
-        return f"{adapter}{self.posterior.name} on {name}"
-
-    def _state(self) -> str:
+    def _summary(self) -> tuple[str, str]:
+        """Return what the classifier is made of, and its state."""
+        made_of = f"{self.posterior.name} on {self.plan.backbone or 'the default backbone'}"
         if self._network is None:
-            return "not fitted"
-        rows = self.record.num_train
-        fitted = fit_words(self.record) if rows else "no posterior fitted yet"
-        return f"{len(self.classes)} classes ({self._named_classes(most=5)}), {fitted}"
-
-    def _named_classes(self, most: int) -> str:
-        return ", ".join(self.classes[:most]) + (", …" if len(self.classes) > most else "")
+            return f"{self.adapter.name} + {made_of}", "not fitted"
+        record, count = self.record, len(self.classes)
+        if record.adapter is not None:
+            made_of = f"{self.adapter.name} + {made_of}"
+        named = ", ".join([*self.classes[:5], *["…"] * (count > 5)])
+        fitted = fit_words(record) if record.num_train else "no posterior fitted yet"
+        return made_of, f"{count} classes ({named}), {fitted}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -319,14 +309,7 @@ class BayesianClassifier:
         return self
 
     def predict(
-        self,
-        data: Any,
-        *,
-        num_samples: int | None = None,
-        link: str | None = None,
-        unknown_labels: Literal["error", "ood"] = "error",
-        seed: int = 0,
-        keep: str | Sequence[str] = (),
+        self, data: Any, *, keep: str | Sequence[str] = (), **options: Unpack[DrawOptions]
     ) -> Predictions:
         """Return class probabilities and uncertainties of each row.
 
@@ -336,62 +319,40 @@ class BayesianClassifier:
                 backbone. A string is a path if such a file exists, if it ends like a data file
                 (`.jsonl`, `.csv`), or if it is one word with a slash or an ending such as `.txt`;
                 any other string is a text to classify. `[text]` is always a text.
-            num_samples: Number of posterior draws; by default that of the posterior, and 0 for the
-                mean weights.
-            link: `mc`, `probit` or `bridge`; by default the link that the posterior was tuned with.
-                Refused if the posterior has no choice of link.
-            unknown_labels: Handling of labels that are not a class: `error` by default, or `ood` to
-                keep the row unlabelled as out of distribution, with its label in an additional
-                column `unknown_label`.
-            seed: Seed of the draws; 0 by default.
             keep: Data columns to copy to the predictions, such as the source of a row, for scores
                 by group, or its text.
+            **options: `num_samples`, `link`, `seed` and `unknown_labels`, see `DrawOptions`.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
+        check_keywords("predict", options, DrawOptions)
         network = self._calibrated()
         rows = read_for(self.record, data, columns_of(self.record), keep=keep)
         say_fitted_to(self.record, data_hash(rows), rows.source)
-        drawing = Drawing.of(
-            network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
-        )
-        return predict_rows(network, rows, drawing)
+        return predict_rows(network, rows, Drawing.of(network.posterior, **options))
 
-    def predict_proba(
-        self,
-        data: Any,
-        *,
-        num_samples: int | None = None,
-        link: str | None = None,
-        seed: int = 0,
-    ) -> NDArray[np.float64]:
+    def predict_proba(self, data: Any, **options: Unpack[DrawOptions]) -> NDArray[np.float64]:
         """Return class probabilities [N, C], columns in the order of `classes`.
 
         Args:
             data: As for `predict`; labels are ignored.
-            num_samples: As for `predict`.
-            link: As for `predict`.
-            seed: As for `predict`.
+            **options: As for `predict`.
 
         Raises:
             InputError: As `predict`.
         """
-        return self.predict(
-            data, num_samples=num_samples, link=link, unknown_labels="ood", seed=seed
-        ).probs
+        options["unknown_labels"] = "ood"
+        return self.predict(data, **options).probs
 
     def predict_to_file(
         self,
         data: Any,
         out: str | Path,
         *,
-        num_samples: int | None = None,
-        link: str | None = None,
-        unknown_labels: Literal["error", "ood"] = "error",
-        seed: int = 0,
         keep: str | Sequence[str] = (),
         overwrite: bool = False,
+        **options: Unpack[DrawOptions],
     ) -> None:
         """Write the result of `predict` to a file, in memory independent of the number of rows.
 
@@ -401,27 +362,23 @@ class BayesianClassifier:
         Args:
             data: As for `predict`.
             out: A `.parquet`, `.csv` or `.jsonl` file.
-            num_samples: As for `predict`.
-            link: As for `predict`.
-            unknown_labels: As for `predict`.
-            seed: As for `predict`.
             keep: As for `predict`.
             overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
+            **options: As for `predict`.
 
         Raises:
             InputError: The data or an option is not allowed, or `out` may not be written.
         """
+        check_keywords("predict_to_file", options, DrawOptions)
         file_kind(out)
         world = current()
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
         refuse_inputs(out, *_files(data))
         network = self._calibrated()
-        drawing = Drawing.of(
-            network.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
-        )
+        drawing = Drawing.of(network.posterior, **options)
         stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
-        rows = CheckedRows(self.record, stream, unknown_labels)
+        rows = CheckedRows(self.record, stream, drawing.unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(
@@ -463,37 +420,18 @@ class BayesianClassifier:
                 finished network.
         """
         check_keywords("calibrate", columns, ColumnNames)
-        network, record = self.network, self.record
         # After `zero_shot` the configured posterior has not been fitted yet.
-        default = self.posterior if not record.num_train else network.posterior
-        config = None if posterior == BEST else default
-        if config is not None and posterior is not None:
-            config = resolve_posterior(posterior)
-        check_takes(network, config or own_softmax())
-        scores = check_calibration(
-            config, feature_scores, hold_out, validated=validation is not None
-        )
-        if scores is None and (config is None or feature_options.has_one_feature(config)):
-            scores = tuple(record.feature_scores) or None
-        check_pairs(record, columns.get("pair_column"))
-        names = columns_of(record).renamed(**columns_in(columns))
-        rows = read_labelled(train, names, record)
-        # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
-        has_validation = validation is not None or bool(hold_out)
-        if learnt_from(config, has_validation=has_validation) == "train":
-            moves = config is not None and config.moves_mean
-            check_labels(record, rows, moves=moves)
-        validation_rows = None
-        if validation is not None:
-            validation_rows = read_validation(validation, names, rows, record)
+        config: Posterior | None = (self.network if self.record.num_train else self).posterior
+        if posterior is not None:
+            config = None if posterior == BEST else resolve_posterior(posterior)
         self._take(
             *calibrate(
-                network,
+                self.network,
                 config,
-                rows,
-                validation_rows,
-                columns=names,
-                feature_scores=scores,
+                train,
+                validation,
+                names=columns,
+                feature_scores=feature_scores,
                 hold_out=hold_out,
             )
         )
@@ -534,9 +472,7 @@ class BayesianClassifier:
         config = network.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
         adapted = for_new_classes(network, config, rows, adapter=chosen, columns=names)
-        return self._around(
-            adapted, self._backbone, device=self._device, trust_remote_code=self._trust
-        )
+        return self._around(adapted, self._backbone, self._place)
 
     def spectrum(self) -> list[list[SiteSpectrum]]:
         """Return the change of each adapted weight, as one list per ensemble member.
@@ -576,7 +512,8 @@ class BayesianClassifier:
         files = self._calibrated().files()
         refuse_foreign(directory, *LAYOUTS)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
-            load.check_place(files.record, trust_remote_code=self._trust)
+            trusts = self._place.get("trust_remote_code", False)
+            load.check_place(files.record, trust_remote_code=trusts)
         # A saved model is useless without its backbone.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
@@ -617,7 +554,7 @@ class BayesianClassifier:
         head: bool = False,
         member: int | None = None,
         overwrite: bool = False,
-    ) -> PeftExport:
+    ) -> export.PeftExport:
         """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
 
         Args:
@@ -638,7 +575,9 @@ class BayesianClassifier:
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
         with export.one_member(self.network, member) as network:
-            return write_peft(network, directory, prefix=prefix, head=head, overwrite=overwrite)
+            return export.write_peft(
+                network, directory, prefix=prefix, head=head, overwrite=overwrite
+            )
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -690,9 +629,8 @@ class BayesianClassifier:
         backbone: str | Path | Backbone | None = None,
         module: nn.Module | None = None,
         encode: Callable[..., Any] | None = None,
-        device: str | None = None,
-        trust_remote_code: bool = False,
         progress: bool = True,
+        **place: Unpack[Place],
     ) -> BayesianClassifier:
         """Load a classifier written by `save_pretrained`.
 
@@ -701,27 +639,19 @@ class BayesianClassifier:
             backbone: New location of the backbone, if it has moved.
             module: The module of a classifier from `from_module`, with the same weights.
             encode: The function that encodes its texts.
-            device: A torch device; by default the GPU if there is one.
-            trust_remote_code: Whether to run code from the backbone's repository.
             progress: Whether to show progress bars.
+            **place: `device` and `trust_remote_code`, see `Place`.
 
         Raises:
             InputError: The directory is missing, foreign, damaged, newer, or made for another
                 backbone; the message says which.
         """
+        check_keywords("from_pretrained", place, Place)
         files = read_model(hub.local_directory(directory))
         source = files.record.backbone["name"] if backbone is None else backbone
         source = str(source) if isinstance(source, Path) else source
-        network = load.saved_model(
-            files,
-            source,
-            module,
-            encode,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
-        return cls._around(network, source, device=device, trust_remote_code=trust_remote_code)
+        network = load.saved_model(files, source, module, encode, progress=progress, **place)
+        return cls._around(network, source, place)
 
     @classmethod
     def from_transformers(
@@ -733,9 +663,8 @@ class BayesianClassifier:
         layer: str | None = None,
         classes: Sequence[str] | None = None,
         max_length: int = MAX_LENGTH,
-        device: str | None = None,
-        trust_remote_code: bool = False,
         progress: bool = True,
+        **place: Unpack[Place],
     ) -> BayesianClassifier:
         """Load a fine-tuned sequence classifier from transformers; `calibrate` fits its posterior.
 
@@ -752,14 +681,14 @@ class BayesianClassifier:
             classes: Class names in index order; None uses those of the configuration. Labels of
                 the data are these names, or indices if no name is a number.
             max_length: Maximum tokens per text, 128 by default.
-            device: A torch device; None uses the GPU if there is one.
-            trust_remote_code: Whether code from the model's repository may run.
             progress: Whether to show progress bars.
+            **place: `device` and `trust_remote_code`, see `Place`.
 
         Raises:
             InputError: The model does not exist or lacks weights, its final layer has no features,
                 or the posterior is neither over the last layer nor over existing adapters.
         """
+        check_keywords("from_transformers", place, Place)
         checked("max_length", max_length, Count)
         if hasattr(model, "task") and hasattr(model, "tokenizer"):  # a pipeline
             model, tokenizer = model.model, tokenizer or model.tokenizer
@@ -770,16 +699,10 @@ class BayesianClassifier:
             layer=layer,
             classes=classes,
             max_length=max_length,
-            device=device,
-            trust_remote_code=trust_remote_code,
             progress=progress,
+            **place,
         )
-        clf = cls._around(
-            network,
-            network.record.backbone["name"],
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        clf = cls._around(network, network.record.backbone["name"], place)
         clf._in_memory = isinstance(model, nn.Module)
         return clf
 
@@ -822,7 +745,7 @@ class BayesianClassifier:
         config = resolve_posterior(posterior)
         encoder = wrap_module(module, encode, classes, layer=layer, device=device)
         network = load.module_model(encoder, config, progress=progress)
-        return cls._around(network, network.record.backbone["name"], device=device)
+        return cls._around(network, network.record.backbone["name"], {"device": device})
 
     def zero_shot(
         self,
@@ -871,14 +794,9 @@ class BayesianClassifier:
 
     @classmethod
     def _around(
-        cls,
-        network: Network,
-        backbone: str | Backbone | None,
-        *,
-        device: str | None,
-        trust_remote_code: bool = False,
+        cls, network: Network, backbone: str | Backbone | None, place: Place
     ) -> BayesianClassifier:
-        clf = cls(device=device, trust_remote_code=trust_remote_code)
+        clf = cls(**place)
         clf.plan = replace(Plan.of(network.record), progress=network.progress)
         if isinstance(backbone, Backbone):
             clf._backbone = backbone
@@ -909,13 +827,7 @@ class BayesianClassifier:
         """Return the backbone of a name, which is kept unless it is one of several to compare."""
         if self._backbone is not None and self._backbone.name == name:
             return self._backbone
-        with quiet_transformers():
-            loaded = load_backbone(
-                name,
-                dtype=self.plan.dtype,
-                device=self._device,
-                trust_remote_code=self._trust,
-            )
+        loaded = load_backbone(name, dtype=self.plan.dtype, **self._place)
         if self.plan.backbone != AUTO:
             self._backbone = loaded
         return loaded

@@ -141,28 +141,15 @@ def check_weights_files(source: str) -> None:
             "base model first"
         )
     for path in sorted(folder.glob("*.safetensors")):
-        _check_dtypes(path)
-
-
-def _check_dtypes(path: Path) -> None:
-    """Raise InputError for integer weights, which are quantised and lack their scales.
-
-    transformers would cast them to floats without scaling. Buffers may be integers.
-    """
-    from safetensors import safe_open
-
-    with reading(f"{path} cannot be loaded"), safe_open(path, framework="pt") as file:
-        dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    whole = [
-        name
-        for name, dtype in dtypes.items()
-        if name.endswith((".weight", ".bias")) and dtype.startswith(("I", "U"))
-    ]
-    if whole:
-        raise InputError(
-            f"{path} contains quantised weights ({few(whole)}: {dtypes[whole[0]]}), which are "
-            "not supported; save the model in float32, float16 or bfloat16"
-        )
+        with reading(f"{path} cannot be loaded"), open_tensors(path) as file:
+            names = [name for name in file.keys() if name.endswith((".weight", ".bias"))]  # noqa: SIM118
+            # Buffers may be integers.
+            whole = [name for name in names if file.get_slice(name).get_dtype()[0] in "IU"]
+        if whole:
+            raise InputError(
+                f"{path} contains quantised weights ({few(whole)}), which are not supported; save "
+                "the model in float32, float16 or bfloat16"
+            )
 
 
 def check_fit(subject: str, model: Any, loading: Mapping[str, Any]) -> None:
@@ -309,11 +296,11 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     best = [(name, items) for name, items in alike if len(items) == longest]
     if len(best) == 1:
         return best[0]
-    problem = "no list of layers of the same class"
-    if best:
-        names = ", ".join(name or "itself" for name, _ in best)
-        problem = f"several lists of {longest} layers each ({names})"
-    raise InputError(f"cannot find the layers of {type(model).__name__}: it has {problem}")
+    names = ", ".join(name or "itself" for name, _ in best) or "none"
+    raise InputError(
+        f"cannot find the layers of {type(model).__name__}: one list of layers of the same class "
+        f"must be the longest, it has {names}"
+    )
 
 
 def is_sharded(module: nn.Module | type[nn.Module]) -> bool:

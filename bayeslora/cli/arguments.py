@@ -28,6 +28,7 @@ LOADING = ("backbone", "device", "trust_remote_code")
 """Options of `add_loading`, by their names in Python."""
 
 CLASSIFIER = "bayeslora.classifier:BayesianClassifier"
+PLACE = "bayeslora.classifier:Place"
 EVALUATE = "bayeslora.metrics.evaluate:evaluate"
 PAGE = "bayeslora.reporting.report:PageOptions"
 
@@ -214,7 +215,9 @@ _READING = ("delimiter CHAR", "encoding")
 
 def add_loading(container: Container, *names: str) -> None:
     """Add options for loading a backbone, by default all of `LOADING`."""
-    add_parameters(container, f"{CLASSIFIER}.from_pretrained", *(names or LOADING))
+    for name in names or LOADING:
+        source = f"{CLASSIFIER}.from_pretrained" if name == "backbone" else PLACE
+        add_parameters(container, source, name)
 
 
 def add_out(parser: Container, out: str) -> None:

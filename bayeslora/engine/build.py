@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,32 +10,17 @@ from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.inject import inject, lay_out
-from bayeslora.adapters.site import Site
-from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.data.examples import Examples
-from bayeslora.data.splits import stratified_sample
-from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import InputError
-from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Pooling
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import (
-    build_head,
-    build_weights,
-    check_factors,
-    closed_form,
-    names_where,
-)
+from bayeslora.posteriors.registry import build_head, build_weights, check_factors, names_where
 from bayeslora.posteriors.types import LastLayer
-
-logger = logging.getLogger(__name__)
 
 
 def build_network(
@@ -70,7 +53,10 @@ def build_network(
     posterior, seed = plan.posterior, plan.seed if seed is None else seed
     chosen = adapter_for(plan.adapter, posterior)
     clone = backbone.clone()
-    sites = _sites(clone, chosen, seed, is_fresh=extra is None)
+    # Fitted weights are never decomposed again, since a random start would differ. Adapters that
+    # start from rows are initialised later, when the network of these sites has run them.
+    is_fitted = extra is not None
+    sites = inject(clone.model, chosen, seed, blank=is_fitted) if chosen.has_sites else []
     stored = under("adapter.", trained or {})
     lay_out(sites, stored)
     names = [site.name for site in sites]
@@ -86,42 +72,20 @@ def build_network(
     if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
     head = build_head(
-        posterior,
-        encoder.num_features,
-        num_classes,
-        shared=reads_options,
-        seed=seed,
-        extra=extra,
+        posterior, encoder.num_features, num_classes, shared=reads_options, seed=seed, extra=extra
     )
-    if isinstance(encoder, OptionsEncoder) and extra is None:
-        _start_at_language_model(encoder, head)
+    if isinstance(encoder, OptionsEncoder) and encoder.is_language_model and not is_fitted:
+        # The weights of options start at the language model's own answer.
+        answer = torch.zeros_like(head.mean_weight)
+        answer[:, -1] = 1.0
+        head.set_prior_mean(answer)
     network = Network(encoder, sites, head)
     encoder.companion = chosen.companion(network, rows)
     if encoder.companion is not None:
         encoder.companion.resize(stored)
     if chosen.trains:
-        network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
+        network.weights = build_weights(posterior, network, seed, fitted=is_fitted)
     return network.to(backbone.device)
-
-
-def _start_at_language_model(encoder: OptionsEncoder, head: LastLayer) -> None:
-    """Centre the weights of options at the language model's own answer, if it has one."""
-    if not encoder.is_language_model:
-        return
-    weight = torch.zeros_like(head.mean_weight)
-    weight[:, -1] = 1.0
-    head.set_prior_mean(weight)
-
-
-def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:
-    """Inject an adapter into a backbone and return its sites.
-
-    Fitted weights are never decomposed again, since a random start would differ. Adapters that
-    start from rows are initialised later, when the network of these sites has run them.
-    """
-    if not adapter.has_sites:
-        return []
-    return inject(clone.model, adapter, seed, blank=not is_fresh)
 
 
 def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
@@ -186,17 +150,7 @@ def last_layer(
     return head
 
 
-def _names_of_last_layer() -> str:
-    """Return the names of the posteriors over the last layer, for messages."""
-    return names_where(lambda config: not (config.from_start or config.over_trained))
-
-
-def check_last_layer(
-    posterior: Posterior,
-    *,
-    adapted: bool = True,
-    gated_by: str = "",
-) -> None:
+def check_last_layer(posterior: Posterior, *, adapted: bool = True, gated_by: str = "") -> None:
     """Raise InputError if a posterior cannot be fitted to a finished network.
 
     Args:
@@ -208,6 +162,7 @@ def check_last_layer(
         InputError: The posterior is neither over the last layer nor fitted to trained adapters that
             the network has; or it would replace a posterior whose gates the network needs.
     """
+    of_last_layer = names_where(lambda config: not (config.from_start or config.over_trained))
     if gated_by:
         raise InputError(
             f"a network fitted with posterior {gated_by!r} cannot be calibrated or given another "
@@ -220,7 +175,7 @@ def check_last_layer(
             f"posterior {posterior.name!r} is over the weights of an adapter, and this classifier "
             "has none: it is neither a bayeslora model nor a LoRA checkpoint loaded with "
             f"from_transformers(directory, {posterior.name!r}); choose a posterior over the last "
-            f"layer, {_names_of_last_layer()}",
+            f"layer, {of_last_layer}",
             code="no-adapter",
         )
     reason = posterior.from_start
@@ -230,84 +185,6 @@ def check_last_layer(
         raise InputError(
             f"posterior {posterior.name!r} cannot be fitted to a finished network, or without an "
             f"adapter (--quick): it {reason}; fit an adapter with it from the start, or choose a "
-            f"posterior over the last layer: {_names_of_last_layer()}{over}",
+            f"posterior over the last layer: {of_last_layer}{over}",
             code="from-start",
         )
-
-
-SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
-"""Candidate depths, as shares of the layers."""
-# More rows would only separate depths of negligible difference.
-_ENOUGH_ROWS = 640
-# Nats per row above an uninformative last layer, from which a bound is informative.
-_TELLING = 0.02
-
-
-def best_depth(
-    whole: Backbone,
-    rows: LabelledExamples,
-    *,
-    pooling: Pooling,
-    max_length: int,
-    usual: int,
-    progress: bool = False,
-) -> int:
-    """Return the number of layers whose states have the highest evidence for the classes.
-
-    If no depth has more evidence than labels alone, as with few rows, return the default depth.
-
-    Args:
-        whole: Backbone with all its layers and its template.
-        rows: Training rows and their labels [N]; if there are more than 640, a stratified sample of
-            640 or one per class.
-        pooling: Which state of a text is its feature.
-        max_length: Tokens per text; longer texts are truncated.
-        usual: The default depth.
-        progress: Whether to show a progress bar.
-    """
-    examples, labels = rows
-    enough = max(_ENOUGH_ROWS, int(labels.max()) + 1)
-    if len(examples) > enough:
-        chosen = stratified_sample(labels.numpy(), enough, 0)
-        examples, labels = examples.take(chosen), labels[chosen]
-    total = num_layers(whole)
-    depths = sorted({max(1, round(share * total)) for share in SHARES})
-    bounds: dict[int, float] = {}
-    count = len(examples) * (len(depths) + 1)
-    with progress_bar("depth", count, shown=progress, unit="text") as advance:
-        path, _ = find_layers(whole.model)
-        start = depths[0] - 1
-        first = Encoder(whole, layers_path=path, start=start, max_length=max_length)
-        prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
-        for depth in depths:
-            encoder = Encoder(
-                cut(whole, depth),
-                layers_path=path,
-                start=start,
-                max_length=max_length,
-                pooling=pooling,
-            )
-            features = encoder.features(prepared, advance=advance)
-            bounds[depth] = evidence(features, labels)
-        first.forget(prepared)
-    best = max(depths, key=bounds.__getitem__)
-    logger.info(
-        "depth: evidence per row by number of layers %s",
-        {depth: round(value, 3) for depth, value in bounds.items()},
-    )
-    if bounds[best] < _TELLING - math.log(int(labels.max()) + 1):
-        logger.warning(
-            "depth 'auto': %d rows are too few to compare layers; using the default depth, %d",
-            len(examples),
-            usual,
-        )
-        return usual
-    return best
-
-
-def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the evidence lower bound in nats per row of a last layer on features [N, d]."""
-    scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build_head(closed_form(), features.shape[1], int(labels.max()) + 1)
-    head.fit(Features(scaled, labels))
-    return float(head.report()["elbo"])

@@ -60,17 +60,11 @@ def fit_networks(fitter: Fitter, final: TrainingData) -> tuple[Fitted, dict[str,
     folds = divided(*fitter.data.train, settings)
     if any(len(fold.unseen) for fold in folds):
         return cross_validate(fitter, plan, folds)
+    reason = "every text occurs in several rows or is the only one of its class"
     if settings.keep_folds:
-        raise InputError(
-            "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
-            "only one of its class; leave keep_folds out"
-        )
+        raise InputError(f"keep_folds needs rows to hold out, but {reason}; leave it out")
     if settings.cv not in (0, "auto"):
-        logger.warning(
-            "cv=%s has no effect: every text occurs in several rows or is the only one of its "
-            "class, so no row can be held out",
-            settings.cv,
-        )
+        logger.warning("cv=%s has no effect, since no row can be held out: %s", settings.cv, reason)
     return fitter.fit(plan), {}
 
 
@@ -119,18 +113,14 @@ def cross_validate(
         "epochs and " if settings.choose_epochs else "",
         ", and all networks are kept" if settings.keep_folds else "",
     )
-    scored = [fold for fold in folds if len(fold.unseen)]
-    epochs: dict[str, float] = {}
+    learnt: dict[str, Any] = {}
     starts: list[Starts | None] = [None] * len(folds)
     if settings.choose_epochs:
-        epochs, starts = choose_epochs(fitter, plan, folds)
+        learnt["epochs"], starts = choose_epochs(fitter, plan, folds)
     trained = train_folds(fitter, plan, folds, starts)
-    scale = choose_scale(trained, plan, folds)
-    learnt: dict[str, Any] = {"logit_scale": scale}
+    scale = learnt["logit_scale"] = choose_scale(trained, plan, folds)
     average = averaged(trained, train, scale)
-    if epochs:
-        learnt["epochs"] = epochs
-    if cheaper := baselines(train, scored, fitter.probes, scale["nll"]):
+    if cheaper := baselines(train, folds, fitter.probes, scale["nll"]):
         learnt["baselines"] = cheaper
     if settings.keep_folds:
         return kept(trained, scale["factor"]), learnt
@@ -175,7 +165,7 @@ def train_folds(
         folds: The folds.
         starts: For each fold, where a training that has ended stands; None trains.
     """
-    bare = replace(plan, feature_scores=())
+    bare, train = replace(plan, feature_scores=()), fitter.data.train
     answers: list[tuple[AnyLogits, Tensor]] = []
     kept_states: list[dict[str, Tensor]] = []
     kept_results: list[FitResult] = []
@@ -183,7 +173,12 @@ def train_folds(
     for fold, start in zip(folds, starts, strict=True):
         rate = 1.0 if start is None else 0.0
         network, states, results = fitter.fit(bare, fold, starts=start, rate=rate)
-        answers += _answers(network, states, plan, fitter.data.train, fold)
+        if len(fold.unseen):
+            texts = prepare(network.encoder, train, progress=False, say=False)
+            unseen = texts.take(fold.unseen.tolist())
+            logits = [piece.logits for piece in answer(network, states, plan.posterior, unseen)]
+            labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
+            answers += zip(logits, labels, strict=True)
         if plan.training.keep_folds:
             kept_states += states
             kept_results += results
@@ -192,19 +187,6 @@ def train_folds(
             if len(states) == 1 and can_average(network):
                 average.add(network)
     return Trained(network, answers, kept_states, kept_results, average)
-
-
-def _answers(
-    network: Network, members: Sequence[State], plan: Plan, train: LabelledExamples, fold: Fold
-) -> list[tuple[AnyLogits, Tensor]]:
-    """Return the logits of a fold's unseen rows and their labels, in pieces."""
-    if not len(fold.unseen):
-        return []
-    texts = prepare(network.encoder, train, progress=False, say=False)
-    pieces = answer(network, members, plan.posterior, texts.take(fold.unseen.tolist()))
-    logits = [piece.logits for piece in pieces]
-    labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
-    return list(zip(logits, labels, strict=True))
 
 
 def choose_scale(trained: Trained, plan: Plan, folds: Sequence[Fold]) -> dict[str, Any]:
@@ -246,9 +228,9 @@ def choose_epochs(
         NLL of all held-out rows by the number of epochs, and the networks at the end of the best
         stage, whose last layers are not fitted yet.
     """
-    trained = []
+    bare, trained = replace(plan, feature_scores=()), []
     for fold in folds:
-        network, _, results = fitter.fit(replace(plan, feature_scores=()), fold)
+        network, _, results = fitter.fit(bare, fold)
         trained.append(results)
     losses = _by_stage(trained, network, fitter.data.train, folds)
     best = current().told(int(np.argmin(losses)))
@@ -352,11 +334,10 @@ def held_out_parts(
     if cv == 0:
         return []
     rows = len(labels)
-    if isinstance(cv, str):
-        count = min(_PARTS, rows)
-        used = count if every else math.ceil(_ENOUGH_ROWS * count / rows)
-    else:
-        count = used = cv
+    count = min(_PARTS, rows) if isinstance(cv, str) else cv
+    used = count
+    if isinstance(cv, str) and not every:
+        used = math.ceil(_ENOUGH_ROWS * count / rows)
     if count > rows:
         raise InputError(f"cv must be at most {rows}, the number of training rows, got {count}")
     if count < 2:
@@ -386,36 +367,25 @@ def divided(examples: Examples, labels: Tensor, settings: TrainingSettings) -> l
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
     if not settings.keep_folds:
         parts = unseen = [part for part in unseen if len(part)]
-    return [
-        Fold(
-            f"without-{number}",
-            f"part {number + 1} of {len(parts)}",
-            np.setdiff1d(np.arange(len(labels)), rows),
-            own,
-        )
-        for number, (rows, own) in enumerate(zip(parts, unseen, strict=True))
-    ]
+    folds = []
+    for number, (rows, own) in enumerate(zip(parts, unseen, strict=True)):
+        title = f"part {number + 1} of {len(parts)}"
+        others = np.setdiff1d(np.arange(len(labels)), rows)
+        folds.append(Fold(f"without-{number}", title, others, own))
+    return folds
 
 
 def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
     """Split validation rows off the training rows; see `split_examples`."""
     examples, labels = data.train
-    train_rows, validation_rows = split_examples(examples, labels.numpy(), share, seed)
-    train, validation = (
-        (examples.take(rows), labels[rows]) for rows in (train_rows, validation_rows)
-    )
+    split = split_examples(examples, labels.numpy(), share, seed)
+    train, validation = ((examples.take(rows), labels[rows]) for rows in split)
     return replace(data, train=train, validation=validation)
 
 
 _ADVICE = {
-    "linear_probe": (
-        "a linear probe of the backbone",
-        "adapter 'none' (--quick) trains no more than that",
-    ),
-    "bag_of_words": (
-        "a bag of words",
-        "another backbone, or a larger max_length, may read these texts better",
-    ),
+    "linear_probe": "adapter 'none' (--quick) trains no more than that",
+    "bag_of_words": "another backbone, or a larger max_length, may read these texts better",
 }
 # TF-IDF with logistic regression stays within seconds.
 _MOST_ROWS = 4096
@@ -437,30 +407,22 @@ def baselines(
         probes: Logits of the linear probes.
         own: NLL of the fit, in nats per row.
     """
-    labels = train[1]
-    models = {
-        "linear_probe": [
-            probes.answers[fold.name][fold.unseen] if fold.name in probes.answers else None
-            for fold in folds
-        ],
-        "bag_of_words": [bag_of_words(train, fold) for fold in folds],
-    }
-    scores: dict[str, float] = {}
-    for name, answers in models.items():
-        known = [
-            (GaussianLogits.point(logits), labels[fold.unseen])
-            for logits, fold in zip(answers, folds, strict=True)
-            if logits is not None
-        ]
-        if not known:
+    answers: dict[str, list[tuple[AnyLogits, Tensor]]] = {name: [] for name in _ADVICE}
+    for fold in folds:
+        if not len(fold.unseen):
             continue
-        scores[name] = best_scale(known, num_samples=0)[2]
-    if better := {name: score for name, score in scores.items() if score < own}:
+        labels, probed = train[1][fold.unseen], probes.answers.get(fold.name)
+        if probed is not None:
+            answers["linear_probe"].append((GaussianLogits.point(probed[fold.unseen]), labels))
+        if (counts := bag_of_words(train, fold)) is not None:
+            answers["bag_of_words"].append((GaussianLogits.point(counts), labels))
+    scores = {name: best_scale(known, num_samples=0)[2] for name, known in answers.items() if known}
+    if better := [name for name, score in scores.items() if score < own]:
         logger.warning(
-            "on held-out rows, the NLL of the fit, %.3f, is above that of %s; %s",
+            "on held-out rows, the NLL of the fit, %.3f, is above that of a %s; %s",
             own,
-            " and ".join(f"{_ADVICE[name][0]}, {score:.3f}" for name, score in better.items()),
-            "; ".join(_ADVICE[name][1] for name in better),
+            " and a ".join(f"{name.replace('_', ' ')}, {scores[name]:.3f}" for name in better),
+            "; ".join(_ADVICE[name] for name in better),
         )
     return scores
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,15 +16,7 @@ from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import (
-    IMAGE,
-    LETTERS,
-    Examples,
-    class_names,
-    data_hash,
-    dropped_by_split,
-    encode_labels,
-)
+from bayeslora.data.examples import IMAGE, LETTERS, Examples, class_names, data_hash, encode_labels
 from bayeslora.data.formats import DEFAULT, Reading
 from bayeslora.data.read import read, stream
 from bayeslora.data.union import (
@@ -39,8 +31,8 @@ from bayeslora.data.union import (
 )
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
-from bayeslora.option_checks import BelowOne, Format, checked
-from bayeslora.plain_text import counted, listed
+from bayeslora.option_checks import Format
+from bayeslora.plain_text import counted
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
@@ -90,11 +82,8 @@ def read_for(
         check_tasks(data, [*record.tasks], "the classifier")
         if not data:
             raise InputError("data by task is empty; name at least one task")
-        parts = {
-            task: read(rows, columns, labels=labels, keep=names, reading=reading)
-            for task, rows in data.items()
-        }
-        return union(parts, record.tasks)
+        read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
+        return union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
     reading = replace(reading, optional=(TASK,)) if record.tasks else reading
     rows = read(data, columns, labels=labels, keep=names, reading=reading)
     return with_tasks(among_own(rows, record.tasks), record.classes) if record.tasks else rows
@@ -144,9 +133,7 @@ def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = 
     if rows.duplicates:
         logger.warning(
             "%s: %d of %s %s an earlier row (same text and label)",
-            rows.source,
-            rows.duplicates,
-            counted(len(rows), "row"),
+            *(rows.source, rows.duplicates, counted(len(rows), "row")),
             "repeats" if rows.duplicates == 1 else "repeat",
         )
     return rows
@@ -219,21 +206,6 @@ def check_questions(format: Format | None, classes: Sequence[str], rows: Example
             )
 
 
-def check_hold_out(hold_out: float, *, validated: bool) -> None:
-    """Raise InputError if a share of the training rows cannot serve as validation rows.
-
-    Args:
-        hold_out: The share; 0 for none.
-        validated: Whether validation rows were passed too.
-    """
-    if checked("hold_out", hold_out, BelowOne) and validated:
-        raise InputError(
-            "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
-            "(--validation) out",
-            code="clash",
-        )
-
-
 def read_validation(
     data: Any, columns: DataColumns, train: Examples, record: ModelRecord | None = None
 ) -> Examples:
@@ -261,11 +233,7 @@ def read_validation(
             "prior or temperature chosen on training rows is overconfident. Leave them out, or "
             "split the data"
         )
-    logger.warning(
-        "%s: %s, so choices by validation rows are slightly overconfident",
-        rows.source,
-        overlap,
-    )
+    logger.warning("%s: %s, so choices on them are slightly overconfident", rows.source, overlap)
     return rows
 
 
@@ -288,9 +256,7 @@ def check_pairs(record: ModelRecord, pair: str | None) -> None:
 
 
 def encode_for(
-    record: ModelRecord,
-    rows: Examples,
-    unknown: Unknown | None = None,
+    record: ModelRecord, rows: Examples, unknown: Unknown | None = None
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 if there is none.
 
@@ -378,19 +344,9 @@ class TrainingData:
         columns = _with_images(columns, rows)
         held_out = None if validation is None else read_validation(validation, columns, rows)
         classes = class_names(rows)
-        alone = [name for name, count in Counter(rows.labels).items() if count == 1]
-        if alone and rows.choices is None:
-            logger.warning(
-                "%s: only one row in %d of %d classes: %s",
-                *(rows.source, len(alone), len(classes), listed(list(map(str, alone)))),
-            )
         if held_out is not None:
             check_images(held_out, images=rows.images)
-            if (held_out.choices is None) != (rows.choices is None):
-                raise InputError(
-                    f"{held_out.source} and {rows.source} hold rows of different kinds: one has "
-                    "questions with options, the other texts"
-                )
+            check_questions(None if rows.choices is None else "options", classes, held_out)
             if held_out.choices is not None:
                 classes = max(classes, class_names(held_out), key=len)
         return cls(columns, classes, *_encoded(classes, rows, held_out))
@@ -432,10 +388,6 @@ class TrainingData:
         """Return a hash of each split."""
         validation = None if self.held_out is None else data_hash(self.held_out)
         return {"train": data_hash(self.rows), "validation": validation}
-
-    def dropped(self) -> dict[str, dict[str, int]]:
-        """Return how many rows were dropped on reading, by split and reason."""
-        return dropped_by_split(train=self.rows, validation=self.held_out)
 
 
 def _with_images(columns: DataColumns, rows: Examples) -> DataColumns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,15 @@ from typing import Any
 from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
-from bayeslora.data.examples import data_hash
-from bayeslora.engine import formats, settle
+from bayeslora.data.examples import data_hash, dropped_by_split
+from bayeslora.engine import settle
 from bayeslora.engine.cross_validation import fit_networks
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.refit import measured
 from bayeslora.engine.fitter import Fitter
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.base import FitResult, abandon, claim, refuse
+from bayeslora.engine.training.base import abandon, claim, refuse
 from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.registry import provider
@@ -63,16 +63,12 @@ def fit_classifier(
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     settled, full_backbone, backbone = settle.by_backbone(requested, data, len(final.rows), load)
-    settle.say_defaults(plan, settled)
+    settle.say_settled(plan, settled, data)
     plan = settled
-    read = formats.rows_to_fit(final.rows, plan.format, plan.seed)
     # The posterior as requested, so that a later `calibrate` chooses on its own rows.
     planned = replace(plan, posterior=requested.posterior).recorded(backbone)
     for name in plan.posterior.settled_options:
         planned["posterior"][name] = getattr(plan.posterior, name)
-    if plan.format is not None:
-        hashed = formats.prompt_hash(plan.format, backbone.template, read)
-        planned["backbone"]["prompt_sha256"] = hashed
     identity["weights of the backbone"] = backbone.fingerprint
     identity["reading"] = {**planned["backbone"], "settings": None}
 
@@ -82,7 +78,12 @@ def fit_classifier(
     prior = class_prior(
         full_backbone, data.classes, plan.verbaliser, data.rows, at_once=at_once, leads=leads
     )
-    claimed = partial(_claimed, out, identity, overwrite=overwrite)
+
+    def claimed() -> Path | None:
+        if out is None:
+            return None
+        return current().first(partial(claim, out, identity, overwrite=overwrite))
+
     fitter = Fitter(plan, data, backbone, claimed, prior)
     try:
         (network, members, results), learnt = fit_networks(fitter, final)
@@ -90,19 +91,20 @@ def fit_classifier(
         if out is not None and current().is_first:
             abandon(out)
         raise
-    _say_advice(plan, results)
+    for advice in dict.fromkeys(plan.adapter.advice(result.adapter) for result in results):
+        if advice:
+            logger.warning("%s", advice)
 
     # Record what was planned and what came out.
-    mass = formats.letter_mass(plan, network, full_backbone, data.held_out or read)
     record = ModelRecord(
         **planned,
         **_of_rows(final),
         data=final.hashes() | ({"whole": data_hash(passed.rows)} if plan.training.hold_out else {}),
-        dropped=passed.dropped(),
+        dropped=dropped_by_split(train=passed.rows, validation=passed.held_out),
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
-        results=results[0].recorded() | learnt | mass,
+        results=results[0].recorded() | learnt,
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
@@ -120,17 +122,3 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
         "num_train": len(data.rows),
         "tasks": data.tasks,
     }
-
-
-def _claimed(out: str | Path | None, identity: dict[str, Any], *, overwrite: bool) -> Path | None:
-    """Return the directory for checkpoints; None for none."""
-    if out is None:
-        return None
-    return current().first(partial(claim, out, identity, overwrite=overwrite))
-
-
-def _say_advice(plan: Plan, results: Sequence[FitResult]) -> None:
-    """Log the adapter's advice on the members, each advice once."""
-    for advice in dict.fromkeys(plan.adapter.advice(result.adapter) for result in results):
-        if advice:
-            logger.warning("%s", advice)

@@ -28,7 +28,6 @@ from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior
 from bayeslora.engine.training.loop import train_network
 from bayeslora.engine.training.starts import ClassPrior, LinearProbes
 from bayeslora.option_checks import LARGEST_SEED
-from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import check_middle
 from bayeslora.runtime import restored_random_state
 
@@ -39,7 +38,7 @@ Fitted = tuple[Network, list[dict[str, Tensor]], list[FitResult]]
 """A network with the first member's tensors, and the trained tensors and results of all members."""
 
 SEED_STEP = 1000
-"""Step between the seeds of members."""
+"""Step between the seeds of members, which wrap around to 0 beyond the largest."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,6 @@ class Fold:
     title: str
     rows: NDArray[np.int64]
     unseen: NDArray[np.int64] = field(default_factory=lambda: np.arange(0))
-
-
-def member_seeds(posterior: Posterior, seed: int) -> list[int]:
-    """Return the seed of each member of a posterior; the first is `seed` itself.
-
-    Seeds wrap around to 0 beyond the largest seed.
-    """
-    return [
-        (seed + SEED_STEP * member) % (LARGEST_SEED + 1) for member in range(posterior.num_members)
-    ]
 
 
 @dataclass
@@ -116,8 +105,10 @@ class Fitter:
         states: list[dict[str, Tensor]] = []
         results: list[FitResult] = []
         work: Path | None = None
-        seeds = member_seeds(plan.posterior, plan.seed)
-        for number, seed in enumerate(seeds):
+        title, suffix = ("fit", "") if fold is None else (fold.title, f"-{fold.name}")
+        count = plan.posterior.num_members
+        for number in range(count):
+            seed = (plan.seed + SEED_STEP * number) % (LARGEST_SEED + 1)
             stop = None if stops is None else stops[number]
             start = None if starts is None else starts[number]
             settings = replace(plan.training, seed=seed, stop_after=stop)
@@ -125,8 +116,7 @@ class Fitter:
             if number == 0:
                 plan.adapter.hooks(fit)  # what it refuses is refused before anything is written
                 work = self.claim()
-            title, suffix = ("fit", "") if fold is None else (fold.title, f"-{fold.name}")
-            many = "" if len(seeds) == 1 else f" member {number + 1} of {len(seeds)}"
+            many = "" if count == 1 else f" member {number + 1} of {count}"
             directory = None if work is None else work / f"member-{number}{suffix}"
             fit = replace(fit, directory=directory, title=f"{title}{many}")
             results.append(fit_network(fit))
@@ -176,16 +166,22 @@ class Fitter:
     def _prepared(self, network: Network) -> tuple[PreparedTexts, PreparedTexts | None]:
         """Return training and validation rows, prepared once for all networks."""
         if self._texts is None:
-            plan = self.plan
-            if self.notes:
-                _say_alike(plan)
-                _say_layers(plan, self.backbone)
-            ready = partial(
-                prepare,
-                network.encoder,
-                progress=plan.progress and self.notes,
-                say=self.notes,
-            )
+            plan, says = self.plan, self.notes
+            if says and plan.posterior.num_members > 1 and plan.adapter.start_alike:
+                logger.warning(
+                    "ensemble members with adapter %r start alike and differ only by the order of "
+                    "the rows; %s",
+                    *(plan.adapter.name, plan.adapter.start_alike),
+                )
+            layers = getattr(self.backbone.model.config, "num_hidden_layers", None)
+            num_adapted = plan.adapter.num_layers if plan.adapter.trains and says else None
+            # The usual number means "as many as there are" in a smaller model.
+            if layers and num_adapted not in (None, USUAL_LAYERS) and num_adapted > layers:
+                logger.warning(
+                    "num_layers=%d, but the backbone has %d layers; all of them are adapted",
+                    *(num_adapted, layers),
+                )
+            ready = partial(prepare, network.encoder, progress=plan.progress and says, say=says)
             held_out = self.data.validation
             self._texts = ready(self._rows), None if held_out is None else ready(held_out)
         return self._texts
@@ -222,26 +218,3 @@ def member_states(fit: Training) -> list[dict[str, Tensor]]:
             fit_frozen(quiet)
             states.append(fit.network.trained_state())
     return states
-
-
-def _say_layers(plan: Plan, backbone: Backbone) -> None:
-    num_layers = plan.adapter.num_layers
-    layers = getattr(backbone.model.config, "num_hidden_layers", None)
-    if not plan.adapter.trains or num_layers in (None, USUAL_LAYERS):
-        return  # the usual number means "as many as there are" in a smaller model
-    if layers is not None and num_layers > layers:
-        logger.warning(
-            "num_layers=%d, but the backbone has %d layers; all of them are adapted",
-            num_layers,
-            layers,
-        )
-
-
-def _say_alike(plan: Plan) -> None:
-    if plan.posterior.num_members > 1 and plan.adapter.start_alike:
-        logger.warning(
-            "ensemble members with adapter %r start alike and differ only by the order of the "
-            "rows; %s",
-            plan.adapter.name,
-            plan.adapter.start_alike,
-        )

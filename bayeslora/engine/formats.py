@@ -6,40 +6,23 @@ options   every option is scored after the question, by one weight vector for al
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
-
-import numpy as np
-import torch
 
 from bayeslora.backbones import options as option_reading
-from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import FILLED, Template, at_blank
-from bayeslora.backbones.verbaliser import head_weight, tokens_after
+from bayeslora.backbones.verbaliser import tokens_after
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
-from bayeslora.engine.network import Network, inputs, unscaled
 from bayeslora.engine.plan import Plan
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
-from bayeslora.runtime import row_slices
-
-logger = logging.getLogger(__name__)
 
 LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
 """Default templates of the format `letters`; `{text}` is the question with its options, each on its
 own line after its letter."""
-
-LETTER_MASS = "letter_mass"
-"""Name of the entry of `letter_mass` in the results of a record."""
-
-_HASHED = 100
-_ENOUGH_ROWS = 256
 
 
 def settled(plan: Plan, rows: Examples) -> Plan:
@@ -173,65 +156,13 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
             f"{whole.name} is an encoder, which cannot answer with a letter; choose the format "
             "'options', or a decoder"
         )
-    letters = LETTERS[:classes]
-    tokens = [tuple(tokens_after(whole.tokenizer, whole.template, letter)) for letter in letters]
-    for index, ids in enumerate(tokens):
-        if len(ids) != 1 or ids[0] == whole.tokenizer.unk_token_id or ids in tokens[:index]:
+    known: list[Sequence[int]] = [[whole.tokenizer.unk_token_id]]
+    for letter in LETTERS[:classes]:
+        ids = list(tokens_after(whole.tokenizer, whole.template, letter))
+        if len(ids) != 1 or ids in known:
             raise InputError(
-                f"the tokenizer of {whole.name} has no separate token for the letter "
-                f"{letters[index]!r} after the template; end the template with 'Answer:', or "
-                "choose the format 'options'"
+                f"the tokenizer of {whole.name} has no separate token for the letter {letter!r} "
+                "after the template; end the template with 'Answer:', or choose the format "
+                "'options'"
             )
-
-
-@torch.no_grad()
-def letter_mass(plan: Plan, network: Network, whole: Backbone, rows: Examples) -> dict[str, float]:
-    """Return an entry for the record: how far the language model answers with a letter at all.
-
-    It is the mean over rows of Σ_c p(letter c), the probability of the letters of a row's options
-    as next token, in the softmax over the whole vocabulary that the logits of letters are taken
-    from. Empty if the features are not the states that the language model answers from, or the
-    format or the words for the letters are others.
-
-    Args:
-        plan: The settled plan.
-        network: Trained network; its adapters act.
-        whole: Backbone with all its layers and its template.
-        rows: Questions; if there are more than 256, that many of them, evenly spaced.
-    """
-    encoder = network.encoder
-    if plan.format != "letters" or plan.verbaliser != "names":
-        return {}
-    if not isinstance(encoder, Encoder) or encoder.backbone.depth or encoder.pooling != "last":
-        return {}
-    count = min(len(rows), _ENOUGH_ROWS)
-    rows = rows.take(np.linspace(0, len(rows) - 1, count).round().astype(int))
-    prepared = encoder.prepare(**inputs(rows))
-    network.eval()
-    states = unscaled(encoder, encoder.features(prepared)).values
-    head = head_weight(whole).float().cpu()
-    options = rows.choices or ()
-    letters = LETTERS[: max(map(len, options))]
-    ids = [tokens_after(whole.tokenizer, whole.template, letter)[0] for letter in letters]
-    present = torch.arange(len(letters)) < torch.tensor([len(row) for row in options])[:, None]
-    masses = [
-        ((states[part] @ head.T).softmax(-1)[:, ids] * present[part]).sum(-1)
-        for part in row_slices(len(states), len(head))
-    ]
-    mass = float(torch.cat(masses).mean())
-    logger.info("the language model gives the letters of the options %.3g of its probability", mass)
-    return {LETTER_MASS: mass}
-
-
-def prompt_hash(format: Format | None, template: Template | None, rows: Examples) -> str:
-    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them."""
-    frame = template or Template("{text}")
-    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
-    digest = hashlib.sha256()
-    choices: Sequence[Sequence[str]] = rows.choices or [()] * len(rows)
-    for text, pair, options in islice(zip(rows.texts, pairs, choices, strict=True), _HASHED):
-        question = with_letters(text, options) if format == "letters" else text
-        prompt = frame.filled(question, pair).whole
-        spelled = [prompt] if format == "letters" else [prompt, *options]
-        digest.update("\0".join(spelled).encode())
-    return digest.hexdigest()
+        known.append(ids)

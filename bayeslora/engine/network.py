@@ -57,10 +57,7 @@ class Network(nn.Module):
     progress: bool
 
     def __init__(
-        self,
-        encoder: Encoder | FinalLayerEncoder,
-        sites: list[Site],
-        head: LastLayer,
+        self, encoder: Encoder | FinalLayerEncoder, sites: list[Site], head: LastLayer
     ) -> None:
         """Combine the parts.
 
@@ -188,12 +185,12 @@ class Network(nn.Module):
         adapter = adapter_state(self.sites)
         if self.companion is not None:
             adapter |= self.companion.tensors()
-        state = {f"adapter.{name}": item for name, item in adapter.items()}
-        state |= {f"head.{name}": item for name, item in self.head.state_dict().items()}
-        state |= {f"scores.{name}": item for name, item in self._scores.state_dict().items()}
-        state["feature_scale"] = self.feature_scale
+        parts = {"adapter": adapter, "head": self.head.state_dict()}
+        parts["scores"] = self.feature_scores.parts.state_dict()
         if self.weights is not None:
-            state |= {f"weights.{name}": item for name, item in self.weights.state_dict().items()}
+            parts["weights"] = self.weights.state_dict()
+        state = {f"{part}.{name}": parts[part][name] for part in parts for name in parts[part]}
+        state["feature_scale"] = self.feature_scale
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def expect(self, state: Mapping[str, Tensor]) -> None:
@@ -216,14 +213,10 @@ class Network(nn.Module):
             self.companion.load({name: adapter.pop(name) for name in names})
         load_adapter_state(self.sites, adapter)
         self.head.load_state_dict(under("head.", state))
-        self._scores.load_state_dict(under("scores.", state))
+        self.feature_scores.parts.load_state_dict(under("scores.", state))
         self.feature_scale.copy_(state["feature_scale"])
         if self.weights is not None:
             self.weights.load_state_dict(under("weights.", state))
-
-    @property
-    def _scores(self) -> nn.ModuleDict:
-        return self.feature_scores.parts
 
 
 def unscaled(encoder: FeatureExtractor, features: Tensor) -> Features:
@@ -294,11 +287,7 @@ def say_truncation(source: str, num_truncated: int, total: int, max_length: int)
     if num_truncated:
         logger.warning(
             "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were truncated",
-            source,
-            num_truncated,
-            total,
-            100 * num_truncated / total,
-            max_length,
+            *(source, num_truncated, total, 100 * num_truncated / total, max_length),
         )
 
 
@@ -378,21 +367,13 @@ class LengthBatchSampler(Sampler[list[int]]):
             yield batches[index]
 
 
-class Collator:
-    """Turns row numbers into a padded batch with labels."""
+def collate(texts: PreparedTexts, rows: list[int]) -> Batch:
+    """Return the padded batch of some row numbers, with `labels` [B] int64.
 
-    def __init__(self, rows: PreparedTexts) -> None:
-        """Store the rows."""
-        self._rows = rows
-
-    def __call__(self, rows: list[int]) -> Batch:
-        """Return the batch of `rows`, with `labels` [B] int64.
-
-        Each of several processes gets its share of the texts, at least one, and all labels.
-        """
-        part = rows[current().share(len(rows))] or rows[:1]
-        labels = self._rows.labels[torch.tensor(rows)]
-        return {**self._rows.collate(part), "labels": labels}
+    Each of several processes gets its share of the texts, at least one, and all labels.
+    """
+    part = rows[current().share(len(rows))] or rows[:1]
+    return {**texts.collate(part), "labels": texts.labels[torch.tensor(rows)]}
 
 
 def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:

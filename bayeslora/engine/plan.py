@@ -106,25 +106,20 @@ class Plan:
         training = TrainingSettings(**chosen, seed=self.seed)
         self._refuse_idle(training, chosen)
         return replace(
-            self,
-            feature_scores=feature_scores(scores),
-            training=training,
-            chosen=frozenset(chosen),
+            self, feature_scores=feature_scores(scores), training=training, chosen=frozenset(chosen)
         )
 
     def _refuse_idle(self, training: TrainingSettings, chosen: Iterable[str]) -> None:
         """Raise InputError for options of training that have no effect on these methods."""
-        adapter, posterior = self.adapter, self.posterior
-        reason = ""
+        adapter, posterior, reason = self.adapter, self.posterior, ""
         if not adapter.trains:
             reason = "fits the last layer alone"
         elif adapter.trains_itself:
             reason = f"{adapter.trains_itself}, by options of its own"
         for name in chosen:
-            is_default = name not in training.unset and getattr(training, name) == getattr(
-                TrainingSettings, name
-            )
-            if reason and name not in training.of_rows and not is_default:
+            default = None if name in training.unset else getattr(TrainingSettings, name)
+            moves = name not in training.of_rows and getattr(training, name) != default
+            if reason and moves:
                 raise InputError(
                     f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
                     "out, or choose another adapter",

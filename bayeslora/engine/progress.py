@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -13,25 +13,27 @@ from transformers.utils import logging as transformers_logging
 
 from bayeslora.errors import MissingAssetError
 from bayeslora.plain_text import visible
-from bayeslora.processes import current
 
 _SECONDS = 30.0
 """Between two updates of a bar that is not on a terminal; shorter work shows none there."""
 
 
-def open_bar(description: str | None, total: int, *, unit: str = "", done: int = 0) -> Any:
+def open_bar(
+    description: str, total: int, *, shown: bool = True, unit: str = "", done: int = 0
+) -> Any:
     """Return an open tqdm bar.
 
     Args:
-        description: Title; any text. None for a bar that shows nothing.
+        description: Title; any text.
         total: Total number of steps.
+        shown: Whether it shows anything.
         unit: Unit of a step.
         done: Steps done before, which do not count for the speed.
     """
     import tqdm.auto
     import tqdm.std
 
-    if description is None:
+    if not shown or total == 0:
         return tqdm.std.tqdm(disable=True)
     is_notebook = tqdm.auto.notebook_tqdm is not tqdm.std.tqdm
     is_seen = sys.stderr.isatty() or is_notebook
@@ -46,7 +48,6 @@ def open_bar(description: str | None, total: int, *, unit: str = "", done: int =
 
 
 Advance = Callable[[int], object]
-Report = Callable[[Mapping[str, float], int], object]
 
 
 @contextmanager
@@ -57,10 +58,7 @@ def progress_bar(
 
     The bar starts at `done`, which does not count for the speed.
     """
-    if not shown or total == 0:
-        yield lambda _: None
-        return
-    with open_bar(description, total, unit=unit, done=done) as bar:
+    with open_bar(description, total, shown=shown, unit=unit, done=done) as bar:
         yield bar.update
 
 
@@ -77,45 +75,10 @@ def require_tracker(name: str | None) -> None:
 
 
 @contextmanager
-def tracker(
-    name: str | None, project: str, run: str, options: Mapping[str, str | int]
-) -> Iterator[Report]:
-    """Yield a function that sends figures at a step to an experiment tracker.
-
-    Args:
-        name: `tensorboard`, whose files are written to `runs/PROJECT/RUN`; `wandb` or `mlflow`;
-            None for a function that does nothing.
-        project: Project of Weights & Biases, or experiment of MLflow.
-        run: Name of the run in it.
-        options: What distinguishes the run from others.
-    """
-    if name is None or not current().is_first:
-        yield lambda *_: None
-        return
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
-
-    makers: dict[str, Callable[[], Any]] = {
-        "tensorboard": lambda: TensorBoardTracker(f"{project}/{run}", "runs"),
-        "wandb": lambda: WandBTracker(project, name=run),
-        "mlflow": lambda: MLflowTracker(project, run_name=run),
-    }
-    made = makers[name]()
-    made.start()
-    made.store_init_configuration(dict(options))
-    try:
-        yield lambda figures, step: made.log(dict(figures), step=step)
-    finally:
-        made.finish()
-
-
-@contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Suppress transformers' own bars and notices within the context."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
-    if level == logging.ERROR and not bars:  # already quiet; a change empties every logger's cache
-        yield
-        return
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:

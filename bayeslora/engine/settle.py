@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+
+from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
 from bayeslora.backbones.depth import (
@@ -30,34 +32,32 @@ from bayeslora.backbones.embedded import (
     TEXTS,
     installed_file,
 )
+from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
-from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import formats
-from bayeslora.engine.build import adapter_for, best_depth, build_network, pooling_of
+from bayeslora.engine.build import adapter_for, build_network, pooling_of
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
-from bayeslora.engine.data import TrainingData, check_hold_out, check_images
+from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.progress import require_tracker
+from bayeslora.engine.progress import progress_bar, require_tracker
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.foreign import find_layers
+from bayeslora.option_checks import Pooling
+from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
-from bayeslora.posteriors.feature_scores import (
-    MAHALANOBIS,
-    check_feature_scores,
-    settled_scores,
-)
-from bayeslora.posteriors.registry import build_head, names_where
+from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
+from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head, closed_form, names_where
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
-
-_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
@@ -73,14 +73,13 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     Raises:
         InputError: An option is not allowed, or has no effect.
     """
-    plan = replace(
-        plan,
-        backbone=plan.backbone or _usual_backbone(plan, data.rows),
-        training=_training(plan, data),
-    )
-    plan = formats.settled(plan, data.rows)
+    rows = data.rows
+    reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
+    usual = IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
+    plan = replace(plan, backbone=plan.backbone or usual, training=_training(plan, data))
+    plan = formats.settled(plan, rows)
+    _check_held_out(plan, data)
     if plan.training.hold_out:
-        _check_division(plan, data)
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
     several = plan.training.keep_folds or plan.adapter.has_members
@@ -96,11 +95,6 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     return plan, data
 
 
-def _usual_backbone(plan: Plan, rows: Examples) -> str:
-    reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
-    return IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
-
-
 def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     """Return the options of training with those that were left open."""
     posterior, adapter, settings = plan.posterior, plan.adapter, plan.training
@@ -108,16 +102,8 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
     if "cv" not in plan.chosen:
         # Few rows without an adapter choose the prior by cross-validation instead.
         scales = adapter.trains_with_head or (not adapter.trains and len(data.rows) > FEW_ROWS)
-        folds: Literal["auto", 0] = (
-            "auto" if posterior.scales_logits and not validated and scales else 0
-        )
-        settings = replace(settings, cv=folds)
-    if settings.keep_folds and not settings.cv:
-        raise InputError(
-            "keep_folds keeps the fits of cv, but cv is 0; set cv, and give no validation data or "
-            "hold_out",
-            code="clash",
-        )
+        crosses = posterior.scales_logits and not validated and scales
+        settings = replace(settings, cv="auto" if crosses else 0)
     if "epochs" not in plan.chosen:
         epochs = partial(default_epochs, posterior, len(data.rows))
         settings = replace(settings, epochs=epochs(validated=validated))
@@ -174,8 +160,8 @@ def by_backbone(
     return plan, whole, backbone
 
 
-def say_defaults(chosen: Plan, settled: Plan) -> None:
-    """Log what was left open, and what it became."""
+def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
+    """Log what was left open, and what it became, and name classes of a single row."""
     words = [
         f"{name} {getattr(settled.training, name)}"
         for name in settled.training.unset
@@ -189,6 +175,13 @@ def say_defaults(chosen: Plan, settled: Plan) -> None:
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))
+    rows = data.rows
+    alone = [str(name) for name, count in Counter(rows.labels).items() if count == 1]
+    if alone and rows.choices is None:
+        logger.warning(
+            "%s: only one row in %d of %d classes: %s",
+            *(rows.source, len(alone), len(data.classes), listed(alone)),
+        )
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
@@ -207,15 +200,9 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
     formats.check_backbone(plan.format, whole, backbone, len(data.classes))
     if depth == "auto":
         usual = default_depth(whole, adapted=plan.adapter.trains)
-        depth = best_depth(
-            whole,
-            data.train,
-            pooling=pooling_of(whole, plan.adapter),
-            max_length=plan.max_length,
-            usual=resolve_depth(whole, usual or ALL_LAYERS),
-            progress=plan.progress,
-        )
-        backbone = cut(whole, depth)
+        pooling = pooling_of(whole, plan.adapter)
+        usual = resolve_depth(whole, usual or ALL_LAYERS)
+        backbone = cut(whole, best_depth(whole, plan, data, pooling=pooling, usual=usual))
     return whole, backbone
 
 
@@ -239,19 +226,12 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     require_tracker(plan.training.report_to)
     if current().size > 1:
         _check_shared(plan.adapter, posterior)
-    if plan.training.cv and data.validation is not None:
-        raise InputError(
-            "cv and validation data both provide held-out rows; use only one of them",
-            code="clash",
-        )
     # Refuses fewer rows or groups than parts.
     strata = data.rows.strata(data.train[1].numpy())
     held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
-    facts = fit_facts(plan, data)
-    if plan.training.keep_folds:
-        _check_keep_folds(plan)
     check_feature_scores(plan.feature_scores, posterior)
-    if MAHALANOBIS & {*(plan.feature_scores or ())} and not _differ(data):
+    distinct = {*zip(data.rows.input_numbers.tolist(), data.rows.labels, strict=True)}
+    if MAHALANOBIS & {*(plan.feature_scores or ())} and len(distinct) <= len(data.classes):
         raise InputError(
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
@@ -264,11 +244,9 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
         )
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
-    posterior.check_fit(facts)
+    posterior.check_fit(fit_facts(plan, data))
     if isinstance(plan.verbaliser, Mapping):
         class_words(data.classes, plan.verbaliser)
-    if (precision := os.environ.get(_PRECISION, "no")) not in ("no", ""):
-        logger.warning("%s=%s has no effect: dtype sets the precision", _PRECISION, precision)
 
 
 def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
@@ -284,50 +262,40 @@ def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
         )
 
 
-def _check_division(plan: Plan, data: TrainingData) -> None:
-    """Raise InputError if `hold_out` or `refit` cannot be used in this fit."""
-    check_hold_out(plan.training.hold_out, validated=data.validation is not None)
-    if plan.training.cv:
-        raise InputError(
-            "hold_out and cv both provide held-out rows; use only one of them", code="clash"
+def _check_held_out(plan: Plan, data: TrainingData) -> None:
+    """Raise InputError if the options on held-out rows do not fit together."""
+    training, posterior = plan.training, plan.posterior
+    sources = {"hold_out": training.hold_out, "cv": training.cv, "validation": data.validation}
+    used = [name for name, value in sources.items() if value]
+    reason = ""
+    if len(used) > 1:
+        reason = f"{' and '.join(used)} each provide held-out rows; use only one of them"
+    elif training.refit and posterior.learns_from == "validation":
+        reason = (
+            f"refit leaves no rows to fit posterior {posterior.name!r} to; leave refit out, or use "
+            "cv with a point estimate, whose logit scale is an inverse temperature"
         )
-    if plan.training.refit and plan.posterior.learns_from == "validation":
-        raise InputError(
-            f"refit leaves no rows to fit posterior {plan.posterior.name!r} to; leave refit "
-            "out, or use cv with a point estimate, whose logit scale is an inverse temperature",
-            code="clash",
-        )
-
-
-def _check_keep_folds(plan: Plan) -> None:
-    """Raise InputError if the fits of `cv` cannot be averaged."""
-    posterior = plan.posterior
-    if not (posterior.is_point or posterior.scales_logits):
-        raise InputError(
-            f"keep_folds does not support posterior {posterior.name!r}, only "
-            f"{names_where(lambda config: config.is_point or config.scales_logits)}; leave it out",
-            code="clash",
-        )
-    if not plan.adapter.trains:
+    elif training.keep_folds and not training.cv:
+        reason = "keep_folds keeps the fits of cv, but cv is 0; set cv"
+    elif training.keep_folds and not (posterior.is_point or posterior.scales_logits):
+        names = names_where(lambda config: config.is_point or config.scales_logits)
+        reason = f"keep_folds does not support posterior {posterior.name!r}, only {names}"
+    elif training.keep_folds and plan.feature_scores:
+        reason = "feature scores need one set of features, but keep_folds has several"
+    if reason:
+        raise InputError(reason, code="clash")
+    if training.keep_folds and not plan.adapter.trains:
         raise InputError(
             "keep_folds has no effect without an adapter; leave it out", code="no-effect"
         )
-    if plan.feature_scores:
-        raise InputError(
-            "feature scores need one set of features, but keep_folds has several; leave one of "
-            "the two out",
-            code="clash",
-        )
 
 
-def _differ(data: TrainingData) -> bool:
-    """Return whether a class has training rows with different texts."""
-    rows = data.rows
-    pairs = rows.pairs or [None] * len(rows)
-    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
-
-
+SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Candidate depths, as shares of the layers."""
+# More rows would only separate backbones and depths of negligible difference.
 _ENOUGH_ROWS, _FOLDS = 640, 5
+# Nats per row above an uninformative last layer, from which a bound is informative.
+_TELLING = 0.02
 
 
 def choose_backbone(
@@ -379,13 +347,67 @@ def choose_backbone(
 
 def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     """Return the held-out NLL of a last layer on a backbone, in nats per row."""
+    network = build_network(backbone, plan, len(data.classes))
+    rows = _sample(data, plan.seed)
+    texts = prepare(network.encoder, rows, progress=plan.progress, say=False)
+    set_feature_scale(network, texts)
+    features = feature_rows(network, texts).double()
+    return best_prior_scale(features, len(data.classes), plan.seed, folds=_FOLDS)[1]
+
+
+def _sample(data: TrainingData, seed: int) -> LabelledExamples:
+    """Return the training rows, or a stratified sample of 640 or one per class."""
     examples, labels = data.train
     enough = max(_ENOUGH_ROWS, len(data.classes))
-    if len(examples) > enough:
-        chosen = stratified_sample(labels.numpy(), enough, plan.seed)
-        examples, labels = examples.take(chosen), labels[chosen]
-    network = build_network(backbone, plan, len(data.classes))
-    texts = prepare(network.encoder, (examples, labels), progress=plan.progress, say=False)
-    set_feature_scale(network, texts)
-    rows = feature_rows(network, texts).double()
-    return best_prior_scale(rows, len(data.classes), plan.seed, folds=_FOLDS)[1]
+    if len(examples) <= enough:
+        return examples, labels
+    chosen = stratified_sample(labels.numpy(), enough, seed)
+    return examples.take(chosen), labels[chosen]
+
+
+def best_depth(
+    whole: Backbone, plan: Plan, data: TrainingData, *, pooling: Pooling, usual: int
+) -> int:
+    """Return the number of layers whose states have the highest evidence for the classes.
+
+    If no depth has more evidence than labels alone, as with few rows, return the default depth.
+
+    Args:
+        whole: Backbone with all its layers and its template.
+        plan: What was chosen.
+        data: Training data.
+        pooling: Which state of a text is its feature.
+        usual: The default depth.
+    """
+    examples, labels = _sample(data, 0)
+    num_classes = int(labels.max()) + 1
+    depths = sorted({max(1, round(share * num_layers(whole))) for share in SHARES})
+    count = len(examples) * (len(depths) + 1)
+    path, _ = find_layers(whole.model)
+    encode = partial(Encoder, layers_path=path, start=depths[0] - 1, max_length=plan.max_length)
+    bounds: dict[int, float] = {}
+    with progress_bar("depth", count, shown=plan.progress, unit="text") as advance:
+        first = encode(whole)
+        prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
+        for depth in depths:
+            encoder = encode(cut(whole, depth), pooling=pooling)
+            bounds[depth] = evidence(encoder.features(prepared, advance=advance), labels)
+        first.forget(prepared)
+    shown = {depth: round(value, 3) for depth, value in bounds.items()}
+    logger.info("depth: evidence per row by number of layers %s", shown)
+    best = max(depths, key=bounds.__getitem__)
+    if bounds[best] >= _TELLING - math.log(num_classes):
+        return best
+    logger.warning(
+        "depth 'auto': %d rows are too few to compare layers; using the default depth, %d",
+        *(len(examples), usual),
+    )
+    return usual
+
+
+def evidence(features: Tensor, labels: Tensor) -> float:
+    """Return the evidence lower bound in nats per row of a last layer on features [N, d]."""
+    scaled = features / features.double().square().sum(-1).mean().sqrt().float()
+    head = build_head(closed_form(), features.shape[1], int(labels.max()) + 1)
+    head.fit(Features(scaled, labels))
+    return float(head.report()["elbo"])

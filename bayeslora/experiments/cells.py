@@ -424,15 +424,12 @@ def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
 
 def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
-    from bayeslora.backbones.template import Template
-    from bayeslora.engine.formats import prompt_hash
     from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
     training, reading, num_train = record.training, record.backbone, len(setup.train)
     # An upper bound: a held-out part and early stopping take fewer.
     per_epoch = -(-num_train // training["batch_size"]) if setup.adapter.trains else 0
-    template = Template(reading.get("template") or "{text}")
     num_samples = setup.predict.get("num_samples")
     return {
         "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
@@ -444,13 +441,33 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
         "dropped": dict(rows.dropped),
         "steps": per_epoch and training["epochs"] * per_epoch,
         "backbone": {**reading, "name": cell.backbone},
-        "prompt_hash": prompt_hash(reading.get("format"), template, rows.reported),
+        "prompt_hash": _prompt_hash(reading, rows.reported),
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
         "peak_memory_bytes": _peak_memory(),
         "versions": dict(record.versions),
         "processor": _processor(),
     }
+
+
+def _prompt_hash(reading: Mapping[str, Any], rows: Examples) -> str:
+    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them.
+
+    Args:
+        reading: `backbone` in the record of the model.
+        rows: The rows.
+    """
+    from bayeslora.backbones.encoder import with_letters
+    from bayeslora.backbones.template import Template
+
+    rows, digest = rows.take(range(min(len(rows), 100))), hashlib.sha256()
+    frame = Template(reading.get("template") or "{text}")
+    letters = reading.get("format") == "letters"
+    pairs, choices = rows.pairs or [None] * len(rows), rows.choices or [()] * len(rows)
+    for text, pair, options in zip(rows.texts, pairs, choices, strict=True):
+        prompt = frame.filled(with_letters(text, options) if letters else text, pair).whole
+        digest.update("\0".join([prompt, *(() if letters else options)]).encode())
+    return digest.hexdigest()
 
 
 def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:

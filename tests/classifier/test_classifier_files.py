@@ -133,9 +133,8 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
     save_file(tensors, model / file)
     with pytest.raises(bl.InputError) as caught:
         load(model)
-    words = {"missing": "is missing", "misshapen": "has shape", "unexpected": "is not expected"}
-    expected = f"{model}: its tensors do not match its record: {name!r} {words[damage]}"
-    assert expected in str(caught.value)
+    assert caught.value.code == "damaged"
+    assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +142,9 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
     [
         ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
         ({"num_members": 2}, "belongs to no member"),
-        ({"classes": ["a", "b"]}, "has shape"),
+        ({"classes": ["a", "b"]}, "expected ["),
         ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in and no installed"),
-        ({"adapter": {"name": "polar", "r": 2}}, "has shape"),
+        ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
         ({"adapter": None}, "adapter must be a name or an object"),
         ({"format_version": 2}, "has format version 2"),
     ],

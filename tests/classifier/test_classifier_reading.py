@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
-from bayeslora.engine.build import evidence
+from bayeslora.engine.settle import evidence
 from bayeslora.errors import InputError
 
 FRAME = "today {text} is a"

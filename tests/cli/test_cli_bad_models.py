@@ -89,7 +89,7 @@ DAMAGE = {
         ),
         ["adapter.safetensors", "truncated"],
     ),
-    "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["has shape [3, 3, 3]"]),
+    "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["got [3, 3, 3]"]),
     "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["tensors do not match"]),
     "other backbone": (
         lambda m: change_record(m, lambda record: record["backbone"].update(fingerprint="0" * 32)),

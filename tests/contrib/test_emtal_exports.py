@@ -7,7 +7,7 @@ from refusal import refused
 from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.fitted.export import check_mergeable
+from bayeslora.engine.fitted.export import mean_layer
 
 ADAPTER = "emtal:r=2,num_experts=4,num_layers=2,lr=2e-2"
 
@@ -52,7 +52,7 @@ def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind
         last = (mask * torch.arange(mask.shape[1])).argmax(1)
         pooled = hidden[torch.arange(len(last)), last]
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
-    assert check_mergeable(clf.network).shape[0] == 3
+    assert mean_layer(clf.network).shape[0] == 3
 
 
 def test_one_file_holds_the_merged_network(backbones, tmp_path):

@@ -148,7 +148,6 @@ def test_the_published_form_asks_for_a_letter_under_the_gate(tmp_path):
     clf = new(llama, adapter, "map", format="letters", max_length=48)
     clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=2, batch_size=8)
     assert clf.network.companion.sees_history
-    assert 0 < clf.record.results["letter_mass"] < 1
     predictions = clf.predict(NEXT)
     assert predictions.classes == ("A", "B", "C", "D")
     absent = [[k >= len(row["candidates"]) for k in range(4)] for row in NEXT]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Tokens
-from bayeslora.engine.network import Collator, LengthBatchSampler
+from bayeslora.engine.network import LengthBatchSampler, collate
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 200)
 
@@ -66,8 +66,8 @@ def test_long_and_short_batches_are_mixed():
 
 def test_a_batch_has_padded_texts_and_their_labels():
     tokens = Tokens((np.array([5]), np.array([6, 7])), 0, 9)
-    collate = Collator(PreparedTexts(tokens, None, labels=torch.tensor([4, 3])))
-    batch = collate([1, 0])
+    texts = PreparedTexts(tokens, None, labels=torch.tensor([4, 3]))
+    batch = collate(texts, [1, 0])
     assert batch["input_ids"].tolist() == [[6, 7], [5, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert batch["labels"].tolist() == [3, 4]

@@ -114,12 +114,11 @@ def test_scores_before_and_after_calibration():
 
 
 def test_a_method_is_named_described_and_cited():
-    notes = method_notes("polar", VBLL(), 1)
+    notes = method_notes(record())
     assert notes == {
         "adapter": "polar",
         "adapter_summary": PoLAR.summary,
         "posterior": "vbll",
         "posterior_summary": VBLL.summary,
-        "passes": "1",
         "sources": f"{PoLAR.source}; {VBLL.source}",
     }

@@ -146,8 +146,9 @@ def test_what_is_no_share_is_refused(backbone, share):
         fitted(backbone, hold_out=share)
 
 
-def test_classes_of_a_single_row_are_named_before_the_work(caplog):
-    data = [{"text": f"text {k}", "label": "rare" if k == 0 else "ab"[k % 2]} for k in range(9)]
-    TrainingData.read(data, None, DataColumns())
+def test_classes_of_a_single_row_are_named_before_the_work(backbone, caplog):
+    rows = [{"text": f"text {k}", "label": "rare" if k == 0 else "ab"[k % 2]} for k in range(9)]
+    clf = BayesianClassifier(backbone, "none", "mle", dtype="float32", progress=False)
+    clf.fit(rows)
     assert "1 of 3" in caplog.text
     assert "'rare'" in caplog.text

@@ -9,7 +9,7 @@ from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 from bayeslora.backbones import embedded
 from bayeslora.backbones.peft_classifier import base_name
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.fitted.peft import NOTE
+from bayeslora.engine.fitted.export import README
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_an_adapter_without_a_last_layer_is_loaded_by_its_task(models, tmp_path,
     assert states[0].tolist() == pytest.approx(
         encoder.features(encoder.prepare(["the cat barks today"]))[0].tolist(), abs=1e-5
     )
-    note = (tmp_path / "lora" / NOTE).read_text(encoding="utf-8")
+    note = (tmp_path / "lora" / README).read_text(encoding="utf-8")
     assert loader in note
     assert places[kind] in note
 

@@ -87,7 +87,8 @@ def add_arguments(parser: VerbParser) -> None:
     add_fields(parser.further, TrainingSettings, further)
     add_parameters(parser.further, f"{CLASSIFIER}.__init__", "format")
     add_parameters(parser.further, f"{CLASSIFIER}.fit", "feature_scores")
-    add_parameters(parser.further, "bayeslora.classifier:Loading", "dtype", "device")
+    add_parameters(parser.further, "bayeslora.classifier:Loading", "dtype")
+    add_loading(parser.further, "device")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:

@@ -118,7 +118,7 @@ def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:
     """Return the spectra of a bayeslora model by member, or of a PEFT checkpoint's adapters."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.peft import peft_spectrum
+    from bayeslora.engine.fitted.export import peft_spectrum
 
     if is_peft(model):
         return [peft_spectrum(model, **loading)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
     CLASSIFIER,
@@ -48,9 +48,9 @@ def add_arguments(parser: VerbParser) -> None:
         "--multi-task, or rows with a column task",
     )
     add_out(parser, "FILE .parquet, .csv or .jsonl")
-    function = f"{CLASSIFIER}.predict"
-    add_parameters(parser, function, "num_samples S", "link", "seed", "unknown_labels")
-    add_parameters(parser, function, "keep COLUMN")
+    draws = "bayeslora.engine.fitted.pieces:DrawOptions"
+    add_parameters(parser, draws, "num_samples S", "link", "seed", "unknown_labels")
+    add_parameters(parser, f"{CLASSIFIER}.predict", "keep COLUMN")
     add_options(
         parser,
         {
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
 
-    unknown: Literal["error", "ood"] = args.unknown_labels or "error"
     keep = args.keep or ()
-    drawing = Drawing.of(posterior, unknown=unknown, **given(args, "num_samples", "link", "seed"))
+    options = given(args, "num_samples", "link", "seed", "unknown_labels")
+    drawing = Drawing.of(posterior, **options)
     draws = draws_to_predict(posterior, args.num_samples)
     if args.seed is not None and args.corrupt is None and not draws:
         note(f"--seed has no effect: posterior {posterior.name!r} predicts without random draws")
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     def checked() -> CheckedRows:
         columns, data = columns_for(args, record), named_rows(files, args)
         read = stream_for(record, data, columns, keep=keep, reading=reading(args))
-        return CheckedRows(record, read, unknown, corruption)
+        return CheckedRows(record, read, drawing.unknown_labels, corruption)
 
     rows = world.first_then_all(checked)
 

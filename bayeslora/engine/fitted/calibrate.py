@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,10 +17,17 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine import formats
-from bayeslora.engine.data import check_hold_out, encode_for
+from bayeslora.engine.data import (
+    check_pairs,
+    columns_of,
+    encode_for,
+    read_labelled,
+    read_validation,
+)
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.fitted.refit import (
     answers,
+    check_takes,
     compared,
     known,
     refit,
@@ -31,11 +38,13 @@ from bayeslora.engine.fitted.refit import (
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.final_fit import fit_head
+from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores
+from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
@@ -48,36 +57,68 @@ logger = logging.getLogger(__name__)
 def calibrate(
     network: Network,
     posterior: Posterior | None,
-    train: Examples,
-    validation: Examples | None,
+    train: Any,
+    validation: Any,
     *,
-    columns: DataColumns,
-    feature_scores: Sequence[str] | None = (),
+    names: Mapping[str, Any],
+    feature_scores: str | Sequence[str] | None = (),
     hold_out: float = 0.0,
 ) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
-    """Fit a posterior to labelled examples; see `check_takes`.
+    """Fit a posterior to labelled rows; see `BayesianClassifier.calibrate`.
 
     Args:
         network: The finished network; unchanged, also if anything fails.
         posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL.
-        train: Examples to fit to.
-        validation: Held-out examples, or None.
-        columns: Columns that the data was read from.
+        train: Rows to fit to.
+        validation: Held-out rows, or None.
+        names: `ColumnNames` that differ from those of the fit.
         feature_scores: Names of scores to fit as well; None for the default ones.
         hold_out: Share of `train` to use as `validation`, which must be None; 0 for none.
 
     Returns:
-        The network with the posterior, scores of the held-out examples before and after, and the
+        The network with the posterior, scores of the held-out rows before and after, and the
         comparison with other posteriors; None without any.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
-    record, whole = network.record, train
+    check_takes(network, posterior or own_softmax())
+    validated, record = validation is not None, network.record
+    scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
+    if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
+        scores = tuple(record.feature_scores) or None
+    check_pairs(record, names.get("pair_column"))
+    columns = columns_of(record).renamed(**columns_in(names))
+    rows = read_labelled(train, columns, record)
+    # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
+    if learnt_from(posterior, has_validation=validated or bool(hold_out)) == "train":
+        check_labels(record, rows, moves=posterior is not None and posterior.moves_mean)
+    held_out = read_validation(validation, columns, rows, record) if validated else None
+    parts = rows, held_out
     if hold_out:
-        labels = encode_for(record, whole)
-        train_rows, validation_rows = split_examples(whole, labels, hold_out, record.seed)
-        train, validation = whole.take(train_rows), whole.take(validation_rows)
+        split = split_examples(rows, encode_for(record, rows), hold_out, record.seed)
+        parts = rows.take(split[0]), rows.take(split[1])
+    new, before_and_after, race = _fitted(
+        network, posterior, *parts, columns=columns, feature_scores=scores
+    )
+    if hold_out:
+        results, data = dict(new.record.results), dict(new.record.data)
+        results["calibration"] = results["calibration"] | {"hold_out": hold_out}
+        data["whole"] = data_hash(rows)
+        new.record = replace(new.record, results=results, data=data)
+    return new, before_and_after, race
+
+
+def _fitted(
+    network: Network,
+    posterior: Posterior | None,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    feature_scores: Sequence[str] | None,
+) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
+    """Fit a posterior to rows that were checked; see `calibrate`."""
     held_out = None if validation is None else known(network, validation)
     rows = None if held_out is None else held_out[2]
     before = None if held_out is None else scores_of(network, held_out)
@@ -85,7 +126,8 @@ def calibrate(
     features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
-        posterior, race = best_posterior(network, features, rows)
+        race = best_posterior(network, features, rows)
+        posterior = race.posterior
     classes, size = network.head.mean_weight.shape
     posterior = posterior.sized(classes, size, len(train))
     # A new head even if the posterior is the same: the present one may have fixed its means, and
@@ -102,35 +144,24 @@ def calibrate(
         # Both share the adapters, which an unfinished search may have rotated.
         network.load_trained_state(network.members[0])
         raise
-    results, data = dict(new.record.results), dict(new.record.data)
+    results = dict(new.record.results)
     scores: tuple[Scores, Scores] | None = None
     if held_out is not None and before is not None:
         say_too_wide(new, held_out)
         scores = before, scores_of(new, held_out)
         results["validation"] = compared(*scores)
-    if race is None:
-        _say_too_few(posterior, len(rows or features))
-    else:
+    if race is not None:
         for note in race.notes:
             logger.warning("%s", note)
         results["comparison"] = race.to_json()
-    if hold_out:
-        results["calibration"] = results["calibration"] | {"hold_out": hold_out}
-        data["whole"] = data_hash(whole)
-    new.record = replace(new.record, results=results, data=data)
-    return new, scores, race
-
-
-def _say_too_few(posterior: Posterior, examples: int) -> None:
-    """Warn if the examples are too few to compare the posterior with the network's softmax."""
-    if examples < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
+    elif len(rows or features) < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
         logger.warning(
             "%d examples are too few to compare %r with the network's own softmax (at least %d are "
             "needed), so it may be worse",
-            examples,
-            posterior.name,
-            FEWEST_EXAMPLES,
+            *(len(rows or features), posterior.name, FEWEST_EXAMPLES),
         )
+    new.record = replace(new.record, results=results)
+    return new, scores, race
 
 
 def check_calibration(
@@ -154,7 +185,12 @@ def check_calibration(
     Raises:
         InputError: An option is not allowed.
     """
-    check_hold_out(hold_out, validated=validated)
+    if checked("hold_out", hold_out, BelowOne) and validated:
+        raise InputError(
+            "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
+            "(--validation) out",
+            code="clash",
+        )
     names = feature_options.feature_scores(feature_scores)
     if posterior is not None:
         feature_options.check_feature_scores(names, posterior)
@@ -210,21 +246,49 @@ class SideBySide:
     Attributes:
         examples: The scored examples: `validation` or `train`.
         folds: Number of parts of the scored examples.
-        chosen: Name of the posterior that was fitted in the end.
+        posterior: The posterior that was fitted in the end.
         comparison: Scores of each, best NLL first, and paired differences from the chosen one.
         is_best: Whether the posterior was chosen for its NLL here.
         as_fitted: Whether the chosen posterior is scored as fitted, on the examples that chose its
             options.
-        notes: Conclusions, in sentences.
     """
 
     examples: Literal["validation", "train"]
     folds: int
-    chosen: str
+    posterior: Posterior
     comparison: Comparison
     is_best: bool = False
     as_fitted: bool = False
-    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """Name of the posterior that was fitted in the end."""
+        return self.posterior.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Conclusions in sentences: a clearly better posterior, and underconfidence."""
+        rows = {row.name: row for row in self.comparison.rows}
+        softmax = rows.get(own_softmax().name)
+        # Memorised examples say nothing about a posterior.
+        learnt = softmax is not None and softmax.scores["accuracy"].value == 1
+        if self.examples == "train" and learnt:
+            return ()
+        notes = []
+        examples = f"{self.comparison.n} {self.examples} examples"
+        for row in self.comparison.rows:
+            if row.is_clear("nll") and row.differences["nll"].value < 0:
+                notes.append(_better(row, rows[self.chosen], examples, len(rows) - 1))
+                break
+        bias = None if softmax is None else softmax.scores["overconfidence"]
+        if bias is not None and bias.high < 0 and self.posterior.only_softens:
+            sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
+            notes.append(
+                f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
+                f"points below its accuracy on {examples}. {self.chosen!r} can only lower "
+                f"confidence; {' or '.join(map(repr, sharpen))} can also raise it"
+            )
+        return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, for a model's record."""
@@ -250,10 +314,8 @@ class SideBySide:
         }
 
 
-def best_posterior(
-    network: Network, train: Features, held_out: Features | None
-) -> tuple[Posterior, SideBySide]:
-    """Return the candidate of lowest cross-validated NLL, and the comparison of all.
+def best_posterior(network: Network, train: Features, held_out: Features | None) -> SideBySide:
+    """Compare the candidates by cross-validation, and choose the one of lowest NLL.
 
     Args:
         network: The classifier as it is.
@@ -268,13 +330,13 @@ def best_posterior(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
             f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
-    configs = {name: _candidate(network, name, train) for name in COMPARED}
+    configs = _candidates(network, COMPARED, len(train))
     predictions = _cross_fitted(
         network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
     )
     best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
-    race = SideBySide("train", FOLDS, best, _compared(predictions, best), is_best=True)
-    return configs[best], _with_notes(race, configs[best])
+    comparison = compare(list(predictions.values()), reference=best, scores=_KEYS)
+    return SideBySide("train", FOLDS, configs[best], comparison, is_best=True)
 
 
 def beside_others(
@@ -304,28 +366,21 @@ def beside_others(
         return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
 
     names = (own_softmax().name,) if held_out is None else COMPARED
-    configs = {name: _candidate(network, name, train) for name in names}
-    configs.pop(config.name, None)
+    configs = _candidates(network, [name for name in names if name != config.name], len(train))
     if refits:
         configs[config.name] = config
     predictions = _cross_fitted(network, configs, scored, HALVES, split)
     if not refits:
         predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
-    race = SideBySide(
-        "train" if held_out is None else "validation",
-        HALVES,
-        config.name,
-        _compared(predictions, config.name),
-        as_fitted=not refits,
-    )
-    return _with_notes(race, config)
+    comparison = compare(list(predictions.values()), reference=config.name, scores=_KEYS)
+    examples: Literal["validation", "train"] = "train" if held_out is None else "validation"
+    return SideBySide(examples, HALVES, config, comparison, as_fitted=not refits)
 
 
-def _candidate(network: Network, name: str, train: Features) -> Posterior:
-    """Return the default options of a posterior for these examples."""
+def _candidates(network: Network, names: Iterable[str], num_rows: int) -> dict[str, Posterior]:
+    """Return the default options of posteriors by name, for a number of examples."""
     classes, size = network.head.mean_weight.shape
-    config: Posterior = resolve_posterior(name)
-    return config.sized(classes, size, len(train))
+    return {name: resolve_posterior(name).sized(classes, size, num_rows) for name in names}
 
 
 def _cross_fitted(
@@ -353,7 +408,9 @@ def _cross_fitted(
     bar = progress_bar("compare", total, shown=network.progress, unit="fit")
     with _without_notes(), bar as advance:
         for name, config in configs.items():
-            few_draws = _with_few_draws(config)
+            few_draws: Any = config
+            if config.link is not None and config.num_samples is not None:
+                few_draws = replace(few_draws, num_samples=min(config.num_samples, MOST_DRAWS))
             probs = np.empty((len(scored), len(classes)))
             for part in range(num_folds):
                 rows = fold == part
@@ -365,45 +422,6 @@ def _cross_fitted(
                 advance(1)
             predictions[name] = Predictions(probs, classes, labels, name=name)
     return predictions
-
-
-def _with_few_draws(config: Any) -> Any:
-    if config.link is None or config.num_samples is None:
-        return config
-    return replace(config, num_samples=min(config.num_samples, MOST_DRAWS))
-
-
-def _compared(predictions: Mapping[str, Predictions], chosen: str) -> Comparison:
-    return compare(list(predictions.values()), reference=chosen, scores=_KEYS)
-
-
-def _with_notes(race: SideBySide, config: Posterior) -> SideBySide:
-    return replace(race, notes=tuple(_notes(race, config)))
-
-
-def _notes(race: SideBySide, config: Posterior) -> Iterator[str]:
-    """Yield notes on a comparison: a clearly better posterior, and underconfidence."""
-    rows = {row.name: row for row in race.comparison.rows}
-    chosen, softmax = rows[race.chosen], rows.get(own_softmax().name)
-    examples = f"{race.comparison.n} {race.examples} examples"
-    better = [
-        row
-        for row in race.comparison.rows
-        if row.is_clear("nll") and row.differences["nll"].value < 0
-    ]
-    # Memorised examples say nothing about a posterior.
-    if race.examples == "train" and softmax is not None and softmax.scores["accuracy"].value == 1:
-        return
-    if better:
-        yield _better(better[0], chosen, examples, len(rows) - 1)
-    bias = None if softmax is None else softmax.scores["overconfidence"]
-    if bias is not None and bias.high < 0 and config.only_softens:
-        sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
-        yield (
-            f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
-            f"points below its accuracy on {examples}. {race.chosen!r} can only lower confidence; "
-            f"{' or '.join(map(repr, sharpen))} can also raise it"
-        )
 
 
 def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +29,8 @@ _KINDS = {
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
 
-def model_card(record: ModelRecord, fingerprint: str) -> str:
-    """Return the Markdown of a model's `README.md`, from the template `card.md.j2`."""
+def rendered(template: str, **facts: Any) -> str:
+    """Return a Markdown file for a model's directory, from a template beside this file."""
     from jinja2 import Environment, PackageLoader
 
     jinja = Environment(
@@ -42,17 +41,24 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
     )
     jinja.filters |= {
         "code": _code,
+        "literal": repr,
         "visible": visible,
         "with_interval": _with_interval,
         "shown": shown_value,
     }
+    return jinja.get_template(template).render(facts)
+
+
+def model_card(record: ModelRecord, fingerprint: str) -> str:
+    """Return the Markdown of a model's `README.md`, from the template `card.md.j2`."""
     plan, question = Plan.of(record), format_of(record)
     unit = "question" if question else "image" if record.columns.get("image") else "text"
     title, task = _KINDS[unit]
     has_validation = bool(record.data.get("validation"))
-    text = jinja.get_template("card.md.j2").render(
+    text = rendered(
+        "card.md.j2",
         adapted=ADAPTED,
-        base_model=_quoted(str(record.backbone["name"])),
+        base_model=json.dumps(str(record.backbone["name"]), ensure_ascii=False),
         cheaper=baseline_words(record.results),
         chosen_on=CHOSEN_ON,
         comparison=record.results.get("comparison"),
@@ -73,14 +79,6 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         unit=unit,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _quoted(name: str) -> str:
-    """Return a name as YAML on one line, whatever characters it holds."""
-    import yaml
-
-    quoted = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf)
-    return str(quoted).strip()
 
 
 def baseline_words(results: Mapping[str, Any]) -> str:
@@ -165,25 +163,23 @@ def method_name(record: ModelRecord, num_samples: int | None = None) -> str:
     return f"{adapter}{answering(record, num_samples).name}"
 
 
-def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
+def method_notes(record: ModelRecord, num_samples: int | None = None) -> dict[str, str]:
     """Return metadata that name and describe a method, for readers who do not know it.
 
     Args:
-        adapter: Name of the adapter; None if the network was not adapted here.
-        posterior: Options of the posterior, which may be another package's.
-        passes: Number of passes through the adapted layers.
+        record: Record of the classifier, whose posterior may be another package's.
+        num_samples: Draws of the prediction; None for the posterior's own number.
     """
-    config = None if adapter is None else CATALOGUE.get(adapter)
-    notes = {} if adapter is None else {"adapter": adapter}
-    if config is not None:
-        notes["adapter_summary"] = config.summary
-    sources = ("" if config is None else config.source, posterior.source)
+    posterior = answering(record, num_samples)
+    adapter = None if record.adapter is None else record.adapter["name"]
+    known = CATALOGUE.get(adapter or "")
+    sources = [known.source] if known else []
     return {
-        **notes,
+        **({"adapter": adapter} if adapter else {}),
+        **({"adapter_summary": known.summary} if known else {}),
         "posterior": posterior.name,
         "posterior_summary": posterior.summary,
-        "passes": str(passes),
-        "sources": "; ".join(filter(None, sources)),
+        "sources": "; ".join(filter(None, [*sources, posterior.source])),
     }
 
 

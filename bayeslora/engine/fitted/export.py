@@ -1,4 +1,4 @@
-"""Export a fitted network with merged adapters: a plain transformers model, or a file of tensors.
+"""Export a fitted network: its adapter for PEFT, a merged transformers model, a file of tensors.
 
 The mean network is written. A decoder's last layer becomes the `score` layer of the architecture's
 sequence classifier, which reads the same position. A vision model's becomes the `classifier` layer
@@ -12,36 +12,44 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
-from bayeslora.backbones.embedded import directories
+from bayeslora.adapters.low_rank import spectrum
+from bayeslora.adapters.peft_bridge import export_peft, load_peft
+from bayeslora.adapters.site import SiteSpectrum
+from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
-from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import size_for
-from bayeslora.backbones.load import Kind
+from bayeslora.backbones.load import Kind, load_backbone
+from bayeslora.backbones.peft_classifier import base_name
 from bayeslora.backbones.template import PAIR, TEXT, Template
-from bayeslora.engine.fitted.card import method_name
+from bayeslora.backbones.tokens import usable_length
+from bayeslora.engine.fitted.card import method_name, rendered
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, first_line
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.io.files import (
     atomic_file,
     check_writable,
+    read_json,
     refuse_existing,
     refuse_inputs,
     write_json,
 )
 from bayeslora.option_checks import Pooling, as_whole
+from bayeslora.plain_text import visible
 from bayeslora.posteriors.features import Features
 
 LOADERS: dict[Kind, str] = {
@@ -50,33 +58,27 @@ LOADERS: dict[Kind, str] = {
 }
 """Classes of transformers that load a merged model, by the kind of its backbone."""
 
+ExportKind = Literal["peft", "merged", "safetensors"]
+
+FORMAT_VERSION = 1
+MANIFEST = "bayeslora-export.json"
+README = "README.md"
+NOTE = "bayeslora"
+"""Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
+
+EXPORTS = {
+    "peft": Layout("a PEFT checkpoint", MANIFEST),
+    "merged": Layout("a transformers model", MANIFEST),
+}
+"""Directories of exports, by format."""
+
 _POOLING: dict[Pooling, str] = {
     "last": "last real token",
     "mean": "mean over real tokens",
     "first": "first token",
 }
 
-_FILLING = """\
-template = {frame!r}
-
-
-def filled(text, length={length}):
-    # A long text is cut, not the template around it.
-    start = template.index({TEXT!r})
-    while True:
-        whole = template.replace({TEXT!r}, text)
-        tokens = classify.tokenizer(whole, return_offsets_mapping=True)["offset_mapping"]
-        excess = len(tokens) - length
-        if excess <= 0 or not text:
-            return whole
-        end = start + len(text)
-        inside = [low for low, high in tokens if low < end and max(low, start) < high]
-        last = inside[-excess] - start if excess < len(inside) else 0
-        text = text[: min(max(last, 0), len(text) - 1)]
-
-"""
-
-_FIELDS = {TEXT: "text", PAIR: "text_pair"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 # Relative to the largest logit: rounding is far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -91,26 +93,18 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
         number: Number of the member, from 1; None for a single network.
 
     Raises:
-        InputError: There are several members and `number` is None, or there is no such member.
+        InputError: There are several members and `number` is None, or there is no such member; or
+            the classifier is from another library.
     """
-    name = method_name(network.record)
-    if isinstance(network.encoder, FinalLayerEncoder) and network.is_adapted:
-        raise InputError(
-            f"{name} uses the adapters of a PEFT checkpoint, which needs no export: "
-            f"{network.record.backbone['name']}; only adapters that were fitted here can be "
-            "exported"
-        )
-    count = len(network.members)
+    encoder_of(network)
+    name, count = method_name(network.record), len(network.members)
     if number is None and count > 1:
         raise InputError(
             f"{name} has {count} networks; choose one: member=1 to {count} (--member)",
             code="several-networks",
         )
     if number is not None and count == 1 and not network.posterior.has_members:
-        raise InputError(
-            f"{name} is not an ensemble, so it has no members to choose from; leave "
-            f"member={number} (--member) out"
-        )
+        raise InputError(f"{name} is no ensemble: leave member={number} (--member) out")
     number = 1 if number is None else number
     if as_whole(number) is None or not 1 <= number <= count:
         raise InputError(f"member must be a whole number from 1 to {count}, got {number!r}")
@@ -125,6 +119,80 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
         network.load_trained_state(network.members[0])
 
 
+def encoder_of(network: Network) -> Encoder:
+    """Return the encoder of a network that was fitted here.
+
+    Raises:
+        InputError: The classifier is from another library.
+    """
+    encoder = network.encoder
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"{method_name(network.record)} is a classifier of another library, in which nothing "
+            f"was trained here: use {network.record.backbone['name']} itself"
+        )
+    return encoder
+
+
+def check_export(
+    path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: Sequence[str | Path] = ()
+) -> None:
+    """Raise InputError if a network cannot be exported to `path`; nothing is written.
+
+    Args:
+        path: Target of the export.
+        kind: Kind of the export.
+        overwrite: Whether an export of the same kind may be replaced.
+        inputs: Paths that it is made from, which must not be overwritten.
+
+    Raises:
+        InputError: The target exists and may not be replaced, is not one of our exports, or
+            contains an input.
+    """
+    target = Path(path)
+    if kind == "safetensors" and target.suffix != ".safetensors":
+        raise InputError(f"format 'safetensors' needs the extension .safetensors: {target.name!r}")
+    refuse_existing(target, overwrite=overwrite)
+    refuse_inputs(target, *inputs)
+    if kind != "safetensors":
+        refuse_target(target, EXPORTS[kind], overwrite=overwrite)
+    check_writable(target)
+
+
+@contextmanager
+def _directory(
+    network: Network, directory: str | Path, kind: ExportKind, *, overwrite: bool
+) -> Iterator[Path]:
+    """Yield a directory that replaces `directory` with a marker and its list of files at the end.
+
+    Raises:
+        InputError: As `check_export`.
+    """
+    inputs = directories(network.encoder.backbone.name)
+    check_export(directory, kind, overwrite=overwrite, inputs=inputs)
+    with (
+        atomic_directory(directory, EXPORTS[kind], overwrite=overwrite) as temporary,
+        quiet_transformers(),
+    ):
+        yield temporary
+        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
+        write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
+
+
+def _readme(network: Network, template: str, **facts: Any) -> str:
+    """Return the README of an export: how to load it, and what it is."""
+    record = network.record
+    text = rendered(
+        template,
+        fingerprint=network.fingerprint,
+        frame=record.backbone.get("template"),
+        method=method_name(record),
+        record=record,
+        **facts,
+    )
+    return text.rstrip() + "\n"
+
+
 def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -> None:
     """Write the mean network as a classifier of transformers, for one of `LOADERS`.
 
@@ -134,126 +202,33 @@ def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -
         overwrite: Whether an export there may be replaced.
 
     Raises:
-        InputError: See `check_mergeable` and `check_export`; or no such classifier computes the
-            same function.
+        InputError: See `mean_layer` and `check_export`; or no such classifier computes the same
+            function.
     """
-    weight, encoder = check_mergeable(network), encoder_of(network)
-    with open_export(network, directory, "merged", overwrite=overwrite) as temporary:
-        whole = _classifier(network, export(encoder.model), weight)
+    encoder, weight = encoder_of(network), mean_layer(network)
+    frame = network.record.backbone.get("template")
+    facts: dict[str, Any] = {"length": encoder.max_length}
+    if frame is not None and PAIR in frame:
+        # Concatenated, since a text may contain the name of a field.
+        fields = {TEXT: "text", PAIR: "text_pair"}
+        parts = (fields.get(part, repr(part)) for part in Template(frame).parts if part)
+        facts["joined"] = " + ".join(parts)
+    with _directory(network, directory, "merged", overwrite=overwrite) as temporary:
+        whole = _classifier(network, weight)
         whole.save_pretrained(temporary)
         if encoder.backbone.kind == "vision":
-            encoder.backbone.tokenizer.save_pretrained(temporary, side=whole.config.image_size)
+            facts["side"] = whole.config.image_size
+            encoder.backbone.tokenizer.save_pretrained(temporary, side=facts["side"])
         else:
             tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
             # Keeps the same tokens with truncation=True.
             tokenizer.model_max_length = encoder.max_length
             tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(_readme(network), encoding="utf-8")
-
-
-def _readme(network: Network) -> str:
-    """Return the README: how to predict with transformers, template included."""
-    encoder = encoder_of(network)
-    if encoder.backbone.kind == "vision":
-        side, _ = size_for(encoder.model.config, encoder.max_length)
-        kind, fact = "image", f"Images are resized to {side} × {side} pixels."
-        lines = [
-            'classify = pipeline("image-classification", "PATH OF THIS DIRECTORY")',
-            f'classify("PATH OF AN IMAGE", top_k={len(network.record.classes)})',
-        ]
-    else:
-        kind, fact = "text", f"At most {encoder.max_length} tokens are read."
-        lines, pair_note = _text_lines(network.record.backbone.get("template"), encoder.max_length)
-        fact += pair_note
-    listed = "\n".join(["from transformers import pipeline", "", *lines])
-    return (
-        f"# {kind.capitalize()} classifier for transformers\n\n```python\n{listed}\n```\n\n"
-        f"- Made from: {method_name(network.record)}, fingerprint `{network.fingerprint}`\n"
-        f"- {fact}\n\n"
-        "Uncertainty is not exported: these are the probabilities of the mean network.\n"
-        f"{tasks_words(network)}"
-    )
-
-
-def _text_lines(frame: str | None, length: int) -> tuple[list[str], str]:
-    """Return the lines of code that classify a text in a template, and a note on pairs."""
-    filling: list[str] = []
-    text, pair_note = "text", ""
-    if frame is not None and PAIR in frame:
-        # Concatenated, since a text may contain the name of a field.
-        text = " + ".join(_FIELDS.get(part, repr(part)) for part in Template(frame).parts if part)
-        pair_note = " For longer pairs, truncate the texts, not the template."
-    elif frame is not None:
-        text = "filled(text)"
-        filling = _FILLING.format(frame=frame, TEXT=TEXT, length=length).splitlines()
-    pipeline = 'classify = pipeline("text-classification", "PATH OF THIS DIRECTORY", top_k=None)'
-    return [pipeline, *filling, f"classify({text}, truncation=True)"], pair_note
-
-
-def pooling_words(encoder: Encoder) -> str:
-    """Return which states are the feature."""
-    if encoder.backbone.kind == "vision" and encoder.pooling == "mean":
-        return "mean over patches"
-    return _POOLING[encoder.pooling]
-
-
-def tasks_words(network: Network) -> str:
-    """Return instructions on exported logits of several tasks; empty for one task."""
-    tasks = network.record.tasks
-    if not tasks:
-        return ""
-    return (
-        f"\nThe logits are of the classes of all tasks: {', '.join(tasks)}. A class is named "
-        "`task: class`. Take the softmax over the classes of the row's task only, as in "
-        "training.\n"
-    )
-
-
-def classifier_head(network: Network) -> tuple[str, dict[str, Tensor]]:
-    """Return the prefix and last layer that make an adapter a sequence classifier in PEFT.
-
-    Returns:
-        Prefix of the backbone's modules in the architecture's sequence classifier, such as
-        `model.`, and the tensors of the mean network's last layer.
-
-    Raises:
-        InputError: See `check_mergeable`; or no such classifier computes the same function.
-    """
-    if network.encoder.backbone.kind == "vision":
-        raise InputError(
-            "--head (head) writes the last layer of text decoders only; for images use --format "
-            "merged (export_merged)"
-        )
-    weight = check_mergeable(network)
-    whole = _classifier(network, export(encoder_of(network).model), weight)
-    return f"{whole.base_model_prefix}.", {"score.weight": weight}
-
-
-def export_tensors(network: Network, path: str | Path, *, overwrite: bool) -> None:
-    """Write the tensors of the mean network to one safetensors file.
-
-    Names are those of the backbone with the prefix `backbone.`, and `head.weight` [C, d] for pooled
-    features; the metadata `bayeslora` is JSON with the classes, the pooling and the maximal text
-    length.
-
-    Raises:
-        InputError: See `check_mergeable` and `check_export`.
-    """
-    check_export(path, "safetensors", overwrite=overwrite, inputs=_sources(network))
-    weight = check_mergeable(network)
-    plain = export(encoder_of(network).model)
-    tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
-    tensors["head.weight"] = weight.float()
-    # Copies, since a file cannot hold shared tensors.
-    copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
-    config: Any = encoder_of(network).model.config
-    note = json.dumps({**_note(network), "config": json.loads(config.to_json_string())})
-    with atomic_file(path) as temporary:
-        save_file(copies, str(temporary), metadata={"format": "pt", NOTE: note})
+        (temporary / README).write_text(_readme(network, "merged.md.j2", **facts), encoding="utf-8")
 
 
 @torch.no_grad()
-def check_mergeable(network: Network) -> Tensor:
+def mean_layer(network: Network) -> Tensor:
     """Return the mean last layer [C, d] for unscaled features, in float64.
 
     Raises:
@@ -284,24 +259,9 @@ def check_mergeable(network: Network) -> Tensor:
     )
 
 
-def encoder_of(network: Network) -> Encoder:
-    """Return the encoder of a network that was fitted here.
-
-    Raises:
-        InputError: The classifier is from another library.
-    """
-    encoder = network.encoder
-    if not isinstance(encoder, Encoder):
-        raise InputError(
-            f"{method_name(network.record)} is a classifier of another library, whose weights were "
-            "not changed, so there is nothing to merge"
-        )
-    return encoder
-
-
 @torch.no_grad()
-def _classifier(network: Network, plain: nn.Module, weight: Tensor) -> Any:
-    """Return the architecture's classifier of texts or images around a merged backbone.
+def _classifier(network: Network, weight: Tensor) -> Any:
+    """Return the architecture's classifier of texts or images around the merged backbone.
 
     Raises:
         InputError: There is no such class, or running it shows that it computes something else.
@@ -309,12 +269,10 @@ def _classifier(network: Network, plain: nn.Module, weight: Tensor) -> Any:
     import transformers
 
     encoder = encoder_of(network)
-    kind = encoder.backbone.kind
+    plain, kind = export(encoder.model), encoder.backbone.kind
     if kind == "encoder":
-        raise _no_classifier(
-            network,
-            "the states of an encoder are averaged here, but pooled by a layer of its own there",
-        )
+        reason = "an encoder's states are averaged here, but pooled by a layer of its own there"
+        raise _no_classifier(network, reason)
     config: Any = copy.deepcopy(plain.config)
     config.id2label = dict(enumerate(network.record.classes))
     config.label2id = {name: index for index, name in config.id2label.items()}
@@ -324,32 +282,21 @@ def _classifier(network: Network, plain: nn.Module, weight: Tensor) -> Any:
         state |= _positions(plain, config.image_size)
     else:
         config.pad_token_id = encoder.backbone.tokenizer.pad_token_id
+    make: Any = getattr(transformers, LOADERS[kind]).from_config
     try:
-        make: Any = getattr(transformers, LOADERS[kind]).from_config
         whole: Any = make(config, dtype=next(plain.parameters()).dtype)
-    except ValueError:
-        whole = None
-    last = getattr(whole, "classifier" if kind == "vision" else "score", None)
-    if _takes(last, weight, kind):
-        if not _load(whole.base_model, state):
-            raise _no_classifier(
-                network, f"the tensors of {type(plain).__name__} do not fit {type(whole).__name__}"
-            )
-        _set_weight(last, weight, encoder.pooling)
-        whole.to(encoder.backbone.device).eval()
-        if _agrees(network, encoder, whole):
-            return whole
-    if kind == "vision" and whole is not None:
-        is_mean = getattr(config, "use_mean_pooling", False)
-        other = "the normalised mean over patches" if is_mean else "another feature"
-        raise _no_classifier(
-            network,
-            f"the last layer of {type(whole).__name__} reads {other}, not the "
-            f"{pooling_words(encoder)}",
+        own = whole.base_model.state_dict()
+        whole.base_model.load_state_dict(
+            {name: item for name, item in state.items() if "pooler" not in name or name in own}
         )
-    raise _no_classifier(
-        network, f"the one for {type(plain).__name__} is missing or computes something else"
-    )
+        last = whole.get_submodule("classifier" if kind == "vision" else "score")
+        _set_weight(last, weight, encoder.pooling)
+    except (AttributeError, RuntimeError, ValueError) as error:  # no such class, or other shapes
+        raise _no_classifier(network, first_line(error)) from None
+    if not _agrees(network, encoder, whole.to(encoder.backbone.device).eval()):
+        reason = f"{type(whole).__name__} does not read the {pooling_words(encoder)}"
+        raise _no_classifier(network, reason)
+    return whole
 
 
 def _no_classifier(network: Network, reason: str) -> InputError:
@@ -373,32 +320,14 @@ def _positions(plain: Any, side: int) -> dict[str, Tensor]:
     return {"embeddings.position_embeddings": positions}
 
 
-def _load(backbone: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Load a backbone's tensors, except those of a pooler it lacks; return whether they fit."""
-    own = backbone.state_dict()
-    used = {name: item for name, item in state.items() if "pooler" not in name or name in own}
-    try:
-        backbone.load_state_dict(used)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _takes(layer: Any, weight: Tensor, kind: Kind) -> bool:
-    """Return whether the last layer of a classifier can have a weight [C, d] and no bias.
-
-    That of an image classifier may read the class token followed by the mean over patches.
-    """
-    if not isinstance(layer, nn.Linear):
-        return False
-    if kind == "vision":
-        num_classes, width = weight.shape
-        return layer.out_features == num_classes and layer.in_features in (width, 2 * width)
-    return layer.weight.shape == weight.shape and layer.bias is None
-
-
 def _set_weight(layer: Any, weight: Tensor, pooling: Pooling) -> None:
-    if layer.in_features > weight.shape[1]:
+    """Give a linear layer a weight [C, d]; it may read the class token and the mean over patches.
+
+    Raises:
+        AttributeError: The layer is not linear.
+        RuntimeError: Its shape is another.
+    """
+    if layer.in_features == 2 * weight.shape[1]:
         nothing = torch.zeros_like(weight)
         weight = torch.cat([nothing, weight] if pooling == "mean" else [weight, nothing], 1)
     layer.weight.copy_(weight)
@@ -417,80 +346,173 @@ def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
     return bool((logits.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _note(network: Network) -> dict[str, Any]:
-    return {
+def pooling_words(encoder: Encoder) -> str:
+    """Return which states are the feature."""
+    if encoder.backbone.kind == "vision" and encoder.pooling == "mean":
+        return "mean over patches"
+    return _POOLING[encoder.pooling]
+
+
+def export_tensors(network: Network, path: str | Path, *, overwrite: bool) -> None:
+    """Write the tensors of the mean network to one safetensors file.
+
+    Names are those of the backbone with the prefix `backbone.`, and `head.weight` [C, d] for pooled
+    features; the metadata `bayeslora` is JSON with the classes, the pooling and the maximal text
+    length.
+
+    Raises:
+        InputError: See `mean_layer` and `check_export`.
+    """
+    record, encoder = network.record, encoder_of(network)
+    inputs = directories(encoder.backbone.name)
+    check_export(path, "safetensors", overwrite=overwrite, inputs=inputs)
+    weight, plain = mean_layer(network), export(encoder.model)
+    tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
+    tensors["head.weight"] = weight.float()
+    # Copies, since a file cannot hold shared tensors.
+    copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
+    config: Any = encoder.model.config
+    note = {
         "format_version": FORMAT_VERSION,
-        "classes": list(network.record.classes),
-        "pooling": pooling_words(encoder_of(network)),
-        "max_length": network.encoder.max_length,
-        "template": network.record.backbone.get("template"),
-        **({"tasks": network.record.tasks} if network.record.tasks else {}),
-        "backbone": network.record.backbone["name"],
+        "classes": list(record.classes),
+        "pooling": pooling_words(encoder),
+        "max_length": encoder.max_length,
+        "template": record.backbone.get("template"),
+        **({"tasks": record.tasks} if record.tasks else {}),
+        "backbone": record.backbone["name"],
         "model_fingerprint": network.fingerprint,
+        "config": json.loads(config.to_json_string()),
     }
+    with atomic_file(path) as temporary:
+        save_file(copies, str(temporary), metadata={"format": "pt", NOTE: json.dumps(note)})
 
 
-ExportKind = Literal["peft", "merged", "safetensors"]
+@dataclass(frozen=True)
+class PeftExport:
+    """Description of a written checkpoint.
 
-FORMAT_VERSION = 1
-MANIFEST = "bayeslora-export.json"
-NOTE = "bayeslora"
-"""Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
+    Attributes:
+        loader: The class that loads it, such as `peft.AutoPeftModelForFeatureExtraction`.
+        notes: Further notes for its users, a sentence each.
+    """
 
-EXPORTS = {
-    "peft": Layout("a PEFT checkpoint", MANIFEST),
-    "merged": Layout("a transformers model", MANIFEST),
-}
-"""Directories of exports, by format."""
+    loader: str
+    notes: tuple[str, ...]
 
 
-def check_export(
-    path: str | Path, kind: ExportKind, *, overwrite: bool, inputs: Sequence[str | Path] = ()
-) -> None:
-    """Raise InputError if a network cannot be exported to `path`; nothing is written.
+def write_peft(
+    network: Network, directory: str | Path, *, prefix: str, head: bool, overwrite: bool
+) -> PeftExport:
+    """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
+
+    `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
+    classification with `head`; None if `prefix` names another class. Paths of this machine are
+    useless elsewhere: an embedded backbone is named by its hub id (our reader finds the short name
+    in the metadata of the tensors), and a directory by the hub id in its configuration. A directory
+    without a hub id is named by its path, with a note.
 
     Args:
-        path: Target of the export.
-        kind: Kind of the export.
-        overwrite: Whether an export of the same kind may be replaced.
-        inputs: Paths that it is made from, which must not be overwritten.
+        network: A single network.
+        directory: Output directory.
+        prefix: Prefix of the layers' names in the model that PEFT will wrap.
+        head: Whether to include the mean last layer; `prefix` is then that of the classifier.
+        overwrite: Whether an export there may be replaced.
 
     Raises:
-        InputError: The target exists and may not be replaced, is not one of our exports, or
-            contains an input.
+        InputError: There is no adapter; see `check_export` and `export_peft`; with `head`, see
+            `mean_layer`, or no sequence classifier computes the same function.
     """
-    target = Path(path)
-    if kind == "safetensors" and target.suffix != ".safetensors":
+    record, encoder = network.record, encoder_of(network)
+    if not network.sites:
         raise InputError(
-            "format 'safetensors' needs a file name with the extension .safetensors, got "
-            f"{target.name!r}"
+            f"{method_name(record)} has no low-rank adapter to export as LoRA; use export_merged "
+            "or export_safetensors (--format merged, safetensors) to write its backbone and last "
+            "layer"
         )
-    refuse_existing(target, overwrite=overwrite)
-    refuse_inputs(target, *inputs)
-    if kind != "safetensors":
-        refuse_target(target, EXPORTS[kind], overwrite=overwrite)
-    check_writable(target)
+    task = None if prefix else "FEATURE_EXTRACTION"
+    loader = "PeftModel" if prefix else "AutoPeftModelForFeatureExtraction"
+    last: dict[str, Tensor] = {}
+    if head:
+        if encoder.backbone.kind == "vision":
+            raise InputError(
+                "--head (head) writes the last layer of text decoders only; for images use "
+                "--format merged (export_merged)"
+            )
+        last = {"score.weight": mean_layer(network)}
+        prefix = f"{_classifier(network, last['score.weight']).base_model_prefix}."
+        task, loader = "SEQ_CLS", "AutoPeftModelForSequenceClassification"
+    name = record.backbone["name"]
+    embedded = EMBEDDED_MODELS.get(name)
+    base = embedded.hub_id if embedded else str(encoder.model.name_or_path or name)
+    folder = Path(base).resolve() if Path(base).is_dir() else None
+    if folder is not None:
+        base = _origin(folder) or str(folder)
+    notes = tuple(_notes(network, base, folder, head=head))
+    facts = {
+        "base": base,
+        "head": head,
+        "length": usable_length(encoder.backbone, record.max_length),
+        "loader": loader,
+        "notes": notes,
+        "pooling": pooling_words(encoder),
+    }
+    with _directory(network, directory, "peft", overwrite=overwrite) as temporary:
+        short = name if embedded else None
+        export_peft(network.sites, temporary, base, prefix, last, task_type=task, embedded=short)
+        (temporary / README).write_text(_readme(network, "peft.md.j2", **facts), encoding="utf-8")
+    return PeftExport(f"peft.{loader}", notes)
 
 
-@contextmanager
-def open_export(
-    network: Network, directory: str | Path, kind: ExportKind, *, overwrite: bool
-) -> Iterator[Path]:
-    """Yield a directory that replaces `directory` with a marker and its list of files at the end.
+def _origin(folder: Path) -> str:
+    """Return the hub id in a model directory's configuration, or an empty string."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name = config.get("_name_or_path") if isinstance(config, dict) else None
+    return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
+
+
+def _notes(network: Network, base: str, folder: Path | None, *, head: bool) -> Iterator[str]:
+    """Yield what users of a PEFT checkpoint must know."""
+    backbone, classes = network.record.backbone, network.record.classes
+    if depth := backbone.get("depth"):
+        yield (
+            f"it is for the first {depth} layers of its base: load it with "
+            f"num_hidden_layers={depth}, or its predictions are wrong"
+        )
+    if head:
+        # PEFT's file has no place for the names.
+        yield f"num_labels={len(classes)}; its classes are {visible(','.join(classes))}"
+    else:
+        yield (
+            "it outputs the backbone's states, not classes: the last layer is not included "
+            "(--head adds that of a decoder)"
+        )
+    embedded = EMBEDDED_MODELS.get(backbone["name"])
+    if embedded and embedded.difference:
+        yield (
+            f"its base is {base}; the embedded {backbone['name']} is a copy {embedded.difference}, "
+            "so outputs differ slightly"
+        )
+    if folder is not None:
+        yield (
+            f"its base was read from the directory {visible(str(folder))}: where {base} is missing "
+            "or differs, pass a copy of the directory to peft.PeftModel.from_pretrained"
+        )
+
+
+def peft_spectrum(
+    directory: str | Path, *, backbone: str | None = None, **loading: Any
+) -> list[SiteSpectrum]:
+    """Return the spectrum of every layer that a checkpoint adapts.
+
+    Args:
+        directory: PEFT checkpoint with a LoRA that a plain site can reproduce.
+        backbone: Its base model; None for the one named in the checkpoint.
+        loading: Options of `load_backbone`.
 
     Raises:
-        InputError: As `check_export`.
+        InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
+        MissingAssetError: peft is not installed.
     """
-    check_export(directory, kind, overwrite=overwrite, inputs=_sources(network))
-    with (
-        atomic_directory(directory, EXPORTS[kind], overwrite=overwrite) as temporary,
-        quiet_transformers(),
-    ):
-        yield temporary
-        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
-        write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
-
-
-def _sources(network: Network) -> list[Path]:
-    """Return the directories that an export is made from."""
-    return directories(network.encoder.backbone.name)
+    with quiet_transformers():
+        model = load_backbone(backbone or base_name(str(directory)), **loading).model
+    return [spectrum(site) for site in load_peft(model, directory)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,11 @@ from bayeslora.backbones.load import (
 )
 from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import (
-    IN_MEMORY,
-    SequenceEncoder,
-    load_sequence_classifier,
-    open_classifier,
-)
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier, open_classifier
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
-from bayeslora.engine.network import Members, Network, member_prefix
+from bayeslora.engine.network import Members, Network, member_prefix, under
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line, located
@@ -54,7 +48,8 @@ def saved_model(
     encode: Encode | None = None,
     *,
     progress: bool,
-    **loading: Any,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Network:
     """Return the finished network of a model directory.
 
@@ -64,38 +59,57 @@ def saved_model(
         module: The module, for a model made by `from_module`.
         encode: The function that encodes its texts.
         progress: Whether to show progress bars.
-        **loading: `device` and `trust_remote_code`, as for `load_backbone`.
+        device: A torch device; None takes the GPU if there is one.
+        trust_remote_code: Whether code from the backbone's repository may run.
 
     Raises:
         InputError: The backbone has changed, or a tensor is missing, unexpected, not finite, or of
             another shape or dtype.
     """
-    record = files.record
-    members = _members(files)
-    is_module = record.backbone["kind"] == MODULE
-    if not is_module and (module is not None or encode is not None):
-        raise InputError(
-            f"module is only for models made by from_module; this one loads {backbone!r} by itself"
-        )
+    record, members = files.record, _members(files)
+    known = record.backbone
+    place: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     with quiet_transformers():
-        if record.backbone["kind"] == ADAPTED:
-            network = _adapted(files, backbone, members[0], loading)
-        else:
-            encoder = (
-                _module_encoder(files, module, encode, loading["device"])
-                if is_module
-                else _sequence_encoder(files, str(backbone), loading)
+        if known["kind"] == MODULE:
+            if module is None or encode is None:
+                raise InputError(
+                    f"{files.directory} holds a posterior for a module in memory "
+                    f"({known['name']}): load it in Python with "
+                    "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
+                )
+            layer = known.get("layer")
+            encoder = wrap_module(module, encode, record.classes, layer=layer, device=device)
+            network = _around(encoder, record, str(backbone))
+        elif module is not None or encode is not None:
+            raise InputError(
+                f"module is only for models made by from_module; this one loads {backbone!r} by "
+                "itself"
             )
-            network = _restored(record, encoder, str(backbone))
+        elif known["kind"] == ADAPTED:
+            network = _adapted(files, backbone, members[0], place)
+        else:
+            # The tokenizer that was used may differ from the one in the classifier's directory.
+            network = _around(
+                load_sequence_classifier(
+                    str(backbone),
+                    max_length=record.max_length,
+                    tokenizer=_saved_tokenizer(files, trust_remote_code),
+                    layer=known.get("layer"),
+                    classes=record.classes,
+                    **place,
+                ),
+                record,
+                str(backbone),
+            )
         scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         for tensors in reversed(members):
             _load(network, tensors, files.directory)
     files.warn_unverified()
-    if isinstance(backbone, str) and not is_module:
+    if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
-        record = replace(record, backbone={**record.backbone, "name": lasting_name(backbone)})
+        record = replace(record, backbone={**known, "name": lasting_name(backbone)})
     return network.finished(record, members, progress=progress)
 
 
@@ -103,102 +117,93 @@ def _adapted(
     files: ModelFiles,
     backbone: str | Backbone,
     tensors: Mapping[str, Tensor],
-    loading: Mapping[str, Any],
+    place: Mapping[str, Any],
 ) -> Network:
-    """Return the network of a model that was fitted here, before its tensors are loaded."""
-    record = files.record
-    with located(_location(files.directory)):
-        plan = Plan.of(record)
-    if isinstance(backbone, str):
-        backbone = _load_base(backbone, files, loading)
-    base = read_at(backbone, record.backbone.get("depth"), plan.template)
-    check_backbone(record, base)
-    tokenized = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
-    return build_network(tokenized, plan, len(record.classes), extra=record.head, trained=tensors)
-
-
-def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
-    """Return the backbone of a saved model.
+    """Return the network of a model that was fitted here, before its tensors are loaded.
 
     Raises:
-        InputError: It cannot be loaded; the message says how to pass its new location.
+        InputError: The backbone cannot be loaded; the message says how to pass its new location.
         MissingAssetError: It is an embedded model whose package is not installed.
     """
-    pick_device(loading["device"])  # no other backbone would help
-    try:
-        return load_backbone(name, dtype=files.record.backbone["dtype"], **loading)
-    except MissingAssetError:
-        raise
-    except InputError as error:
-        raise InputError(
-            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; if it has "
-            "moved, pass its new location: backbone=... (--backbone)"
-        ) from None
+    record = files.record
+    with located(str(files.directory)):
+        plan = Plan.of(record)
+    if isinstance(backbone, str):
+        pick_device(place["device"])  # no other backbone would help
+        try:
+            backbone = load_backbone(backbone, dtype=record.backbone["dtype"], **place)
+        except MissingAssetError:
+            raise
+        except InputError as error:
+            raise InputError(
+                f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; if it has "
+                "moved, pass its new location: backbone=... (--backbone)"
+            ) from None
+    base = read_at(backbone, record.backbone.get("depth"), plan.template)
+    check_backbone(record, base)
+    # The weights' fingerprint does not cover the tokenizer, which may have changed since.
+    saved = _saved_tokenizer(files, place["trust_remote_code"])
+    base = base if saved is None else replace(base, tokenizer=saved)
+    return build_network(base, plan, len(record.classes), extra=record.head, trained=tensors)
 
 
-def with_saved_tokenizer(
-    backbone: Backbone, files: ModelFiles, *, trust_remote_code: bool
-) -> Backbone:
-    """Return a backbone with the tokenizer of a model directory, if there is one.
+def _around(encoder: FinalLayerEncoder, record: ModelRecord, name: str) -> Network:
+    """Return the network of a saved model around another library's classifier.
 
-    The weights' fingerprint does not cover it, and the backbone's own may have changed since.
+    Raises:
+        InputError: The classifier has changed.
     """
-    if backbone.kind == "vision":
-        reader = None if files.directory is None else files.directory / READER_FILE
-        saved = reader is not None and reader.is_file()
-        return (
-            replace(backbone, tokenizer=ImageReader.of(str(files.directory))) if saved else backbone
-        )
-    tokenizer = saved_tokenizer(files, trust_remote_code=trust_remote_code)
-    return backbone if tokenizer is None else replace(backbone, tokenizer=tokenizer)
+    check_backbone(record, encoder.backbone)
+    # Their tensors, which the posterior may have rotated, are loaded afterwards.
+    sites = split_peft(encoder.backbone.model, name) if record.adapter else []
+    posterior = Plan.of(record).posterior
+    head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
+    network = Network(encoder, sites, head)
+    network.weights = build_weights(posterior, network, fitted=True)
+    return network.to(encoder.backbone.device)
+
+
+def _saved_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
+    """Return the tokenizer or image reader of a model directory, or None if it has none."""
+    folder = files.directory
+    if folder is not None and (folder / READER_FILE).is_file():
+        return ImageReader.of(str(folder))
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return None
+    return open_source("tokenizer", str(folder), trust_remote_code)
 
 
 def _members(files: ModelFiles) -> Members:
-    count = files.record.num_members
-    prefixes = [member_prefix(member, count) for member in range(count)]
-    members: Members = [{} for _ in prefixes]
-    for name, tensor in {**files.adapter, **files.posterior}.items():
-        member = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
-        if member is None:
-            raise _misfit(files.directory, name, "belongs to no member")
-        key = name.removeprefix(prefixes[member])
-        if not key.startswith(_FORMER):
-            members[member][key] = tensor
-    return members
+    """Return the trained tensors of each member."""
+    count, tensors = files.record.num_members, {**files.adapter, **files.posterior}
+    members = [under(member_prefix(member, count), tensors) for member in range(count)]
+    if sum(map(len, members)) < len(tensors):
+        raise _misfit(files.directory, "a tensor belongs to no member")
+    return [
+        {name: item for name, item in member.items() if not name.startswith(_FORMER)}
+        for member in members
+    ]
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
     network.expect(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise _misfit(directory, name, "is missing")
-        if name not in expected:
-            raise _misfit(directory, name, "is not expected")
-        shape, expected_shape = list(tensors[name].shape), list(expected[name].shape)
-        if shape != expected_shape:
-            raise _misfit(directory, name, f"has shape {shape}, expected {expected_shape}")
+        stored, own = (
+            list(part[name].shape) if name in part else "nothing" for part in (tensors, expected)
+        )
+        if stored != own:
+            raise _misfit(directory, f"{name!r}: expected {own}, got {stored}")
     network.load_trained_state(tensors)
 
 
-def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
-    return InputError(
-        f"{_location(directory)}: its tensors do not match its record: {name!r} {problem}",
-        code="damaged",
-    )
-
-
-def _location(directory: Path | None) -> str:
-    return "the model" if directory is None else str(directory)
+def _misfit(directory: Path | None, problem: str) -> InputError:
+    text = f"{directory or 'the model'}: its tensors do not match its record: {problem}"
+    return InputError(text, code="damaged")
 
 
 def foreign_model(
-    model: str | nn.Module,
-    posterior: Posterior,
-    *,
-    max_length: int,
-    progress: bool,
-    **loading: Any,
+    model: str | nn.Module, posterior: Posterior, *, max_length: int, progress: bool, **loading: Any
 ) -> Network:
     """Return a model around a sequence classifier, with the classifier's weights in its head.
 
@@ -219,7 +224,7 @@ def foreign_model(
         encoder = load_sequence_classifier(model, max_length=max_length, **loading)
         check_max_length(encoder.backbone, max_length)
         sites = split_peft(encoder.backbone.model, str(model)) if split else []
-    network = _unfitted(encoder, FOREIGN, encoder.classes, posterior, sites, progress=progress)
+    network = _unfitted(encoder, FOREIGN, posterior, sites, progress=progress)
     if split:
         adapter = options.as_mapping(peft_adapter(str(model)))
         network.record = replace(network.record, adapter=adapter)
@@ -233,13 +238,12 @@ def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool
         InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
-    return _unfitted(encoder, MODULE, encoder.classes, posterior, [], progress=progress)
+    return _unfitted(encoder, MODULE, posterior, [], progress=progress)
 
 
 def _unfitted(
-    encoder: FinalLayerEncoder,
+    encoder: SequenceEncoder | ModuleEncoder,
     kind: str,
-    classes: Sequence[str],
     posterior: Posterior,
     sites: list[Site],
     *,
@@ -256,70 +260,13 @@ def _unfitted(
     entries["backbone"] |= {"kind": kind, "layer": encoder.layer}
     record = ModelRecord(
         **entries,
-        classes=list(classes),
+        classes=list(encoder.classes),
         columns={"text": "text", "label": "label", "pair": None},
         num_train=0,
         head=head.extra_config(),
         versions=library_versions() | provider(posterior),
     )
     return network.finished(record, progress=progress)
-
-
-def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:
-    """Return the encoder of a saved model around a classifier of transformers."""
-    record = files.record
-    return load_sequence_classifier(
-        name,
-        max_length=record.max_length,
-        # The tokenizer that was used may differ from the one in the classifier's directory.
-        tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
-        layer=record.backbone.get("layer"),
-        classes=record.classes,
-        **loading,
-    )
-
-
-def _module_encoder(
-    files: ModelFiles, module: nn.Module | None, encode: Encode | None, device: str | None
-) -> ModuleEncoder:
-    """Return the encoder of a saved model around its module.
-
-    Raises:
-        InputError: `module` or `encode` is missing.
-    """
-    record = files.record
-    if module is None or encode is None:
-        raise InputError(
-            f"{files.directory} holds a posterior for a module in memory "
-            f"({record.backbone['name']}): load it in Python with "
-            "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
-        )
-    layer = record.backbone.get("layer")
-    return wrap_module(module, encode, record.classes, layer=layer, device=device)
-
-
-def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Network:
-    """Return the network of a saved model around another library's classifier.
-
-    Raises:
-        InputError: The classifier has changed.
-    """
-    check_backbone(record, encoder.backbone)
-    # Their tensors, which the posterior may have rotated, are loaded afterwards.
-    sites = split_peft(encoder.backbone.model, name) if record.adapter else []
-    posterior = Plan.of(record).posterior
-    head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
-    network = Network(encoder, sites, head)
-    network.weights = build_weights(posterior, network, fitted=True)
-    return network.to(encoder.backbone.device)
-
-
-def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
-    """Return the tokenizer of a model directory, or None if it has none."""
-    folder = files.directory
-    if folder is None or not (folder / "tokenizer_config.json").is_file():
-        return None
-    return open_source("tokenizer", str(folder), trust_remote_code)
 
 
 def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
@@ -329,23 +276,15 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
         InputError: It names no source, or the source does not hold its weights.
     """
     name = record.backbone["name"]
-    is_held = False
-    if name != IN_MEMORY:
-        with suppress(InputError):
-            model = open_classifier(name, trust_remote_code)[0]
-            mark = fingerprint(model)
-            check_backbone(record, Backbone(name, model, None, "encoder", mark, torch.float32))
-            is_held = True
-    if not is_held:
+    try:
+        model = open_classifier(name, trust_remote_code)[0]
+        mark = fingerprint(model)
+        check_backbone(record, Backbone(name, model, None, "encoder", mark, torch.float32))
+    except InputError:
         raise InputError(
-            (
-                f"{name!r} does not contain"
-                if name != IN_MEMORY
-                else "no directory or hub id contains"
-            )
-            + " the weights of this classifier in memory: save it with its own save_pretrained and "
-            "pass that directory to from_transformers"
-        )
+            f"{name!r} does not contain the weights of this classifier: save it with its own "
+            "save_pretrained and pass that directory to from_transformers"
+        ) from None
 
 
 def check_backbone(record: ModelRecord, backbone: Backbone) -> None:

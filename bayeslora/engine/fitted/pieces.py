@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import ModelRecord, library_versions
@@ -28,7 +27,6 @@ from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.questions import question_columns
 from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
 from bayeslora.engine.fitted.card import (
-    answering,
     fit_options,
     held_out_words,
     method_name,
@@ -51,45 +49,53 @@ from bayeslora.processes import current
 if TYPE_CHECKING:
     from bayeslora.data.corruptions import Corruption
 
-DEFAULT_LINK = "mc"
+
+class DrawOptions(TypedDict, total=False):
+    """How logits become predictions.
+
+    Attributes:
+        num_samples: Number of posterior draws; by default that of the posterior, and 0 for the
+            mean weights.
+        link: `mc`, `probit` or `bridge`; by default the link that the posterior was tuned with.
+            Refused if the posterior has no choice of link.
+        seed: Seed of the draws; 0 by default.
+        unknown_labels: Handling of labels that are not a class: `error` by default, or `ood` to
+            keep the row unlabelled as out of distribution, with its label in an additional column
+            `unknown_label`.
+    """
+
+    num_samples: int | None
+    link: str | None
+    seed: int
+    unknown_labels: Literal["error", "ood"]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Options that turn logits into predictions.
-
-    Attributes:
-        num_samples: Draws from the posterior; None for its own number, 0 for the mean weights.
-        link: Link from logits to probabilities.
-        seed: Seed of the draws.
-        unknown: How to treat a label that is not a class; `ood` keeps it as a column.
-    """
+    """Checked `DrawOptions`, with the posterior's own link as the default."""
 
     num_samples: int | None
     link: str
     seed: int
-    unknown: Unknown
+    unknown_labels: Unknown
 
     @classmethod
-    def of(
-        cls,
-        posterior: Posterior,
-        *,
-        num_samples: int | None = None,
-        link: str | None = None,
-        seed: int = 0,
-        unknown: Unknown = "error",
-    ) -> Drawing:
-        """Return the options, with the posterior's own link as the default.
+    def of(cls, posterior: Posterior, **options: Unpack[DrawOptions]) -> Drawing:
+        """Return the options for a posterior.
 
         Raises:
             InputError: An option is not allowed.
         """
+        num_samples, link = options.get("num_samples"), options.get("link")
         if num_samples is not None:
             check_draws(posterior, num_samples)
         check_link(posterior, link)
-        chosen = link or posterior.link or DEFAULT_LINK
-        return cls(num_samples, chosen, as_seed(seed), unknown)
+        return cls(
+            num_samples,
+            link or posterior.link or "mc",
+            as_seed(options.get("seed", 0)),
+            options.get("unknown_labels", "error"),
+        )
 
 
 def predict_rows(
@@ -104,7 +110,7 @@ def predict_rows(
         say: Whether to warn about truncated texts.
     """
     drawing = Drawing.of(network.posterior) if drawing is None else drawing
-    labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown))
+    labels = torch.from_numpy(encode_for(network.record, rows, drawing.unknown_labels))
     pieces = predict_pieces(
         network,
         zip(rows.pieces(), torch.split(labels, examples.PIECE), strict=True),
@@ -182,8 +188,7 @@ def predict_texts(
         advance: Called with the number of texts after each batch of a pass.
         features: Features of the texts, if this network has computed them already.
     """
-    posterior = network.posterior
-    draws = drawing.num_samples
+    posterior, draws = network.posterior, drawing.num_samples
     codes = texts.labels.numpy()
     classes = classes_for(network.record, texts.num_options)
     answers = answer(
@@ -196,9 +201,9 @@ def predict_texts(
         seed=drawing.seed,
         advance=advance,
     )
-    unknown = unknown_labels(rows, codes) if drawing.unknown == "ood" else {}
     # Reports show the images of listed rows.
     images = {EXAMPLE_COLUMN: rows.texts} if rows.images else {}
+    unknown = unknown_labels(rows, codes) if drawing.unknown_labels == "ood" else {}
     return to_predictions(
         answers,
         classes,
@@ -223,11 +228,8 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
     format = record.backbone.get("format")
     held_out = held_out_words(record.results)
     return {
-        **method_notes(
-            None if record.adapter is None else record.adapter["name"],
-            answering(record, draws),
-            passes,
-        ),
+        **method_notes(record, draws),
+        "passes": str(passes),
         "fit_seed": str(record.seed),
         "fit_options": fit_options(record),
         "model_fingerprint": network.fingerprint,
@@ -246,6 +248,7 @@ class CheckedRows:
         num_labelled: Number of rows with a label that is a class.
         most_options: Largest number of options of a question; 0 for texts.
         data_hash: Hash of texts and labels, as in a model's record.
+        digest: SHA-256 of ids, texts, labels and further columns of all rows.
         further: Names of the further columns.
         notes: Metadata for the predictions.
     """
@@ -270,54 +273,32 @@ class CheckedRows:
         """
         self._record, self._rows, self._unknown = record, rows, unknown
         self._corruption = corruption
-        self._digest = hashlib.sha256()
         self.source = rows.source
         self.num_rows = self.num_labelled = self.most_options = 0
         self.further: tuple[str, ...] = ()
         self.notes = {} if corruption is None else corruption.notes
-        self.data_hash = data_hash(self._checked())
+        digest = hashlib.sha256()
+        self.data_hash = data_hash(self._counted(digest))
+        self.digest = digest.hexdigest()
 
-    def _checked(self) -> Iterator[Examples]:
-        for piece in self._pieces():
-            self._digest.update(_content(piece))
+    def _counted(self, digest: Any) -> Iterator[Examples]:
+        """Yield all rows once; count them and add them to `digest`."""
+        for piece, labels in self.pieces():
+            fields: list[Any] = [piece.ids, piece.texts, piece.pairs, piece.labels]
+            fields += piece.further.items()
+            fields += [column for column in (piece.choices, piece.history) if column is not None]
+            digest.update(json.dumps(fields).encode())
             self.num_rows += len(piece)
-            self.num_labelled += int((self._codes(piece) >= 0).sum())
+            self.num_labelled += int((labels >= 0).sum())
             self.most_options = max(self.most_options, most_options(piece))
             self.further = tuple(piece.further)
             yield piece
 
-    def _pieces(self) -> Iterator[Examples]:
-        if self._corruption is None:
-            return self._rows.pieces()
-        return map(self._corruption.corrupted, self._rows.pieces())
-
-    def _codes(self, piece: Examples) -> NDArray[np.int64]:
-        return encode_for(self._record, piece, self._unknown)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of ids, texts, labels and further columns of all rows."""
-        return self._digest.hexdigest()
-
-    @property
-    def num_pieces(self) -> int:
-        """Number of pieces of `examples.PIECE` rows."""
-        return -(-self.num_rows // examples.PIECE)
-
-    def piece_size(self, number: int) -> int:
-        """Return the number of rows of a piece, counted from 0."""
-        return min(examples.PIECE, self.num_rows - number * examples.PIECE)
-
     def pieces(self) -> Iterator[LabelledExamples]:
         """Yield the rows in pieces, with the index of each label; -1 if there is none."""
-        for piece in self._pieces():
-            yield piece, torch.from_numpy(self._codes(piece))
-
-
-def _content(rows: Examples) -> bytes:
-    fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
-    fields += [column for column in (rows.choices, rows.history) if column is not None]
-    return json.dumps(fields).encode()
+        for part in self._rows.pieces():
+            piece = part if self._corruption is None else self._corruption.corrupted(part)
+            yield piece, torch.from_numpy(encode_for(self._record, piece, self._unknown))
 
 
 def predict_to_file(
@@ -350,14 +331,12 @@ def predict_to_file(
 
     def claimed() -> list[int]:
         parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
-        return parts.missing(rows.num_pieces)
+        return parts.missing(math.ceil(rows.num_rows / examples.PIECE))
 
     with world.first_holds(lambda: lock(out)):
-        missing = world.first(claimed)
-        remaining = frozenset(missing)
-        todo = (piece for number, piece in enumerate(rows.pieces()) if number in remaining)
-        total = rows.num_rows
-        done = total - sum(rows.piece_size(number) for number in missing)
+        missing, total, size = world.first(claimed), rows.num_rows, examples.PIECE
+        todo = (piece for number, piece in enumerate(rows.pieces()) if number in {*missing})
+        done = total - sum(min(size, total - number * size) for number in missing)
         made = predict_pieces(
             network, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
@@ -378,10 +357,7 @@ def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     return {
         "data": rows.digest,
-        "num_samples": str(drawing.num_samples),
-        "link": drawing.link,
-        "seed": str(drawing.seed),
-        "unknown_labels": drawing.unknown,
+        **{name: str(value) for name, value in asdict(drawing).items()},
         "piece": str(examples.PIECE),
         "versions": versions,
     }

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
@@ -29,7 +28,7 @@ from bayeslora.engine.build import check_combination, check_last_layer, last_lay
 from bayeslora.engine.data import check_images, classes_for, columns_of, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
-from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
+from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
@@ -71,14 +70,10 @@ def check_takes(network: Network, config: Posterior) -> None:
         InputError: `config` cannot be fitted to this network, or there is no single last layer.
     """
     sites, record = network.sites, network.record
-    check_last_layer(
-        config,
-        adapted=network.is_adapted,
-        # Gates that belong to the adapter stay with it.
-        gated_by=network.posterior.name
-        if network.companion is None and any(site.is_gated for site in sites)
-        else "",
-    )
+    # Gates that belong to the adapter stay with it.
+    gated = network.companion is None and any(site.is_gated for site in sites)
+    gated_by = network.posterior.name if gated else ""
+    check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
         check_combination(network.plan.adapter, config)
     check_factors(config, low_rank=all(site.has_factors for site in sites))
@@ -96,13 +91,11 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         config: Options of a posterior that it takes; see `check_takes`.
     """
     record, plan = network.record, network.plan
-    head = last_layer(
-        config,
-        config.start_from(network.head),
-        plan.seed,
-        shared=plan.format == "options",
-    )
-    centre = _prior_mean(network)
+    start, shared = config.start_from(network.head), plan.format == "options"
+    head = last_layer(config, start, plan.seed, shared=shared)
+    centre = network.head.prior_centre()
+    if record.adapter is not None and not record.num_train:  # the language model's answer
+        centre = network.head.mean_weight
     if centre is not None:
         head.set_prior_mean(centre, start=False)
     new = Network(network.encoder, network.sites, head)
@@ -116,14 +109,6 @@ def with_posterior(network: Network, config: Posterior) -> Network:
         versions=record.versions | provider(config),
     )
     return new.finished(changed, network.members, progress=network.progress)
-
-
-def _prior_mean(network: Network) -> Tensor | None:
-    """Return the centre of a posterior's prior: the language model's answer, or None."""
-    head, record = network.head, network.record
-    if record.adapter is not None and not record.num_train:  # before the first label
-        return head.mean_weight
-    return head.prior_centre()
 
 
 def refit(
@@ -156,7 +141,14 @@ def refit(
     fit = final_fit(network, plan, texts, held_texts)
     if config.before_last_layer(fit):
         rows = feature_rows(network, texts)
-    accuracy = _accuracy(network, rows, examples.source)
+    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
+    accuracy = (predicted == rows.targets).double().mean().item()
+    if accuracy == 1 and len(predicted) >= _TELLING_ROWS:
+        logger.warning(
+            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
+            "posterior will be overconfident: use rows that it has not seen",
+            *(examples.source, len(predicted)),
+        )
     chosen = fit_last_layer(network, plan, fit, rows, held_out)
     record = refitted_record(
         network.record,
@@ -178,21 +170,6 @@ def refit(
     network.finished(record, progress=network.progress)
 
 
-def _accuracy(network: Network, rows: Features, source: str) -> float:
-    """Return the accuracy of the mean weights on the training rows; warn if it is perfect."""
-    labels = rows.targets
-    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
-    accuracy = (predicted == labels).double().mean().item()
-    if accuracy == 1 and len(labels) >= _TELLING_ROWS:
-        logger.warning(
-            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
-            "posterior will be overconfident: use rows that it has not seen",
-            source,
-            len(labels),
-        )
-    return accuracy
-
-
 def refitted_record(
     record: ModelRecord,
     network: Network,
@@ -212,8 +189,7 @@ def refitted_record(
         columns: Columns that the rows were read from.
         results: Results of the fit; those on the network are taken over.
     """
-    lasting = ("adapter", LETTER_MASS)
-    of_network = {name: record.results[name] for name in lasting if name in record.results}
+    of_network = {name: value for name, value in record.results.items() if name == "adapter"}
     return replace(
         record,
         columns=columns.recorded(),
@@ -250,8 +226,7 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
         InputError: A label is unknown.
     """
     plan = network.plan
-    read = rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows
-    texts = prepare_rows(network, read)
+    texts = prepare_rows(network, rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows)
     return rows, texts, feature_rows(network, texts)
 
 
@@ -290,17 +265,14 @@ def measured(network: Network, rows: Examples) -> dict[str, Any]:
         "validation_nll": float(scores.nll.mean()),
         "validation_accuracy": float(scores.correct.mean()),
     }
-    if network.record.tasks:
-        names = np.asarray(predictions.columns[TASK])
-        metrics["validation_tasks"] = {
-            task: {
-                "nll": float(scores.nll[names == task].mean()),
-                "accuracy": float(scores.correct[names == task].mean()),
-                "num_rows": int((names == task).sum()),
+    for task in network.record.tasks:
+        own = np.asarray(predictions.columns[TASK]) == task
+        if own.any():
+            metrics.setdefault("validation_tasks", {})[task] = {
+                "nll": float(scores.nll[own].mean()),
+                "accuracy": float(scores.correct[own].mean()),
+                "num_rows": int(own.sum()),
             }
-            for task in network.record.tasks
-            if (names == task).any()
-        }
     return metrics
 
 
@@ -325,9 +297,7 @@ def say_too_wide(network: Network, rows: Known) -> None:
         logger.warning(
             "%s: NLL is %.3f nats with the posterior's spread and %.3f at its mean: the prior "
             "is too wide; choose its scale or precision on validation rows",
-            rows[0].source,
-            drawn.mean(),
-            mean.mean(),
+            *(rows[0].source, drawn.mean(), mean.mean()),
         )
 
 
@@ -359,7 +329,13 @@ def for_new_classes(
         )
     check_images(rows, images=columns_of(record).images)
     check_last_layer(posterior, adapted=False)
-    merged = _merge_of(fitted, adapter)
+    merged = None if record.adapter is None else fitted.plan.adapter
+    if adapter is not None:
+        if merged is None or type(adapter) is not type(merged):
+            raise InputError(
+                f"{method_name(record)} has no pool of adapters to merge; leave adapter out"
+            )
+        merged = merged.for_new_classes(adapter)
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
     network = _with_head(fitted, posterior, len(classes))
@@ -368,7 +344,9 @@ def for_new_classes(
     variants: Sequence[Callable[[], None]] = [lambda: None]
     if merged is not None and merged.trains_itself:
         variants = merged.variants(network, support)
-    scores = settled_scores(None, posterior) if len(variants) == 1 and _differ(labels) else ()
+    # Distances between rows need a class with several.
+    differ = bool((torch.bincount(labels) > 1).any())
+    scores = settled_scores(None, posterior) if len(variants) == 1 and differ else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
     fit = Training(network, plan, support)
     members, fits = [], []
@@ -390,34 +368,12 @@ def for_new_classes(
     return network.finished(new_record, members, progress=fitted.progress)
 
 
-def _merge_of(fitted: Network, adapter: Adapter | None) -> Adapter | None:
-    """Return the adapter options of the fit, with the requested merge, if any.
-
-    Raises:
-        InputError: The options differ from those of the fit in more than the merge.
-    """
-    known = None if fitted.record.adapter is None else fitted.plan.adapter
-    if adapter is None:
-        return known
-    if known is None or type(adapter) is not type(known):
-        raise InputError(
-            f"{method_name(fitted.record)} has no pool of adapters to merge; leave adapter out"
-        )
-    return known.for_new_classes(adapter)
-
-
-def _differ(labels: torch.Tensor) -> bool:
-    """Return whether a class has several rows, as distances between rows need."""
-    return bool((torch.bincount(labels) > 1).any())
-
-
 def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:
     """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
     encoder = fitted.encoder
     shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]
-    network = copy.deepcopy(fitted, {id(item): item for item in shared})
-    size, seed = network.encoder.num_features, fitted.record.seed
-    head = build_head(posterior, size, num_classes, seed=seed)
-    network = Network(network.encoder, network.sites, head)
+    copied = copy.deepcopy(fitted, {id(item): item for item in shared})
+    head = build_head(posterior, encoder.num_features, num_classes, seed=fitted.record.seed)
+    network = Network(copied.encoder, copied.sites, head)
     return network.to(fitted.feature_scale.device).eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -128,18 +127,11 @@ def _of_questions(
             f"{whole.name} is an encoder, which cannot choose between options without labels; "
             "choose a decoder"
         )
-    mass = formats.letter_mass(plan, network, whole, rows)
-    return _answering(network, plan, cut, classes, columns, results=mass)
+    return _answering(network, plan, cut, classes, columns)
 
 
 def _answering(
-    network: Network,
-    plan: Plan,
-    cut: Backbone,
-    classes: Sequence[str],
-    columns: DataColumns,
-    *,
-    results: Mapping[str, Any] | None = None,
+    network: Network, plan: Plan, cut: Backbone, classes: Sequence[str], columns: DataColumns
 ) -> Network:
     """Return the classifier for a network whose last layer is the language model's answer."""
     read_as = replace(plan, depth=cut.depth or ALL_LAYERS, template=cut.template or Template(RAW))
@@ -149,12 +141,7 @@ def _answering(
         columns=columns.recorded(),
         num_train=0,
         head=network.head.extra_config(),
-        results={
-            "prior_factor": 1.0,
-            "posterior": {"prior_share": 1.0},
-            "history": [],
-            **(results or {}),
-        },
+        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
         versions=library_versions(),
     )
     return network.finished(record, progress=plan.progress)
@@ -194,8 +181,7 @@ def _words(classes: list[str], plan: Plan) -> list[str]:
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different class names, got {classes}")
     words = class_words(classes, _mapping(plan))
-    mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
-    if mute:
+    if mute := [text for text in words if not says_something(text)]:
         logger.warning(
             "the words %s do not describe a class to a language model; give others: verbaliser "
             "(--verbaliser CLASS=WORDS)",

@@ -6,8 +6,8 @@ import json
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.checkpoint import CHECKPOINT, FORMAT_VERSION, INTERRUPTED, LAYOUTS
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.progress import Report, tracker
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.io.directories import atomic_directory, refuse_target
 from bayeslora.io.files import atomic_file, read_json, real_path, remove, write_json
 from bayeslora.plain_text import counted
+from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.engine.training.starts import ClassPrior
@@ -99,19 +99,42 @@ class Training:
         companion = self.network.companion
         return {} if companion is None else companion.figures(self.train.columns)
 
-    def tracker(self) -> AbstractContextManager[Report]:
-        """Return the tracker: a run in the project named as the output directory."""
-        plan, project, run = self.plan, "bayeslora", self.title
+    @contextmanager
+    def tracker(self) -> Iterator[Callable[[Mapping[str, float], int], object]]:
+        """Yield a function that sends figures at a step to the tracker that was chosen, if any.
+
+        The run is in the project, or experiment, named as the output directory. Files of
+        TensorBoard are written to `runs/PROJECT/RUN`.
+        """
+        name = self.settings.report_to
+        if name is None or not current().is_first:
+            yield lambda *_: None
+            return
+        from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
+
+        project, run = "bayeslora", self.title
         if self.directory is not None:
             project, run = self.directory.parent.parent.name, self.directory.name
-        options: dict[str, str | int] = {
-            "adapter": plan.adapter.name,
-            "posterior": plan.posterior.name,
-            "epochs": plan.training.epochs,
-            "batch_size": plan.training.batch_size,
-            "seed": plan.seed,
+        makers: dict[str, Callable[[], Any]] = {
+            "tensorboard": lambda: TensorBoardTracker(f"{project}/{run}", "runs"),
+            "wandb": lambda: WandBTracker(project, name=run),
+            "mlflow": lambda: MLflowTracker(project, run_name=run),
         }
-        return tracker(plan.training.report_to, project, run, options)
+        made = makers[name]()
+        made.start()
+        made.store_init_configuration(
+            {
+                "adapter": self.plan.adapter.name,
+                "posterior": self.plan.posterior.name,
+                "epochs": self.settings.epochs,
+                "batch_size": self.settings.batch_size,
+                "seed": self.plan.seed,
+            }
+        )
+        try:
+            yield lambda figures, step: made.log(dict(figures), step=step)
+        finally:
+            made.finish()
 
 
 @dataclass
@@ -187,9 +210,7 @@ _CHECKPOINT_FORMAT = 3
 """1 was a directory per epoch; 2 had other names of tensors."""
 
 
-def read_checkpoint(
-    directory: Path | None,
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the checkpoint of a network's directory; None if there is none that can be read.
 
     Returns:
@@ -261,7 +282,6 @@ def together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: together(item, tensors) for key, item in value["dict"]}
 
 
-_MARK = INTERRUPTED
 _WORK = "checkpoints"
 
 
@@ -281,17 +301,17 @@ def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fal
         InputError: As `refuse`.
     """
     refuse(out, identity, overwrite=overwrite)
-    folder = real_path(out)
-    expected = _plain(identity)
+    folder, expected = real_path(out), _plain(identity)
+    mark, work = folder / INTERRUPTED, folder / _WORK
     if not folder.exists():
         with atomic_directory(folder) as temporary:
-            write_json(temporary / _MARK, expected)
-    elif not _same(folder / _MARK, expected):
+            write_json(temporary / INTERRUPTED, expected)
+    elif _differences(_content(mark), expected):
         # Before the new mark, under which checkpoints of another fit would count as ours.
-        remove(folder / _WORK)
-        write_json(folder / _MARK, expected)
-    (folder / _WORK).mkdir(exist_ok=True)
-    return folder / _WORK
+        remove(work)
+        write_json(mark, expected)
+    work.mkdir(exist_ok=True)
+    return work
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -301,15 +321,13 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
         InputError: `out` holds something else and `overwrite` is false, or it holds a file of
             neither a model nor an interrupted fit, which is never deleted.
     """
-    folder = Path(out)
-    mark = folder / _MARK
-    is_fit = _content(mark) is not None
-    refuse_target(folder, *LAYOUTS, overwrite=overwrite or is_fit)
-    if not overwrite and is_fit and not _same(mark, _plain(identity)):
+    known = _content(Path(out) / INTERRUPTED)
+    refuse_target(Path(out), *LAYOUTS, overwrite=overwrite or known is not None)
+    other = _differences(known, _plain(identity))
+    if other and known is not None and not overwrite:
         raise InputError(
-            f"{folder} contains an interrupted fit with another "
-            f"{', '.join(_differences(mark, _plain(identity)))}; repeat its options, choose "
-            "another --out, or pass --overwrite",
+            f"{out} contains an interrupted fit with another {', '.join(other)}; repeat its "
+            "options, choose another --out, or pass --overwrite",
             code="another-fit",
         )
 
@@ -321,7 +339,7 @@ def abandon(out: str | Path) -> None:
         out: As for `claim`, which this process has called.
     """
     folder = real_path(out)
-    (folder / _MARK).unlink(missing_ok=True)
+    (folder / INTERRUPTED).unlink(missing_ok=True)
     remove(folder / _WORK)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -333,14 +351,10 @@ def _plain(identity: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps({**formats, **identity}))
 
 
-def _same(mark: Path, expected: Mapping[str, Any]) -> bool:
-    return _content(mark) is not None and not _differences(mark, expected)
-
-
-def _differences(mark: Path, expected: Mapping[str, Any]) -> list[str]:
+def _differences(known: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
+    """Return the keys of an identity that a mark has otherwise, or that it lacks."""
     # Unknown keys are not compared, such as the backbone's fingerprint before it is loaded.
-    content = _content(mark) or {}
-    return [key for key in expected if content.get(key) != expected[key]]
+    return [key for key in expected if known is None or known.get(key) != expected[key]]
 
 
 def _content(mark: Path) -> dict[str, Any] | None:

@@ -81,11 +81,10 @@ def fit_frozen(fit: Training) -> FitResult:
     network.eval()
     last = final_fit(network, plan, fit.train, fit.validation)
     plan.posterior.before_last_layer(last)
-    states = [
-        (texts, *_states(network, texts, shown=plan.progress))
-        for texts in (fit.train, fit.validation)
-        if texts is not None
-    ]
+    states = []
+    for texts in filter(None, (fit.train, fit.validation)):
+        with last.open_bar("features", len(texts)) as advance:
+            states.append((texts, *network.encoder.features_and_middle(texts, advance=advance)))
     features = states[0][1]
     network.feature_scale.fill_(network.encoder.root_mean_square(features))
     factor = None if fit.prior is None else fit.prior.centre(network, fit.train, features)
@@ -97,18 +96,8 @@ def fit_frozen(fit: Training) -> FitResult:
     return FitResult(posterior=chosen, prior_factor=factor)
 
 
-def _states(network: Network, texts: PreparedTexts, *, shown: bool) -> tuple[Tensor, Tensor | None]:
-    """Return features of texts, and their states in the middle of the backbone."""
-    with progress_bar("features", len(texts), shown=shown, unit="text") as advance:
-        return network.encoder.features_and_middle(texts, advance=advance)
-
-
 def fit_last_layer(
-    network: Network,
-    plan: Plan,
-    fit: FinalFit,
-    train: Features,
-    held_out: Features | None,
+    network: Network, plan: Plan, fit: FinalFit, train: Features, held_out: Features | None
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the trained adapter; return its chosen options.
 
@@ -135,7 +124,11 @@ def fit_last_layer(
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows, no scale of the logits can be chosen")
-        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
+        head = network.head
+        drawing = {} if head.config is None else head.config.drawing
+        answers = [(head.predict(held_out), held_out.targets)]
+        logit_scale = best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
+        chosen["logit_scale"] = logit_scale
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
     if plan.feature_scores is None or plan.feature_scores:
@@ -147,13 +140,6 @@ def fit_last_layer(
             seed=plan.seed,
         )
     return chosen if network.weights is None else chosen | network.weights.report()
-
-
-def scale_by(head: LastLayer, held_out: Features) -> float:
-    """Return the factor of a fitted head's logits with the lowest NLL on held-out rows."""
-    drawing = {} if head.config is None else head.config.drawing
-    answers = [(head.predict(held_out), held_out.targets)]
-    return best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
 
 
 def scale_logits(network: Network, factor: float) -> float:
@@ -193,21 +179,17 @@ def fit_head(network: Network, train: Features, held_out: Features | None) -> No
         InputError: The features are not finite, or their scale is out of range.
     """
     square = train.values.double().square().sum(-1).mean().item()
-    _check_scale(math.sqrt(square))
-    if isinstance(network.encoder, FinalLayerEncoder):
-        # Features of another library have their own scale.
-        network.head.set_mean_sq_norm(square)
-    network.head.fit(train, held_out)
-
-
-def _check_scale(norm: float) -> None:
-    """Raise InputError if products of the features would overflow or vanish."""
-    if not _LEAST_NORM <= norm <= _GREATEST_NORM:
+    norm = math.sqrt(square)
+    if not _LEAST_NORM <= norm <= _GREATEST_NORM:  # their products would overflow or vanish
         raise DivergedError(
             f"the features have a root mean square norm of {norm:.3g}, for which the curvature of "
             f"the last layer is not finite; it must be from {_LEAST_NORM:g} to "
             f"{_GREATEST_NORM:g}: rescale the inputs of the last layer"
         )
+    if isinstance(network.encoder, FinalLayerEncoder):
+        # Features of another library have their own scale.
+        network.head.set_mean_sq_norm(square)
+    network.head.fit(train, held_out)
 
 
 def final_fit(

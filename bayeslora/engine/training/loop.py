@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.network import Collator, LengthBatchSampler, Network, set_feature_scale, under
+from bayeslora.engine.network import LengthBatchSampler, Network, collate, set_feature_scale, under
 from bayeslora.engine.progress import open_bar
 from bayeslora.engine.training.base import (
     FitResult,
@@ -57,6 +58,9 @@ def train_network(fit: Training) -> FitResult:
     network = fit.network
     torch.manual_seed(fit.plan.seed)
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
+    if checkpoint is not None:
+        done = (checkpoint[1]["epoch"], fit.settings.epochs)
+        logger.info("%s: resumed after epoch %d of %d", fit.title, *done)
     _begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
     set_feature_scale(network, fit.train)
     factor = None
@@ -169,14 +173,14 @@ class Loop:
         loader: DataLoader[Batch] = DataLoader(
             range(fit.num_train),  # type: ignore[arg-type]
             batch_sampler=self._batches,
-            collate_fn=Collator(fit.train),
+            collate_fn=partial(collate, fit.train),
             # Copied while the GPU still works on the previous step.
             pin_memory=device.type == "cuda",
         )
         network.zero_grad()
         with (
             open_bar(
-                title if fit.plan.progress else None, fit.num_steps, unit="step", done=self.step
+                title, fit.num_steps, shown=fit.plan.progress, unit="step", done=self.step
             ) as bar,
             fit.tracker() as report,
             ExitStack() as stack,

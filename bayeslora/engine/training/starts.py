@@ -142,12 +142,7 @@ class LinearProbes:
 
 
 def best_prior_scale(
-    rows: Features,
-    num_classes: int,
-    seed: int,
-    prior_mean: Tensor | None = None,
-    *,
-    folds: int = 1,
+    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None, *, folds: int = 1
 ) -> tuple[float, float]:
     """Return the τ of `SCALES` with the lowest NLL on held-out rows, and this NLL in nats per row.
 
@@ -292,7 +287,14 @@ class ClassPrior:
         if fresh and encoder.backbone.depth is None and encoder.pooling == "last":
             weight = without_mean_answer(weight, states)
             return weight, _plus(states @ weight.T, known), np.arange(len(states))
-        whole = self._whole(encoder)
+        # The whole model's last states start from the cached ones.
+        whole = Encoder(
+            self.whole,
+            layers_path=find_layers(self.whole.model)[0],
+            start=encoder.first_running_layer,
+            max_length=encoder.max_length,
+            pooling="last",
+        )
         # Evenly spaced, since rows may be sorted by class.
         rows = np.linspace(0, len(states) - 1, min(len(states), _ENOUGH_TEXTS)).round().astype(int)
         below = states[rows]
@@ -308,17 +310,6 @@ class ClassPrior:
         logits = above @ weight.T
         weight = lens(below, logits - logits.mean(1, keepdim=True))
         return without_mean_answer(weight, states), answers, rows
-
-    def _whole(self, encoder: Encoder) -> Encoder:
-        """Return an encoder for the whole model's last states, starting from the cached ones."""
-        path, _ = find_layers(self.whole.model)
-        return Encoder(
-            self.whole,
-            layers_path=path,
-            start=encoder.first_running_layer,
-            max_length=encoder.max_length,
-            pooling="last",
-        )
 
 
 def _last_states(
