@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 33816,
+    "code lines": 33792,
     "modules": 215,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,17 +33,17 @@ LIMITS = {
     "modules that predict loads": 112,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29823,
+    "words of the docs": 29795,
 }
 ROOMS = {
-    ".": 2515,
+    ".": 2498,
     "adapters": 1329,
     "backbones": 2572,
     "cli": 2636,
     "contrib": 2351,
     "data": 2145,
     "engine": 4550,
-    "experiments": 1207,
+    "experiments": 1200,
     "io": 487,
     "metrics": 3255,
     "posteriors": 4973,
