@@ -309,7 +309,12 @@ class BayesianClassifier:
         return self
 
     def predict(
-        self, data: Any, *, keep: str | Sequence[str] = (), **options: Unpack[DrawOptions]
+        self,
+        data: Any,
+        *,
+        keep: str | Sequence[str] = (),
+        label_column: str | None = None,
+        **options: Unpack[DrawOptions],
     ) -> Predictions:
         """Return class probabilities and uncertainties of each row.
 
@@ -321,6 +326,7 @@ class BayesianClassifier:
                 any other string is a text to classify. `[text]` is always a text.
             keep: Data columns to copy to the predictions, such as the source of a row, for scores
                 by group, or its text.
+            label_column: Column of the labels, if it has another name than in the training data.
             **options: `num_samples`, `link`, `seed` and `unknown_labels`, see `DrawOptions`.
 
         Raises:
@@ -328,7 +334,8 @@ class BayesianClassifier:
         """
         check_keywords("predict", options, DrawOptions)
         network = self._calibrated()
-        rows = read_for(self.record, data, columns_of(self.record), keep=keep)
+        columns = columns_of(self.record).renamed(label=label_column)
+        rows = read_for(self.record, data, columns, keep=keep)
         say_fitted_to(self.record, data_hash(rows), rows.source)
         return predict_rows(network, rows, Drawing.of(network.posterior, **options))
 
@@ -351,6 +358,7 @@ class BayesianClassifier:
         out: str | Path,
         *,
         keep: str | Sequence[str] = (),
+        label_column: str | None = None,
         overwrite: bool = False,
         **options: Unpack[DrawOptions],
     ) -> None:
@@ -363,6 +371,7 @@ class BayesianClassifier:
             data: As for `predict`.
             out: A `.parquet`, `.csv` or `.jsonl` file.
             keep: As for `predict`.
+            label_column: As for `predict`.
             overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
             **options: As for `predict`.
 
@@ -377,7 +386,8 @@ class BayesianClassifier:
         refuse_inputs(out, *_files(data))
         network = self._calibrated()
         drawing = Drawing.of(network.posterior, **options)
-        stream = stream_for(self.record, data, columns_of(self.record), keep=keep)
+        columns = columns_of(self.record).renamed(label=label_column)
+        stream = stream_for(self.record, data, columns, keep=keep)
         rows = CheckedRows(self.record, stream, drawing.unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)
 

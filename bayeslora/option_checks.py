@@ -104,8 +104,6 @@ Format = Literal["letters", "options"]
 Pooling = Literal["first", "last", "mean"]
 """State used as feature: of the first token, of the last, or the mean over tokens."""
 
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-"""Choices of the frozen weights' data type."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 """How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)
@@ -299,7 +297,7 @@ def meanings(cls: type[Any]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, Options):
-            texts |= _docstrings(base.__module__).get(base.__name__, {})
+            texts |= field_docstrings(base.__module__).get(base.__name__, {})
     return {
         name: _BRACES.sub(lambda word: f"{getattr(cls, word[1], word[0])}", texts[name])
         for name in names
@@ -321,25 +319,27 @@ _BRACES = re.compile(r"\{(\w+)\}")
 
 
 @cache
-def _docstrings(module: str) -> dict[str, dict[str, str]]:
+def field_docstrings(module: str) -> dict[str, dict[str, str]]:
     """Return the docstrings of the fields of each class in a module's source."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError):  # typed at a prompt
         return {}
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    return {node.name: field_texts(node) for node in classes}
+
+
+def field_texts(node: ast.ClassDef) -> dict[str, str]:
+    """Return the docstrings of the fields of a class, by name."""
     return {
-        node.name: {
-            field.target.id: " ".join(text.value.value.split())
-            for field, text in pairwise(node.body)
-            if isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and not ast.unparse(field.annotation).startswith("ClassVar")
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-            and isinstance(text.value.value, str)
-        }
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(node.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and not ast.unparse(field.annotation).startswith("ClassVar")
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
     }
 
 

@@ -96,16 +96,11 @@ def refuse_idle(owner: str, config: Any, names: Iterable[str]) -> None:
     for name in names:
         pairs = needs.get(name, ())
         is_default = getattr(config, name) == getattr(type(config), name, None)
-        if (
-            not pairs
-            or is_default
-            or any(getattr(config, option) == value for option, value in pairs)
-        ):
-            continue
-        requirement = " or ".join(f"{option}={value}" for option, value in pairs)
-        raise InputError(
-            f"{owner}: {name} has no effect without {requirement}; leave it out", code="no-effect"
-        )
+        has_effect = any(getattr(config, option) == value for option, value in pairs)
+        if pairs and not is_default and not has_effect:
+            requirement = " or ".join(f"{option}={value}" for option, value in pairs)
+            message = f"{owner}: {name} has no effect without {requirement}; leave it out"
+            raise InputError(message, code="no-effect")
 
 
 def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
@@ -142,20 +137,12 @@ def parsed(owner: str, text: str) -> dict[str, Any]:
             options[key] = [*values, _number(key, load_yaml(part))]
             continue
         key = name.strip()
-        if not equals:
-            raise InputError(f"{owner}: expected key=value, got {part!r}")
-        if not raw.strip():
-            raise InputError(
-                f"{owner}: {key} must have a value, {key}=VALUE, got {part.strip()!r}; leave it "
-                "out for the default"
-            )
-        try:
-            value = load_yaml(raw)
-        except InputError as error:
-            raise InputError(f"{owner}: {key} {error}") from None
+        if not equals or not raw.strip():
+            raise InputError(f"{owner}: expected key=value, got {part.strip()!r}")
         if key in options:
             raise InputError(f"{owner}: option {key!r} is given twice")
-        options[key] = _number(key, value)
+        with located(f"{owner}: {key}"):
+            options[key] = _number(key, load_yaml(raw))
     return options
 
 

@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 33792,
+    "code lines": 33171,
     "modules": 215,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,21 +33,21 @@ LIMITS = {
     "modules that predict loads": 112,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29795,
+    "words of the docs": 29798,
 }
 ROOMS = {
-    ".": 2498,
+    ".": 2491,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 2636,
+    "cli": 1944,
     "contrib": 2351,
-    "data": 2145,
-    "engine": 4550,
+    "data": 2171,
+    "engine": 4585,
     "experiments": 1200,
     "io": 487,
     "metrics": 3255,
     "posteriors": 4973,
-    "predictions": 1410,
+    "predictions": 1427,
     "recalibration": 621,
     "reporting": 3188,
     "testing": 577,

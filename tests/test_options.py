@@ -61,7 +61,7 @@ def test_one_meaning_in_every_form(value, expected):
         ("tool:0.1", "thing tool: expected key=value, got '0.1'"),
         ("tool:parts=0,x", "thing tool: expected key=value, got 'x'"),
         ("tool:sise=2", "unknown option of thing tool 'sise' (did you mean 'size'?)"),
-        ("tool:size=[", "thing tool: size cannot be read"),
+        ("tool:size=[", "thing tool: size: cannot be read"),
         ({"size": 2}, "thing needs a 'name' besides its options, got {'size': 2}"),
         ("tool:size=2,label=b,size=3", "thing tool: option 'size' is given twice"),
         ({"name": "tool", "x": 2}, "unknown option of thing tool 'x'"),

@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None uses those of the process.
     """
-    _prepare_streams()
+    for stream in (sys.stdout, sys.stderr):
+        # An arrow in a table must not fail if the terminal's encoding lacks it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     owns_process = argv is None
     if owns_process:
         gc.set_threshold(*_RARELY)
@@ -94,7 +97,12 @@ def _exit_code(words: Sequence[str]) -> int:
     args = argparse.Namespace(verb=None, verbose=False)
     try:
         _refuse_garbled(words)
-        args = _parsed(words)
+        parser = build_parser(words)
+        if not words:
+            # The help is for people; a script without a verb gets the exit code.
+            parser.print_help(sys.stderr)
+            parser.exit(WRONG_INPUT)
+        args = parser.parse_args(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             settle(args)
@@ -108,48 +116,32 @@ def _exit_code(words: Sequence[str]) -> int:
         code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
-        say(f"interrupted{_kept(args)}")
+        finished = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
+        saved = f"; finished {finished} are saved, and the same command continues"
+        say(f"interrupted{saved if finished else ''}")
     except Exception as error:
-        code = _code(error)
+        wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
+        code = WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
         if args.verbose:
             trace(error)
         if not is_repeated(error):
             say(f"bayeslora: error: {_reason(error, args)}")
-    _finish_stdout()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        drop(sys.stdout)
     return code
-
-
-def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = build_parser(words)
-    if not words:
-        # The help is for people; a script without a verb gets the exit code.
-        parser.print_help(sys.stderr)
-        parser.exit(WRONG_INPUT)
-    return parser.parse_args(words)
-
-
-def _code(error: Exception) -> int:
-    wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
-    return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
 
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        return _with_option(error, args)
-    if isinstance(error, PermissionError):
-        return f"permission denied: {error.filename or error}"
+        name = getattr(error, "option", "")
+        typed = getattr(args, "typed", {}).get(name)  # as the user wrote it
+        return str(error).replace(name, typed, 1) if typed else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    reason = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
-
-
-def _with_option(error: Exception, args: argparse.Namespace) -> str:
-    """Return a message in which an argument is called as the user wrote it."""
-    name = getattr(error, "option", "")
-    typed = getattr(args, "typed", {}).get(name)
-    return str(error).replace(name, typed, 1) if typed else str(error)
+    reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+    return f"{reason[:300].removesuffix(':')} (--verbose shows where)"
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:
@@ -159,25 +151,8 @@ def _refuse_garbled(words: Sequence[str]) -> None:
     write the file, after the work.
     """
     for word in words:
-        if any("\ud800" <= char <= "\udfff" for char in word):
-            raise InputError(f"{word!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
-        if "\0" in word:
-            raise InputError(f"{word!a} contains a null character, which is not allowed in a path")
-
-
-def _prepare_streams() -> None:
-    """Make stdout and stderr safe to write to, even with a limited encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        # An arrow in a table must not fail if the terminal's encoding lacks it.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def _finish_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        drop(sys.stdout)
+        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in word):
+            raise InputError(f"{word!a} is neither a path nor UTF-8 text")
 
 
 _SHARED = ("fit", "predict")
@@ -195,11 +170,8 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
         yield
         return
     if args.verb not in _SHARED:
-        raise InputError(
-            f"{args.verb} runs in one process, but a launcher has started {size}; only "
-            f"{' and '.join(_SHARED)} support several processes. Run it without torchrun or "
-            "accelerate launch"
-        )
+        verbs = " and ".join(_SHARED)
+        raise InputError(f"{size} processes were launched, which only {verbs} support")
     with together() as world, ExitStack() as stack:
         if not world.is_first:
             args.quiet = True
@@ -221,8 +193,3 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
 
 _RESUMED = {"fit": "epochs", "predict": "rows", "experiment": "cells"}
 """What is kept of an interrupted command, which goes on when it is repeated."""
-
-
-def _kept(args: argparse.Namespace) -> str:
-    parts = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
-    return f"; finished {parts} are saved, and the same command continues" if parts else ""

@@ -1,4 +1,10 @@
-"""Options of verbs, made from the signatures and docstrings of the library functions they call.
+"""What a verb takes: the fields of its class `Options`, whose docstrings are the help.
+
+    class Options(Scored):
+        out: str = option("DIR", required=True)
+        '''output directory'''
+        seed: Any = option(of=RESAMPLING)    # kind of value and help are those of the library
+        quick: bool = option()               # a flag
 
 An option that is not set is None, so that the default of the Python API applies and is defined
 once. The Python API also checks the values, before a model is loaded.
@@ -10,29 +16,67 @@ import argparse
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import InputError
-from bayeslora.option_checks import described
-
-Container = argparse._ActionsContainer
-
-LOADING = ("backbone", "device", "trust_remote_code")
-"""Options of `add_loading`, by their names in Python."""
+from bayeslora.option_checks import field_docstrings, field_texts, is_number
 
 CLASSIFIER = "bayeslora.classifier:BayesianClassifier"
+LOADED = f"{CLASSIFIER}.from_pretrained"
 PLACE = "bayeslora.classifier:Place"
+TRAINING = "bayeslora.engine.training_options:TrainingSettings"
 EVALUATE = "bayeslora.metrics.evaluate:evaluate"
+RESAMPLING = "bayeslora.metrics.intervals:Resampling"
 PAGE = "bayeslora.reporting.report:PageOptions"
+READING = "bayeslora.data.formats:Reading"
+PREDICTIONS = "bayeslora.predictions.files:PredictionsReading"
+
+METHOD = "NAME[:KEY=VALUE,…]"
+"""How a method with options is written."""
+
+LOADING = ("backbone", "device", "trust_remote_code")
+"""Options for loading a model of ours, by their names in Python."""
 
 _NUMBERS = ("N", "X", "S", "SHARE")
+_NUMERIC = re.compile(r"\b(int|float|Depth|Count|CountOrZero|Positive|BelowOne|Seed)\b")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a verb.
+
+    Attributes:
+        metavar: How a value is written; empty for a flag, or as `of` says. A number if it is one of
+            `_NUMBERS`, else text.
+        of: Function or class of the library, as `module:name`, which has a parameter of this name.
+        further: Whether only `--set` and `--config` set it.
+        flags: Names on the command line; empty for the field's, with dashes.
+        more: Further keyword arguments of `add_argument`.
+    """
+
+    metavar: str = ""
+    of: str = ""
+    further: bool = False
+    flags: tuple[str, ...] = ()
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def option(
+    metavar: str = "", of: str = "", *, further: bool = False, flag: str = "", **more: Any
+) -> Any:
+    """Declare an option; see `Argument`."""
+    return Argument(metavar, of, further, tuple(flag.split()), more)
+
+
+def argument(metavar: str, name: str, **more: Any) -> Any:
+    """Declare an argument without a name on the command line; `name` is that of the field."""
+    return Argument(metavar, flags=(name,), more=more)
 
 
 def number(text: str) -> int | float | str:
@@ -43,59 +87,54 @@ def number(text: str) -> int | float | str:
     return text
 
 
-def add_options(parser: Container, options: Mapping[str, str], **shared: Any) -> None:
-    """Add arguments, each as its name and metavar with its help.
-
-    `--quick` is a flag; `--out DIR` takes text; `--epochs N` and other metavars of `_NUMBERS` take
-    a number, or text, which the Python API validates. An option that is not set is None.
-
-    Args:
-        parser: The parser to add them to.
-        options: Help by name and metavar.
-        **shared: Further keyword arguments of `add_argument` for all of them.
-    """
-    for option, about in options.items():
-        name, _, metavar = option.partition(" ")
-        if not metavar:
-            parser.add_argument(name, action="store_const", const=True, help=about)
-            continue
-        kind = number if metavar.partition("|")[0] in _NUMBERS else str
-        parser.add_argument(name, metavar=metavar, type=kind, help=about, **shared)
-
-
-def add_parameters(parser: Container, source: str, *names: str) -> None:
-    """Add an option for each of some parameters of a function, or attributes of a class.
-
-    The kind of value follows from the annotation, and the help is the first sentence of the
-    parameter's documentation.
+def add_arguments(
+    parser: argparse.ArgumentParser, further: argparse.ArgumentParser, options: type[Any]
+) -> None:
+    """Add the arguments of a class and of its bases, each of which may have a `group` in the help.
 
     Args:
-        parser: The parser to add them to.
-        source: Module and name, such as `bayeslora.metrics.evaluate:evaluate`.
-        names: The parameters, each with a metavar if it is not NAME or, for a number, N.
+        parser: The parser of a verb.
+        further: The parser of options that only `--set` and `--config` set.
+        options: The class.
     """
-    parameters = _parameters(*source.split(":"))
-    for item in names:
-        name, _, metavar = item.partition(" ")
-        kind, about = parameters[name]
-        option = f"--{name.replace('_', '-')}"
-        if kind == "bool":
-            add_options(parser, {option: about})
-            continue
-        more: dict[str, Any] = {"type": str, "metavar": metavar or "NAME", "help": about}
-        if re.search(r"\b(int|float|Depth)\b", kind):
-            more |= {"type": number, "metavar": metavar or "N"}
-        elif "Sequence" in kind:
-            more |= {"action": "append", "help": f"{about}; repeatable"}
-        elif kind.startswith("Literal"):
-            more["choices"] = ast.literal_eval(kind.removeprefix("Literal"))
-            more["metavar"] = "|".join(more["choices"])
-        parser.add_argument(option, **more)
+    known: set[str] = set()
+    groups: dict[Any, argparse._ActionsContainer] = {None: parser}
+    for base in options.__mro__:
+        title = vars(base).get("group")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        texts = field_docstrings(base.__module__).get(base.__name__, {})
+        for name, item in vars(base).items():
+            if isinstance(item, Argument) and name not in known:
+                known.add(name)
+                _add(further if item.further else groups[title], name, item, texts.get(name, ""))
+
+
+def _add(container: argparse._ActionsContainer, name: str, item: Argument, text: str) -> None:
+    """Add one argument, whose kind of value and help may be those of the library."""
+    metavar, more, kind = item.metavar, dict(item.more), "" if item.metavar else "bool"
+    if item.of:
+        kind, text = _parameters(*item.of.split(":"))[name]
+    if kind.startswith("Literal"):
+        more["choices"] = re.findall(r"'([^']*)'", kind)
+    elif "Sequence" in kind:
+        more["action"], text = "append", f"{text}; repeatable"
+    if kind == "bool":
+        more = {"action": "store_const", "const": True} | more
+    else:
+        metavar = metavar or "|".join(more.get("choices", ()))
+        metavar = metavar or ("N" if _NUMERIC.search(kind) else "NAME")
+        is_number = metavar.partition("|")[0] in _NUMBERS
+        more = {"metavar": metavar, "type": number if is_number else str} | more
+    flags = item.flags or (f"--{name.replace('_', '-')}",)
+    if flags != (name,):
+        more["dest"] = name
+    container.add_argument(*flags, help=text.replace("%", "%%"), **more)
 
 
 @cache
 def _parameters(module: str, name: str) -> dict[str, tuple[str, str]]:
-    """Return annotation and first sentence of each parameter or attribute.
+    """Return annotation and meaning of each parameter of a function, or field of a class.
 
     They are read from the source, since importing it may take seconds.
     """
@@ -104,262 +143,243 @@ def _parameters(module: str, name: str) -> dict[str, tuple[str, str]]:
     for part in name.split("."):
         # The last of this name: those before are overloads.
         node = [child for child in node.body if getattr(child, "name", None) == part][-1]
+    docstring = inspect.cleandoc(ast.get_docstring(node) or "")
+    _, *section = re.split(r"^(?:Args|Attributes):\n", docstring, flags=re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", "".join(section), re.MULTILINE)
+    texts = {key: re.split(r"\.(?:\s|$)", text, maxsplit=1)[0] for key, text in entries}
     if isinstance(node, ast.ClassDef):
-        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
-        kinds = {ast.unparse(field.target): field.annotation for field in fields}
+        fields: Any = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+        kinds = {each.target.id: each.annotation for each in fields}
+        values = {each.target.id: getattr(each.value, "value", None) for each in fields}
+        texts |= {key: _with_default(text, values[key]) for key, text in field_texts(node).items()}
     else:
         arguments = [*node.args.args, *node.args.kwonlyargs]
-        kinds = {item.arg: item.annotation for item in arguments if item.annotation}
-    text = inspect.cleandoc(ast.get_docstring(node) or "")
-    _, _, section = re.split(r"^(Args|Attributes):\n", text, maxsplit=1, flags=re.MULTILINE)
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+        kinds = {each.arg: each.annotation for each in arguments}
     return {
-        name: (ast.unparse(kinds[name]), _help(" ".join(about.split())))
-        for name, about in entries
-        if name in kinds
+        key: (ast.unparse(kinds[key]), _help(text)) for key, text in texts.items() if kinds.get(key)
     }
 
 
+def _with_default(text: str, default: object) -> str:
+    """Return the meaning of an option with its default, if this is a number and not stated yet."""
+    is_stated = not is_number(default) or "default" in text
+    return text.removesuffix(".") + ("" if is_stated else f" (default: {default:g})")
+
+
 def _help(text: str) -> str:
-    """Return the first sentence of a meaning as the help of an option."""
-    first = re.split(r"\.(?: |$)", text, maxsplit=1)[0].removeprefix("Whether to ")
-    start = first[:1] if first[1:2].isupper() else first[:1].lower()
-    return f"{start}{first[1:]}".replace("%", "%%")
+    """Return a meaning as the help of an option."""
+    line = " ".join(text.split()).removeprefix("Whether to ")
+    start = line[:1] if line[1:2].isupper() else line[:1].lower()
+    return f"{start}{line[1:]}"
 
 
-def add_fields(parser: Container, config: type[Any], names: Iterable[str]) -> None:
-    """Add an argument for each of some fields of a dataclass of options.
-
-    The name is that of the field, the kind of value follows from its type, and the help is its
-    docstring.
-
-    Args:
-        parser: The parser to add them to.
-        config: The dataclass.
-        names: Names of the fields.
-    """
-    hints = get_type_hints(config, include_extras=True)
-    for name in names:
-        kinds = list(_kinds(hints[name]))
-        about = described(config, name).removeprefix("Whether to ")
-        about = f"{about[0].lower()}{about[1:]}"
-        option = f"--{name.replace('_', '-')}"
-        add_options(parser, {f"{option} {'|'.join(map(_metavar, kinds))}".strip(): about})
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    """Yield the alternatives of a type, without None and ranges."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        yield from _kinds(args[0])
-    elif origin in (Union, UnionType):
-        for part in args:
-            yield from _kinds(part)
-    elif hint is not type(None):
-        yield hint
-
-
-def _metavar(kind: Any) -> str:
-    """Return how a value is written: empty for a flag."""
-    if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
-    return {bool: "", int: "N", float: "X"}.get(kind, "KEY=VALUE,…")
-
-
-def add_rows(parser: VerbParser, source: str, default: str = "{}") -> None:
-    """Add the options for rows of data: their columns, task and files.
-
-    Args:
-        parser: The parser to add them to.
-        source: The argument that the files of several tasks replace.
-        default: Default column in the help, with `{}` for its name.
-    """
-    text, label = default.format("text"), default.format("label")
-    add_options(
-        parser.add_argument_group("columns of the data"),
-        {
-            "--text-column NAME": "column with the text, or a template of several, such as "
-            f"'{{subject}} {{body}}' (default: {text})",
-            "--label-column NAME": f"column with the label (default: {label})",
-            "--text-pair-column NAME": "column with a second text",
-            "--image-column NAME": "column with image paths, relative to the file (default: "
-            "image, if the data has no texts)",
-        },
-    )
-    tasks = parser.add_argument_group("tasks")
-    add_options(
-        tasks,
-        {
-            "--task NAME": "a known task (see `bayeslora tasks`); the data arguments are then "
-            "names of its splits. For your own data: multiple-choice, text-classification, or a "
-            "YAML file with the columns and the prompt (default: detected from the columns)",
-            "--data-dir DIR": DATA_DIR,
-        },
-    )
-    tasks.add_argument(
-        "--multi-task",
-        action="append",
-        metavar="NAME=FILE",
-        help=f"rows of one of several tasks, instead of {source}; repeatable. For a known task "
-        "with --data-dir, use the name of a split, such as sst2_sentences=train",
-    )
-    add_parameters(parser.further, "bayeslora.data.formats:Reading", *_READING, "blank skip")
-
-
-DATA_DIR = (
-    "directory with the files of known tasks (default: the environment variable BAYESLORA_DATA, "
-    "else the Hugging Face hub)"
-)
-_READING = ("delimiter CHAR", "encoding")
-
-
-def add_loading(container: Container, *names: str) -> None:
-    """Add options for loading a backbone, by default all of `LOADING`."""
-    for name in names or LOADING:
-        source = f"{CLASSIFIER}.from_pretrained" if name == "backbone" else PLACE
-        add_parameters(container, source, name)
-
-
-def add_out(parser: Container, out: str) -> None:
-    """Add the output, as its metavar and help, such as `DIR output directory`."""
-    metavar, _, about = out.partition(" ")
-    parser.add_argument("--out", required=True, metavar=metavar, help=about)
-    add_overwrite(parser)
-
-
-def add_overwrite(parser: Container) -> None:
-    """Add the option that allows an output to be replaced."""
-    add_options(parser, {"--overwrite": "replace --out if it exists"})
-
-
-def add_scored(parser: VerbParser, *, ood: bool = True) -> None:
-    """Add the predictions to score, and how to read their files.
-
-    Args:
-        parser: The parser to add them to.
-        ood: Whether there may be out-of-distribution sets.
-    """
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="RUN_OR_FILE",
-        help="a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), "
-        "a sample log of lm-evaluation-harness, or a run directory: its "
-        "predictions/test.parquet, with the other files there (except train and validation) "
-        "as out-of-distribution sets",
-    )
-    if ood:
-        parser.add_argument(
-            "--ood",
-            action="append",
-            default=[],
-            metavar="[METHOD:]NAME=FILE",
-            help="predictions on an out-of-distribution set; METHOD is required with several "
-            "methods; repeatable",
-        )
-    add_predictions_reading(parser)
-
-
-def add_predictions_reading(parser: VerbParser) -> None:
-    """Add the options for predictions files of other tools."""
-    parser.add_argument(
-        "--probability-column",
-        action="append",
-        metavar="NAME=CLASS",
-        help="column with the probability of a class, if not named prob_<class>; repeatable",
-    )
-    add_options(
-        parser,
-        {"--renormalise": "divide each row of probabilities by its sum, which otherwise must be 1"},
-    )
-    add_parameters(parser.further, "bayeslora.data.formats:Reading", *_READING)
-    reading = "bayeslora.predictions.files:PredictionsReading"
-    add_parameters(parser.further, reading, "normalise")
-
-
-def add_fit_and_apply(parser: VerbParser) -> None:
-    """Add the predictions to fit a last step on, those to apply it to, and the output."""
-    add_options(
-        parser,
-        {
-            "--fit FILE": "labelled predictions on examples that the model was not trained on",
-            "--apply FILE": "predictions on other examples by the same model",
-        },
-        required=True,
-    )
-    add_out(parser, "FILE .parquet, .csv or .jsonl")
-    add_predictions_reading(parser)
-
-
-def add_scoring(parser: VerbParser) -> None:
-    """Add the options of all scores: bins, seed and intervals."""
-    about = _parameters(*EVALUATE.split(":"))["num_bins"][1]
-    parser.add_argument("--bins", dest="num_bins", metavar="N", type=number, help=about)
-    add_parameters(parser, "bayeslora.metrics.intervals:Resampling", "seed")
-    add_parameters(parser, EVALUATE, "cluster_by COLUMN")
-    add_parameters(parser.further, "bayeslora.metrics.intervals:Resampling", "interval")
-
-
-def add_parts(parser: VerbParser) -> None:
-    """Add the options for out-of-distribution scores, and for scores by group and by class."""
-    add_parameters(parser, EVALUATE, "ood_score", "group_by COLUMN", "by_class")
-    add_parameters(parser.further, EVALUATE, "near", "far")
-
-
-PART_OPTIONS = ("ood_score", "near", "far", "group_by", "by_class")
-"""The options of `add_parts`, by their names in Python."""
-
-SCORING_OPTIONS = ("num_bins", "seed", "cluster_by", "interval")
-"""The options of `add_scoring`, by their names in Python."""
-
-
-def add_choice_of_scores(parser: VerbParser, default: str) -> None:
-    """Add the options that select the scores to show.
-
-    Args:
-        parser: The parser to add them to.
-        default: Default in the help.
-    """
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--scores",
-        type=lambda text: tuple(filter(None, text.split(","))),
-        metavar="KEY[,KEY…]",
-        help="scores to show, in this order, by their keys in `evaluate --json` (default: "
-        f"{default})",
-    )
-    shown.add_argument("--all", action="store_true", help="show every score")
-
-
-def add_apart(parser: Container) -> None:
-    """Add the option that keeps seeds of one method separate."""
-    parser.add_argument(
-        "--no-over-seeds",
-        dest="over_seeds",
-        action="store_const",
-        const=False,
-        help="report each seed of a method separately (default: means over seeds)",
-    )
-
-
-def add_examples(parser: Container) -> None:
-    """Add the options for the title of a page and the texts on it."""
-    add_parameters(parser, PAGE, "title TEXT", "example_column")
-    parser.add_argument(
-        "--no-examples",
-        dest="examples",
-        action="store_const",
-        const=False,
-        help="omit texts and ids",
-    )
-
-
-def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+def given(args: Any, *names: str) -> dict[str, Any]:
     """Return the options among `names` that the user set, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def refuse(args: argparse.Namespace, names: Iterable[str], reason: str, code: str = "") -> None:
+def refuse(args: Any, names: Iterable[str], reason: str, code: str = "") -> None:
     """Raise InputError with a reason for the first of the options `names` that the user set."""
     for name in given(args, *names):
         raise InputError(f"{args.typed[name]} {reason}", code=code)
+
+
+class Everywhere:
+    """Options of every verb, and what `parser.settle` adds.
+
+    Attributes:
+        command: The command line.
+        typed: What each option is called in messages, by its name in Python.
+    """
+
+    group = "options of every verb"
+    command: str
+    typed: dict[str, str]
+    json: bool = option()
+    """print the result as JSON"""
+    quiet: bool = option(flag="--quiet --no-progress")
+    """show only notes and errors on stderr, no progress or hints"""
+    verbose: bool = option()
+    """show tracebacks and debug messages"""
+    config: str | None = option("FILE")
+    """YAML file with options (out, seed, …) and further ones; the command line takes precedence"""
+    set: list[str] | None = option("KEY=VALUE", action="append")
+    """set a further option, see the end of this help; repeatable"""
+
+
+class Overwriting(Everywhere):
+    """An output that may be replaced."""
+
+    overwrite: bool = option()
+    """replace --out if it exists"""
+
+
+class Loading(Everywhere):
+    """How a model of ours is loaded."""
+
+    backbone: str | None = option(of=LOADED, further=True)
+    device: str | None = option(of=PLACE, further=True)
+    trust_remote_code: bool = option(of=PLACE, further=True)
+
+
+class TextFile(Everywhere):
+    """How text files are read."""
+
+    delimiter: str | None = option("CHAR", READING, further=True)
+    encoding: str | None = option(of=READING, further=True)
+
+
+class _Columns(Everywhere):
+    group = "columns of the data"
+    text_column: str | None = option("NAME")
+    """column with the text, or a template of several, such as '{subject} {body}' (default: text, or
+    that of a bayeslora model)"""
+    label_column: str | None = option("NAME")
+    """column with the label (default: label, or that of a bayeslora model)"""
+    text_pair_column: str | None = option("NAME")
+    """column with a second text"""
+    image_column: str | None = option("NAME")
+    """column with image paths, relative to the file (default: image, if the data has no texts)"""
+
+
+class _Tasks(Everywhere):
+    group = "tasks"
+    task: Any = option("NAME")
+    """a known task (see `bayeslora tasks`); the data arguments are then names of its splits. For
+    your own data: multiple-choice, text-classification, or a YAML file with the columns and the
+    prompt (default: detected from the columns)"""
+    data_dir: str | None = option("DIR")
+    """directory with the files of known tasks (default: the environment variable BAYESLORA_DATA,
+    else the Hugging Face hub)"""
+    multi_task: Any = option("NAME=FILE", action="append")
+    """rows of one of several tasks, instead of TRAIN or DATA; repeatable. For a known task with
+    --data-dir, use the name of a split, such as sst2_sentences=train"""
+
+
+class Rows(_Columns, _Tasks, TextFile):
+    """Rows of data: their columns, task and files."""
+
+    blank: str | None = option(of=READING, further=True)
+
+
+class PredictionsFiles(TextFile):
+    """How predictions files of other tools are read."""
+
+    probability_column: list[str] | None = option("NAME=CLASS", action="append")
+    """column with the probability of a class, if not named prob_<class>; repeatable"""
+    renormalise: bool = option()
+    """divide each row of probabilities by its sum, which otherwise must be 1"""
+    label_column: str | None = option("NAME", further=True)
+    """column with the labels (default: label)"""
+    normalise: str | None = option(of=PREDICTIONS, further=True)
+
+
+class FitAndApply(PredictionsFiles, Overwriting):
+    """Predictions to fit a last step on, those to apply it to, and the output."""
+
+    fit: str = option("FILE", required=True)
+    """labelled predictions on examples that the model was not trained on"""
+    apply: str = option("FILE", required=True)
+    """predictions on other examples by the same model"""
+    out: str = option("FILE", required=True)
+    """.parquet, .csv or .jsonl"""
+
+
+class Compared(PredictionsFiles):
+    """Predictions to score."""
+
+    files: list[str] = argument("RUN_OR_FILE", "files", nargs="+")
+    """a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a sample
+    log of lm-evaluation-harness, a classifier followed by labelled rows to predict, or a run
+    directory: its predictions/test.parquet, with the other files there (except train and
+    validation) as out-of-distribution sets"""
+    name: str | None = option("NAME", further=True)
+    """name of the method in tables and figures, if there is one"""
+    text_column: str | None = option("NAME", further=True)
+    """column with the texts of a classifier's rows (default: text)"""
+
+
+class Scored(Compared):
+    """Predictions to score, perhaps with out-of-distribution sets."""
+
+    ood: list[str] | None = option("[METHOD:]NAME=FILE", action="append")
+    """predictions on an out-of-distribution set; METHOD is required with several methods;
+    repeatable"""
+
+
+class Scoring(Everywhere):
+    """Options of all scores: bins, seed and intervals."""
+
+    num_bins: Any = option(of=EVALUATE, flag="--bins")
+    seed: Any = option(of=RESAMPLING)
+    cluster_by: str | None = option("COLUMN", EVALUATE, further=True)
+    interval: str | None = option(of=RESAMPLING, further=True)
+
+
+class Parts(Everywhere):
+    """Options of out-of-distribution scores, and of scores by group and by class."""
+
+    ood_score: str | None = option(of=EVALUATE)
+    group_by: list[str] | None = option("COLUMN", EVALUATE)
+    by_class: bool = option(of=EVALUATE)
+    near: list[str] | None = option(of=EVALUATE, further=True)
+    far: list[str] | None = option(of=EVALUATE, further=True)
+
+
+class Evaluated(Scored, Parts, Scoring):
+    """Predictions to evaluate or report, with options that the other verbs take by `--set`."""
+
+    name: str | None = option("NAME")
+    """name of the method in tables and figures, if there is one"""
+    label_column: str | None = option("NAME")
+    """column with the labels of predictions, or of a classifier's rows (default: label)"""
+
+
+class Apart(Scoring):
+    """Options of all scores, of which those of one method's seeds may be separate."""
+
+    over_seeds: bool | None = option(flag="--no-over-seeds", const=False)
+    """report each seed of a method separately (default: means over seeds)"""
+
+
+class ScoreChoice(Everywhere):
+    """Options that select the scores to show."""
+
+    scores: str | None = option("KEY[,KEY…]")
+    """scores to show, in this order, by their keys in `evaluate --json` (default: the usual)"""
+    all: bool = option()
+    """show every score"""
+
+
+class Page(Everywhere):
+    """Title of a page and the texts on it."""
+
+    group = "the page"
+    title: str | None = option("TEXT", PAGE)
+    example_column: str | None = option(of=PAGE)
+    examples: bool | None = option(flag="--no-examples", const=False)
+    """omit texts and ids"""
+
+
+PART_OPTIONS = ("ood_score", "near", "far", "group_by", "by_class")
+"""The options of `Parts`, by their names in Python."""
+
+SCORING_OPTIONS = ("num_bins", "seed", "cluster_by", "interval")
+"""The options of `Scoring`, by their names in Python."""
+
+
+def score_keys(args: ScoreChoice, known: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the keys of the scores to show; None for the usual ones.
+
+    Args:
+        args: The arguments.
+        known: All keys.
+    """
+    from bayeslora.metrics.catalogue import chosen_keys
+
+    if args.all:
+        refuse(args, ["scores"], "cannot be combined with --all", "clash")
+        return tuple(known)
+    if args.scores is None:
+        return None
+    return chosen_keys([*filter(None, args.scores.split(","))], known)

@@ -1,43 +1,39 @@
-"""Rows named by arguments: files, standard input, splits of a known task, `NAME=FILE`s of tasks."""
+"""Rows and predictions that arguments name: files, standard input, known tasks, `NAME=FILE`s."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
-import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import given
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.cli.arguments import given, refuse
+from bayeslora.errors import InputError
 from bayeslora.io.files import SPOOL, shown_path
 from bayeslora.option_checks import KINDS
-from bayeslora.plain_text import quoted, shown
+from bayeslora.plain_text import listed, shown
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.data.columns import DataColumns
-    from bayeslora.data.examples import Examples
     from bayeslora.data.formats import Reading
     from bayeslora.predictions.collection import Method
     from bayeslora.predictions.files import PredictionsReading
+    from bayeslora.predictions.record import Predictions
 
 
 _STDIN = "-"
-_HEAD = 2**16  # bytes
 
 _FILES = ("train", "validation", "data", "files", "fit", "apply", "ood")
 """Arguments that name files to read, or `NAME=FILE`, one or several."""
 
 
-def column_options(args: argparse.Namespace) -> dict[str, Any]:
+def column_options(args: Any) -> dict[str, Any]:
     """Return the columns set by options, as keyword arguments of `fit` and `calibrate`."""
     if args.image_column is not None and args.text_column is not None:
         raise InputError("--image-column replaces --text-column; use only one of them")
@@ -47,7 +43,7 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def reading(args: argparse.Namespace) -> Reading:
+def reading(args: Any) -> Reading:
     """Return how the rows of data files are read.
 
     Raises:
@@ -59,7 +55,7 @@ def reading(args: argparse.Namespace) -> Reading:
     return Reading(**given(args, "delimiter", "encoding", "blank"), kind=kind)
 
 
-def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
+def predictions_reading(args: Any) -> PredictionsReading:
     """Return the options for reading predictions files.
 
     Raises:
@@ -72,15 +68,14 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
     for pair in args.probability_column or ():
         column, _, name = pair.rpartition("=")
         if not column or not name or column in classes:
-            raise InputError(
-                f"--probability-column {shown(pair)}: expected NAME=CLASS, once per column"
-            )
+            raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))
-    return PredictionsReading(table, classes, **given(args, "renormalise", "normalise"))
+    options = given(args, "renormalise", "normalise", "label_column")
+    return PredictionsReading(table, classes, **options, name=getattr(args, "name", None) or "")
 
 
-def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
+def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
     """Return the columns set by options, with a bayeslora model's columns as defaults.
 
     Raises:
@@ -89,24 +84,21 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.questions import is_description, read_description
     from bayeslora.engine.data import check_pairs, columns_of
+    from bayeslora.engine.training_options import columns_in
 
     named = column_options(args)
     if is_description(args.task):
         if named:
-            raise InputError(
-                f"--task {args.task} already names the columns; remove --text-column, "
-                "--text-pair-column and --label-column"
-            )
+            raise InputError(f"--task {args.task} names the columns; remove {', '.join(named)}")
         return read_description(args.task).columns(args.task)
     known = DataColumns() if record is None else columns_of(record)
-    names = ("text_column", "label_column", "pair_column", "image_column")
-    columns = known.renamed(*map(named.get, names))
+    columns = known.renamed(**columns_in(named))
     if record is not None:
         check_pairs(record, columns.pair)
     return columns
 
 
-def named_rows(files: Any, args: argparse.Namespace) -> Any:
+def named_rows(files: Any, args: Any) -> Any:
     """Return what arguments name: the path of a file, or the rows of a split of a known task.
 
     Args:
@@ -121,20 +113,16 @@ def named_rows(files: Any, args: argparse.Namespace) -> Any:
     if files is None:
         return None
     if isinstance(files, Mapping):
-        if args.task is not None:
-            raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
+        refuse(args, ["task"], "has no effect: --multi-task names the tasks")
         return {task: _of_task(task, file, args.data_dir) for task, file in files.items()}
     if args.task is None:
-        reason = ", the directory with the files of known tasks, has no effect without --task"
-        if args.data_dir is not None:
-            raise InputError(f"--data-dir{reason}")
+        refuse(args, ["data_dir"], "has no effect without --task")
     if args.task is None or args.task in KINDS or is_description(args.task):
         return Path(files)
 
     from bayeslora.data.known import load_task
 
-    if args.delimiter is not None or args.encoding is not None:
-        raise InputError(f"delimiter and encoding apply only to files, not to task {args.task!r}")
+    refuse(args, ["delimiter", "encoding"], f"applies only to files, not to task {args.task!r}")
     return load_task(args.task, files, args.data_dir)
 
 
@@ -149,18 +137,20 @@ def _of_task(task: str, file: str, data_dir: str | None) -> Any:
 
 
 def labelled_rows(
-    files: Any,
-    args: argparse.Namespace,
+    data: Any,
     columns: DataColumns,
-    record: ModelRecord | None,
+    how: Reading,
+    record: ModelRecord | None = None,
+    keep: Sequence[str] = (),
 ) -> Any:
     """Return the labelled rows of files, by task where they are a mapping; None for None.
 
     Args:
-        files: As for `named_rows`.
-        args: Options for reading files.
+        data: Rows or files, as from `named_rows`.
         columns: Names of the columns.
+        how: How to read files.
         record: The record of a fitted model, of whose classes the labels must be.
+        keep: Further columns to keep.
 
     Raises:
         InputError: A value is not allowed, or a label is not a class.
@@ -168,77 +158,68 @@ def labelled_rows(
     from bayeslora.data.read import read
     from bayeslora.engine.data import encode_for, read_for
 
-    data, how = named_rows(files, args), reading(args)
-    if record is not None and data is not None:
-        rows = read_for(record, data, columns, labels="required", reading=how)
+    if data is None:
+        return None
+    if record is not None:
+        rows = read_for(record, data, columns, labels="required", keep=keep, reading=how)
         encode_for(record, rows)
         return rows
-
-    def plain(source: Any) -> Examples:
-        return read(source, columns, labels="required", reading=how)
-
     if isinstance(data, Mapping):
-        return {task: plain(source) for task, source in data.items()}
-    return None if data is None else plain(data)
+        return {task: labelled_rows(source, columns, how) for task, source in data.items()}
+    return read(data, columns, labels="required", keep=keep, reading=how)
 
 
-def settle_tasks(args: argparse.Namespace, source: str) -> None:
-    """Convert `args.multi_task` and `args.validation` to mappings, or the latter to one file.
+def training_rows(
+    args: Any, record: ModelRecord | None, *, new_classes: bool = False
+) -> tuple[Any, Any]:
+    """Return the labelled rows of TRAIN and of --validation, None where there are none.
+
+    Args:
+        args: Arguments with `train`, `validation`, and options for reading files.
+        record: The record of the model that they are for, if it has one.
+        new_classes: Whether labels need not be classes of the model.
+    """
+    columns, how = columns_for(args, record), reading(args)
+    model = None if new_classes else record
+    train, validation = (
+        labelled_rows(named_rows(files, args), columns, how, model)
+        for files in (args.train, args.validation)
+    )
+    return train, validation
+
+
+def settle_tasks(args: Any, source: str) -> None:
+    """Move the files of `--multi-task` and `--validation` to mappings, or the latter to one file.
 
     Args:
         args: The arguments.
         source: Name of the argument that `--multi-task` replaces: `train` or `data`.
 
     Raises:
-        InputError: They are not NAME=FILE, a validation name has no task, or one task has several
-            files.
+        InputError: They are not NAME=FILE, or one task has several files.
     """
-    validation, replaced = getattr(args, "validation", None), getattr(args, source)
     if args.multi_task is not None:
-        args.multi_task = _named_files(args.multi_task, "--multi-task")
-        if replaced is not None:
-            raise InputError(
-                f"--multi-task replaces {source.upper()}; remove {replaced}, or pass it as "
-                "NAME=FILE with --multi-task"
-            )
-        if validation is not None:
+        refuse(args, [source], "is replaced by --multi-task; pass it there as NAME=FILE")
+        setattr(args, source, _named_files(args.multi_task, "--multi-task"))
+    validation = getattr(args, "validation", None)
+    if isinstance(validation, list):
+        if args.multi_task is not None:
             args.validation = _named_files(validation, "--validation")
-
-            from bayeslora.data.union import check_tasks
-
-            check_tasks(args.validation, [*args.multi_task], "--validation")
-    elif isinstance(validation, Mapping):
-        raise InputError("validation has a file per task, but there are no tasks; set multi_task")
-    elif validation is not None:
-        if len(validation) > 1:
-            raise InputError(
-                "several --validation files require several tasks: use --multi-task NAME=FILE "
-                "and --validation NAME=FILE"
-            )
-        (args.validation,) = validation
+        elif len(validation) > 1:
+            raise InputError("several --validation files require --multi-task NAME=FILE")
+        else:
+            (args.validation,) = validation
 
 
 def _named_files(values: Any, option: str) -> dict[str, str]:
-    """Return files by task name.
-
-    Args:
-        values: `NAME=FILE` texts, or a mapping of --config.
-        option: Name of the option, for messages.
-
-    Raises:
-        InputError: A value is not such a pair, or a name occurs twice.
-    """
+    """Return files by task name, from `NAME=FILE` texts or a mapping of --config."""
     if isinstance(values, Mapping):
-        if not all(isinstance(file, str) for file in values.values()):
-            raise InputError(f"{option} must map each task to a file, got {dict(values)!r}")
-        return {str(name): file for name, file in values.items()}
+        return {str(name): str(file) for name, file in values.items()}
     files: dict[str, str] = {}
     for value in values:
-        name, equals, file = value.partition("=")
-        if not equals or not name.strip() or not file:
-            raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {value!r}")
-        if name in files:
-            raise InputError(f"{option}: task {name!r} is listed twice")
+        name, _, file = value.partition("=")
+        if not name.strip() or not file or name in files:
+            raise InputError(f"{option} must be NAME=FILE, once per task, got {value!r}")
         files[name] = file
     return files
 
@@ -252,33 +233,34 @@ def files_of(*arguments: Any) -> list[str]:
 
 
 @contextmanager
-def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
+def stdin_as_file(args: Any) -> Iterator[None]:
     """Replace `-` in arguments by the path of a file with the content of standard input.
 
     Commands read their files more than once. The file is deleted when the block ends; errors name
     `<stdin>` instead.
 
     Raises:
-        InputError: Standard input is empty, is closed, or has an endless first line.
+        InputError: Standard input is empty or closed.
     """
-    values = {name: getattr(args, name, None) for name in _FILES}
-    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    if not any(_names_stdin(item) for items in lists.values() for item in items):
+    values = {name: getattr(args, name) for name in _FILES if hasattr(args, name)}
+    if all(_replaced(value, "") == value for value in values.values()):
         yield
         return
     if current().size > 1:
-        raise InputError(
-            "several processes cannot share standard input; pass a file instead of '-'"
-        )
+        raise InputError("several processes cannot share standard input; pass a file, not '-'")
+    if sys.stdin is None:
+        raise InputError("standard input is closed, so '-' cannot be read")
+
+    from bayeslora.data.formats import suffix_of
+
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
-        path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
-        for name, items in lists.items():
-            replaced = [
-                f"{str(item).removesuffix(_STDIN)}{path}" if _names_stdin(item) else item
-                for item in items
-            ]
-            if replaced != items:
-                setattr(args, name, replaced if isinstance(values[name], list) else replaced[0])
+        head = sys.stdin.buffer.read(2**16)
+        path = f"{folder}/stdin{suffix_of(head, getattr(args, 'encoding', None))}"
+        with Path(path).open("wb") as out:
+            out.write(head)
+            shutil.copyfileobj(sys.stdin.buffer, out)
+        for name, value in values.items():
+            setattr(args, name, _replaced(value, path))
         try:
             yield
         except InputError as error:
@@ -286,54 +268,12 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
             raise InputError(message, code=error.code, option=error.option) from None
 
 
-def _names_stdin(value: Any) -> bool:
-    return isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
-
-
-def _spooled(folder: Path, encoding: str | None) -> Path:
-    """Copy standard input to a file with the suffix of the format that its beginning suggests."""
-    if sys.stdin is None:
-        raise InputError("standard input is closed, so '-' cannot be read")
-    stream = sys.stdin.buffer
-    head = stream.read(_HEAD)
-    path = folder / f"stdin{suffix_of(head, encoding)}"
-    with path.open("wb") as out:
-        out.write(head)
-        shutil.copyfileobj(stream, out)
-    return path
-
-
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    from bayeslora.data.formats import Reading
-
-    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
-    if packed:
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    if text.startswith(("{", "[")):
-        return f".json{packed}"
-    line = text.partition("\n")[0]
-    kind = ".tsv" if "\t" in line and "," not in line else ".csv"
-    return f"{kind}{packed}"
+def _replaced(value: Any, path: str) -> Any:
+    """Return an argument with the path of a file instead of `-` and `NAME=-`."""
+    if isinstance(value, list):
+        return [_replaced(item, path) for item in value]
+    is_stdin = isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
+    return f"{value.removesuffix(_STDIN)}{path}" if is_stdin else value
 
 
 TEST = "predictions/test.parquet"
@@ -346,120 +286,115 @@ class Scored:
     """Predictions to score.
 
     Attributes:
-        files: In-distribution predictions, one file per method.
-        ood: Files of the out-of-distribution sets, by the method's label, then by name.
-        reading: How to read them.
+        items: In-distribution predictions, one per method: a file, or those of a checkpoint.
+        ood: Files of the out-of-distribution sets, by the method's label or name, then by name.
+        reading: How to read files.
         shifted: Files in run directories with deliberately corrupted rows.
     """
 
-    files: list[Path]
+    items: list[Path | Predictions]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
-    shifted: tuple[Path, ...] = ()
+    shifted: list[Path]
 
-    @property
-    def paths(self) -> list[Path]:
-        """All files."""
-        return [*self.files, *(path for sets in self.ood.values() for path in sets.values())]
-
-    def methods(self, needed: Sequence[str] = ()) -> list[Method]:
+    def methods(self, *needed: str | None) -> list[Method]:
         """Read all predictions, with additional columns that every method's file must have."""
         from bayeslora.predictions.collection import gather
 
-        return gather(self.files, self.ood, needed=needed, reading=self.reading)
+        columns = [*dict.fromkeys(filter(None, needed))]
+        return gather(self.items, self.ood, needed=columns, reading=self.reading)
 
 
-def find(args: argparse.Namespace) -> Scored:
+def find(args: Any) -> Scored:
     """Return the predictions named by the arguments of a scoring verb.
 
     Args:
-        args: Arguments with `files`, predictions files and run directories, reading options, and
-            perhaps `ood`, each `NAME=FILE` or `METHOD:NAME=FILE`.
+        args: Arguments with `files` (predictions files, run directories, and checkpoints that are
+            each followed by labelled rows), reading options, and perhaps `ood`, each `NAME=FILE` or
+            `METHOD:NAME=FILE`.
 
     Raises:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
     """
     from bayeslora.predictions.collection import labels_of
-
-    paths, reading = args.files, predictions_reading(args)
-    files = [_test_file(Path(path)) for path in paths]
-    called = labels_of(files, reading)
-    sets: dict[str, dict[str, Path]] = {}
-    shifted: list[Path] = []
-    for path, file, (label, _) in zip(paths, files, called, strict=True):
-        beside = _sets_beside(file) if Path(path).is_dir() else {}
-        corrupted = [name for name, sibling in beside.items() if _is_shifted(sibling, reading)]
-        shifted += [beside.pop(name) for name in corrupted]
-        sets[label] = beside
-    for option in getattr(args, "ood", ()):
-        label, name, file = _tied(option, called)
-        if name in sets[label]:
-            raise InputError(f"--ood {option}: {label} already has a set {name!r}")
-        sets[label][name] = file
-    if getattr(args, "ood_score", None) is not None and not any(sets.values()):
-        raise InputError(
-            f"--ood-score {args.ood_score}: there are no out-of-distribution sets; add them with "
-            "--ood"
-        )
-    return Scored(files, sets, reading, tuple(shifted))
-
-
-def _test_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / TEST).is_file():
-        from bayeslora.checkpoint import is_model
-
-        if is_model(path):
-            raise InputError(
-                f"{path} is a model without predictions; create them with `bayeslora predict "
-                f"{path} DATA --out FILE.parquet`"
-            )
-        raise InputError(
-            f"{path} has no {TEST}; pass a predictions file (.parquet, .csv, .jsonl) or a run "
-            "directory"
-        )
-    return path / TEST
-
-
-def _sets_beside(test: Path) -> dict[str, Path]:
-    return {
-        file.stem: file
-        for file in sorted(test.parent.glob("*.parquet"))
-        if file != test and file.stem not in FITTED
-    }
-
-
-def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
     from bayeslora.predictions.files import open_columns
 
-    return "corruption" in open_columns(file, reading).notes
+    reading = predictions_reading(args)
+    items: list[Path | Predictions] = []
+    beside: list[list[Path]] = []
+    paths = iter(map(Path, args.files))
+    for path in paths:
+        test = path / TEST
+        if test.is_file():
+            items.append(test)
+            others = (file for file in sorted(test.parent.glob("*.parquet")) if file != test)
+            beside.append([file for file in others if file.stem not in FITTED])
+        else:
+            items.append(_predicted(args, path, next(paths, None)) if path.is_dir() else path)
+            beside.append([])
+    if reading.name and len(items) > 1:
+        raise InputError(f"--name {reading.name} names one method, but there are {len(items)}")
+    labels = labels_of(items, reading)
+    sets: dict[str, dict[str, Path]] = {label: {} for label in labels}
+    shifted: list[Path] = []
+    for label, files in zip(labels, beside, strict=True):
+        for file in files:
+            if "corruption" in open_columns(file, reading).notes:
+                shifted.append(file)
+            else:
+                sets[label][file.stem] = file
+    for option in getattr(args, "ood", None) or ():
+        method, name, path = _set(option, labels)
+        if name in sets.setdefault(method, {}):
+            raise InputError(f"--ood {option}: {method} already has a set {name!r}")
+        sets[method][name] = path
+    if getattr(args, "ood_score", None) is not None and not any(sets.values()):
+        refuse(args, ["ood_score"], "has no effect without --ood")
+    return Scored(items, sets, reading, shifted)
 
 
-def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:
-    """Parse an OOD option into the label of the method, the name of the set and its file.
-
-    Args:
-        option: `NAME=FILE`, or `METHOD:NAME=FILE` with a label, or a name that one method has.
-        called: Label and name of each method.
-    """
-    left, equals, file = option.partition("=")
-    if not (left and equals and file):
+def _set(option: str, labels: Sequence[str]) -> tuple[str, str, Path]:
+    """Return method, name and file of an OOD option, `NAME=FILE` or `METHOD:NAME=FILE`."""
+    left, _, path = option.partition("=")
+    method, _, name = left.rpartition(":")
+    if not name or not path:
         raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
-    methods = {label: label for label, _ in called}
-    count = Counter(name for _, name in called)
-    for label, name in called:
-        if count[name] == 1:
-            methods.setdefault(name, label)
-    for method, label in methods.items():
-        if left.startswith(f"{method}:") and left != f"{method}:":
-            return label, left.removeprefix(f"{method}:"), Path(file)
-    unknown, colon, _ = left.partition(":")
-    if colon:
-        raise unknown_choice("method", unknown, methods).within(f"--ood {option}")
-    if len(called) > 1:
+    if not method and len(labels) > 1:
         raise InputError(
-            f"--ood {option}: specify which of the {len(called)} methods made these predictions, "
-            f"as METHOD:{option}, with METHOD one of {', '.join(map(quoted, methods))}"
+            f"--ood {option}: specify which of the {len(labels)} methods made these predictions, "
+            f"as METHOD:{option}, with METHOD one of {listed(labels)}"
         )
-    return called[0][0], left, Path(file)
+    return method or labels[0], name, Path(path)
+
+
+_CHECKPOINTS = ("bayeslora.json", "config.json", "adapter_config.json")
+"""Files of our models, of transformers, and of PEFT."""
+
+
+def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
+    """Return the predictions of a checkpoint for labelled rows, with their texts."""
+    from bayeslora.checkpoint import is_model, read_record
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.columns import DataColumns
+    from bayeslora.data.formats import Reading
+    from bayeslora.engine.data import columns_of
+
+    if not any((model / name).is_file() for name in _CHECKPOINTS):
+        raise InputError(f"{model} has no {TEST}; pass a predictions file or a run directory")
+    if data is None:
+        raise InputError(f"{model} is a model; pass labelled rows after it, such as rows.csv")
+    record = read_record(model) if is_model(model) else None
+    known = DataColumns() if record is None else columns_of(record)
+    columns = known.renamed(args.text_column, args.label_column)
+    further = [*(getattr(args, "group_by", None) or ()), getattr(args, "cluster_by", None)]
+    keep = [*dict.fromkeys(filter(None, further))]
+    table = Reading(**given(args, "delimiter", "encoding"))
+    rows = labelled_rows(data, columns, table, record, keep)
+    if record is None:
+        # As it is: with the softmax of its own layer.
+        clf = BayesianClassifier.from_transformers(model, "mle", progress=not args.quiet)
+    else:
+        clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet)
+    predictions = clf.predict(rows, keep=["text", *keep])
+    own = model.name if record is None else predictions.name
+    return predictions.replace(name=args.name or own)

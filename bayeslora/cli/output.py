@@ -17,7 +17,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,7 +27,7 @@ from bayeslora.io.files import STDIN, check_writable, refuse_existing, refuse_in
 from bayeslora.plain_text import counted, one_line, visible
 
 if TYPE_CHECKING:
-    from bayeslora.metrics.scores import Scores
+    from bayeslora.metrics.scores import Score, Scores
 
 
 def show(text: object = "") -> None:
@@ -150,12 +150,11 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
         show("  ".join(cells).rstrip())
 
 
-def score_rows(scores: Scores) -> list[tuple[str, str]]:
+def score_rows(scores: Mapping[str, Score]) -> list[tuple[str, str]]:
     """Return name and value with interval of each score of a short summary."""
     from bayeslora.reporting.text import shown
 
-    rows = [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
-    return [*rows, *_cut_off("NLL", scores)]
+    return [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
 
 
 def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str, str]]:
@@ -170,39 +169,30 @@ def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str
     """
     from bayeslora.reporting.text import shown
 
-    return [
+    changes = [
         (f"{SCORE_NAMES[key]}, {rows}", f"{shown(before[key])} → {shown(after[key])}")
         for key in ("nll", "ece", "accuracy")
         if key in before and (key != "accuracy" or before[key].value != after[key].value)
-    ] + [
-        line
-        for when, scores in (("before", before), ("after", after))
-        for line in _cut_off(f"NLL, {rows}, {when}", scores)
     ]
+    label = f"NLL, {rows}"
+    return [*changes, *cut_off(f"{label}, before", before), *cut_off(f"{label}, after", after)]
 
 
-def _cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
+def cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
     """Return the number of rows clamped by the floor of the NLL, if any."""
     if not scores.nll_clamped:
         return []
-    return [
-        (
-            f"{label}: cut off",
-            f"{counted(scores.nll_clamped, 'label')} with probability < 1e-12, set to 1e-12",
-        )
-    ]
+    count = counted(scores.nll_clamped, "label")
+    return [(f"{label}: cut off", f"{count} with probability < 1e-12, set to 1e-12")]
 
 
-def hint_to_predict(model: str | Path, data: str | Path | None) -> None:
-    """Print, as a hint, the command to predict a test set beside the training data.
-
-    Args:
-        model: The model directory.
-        data: The training data; None for none.
-    """
-    train = Path("train.jsonl" if data is None or shown_path(data) == STDIN else data)
-    ending = "".join(train.suffixes[-2:] if train.suffix == ".gz" else train.suffixes[-1:])
-    next_step("predict", model, train.parent / f"test{ending}", "--out", "test.parquet")
+def hint_to_predict(args: Any) -> None:
+    """Print, as a hint, the command to predict a test set beside the training data, a file."""
+    if args.task is None and args.multi_task is None:
+        is_named = args.train is not None and shown_path(args.train) != STDIN
+        train = Path(args.train if is_named else "train.jsonl")
+        ending = "".join(train.suffixes[-2:] if train.suffix == ".gz" else train.suffixes[-1:])
+        next_step("predict", args.out, train.parent / f"test{ending}", "--out", "test.parquet")
 
 
 def terminal_width() -> int:
@@ -251,21 +241,4 @@ def check_new_file(
     if target.is_dir():
         raise InputError(f"{target} is a directory; --out must be a file")
     refuse_existing(target, overwrite=overwrite)
-    check_writable(target)
-
-
-def check_new_directory(
-    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
-) -> None:
-    """Raise InputError if a model cannot be written, before anything is computed.
-
-    Raises:
-        InputError: It exists and may not be replaced, is not a model, or contains one of `inputs`.
-    """
-    from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.io.directories import refuse_target
-
-    target = Path(path)
-    refuse_target(target, *LAYOUTS, overwrite=overwrite)
-    refuse_inputs(target, *inputs)
     check_writable(target)

@@ -1,18 +1,19 @@
 """The parser of all verbs; it needs no heavy imports.
 
 A verb's help shows the options that have a name of their own; options that few people need are set
-by `--set KEY=VALUE`, or in a file of `--config`. Options of every verb are defined once, here.
+by `--set KEY=VALUE`, or in a file of `--config`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 from bayeslora._version import __version__
+from bayeslora.cli.arguments import add_arguments
 from bayeslora.cli.output import say
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_yaml
@@ -36,8 +37,8 @@ VERBS = {
 }
 """Verbs in the order of the help, with what each does.
 
-The module of each has `add_arguments(parser)` and `run(args)`, which prints results to stdout and
-everything else to stderr."""
+The module of each has a class `Options`, its arguments, and `run(args)`, which prints results to
+stdout and everything else to stderr."""
 
 EXAMPLES = """examples:
   bayeslora fit train.jsonl --out my-model                  fine-tune a calibrated classifier
@@ -48,12 +49,6 @@ EVERYWHERE = ("json", "quiet", "verbose", "config", "set")
 """Options of every verb, by name."""
 
 _PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")
-
-_GONE = {
-    "convert": "`evaluate`, `report` and all others read such files; in Python, "
-    "`bl.Predictions.read(FILE).save(OUT)` writes one",
-}
-"""Verbs of earlier versions, and what to use instead."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,14 +73,8 @@ class VerbParser(_Parser):
         super().__init__(*args, **kwargs)
         self.further = argparse.ArgumentParser(add_help=False)
 
-    def settable(self) -> dict[str, argparse.Action]:
-        """Return the arguments that have a key for `--set` and `--config`, by key."""
-        return {action.dest: action for action in (*self._actions, *self.further._actions)}
-
     def format_help(self) -> str:
         """Return the help, which ends in the further options."""
-        if not self.further._actions:
-            return super().format_help()
         formatter = self._get_formatter()
         formatter.start_section("further options, by --set KEY=VALUE or in the file of --config")
         for action in self.further._actions:
@@ -94,28 +83,21 @@ class VerbParser(_Parser):
             shown.help = str(action.help).replace("repeatable", "several separated by commas")
             formatter.add_argument(shown)
         formatter.end_section()
-        return f"{super().format_help()}\n{formatter.format_help()}"
+        return "\n".join(filter(None, [super().format_help(), formatter.format_help()]))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the arguments, and none that are left: an unknown option is an error."""
-        parsed, left = super().parse_known_args(args, namespace)
-        if not left or self._mixing:
-            return parsed, left
-        # The intermixed parser calls this method again for each of its two passes.
+        """Return the arguments and the unknown ones, of which a further option is an error."""
+        if self._mixing:  # the intermixed parser calls this method for each of its two passes
+            return super().parse_known_args(args, namespace)
         self._mixing = True
-        try:
-            parsed, left = self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._mixing = False
+        parsed, left = self.parse_known_intermixed_args(args, namespace)
+        self._mixing = False
+        further = {action.dest for action in self.further._actions}
         for word in left:
             key = word.partition("=")[0].removeprefix("--").replace("-", "_")
-            if word.startswith("--") and key in self.further_keys():
+            if word.startswith("--") and key in further:
                 self.error(f"--{key.replace('_', '-')} is written as --set {key}=VALUE")
         return parsed, left
-
-    def further_keys(self) -> list[str]:
-        """Return the keys of the further options."""
-        return [action.dest for action in self.further._actions]
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -144,33 +126,26 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=VerbParser
     )
-    if words and words[0] in _GONE:
-        parser.error(f"there is no verb {words[0]} any more: {_GONE[words[0]]}")
     for name, summary in VERBS.items():
-        verb_parser = verbs.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[:1].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        about = f"{summary[:1].upper()}{summary[1:]}."
+        verb = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
         if not words or words[0] == name or words[0].startswith("--print-completion"):
-            _fill(verb_parser, import_module(f"bayeslora.cli.verbs.{name}"))
+            _fill(verb, import_module(f"bayeslora.cli.verbs.{name}"))
     return parser
 
 
 def _fill(parser: VerbParser, verb: Any) -> None:
     """Add the arguments of a verb, from its module."""
-    verb.add_arguments(parser)
+    add_arguments(parser, parser.further, verb.Options)
     parser.usage = " ".join(["%(prog)s", *_needed(parser), "[options]"])
-    _add_everywhere(parser)
-    further = dict.fromkeys(parser.further_keys())
-    parser.set_defaults(run=verb.run, actions=parser.settable(), **further)
+    further = {action.dest: action for action in parser.further._actions}
+    actions = {action.dest: action for action in parser._actions} | further
+    parser.set_defaults(run=verb.run, actions=actions, **dict.fromkeys(further))
 
 
 def _needed(parser: VerbParser) -> Iterator[str]:
     """Yield the arguments of a verb that a short usage names: files, and required options."""
-    for action in parser._actions:
+    for action in sorted(parser._actions, key=lambda action: len(action.option_strings)):
         if not action.option_strings:
             name = f"{action.metavar} …" if action.nargs in ("*", "+") else str(action.metavar)
             yield f"[{name}]" if action.nargs in ("?", "*") else name
@@ -178,34 +153,7 @@ def _needed(parser: VerbParser) -> Iterator[str]:
             yield f"{action.option_strings[0]} {action.metavar}"
 
 
-def _add_everywhere(parser: VerbParser) -> None:
-    """Add the options of every verb."""
-    group = parser.add_argument_group("options of every verb")
-    group.add_argument("--json", action="store_true", help="print the result as JSON")
-    group.add_argument(
-        "--quiet",
-        "--no-progress",
-        dest="quiet",
-        action="store_true",
-        help="show only notes and errors on stderr, no progress or hints",
-    )
-    group.add_argument("--verbose", action="store_true", help="show tracebacks and debug messages")
-    group.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file with options (out, seed, …) and further ones; the command line takes "
-        "precedence",
-    )
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set a further option, see the end of this help; repeatable",
-    )
-
-
-def settle(args: argparse.Namespace) -> None:
+def settle(args: Any) -> None:
     """Set what `--set` and the file of `--config` set; options of the command line go before.
 
     `args.typed` has what an option is called in messages, by its name in Python.
@@ -214,57 +162,44 @@ def settle(args: argparse.Namespace) -> None:
         InputError: The file, a name or a value is wrong.
     """
     actions: Mapping[str, argparse.Action] = args.actions
-    args.typed = {
-        name: action.option_strings[0] for name, action in actions.items() if action.option_strings
-    }
     keys = [name for name in actions if name not in ("help", *EVERYWHERE)]
-    taken = {name for name in keys if getattr(args, name) not in (None, False)}
-    for key, value in _set(args.set, actions, keys).items():
-        if key in taken:
-            raise InputError(f"--set {key}: {args.typed[key]} is set, too", code="clash")
-        setattr(args, key, _checked(f"--set {key}", value, actions[key]))
-        args.typed[key] = f"--set {key}"
-        taken.add(key)
-    for key, value in _in_file(args.config, {*keys} - {"trust_remote_code"}).items():
-        if value is not None and key not in taken:
-            setattr(args, key, _checked(f"{args.config}: {key}", value, actions[key]))
-            args.typed[key] = f"{args.config}: {key}"
+    called = {name: [*actions[name].option_strings, actions[name].metavar] for name in keys}
+    args.typed = {name: str(names[0]) for name, names in called.items()}
+    chosen = {name for name in keys if getattr(args, name) is not None}
+    sources = {"--set ": _pairs(args.set), f"{args.config}: ": _in_file(args.config)}
+    for prefix, values in sources.items():
+        is_typed = prefix == "--set "
+        # A file from elsewhere must not make a backbone's repository run code.
+        allowed = [name for name in keys if is_typed or name != "trust_remote_code"]
+        for name, value in values:
+            key, label = name.replace("-", "_"), f"{prefix}{name}"
+            if key not in allowed:
+                raise unknown_choice("option", name, allowed).within(prefix.rstrip(": "))
+            if key in chosen and (is_typed or args.typed[key].startswith(prefix)):
+                raise InputError(f"{label}: {args.typed[key]} is set, too", code="clash")
+            if key not in chosen:
+                setattr(args, key, _checked(label, value, actions[key]))
+                args.typed[key] = label
+                chosen.add(key)
 
 
-def _set(
-    options: Sequence[str], actions: Mapping[str, argparse.Action], keys: Sequence[str]
-) -> dict[str, Any]:
-    """Return the values of `--set` by key, true and false as booleans."""
-    values: dict[str, Any] = {}
-    for option in options:
+def _pairs(options: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values of `--set`, true and false as booleans."""
+    for option in options or ():
         name, equals, text = option.partition("=")
-        key = name.strip().replace("-", "_")
         if not equals:
             raise InputError(f"--set must be KEY=VALUE, got {option!r}")
-        if key not in keys:
-            raise unknown_choice("option", name, keys).within("--set")
-        if key in values:
-            raise InputError(f"--set {key} is given twice")
-        values[key] = {"true": True, "false": False}.get(text, text)
-        if isinstance(actions[key], argparse._AppendAction):
-            values[key] = text.split(",")
-    return values
+        yield name.strip(), {"true": True, "false": False}.get(text, text)
 
 
-def _in_file(path: str | None, keys: Collection[str]) -> dict[str, Any]:
-    """Return the values in a YAML file, if any, by key."""
-    content = {} if path is None else read_yaml(path)
+def _in_file(path: str | None) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values of a YAML file, if any."""
+    content = None if path is None else read_yaml(path)
     if content is not None and not isinstance(content, Mapping):
         raise InputError(f"{path} must be a mapping, such as `epochs: 5`")
-    values: dict[str, Any] = {}
     for name, value in (content or {}).items():
-        key = str(name).replace("-", "_")
-        if key in values:
-            raise InputError(f"{path}: option {name!r} is set twice")
-        if key not in keys:
-            raise unknown_choice("option", str(name), keys).within(path)
-        values[key] = value
-    return values
+        if value is not None:
+            yield str(name), value
 
 
 _STRUCTURED = ("adapter", "posterior", "verbaliser", "multi_task", "validation")
@@ -275,19 +210,22 @@ def _checked(label: str, value: Any, action: argparse.Action) -> Any:
     """Return a value as the command line would have parsed it."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise InputError(f"{label}: must be true or false, got {value!r}")
+            raise InputError(f"{label} must be true or false, got {value!r}")
         return action.const if value else None
     if isinstance(value, Mapping) and action.dest in _STRUCTURED:
         return value
-    is_list = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
-    values = value if is_list and isinstance(value, list) else [value]
-    parsed = [_scalar(label, item, action) for item in values]
-    return parsed if is_list else parsed[0]
+    if action.nargs not in ("+", "*") and not isinstance(action, argparse._AppendAction):
+        return _scalar(label, value, action)
+    if isinstance(value, str) and label.startswith("--set"):
+        value = value.split(",")
+    return [
+        _scalar(label, item, action) for item in (value if isinstance(value, list) else [value])
+    ]
 
 
 def _scalar(label: str, value: Any, action: argparse.Action) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{label}: must be a string or a number, got {value!r}")
+        raise InputError(f"{label} must be a string or a number, got {value!r}")
     parsed = action.type(str(value)) if callable(action.type) else str(value)
     if action.choices is not None and parsed not in action.choices:
         raise unknown_choice("value", str(parsed), action.choices).within(label)
@@ -297,14 +235,8 @@ def _scalar(label: str, value: Any, action: argparse.Action) -> Any:
 class _PrintCompletion(argparse.Action):
     """Prints the completion script and ends the command, as `--help` does."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Print the script for the shell in `values`, which then does not start Python."""
+    def __call__(self, parser: Any, _namespace: Any, shell: Any, _flag: Any = None) -> None:
+        """Print the script for a shell, which then does not start Python."""
         try:
             import shtab
         except ImportError:
@@ -313,7 +245,7 @@ class _PrintCompletion(argparse.Action):
             # Recognised by the metavar, so that no argument needs another mark.
             if any(path in str(action.metavar) for path in _PATHS):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-        sys.stdout.write(shtab.complete(parser, shell=str(values)) + "\n")
+        sys.stdout.write(shtab.complete(parser, shell=shell) + "\n")
         parser.exit()
 
 

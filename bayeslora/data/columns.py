@@ -345,6 +345,15 @@ class Reader:
             self._require(columns.label, "label_column (--label-column)")
         else:
             check_spelling(self.source, names, columns.label, "set --label-column")
+            others = [name for name in names if name not in (*self._names, "id")]
+            if columns.label not in names and others:
+                logger.warning(
+                    "%s has no column %r, so no row has a label; if one of %s has labels, name it "
+                    "with label_column (--label-column)",
+                    self.source,
+                    columns.label,
+                    listed(others),
+                )
         for name in self._keep:
             self._require(name, "keep (--keep)")
 

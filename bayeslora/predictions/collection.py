@@ -15,6 +15,7 @@ Methods that share a name are distinguished by their seed or the location of the
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -26,9 +27,11 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import STDIN, shown_path
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import clean, listed, shorten
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
+
+logger = logging.getLogger(__name__)
 
 PredictionsLike = Predictions | str | Path | Any
 """Predictions, the path of a file, or a data frame; `as_predictions` refuses everything else."""
@@ -157,6 +160,14 @@ def gather(
     if not inputs:
         raise InputError("a report needs at least one set of predictions, got none")
     methods = _methods([load_source(item, columns, needed, reading) for item in inputs])
+    for method in methods:
+        if method.predictions.labels is None and method.source.further:
+            logger.warning(
+                "%s: no row has a label; if one of %s has labels, name it with label_column "
+                "(--label-column)",
+                method.file or method.label,
+                listed(method.source.further),
+            )
     load = partial(load_source, optional=(*columns, *needed), reading=reading)
     outside = _by_method(methods, ood or {}, load)
     return [replace(method, ood=sets) for method, sets in zip(methods, outside, strict=True)]
@@ -214,7 +225,7 @@ def _by_method(
             raise InputError(f"ood key {key!r} is ambiguous; choose from {choices}")
         if not same:
             allowed = {name for method in methods for name in (method.label, method.name)}
-            raise unknown_choice("method in ood", key, allowed)
+            raise unknown_choice("method", key, allowed).within("ood (--ood)")
         outside[same[0]] |= {str(name): load(item) for name, item in sets.items()}
     return outside
 
@@ -228,18 +239,23 @@ def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -
 
 
 def labels_of(
-    paths: Sequence[str | Path], reading: PredictionsReading = AS_WRITTEN
-) -> list[tuple[str, str]]:
-    """Return the label and the name that `gather` would assign to files, without reading rows.
+    items: Sequence[Predictions | Path], reading: PredictionsReading = AS_WRITTEN
+) -> list[str]:
+    """Return the labels that `gather` would assign to predictions, without reading rows of files.
 
     Raises:
         InputError: A file is missing, unreadable, or not a predictions file.
     """
-    opened = [open_columns(path, reading) for path in paths]
-    names = [each.title for each in opened]
-    seeds = [seed_of("", each.notes, path)[1] for each, path in zip(opened, paths, strict=True)]
-    labels, _ = _labels(names, seeds, paths)
-    return list(zip(labels, names, strict=True))
+    fits: list[tuple[str, Mapping[str, str], Path | None]] = []
+    for item in items:
+        if isinstance(item, Predictions):
+            fits.append((item.name, item.metadata, None))
+        else:
+            opened = open_columns(item, reading)
+            fits.append((opened.title, opened.notes, item))
+    names, notes, paths = zip(*fits, strict=True)
+    seeds = [seed_of("", about, path)[1] for about, path in zip(notes, paths, strict=True)]
+    return _labels(names, seeds, paths)[0]
 
 
 def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:

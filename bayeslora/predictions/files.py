@@ -87,6 +87,8 @@ class PredictionsReading:
         probability_columns: The class whose probability a column holds, by the column's name, in
             the order of the classes; empty takes the columns `prob_<class>`, or `logit_<class>`.
         renormalise: Whether rows whose probabilities do not sum to 1 are divided by their sum.
+        name: Name of the predictions; empty for the stored one, else that of the file.
+        label_column: Column of the labels; `label` by default.
         normalise: Divisor of each option's log-likelihood in a sample log: `none` by default, or
             its number of `characters` or `bytes`. None means that the file may be of another kind.
     """
@@ -95,6 +97,8 @@ class PredictionsReading:
     probability_columns: Mapping[str, str] = field(default_factory=dict)
     renormalise: bool = False
     normalise: str | None = None
+    name: str = ""
+    label_column: str = "label"
 
 
 AS_WRITTEN = PredictionsReading()
@@ -157,9 +161,9 @@ class Columns:
 
     @property
     def title(self) -> str:
-        """The stored name of the predictions, else the file's name without its suffix."""
+        """The chosen or stored name of the predictions, else the file's without its suffix."""
         stem = "stdin" if self.source == STDIN else Path(self.source.removesuffix(".gz")).stem
-        return self.metadata.get("name") or stem
+        return self.reading.name or self.metadata.get("name") or stem
 
     @property
     def notes(self) -> dict[str, str]:
@@ -386,19 +390,19 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: The table has no predictions, lacks one of `columns`, or a value is wrong.
     """
-    names = opened.names
+    names, label = opened.names, opened.reading.label_column
     with named(opened.source):
         class_of = _class_columns(opened)
         for column in columns:
             if column not in opened.further:
                 raise unknown_choice("column", column, opened.further)
     if "label" not in columns:
-        check_spelling(opened.source, names, "label", "labels must be in a column 'label'")
+        check_spelling(opened.source, names, label, "set label_column (--label-column)")
     scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
     sets = [f"set_{name}" for name in class_of.values()]
     if len(sets) < 2 or not {*sets} <= {*names}:
         sets = []
-    texts = [name for name in names if name in {"id", "label", *columns}]
+    texts = [name for name in names if name in {"id", label, *columns}]
     table = opened.read((*class_of, *scores), (*texts, *sets))
     with named(opened.source, opened.where):
         _check_names(table)
@@ -409,15 +413,15 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
             "metadata": opened.notes,
             "columns": {name: values[name] for name in columns},
             **{name: numbers.pop(name) for name in UNCERTAINTIES if name in numbers},
-            **_probabilities(table, class_of, values.get("label")),
+            **_probabilities(table, class_of, values.get(label)),
         }
         fields["scores"] = {name.removeprefix("score_"): v for name, v in numbers.items()}
         if opened.reading.renormalise:
             sums = renormalise(fields["probs"])
             extent = sums.min(), sums.max()
             logger.warning("%s: divided rows by sums from %.4g to %.4g", opened.source, *extent)
-        if "label" in values:
-            fields["labels"] = label_codes(values["label"], fields["classes"])
+        if label in values:
+            fields["labels"] = label_codes(values[label], fields["classes"])
         if sets:
             fields["sets"] = np.column_stack([_truths(table, name) for name in sets])
         if "id" in values:

@@ -37,6 +37,17 @@ def test_every_family_keeps_its_mean(tmp_path, family):
     assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
 
 
+@pytest.mark.parametrize("posterior", ["vbll", "map", "temperature", "laplace"])
+@pytest.mark.parametrize("family", ["distilbert", "roberta"])
+def test_a_new_last_layer_is_exported_to_where_the_old_one_served(tmp_path, family, posterior):
+    clf = from_transformers(str(saved(family, tmp_path / "theirs")), posterior)
+    clf.calibrate(toy_rows(30))
+    clf.export_merged(tmp_path / "served")
+    served, _ = probabilities(tmp_path / "served")
+    np.testing.assert_allclose(served, clf.predict(TEST, num_samples=0).probs, atol=1e-5)
+    assert (tmp_path / "served" / "README.md").is_file()
+
+
 # peft reads an attribute that transformers renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_a_peft_checkpoint_keeps_its_mean(tmp_path):

@@ -38,7 +38,7 @@ def refused(run, tmp_path):
         assert result.out == ""
         lines = result.err.strip().splitlines()
         assert 1 <= len(lines) <= 2, result.err
-        assert lines[0].startswith("bayeslora: error: ")
+        assert lines[-1].startswith("bayeslora: error: ")
         assert sorted(tmp_path.rglob("*")) == before, "something was written"
         return result.err
 

@@ -19,7 +19,7 @@ def files(tmp_path):
         ("report P --out R --no-examples --example-column text", "--example-column"),
         ("report P --out R --set card_model=m", "card_model"),
         ("report P --out R --card-dataset d", "--card-dataset"),
-        ("report P --out R --card-method m", "--card-method"),
+        ("report P --out R --set card_method=m", "card_method"),
         ("report P --out R --set device=cpu", "device"),
         ("info --set device=cpu", "device"),
         ("info --set backbone=minilm", "backbone"),

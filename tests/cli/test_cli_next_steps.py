@@ -22,9 +22,8 @@ def steps(run, world, tmp_path):
     model, out, mean = (tmp_path / name for name in ("my model", "test.parquet", "mean.parquet"))
 
     def commands(*more):
-        yield run(
-            "calibrate", world.classifier, world.train, "--hold-out", 0.3, "--out", model, *more
-        )
+        calibrate = ["calibrate", world.classifier, world.train, "--posterior", "laplace"]
+        yield run(*calibrate, "--hold-out", 0.3, "--out", model, *more)
         yield run("predict", model, world.test, "--out", out, *more)
         assert run("predict", model, world.test, "--num-samples", 0, "--out", mean).code == 0
         yield run("compare", out, mean, *more)

@@ -105,7 +105,6 @@ def test_python_m_is_the_same_command():
         (["fit", "t", "--set", "patience"], ["--set must be KEY=VALUE"]),
         (["fit", "t", "--set", "patince=3"], ["'patience'"]),
         (["fit", "t", "--seed", "1", "--set", "seed=2"], ["--seed is set, too"]),
-        (["convert", "t"], ["bl.Predictions.read"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
         (["evaluate"], ["RUN_OR_FILE"]),
         (["recalibrate", "--fit", "a.csv"], ["--apply", "--out"]),
@@ -131,7 +130,8 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in ("batch_size", "patience", "head_lr"):
         assert stated[name] == str(getattr(TrainingSettings, name)), name
     columns = DataColumns()
-    assert (stated["text_column"], stated["label_column"]) == (columns.text, columns.label)
+    assert stated["text_column"].startswith(f"{columns.text}, ")
+    assert stated["label_column"].startswith(f"{columns.label}, ")
 
 
 def test_help_comes_from_the_signature_of_the_function(run):

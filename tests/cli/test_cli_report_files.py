@@ -43,7 +43,7 @@ def test_report_takes_formats_and_a_card(run, files, tmp_path):
     card = tmp_path / "README.md"
     card.write_text("---\nlicense: mit\n---\n# Mine\n")
     options = ["--figures", "png", "--out", tmp_path / "out"]
-    about = ["--model-card", card, "--card-method", "bayes", "--set", "card_model=tiny"]
+    about = ["--model-card", card, "--set", "card_method=bayes", "--set", "card_model=tiny"]
     result = run("report", *files, *options, *about, "--card-dataset", "toy rows")
     assert (result.code, result.err) == (0, "")
     assert result.out.strip() == str(tmp_path / "out" / "index.html")

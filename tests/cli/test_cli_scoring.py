@@ -127,8 +127,8 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
         "--group-by",
         "source",
         "--by-class",
-        "--cluster-by",
-        "twin",
+        "--set",
+        "cluster_by=twin",
         "--set",
         "interval=bca",
     ]
@@ -147,7 +147,7 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
     for part in ("news", "web", "Recall", "ECE by chance", "p = ", "clusters of equal 'twin'"):
         assert part in shown
     assert "sourse" in refused("evaluate", file, "--group-by", "sourse")
-    assert "sourse" in refused("evaluate", file, "--cluster-by", "sourse")
+    assert "sourse" in refused("evaluate", file, "--set", "cluster_by=sourse")
 
 
 def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path):
@@ -156,8 +156,8 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
         "--group-by",
         "source",
         "--by-class",
-        "--cluster-by",
-        "twin",
+        "--set",
+        "cluster_by=twin",
         "--set",
         "interval=bca",
     ]
@@ -190,7 +190,7 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
 
 def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):
     pair = [with_columns(tmp_path / f"{name}.parquet", seed=n) for n, name in enumerate("ab")]
-    options = ["--cluster-by", "twin", "--set", "interval=bca"]
+    options = ["--set", "cluster_by=twin", "--set", "interval=bca"]
     content = json.loads(run("compare", *pair, *options, "--json").out)
     loaded = [Predictions.load(path, columns=("twin",)) for path in pair]
     expected = compare(loaded, cluster_by="twin", interval="bca").to_json()

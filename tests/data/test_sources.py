@@ -6,8 +6,7 @@ import json
 import pytest
 from refusal import refused
 
-from bayeslora.cli.data import suffix_of
-from bayeslora.data.formats import Reading, kind_of, open_table
+from bayeslora.data.formats import Reading, kind_of, open_table, suffix_of
 
 ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

@@ -1,6 +1,5 @@
 """Training options, reading of data, and progress output."""
 
-import argparse
 import dataclasses
 import logging
 import time
@@ -13,7 +12,6 @@ from transformers.utils import logging as transformers_logging
 from bayeslora import BayesianClassifier
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
-from bayeslora.cli.arguments import add_fields
 from bayeslora.cli.parser import build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
@@ -75,13 +73,11 @@ def test_an_option_of_fit_is_its_field_everywhere(name):
     assert keyword is Any or {*get_args(keyword), keyword} >= ({*get_args(field)} or {field})
 
 
-def test_a_new_field_is_an_option_with_help_and_record():
+def test_a_new_field_is_in_the_docstring_and_the_record():
     @dataclasses.dataclass(frozen=True)
     class More(TrainingSettings):
         laps: Count = 3
         """Laps of the track."""
-        is_wet: bool = False
-        """Whether to wet the track."""
 
     @with_meanings(More, ["laps"])
     def drive():
@@ -94,13 +90,7 @@ def test_a_new_field_is_an_option_with_help_and_record():
             InputError: It is broken.
         """
 
-    parser = argparse.ArgumentParser()
-    add_fields(parser, More, ["laps", "is_wet"])
-    assert "--laps N" in parser.format_help()
-    assert "laps of the track (default: 3)" in parser.format_help()
-    args = parser.parse_args(["--laps", "5", "--is-wet"])
-    recorded = More(laps=args.laps, is_wet=args.is_wet).recorded()
-    assert (recorded["laps"], recorded["is_wet"]) == (5, True)
+    assert More(laps=5).recorded()["laps"] == 5
     assert "car: A car.\n    laps: Laps of the track (default: 3).\n\nRaises:" in drive.__doc__
 
 

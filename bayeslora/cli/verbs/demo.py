@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Any
 
-from bayeslora.cli.arguments import add_fields, add_overwrite, given
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import given, option
 from bayeslora.cli.output import print_json, show, table_width
-from bayeslora.cli.parser import VerbParser
-from bayeslora.engine.training_options import TrainingSettings
-
-DEFAULT_OUT = "reports/demo"
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    parser.add_argument(
-        "--out",
-        default=DEFAULT_OUT,
-        metavar="DIR",
-        help=f"output directory (default: {DEFAULT_OUT})",
-    )
-    add_fields(parser, TrainingSettings, ["seed"])
-    add_overwrite(parser)
+class Options(arguments.Overwriting):
+    """Arguments of the verb."""
+
+    out: str = option("DIR", default="reports/demo")
+    """output directory (default: reports/demo)"""
+    seed: Any = option(of=arguments.TRAINING)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Fit and score every method, then print the table and the path of the report."""
     from bayeslora.reporting.report import check_target, report
 
@@ -46,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
     )
     scores = list(scores_of_report(page).values())
     if args.json:
-        methods = [result.to_json() for result in scores]
-        print_json({"page": str(page), "methods": methods})
+        print_json({"page": str(page), "methods": [each.to_json() for each in scores]})
         return
     show(scores_table(scores, table_width()))
     show(f"\nreport: {page}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import DATA_DIR, add_options, given
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import argument, given, option, refuse
 from bayeslora.cli.output import note, print_columns, print_json, show
-from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import FailedError, InputError
 from bayeslora.plain_text import counted
 
@@ -16,30 +15,26 @@ if TYPE_CHECKING:
     from bayeslora.experiments.run import Experiment, Plan
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
+class Options(arguments.Everywhere):
+    """Arguments of the verb."""
+
+    grid: str = argument("FILE", "grid")
+    """YAML: tasks, methods, seeds, protocol …"""
     # Not `out`, which `main` locks: a dry run only looks, and a run locks its directory itself.
-    parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
-    group = parser.add_mutually_exclusive_group()
-    add_options(
-        group,
-        {
-            "--workers N": "number of processes on this machine, with Ray (default: 1)",
-            "--ray ADDRESS": "address of a Ray cluster: 'local' to start one on this machine, "
-            "'auto', or host:port",
-        },
-    )
-    add_options(
-        parser,
-        {
-            "--dry-run": "check everything and show the plan, without computing",
-            "--data-dir DIR": DATA_DIR,
-        },
-    )
+    directory: Any = option("DIR", flag="--out")
+    """output directory"""
+    workers: Any = option("N")
+    """number of processes on this machine, with Ray (default: 1)"""
+    ray: str | None = option("ADDRESS")
+    """address of a Ray cluster: 'local' to start one on this machine, 'auto', or host:port"""
+    dry_run: bool = option()
+    """check everything and show the plan, without computing"""
+    data_dir: str | None = option("DIR")
+    """directory with the files of known tasks (default: the environment variable BAYESLORA_DATA,
+    else the Hugging Face hub)"""
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Check the grid, then show the plan, or compute missing cells and show the results.
 
     Raises:
@@ -48,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if not args.dry_run and args.directory is None:
         raise InputError("--out is missing; only --dry-run works without it")
+    if args.ray is not None:
+        refuse(args, ["workers"], "cannot be combined with --ray")
 
     from bayeslora.experiments import run as experiments
 
@@ -72,49 +69,42 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
+def _show_plan(args: Options, plan: Plan) -> None:
     from bayeslora.experiments.protocols import PROTOCOLS
 
     content = plan.to_json()
     if args.json:
         print_json(content)
         return
-    rows = [("task", "backbone", "method", "rows", "seeds", "finished", "seconds")]
-    rows += [
-        (
-            *(cell["task"], cell["backbone"], cell["method"]),
-            "all" if cell["rows"] is None else str(cell["rows"]),
-            *(str(cell["seeds"]), str(cell["finished"])),
-            "?" if cell["seconds"] is None else f"{cell['seconds']:.0f}",
-        )
-        for cell in content["cells"]
-    ]
+    columns = ("task", "backbone", "method", "rows", "seeds", "finished", "seconds")
+    rows: list[tuple[str, ...]] = [columns]
+    left = 0.0
+    for cell in content["cells"]:
+        seconds = cell["seconds"]
+        shown = cell | {
+            "rows": "all" if cell["rows"] is None else cell["rows"],
+            "seconds": "?" if seconds is None else f"{seconds:.0f}",
+        }
+        rows.append(tuple(str(shown[name]) for name in columns))
+        left += (cell["seeds"] - cell["finished"]) * (seconds or 0.0)
     print_columns(rows)
     show(f"\n{counted(content['num_cells'], 'cell')}, {content['num_finished']} finished")
-    left = [(cell["seeds"] - cell["finished"], cell["seconds"]) for cell in content["cells"]]
-    if known := sum(count * seconds for count, seconds in left if seconds is not None):
-        show(f"about {timedelta(seconds=round(known))} left for cells like the finished ones")
+    if left:
+        show(f"about {timedelta(seconds=round(left))} left for cells like the finished ones")
     show(f"protocol {plan.protocol}: {PROTOCOLS[plan.protocol].described()}")
     if plan.deviations:
-        show("deviations from the protocol:")
-    for text in plan.deviations:
-        show(f"  {text}")
+        show("\n  ".join(["deviations from the protocol:", *plan.deviations]))
     for text in plan.missing:
         note(text)
 
 
-def _show(args: argparse.Namespace, result: Experiment) -> None:
+def _show(args: Options, result: Experiment) -> None:
     if args.json:
         from bayeslora.experiments.summary import cell_scores
 
-        print_json(
-            {
-                "out": str(result.out),
-                "num_cells": len(result.records),
-                "cells": [cell_scores(record) for record in result.records],
-                "failed": dict(result.failed),
-            }
-        )
+        cells = [cell_scores(record) for record in result.records]
+        about = {"out": str(result.out), "num_cells": len(cells), "cells": cells}
+        print_json({**about, "failed": dict(result.failed)})
         return
     rows = [("finished cells", str(len(result.records)))]
     if result.failed:

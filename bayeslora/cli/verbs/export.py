@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Any
 
-from bayeslora.cli.arguments import (
-    CLASSIFIER,
-    LOADING,
-    add_loading,
-    add_out,
-    add_parameters,
-    given,
-    refuse,
-)
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import LOADING, argument, given, option, refuse
 from bayeslora.cli.output import hint, print_json, show
-from bayeslora.cli.parser import VerbParser
-from bayeslora.errors import InputError
 
-FORMATS = ("peft", "merged", "safetensors")
+EXPORT = f"{arguments.CLASSIFIER}.export_peft"
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a model directory written by `fit`")
-    add_out(parser, "PATH directory or .safetensors file to write")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="peft",
-        help="peft: the adapter as a plain LoRA (default); merged: a transformers classifier "
-        "(decoders and vision models); safetensors: one file of tensors for serving. merged "
-        "and safetensors contain the mean network, without uncertainty",
-    )
-    add_parameters(parser, f"{CLASSIFIER}.export_peft", "prefix TEXT", "head", "member")
-    add_loading(parser.further)
+class Options(arguments.Overwriting, arguments.Loading):
+    """Arguments of the verb."""
+
+    model: Any = argument("MODEL", "model")
+    """a model directory written by `fit`"""
+    out: str = option("PATH", required=True)
+    """directory or .safetensors file to write"""
+    format: Any = option("peft|merged|safetensors", choices=("peft", "merged", "safetensors"))
+    """peft: the adapter as a plain LoRA (default); merged: a transformers classifier (decoders and
+    vision models); safetensors: one file of tensors for serving. merged and safetensors contain the
+    mean network, without uncertainty"""
+    prefix: str | None = option("TEXT", EXPORT)
+    head: bool = option(of=EXPORT)
+    member: Any = option(of=EXPORT)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Export the model, then print the path and how to load it."""
-    if args.format != "peft":
+    format: Any = args.format or "peft"
+    if format != "peft":
         refuse(args, ["prefix", "head"], "requires --format peft")
-    if args.head and args.prefix is not None:
-        raise InputError("--head sets --prefix itself; use only one of them")
+    if args.head:
+        refuse(args, ["prefix"], "is set by --head; use only one of them")
 
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record
@@ -49,22 +41,20 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.engine.fitted.export import LOADERS, check_export
 
     record = read_record(args.model)
-    backbone = args.backbone or record.backbone["name"]
-    inputs = [args.model, *directories(backbone)]
-    check_export(args.out, args.format, overwrite=bool(args.overwrite), inputs=inputs)
-    loading = given(args, *LOADING)
-    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
+    inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
+    check_export(args.out, format, overwrite=bool(args.overwrite), inputs=inputs)
+    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **given(args, *LOADING))
     which = {"member": args.member, "overwrite": bool(args.overwrite)}
-    if args.format == "peft":
+    if format == "peft":
         export = clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
         hint(f"load it with {export.loader}: {'; '.join(export.notes)}")
-    elif args.format == "merged":
+    elif format == "merged":
         clf.export_merged(args.out, **which)
         loader = LOADERS["vision" if record.columns.get("image") else "decoder"]
         hint(f"load it with transformers.{loader}")
     else:
         clf.export_safetensors(args.out, **which)
     if args.json:
-        print_json({"path": str(args.out), "format": args.format})
+        print_json({"path": str(args.out), "format": format})
     else:
         show(args.out)

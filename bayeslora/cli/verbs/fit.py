@@ -2,171 +2,127 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import (
-    CLASSIFIER,
-    add_fields,
-    add_loading,
-    add_options,
-    add_overwrite,
-    add_parameters,
-    add_rows,
-    given,
-    refuse,
-)
-from bayeslora.cli.data import (
-    column_options,
-    columns_for,
-    files_of,
-    labelled_rows,
-    named_rows,
-    reading,
-    settle_tasks,
-)
-from bayeslora.cli.output import hint_to_predict, print_columns, print_json, show_last
-from bayeslora.cli.parser import VerbParser
-from bayeslora.engine.training_options import CHOSEN, TrainingSettings
+from bayeslora.cli import arguments, data, output
+from bayeslora.cli.arguments import CLASSIFIER, PLACE, TRAINING, argument, given, option, refuse
+from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
+from bayeslora.io.files import refuse_inputs
 from bayeslora.option_checks import KINDS
+from bayeslora.options import refuse_idle
 from bayeslora.plain_text import duration
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
 
-_OF_ROWS = ("cv", "keep_folds", "hold_out", "refit")
+_CONSTRUCTOR = f"{CLASSIFIER}.__init__"
 _READING = ("backbone", "max_length", "depth", "template", "verbaliser", "format")
 _LOADING = ("seed", "dtype", "device", "trust_remote_code")
-_NAMED = ("epochs", "batch_size", "report_to", *_OF_ROWS)
-"""Options of training that have an option of their own; the others are set by `--set`."""
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    parser.add_argument(
-        "train",
-        nargs="?",
-        metavar="TRAIN",
-        help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or "
-        ".npz file of images; with --task and a known task, the name of a split "
-        "(default: train)",
-    )
-    parser.add_argument(
-        "--validation",
-        action="append",
-        metavar="[NAME=]FILE",
-        help="held-out examples, used to choose the epoch and options of the posterior; with "
-        "--multi-task one file per task, as NAME=FILE",
-    )
-    add_options(
-        parser,
-        {
-            "--out DIR": "output directory",
-            "--backbone NAME": "minilm (used for texts if none is named), smollm2-135m (questions, "
-            "--zero-shot), dinov2-s (images), a directory, a hub id, or auto: the installed one on "
-            "whose frozen features a last layer has the lowest held-out NLL",
-            "--adapter NAME[:KEY=VALUE,…]": "adapter and its options, such as polar:r=4,lr=2e-3; "
-            "see `bayeslora methods` (default: polar)",
-            "--posterior NAME[:KEY=VALUE,…]": "posterior and its options, such as "
-            "vbll:prior_scale=2; see `bayeslora methods` (default: vbll)",
-            "--quick": "fit only the last layer, on frozen features, in seconds; same as "
-            "--adapter none",
-        },
-    )
-    add_fields(parser, TrainingSettings, ["epochs", "seed"])
-    add_overwrite(parser)
-    add_fields(parser.add_argument_group("held-out rows"), TrainingSettings, _OF_ROWS)
-    _add_model(parser.add_argument_group("model"))
-    add_rows(parser, "TRAIN")
-    further = [name for name in CHOSEN if name not in _NAMED]
-    add_fields(parser.further, TrainingSettings, further)
-    add_parameters(parser.further, f"{CLASSIFIER}.__init__", "format")
-    add_parameters(parser.further, f"{CLASSIFIER}.fit", "feature_scores")
-    add_parameters(parser.further, "bayeslora.classifier:Loading", "dtype")
-    add_loading(parser.further, "device")
+class _HeldOut(arguments.Everywhere):
+    group = "held-out rows"
+    cv: Any = option("N|auto", TRAINING)
+    keep_folds: bool = option(of=TRAINING)
+    hold_out: Any = option("X", TRAINING)
+    refit: bool = option(of=TRAINING)
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    add_options(
-        group,
-        {
-            "--zero-shot": "classify with the language model itself, without training; the "
-            "classes are those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is "
-            "optional"
-        },
-    )
-    group.add_argument(
-        "--template",
-        type=lambda text: text.replace("\\n", "\n"),  # as shells pass a line break
-        metavar="TEXT",
-        help=r"prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
-        r"for none (default: 'Text: {text}\nCategory:', none for an encoder)",
-    )
-    group.add_argument(
-        "--verbaliser",
-        action="append",
-        metavar="CLASS=WORDS",
-        help="words for a class; the language model's own answer becomes the prior mean of "
-        "the last layer. 'names': the class names; 'none': a prior mean of zero "
-        "(default: names for few examples on a decoder, see docs/reading.md, else none)",
-    )
-    add_parameters(group, f"{CLASSIFIER}.__init__", "max_length", "depth N|SHARE|auto")
-    add_fields(group, TrainingSettings, ["batch_size", "report_to"])
-    add_loading(group, "trust_remote_code")
+class _Model(arguments.Everywhere):
+    group = "model"
+    zero_shot: bool = option()
+    """classify with the language model itself, without training; the classes are those of
+    --verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional"""
+    template: str | None = option("TEXT")
+    r"""prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' for none (default:
+    'Text: {text}\nCategory:', none for an encoder)"""
+    verbaliser: Any = option("CLASS=WORDS", action="append")
+    """words for a class; the language model's own answer becomes the prior mean of the last layer.
+    'names': the class names; 'none': a prior mean of zero (default: names for few examples on a
+    decoder, see docs/reading.md, else none)"""
+    max_length: Any = option(of=_CONSTRUCTOR)
+    depth: Any = option("N|SHARE|auto", _CONSTRUCTOR)
+    batch_size: Any = option(of=TRAINING)
+    report_to: str | None = option(of=TRAINING)
+    trust_remote_code: bool = option(of=PLACE)
 
 
-def run(args: argparse.Namespace) -> None:
+class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
+    """Arguments of the verb."""
+
+    train: Any = argument("TRAIN", "train", nargs="?")
+    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or .npz file of
+    images; with --task and a known task, the name of a split (default: train)"""
+    validation: Any = option("[NAME=]FILE", action="append")
+    """held-out examples, used to choose the epoch and options of the posterior; with --multi-task
+    one file per task, as NAME=FILE"""
+    out: str = option("DIR")
+    """output directory"""
+    backbone: str | None = option("NAME")
+    """minilm (used for texts if none is named), smollm2-135m (questions, --zero-shot), dinov2-s
+    (images), a directory, a hub id, or auto: the installed one on whose frozen features a last
+    layer has the lowest held-out NLL"""
+    adapter: Any = option(arguments.METHOD)
+    """adapter and its options, such as polar:r=4,lr=2e-3; see `bayeslora methods` (default: polar)
+    """
+    posterior: Any = option(arguments.METHOD)
+    """posterior and its options, such as vbll:prior_scale=2; see `bayeslora methods` (default:
+    vbll)"""
+    quick: bool = option()
+    """fit only the last layer, on frozen features, in seconds; same as --adapter none"""
+    epochs: Any = option(of=TRAINING)
+    seed: Any = option(of=TRAINING)
+    head_lr: Any = option("X", TRAINING, further=True)
+    patience: Any = option(of=TRAINING, further=True)
+    format: str | None = option(of=_CONSTRUCTOR, further=True)
+    feature_scores: list[str] | None = option(of=f"{CLASSIFIER}.fit", further=True)
+    dtype: str | None = option(of="bayeslora.classifier:Loading", further=True)
+    device: str | None = option(of=PLACE, further=True)
+
+
+def run(args: Options) -> None:
     """Check all arguments and data, load, fit, save, and print the results."""
     if args.verbaliser is not None:
         args.verbaliser = _verbaliser(args.verbaliser)
-    settle_tasks(args, "train")
+    if args.template is not None:
+        args.template = args.template.replace("\\n", "\n")  # as shells pass a line break
+    data.settle_tasks(args, "train")
+    _settle_task(args)
     if args.zero_shot:
         _refuse_with_zero_shot(args)
     elif args.quick:
-        if args.adapter is not None:
-            raise InputError(f"--quick means --adapter none; remove --adapter {args.adapter}")
+        refuse(args, ["adapter"], "has no effect with --quick, which means --adapter none")
         args.adapter = "none"
-    _settle_task(args)
-    needed = () if args.zero_shot or args.multi_task else (("train", "TRAIN"),)
-    for name, shown in (*needed, ("out", "--out")):
+    for name in ("out",) if args.zero_shot else ("train", "out"):
         if getattr(args, name) is None:
-            raise InputError(f"{shown} is missing; set it on the command line or in --config")
-    world = current()
-    world.first(partial(_check_out, args))
+            raise InputError(f"{args.typed[name]} is missing; set it here or in --config")
+    inputs = data.files_of(args.train, args.validation, args.config)
+    current().first(partial(refuse_inputs, args.out, *inputs))
 
     began = time.monotonic()
     from bayeslora.classifier import BayesianClassifier
+    from bayeslora.data.read import read
 
     chosen = given(args, "adapter", "posterior", *_READING, *_LOADING)
     classifier = BayesianClassifier(**chosen, progress=not args.quiet)
-    _refuse_idle(args, classifier)
-    columns = columns_for(args, None)
+    for name in ("adapter", "posterior"):
+        value = getattr(args, name)
+        if isinstance(value, Mapping):  # of --config
+            refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
     if args.zero_shot:
-        from bayeslora.data.read import read
-
-        data = named_rows(args.train, args)
-        texts = None if data is None else read(data, columns, reading=reading(args))
-        classifier.zero_shot(
-            texts=texts,
-            text_column=columns.text,
-            label_column=columns.label,
-            pair_column=columns.pair,
-            out=args.out,
-            overwrite=bool(args.overwrite),
-        )
+        source = data.named_rows(args.train, args)
+        columns, how = data.columns_for(args, None), data.reading(args)
+        texts = None if source is None else read(source, columns, reading=how)
+        out: dict[str, Any] = {"out": args.out, "overwrite": bool(args.overwrite)}
+        classifier.zero_shot(texts=texts, **data.column_options(args), **out)
     else:
-        train, validation = world.first_then_all(
-            lambda: [
-                labelled_rows(data, args, columns, None)
-                for data in (args.multi_task or args.train, args.validation)
-            ]
-        )
-        options = given(args, *CHOSEN, "feature_scores") | column_options(args)
+        train, validation = current().first_then_all(partial(data.training_rows, args, None))
+        options = given(args, *CHOSEN, "feature_scores") | data.column_options(args)
         classifier.fit(train, validation, **options, out=args.out, overwrite=bool(args.overwrite))
     _show(args, classifier.record, time.monotonic() - began)
 
@@ -179,17 +135,15 @@ def _verbaliser(values: Any) -> dict[Any, Any] | str:
     """
     if isinstance(values, Mapping):  # of --config, where numbers may be class names
         return {_as_text(name): _as_text(words) for name, words in values.items()}
-    if "none" in values and len(values) > 1:
-        raise InputError("--verbaliser none cannot be combined with other values")
     mapping: dict[str, str] = {}
     for text in values:
-        name, equals, words = text.partition("=")
-        if text in ("names", "none"):
+        name, _, words = text.partition("=")
+        if text == "names" or values == ["none"]:
             continue
-        if not (name and equals and words.strip()):
-            raise InputError(f"--verbaliser must be CLASS=WORDS, names or none, got {text!r}")
-        if name in mapping:
-            raise InputError(f"--verbaliser sets class {name!r} twice")
+        if not name or not words.strip() or name in mapping:
+            raise InputError(
+                f"--verbaliser must be CLASS=WORDS, once per class, names or none, got {text!r}"
+            )
         mapping[name] = words
     return mapping or str(values[-1])
 
@@ -200,7 +154,7 @@ def _as_text(value: Any) -> Any:
     return str(value) if is_number else value
 
 
-def _settle_task(args: argparse.Namespace) -> None:
+def _settle_task(args: Options) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
     from bayeslora.backbones.template import check_prompt
     from bayeslora.data.questions import is_description, read_description
@@ -209,13 +163,11 @@ def _settle_task(args: argparse.Namespace) -> None:
         if args.template is None:
             args.template = read_description(args.task).prompt
             check_prompt(args.task, args.template)
-        return
-    has_rows = args.train is not None or args.multi_task or args.zero_shot
-    if args.task not in (None, *KINDS) and not has_rows:
+    elif args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
         args.train = "train"
 
 
-def _refuse_with_zero_shot(args: argparse.Namespace) -> None:
+def _refuse_with_zero_shot(args: Options) -> None:
     """Raise InputError for options that have no effect without training."""
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
@@ -225,32 +177,17 @@ def _refuse_with_zero_shot(args: argparse.Namespace) -> None:
     refuse(args, idle, "has no effect with --zero-shot", "no-effect")
 
 
-def _check_out(args: argparse.Namespace) -> None:
-    """Check the output against the input files, which `fit` does not know."""
-    from bayeslora.io.files import refuse_inputs
-
-    refuse_inputs(args.out, *files_of(args.train, args.multi_task, args.validation, args.config))
-
-
-def _refuse_idle(args: argparse.Namespace, classifier: Any) -> None:
-    """Raise InputError for method options in --config without effect; see `options`."""
-    from bayeslora import options
-
-    for name in ("adapter", "posterior"):
-        value = getattr(args, name)
-        if isinstance(value, Mapping):
-            options.refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
-
-
-def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
+def _show(args: Options, record: ModelRecord, seconds: float) -> None:
     """Print what was measured, and a summary line: time, scale, NLL on held-out rows."""
     if args.json:
-        print_json({"model": str(args.out), **record.results})
+        output.print_json({"model": str(args.out), **record.results})
         return
-    print_columns([("model", str(args.out)), *_measured(record)])
-    show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
-    if args.task is None and not args.multi_task:
-        hint_to_predict(args.out, args.train)
+    measured = _measured(record)
+    output.print_columns([("model", str(args.out)), *measured])
+    first = ": ".join(measured[0]) if measured else ""
+    words = ", ".join(filter(None, [*_made_of(record), first]))
+    output.show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
+    output.hint_to_predict(args)
 
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:
@@ -267,42 +204,26 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
     if cheaper := baseline_words(results):
         rows.append(("NLL of cheaper models", cheaper))
     if "validation_nll" in results:
-        rows.append(("validation", _validation(results)))
+        rows.append(("validation", _scores(results, "validation_")))
     for task, scores in results.get("validation_tasks", {}).items():
         rows.append((f"validation, {task}", _scores(scores)))
     return rows
 
 
-def _summary(record: ModelRecord) -> str:
-    """Return the fit in words: rows, scale, and scores on held-out rows."""
+def _made_of(record: ModelRecord) -> list[str]:
+    """Return method, rows and scale of the logits of a fit in words."""
     from bayeslora.engine.fitted.card import fit_words, method_name
 
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
-        return f"the language model's own answer, {len(record.classes)} {kind}"
-    results = record.results
-    words = [method_name(record), fit_words(record), _scale(results)]
-    if held_out := results.get("held_out") or results.get("logit_scale"):
-        words.append(f"held-out NLL {held_out['nll']:.3f} nats")
-    elif "validation_nll" in results:
-        words.append(f"validation {_validation(results)}")
-    return ", ".join(filter(None, words))
+        return ["the language model's own answer", f"{len(record.classes)} {kind}"]
+    words = [method_name(record), fit_words(record)]
+    if chosen := record.results.get("logit_scale"):
+        return [*words, f"logits times {chosen['factor']:.2f}"]
+    scales = record.results.get("posterior", {})
+    names = (name for name in ("temperature", "prior_scale") if name in scales)
+    return words + [f"{name.replace('_', ' ')} {scales[name]:.3g}" for name in names]
 
 
-def _validation(results: Mapping[str, Any]) -> str:
-    return _scores({name: results[f"validation_{name}"] for name in ("nll", "accuracy")})
-
-
-def _scores(scores: Mapping[str, float]) -> str:
-    return f"NLL {scores['nll']:.3f} nats, accuracy {scores['accuracy']:.3f}"
-
-
-def _scale(results: Mapping[str, Any]) -> str:
-    """Return the quantity that sets the scale of the logits: factor, temperature or prior scale."""
-    if chosen := results.get("logit_scale"):
-        return f"logits times {chosen['factor']:.2f}"
-    of_posterior = results.get("posterior", {})
-    for key in ("temperature", "prior_scale"):
-        if key in of_posterior:
-            return f"{key.replace('_', ' ')} {of_posterior[key]:.3g}"
-    return ""
+def _scores(scores: Mapping[str, float], prefix: str = "") -> str:
+    return f"NLL {scores[f'{prefix}nll']:.3f} nats, accuracy {scores[f'{prefix}accuracy']:.3f}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import argument
 from bayeslora.cli.output import print_json, show, show_wrapped
-from bayeslora.cli.parser import VerbParser
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
@@ -17,27 +16,19 @@ if TYPE_CHECKING:
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
-_SINGULAR = {
-    "adapters": "adapter",
-    "posteriors": "posterior",
-    "recalibrators": "recalibrator",
-    "conformal sets": "conformal set",
-    "logit_scores": "score of the logits",
-    "feature_scores": "score of the features",
-}
+
+Entries = dict[str, list[dict[str, Any]]]
+"""Methods by kind."""
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="show only these methods, with the meaning of each option",
-    )
+class Options(arguments.Everywhere):
+    """Arguments of the verb."""
+
+    names: list[str] = argument("NAME", "names", nargs="*")
+    """show only these methods, with the meaning of each option"""
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Print one line per method, or the options of the named ones, or everything as JSON.
 
     Raises:
@@ -47,18 +38,25 @@ def run(args: argparse.Namespace) -> None:
         for name in args.names:
             kind.get(name)  # raises, while the list would only warn of an invalid method
     methods = catalogue()
+    known = {entry["name"] for entries in methods.values() for entry in entries}
+    for name in args.names:
+        if name not in known:
+            raise unknown_choice("method", name, known)
     if args.names:
-        methods = _named(methods, args.names)
+        chosen = {
+            kind: [entry for entry in entries if entry["name"] in args.names]
+            for kind, entries in methods.items()
+        }
+        methods = {kind: entries for kind, entries in chosen.items() if entries}
     if args.json:
         print_json(methods)
     elif args.names:
         _print_options(methods)
     else:
-        _print_list(methods)
+        _print_list(methods, indent=4 + max(map(len, known)))
 
 
-def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
-    indent = 4 + max(len(entry["name"]) for entries in methods.values() for entry in entries)
+def _print_list(methods: Entries, indent: int) -> None:
     for kind, entries in methods.items():
         show(kind.replace("_", " "))
         for entry in entries:
@@ -70,36 +68,15 @@ def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
     show_wrapped("`bayeslora methods NAME` shows source and options, --json all defaults.", "")
 
 
-def _named(
-    methods: dict[str, list[dict[str, Any]]], names: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return only the entries with these names.
-
-    Raises:
-        InputError: A name is unknown.
-    """
-    known = {entry["name"] for entries in methods.values() for entry in entries}
-    for name in names:
-        if name not in known:
-            raise unknown_choice("method", name, known)
-    chosen = {
-        kind: [entry for entry in entries if entry["name"] in names]
-        for kind, entries in methods.items()
-    }
-    return {kind: entries for kind, entries in chosen.items() if entries}
-
-
-def _print_options(methods: dict[str, list[dict[str, Any]]]) -> None:
+def _print_options(methods: Entries) -> None:
     """Print each method with its options: defaults, allowed values, meanings."""
     for kind, entries in methods.items():
         for entry in entries:
-            title = f"{entry['name']} ({_SINGULAR.get(kind, kind)}){_origin(entry)}"
+            singular = kind.replace("_", " ").removesuffix("s")
+            title = f"{entry['name']} ({singular}){_origin(entry)}"
             show_wrapped(f"{title}: {entry['summary']}", "  ")
-            facts = [
-                entry["source"],
-                *(f"{name}: {entry[name]}" for name in _COSTS if name in entry),
-            ]
-            for text in (entry.get("use", ""), "; ".join(facts)):
+            costs = [f"{name}: {entry[name]}" for name in _COSTS if name in entry]
+            for text in (entry.get("use", ""), "; ".join([entry["source"], *costs])):
                 show_wrapped(f"  {text}", "  ")
             for name, default in entry["options"].items():
                 allowed = entry["allowed"].get(name, "")
@@ -117,27 +94,21 @@ def _catalogues() -> list[Catalogue]:
     return [adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE]
 
 
-def catalogue() -> dict[str, list[dict[str, Any]]]:
+def catalogue() -> Entries:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
     from bayeslora.conformal import CONFORMAL
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
 
-    adapters, posteriors, recalibrators = (
-        [{**_described(config), "package": package} for config, package in kind.listed()]
-        for kind in _catalogues()
-    )
-    return {
-        "adapters": adapters,
-        "posteriors": posteriors,
-        "recalibrators": recalibrators,
-        "conformal sets": [_described(config) for config in CONFORMAL.values()],
-        "logit_scores": [_listed(info) for info in LOGIT_SCORES.values()],
-        "feature_scores": [_listed(info) for info in FEATURE_SCORES.values()],
+    kinds = ("adapters", "posteriors", "recalibrators")
+    methods: Entries = {
+        kind: [{**_described(config), "package": package} for config, package in entries.listed()]
+        for kind, entries in zip(kinds, _catalogues(), strict=True)
     }
-
-
-def _listed(info: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(info), "options": {}, "allowed": {}, "meanings": {}}
+    methods["conformal sets"] = [_described(config) for config in CONFORMAL.values()]
+    for kind, infos in (("logit_scores", LOGIT_SCORES), ("feature_scores", FEATURE_SCORES)):
+        no_options: dict[str, Any] = {"options": {}, "allowed": {}, "meanings": {}}
+        methods[kind] = [dataclasses.asdict(info) | no_options for info in infos.values()]
+    return methods
 
 
 def _origin(entry: dict[str, Any]) -> str:

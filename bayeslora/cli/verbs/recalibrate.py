@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_fit_and_apply, add_options, given
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.output import before_and_after, check_new_file, print_columns, print_json
-from bayeslora.cli.parser import VerbParser
-
-if TYPE_CHECKING:
-    from bayeslora.metrics.scores import Scores
-    from bayeslora.recalibration.recalibrate import Recalibrated
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    add_fit_and_apply(parser)
-    add_options(
-        parser,
-        {
-            "--method NAME[:KEY=VALUE,…]": "recalibrator (default: temperature; `bayeslora "
-            "methods` lists them)"
-        },
-    )
+class Options(arguments.FitAndApply):
+    """Arguments of the verb."""
+
+    method: str | None = option(arguments.METHOD)
+    """recalibrator (default: temperature; `bayeslora methods` lists them)"""
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Check that the rows differ, fit, apply, save, and print the scores before and after."""
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.recalibration.recalibrate import recalibrate
@@ -41,14 +30,6 @@ def run(args: argparse.Namespace) -> None:
         "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),
         "apply": (evaluate(result.before), evaluate(result.predictions)),
     }
-    _show(args, result, scores)
-
-
-def _show(
-    args: argparse.Namespace,
-    result: Recalibrated,
-    scores: dict[str, tuple[Scores, Scores]],
-) -> None:
     recalibrator, left_out = result.recalibrator, result.cross_validated
     numbers = recalibrator.report()
     if args.json:
@@ -61,14 +42,12 @@ def _show(
         print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs, **further})
         return
     rows = [("predictions", str(args.out)), ("method", recalibrator.name)]
-    rows += [(key.replace("_", " "), _shown(value)) for key, value in numbers.items()]
+    for key, value in numbers.items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        rows.append((key.replace("_", " "), text))
     for name, (before, after) in scores.items():
         rows += before_and_after(f"--{name}", before, after)
     if left_out is not None:
         nll = f"{left_out.before:.3f} → {left_out.after:.3f}"
         rows.append((f"NLL (nats), --fit, {left_out.folds}-fold cross-validated", nll))
     print_columns(rows)
-
-
-def _shown(value: float | str) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -2,91 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import (
-    PART_OPTIONS,
-    SCORING_OPTIONS,
-    add_apart,
-    add_examples,
-    add_options,
-    add_out,
-    add_parts,
-    add_scored,
-    add_scoring,
-    given,
-    refuse,
-)
+from bayeslora.cli import arguments
+from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
-from bayeslora.cli.parser import VerbParser
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import unknown_choice
 from bayeslora.io.files import read_json, refuse_inputs
 
-if TYPE_CHECKING:
-    from bayeslora.predictions.collection import Method
 
-_OF_CARD = ("card_method", "card_model", "card_dataset")
+class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Overwriting):
+    """Arguments of the verb."""
 
-
-def add_arguments(parser: VerbParser) -> None:
-    """Add the verb's own arguments."""
-    add_scored(parser)
-    add_out(parser, "DIR output directory")
-    parser.add_argument(
-        "--shifted",
-        nargs="+",
-        metavar="FILE",
-        help="predictions on corrupted copies of the same examples (`bayeslora predict "
-        "--corrupt`): show calibration against severity (default: those in run directories)",
-    )
-    add_parts(parser)
-    add_scoring(parser)
-    add_apart(parser)
-    page = parser.add_argument_group("the page")
-    add_examples(page)
-    page.add_argument(
-        "--figures",
-        nargs="+",
-        metavar="FORMAT",
-        help="formats of the files in figures/: svg, png, pdf (default: svg)",
-    )
-    add_options(
-        parser.add_argument_group("model card"),
-        {
-            "--model-card FILE": "add the reliability section and the metadata to this Hugging "
-            "Face model card",
-            "--card-method NAME": "method to describe in the card, if there are several",
-            "--card-dataset NAME": "name of the data set in the card",
-        },
-    )
-    add_options(
-        parser.further,
-        {
-            "--card-model NAME": "model name in the card's metadata (default: the first name in "
-            "the card, else the name of its directory)"
-        },
-    )
+    out: str = option("DIR", required=True)
+    """output directory"""
+    shifted: list[str] | None = option("FILE", nargs="+")
+    """predictions on corrupted copies of the same examples (`bayeslora predict --corrupt`): show
+    calibration against severity (default: those in run directories)"""
+    figures: list[str] | None = option("FORMAT", nargs="+")
+    """formats of the files in figures/: svg, png, pdf (default: svg)"""
+    model_card: str | None = option("FILE")
+    """add the reliability section and the metadata to this Hugging Face model card"""
+    card_dataset: str | None = option("NAME")
+    """name of the data set in the card"""
+    card_method: str | None = option("NAME", further=True)
+    """method to describe in the card, if there are several"""
+    card_model: str | None = option("NAME", further=True)
+    """model name in the card's metadata (default: the first name in the card, else the name of its
+    directory)"""
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Write the report and print the path of its page."""
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
-    from bayeslora.reporting.report import report
+    from bayeslora.reporting.report import SCORES, report
 
-    _refuse_idle(args)
+    if args.examples is False:
+        refuse(args, ["example_column"], "has no effect with --no-examples")
+    if args.model_card is None:
+        of_card = ("card_method", "card_model", "card_dataset")
+        refuse(args, of_card, "has no effect without --model-card")
     scored = find(args)
     about = ""
     if args.model_card is not None:
+        refuse_inputs(args.out, args.model_card)
         read_card(args.model_card)
-        about = _card_method(args.card_method, scored.methods())
-    card = [] if args.model_card is None else [args.model_card]
-    refuse_inputs(args.out, *card)
+        labels = [method.label for method in scored.methods()]
+        about = args.card_method or labels[0]
+        if about not in labels or (args.card_method is None and len(labels) > 1):
+            raise unknown_choice("card_method", args.card_method or "", labels)
+    look = given(args, "title", "examples", "example_column", "figures")
     page = report(
-        scored.files,
+        scored.items,
         ood=scored.ood,
         shifted=[*scored.shifted, *map(Path, args.shifted or ())],
         out=args.out,
@@ -94,44 +62,16 @@ def run(args: argparse.Namespace) -> None:
         provenance={"command": args.command},
         reading=scored.reading,
         **given(args, "over_seeds", *PART_OPTIONS, *SCORING_OPTIONS),
-        **given(args, "title", "examples", "example_column", "figures"),
+        **look,
     )
-    if args.model_card is not None:
+    card = [] if args.model_card is None else [args.model_card]
+    for path in card:
         named = {"model": args.card_model, "dataset": args.card_dataset}
         metadata = {key: value for key, value in named.items() if value is not None}
-        update_model_card(Path(args.model_card), scores_of_report(page)[about], **metadata)
-    _show(page, card, as_json=args.json)
-
-
-def _show(page: Path, card: Sequence[str], *, as_json: bool) -> None:
-    """Print the path of the page; JSON also has all files, and the scores as in `evaluate`."""
-    from bayeslora.reporting.report import SCORES
-
-    if not as_json:
-        show(page)
+        update_model_card(Path(path), scores_of_report(page)[about], **metadata)
+    if args.json:
+        written = read_json(page.with_name(SCORES))
+        files = [str(page.parent / name) for name in [*written["files"], SCORES]]
+        print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
         return
-    written = read_json(page.with_name(SCORES))
-    files = [str(page.parent / name) for name in [*written["files"], SCORES]]
-    print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
-
-
-def _refuse_idle(args: argparse.Namespace) -> None:
-    """Raise InputError for an option that has no effect beside the others."""
-    if args.example_column is not None and args.examples is False:
-        raise InputError("--example-column has no effect with --no-examples")
-    if args.model_card is None:
-        refuse(args, _OF_CARD, "has no effect without --model-card")
-
-
-def _card_method(name: str | None, methods: Sequence[Method]) -> str:
-    """Return the label of the method described by the card."""
-    labels = [method.label for method in methods]
-    if name is None and len(labels) > 1:
-        known = ", ".join(labels)
-        raise InputError(f"--model-card: choose a method with --card-method, one of {known}")
-    if name is None or name in labels:
-        return name or labels[0]
-    same = [method.label for method in methods if method.name == name]
-    if len(same) == 1:
-        return same[0]
-    raise unknown_choice("method in --card-method", name, labels)
+    show(page)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 
+from bayeslora.cli.arguments import Everywhere as Options
 from bayeslora.cli.output import print_json, show, show_wrapped
-from bayeslora.cli.parser import VerbParser
+
+_NOTES = (
+    "In parentheses: splits. Out-of-distribution sets are splits too, such as ood:arc-easy of "
+    "openbookqa.",
+    "newsgroups, movielens-100k and digits come with packages; the others are read from --data-dir "
+    "or BAYESLORA_DATA, else from the Hugging Face hub, if the package datasets is installed.",
+    "Your own files need no --task: columns of questions are detected.",
+)
 
 
-def add_arguments(parser: VerbParser) -> None:
-    """Add nothing: the verb has no arguments of its own."""
-
-
-def run(args: argparse.Namespace) -> None:
+def run(args: Options) -> None:
     """Print one entry per task: name, description and splits; MMLU is one entry."""
-    from bayeslora.data.known import DATA_VARIABLE, KNOWN_TASKS
+    from bayeslora.data.known import KNOWN_TASKS
 
     if args.json:
         print_json([{"name": key, **dataclasses.asdict(task)} for key, task in KNOWN_TASKS.items()])
@@ -27,20 +30,12 @@ def run(args: argparse.Namespace) -> None:
         if name not in subjects
     }
     tasks["mmlu-SUBJECT"] = (
-        f"exam questions in {len(subjects)} subjects (test), such as {subjects[0]};"
-        " --json lists all"
+        f"exam questions in {len(subjects)} subjects (test), such as {subjects[0]}; --json lists "
+        "all"
     )
     width = 2 + max(map(len, tasks))
     for name, about in tasks.items():
         show_wrapped(name.ljust(width) + about, " " * width)
-    notes = (
-        "In parentheses: splits. Out-of-distribution sets are splits too, such as ood:arc-easy of"
-        " openbookqa.",
-        "newsgroups, movielens-100k and digits come with packages; the others are read from"
-        f" --data-dir or {DATA_VARIABLE}, else from the Hugging Face hub, if the package datasets"
-        " is installed.",
-        "Your own files need no --task: columns of questions are detected.",
-    )
-    for note in notes:
+    for note in _NOTES:
         show()
         show_wrapped(note, "")

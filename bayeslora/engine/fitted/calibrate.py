@@ -238,6 +238,12 @@ MOST_DRAWS = 200
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
+_SHOWN = 0.0005
+"""Smallest difference that three digits show."""
+
+_NOTICED = {"nll": _SHOWN, "ece": 0.01}
+"""Differences from the network's own softmax that are said, even if they may be chance."""
+
 
 @dataclass(frozen=True)
 class SideBySide:
@@ -276,10 +282,21 @@ class SideBySide:
             return ()
         notes = []
         examples = f"{self.comparison.n} {self.examples} examples"
+        worse = self.worse_than_network
         for row in self.comparison.rows:
             if row.is_clear("nll") and row.differences["nll"].value < 0:
                 notes.append(_better(row, rows[self.chosen], examples, len(rows) - 1))
+                if row is softmax:
+                    worse.pop("nll", None)  # said already
                 break
+        if worse:
+            scores = (
+                f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
+                f"{'' if each['is_clear'] else ' (within chance)'}"
+                for key, each in worse.items()
+            )
+            what = f"{self.chosen!r} is worse than the network's own softmax on {examples}"
+            notes.append(f"{what}: {', '.join(scores)}")
         bias = None if softmax is None else softmax.scores["overconfidence"]
         if bias is not None and bias.high < 0 and self.posterior.only_softens:
             sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
@@ -289,6 +306,19 @@ class SideBySide:
                 f"confidence; {' or '.join(map(repr, sharpen))} can also raise it"
             )
         return tuple(notes)
+
+    @property
+    def worse_than_network(self) -> dict[str, dict[str, float | bool]]:
+        """Scores that the network's own softmax has better: `value`, `network`, and `is_clear`."""
+        rows = {row.name: row for row in self.comparison.rows}
+        chosen, own = rows[self.chosen], rows.get(own_softmax().name, rows[self.chosen])
+        worse: dict[str, dict[str, float | bool]] = {}
+        for key, least in _NOTICED.items():
+            value, network = chosen.scores[key].value, own.scores[key].value
+            is_clear = own.is_clear(key)
+            if value - network >= (_SHOWN if is_clear else least):
+                worse[key] = {"value": value, "network": network, "is_clear": is_clear}
+        return worse
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, for a model's record."""
@@ -309,6 +339,7 @@ class SideBySide:
             "chosen": self.chosen,
             "is_best": self.is_best,
             "as_fitted": self.as_fitted,
+            "worse_than_network": self.worse_than_network,
             "rows": rows,
             "notes": list(self.notes),
         }

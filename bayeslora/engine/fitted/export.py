@@ -93,10 +93,8 @@ def one_member(network: Network, number: int | None = None) -> Iterator[Network]
         number: Number of the member, from 1; None for a single network.
 
     Raises:
-        InputError: There are several members and `number` is None, or there is no such member; or
-            the classifier is from another library.
+        InputError: There are several members and `number` is None, or there is no such member.
     """
-    encoder_of(network)
     name, count = method_name(network.record), len(network.members)
     if number is None and count > 1:
         raise InputError(
@@ -128,8 +126,8 @@ def encoder_of(network: Network) -> Encoder:
     encoder = network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{method_name(network.record)} is a classifier of another library, in which nothing "
-            f"was trained here: use {network.record.backbone['name']} itself"
+            f"{method_name(network.record)} is a classifier of another library: --format merged "
+            "(export_merged) writes it with its new last layer"
         )
     return encoder
 
@@ -205,7 +203,7 @@ def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -
         InputError: See `mean_layer` and `check_export`; or no such classifier computes the same
             function.
     """
-    encoder, weight = encoder_of(network), mean_layer(network)
+    encoder, weight = network.encoder, mean_layer(network)
     frame = network.record.backbone.get("template")
     facts: dict[str, Any] = {"length": encoder.max_length}
     if frame is not None and PAIR in frame:
@@ -214,7 +212,7 @@ def export_merged(network: Network, directory: str | Path, *, overwrite: bool) -
         parts = (fields.get(part, repr(part)) for part in Template(frame).parts if part)
         facts["joined"] = " + ".join(parts)
     with _directory(network, directory, "merged", overwrite=overwrite) as temporary:
-        whole = _classifier(network, weight)
+        whole = _merged(network, weight)
         whole.save_pretrained(temporary)
         if encoder.backbone.kind == "vision":
             facts["side"] = whole.config.image_size
@@ -232,8 +230,7 @@ def mean_layer(network: Network) -> Tensor:
     """Return the mean last layer [C, d] for unscaled features, in float64.
 
     Raises:
-        InputError: The classifier is from another library, or its mean logits are not a linear
-            function of the features.
+        InputError: The mean logits are not a linear function of the features.
     """
     for site in network.sites:
         site.check_fixed()
@@ -243,13 +240,13 @@ def mean_layer(network: Network) -> Tensor:
             "exported last layer has the same classes for every row; use --format peft without "
             "--head to write the adapter"
         )
-    encoder = encoder_of(network)
     network.eval()
-    rows = network.scaled(encoder.features(encoder.probe()))
-    expected = network.head.predict(rows).mean
-    eye = Features(torch.eye(rows.values.shape[1], device=rows.values.device))
+    size, generator = network.encoder.num_features, torch.Generator().manual_seed(0)
+    rows = torch.randn(4, size, generator=generator).to(network.feature_scale.device)
+    expected = network.head.predict(Features(rows)).mean
+    eye = Features(torch.eye(size, device=rows.device))
     for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
-        logits = rows.values.double() @ weight.mT
+        logits = rows.double() @ weight.mT
         if (logits - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
             merged: Tensor = (weight / network.feature_scale.double()).cpu()
             return merged
@@ -260,7 +257,26 @@ def mean_layer(network: Network) -> Tensor:
 
 
 @torch.no_grad()
-def _classifier(network: Network, weight: Tensor) -> Any:
+def _merged(network: Network, weight: Tensor) -> Any:
+    """Return the classifier of transformers that has this last layer [C, d].
+
+    Raises:
+        InputError: There is no such class, or running it shows that it computes something else.
+    """
+    encoder = network.encoder
+    if isinstance(encoder, Encoder):
+        return _around(network, encoder, weight)
+    whole: Any = copy.deepcopy(encoder.backbone.model)
+    last = whole.get_submodule(encoder.layer)
+    if last.bias is not None:  # the weight of the constant feature
+        last.bias.copy_(weight[:, -1])
+        weight = weight[:, :-1]
+    last.weight.copy_(weight)
+    return whole
+
+
+@torch.no_grad()
+def _around(network: Network, encoder: Encoder, weight: Tensor) -> Any:
     """Return the architecture's classifier of texts or images around the merged backbone.
 
     Raises:
@@ -268,7 +284,6 @@ def _classifier(network: Network, weight: Tensor) -> Any:
     """
     import transformers
 
-    encoder = encoder_of(network)
     plain, kind = export(encoder.model), encoder.backbone.kind
     if kind == "encoder":
         reason = "an encoder's states are averaged here, but pooled by a layer of its own there"
@@ -439,7 +454,7 @@ def write_peft(
                 "--format merged (export_merged)"
             )
         last = {"score.weight": mean_layer(network)}
-        prefix = f"{_classifier(network, last['score.weight']).base_model_prefix}."
+        prefix = f"{_around(network, encoder, last['score.weight']).base_model_prefix}."
         task, loader = "SEQ_CLS", "AutoPeftModelForSequenceClassification"
     name = record.backbone["name"]
     embedded = EMBEDDED_MODELS.get(name)
