@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.adapters.lora import LoRA
@@ -37,25 +37,17 @@ MAX_LENGTH = 34
 NUM_MEMBERS, NUM_PASSES = 3, 5
 
 
-@dataclass(frozen=True)
-class Method:
-    """An adapter with a posterior, and options of `fit`."""
-
-    adapter: LoRA | PoLAR
-    posterior: Any
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS = {
-    "lora-mle": Method(LoRA(), MLE()),
+METHODS: Mapping[str, tuple[LoRA | PoLAR, Any, dict[str, Any]]] = {
+    "lora-mle": (LoRA(), MLE(), {}),
     # A scale of the logits, the inverse of a temperature, by cross-validation.
-    "lora-temperature": Method(LoRA(), MLE(), {"cv": "auto"}),
+    "lora-temperature": (LoRA(), MLE(), {"cv": "auto"}),
     # There are no validation rows for choosing the prior.
-    "lora-laplace": Method(LoRA(), Laplace(prior_precision="marglik")),
-    "lora-mc-dropout": Method(LoRA(), MCDropout(num_samples=NUM_PASSES)),
-    "lora-ensemble": Method(LoRA(), Ensemble(num_members=NUM_MEMBERS)),
-    "polar-vbll": Method(PoLAR(), VBLL()),
+    "lora-laplace": (LoRA(), Laplace(prior_precision="marglik"), {}),
+    "lora-mc-dropout": (LoRA(), MCDropout(num_samples=NUM_PASSES), {}),
+    "lora-ensemble": (LoRA(), Ensemble(num_members=NUM_MEMBERS), {}),
+    "polar-vbll": (PoLAR(), VBLL(), {}),
 }
+"""Adapter, posterior and options of `fit` by name."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +88,11 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     ood: dict[str, dict[str, Predictions]] = {}
     records: dict[str, ModelRecord] = {}
     with each_note_once("bayeslora.engine.data", "bayeslora.engine.network"):
-        for index, (name, method) in enumerate(METHODS.items(), 1):
+        for index, (name, (adapter, posterior, options)) in enumerate(METHODS.items(), 1):
             logger.info("%d of %d: %s", index, len(METHODS), name)
-            clf = BayesianClassifier(
-                backbone,
-                method.adapter,
-                method.posterior,
-                seed=seed,
-                max_length=MAX_LENGTH,
-                progress=progress,
-            )
-            clf.fit(posts.train, **method.options)
+            common: Any = {"seed": seed, "max_length": MAX_LENGTH, "progress": progress}
+            clf = BayesianClassifier(backbone, adapter, posterior, **common)
+            clf.fit(posts.train, **options)
             # The report shows the texts with the largest errors; all of them are public.
             test.append(
                 clf.predict(posts.test).replace(name=name, columns={"text": posts.test.texts})
@@ -127,26 +113,20 @@ def _provenance(
     seed: int,
     seconds: float,
 ) -> dict[str, str | Mapping[str, str]]:
-    rows = {
-        "training rows": posts.train,
-        "test rows": posts.test,
-        "near OOD rows": posts.near,
-        "far OOD rows": posts.far,
-    }
-    first = next(iter(records.values()))
-    reading = {
-        name: first.backbone[name] for name in ("depth", "template") if name in first.backbone
-    }
+    reading = next(iter(records.values())).backbone
     return {
         "data": {
             "in distribution": f"20 Newsgroups, {len(posts.classes)} groups",
             "near": f"posts of unseen groups: {', '.join(posts.near_groups)}",
             "far": "Reuters newswire",
-            **{name: str(len(examples)) for name, examples in rows.items()},
+            "training rows": str(len(posts.train)),
+            "test rows": str(len(posts.test)),
+            "near OOD rows": str(len(posts.near)),
+            "far OOD rows": str(len(posts.far)),
         },
         "model": {
             "backbone": backbone.name,
-            **{name: str(value) for name, value in reading.items()},
+            **{key: str(reading[key]) for key in ("depth", "template") if key in reading},
             "adapters": f"LoRA and PoLAR, r = {LoRA().r}, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} per text",
             "options": "defaults of `fit`",

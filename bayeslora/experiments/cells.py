@@ -27,6 +27,7 @@ from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Cell, Grid, Search, distribution, set_part
 from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
 from bayeslora.experiments.summary import REPORTED, SCORES
+from bayeslora.metrics.evaluate import evaluate
 from bayeslora.options import as_mapping, parsed
 from bayeslora.posteriors.registry import resolve_posterior
 
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.base import Posterior
     from bayeslora.predictions.record import Predictions
 
-SEARCH = "search.sqlite3"
-"""File of a cell's trials."""
-
-_SEEDS = 1_000_003
 _SEARCHED = {"fit.epochs", "fit.batch_size", "fit.head_lr", "fit.patience"}
 """Options of `fit` that a search may choose."""
 
@@ -378,14 +375,14 @@ def searched(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{work / SEARCH}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{work / 'search.sqlite3'}")
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     study: Any = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     ranges = {name: distribution(values) for name, values in search.ranges.items()}
     while (done := len(study.get_trials(states=ended))) < search.trials:
         # A new sampler for each trial, so that its suggestion depends only on the trials.
-        study.sampler = optuna.samplers.TPESampler(seed=(_SEEDS * seed + done) % 2**32)
+        study.sampler = optuna.samplers.TPESampler(seed=(1_000_003 * seed + done) % 2**32)
         trial = study.ask(ranges)
         try:
             study.tell(trial, loss(trial.params))
@@ -397,10 +394,10 @@ def searched(
         for trial in study.get_trials(states=ended)
     ]
     storage.engine.dispose()
-    successful = [trial for trial in trials if trial["nll"] is not None]
-    if not successful:
+    successful = (trial for trial in trials if trial["nll"] is not None)
+    best = min(successful, key=lambda trial: trial["nll"], default=None)
+    if best is None:
         raise InputError(f"every trial of the search failed; last error: {trials[-1].get('error')}")
-    best = min(successful, key=lambda trial: trial["nll"])
     return {"chosen": best["options"], "trials": trials}
 
 
@@ -410,7 +407,6 @@ def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
     Neither reported rows nor rows of another draw affect the choice.
     """
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.metrics.evaluate import evaluate
 
     rows, trial = setup.train, setup.with_options(options)
     share = setup.search.hold_out if setup.search else 0.0
@@ -472,8 +468,6 @@ def _prompt_hash(reading: Mapping[str, Any], rows: Examples) -> str:
 
 def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
     """Return all scores of the reported rows, and of labelled OOD sets."""
-    from bayeslora.metrics.evaluate import evaluate
-
     ood = {name: sets[name] for name in rows.ood}
     scores = {REPORTED: evaluate(sets[rows.split], ood, cluster_by=rows.clusters)}
     scores |= {name: evaluate(each) for name, each in ood.items() if each.labelled.any()}
@@ -495,8 +489,6 @@ def prior_scores(predictions: Predictions, train: Examples) -> dict[str, float]:
         predictions: Predictions on the reported rows.
         train: The training rows.
     """
-    from bayeslora.metrics.evaluate import evaluate
-
     if predictions.available is not None:
         probs = predictions.available / predictions.num_options[:, None]
     else:

@@ -46,12 +46,10 @@ Outcome = tuple[Cell, Record, Mapping[str, bytes]]
 """A cell with its record and the contents of its files by name."""
 
 _MARKER, _VERSION = "experiment.json", 1
-_ATTEMPTS = 2
 _KEYS = ("task", "backbone", "method", "rows")
 """Parts of a cell's key that its seeds share."""
 _REPEATED = ("bayeslora.engine.data", "bayeslora.engine.network", "bayeslora.metrics.ood")
 """Loggers whose notes on the same rows are shown once."""
-_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -162,8 +160,7 @@ def experiment(
             (cell, *compute(workshop, cell, store.work(cell))) for cell in waiting
         )
         if waiting and (ray or workers > 1):
-            with _in_file(grid):
-                task = stack.enter_context(_ray_task(parsed, ray or "local", workers))
+            task = stack.enter_context(_ray_task(parsed, ray or "local", workers))
             outcomes = _on_ray(task, parsed, data_dir, waiting, store)
         store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         stack.enter_context(each_note_once(*_REPEATED))
@@ -388,7 +385,7 @@ def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
 def compute(workshop: Workshop, cell: Cell, work: Path) -> tuple[Record, dict[str, bytes]]:
     """Return the record of a cell with its files, or why it failed twice or for its input."""
     failure: Record = {}
-    for _ in range(_ATTEMPTS):
+    for _ in range(2):
         try:
             work.mkdir(parents=True, exist_ok=True)
             record = workshop.run(cell, work)
@@ -458,7 +455,7 @@ def _ray_task(grid: Grid, address: str, workers: int) -> Iterator[Any]:
     try:
         host, _, port = address.rpartition("//")[2].rpartition(":")
         if host and port.isdecimal():  # if nothing listens there, Ray would wait for minutes
-            socket.create_connection((host, int(port)), _PATIENCE).close()
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, num_cpus=processors, log_to_driver=False, configure_logging=False)
     except (OSError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(f"--ray {address}: {first_line(error)}") from None
