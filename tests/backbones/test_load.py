@@ -125,7 +125,7 @@ def remove(*names):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (truncate, "cannot be loaded"),
+        (truncate, "is damaged or truncated"),
         (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
         (remove("config.json"), "has no config.json"),
         (write("config.json", "{"), "the config cannot be loaded"),

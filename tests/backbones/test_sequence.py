@@ -105,7 +105,7 @@ def test_damaged_weights_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model")
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with refused("input", "model.safetensors"):
+    with refused("damaged", "model.safetensors"):
         loaded(path)
 
 

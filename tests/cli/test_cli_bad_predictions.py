@@ -26,10 +26,7 @@ PREDICTIONS = {
     "label": ({"label": ["a", "b", "c"]}, ["row 3", "'label'", "'c'", "'a', 'b'"]),
     "id": ({"id": ["p", "q", "p"]}, ["row 3", "'p'"]),
     "no probabilities": ({"prob_a": None, "prob_b": None}, ["prob_<class>"]),
-    "one class of three": (
-        {"prob_b": None, "label": ["a", "b", "c"]},
-        ["row 3", "'label'", "'c'"],
-    ),
+    "one probability column": ({"prob_b": None}, ["'prob_a'", "--probability-column"]),
     "score": ({"score_x": [1.0, np.nan, 2.0]}, ["row 2", "nan"]),
     "text": ({"prob_a": ["0.7", "high", "0.6"]}, ["'prob_a'"]),
 }

@@ -183,7 +183,7 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
     assert "Accuracy ↑" not in "".join(lines)
     table = run("evaluate", files["a"], files["b"], "--scores", "smece,nll").out
     assert table.splitlines()[0].split("  ")[-1].strip() == "NLL ↓"
-    assert "ECE, overconfident" in run("evaluate", files["a"], "--all").out
+    assert "ECE, smooth" in run("evaluate", files["a"], "--all").out
     assert "did you mean 'smece'" in refused("evaluate", files["a"], "--scores", "smecce")
     assert "at least one score" in refused("evaluate", files["a"], "--scores", ",")
 
