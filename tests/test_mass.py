@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 32926,
+    "code lines": 32938,
     "modules": 214,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,16 +33,16 @@ LIMITS = {
     "modules that predict loads": 112,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29949,
+    "words of the docs": 29959,
 }
 ROOMS = {
     ".": 2495,
     "adapters": 1329,
     "backbones": 2572,
-    "cli": 1944,
+    "cli": 1951,
     "contrib": 2351,
     "data": 2171,
-    "engine": 4585,
+    "engine": 4590,
     "experiments": 1200,
     "io": 487,
     "metrics": 2888,

@@ -101,6 +101,8 @@ def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
     logger, root = logging.getLogger("bayeslora"), logging.getLogger()
     shown, silent = logging.StreamHandler(sys.stderr), logging.NullHandler()
     shown.setFormatter(_Notes())
+    notes: set[str] = set()
+    shown.addFilter(lambda record: _is_new(record, notes))
     previous = logger.level, logger.propagate
     logger.addHandler(shown)
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
@@ -117,6 +119,14 @@ def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
         logger.removeHandler(shown)
         root.removeHandler(silent)
         logger.level, logger.propagate = previous
+
+
+def _is_new(record: logging.LogRecord, notes: set[str]) -> bool:
+    """Return whether a message is no repeated note, as of a file that is read twice."""
+    text = record.getMessage()
+    repeats = record.levelno >= logging.WARNING and text in notes
+    notes.add(text)
+    return not repeats
 
 
 class _Notes(logging.Formatter):

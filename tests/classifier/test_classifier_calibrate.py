@@ -37,7 +37,7 @@ def test_every_family_keeps_its_mean(tmp_path, family):
     assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
 
 
-@pytest.mark.parametrize("posterior", ["vbll", "map", "temperature", "laplace"])
+@pytest.mark.parametrize("posterior", ["vbll", "temperature"])
 @pytest.mark.parametrize("family", ["distilbert", "roberta"])
 def test_a_new_last_layer_is_exported_to_where_the_old_one_served(tmp_path, family, posterior):
     clf = from_transformers(str(saved(family, tmp_path / "theirs")), posterior)
@@ -46,6 +46,13 @@ def test_a_new_last_layer_is_exported_to_where_the_old_one_served(tmp_path, fami
     served, _ = probabilities(tmp_path / "served")
     np.testing.assert_allclose(served, clf.predict(TEST, num_samples=0).probs, atol=1e-5)
     assert (tmp_path / "served" / "README.md").is_file()
+
+
+def test_a_posterior_that_keeps_the_mean_exports_nothing_new(foreign, tmp_path):
+    clf = from_transformers(foreign, "laplace").calibrate(toy_rows(30))
+    with refused("input", "laplace"):
+        clf.export_merged(tmp_path / "served")
+    assert not (tmp_path / "served").exists()
 
 
 # peft reads an attribute that transformers renamed.
