@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import tiny
 
@@ -19,6 +20,7 @@ METHODS = [
     "lora-mc-dropout",
     "lora-ensemble",
     "polar-vbll",
+    "bag-of-words",
 ]
 
 
@@ -64,6 +66,13 @@ def test_what_was_run_names_data_fits_and_versions(result):
     assert fits["lora-temperature"].startswith("6 fits")
     assert fits["lora-ensemble"].startswith("3 fits")
     assert fits["lora-mle"].startswith("1 fit,")
+
+
+def test_the_bag_of_words_is_scikit_learns(result):
+    (method,) = [item for item in result.test if item.name == "bag-of-words"]
+    assert np.mean(method.labels == method.prediction) > 0.9  # words give the toy classes away
+    assert method.ids == result.test[0].ids
+    assert method.classes == result.test[0].classes
 
 
 def test_notes_on_the_rows_are_made_once(caplog):

@@ -304,7 +304,11 @@ class Reader:
                 converted.append(convert(value))
         except BadValueError as problem:
             row, _ = rows[len(converted)]
-            raise InputError(f"{self.source}, row {row}, column {shown(name)}: {problem}") from None
+            where = f"{self.source}, row {row}, column {shown(name)}"
+            is_text = convert in (text_value, self._whole_text)
+            skips = is_text and isinstance(problem, BlankTextError)
+            hint = "; blank='skip' (--set blank=skip) leaves out such rows" if skips else ""
+            raise InputError(f"{where}: {problem}{hint}") from None
         return tuple(converted)
 
     def _image(self, value: Any) -> str:
@@ -328,22 +332,21 @@ class Reader:
 
     def _require_columns(self) -> None:
         columns, names = self.columns, self.table.names
-        image = "image_column (--image-column)"
+        text, image = "text_column (--text-column)", "image_column (--image-column)"
         if columns.images:
-            self._require(columns.text, image)
-        elif self._is_template:
-            for name in columns.text_columns:
-                self._require(name, "text_column (--text-column)")
+            text = image
         elif "candidates" in names:
-            other = "; rows with candidates need a column 'history' or 'question'"
-            self._require(columns.text, "text_column (--text-column)", other)
-        else:
-            self._require(columns.text, "text_column (--text-column)", f", or for images {image}")
+            text += "; rows with candidates need a column 'history' or 'question'"
+        elif not (self._is_template or self._near(columns.text)):
+            text += f", or for images {image}"
+        texts = columns.text_columns if self._is_template else (columns.text,)
+        needed = dict.fromkeys(texts, text)
         if columns.pair is not None:
-            self._require(columns.pair, "pair_column (--text-pair-column)")
+            needed[columns.pair] = "pair_column (--text-pair-column)"
         if self.required:
-            self._require(columns.label, "label_column (--label-column)")
-        else:
+            needed[columns.label] = "label_column (--label-column)"
+        self._require(needed | dict.fromkeys(self._keep, "keep (--keep)"))
+        if not self.required:
             check_spelling(self.source, names, columns.label, "set --label-column")
             others = [name for name in names if name not in (*self._names, "id")]
             if columns.label not in names and others:
@@ -354,30 +357,39 @@ class Reader:
                     columns.label,
                     listed(others),
                 )
-        for name in self._keep:
-            self._require(name, "keep (--keep)")
 
-    def _require(self, name: str, option: str, otherwise: str = "") -> None:
+    def _require(self, options: Mapping[str, str]) -> None:
+        """Refuse a table that lacks a column; `options` maps each to the option that names it."""
         names = self.table.names
-        if name in names:
+        missing = [name for name in options if name not in names]
+        if not missing:
             return
-        near = get_close_matches(name, names[:1000], n=1)
-        hint = f" (did you mean {shown(near[0])}?)" if near else ""
+        lacks = " and no column ".join(
+            shown(name) + "".join(f" (did you mean {shown(other)}?)" for other in self._near(name))
+            for name in missing
+        )
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
-        end = f"Use {option}{'' if near else otherwise}"
+        end = f"Use {' and '.join(dict.fromkeys(options[name] for name in missing))}"
         if mark is not None:
-            end = f"Use {option}, or set the delimiter {mark!r} (--set delimiter={mark!r})"
+            end = f"{end}, or set the delimiter {mark!r} (--set delimiter={mark!r})"
         if self.columns.described is not None:
             end = f"The columns are set by {self.columns.described}"
         raise InputError(
-            f"{self.source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
-            f"{end}",
+            f"{self.source} has no column {lacks}; its columns are {listed(names)}. {end}",
             code="unknown",
         )
+
+    def _near(self, name: str) -> list[str]:
+        """Return the column whose name is like `name`, if any."""
+        return get_close_matches(name, self.table.names[:1000], n=1)
 
 
 class BadValueError(ValueError):
     """An invalid value; the caller adds its location."""
+
+
+class BlankTextError(BadValueError):
+    """A missing or blank text."""
 
 
 def is_blank(value: object) -> bool:
@@ -393,12 +405,10 @@ def text_value(value: Any) -> str:
     """
     if isinstance(value, str) and value and not value.isspace():
         return _whole(str(value))
-    problem = f"{shown(value)} is not a string"
-    if value is None:
-        problem = "the text is missing or empty"
-    elif isinstance(value, str):
-        problem = f"the text {shown(value)} is blank"
-    raise BadValueError(f"{problem}; expected a text that is not blank")
+    if value is not None and not isinstance(value, str):
+        raise BadValueError(f"{shown(value)} is not a string")
+    text = "is missing or empty" if value is None else f"{shown(value)} is blank"
+    raise BlankTextError(f"the text {text}")
 
 
 def _whole(text: str) -> str:

@@ -106,8 +106,7 @@ class QuestionReader(Reader):
         self._choices = (choices,) if isinstance(choices, str) else choices or ()
         columns = replace(columns, text=text, label=label, pair=pair, choices=choices)
         super().__init__(table, columns, **options)
-        for name in self._choices:
-            self._require(name, "choices, or choice_1, choice_2 and so on")
+        self._require(dict.fromkeys(self._choices, "choices, or choice_1, choice_2 and so on"))
 
     @property
     def _names(self) -> tuple[str, ...]:

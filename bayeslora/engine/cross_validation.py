@@ -427,6 +427,16 @@ def baselines(
     return scores
 
 
+def tfidf() -> Any:
+    """Return scikit-learn's logistic regression on TF-IDF of words and pairs of words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    return make_pipeline(words, LogisticRegression(C=10.0, max_iter=200))
+
+
 def bag_of_words(train: LabelledExamples, fold: Fold) -> Tensor | None:
     """Return logits [n, C] of the held-out rows of a fold by logistic regression on TF-IDF.
 
@@ -436,10 +446,6 @@ def bag_of_words(train: LabelledExamples, fold: Fold) -> Tensor | None:
         train: Training rows.
         fold: Its rows, of which at most 4,096 are used, and those that it holds out.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     examples, labels = train
     if examples.choices is not None or examples.images or examples.among is not None:
         return None
@@ -447,10 +453,7 @@ def bag_of_words(train: LabelledExamples, fold: Fold) -> Tensor | None:
     texts = np.array([f"{text} {pair}" for text, pair in zip(examples.texts, pairs, strict=True)])
     seen = fold.rows
     seen = seen[np.unique(np.linspace(0, len(seen) - 1, _MOST_ROWS).round().astype(int))]
-    model = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
-        LogisticRegression(C=10.0, max_iter=200),
-    )
+    model = tfidf()
     try:
         model.fit(texts[seen], labels[seen])
     except ValueError:  # no word, or one class

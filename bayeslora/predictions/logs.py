@@ -26,9 +26,10 @@ last classes. The classes are the options' texts if all questions share them, el
 | an answer, or a line of a batch's output, with `choices` | the first token's `top_logprobs` |
 
 `id` (or `custom_id`) and `label` are those of the line. Tokens that differ in spaces around them
-are one. The classes are the labels, else all tokens. With p the stated probabilities, a class that
-a row does not list has at most the rest of the mass, 1 − Σ p, and at most the least p listed; it
-gets that bound, or its share of the rest. Rows are then divided by the mass of the classes.
+are one, and so are a class and a token that differs from it in case. The classes are the labels,
+else all tokens. With p the stated probabilities, a class that a row does not list has at most the
+rest of the mass, 1 − Σ p, and at most the least p listed; it gets that bound, or its share of the
+rest. Rows are then divided by the mass of the classes.
 """
 
 from __future__ import annotations
@@ -245,8 +246,9 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
             f"{source}: {counted(len(classes), 'class')} ({listed(classes)}); give every row a "
             "'label', whose names are the classes"
         )
-    outside, cut, records = 0.0, 0, []
-    for (row, record), probs in zip(lines, stated, strict=True):
+    outside, cut, records, others = 0.0, 0, [], dict[str, float]()
+    for (row, record), by_token in zip(lines, stated, strict=True):
+        probs = _by_class(by_token, classes)
         missing = [name for name in classes if name not in probs]
         if len(missing) == len(classes):
             raise InputError(
@@ -258,6 +260,8 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
         filled = {name: probs.get(name, bound) for name in classes}
         mass = sum(filled.values())
         outside += max(1 - mass, 0.0) / len(lines)
+        for token in probs.keys() - filled.keys():
+            others[token] = others.get(token, 0.0) + probs[token]
         cut += bool(missing)
         ours = {"id": record.get("id", record.get("custom_id")), "label": record.get("label")}
         free = {name: value for name, value in record.items() if name not in _KEYS}
@@ -269,9 +273,26 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
         message = "%s: %s without a class among those listed, which gets a bound on its probability"
         logger.warning(message, source, counted(cut, "row"))
     if outside > _LOST:
-        message = "%s: %.1f %% of the mass, on average, is outside the classes %s; it is left out"
-        logger.warning(message, source, 100 * outside, listed(classes))
+        tokens = sorted(others, key=lambda token: (-others[token], token))[:3]
+        logger.warning(
+            "%s: %.1f %% of the mass, on average, is outside the classes %s%s; it is left out",
+            source,
+            100 * outside,
+            listed(classes),
+            f", most of it listed on {listed(tokens)}" if tokens else "",
+        )
     return records
+
+
+def _by_class(probs: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Return probabilities of tokens with those that differ only in case from one class added."""
+    names = {name.casefold(): name for name in classes}
+    names = (names if len(names) == len(classes) else {}) | {name: name for name in classes}
+    merged: dict[str, float] = {}
+    for token, prob in probs.items():
+        name = names.get(token, names.get(token.casefold(), token))
+        merged[name] = merged.get(name, 0.0) + prob
+    return merged
 
 
 def _stated(where: str, record: Record) -> dict[str, float]:

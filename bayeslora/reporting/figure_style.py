@@ -196,9 +196,11 @@ def draw_diagonal(axes: Axes) -> None:
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
 
 
-def draw_curve(axes: Axes, role: Role, across: Values, up: Values) -> None:
-    """Draw a curve; it may lie on the edge of the axes."""
-    axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=1.4, clip_on=False)
+def draw_curve(
+    axes: Axes, role: Role, across: Values, up: Values, *, clipped: bool = False
+) -> None:
+    """Draw a curve; it may lie on the edge of the axes, and leave them unless it is clipped."""
+    axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=1.4, clip_on=clipped)
 
 
 def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:

@@ -378,7 +378,7 @@ def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Assessed]], top
     for (role, method), accuracies in zip(methods, of_marked, strict=True):
         curve = method.scores.risk_coverage
         across, up = [point.coverage for point in curve], [100 * point.risk for point in curve]
-        style.draw_curve(axes, role, across, up)
+        style.draw_curve(axes, role, across, up, clipped=True)
         style.draw_points(axes, role, marks, [100 * (1 - share) for share in accuracies])
     for mark in marks:
         axes.axvline(mark, color=style.GRID, linewidth=0.6, zorder=0)

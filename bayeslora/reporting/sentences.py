@@ -219,7 +219,7 @@ def _face_value(facts: Facts) -> Iterator[str]:
 
     Of several seeds, the worst verdict counts.
     """
-    choice, groups = facts.choice, dict[tuple[int, Verdict, bool], list[Assessed]]()
+    choice, groups = facts.choice, dict[tuple[int, Verdict, str], list[Assessed]]()
     for method in facts.labelled:
         place, verdict = min(
             (place, verdict)
@@ -228,14 +228,20 @@ def _face_value(facts: Facts) -> Iterator[str]:
         )
         to_use = choice is not None and method.label in (choice.label, *choice.equal)
         if to_use or verdict in MISCALIBRATED:
-            done = "recalibration" in method.method.predictions.metadata
-            groups.setdefault((place, verdict, done), []).append(method)
-    for (_, verdict, done), methods in sorted(groups.items(), key=lambda group: group[0]):
+            notes = method.method.predictions.metadata
+            # A network that is at hand can be given a posterior, a file of probabilities cannot.
+            verb = "calibrate" if notes.get("calibrated") == "no" else "recalibrate"
+            verb = "" if "recalibration" in notes else verb
+            groups.setdefault((place, verdict, verb), []).append(method)
+    for (_, verdict, verb), methods in sorted(groups.items(), key=lambda group: group[0]):
         entry, scores = words()["verdicts"][verdict], methods[0].each[0].scores
         if scores["overconfidence"].has_interval or verdict != "few":
-            sentence = entry.get("recalibrated", entry["advice"]) if done else entry["advice"]
+            sentence = entry["advice"] if verb else entry.get("recalibrated", entry["advice"])
             of = _of([method.label for method in methods], facts)
-            yield phrase(sentence, of=of, **_values(scores, calibration_of(scores)))
+            values = _values(scores, calibration_of(scores))
+            yield phrase(sentence, of=of, recalibrate=verb, **values)
+            if verdict in MISCALIBRATED and values["confident"] and len(methods) == 1:
+                yield say("limit_sure", surely=SURELY, confident=values["confident"])
 
 
 def _should_be_checked(sure: Share, rest: Share) -> bool:

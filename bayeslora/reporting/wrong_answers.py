@@ -63,7 +63,7 @@ def _example(predictions: Predictions, row: int, label: int, text: str | None) -
         label=as_label(predictions.classes[label]),
         label_probability=certain(float(predictions.probs[row, label])),
         options=options_of(predictions, row),
-        text=shorten(clean(text or ""), BEGINNING),
+        text=shorten(clean(text), BEGINNING) if text else "",
         image="" if text is None else thumbnail(text),
     )
 

@@ -56,6 +56,8 @@ def test_labels_in_another_column_are_found_or_said(run, refused, world, tmp_pat
     data = as_csv(tmp_path / "test.csv", world.test, "topic")
     message = refused("evaluate", world.classifier, data)
     assert all(name in message for name in ("'topic'", "--label-column"))
+    message = refused("evaluate", world.classifier, data, "--set", "text_column=body")
+    assert all(name in message for name in ("'body'", "--text-column", "'label'", "--label-column"))
     options = ["--label-column", "topic", "--group-by", "half", "--json", "--quiet"]
     content = json.loads(run("evaluate", world.classifier, data, *options).out)
     assert {part["n"] for part in content["groups"]["half"].values()} == {30}

@@ -60,9 +60,13 @@ def test_lines_of_every_kind(tmp_path, line):
     assert labelled.ids == ("0", "1", "2")
 
 
-def test_spaces_around_a_token_do_not_count(tmp_path):
+def test_spaces_around_a_token_and_its_case_do_not_count(tmp_path):
     predictions = load(tmp_path, [top({" yes": 0.5, "yes": 0.2, "no": 0.3})])
     np.testing.assert_allclose(predictions.probs, [[0.3, 0.7]])
+    rows = [top({" YES": 0.5, "yes": 0.2, "No": 0.3}) | {"label": name} for name in ("no", "yes")]
+    np.testing.assert_allclose(load(tmp_path, rows).probs, [[0.3, 0.7]] * 2)
+    rows = [top({"A": 0.6, "a": 0.4}) | {"label": name} for name in ("A", "a")]  # two classes
+    np.testing.assert_allclose(load(tmp_path, rows).probs, [[0.6, 0.4]] * 2)
 
 
 def test_a_class_that_is_not_listed_gets_its_bound_and_other_tokens_are_left_out(tmp_path, caplog):
@@ -77,6 +81,7 @@ def test_a_class_that_is_not_listed_gets_its_bound_and_other_tokens_are_left_out
     np.testing.assert_allclose(probs[1], np.array([50, 2, 2]) / 54)
     np.testing.assert_allclose(probs[2], [0.9, 0.05, 0.05])
     assert "3 rows" in caplog.text
+    assert "The" in caplog.text
     assert f"{100 * (0.1 + 0.46) / 3:.1f} %" in caplog.text
 
 

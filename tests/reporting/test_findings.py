@@ -159,6 +159,8 @@ def test_the_range_where_people_automate_is_judged():
     sentences = words([judged()])
     assert "as they are" not in sentences["advice"]
     assert "states 2.9 % errors and makes 6.2 % [3.7, 10.3]" in sentences["advice"]
+    assert "bayeslora recalibrate" in sentences["advice"]
+    assert "bayeslora calibrate" in words([judged(calibrated="no")])["advice"]
     assert "sure" in sentences
     assert "2.9 %" in sentences["limits"]
     assert verdict_of(judged().scores)[1] == "open"
@@ -175,7 +177,7 @@ def test_after_recalibration_nobody_is_told_to_recalibrate(bins):
         )
         advised = words([done])["advice"]
         assert "bayeslora recalibrate" not in advised
-        assert "bayeslora decide" in advised
+        assert "risk-coverage curve" in advised
 
 
 def test_a_copy_with_prediction_sets_is_no_alternative():

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import bayeslora.reporting
+from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.document import glossary
+from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
+from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.text import words
 
 
@@ -13,6 +16,12 @@ def test_every_score_that_is_shown_has_a_term():
     names = {term.name for term in glossary()}
     columns = {**COLUMNS, **OOD_COLUMNS}.values()
     assert {column.title for column in columns} | {"Confidence", "Intervals"} <= names
+
+
+def test_advice_names_commands_that_exist():
+    advice = Path(bayeslora.reporting.__file__).parent / "templates" / "sentences.toml"
+    text = advice.read_text(encoding="utf-8").replace("{recalibrate}", "recalibrate")
+    assert {*re.findall(r"\(bayeslora ([a-z-]+)", text)} == {"recalibrate"} <= VERBS.keys()
 
 
 def test_every_sentence_is_said_somewhere():

@@ -22,6 +22,8 @@ def test_examples_are_the_most_confident_errors(make):
     texts = tuple(f"text of row {index}" for index in range(240))
     method = make("m", columns={"text": texts})
     [_, errors] = wrong_answers(assessed(method), "text")
+    [_, without] = wrong_answers(assessed(make("m")), "text")
+    assert {example.text for example in without.blocks} == {""}
     wrong = np.flatnonzero(method.prediction != method.labels)
     surest = sorted(wrong, key=lambda row: -method.confidence[row])[:MOST]
     assert [example.row for example in errors.blocks] == [f"row-{row}" for row in surest]

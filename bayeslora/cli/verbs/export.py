@@ -20,8 +20,8 @@ class Options(arguments.Overwriting, arguments.Loading):
     """directory or .safetensors file to write"""
     format: Any = option("peft|merged|safetensors", choices=("peft", "merged", "safetensors"))
     """peft: the adapter as a plain LoRA (default); merged: a transformers classifier (decoders and
-    vision models); safetensors: one file of tensors for serving. merged and safetensors contain the
-    mean network, without uncertainty"""
+    vision models; default of a calibrated checkpoint); safetensors: one file of tensors for
+    serving. merged and safetensors contain the mean network, without uncertainty"""
     prefix: str | None = option("TEXT", EXPORT)
     head: bool = option(of=EXPORT)
     member: Any = option(of=EXPORT)
@@ -29,18 +29,18 @@ class Options(arguments.Overwriting, arguments.Loading):
 
 def run(args: Options) -> None:
     """Export the model, then print the path and how to load it."""
-    format: Any = args.format or "peft"
-    if format != "peft":
-        refuse(args, ["prefix", "head"], "requires --format peft")
-    if args.head:
-        refuse(args, ["prefix"], "is set by --head; use only one of them")
-
     from bayeslora.backbones.embedded import directories
-    from bayeslora.checkpoint import read_record
+    from bayeslora.checkpoint import FOREIGN, read_record
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.fitted.export import LOADERS, check_export
 
     record = read_record(args.model)
+    without_adapter = record.backbone["kind"] == FOREIGN
+    format: Any = args.format or ("merged" if without_adapter else "peft")
+    if format != "peft":
+        refuse(args, ["prefix", "head"], "requires --format peft")
+    if args.head:
+        refuse(args, ["prefix"], "is set by --head; use only one of them")
     inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
     check_export(args.out, format, overwrite=bool(args.overwrite), inputs=inputs)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **given(args, *LOADING))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import torch
 
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.checkpoint import ModelRecord, library_versions
+from bayeslora.checkpoint import FOREIGN, ModelRecord, library_versions
 from bayeslora.data import examples
 from bayeslora.data.columns import Reader
 from bayeslora.data.examples import Examples, data_hash
@@ -227,6 +227,7 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
     share = record.results.get("posterior", {}).get("prior_share")
     format = record.backbone.get("format")
     held_out = held_out_words(record.results)
+    as_it_was = record.backbone["kind"] == FOREIGN and "calibration" not in record.results
     return {
         **method_notes(record, draws),
         "passes": str(passes),
@@ -236,6 +237,7 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
         **({} if format is None else {QUESTION_FORMAT: format}),
         **({} if share is None else {"prior_share": f"{share:.3f}"}),
         **({"held_out_nll": held_out} if held_out else {}),
+        **({"calibrated": "no"} if as_it_was else {}),
     }
 
 
