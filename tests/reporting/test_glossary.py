@@ -6,9 +6,7 @@ from pathlib import Path
 import bayeslora.reporting
 from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.document import glossary
-from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
-from bayeslora.cli.parser import VERBS
 from bayeslora.reporting.text import words
 
 
