@@ -2,8 +2,8 @@
 
 For each method, a copy of the checkout loses what belongs to it alone: its file or folder, its line
 in the list that the registry reads, its page, its entries in the documentation, and its
-tests. Generated parts of pages are written again, and the other fast tests run. A line per
-method says `ok`, or what failed.
+tests. Generated parts of pages are written again, and what is left of `make test` runs: ruff,
+mypy, the import contracts, the tests. A line per method says `ok`, or what failed.
 """
 
 from __future__ import annotations
@@ -69,10 +69,17 @@ def tried(method: str, arguments: list[str]) -> str:
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         without(method, copy)
         environment = os.environ | {"PYTHONPATH": str(copy)}
-        tests = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", *arguments]
-        for words in (["docs/tables.py"], ["tests/cli/test_cli_wording.py"], tests):
+        pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-m", "not nightly", *arguments]
+        for words in (
+            [sys.executable, "docs/tables.py"],
+            [sys.executable, "tests/cli/test_cli_wording.py"],
+            [sys.executable, "-m", "ruff", "check", "."],
+            [sys.executable, "-m", "mypy"],
+            [str(Path(sys.executable).with_name("lint-imports"))],
+            [sys.executable, *pytest],
+        ):
             done = subprocess.run(
-                [sys.executable, *words],
+                words,
                 cwd=copy,
                 env=environment,
                 capture_output=True,
