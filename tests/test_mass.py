@@ -107,7 +107,8 @@ def measured(folder):
 
 
 def _lines_in(folder):
-    return sum(_lines(path.read_text(encoding="utf-8"))[0] for path in (ROOT / folder).rglob("*.py"))
+    paths = (ROOT / folder).rglob("*.py")
+    return sum(_lines(path.read_text(encoding="utf-8"))[0] for path in paths)
 
 
 def _lines(source):
