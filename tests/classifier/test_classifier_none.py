@@ -39,7 +39,7 @@ def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch
     assert scale(validation=HELD) == pytest.approx(empirical)
     behind = scale(adapter="lora", fit={"epochs": 1})
     assert behind != pytest.approx(WIDE_PRIOR_SCALE, rel=1e-3)
-    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.options.FEW_ROWS", len(ROWS) - 1)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.FEW_ROWS", len(ROWS) - 1)
     assert scale() == pytest.approx(empirical)
 
 

@@ -9,9 +9,9 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.contrib.amt import AMT
-from bayeslora.contrib.amt import pool as engine
-from bayeslora.contrib.amt.pool import (
+from bayeslora.contrib import amt as engine
+from bayeslora.contrib.amt import (
+    AMT,
     Adversary,
     MetaTuning,
     draw_episode,

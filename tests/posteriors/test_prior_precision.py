@@ -2,7 +2,7 @@
 
 import pytest
 
-from bayeslora.posteriors.prior_precision import LOG10_GRID, best_on_grid
+from bayeslora.posteriors.last_layer.algebra import LOG10_GRID, best_on_grid
 
 
 @pytest.mark.parametrize(("best", "notes"), [(LOG10_GRID[0], 1), (0.5, 0), (LOG10_GRID[-1], 1)])

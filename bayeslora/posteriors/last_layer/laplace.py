@@ -46,9 +46,15 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
+from bayeslora.posteriors.last_layer.algebra import (
+    RowSpace,
+    best_on_grid,
+    class_contrasts,
+    log_marginal_likelihood,
+    precision_factor,
+    refine,
+)
 from bayeslora.posteriors.point import AroundPoint
-from bayeslora.posteriors.prior_precision import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)

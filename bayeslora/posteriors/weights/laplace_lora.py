@@ -60,7 +60,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, feature_gradient
-from bayeslora.posteriors.prior_precision import (
+from bayeslora.posteriors.last_layer.algebra import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,

@@ -9,7 +9,7 @@ import torch
 from bayeslora import Laplace
 from bayeslora.option_checks import Structure
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.prior_precision import (
+from bayeslora.posteriors.last_layer.algebra import (
     log_marginal_likelihood,
 )
 from bayeslora.posteriors.registry import build_head

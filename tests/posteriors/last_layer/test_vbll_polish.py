@@ -9,7 +9,7 @@ from gaussian_oracles import FAMILIES, elbo, matrix
 
 from bayeslora import VBLL
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.vbll.covariance import (
+from bayeslora.posteriors.last_layer.vbll.bounds import (
     Dense,
     class_precisions,
     logit_covariance,
@@ -149,7 +149,7 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     expected = expected + 0.5 * torch.eye(3, dtype=F64)
     torch.testing.assert_close(class_precisions(features, weights, 0.5), expected)
     few = partial(row_slices, most=7 * 6)
-    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.covariance.row_slices", few)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.bounds.row_slices", few)
     torch.testing.assert_close(class_precisions(features, weights, 0.5), expected)
     optimum, covariance = Dense(features, weights, 0.5), torch.linalg.inv(expected)
     assert optimum.trace == pytest.approx(covariance.diagonal(dim1=1, dim2=2).sum().item())

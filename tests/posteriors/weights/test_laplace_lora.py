@@ -132,7 +132,7 @@ def test_marginal_likelihood_is_maximised(structure):
 def test_validation_rows_choose_the_best_of_the_grid():
     from bayeslora.links import link_probabilities, nll
     from bayeslora.logits import GaussianLogits
-    from bayeslora.posteriors.prior_precision import LOG10_GRID
+    from bayeslora.posteriors.last_layer.algebra import LOG10_GRID
 
     network, texts, held_out = SmallNetwork(), small_texts(), small_texts(12, seed=4)
     rows = (held_out, labels_of(held_out))

@@ -42,8 +42,8 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.covariance import (
+from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
+from bayeslora.posteriors.last_layer.vbll.bounds import (
     FAMILIES,
     SHARED_FAMILIES,
     Optimum,
@@ -52,7 +52,6 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
-from bayeslora.posteriors.last_layer.vbll.options import SPREAD_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 
