@@ -162,8 +162,12 @@ class EMTAL(LowRankAdapter):
     def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return LoRA's initial factors, or those of the published code."""
         out_features, in_features = weight.shape
-        begin = gaussian if self.init == "gaussian" else kaiming_zero
-        return begin(out_features, in_features, self.r, generator)
+        if self.init == "zero":
+            return kaiming_zero(out_features, in_features, self.r, generator)
+        check_rank(out_features, in_features, self.r)
+        A = _SD * torch.randn(self.r, in_features, generator=generator)
+        B = _SD * torch.randn(out_features, self.r, generator=generator)
+        return Factors(A, B, None, orthonormal=False)
 
     def make_sites(
         self,
@@ -179,9 +183,33 @@ class EMTAL(LowRankAdapter):
             InputError: `num_experts` does not divide the hidden units, or the rank is too large.
         """
         blocks = {block.up: block for block in find_ffns(model) if block.up in hosts}
-        for block in blocks.values():
-            check_divides(hosts[block.up].out_features, self.num_experts, block.up)
-        return expert_sites(self, hosts, blocks, generator, blank=blank)
+        for name in blocks:
+            num_units = hosts[name].out_features
+            if num_units % self.num_experts:
+                divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
+                raise InputError(
+                    f"num_experts must divide the {num_units} hidden units of {name}, got "
+                    f"{self.num_experts}; for example {', '.join(map(str, divisors)) or 1}"
+                )
+        sites: list[Site] = []
+        for name, host in hosts.items():
+            with located(name):
+                factors = self.start(host.weight, generator)
+            if name not in blocks:
+                sites.append(LowRank(name, host, factors, self.scale, self.dropout))
+                continue
+            experts = torch.zeros(host.out_features, dtype=torch.int64)
+            if not blank:
+                # In gated networks the gate's rows, which activate units.
+                deciding = hosts[blocks[name].gate or name].weight.detach().double().cpu().numpy()
+                experts = torch.from_numpy(balanced_clusters(deciding, self.num_experts, _SEED))
+            router = torch.zeros(self.num_experts, host.in_features)
+            if self.init == "gaussian":
+                # The initialisation of nn.Linear, as for the published router.
+                uniform = torch.rand(router.shape, generator=generator)
+                router = (2 * uniform - 1) / host.in_features**0.5
+            sites.append(GatedUnits(name, host, factors, self, router=router, experts=experts))
+        return sites
 
     def hooks(self, fit: Training) -> Sequence[StepHook]:
         """Return the schedule of the router's influence, and the quality-retaining loss."""
@@ -233,11 +261,6 @@ class FFN:
     up: str
     down: str
     gate: str | None
-
-    @property
-    def deciding(self) -> str:
-        """The layer whose rows are clustered: in gated networks the gate, which activates units."""
-        return self.up if self.gate is None else self.gate
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -298,20 +321,6 @@ def _fused(model: nn.Module) -> str:
     ends = ("gate_up_proj", "mlp.Wi", "c_fc")
     names = [name for name, _ in model.named_modules() if name.endswith(ends)]
     return f" ({names[0]} has another layout)" if names else ""
-
-
-def check_divides(num_units: int, num_experts: int, name: str) -> None:
-    """Raise InputError if experts cannot have equal numbers of hidden units.
-
-    Raises:
-        InputError: `num_experts` does not divide `num_units`.
-    """
-    if num_units % num_experts:
-        divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
-        raise InputError(
-            f"num_experts must divide the {num_units} hidden units of {name}, got {num_experts}; "
-            f"for example {', '.join(map(str, divisors)) or 1}"
-        )
 
 
 def balanced_clusters(
@@ -416,63 +425,6 @@ class GatedUnits(LowRank):
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save, including the experts."""
         return {**super().tensors(), "experts": self.experts}
-
-
-def expert_sites(
-    config: EMTAL,
-    hosts: Mapping[str, nn.Linear],
-    blocks: Mapping[str, FFN],
-    generator: Generator,
-    *,
-    blank: bool,
-) -> list[Site]:
-    """Return the adapted layers.
-
-    Args:
-        config: Options.
-        hosts: The linear layers to adapt, by their dotted names.
-        blocks: Feed-forward networks by the name of their up projection.
-        generator: Source of randomness, on the CPU.
-        blank: Whether to skip the clustering because tensors will be loaded.
-
-    Raises:
-        InputError: The rank exceeds a layer's size.
-    """
-    sites: list[Site] = []
-    for name, host in hosts.items():
-        with located(name):
-            factors = config.start(host.weight, generator)
-        if name not in blocks:
-            sites.append(LowRank(name, host, factors, config.scale, config.dropout))
-            continue
-        experts = torch.zeros(host.out_features, dtype=torch.int64)
-        if not blank:
-            deciding = hosts[blocks[name].deciding].weight.detach().double().cpu().numpy()
-            experts = torch.from_numpy(balanced_clusters(deciding, config.num_experts, _SEED))
-        router = _router(config, host.in_features, generator)
-        sites.append(GatedUnits(name, host, factors, config, router=router, experts=experts))
-    return sites
-
-
-def _router(config: EMTAL, in_features: int, generator: Generator) -> Tensor:
-    shape = (config.num_experts, in_features)
-    if config.init == "zero":
-        return torch.zeros(shape)
-    # The initialisation of nn.Linear, as for the published router.
-    start: Tensor = (2 * torch.rand(shape, generator=generator) - 1) / in_features**0.5
-    return start
-
-
-def gaussian(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
-    """Return the published initial factors: both from N(0, 0.02²), with a small initial change.
-
-    Raises:
-        InputError: The rank is not between 1 and min(out, in).
-    """
-    check_rank(out_features, in_features, r)
-    A = _SD * torch.randn(r, in_features, generator=generator)
-    B = _SD * torch.randn(out_features, r, generator=generator)
-    return Factors(A, B, None, orthonormal=False)
 
 
 class Fading(StepHook):
@@ -593,26 +545,20 @@ class Retained(StepHook):
         moved = _KEPT * self.losses + (1 - _KEPT) * means
         self.losses = torch.where(counts > 0, moved, self.losses)
         if self._is_published:
-            self._push(logits, labels)
-        else:
-            self._average(logits, labels, logits.argmax(1) == labels)
-
-    def _average(self, values: Tensor, labels: Tensor, correct: Tensor) -> None:
-        members = one_hot(labels, len(self.logits)).to(values)
+            for c in sorted(set(labels.tolist())):
+                rows = torch.cat([self.logits[c], logits[labels == c]])
+                self.logits[c] = rows[-self.logits.shape[1] :]
+            return
+        members = one_hot(labels, len(self.logits)).to(logits)
         if self._options.only_correct:
-            members = members * correct[:, None]
+            members = members * (logits.argmax(1) == labels)[:, None]
         counts = members.sum(0)
-        means = (members.T @ values) / counts.clamp_min(1)[:, None]
+        means = (members.T @ logits) / counts.clamp_min(1)[:, None]
         m = self._options.momentum
         old, seen = self.logits[:, 0], counts > 0
         moved = torch.where(self.known, m * old + (1 - m) * means, means)
         self.logits = torch.where(seen[:, None], moved, old)[:, None]
         self.known = self.known | seen[:, None]
-
-    def _push(self, values: Tensor, labels: Tensor) -> None:
-        for c in sorted(set(labels.tolist())):
-            rows = torch.cat([self.logits[c], values[labels == c]])
-            self.logits[c] = rows[-self.logits.shape[1] :]
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors for a checkpoint."""

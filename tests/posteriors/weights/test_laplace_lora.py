@@ -23,7 +23,7 @@ from small_network import (
 from bayeslora.posteriors.weights import laplace_lora
 from bayeslora.posteriors.weights.laplace_lora import (
     LAYER_STRUCTURES,
-    fisher_root,
+    fisher_columns,
     watched,
 )
 
@@ -80,12 +80,13 @@ def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
     layers = [item.layer for item in weights.layers]
     A, B, count = [0.0] * len(layers), [0.0] * len(layers), 0
     features = network.features(texts, 1)
-    probs = (features @ network.head.weight.T).softmax(-1).detach()
+    all_logits = (features @ network.head.weight.T).detach()
+    probs = all_logits.softmax(-1)
     for row in range(len(texts)):
         with watched(layers) as seen:
             logits = network.logits(SmallTexts([texts.rows[row]]).collate([0]))[0]
         count += len(texts.rows[row])
-        for column in fisher_root(probs[row : row + 1])[0].T:
+        for column in fisher_columns(all_logits[row : row + 1])[:, 0]:
             gradients = torch.autograd.grad(
                 logits @ column, [item.outputs for item in seen], retain_graph=True
             )
@@ -175,7 +176,7 @@ def test_of_polar_only_the_core_is_random():
 
 
 def test_the_root_of_the_fisher_matrix():
-    probs = torch.rand(7, 4, dtype=F64).softmax(-1)
-    root = fisher_root(probs)
+    logits = torch.rand(7, 4, dtype=F64)
+    probs, root = logits.softmax(-1), fisher_columns(logits).permute(1, 2, 0)
     expected = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
     torch.testing.assert_close(root @ root.mT, expected, atol=1e-15, rtol=1e-12)
