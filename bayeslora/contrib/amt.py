@@ -74,6 +74,7 @@ from bayeslora.option_checks import (
 )
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
+from bayeslora.posteriors.weights.draws import replaced
 
 _TEXTS = (0.0, 0.025, 0.05, 0.1)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
@@ -210,7 +211,10 @@ class AMT(Adapter):
             losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in supports]
             return [alone[losses.index(min(losses))]]
         scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in supports]
-        weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
+        ranked = torch.tensor(scores, dtype=torch.float64)
+        chosen = ranked.argsort(descending=True, stable=True)[: self.top]
+        weights = torch.zeros_like(ranked)
+        weights[chosen] = (self.beta * ranked[chosen]).softmax(0)
         return [weights.tolist()]
 
     def settled(self, data: TrainingData) -> Self:
@@ -295,14 +299,6 @@ def separation(cosines: Tensor, labels: Tensor, gamma: float) -> float:
     return float(gamma * intra - (1 - gamma) * inter)
 
 
-def top_weights(scores: Tensor, top: int, beta: float) -> Tensor:
-    """Return the softmax of β times the `top` largest of P scores, and 0 for the others."""
-    chosen = scores.argsort(descending=True, stable=True)[:top]
-    weights = torch.zeros_like(scores)
-    weights[chosen] = (beta * scores[chosen]).softmax(0)
-    return weights
-
-
 logger = logging.getLogger(__name__)
 
 COSINE_SCALE = 10.0
@@ -380,10 +376,11 @@ class Pool(Site):
         """Set the mixture weights, P numbers that sum to 1."""
         self.mixture.copy_(torch.tensor(list(weights), dtype=torch.float64))
 
-    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
+    def parts(self, member: int) -> list[tuple[nn.Parameter, slice, int]]:
         """Return the factors of a member: the tensor that holds them, the slice, the axis."""
         part = self._slice(member)
-        return [(self.A.weight, part, 0), (self.B.weight, part, 1)]
+        weights = (self.A.get_parameter("weight"), self.B.get_parameter("weight"))
+        return [(weight, part, axis) for axis, weight in enumerate(weights)]
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` for the change `B·A` of k members.
@@ -532,10 +529,9 @@ class MetaTuning:
         start = self.sites[0].cosine_scales[self.member]
         self.scale = start.detach().clone().requires_grad_()
         self.parts = [part for site in self.sites for part in site.parts(self.member)]
+        self.trained = [*(tensor for tensor, _, _ in self.parts), self.scale]
         self.optimizer = torch.optim.SGD(
-            [*(tensor for tensor, _, _ in self.parts), self.scale],
-            lr=self.options.learning_rate,
-            momentum=_MOMENTUM,
+            self.trained, lr=self.options.learning_rate, momentum=_MOMENTUM
         )
 
     def features(self, batch: Batch) -> Tensor:
@@ -560,7 +556,7 @@ class MetaTuning:
             torch.autograd.backward(loss)
         # A strong adversary starts with gradients far above those of clean tuning; SGD would follow
         # them to features that are the same for all inputs, which no perturbation changes.
-        clip_grad_norm_(self._parameters(), self.max_grad_norm)
+        clip_grad_norm_(self.trained, self.max_grad_norm)
         self.optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -615,19 +611,13 @@ class MetaTuning:
             centres = self._centres(support, episode)
         loss = self._loss(queries, delta, centres, episode)
         gradients = torch.autograd.grad(loss, [tensor for tensor, _, _ in self.parts])
-        with torch.no_grad():
-            copies = [tensor.clone() for tensor, _, _ in self.parts]
-            for (tensor, span, axis), gradient in zip(self.parts, gradients, strict=True):
-                factors = tensor.narrow(axis, span.start, span.stop - span.start)
-                uphill = gradient.narrow(axis, span.start, span.stop - span.start)
-                length = self.adversary.weights * factors.norm() / (uphill.norm() + 1e-20)
-                factors += length * uphill
-        try:
+        moved = [tensor.detach().clone() for tensor, _, _ in self.parts]
+        for value, (_, span, axis), gradient in zip(moved, self.parts, gradients, strict=True):
+            factors = value.narrow(axis, span.start, span.stop - span.start)
+            uphill = gradient.narrow(axis, span.start, span.stop - span.start)
+            factors += self.adversary.weights * factors.norm() / (uphill.norm() + 1e-20) * uphill
+        with replaced([tensor for tensor, _, _ in self.parts], moved):
             yield
-        finally:
-            with torch.no_grad():
-                for (tensor, _, _), copy in zip(self.parts, copies, strict=True):
-                    tensor.copy_(copy)
 
     def finish(self) -> None:
         """Store κ in the pool."""
@@ -639,7 +629,7 @@ class MetaTuning:
         """Return the state that a checkpoint needs beside the pool: κ and the momentum."""
         moments = {
             f"momentum.{index}": self.optimizer.state[parameter]["momentum_buffer"]
-            for index, parameter in enumerate(self._parameters())
+            for index, parameter in enumerate(self.trained)
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
         return {"scale": self.scale.detach(), **moments}
@@ -648,14 +638,10 @@ class MetaTuning:
         """Restore what `state` returned."""
         with torch.no_grad():
             self.scale.copy_(state["scale"])
-        for index, parameter in enumerate(self._parameters()):
+        for index, parameter in enumerate(self.trained):
             moment = state.get(f"momentum.{index}")
             if moment is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = moment.to(parameter.device)
-
-    def _parameters(self) -> list[Tensor]:
-        parameters: list[Tensor] = self.optimizer.param_groups[0]["params"]
-        return parameters
 
 
 def pooled(network: Network) -> list[Pool]:
@@ -679,11 +665,9 @@ def meta_tune(fit: Training, options: AMT) -> list[float]:
     network, seed, directory = fit.network, fit.plan.seed, fit.directory
     network.eval()
     members = options.adversaries(images=network.encoder.backbone.kind == "vision")
-    checkpoint = read_checkpoint(directory)
-    done = 0
+    done, tensors = 0, dict[str, Tensor]()
     losses = torch.full((len(members), options.num_episodes), math.nan, dtype=torch.float64)
-    tensors: Mapping[str, Tensor] = {}
-    if checkpoint is not None:
+    if (checkpoint := read_checkpoint(directory)) is not None:
         tensors, state = checkpoint
         done = state["episodes"]
         losses = tensors["losses"]
@@ -700,22 +684,18 @@ def meta_tune(fit: Training, options: AMT) -> list[float]:
             if first:
                 tuning.load(under("tuning.", tensors))
             for number in range(first, options.num_episodes):
-                rate = (
-                    options.learning_rate
-                    * 0.5
-                    * (1 + math.cos(math.pi * number / options.num_episodes))
-                )
-                tuning.optimizer.param_groups[0]["lr"] = rate
+                cosine = math.cos(math.pi * number / options.num_episodes)
+                tuning.optimizer.param_groups[0]["lr"] = options.learning_rate * 0.5 * (1 + cosine)
                 rng = np.random.default_rng([seed, number])
                 episode = draw_episode(fit.train.labels, options, rng)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
                 losses[member, number] = tuning.step(fit.train, episode, generator)
                 advance(1)
                 step = member * options.num_episodes + number + 1
-                if number + 1 == options.num_episodes:
+                is_last = number + 1 == options.num_episodes
+                if is_last:
                     tuning.finish()
-                is_due = step % _EVERY == 0 or number + 1 == options.num_episodes
-                if directory is not None and is_due:
+                if directory is not None and (is_last or step % _EVERY == 0):
                     now = {f"network.{key}": t for key, t in network.trained_state().items()}
                     now |= {f"tuning.{key}": t for key, t in tuning.state().items()}
                     write_checkpoint(directory, now | {"losses": losses}, {"episodes": step})

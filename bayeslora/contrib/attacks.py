@@ -140,14 +140,11 @@ def attacked(
             for eps, parts in by_eps.items():
                 parts.append(piece.worst(attack, eps, advance))
     space = "attack on pixels" if images else "attack on embeddings"
-    return {
-        eps: _noted(joined(parts), {"corruption": space, "severity": f"{eps:.6g}"})
-        for eps, parts in by_eps.items()
-    }
-
-
-def _noted(predictions: Predictions, notes: dict[str, str]) -> Predictions:
-    return predictions.replace(metadata={**predictions.metadata, **notes})
+    result = {}
+    for eps, parts in by_eps.items():
+        whole, notes = joined(parts), {"corruption": space, "severity": f"{eps:.6g}"}
+        result[eps] = whole.replace(metadata={**whole.metadata, **notes})
+    return result
 
 
 class _Piece:

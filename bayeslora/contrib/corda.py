@@ -191,17 +191,7 @@ def corda(
     """
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
-    values, basis = _damped(moment.matrix.to(weight.device), damping)
-    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
-    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
-    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
-    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
-    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
-    return balanced(U[:, selected], S[selected], directions, scale)
-
-
-def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues [in] of C̃, ascending, and its eigenvectors [in, in]."""
+    matrix = moment.matrix.to(weight.device)
     mean = matrix.diagonal().mean()
     if not mean > 0:
         raise InputError("the context's inputs of this layer are all zero")
@@ -209,7 +199,13 @@ def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     values = values.clamp_min(0)
     while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
         damping *= 2
-    return values + damping, basis
+    values = values + damping
+    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
+    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
+    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
+    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
+    return balanced(U[:, selected], S[selected], directions, scale)
 
 
 def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:

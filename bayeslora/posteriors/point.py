@@ -360,7 +360,6 @@ class TemperedHead(PointHead):
         temperature: T, the divisor of the logits, float64 scalar; 1 before `fit`.
     """
 
-    uses_training_features = False
     temperature: Tensor
 
     def __init__(self, num_features: int, num_classes: int) -> None:

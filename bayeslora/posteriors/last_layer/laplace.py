@@ -107,6 +107,11 @@ class Curvature(nn.Module, ABC):
     All are made alike, from (d, C, r) with r the rank of the training features; empty before `fit`.
     """
 
+    def allocate(self, **shapes: tuple[int, ...]) -> None:
+        """Register float64 zeros of these shapes by name."""
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
     @abstractmethod
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from features and probabilities [N, C], both float64."""
@@ -131,9 +136,7 @@ class DiagCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        del rank
-        shape = (num_classes, num_features)
-        self.register_buffer("diagonal", torch.zeros(shape, dtype=torch.float64))
+        self.allocate(diagonal=(num_classes, num_features))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -174,14 +177,8 @@ class KronCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        shapes = {
-            "basis": (num_features, rank),
-            "feature_eigenvalues": (rank,),
-            "class_basis": (num_classes, num_classes),
-            "class_eigenvalues": (num_classes,),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.allocate(basis=(num_features, rank), feature_eigenvalues=(rank,))
+        self.allocate(class_basis=(num_classes, num_classes), class_eigenvalues=(num_classes,))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -249,10 +246,10 @@ class FullCurvature(Curvature):
             )
         self.num_features = num_features
         self.num_classes = num_classes
-        self.register_buffer("hessian", torch.zeros(size, size, dtype=torch.float64))
-        rotated = rank < num_features
-        basis = torch.zeros(num_features, rank, dtype=torch.float64) if rotated else None
-        self.register_buffer("basis", basis)
+        self.allocate(hessian=(size, size))
+        self.register_buffer("basis", None)
+        if rank < num_features:
+            self.allocate(basis=(num_features, rank))
         self.register_buffer("_inverse", None, persistent=False)
         self.register_buffer("_spectrum", None, persistent=False)
         self._inverted_at = 0.0
@@ -322,9 +319,7 @@ class SharedCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        del num_classes, rank
-        shape = (num_features, num_features)
-        self.register_buffer("hessian", torch.zeros(shape, dtype=torch.float64))
+        self.allocate(hessian=(num_features, num_features))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
@@ -356,29 +351,22 @@ class SharedCurvature(Curvature):
         return precision_factor(matrix)
 
 
-class SharedDiagCurvature(Curvature):
+class SharedDiagCurvature(DiagCurvature):
     """The diagonal of the Hessian, float64.
 
     Attributes:
         diagonal: [d], at least zero.
     """
 
-    diagonal: Tensor
-
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__()
-        del num_classes, rank
-        self.register_buffer("diagonal", torch.zeros(num_features, dtype=torch.float64))
+        super().__init__(num_features, num_classes, rank)
+        self.allocate(diagonal=(num_features,))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
         mean = (probs[:, None] @ features)[:, 0]
         square = torch.einsum("nc,ncd->d", probs, features.square())
         self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        return float((self.diagonal + precision).log().sum())
 
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""

@@ -185,20 +185,18 @@ def turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     """
     A, B = (factor.detach().double() for factor in site.factors())
     blocks = zip(A.chunk(site.num_blocks), B.chunk(site.num_blocks, 1), strict=True)
-    parts = [_directions(site.name, *block) for block in blocks]
-    U, d, first = (list(column) for column in zip(*parts, strict=True))
-    return torch.cat(U, 1), torch.cat(d), torch.cat(first)
-
-
-def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    U, d, Vh = torch.linalg.svd(B, full_matrices=False)
-    if not d[-1] > _LEAST_RATIO * d[0]:
-        raise InputError(
-            f"posterior 'tfb' needs adapters of full rank, but the factor of {name} has singular "
-            f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
-            "train for longer"
-        )
-    return U, d, Vh @ A
+    parts = []
+    for first, second in blocks:
+        U, d, Vh = torch.linalg.svd(second, full_matrices=False)
+        if not d[-1] > _LEAST_RATIO * d[0]:
+            raise InputError(
+                f"posterior 'tfb' needs adapters of full rank, but the factor of {site.name} has "
+                f"singular values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a "
+                "smaller r, or train for longer"
+            )
+        parts.append((U, d, Vh @ first))
+    all_U, all_d, all_A = zip(*parts, strict=True)
+    return torch.cat(all_U, 1), torch.cat(all_d), torch.cat(all_A)
 
 
 @torch.no_grad()

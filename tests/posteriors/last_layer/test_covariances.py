@@ -30,7 +30,7 @@ def stored(family):
 def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     features, tensors = drawn(4, SIZE, seed=1), stored(family)
     shapes = {name: tuple(item.shape) for name, item in tensors.items()}
-    assert shapes == covariances.FAMILIES[family].shapes(CLASSES, SIZE)
+    assert shapes == covariances.stored_shapes(family, CLASSES, SIZE)
     weights = matrix(tensors).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
     few = partial(row_slices, most=3 * CLASSES * CLASSES * SIZE)

@@ -110,12 +110,6 @@ def _at_label(mean: Tensor, labels: Tensor) -> Tensor:
     return mean.gather(-1, labels[:, None])[:, 0]
 
 
-def no_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
-    """Return zeros [B, C], the tilt of Jensen's bound."""
-    del covariance
-    return torch.zeros_like(mean)
-
-
 @torch.no_grad()
 def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
     """Return the tilt a = softmax(m + ½ v − V a) of each row, [B, C], of the tightest bound.
@@ -214,7 +208,7 @@ def wright_omega(x: Tensor) -> Tensor:
 
 
 TILTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "jensen": no_tilt,
+    "jensen": lambda mean, _: torch.zeros_like(mean),
     "knowles_minka": best_tilt,
 }
 """From the moments of logits to the tilt [B, C], by the name of the bound."""
@@ -338,11 +332,6 @@ class Optimum(ABC):
     def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
         """Set the attributes; arguments as for `__init__`."""
 
-    @staticmethod
-    def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the stored tensors for C classes and d features."""
-        return {"scale": (num_classes, size)}
-
     @abstractmethod
     def of_logits(self, features: Tensor) -> Tensor:
         """Return the logits' covariance, [M, C], or [M, C, C] of options."""
@@ -413,11 +402,6 @@ class Eigenbasis(Independent):
             self._squares = (features @ self._basis).square()
         self._settle(self._squares, weights)
 
-    @staticmethod
-    def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of deviations and basis."""
-        return {"scale": (num_classes, size), "basis": (size, size)}
-
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² (u_iᵀφ)², [M, C]."""
         return logit_covariance(features, self._variances.sqrt(), self._basis)
@@ -454,11 +438,6 @@ class Dense(Optimum):
         self.log_determinant = -2 * float(diagonal.log().sum())
         self.trace = self._trace(diagonal.numel(), weights)
 
-    @staticmethod
-    def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shape of the triangles."""
-        return {"scale": (num_classes, size, size)}
-
     def of_logits(self, features: Tensor) -> Tensor:
         """Return φᵀS_cφ = ‖R_c⁻¹φ‖², [M, C]."""
         classes, size, _ = self._factor.shape
@@ -491,11 +470,6 @@ class SharedDense(Optimum):
         self.log_determinant = 2 * float(self._scale.diagonal().log().sum())
         self.trace = self._trace(len(precision), weights)
 
-    @staticmethod
-    def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shape of the triangle."""
-        return {"scale": (num_classes, size, size)}
-
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Φ S Φᵀ, [M, C, C]."""
         return _of_options(features, self._scale)
@@ -521,11 +495,6 @@ class SharedDiagonal(SharedDense):
         self.log_determinant = 2 * float(self._scale.log().sum())
         self.trace = self._trace(len(precision), weights)
 
-    @staticmethod
-    def shapes(num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shape of the deviations."""
-        return {"scale": (num_classes, size)}
-
 
 FAMILIES: dict[str, type[Optimum]] = {
     "dense": Dense,
@@ -535,6 +504,14 @@ FAMILIES: dict[str, type[Optimum]] = {
 """Families of the weights of classes, by name."""
 SHARED_FAMILIES: dict[str, type[Optimum]] = {"dense": SharedDense, "diagonal": SharedDiagonal}
 """Families of the weights that options share, by name."""
+
+
+def stored_shapes(family: str, num_classes: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the stored tensors of a family for C classes and d features."""
+    shapes: dict[str, tuple[int, ...]] = {"scale": (num_classes, size)}
+    if family == "dense":
+        shapes["scale"] = (num_classes, size, size)
+    return shapes | {"basis": (size, size)} if family == "eigenbasis" else shapes
 
 
 def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:

@@ -366,7 +366,11 @@ def polish(
     family = (SHARED_FAMILIES if features.ndim == 3 else FAMILIES)[covariance]
     # A diagonal covariance is not diagonal in rotated coordinates.
     space = RowSpace.of(features) if family.turns else RowSpace(None)
-    targets = _one_hot(rows, num_classes)
+    options = features.shape[1] if features.ndim == 3 else num_classes
+    targets = torch.nn.functional.one_hot(rows.targets, options).double()
+    offset = rows.known
+    if prior_mean is not None:
+        offset = rows.logits(prior_mean.double())
     centre = features.new_zeros(num_classes, features.shape[-1])
     centre = centre if prior_mean is None else prior_mean.double()
     if start is None:
@@ -378,7 +382,7 @@ def polish(
         targets=targets,
         bound=bound,
         family=family,
-        offset=_offset(rows, prior_mean),
+        offset=offset,
         learn_prior=learn_prior,
         hold_mean=hold_mean,
         outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
@@ -407,20 +411,6 @@ def polish(
         _space=space,
         _rows=rows,
     )
-
-
-def _one_hot(rows: Features, num_classes: int) -> Tensor:
-    """Return the labels as [N, C] float64; C is the number of options if rows have these."""
-    classes = rows.values.shape[1] if rows.values.ndim == 3 else num_classes
-    return torch.nn.functional.one_hot(rows.targets, classes).double()
-
-
-def _offset(rows: Features, prior_mean: Tensor | None) -> Tensor | None:
-    """Return the known logits plus those of the prior mean, [N, C]; None for zero."""
-    if prior_mean is None:
-        return rows.known
-    offset = mean_logits(rows.values, prior_mean.double())
-    return offset if rows.known is None else offset + rows.known
 
 
 def _settled(trace: list[float], tolerance: float) -> bool:
