@@ -15,13 +15,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 
-def inject(
-    model: nn.Module,
-    config: Adapter,
-    seed: int,
-    *,
-    blank: bool = False,
-) -> list[Site]:
+def inject(model: nn.Module, config: Adapter, seed: int, *, blank: bool = False) -> list[Site]:
     """Replace linear layers of `model` by adapted layers, in place, and freeze the rest.
 
     The model computes the same function as before until the adapters are trained.
@@ -45,12 +39,7 @@ def inject(
 
 
 def inject_at(
-    model: nn.Module,
-    names: Sequence[str],
-    config: Adapter,
-    seed: int,
-    *,
-    blank: bool = False,
+    model: nn.Module, names: Sequence[str], config: Adapter, seed: int, *, blank: bool = False
 ) -> list[Site]:
     """Inject adapters into the linear layers with exactly these names; see `inject`.
 
@@ -70,7 +59,10 @@ def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
     """
     for site in sites:
         _replace(model, site.name, site)
-    _freeze_hosts(model)
+    adapters = {id(value) for site in find_sites(model) for value in site.trainable().values()}
+    for parameter in model.parameters():
+        if id(parameter) not in adapters:
+            parameter.requires_grad_(False)
     names = {site.name for site in sites}
     return [site for site in find_sites(model) if site.name in names]
 
@@ -83,7 +75,8 @@ def find_sites(model: nn.Module) -> list[Site]:
 def export(model: nn.Module) -> nn.Module:
     """Return a copy of `model` with every adapter merged into a plain linear layer."""
     plain = copy.deepcopy(model)
-    for name, site in _named_sites(plain):
+    sites = [(name, item) for name, item in plain.named_modules() if isinstance(item, Site)]
+    for name, site in sites:
         _replace(plain, name, site.merged())
     return plain
 
@@ -129,24 +122,8 @@ def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> 
 def lay_out(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
     """Resize sites to the shapes of tensors named as in `adapter_state`; see `Site.resize`."""
     for site in sites:
-        site.resize(_of_site(site, tensors))
-
-
-def _of_site(site: Site, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of one site by their names in the site."""
-    keys = site.tensors().keys()
-    return {key: tensors[name] for key in keys if (name := f"{site.name}.{key}") in tensors}
-
-
-def _freeze_hosts(model: nn.Module) -> None:
-    adapters = {id(value) for site in find_sites(model) for value in site.trainable().values()}
-    for parameter in model.parameters():
-        if id(parameter) not in adapters:
-            parameter.requires_grad_(False)
-
-
-def _named_sites(model: nn.Module) -> list[tuple[str, Site]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Site)]
+        names = {key: f"{site.name}.{key}" for key in site.tensors()}
+        site.resize({key: tensors[name] for key, name in names.items() if name in tensors})
 
 
 def _named_tensors(sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -194,10 +171,17 @@ def find_targets(
             expression; a layer already has an adapter; no layer is left.
     """
     modules = _candidates(model)
-    patterns = _default_targets(modules) if target_modules is None else target_modules
-    chosen: set[str] = set()
-    for pattern in patterns:
-        chosen.update(_matches(modules, pattern))
+    patterns = target_modules
+    if patterns is None:
+        known = (
+            targets
+            for targets in DEFAULT_TARGETS
+            if all(any(_ends_with(name, target) for name in modules) for target in targets)
+        )
+        patterns = next(known, ())
+        if not patterns:
+            raise no_default(modules)
+    chosen = {name for pattern in patterns for name in _matches(modules, pattern)}
     targets = [name for name in modules if name in chosen and _is_on_top(model, name, num_layers)]
     if not targets:
         raise InputError(
@@ -249,13 +233,6 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     return modules
 
 
-def _default_targets(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    for targets in DEFAULT_TARGETS:
-        if all(any(_ends_with(name, target) for name in modules) for target in targets):
-            return targets
-    raise no_default(modules)
-
-
 def no_default(modules: Mapping[str, nn.Module]) -> InputError:
     """Return the error for an architecture whose layers to adapt are not known."""
     return InputError(
@@ -271,7 +248,9 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
         named = named or [
             name
             for name in modules
-            if re.fullmatch(pattern, name) and not _is_output(name, pattern)
+            if re.fullmatch(pattern, name)
+            # An output layer is adapted only if it is named.
+            and ((last := name.rsplit(".", 1)[-1]) not in _OUTPUT_LAYERS or last in pattern)
         ]
     except re.error as error:
         raise InputError(
@@ -305,12 +284,6 @@ def _linear_endings(modules: Mapping[str, nn.Module]) -> str:
 
 def _ends_with(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
-
-
-def _is_output(name: str, pattern: str) -> bool:
-    """Return whether a pattern matches an output layer without naming it."""
-    last = name.rsplit(".", 1)[-1]
-    return last in _OUTPUT_LAYERS and last not in pattern
 
 
 def _is_on_top(model: nn.Module, name: str, num_layers: int | None) -> bool:

@@ -418,11 +418,6 @@ class Pool(Site):
         times = self.num_members
         return {"A": self.A0.repeat(times, 1), "B": self.B0.repeat(1, times)}
 
-    def extra_repr(self) -> str:
-        """Return what `print(model)` shows beside the factors."""
-        members = f"members={self.num_members}"
-        return f"in={self.in_features}, out={self.out_features}, r={self.r}, {members}"
-
     def _slice(self, member: int) -> slice:
         return slice(member * self.r, (member + 1) * self.r)
 
@@ -465,20 +460,10 @@ class Episode:
 
 
 def draw_episode(labels: Tensor, options: AMT, rng: np.random.Generator) -> Episode:
-    """Draw one episode from rows with labels [N] int64.
-
-    Raises:
-        InputError: Fewer than two classes have more rows than `options.shots`.
-    """
+    """Draw one episode from rows with labels [N] int64."""
     codes = labels.numpy()
     classes, counts = np.unique(codes, return_counts=True)
     names = classes[counts > options.shots]
-    if len(names) < 2:
-        raise InputError(
-            f"an episode needs two classes with at least {options.shots + 1} rows, but only "
-            f"{len(names)} of {len(classes)} classes have that many; give more rows, or lower "
-            "shots"
-        )
     chosen = rng.choice(names, min(options.ways, len(names)), replace=False)
     support, queries = [], []
     for name in chosen:

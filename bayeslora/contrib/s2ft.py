@@ -277,10 +277,6 @@ class Columns(Site):
         """Return the layer `sel`, or nothing without columns."""
         return {"sel": self.sel} if self.k else {}
 
-    def extra_repr(self) -> str:
-        """Return what `print(model)` shows beside the change."""
-        return f"in={self.in_features}, out={self.out_features}, k={self.k}"
-
 
 def check_columns(name: str, idx: Tensor, in_features: int) -> None:
     """Raise InputError unless a file's columns are ascending indices of a weight's columns.
@@ -439,10 +435,7 @@ def choose_columns(
 
 
 def begin_by_gradient(
-    sites: Sequence[Columns],
-    units: Sequence[Units],
-    config: S2FT,
-    backward: Callable[[], object],
+    sites: Sequence[Columns], units: Sequence[Units], config: S2FT, backward: Callable[[], object]
 ) -> None:
     """Select the units whose columns have the largest loss gradient, and reset the sites to them.
 

@@ -95,16 +95,6 @@ class GVBLL(Posterior):
     parameters: ClassVar[str] = "a covariance of the features"
     moves_mean: ClassVar[bool] = True
 
-    def as_chosen(self, chosen: Mapping[str, Any]) -> GVBLL:
-        """Return the options with the shrinkage and inflation that a fit chose on validation rows.
-
-        Args:
-            chosen: Report of the fitted last layer.
-        """
-        options = {"shrinkage": self.shrinkage, "inflation": self.inflation}
-        open_options = [name for name, value in options.items() if value == "validation"]
-        return replace(self, **{name: chosen[name] for name in open_options})
-
     @property
     def needs_held_out(self) -> bool:
         """Whether an option is chosen on rows that the network was not trained on."""

@@ -33,7 +33,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -93,12 +93,6 @@ class Laplace(Posterior):
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
-
-    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
-        """Return the options with the precision that a fit chose on validation rows."""
-        if self.prior_precision != "validation":
-            return self
-        return replace(self, prior_precision=chosen["prior_precision"])
 
 
 class Curvature(nn.Module, ABC):

@@ -42,12 +42,7 @@ from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
-from bayeslora.posteriors.types import (
-    FinalFit,
-    TrainingRun,
-    WeightPosterior,
-    WeightTraining,
-)
+from bayeslora.posteriors.types import FinalFit, TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.posteriors.weights.draws import (
     KLWeight,
     check_texts_apart,
@@ -158,11 +153,6 @@ class TokenGate(nn.Module):
         return z + (change @ z[..., None])[..., 0]
 
 
-def fresh_noise(z: Tensor) -> Tensor:
-    """Return independent numbers for every state, [..., r, r], from the global generator."""
-    return torch.randn(*z.shape, z.shape[-1], dtype=z.dtype, device=z.device)
-
-
 class PositionNoise:
     """Standard normal numbers for each position in a text, the same for all texts.
 
@@ -263,7 +253,11 @@ class CLoRAWeights(WeightPosterior):
     @contextmanager
     def noise(self) -> Iterator[None]:
         """Draw noise for each token of a pass; gradients reach mean and standard deviation."""
-        with self._under([fresh_noise] * len(self._gates)):
+
+        def fresh(z: Tensor) -> Tensor:
+            return torch.randn(*z.shape, z.shape[-1], dtype=z.dtype, device=z.device)
+
+        with self._under([fresh] * len(self._gates)):
             yield
 
     @contextmanager
@@ -322,10 +316,14 @@ class CLoRAWeights(WeightPosterior):
 
     def _moments(self, seen: Seen, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return M and σ of each site at the real tokens, [tokens, r, r]."""
-        return [
-            gate.moments(_real(states, mask, name))
-            for gate, states, name in zip(self._gates, seen, self._names, strict=True)
-        ]
+        moments = []
+        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
+            for z in states:
+                # The noise of a prediction is indexed by position in a text.
+                check_texts_apart(name, z, len(mask))
+            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
+            moments.append(gate.moments(torch.cat(real)))
+        return moments
 
 
 class KLGradient(StepHook):
@@ -347,11 +345,3 @@ class KLGradient(StepHook):
             yield
         kl = self._weights.kl(seen, batch["attention_mask"])
         (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]
-
-
-def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
-    """Return the states at real tokens, [tokens, r], of all calls; a site may have one per row."""
-    for z in states:
-        # The noise of a prediction is indexed by position in a text.
-        check_texts_apart(name, z, len(mask))
-    return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])

@@ -41,9 +41,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -101,12 +101,6 @@ class LaplaceLoRA(Posterior):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and one backward pass per class"
     parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
-
-    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
-        """Return the options with the precision that a fit chose on validation rows."""
-        if self.prior_precision != "validation":
-            return self
-        return replace(self, prior_precision=chosen["prior_precision"])
 
     def num_passes(self, num_samples: int | None = None) -> int:
         """Return 2 forward passes: the mean has its own, to be bitwise identical."""

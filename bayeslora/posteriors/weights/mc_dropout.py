@@ -117,10 +117,7 @@ class MCDropoutDraws(WeightPosterior):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        run: Callable[[], object],
-        among: Collection[str] | None = None,
+        self, module: nn.Module, run: Callable[[], object], among: Collection[str] | None = None
     ) -> None:
         """Find the live dropouts.
 

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -98,17 +98,12 @@ class TFBWeights(WeightPosterior):
 
     sigma: Tensor
 
-    def __init__(self, config: TFB, sites: Sequence[LowRank]) -> None:
+    def __init__(self, config: TFB, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Start without noise on the adapters `sites`, which are not registered as submodules."""
         super().__init__()
         self._config = config
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
-
-    @classmethod
-    def of(cls, config: TFB, network: Network, **_: Any) -> Self:
-        """Return noise on the first factor of each adapter; zero before the search."""
-        return cls(config, cast("Sequence[LowRank]", network.sites))
 
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Search for the widest noise that is tolerated on anchors, some of the training rows.

@@ -156,16 +156,6 @@ class VBLL(Posterior):
             return config
         return replace(config, polish_mean="trained" if facts.head_trains else "refit")
 
-    def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
-        """Return the options with the means that a fit chose on validation rows.
-
-        Args:
-            chosen: Report of the fitted last layer.
-        """
-        if self.polish_mean != "validation":
-            return self
-        return replace(self, polish_mean=chosen.get("polish_mean", self.polish_mean))
-
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options in a record; bounds and priors of earlier versions by the nearest.
