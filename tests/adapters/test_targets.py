@@ -5,12 +5,7 @@ import torch
 from refusal import refused
 from tiny_hosts import tiny_bert, tiny_llama
 
-from bayeslora.adapters.inject import (
-    find_targets,
-    first_adapted_layer,
-    inject,
-    split_at_layer,
-)
+from bayeslora.adapters.inject import find_targets, first_adapted_layer, inject, split_at_layer
 from bayeslora.adapters.lora import LoRA
 from bayeslora.testing.adapter import stack
 

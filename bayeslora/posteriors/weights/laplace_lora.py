@@ -44,7 +44,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +107,7 @@ class LaplaceLoRA(Posterior):
         return 2 if self.num_draws(num_samples) > 0 else 1
 
 
-@dataclass
-class Seen:
+class Seen(NamedTuple):
     """Record of a layer's last forward pass by a hook.
 
     Attributes:

@@ -21,11 +21,7 @@ from small_network import (
 )
 
 from bayeslora.posteriors.weights import laplace_lora
-from bayeslora.posteriors.weights.laplace_lora import (
-    LAYER_STRUCTURES,
-    fisher_columns,
-    watched,
-)
+from bayeslora.posteriors.weights.laplace_lora import LAYER_STRUCTURES, fisher_columns, watched
 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
 ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar"])
@@ -173,10 +169,3 @@ def test_of_polar_only_the_core_is_random():
     assert weights.num_weights == 4 + 4 + 18
     names = posterior_of(SmallNetwork("lora"), last_layer=False).names
     assert names == [f"{site}.{key}" for site in ("layer.0.query", "layer.1.value") for key in "AB"]
-
-
-def test_the_root_of_the_fisher_matrix():
-    logits = torch.rand(7, 4, dtype=F64)
-    probs, root = logits.softmax(-1), fisher_columns(logits).permute(1, 2, 0)
-    expected = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
-    torch.testing.assert_close(root @ root.mT, expected, atol=1e-15, rtol=1e-12)
