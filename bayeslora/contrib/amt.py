@@ -509,8 +509,7 @@ class MetaTuning:
         self.sites = pooled(self.network)
         self.encoder = cast("Encoder", self.network.encoder)
         count = self.sites[0].num_members
-        for site in self.sites:
-            site.select([float(index == self.member) for index in range(count)])
+        mix(self.network, [float(index == self.member) for index in range(count)])
         start = self.sites[0].cosine_scales[self.member]
         self.scale = start.detach().clone().requires_grad_()
         self.parts = [part for site in self.sites for part in site.parts(self.member)]

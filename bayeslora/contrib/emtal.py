@@ -29,7 +29,6 @@ Malinen and Fränti 2014.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -302,7 +301,7 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
         raise InputError(
             "adapter 'emtal' needs feed-forward networks with a separate linear layer for the "
             "hidden units (as in BERT, ViT, Llama, OPT, GPT-NeoX), and this backbone has no "
-            f"supported one{_fused(model)}; choose 'lora' or 'polar'"
+            "supported one; choose 'lora' or 'polar'"
         )
     ffn_layers = [name for block in blocks for name in block.names]
     extra = config.target_modules
@@ -314,13 +313,6 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
             if type(module) is nn.Linear and split_at_layer(name) in layers
         )
     return find_targets(model, [*dict.fromkeys([*ffn_layers, *extra])], config.top_layers)
-
-
-def _fused(model: nn.Module) -> str:
-    """Return a note on a layer that looks like a fused gate and up projection, for a message."""
-    ends = ("gate_up_proj", "mlp.Wi", "c_fc")
-    names = [name for name, _ in model.named_modules() if name.endswith(ends)]
-    return f" ({names[0]} has another layout)" if names else ""
 
 
 def balanced_clusters(
@@ -350,8 +342,6 @@ def balanced_clusters(
     return labels
 
 
-logger = logging.getLogger(__name__)
-
 _SD = 0.02
 _SEED = 0
 """Seed of the clusters, which members of an ensemble share, as they share the weights."""
@@ -365,7 +355,6 @@ class GatedUnits(LowRank):
         experts: [h] int64, the expert of each unit.
         temperature: τ.
         fade: The router's influence f during training, from 1 to 0.
-        largest: Largest |f (ω − 1)| of the last gated pass.
 
     Args:
         name: Dotted path of the replaced layer in its host.
@@ -392,7 +381,6 @@ class GatedUnits(LowRank):
         self.router = trained_layer(router, host.weight.device)
         self.temperature = config.router_temperature
         self.register_buffer("experts", experts.to(host.weight.device))
-        self.largest = torch.zeros(())
         self.fade = 0.0
 
     @property
@@ -413,7 +401,6 @@ class GatedUnits(LowRank):
             return y
         # In this form the gate is exactly 1 if ω is 1.
         excess = self.fade * (self.weights(x) - 1)
-        self.largest = excess.detach().abs().max()
         # A one-hot product is as exact as indexing and has a cheaper gradient.
         chosen = F.linear(excess, F.one_hot(self.experts, self.num_experts).to(excess))
         return y * (1 + chosen).to(y.dtype)
@@ -436,20 +423,9 @@ class Fading(StepHook):
         self._gated = [site for site in sites if isinstance(site, GatedUnits)]
 
     def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
-        """Set the influence of this step; log when the router has faded."""
-        fade = self._config.fade(step / num_steps)
-        previous = self._gated[0].fade
+        """Set the influence of this step."""
         for site in self._gated:
-            site.fade = fade
-        if previous > 0 and fade == 0:
-            largest = max(float(site.largest) for site in self._gated)
-            logger.info(
-                "the router has faded out after %d of %d steps; in its last step it changed "
-                "hidden units by at most %.2g of their value",
-                step,
-                num_steps,
-                largest,
-            )
+            site.fade = self._config.fade(step / num_steps)
 
     def finish(self) -> None:
         """Turn the gate off."""

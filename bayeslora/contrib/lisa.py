@@ -211,12 +211,11 @@ class LayerSampler(StepHook):
         self._active = None
 
     def record(self, num_steps: int) -> dict[str, Any]:
-        """Return the draws of `num_steps` steps, and the peak memory of gradients and moments.
+        """Return the draws of `num_steps` steps.
 
         Returns:
             Under `layer_sampling`: `interval`; `layers`, their names; `blocks`, the indices of the
-            active layers per block; `draws`, the number of active blocks per layer;
-            `training_bytes`, with two moments per parameter.
+            active layers per block; `draws`, the number of active blocks per layer.
         """
         blocks = [list(self.draw(block)) for block in range(-(-num_steps // self.interval))]
         entries = {
@@ -226,19 +225,8 @@ class LayerSampler(StepHook):
             "draws": [
                 sum(number in block for block in blocks) for number in range(len(self.layers))
             ],
-            "training_bytes": self._bytes(blocks),
         }
         return {"layer_sampling": entries}
-
-    def _bytes(self, blocks: list[list[int]]) -> int:
-        sizes = [self.full.num_bytes(name) for name in self.layers]
-        stored: set[int] = set()
-        peak = 0
-        for block in blocks:
-            stored = stored | {*block} if self.options.state == "keep" else {*block}
-            moments = 2 * sum(sizes[number] for number in stored)
-            peak = max(peak, moments + sum(sizes[number] for number in block))
-        return peak + 3 * self.full.num_bytes(ALWAYS)
 
     def _rest(self, name: str, optimizer: Any) -> None:
         for parameter in self.full.groups[name].values():
@@ -386,11 +374,6 @@ class FullLayers(Companion):
             if items
         }
         self.changed: set[str] = set()
-
-    def num_bytes(self, group: str) -> int:
-        """Return the size of a group's parameters in bytes; 0 if there is no such group."""
-        items = self.groups.get(group, {}).values()
-        return sum(item.numel() * item.element_size() for item in items)
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:
         """Mark exactly the groups as changed that have stored tensors."""

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from bayeslora.adapters.base import Adapter, Layers
 from bayeslora.adapters.inject import find_targets, no_default
-from bayeslora.adapters.site import Site, frozen_layer, trained_layer
+from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.contrib.moments import SecondMoment, batches, moments_on, spread
 from bayeslora.engine.network import unscaled
 from bayeslora.engine.progress import progress_bar
@@ -243,19 +243,6 @@ class Columns(Site):
         weight.requires_grad_(bool(len(chosen)))
         self.sel.in_features = len(chosen)
 
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a frozen linear layer with the change merged in, in the host's precision.
-
-        All other columns are bitwise equal to the host's.
-        """
-        weight = self.weight.detach().clone()
-        columns = weight.index_select(1, self.idx)
-        # The sum has the higher of the two precisions.
-        weight.index_copy_(1, self.idx, (columns + self.sel.weight).to(weight.dtype))
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return frozen_layer(weight, bias, self.training)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save: `sel` [out, k] and `idx` [k]."""
         return {"sel": self.sel.weight, "idx": self.idx}
@@ -317,10 +304,6 @@ class Units:
     count: int
     width: int
     ratio: float
-
-    def __len__(self) -> int:
-        """Number of columns."""
-        return self.count * self.width
 
 
 COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
@@ -514,7 +497,7 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
         for name, idx in _columns_in(directory).items():
             for unit in units:
                 if name == unit.name or name.endswith(f".{unit.name}"):
-                    check_columns(f"avoid={directory!r}: {name}", idx, len(unit))
+                    check_columns(f"avoid={directory!r}: {name}", idx, unit.count * unit.width)
                     free[unit.name][idx // unit.width] = False
                     is_known = True
         if not is_known:

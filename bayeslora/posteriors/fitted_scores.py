@@ -116,8 +116,7 @@ class TiedGaussian(nn.Module):
     def log_determinant(self) -> Tensor:
         """Return log|Σ|, a scalar."""
         size, rank = self.directions.shape
-        result: Tensor = -self.precisions.log().sum() - (size - rank) * self.beyond.log()
-        return result
+        return -self.precisions.log().sum() - (size - rank) * self.beyond.log()
 
     def whitened(self, features: Tensor) -> Tensor:
         """Transform [N, d] float64 features to coordinates in which Σ is the identity."""
@@ -336,8 +335,7 @@ class Unfamiliarity(nn.Module):
         if middle is not None:
             log_middle = middle.clamp_min(_LEAST_DISTANCE).log()
             log_distance = torch.lerp(log_distance, log_middle, _MIDDLE)
-        score: Tensor = log_distance + _DOUBT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
-        return score
+        return log_distance + _DOUBT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
 
     def extra_config(self) -> dict[str, Any]:
         """Return nothing: it has no shapes."""

@@ -96,7 +96,7 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
 def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
     words = {"animals": "cat", "food": "bread", "weather": "rain"}
     clf = fitted(backbones["llama"], template="{text} is", verbaliser=words)
-    assert clf.network.head.prior_mean is not None
+    assert clf.network.head.prior_centre() is not None
     assert clf.record.results["prior_factor"] >= 0
 
 

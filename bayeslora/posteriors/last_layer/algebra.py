@@ -218,15 +218,12 @@ LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 # The grid need not be wider. With a narrower prior the posterior is a point, and the score stops
 # changing. With a wider prior, probabilities tend to uniform on unfamiliar rows, which improves the
 # NLL of a very overconfident network for the wrong reason.
+_WIDEST, _NARROWEST = LOG10_GRID[0], LOG10_GRID[-1]
 _AT_THE_EDGE = {
-    LOG10_GRID[
-        0
-    ]: "the widest prior does not compensate for the network's overconfidence; calibrate with "
-    "posterior 'best' to compare others",
-    LOG10_GRID[
-        -1
-    ]: "the narrowest prior leaves almost no uncertainty, so predictions are nearly the softmax "
-    "of the mean weights",
+    _WIDEST: "the widest prior does not compensate for the network's overconfidence; calibrate "
+    "with posterior 'best' to compare others",
+    _NARROWEST: "the narrowest prior leaves almost no uncertainty, so predictions are nearly the "
+    "softmax of the mean weights",
 }
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

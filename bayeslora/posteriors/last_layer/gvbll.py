@@ -190,8 +190,7 @@ _AT_A_TIME = 1 << 20
 
 def log_shares(counts: Tensor) -> Tensor:
     """Return log π [C], with π the posterior mean class shares under a uniform Dirichlet prior."""
-    result: Tensor = (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
-    return result
+    return (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
 
 
 @dataclass(frozen=True)
@@ -500,11 +499,10 @@ class GVBLLHead(AroundPoint):
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the Gaussians that `extra` describes."""
-        if not extra.get("fitted"):
-            return
-        classes, size = self.point.weight.shape
-        gaussian = TiedGaussian(classes, size, int(extra["rank"]))
-        self.gaussian = gaussian.to(self.counts.device)
+        if extra.get("fitted"):
+            classes, size = self.point.weight.shape
+            gaussian = TiedGaussian(classes, size, int(extra["rank"]))
+            self.gaussian = gaussian.to(self.counts.device)
 
     def report(self) -> dict[str, float | str]:
         """Return shrinkage, inflation and the published bound, in nats per row."""

@@ -438,9 +438,8 @@ class LaplaceHead(AroundPoint):
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the curvature that `extra` describes."""
         self.point.prepare(extra)
-        if not extra.get("fitted"):
-            return
-        self._allocate(int(extra["rank"]))
+        if extra.get("fitted"):
+            self._allocate(int(extra["rank"]))
 
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the equivalent prior scale, and the log evidence."""

@@ -548,12 +548,11 @@ class NUTSHead(AroundPoint):
 
     def report(self) -> dict[str, float | str]:
         """Return the prior scale and, after chains, R-hat, effective draws and divergences."""
-        report: dict[str, float | str] = {"prior_scale": self.config.prior_scale}
         if self.draws is None:
             return {"fitted": "no"}
-        if math.isnan(self.max_rhat):
-            return report
-        return report | {name: float(getattr(self, name)) for name in _MEASURED}
+        measured = () if math.isnan(self.max_rhat) else _MEASURED
+        values = {name: float(getattr(self, name)) for name in measured}
+        return {"prior_scale": self.config.prior_scale, **values}
 
     def _prior_mean(self) -> Tensor:
         """Return the prior mean, the origin of the draws: [C, d] float64."""

@@ -230,14 +230,6 @@ class CLoRAWeights(WeightPosterior):
         """
         return self._kl(self._moments(seen, mask))
 
-    @torch.no_grad()
-    def figures(self, seen: Seen, mask: Tensor) -> Tensor:
-        """Return the entries of `measured`, [3] float64, for the pass recorded in `seen`."""
-        moments = self._moments(seen, mask)
-        squares = [[moment.square().mean() for moment in pair] for pair in moments]
-        means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
-        return torch.cat([self._kl(moments)[None], means]).double().cpu()
-
     @contextmanager
     def watching(self) -> Iterator[Seen]:
         """Yield a list that collects the input states of each gate."""
@@ -287,7 +279,10 @@ class CLoRAWeights(WeightPosterior):
                 network(batch)
             mask = batch["attention_mask"]
             count = int(mask.sum())
-            total += count * self.figures(seen, mask)
+            moments = self._moments(seen, mask)
+            squares = [[moment.square().mean() for moment in pair] for pair in moments]
+            means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
+            total += count * torch.cat([self._kl(moments)[None], means]).double().cpu()
             num_tokens += count
         self.measured.copy_(total / num_tokens)
         return False

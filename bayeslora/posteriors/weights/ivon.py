@@ -141,8 +141,7 @@ class IVONWeights(WeightPosterior):
     def std(self) -> Tensor:
         """[P]: the standard deviation σ of each weight."""
         config = self._config
-        std: Tensor = (config.ess * (self.hess + config.weight_decay)).rsqrt()
-        return std
+        return (config.ess * (self.hess + config.weight_decay)).rsqrt()
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:

@@ -638,8 +638,7 @@ def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> s
 def network_logits(network: Network, texts: PreparedTexts) -> Tensor:
     """Return the logits [N, C] float64 of the mean network."""
     features = network.encoder.features(texts, batch_size=_BATCH)
-    mean: Tensor = network.head.predict(network.scaled(features)).mean
-    return mean
+    return network.head.predict(network.scaled(features)).mean
 
 
 def unit_vectors(logits: Tensor) -> Tensor:

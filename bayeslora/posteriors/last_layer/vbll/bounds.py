@@ -408,8 +408,7 @@ class Eigenbasis(Independent):
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return S_c g_c: nearly Newton's step of each class with the others fixed."""
-        solved: Tensor = ((gradient @ self._basis) * self._variances) @ self._basis.T
-        return solved
+        return ((gradient @ self._basis) * self._variances) @ self._basis.T
 
     def stored(self, features: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Return deviations and basis."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -326,11 +327,6 @@ class Polished:
         """Return the covariance of the weights in all d dimensions, see `Optimum.stored`."""
         return self._state.covariance.stored(self._rows.values, self._state.weights)
 
-    @property
-    def start(self) -> Start:
-        """Initial values for a fit to the same rows under another prior."""
-        return Start(self.mean, self._state.covariance.train_covariance)
-
 
 def polish(
     rows: Features,
@@ -494,16 +490,8 @@ class Polisher:
             DEFAULT_PRIOR_SCALE, start, tolerance=_LEARNING_TOLERANCE, learn_prior=True
         )
 
-    def _under(
-        self,
-        scale: float,
-        start: Start | None,
-        *,
-        tolerance: float = 1e-6,
-        hold_mean: bool = False,
-        learn_prior: bool = False,
-    ) -> Polished:
-        """Return the fit under a prior scale."""
+    def _under(self, scale: float, start: Start | None, **options: Any) -> Polished:
+        """Return the fit under a prior scale; further options are those of `polish`."""
         return polish(
             self.train,
             self.num_classes,
@@ -511,10 +499,8 @@ class Polisher:
             bound=self.config.polish_bound,
             covariance=self.config.with_family("dense").covariance,
             start=start,
-            learn_prior=learn_prior,
-            hold_mean=hold_mean,
             prior_mean=self.prior_mean,
-            tolerance=tolerance,
+            **options,
         )
 
     def _validation_nll(self, polished: Polished) -> float:
