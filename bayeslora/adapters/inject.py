@@ -244,13 +244,12 @@ def no_default(modules: Mapping[str, nn.Module]) -> InputError:
 def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     """Return the plain linear layers that one entry of `target_modules` selects."""
     named = [name for name in modules if _ends_with(name, pattern)]
+    not_named = {layer for layer in _OUTPUT_LAYERS if layer not in pattern}
     try:
         named = named or [
             name
             for name in modules
-            if re.fullmatch(pattern, name)
-            # An output layer is adapted only if it is named.
-            and ((last := name.rsplit(".", 1)[-1]) not in _OUTPUT_LAYERS or last in pattern)
+            if re.fullmatch(pattern, name) and name.rsplit(".", 1)[-1] not in not_named
         ]
     except re.error as error:
         raise InputError(
