@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.frozen import Frozen as Frozen
+    from bayeslora.adapters.base import Frozen as Frozen
     from bayeslora.adapters.lora import LoRA as LoRA
     from bayeslora.adapters.pissa import PiSSA as PiSSA
     from bayeslora.adapters.polar import PoLAR as PoLAR
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.last_layer.laplace import Laplace as Laplace
     from bayeslora.posteriors.last_layer.nuts import NUTS as NUTS
     from bayeslora.posteriors.last_layer.prototypes import Prototypes as Prototypes
-    from bayeslora.posteriors.last_layer.vbll.options import VBLL as VBLL
+    from bayeslora.posteriors.last_layer.vbll import VBLL as VBLL
     from bayeslora.posteriors.point import MAP as MAP
     from bayeslora.posteriors.point import MLE as MLE
     from bayeslora.posteriors.point import Ensemble as Ensemble

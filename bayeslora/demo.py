@@ -26,7 +26,7 @@ from bayeslora.engine.cross_validation import tfidf
 from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.laplace import Laplace
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.last_layer.vbll import VBLL
 from bayeslora.posteriors.point import MLE, Ensemble
 from bayeslora.posteriors.weights.mc_dropout import MCDropout
 from bayeslora.predictions.record import Predictions

@@ -285,10 +285,6 @@ class LowRank(Site):
         layers = {"A": self.A, "B": self.B}
         return layers if self.core is None else {**layers, "core": self.core}
 
-    def extra_repr(self) -> str:
-        """Return what `print(model)` shows beside the factors."""
-        return f"in={self.in_features}, out={self.out_features}, r={self.r}, scale={self.scale:g}"
-
 
 def singular_values(site: Site) -> Tensor:
     """Return the singular values of the change that can be nonzero, descending, [k] float64.
@@ -306,8 +302,13 @@ def singular_values(site: Site) -> Tensor:
 
 def drift(site: Site) -> float:
     """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 if it has none."""
-    distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
-    return max(distances, default=0.0)
+    distances = [0.0]
+    for key in site.manifold():
+        Z = site.linears()[key].weight.detach().double()
+        Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
+        eye = torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)
+        distances.append(float(torch.linalg.matrix_norm(Z.mT @ Z - eye)))
+    return max(distances)
 
 
 def spectrum(site: Site) -> SiteSpectrum:
@@ -355,11 +356,3 @@ def stable_rank(values: Tensor) -> float:
     """
     largest = values.max() if len(values) else 0.0
     return float(((values / largest) ** 2).sum()) if largest > 0 else math.nan
-
-
-def _distance(weight: Tensor) -> float:
-    """Return ‖ZᵀZ − I‖_F, Z the taller of `weight` and its transpose."""
-    Z = weight.detach().double()
-    Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
-    eye = torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)
-    return float(torch.linalg.matrix_norm(Z.mT @ Z - eye))

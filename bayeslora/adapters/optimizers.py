@@ -20,14 +20,6 @@ Euclidean = Callable[[list[nn.Parameter]], Optimizer]
 """From parameters to their optimiser, with one group."""
 
 
-def closure_loss(closure: Callable[[], float] | None) -> float | None:
-    """Return what the closure of an optimiser's step returns, if there is one."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
 class AlternatingOptimizer(Optimizer):
     """Several optimisers behind the interface of one.
 
@@ -47,12 +39,10 @@ class AlternatingOptimizer(Optimizer):
         super().__init__(groups, defaults={})
         self._share()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the adapter's parameters; return the closure's loss if there is one."""
-        loss = closure_loss(closure)
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the adapter's parameters; no closure is called."""
         for inner in self._adapter:
             inner.step()
-        return loss
 
     def head_step(self) -> None:
         """Update the head's parameters."""
@@ -167,8 +157,8 @@ class CentredAdamW(AdamW):
         super().__init__([group], lr=lr, weight_decay=0.0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Decay, then step."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Decay, then step; no closure is called."""
         (group,) = self.param_groups
         rate = group["lr"] * group["decay_to_start"]
         if rate:
@@ -176,8 +166,7 @@ class CentredAdamW(AdamW):
                 # As AdamW, which skips parameters without a gradient.
                 if site.trainable()[key].grad is not None:
                     site.trainable()[key].lerp_(site.origin()[key], rate)
-        loss: float | None = super().step(closure)
-        return loss
+        super().step()
 
 
 def manifold_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:

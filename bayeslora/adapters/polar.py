@@ -34,7 +34,7 @@ k = 0 keeps the drift, as published.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -44,7 +44,7 @@ from torch.optim import AdamW, Optimizer
 
 from bayeslora.adapters.base import Layers, LowRankAdapter
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
-from bayeslora.adapters.optimizers import closure_loss, manifold_parameters
+from bayeslora.adapters.optimizers import manifold_parameters
 from bayeslora.adapters.site import Site
 from bayeslora.option_checks import Count, CountOrZero, NotNegative, OnlyWith, Positive, Texts
 
@@ -250,9 +250,8 @@ class RiemannianAdam(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every factor that has a gradient; return the closure's loss if there is one."""
-        loss = closure_loss(closure)
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every factor that has a gradient; no closure is called."""
         for group in self.param_groups:
             by_shape: dict[tuple[Any, ...], list[nn.Parameter]] = {}
             for factor in group["params"]:
@@ -261,7 +260,6 @@ class RiemannianAdam(Optimizer):
                     by_shape.setdefault(key, []).append(factor)
             for factors in by_shape.values():
                 _step(factors, [self.state[factor] for factor in factors], group)
-        return loss
 
 
 def adam_direction(
@@ -345,29 +343,21 @@ class LandingAdam(AdamW):
         super().__init__([group], lr=lr, weight_decay=0.0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Replace each gradient by its field, step, and absorb if due."""
-        loss = closure_loss(closure)
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Replace each gradient by its field, step, and absorb if due; no closure is called."""
         (group,) = self.param_groups
         for factor in group["params"]:
             if factor.grad is not None:
-                Z, G = tall(factor), tall(factor.grad)
-                strength = group["landing_lambda"]
-                if group["landing"]:
-                    field = landing_field(Z, G, strength)
-                else:
-                    field = G + strength * attraction(Z)
-                G.copy_(field)  # a view of the factor's gradient
+                Z, G, strength = tall(factor), tall(factor.grad), group["landing_lambda"]
+                penalty = G + strength * attraction(Z)
+                # In place: G is a view of the factor's gradient.
+                G.copy_(landing_field(Z, G, strength) if group["landing"] else penalty)
         super().step()
         group["num_steps"] += 1
         if group["absorb_every"] and group["num_steps"] % group["absorb_every"] == 0:
             absorb(self._sites)
-            self._project_momentum()
-        return loss
-
-    def _project_momentum(self) -> None:
-        """Remove the part of the momentum that leaves the manifold."""
-        for factor in self.param_groups[0]["params"]:
-            if "exp_avg" in self.state.get(factor, {}):
-                momentum = tall(self.state[factor]["exp_avg"])
-                momentum.copy_(tangent(tall(factor), momentum))
+            for factor in group["params"]:
+                if "exp_avg" in self.state.get(factor, {}):
+                    # Without the part of the momentum that leaves the manifold.
+                    momentum = tall(self.state[factor]["exp_avg"])
+                    momentum.copy_(tangent(tall(factor), momentum))

@@ -21,15 +21,6 @@ def trained_layer(weight: Tensor, device: torch.device) -> nn.Linear:
     return layer
 
 
-def frozen_layer(weight: Tensor, bias: Tensor | None, training: bool) -> nn.Linear:
-    """Return a frozen layer that holds these tensors."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer.train(training)
-
-
 @dataclass(frozen=True)
 class SiteSpectrum:
     """Statistics of the change that one adapter makes to the weight of its layer.
@@ -156,8 +147,12 @@ class Site(nn.Module):
         """
         delta = self.delta()
         weight = (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return frozen_layer(weight, bias, self.training)
+        has_bias = self.bias is not None
+        layer = nn.Linear(self.in_features, self.out_features, bias=has_bias, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
+        return layer.train(self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter's parameters by name: the weights of `linears()`."""

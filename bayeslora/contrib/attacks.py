@@ -29,7 +29,7 @@ from bayeslora import options
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.contrib.perturbation import Inputs, Perturbed, ascend, open_inputs
+from bayeslora.contrib.perturbation import Perturbed, ascend, open_inputs
 from bayeslora.data.examples import Examples
 from bayeslora.engine.data import classes_for, columns_of, encode_for, most_options, read_for
 from bayeslora.engine.fitted.card import method_name
@@ -140,14 +140,11 @@ def attacked(
             for eps, parts in by_eps.items():
                 parts.append(piece.worst(attack, eps, advance))
     space = "attack on pixels" if images else "attack on embeddings"
-    return {
-        eps: _noted(joined(parts), {"corruption": space, "severity": f"{eps:.6g}"})
-        for eps, parts in by_eps.items()
-    }
-
-
-def _noted(predictions: Predictions, notes: dict[str, str]) -> Predictions:
-    return predictions.replace(metadata={**predictions.metadata, **notes})
+    result = {}
+    for eps, parts in by_eps.items():
+        whole, notes = joined(parts), {"corruption": space, "severity": f"{eps:.6g}"}
+        result[eps] = whole.replace(metadata={**whole.metadata, **notes})
+    return result
 
 
 class _Piece:
@@ -178,7 +175,12 @@ class _Piece:
         generator = torch.Generator().manual_seed(seed)
         clean = open_inputs(encoder, self.texts, range(len(self.rows)))
         delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
-        tokens: Any = _as_tokens(self.texts, clean, delta)
+        values = (clean.values + delta).cpu()
+        rows = tuple(values)
+        if clean.name != "pixel_values":
+            lengths = self.texts.tokens.lengths.tolist()
+            rows = tuple(row[:length] for row, length in zip(values, lengths, strict=True))
+        tokens: Any = Perturbed(self.texts.tokens, clean.name, rows)
         # A gate's context is recomputed from the perturbed inputs, but has no gradient.
         return encoder.with_columns(replace(self.texts, tokens=tokens), self.rows)
 
@@ -198,16 +200,6 @@ class _Piece:
         prepared = replace(texts, labels=self.labels)
         drawing = Drawing.of(self.network.posterior)
         return predict_texts(self.network, self.rows, prepared, drawing, advance=lambda _: None)
-
-
-def _as_tokens(texts: PreparedTexts, clean: Inputs, delta: Tensor) -> Perturbed:
-    values = (clean.values + delta).cpu()
-    lengths = texts.tokens.lengths.tolist()
-    if clean.name == "pixel_values":
-        rows = tuple(values)
-    else:
-        rows = tuple(row[:length] for row, length in zip(values, lengths, strict=True))
-    return Perturbed(texts.tokens, clean.name, rows)
 
 
 def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Predictions:

@@ -141,7 +141,18 @@ class CorDA(LowRankAdapter):
             with progress_bar("frozen layers", len(chosen), shown=shown, unit="text") as advance:
                 texts = network.encoder.prepare(chosen, advance=advance)
         moments = moments_on(network, texts, self.context_rows, shown=shown)
-        warn_of_few(moments)
+        name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
+        width = len(moment.matrix)
+        # The authors recommend several tokens per input.
+        if moment.count < _TOKENS_PER_INPUT * width:
+            logger.warning(
+                "the context has %d tokens for the %d inputs of %s; with fewer than %d the "
+                "initialisation is noisy: give a longer context",
+                moment.count,
+                width,
+                name,
+                _TOKENS_PER_INPUT * width,
+            )
         for site in network.sites:
             with located(site.name):
                 factors = corda(
@@ -158,7 +169,6 @@ class CorDA(LowRankAdapter):
 
 logger = logging.getLogger(__name__)
 
-# The authors recommend several tokens per input.
 _TOKENS_PER_INPUT = 4
 _CONDITION_LIMIT = 1e8
 """Largest condition number of C̃ for inversion in float64."""
@@ -191,17 +201,7 @@ def corda(
     """
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
-    values, basis = _damped(moment.matrix.to(weight.device), damping)
-    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
-    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
-    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
-    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
-    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
-    return balanced(U[:, selected], S[selected], directions, scale)
-
-
-def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues [in] of C̃, ascending, and its eigenvectors [in, in]."""
+    matrix = moment.matrix.to(weight.device)
     mean = matrix.diagonal().mean()
     if not mean > 0:
         raise InputError("the context's inputs of this layer are all zero")
@@ -209,19 +209,10 @@ def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     values = values.clamp_min(0)
     while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
         damping *= 2
-    return values + damping, basis
-
-
-def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:
-    """Log a warning if the context has too few tokens for the inputs of a layer."""
-    name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
-    width = len(moment.matrix)
-    if moment.count < _TOKENS_PER_INPUT * width:
-        logger.warning(
-            "the context has %d tokens for the %d inputs of %s; with fewer than %d the "
-            "initialisation is noisy: give a longer context",
-            moment.count,
-            width,
-            name,
-            _TOKENS_PER_INPUT * width,
-        )
+    values = values + damping
+    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
+    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
+    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
+    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
+    return balanced(U[:, selected], S[selected], directions, scale)

@@ -29,7 +29,6 @@ Malinen and Fränti 2014.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -44,10 +43,10 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 from torch.optim import Optimizer
 
 from bayeslora.adapters.base import Layers, LowRankAdapter, StepHook
+from bayeslora.adapters.inject import find_targets, split_at_layer
 from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.site import Site, trained_layer
-from bayeslora.adapters.targets import find_targets, split_at_layer
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples
 from bayeslora.data.read import read
@@ -162,8 +161,12 @@ class EMTAL(LowRankAdapter):
     def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return LoRA's initial factors, or those of the published code."""
         out_features, in_features = weight.shape
-        begin = gaussian if self.init == "gaussian" else kaiming_zero
-        return begin(out_features, in_features, self.r, generator)
+        if self.init == "zero":
+            return kaiming_zero(out_features, in_features, self.r, generator)
+        check_rank(out_features, in_features, self.r)
+        A = _SD * torch.randn(self.r, in_features, generator=generator)
+        B = _SD * torch.randn(out_features, self.r, generator=generator)
+        return Factors(A, B, None, orthonormal=False)
 
     def make_sites(
         self,
@@ -179,9 +182,33 @@ class EMTAL(LowRankAdapter):
             InputError: `num_experts` does not divide the hidden units, or the rank is too large.
         """
         blocks = {block.up: block for block in find_ffns(model) if block.up in hosts}
-        for block in blocks.values():
-            check_divides(hosts[block.up].out_features, self.num_experts, block.up)
-        return expert_sites(self, hosts, blocks, generator, blank=blank)
+        for name in blocks:
+            num_units = hosts[name].out_features
+            if num_units % self.num_experts:
+                divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
+                raise InputError(
+                    f"num_experts must divide the {num_units} hidden units of {name}, got "
+                    f"{self.num_experts}; for example {', '.join(map(str, divisors)) or 1}"
+                )
+        sites: list[Site] = []
+        for name, host in hosts.items():
+            with located(name):
+                factors = self.start(host.weight, generator)
+            if name not in blocks:
+                sites.append(LowRank(name, host, factors, self.scale, self.dropout))
+                continue
+            experts = torch.zeros(host.out_features, dtype=torch.int64)
+            if not blank:
+                # In gated networks the gate's rows, which activate units.
+                deciding = hosts[blocks[name].gate or name].weight.detach().double().cpu().numpy()
+                experts = torch.from_numpy(balanced_clusters(deciding, self.num_experts, _SEED))
+            router = torch.zeros(self.num_experts, host.in_features)
+            if self.init == "gaussian":
+                # The initialisation of nn.Linear, as for the published router.
+                uniform = torch.rand(router.shape, generator=generator)
+                router = (2 * uniform - 1) / host.in_features**0.5
+            sites.append(GatedUnits(name, host, factors, self, router=router, experts=experts))
+        return sites
 
     def hooks(self, fit: Training) -> Sequence[StepHook]:
         """Return the schedule of the router's influence, and the quality-retaining loss."""
@@ -235,11 +262,6 @@ class FFN:
     gate: str | None
 
     @property
-    def deciding(self) -> str:
-        """The layer whose rows are clustered: in gated networks the gate, which activates units."""
-        return self.up if self.gate is None else self.gate
-
-    @property
     def names(self) -> tuple[str, ...]:
         """All of its layers."""
         return (self.up, self.down) if self.gate is None else (self.gate, self.up, self.down)
@@ -279,7 +301,7 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
         raise InputError(
             "adapter 'emtal' needs feed-forward networks with a separate linear layer for the "
             "hidden units (as in BERT, ViT, Llama, OPT, GPT-NeoX), and this backbone has no "
-            f"supported one{_fused(model)}; choose 'lora' or 'polar'"
+            "supported one; choose 'lora' or 'polar'"
         )
     ffn_layers = [name for block in blocks for name in block.names]
     extra = config.target_modules
@@ -291,27 +313,6 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
             if type(module) is nn.Linear and split_at_layer(name) in layers
         )
     return find_targets(model, [*dict.fromkeys([*ffn_layers, *extra])], config.top_layers)
-
-
-def _fused(model: nn.Module) -> str:
-    """Return a note on a layer that looks like a fused gate and up projection, for a message."""
-    ends = ("gate_up_proj", "mlp.Wi", "c_fc")
-    names = [name for name, _ in model.named_modules() if name.endswith(ends)]
-    return f" ({names[0]} has another layout)" if names else ""
-
-
-def check_divides(num_units: int, num_experts: int, name: str) -> None:
-    """Raise InputError if experts cannot have equal numbers of hidden units.
-
-    Raises:
-        InputError: `num_experts` does not divide `num_units`.
-    """
-    if num_units % num_experts:
-        divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
-        raise InputError(
-            f"num_experts must divide the {num_units} hidden units of {name}, got {num_experts}; "
-            f"for example {', '.join(map(str, divisors)) or 1}"
-        )
 
 
 def balanced_clusters(
@@ -341,8 +342,6 @@ def balanced_clusters(
     return labels
 
 
-logger = logging.getLogger(__name__)
-
 _SD = 0.02
 _SEED = 0
 """Seed of the clusters, which members of an ensemble share, as they share the weights."""
@@ -356,7 +355,6 @@ class GatedUnits(LowRank):
         experts: [h] int64, the expert of each unit.
         temperature: τ.
         fade: The router's influence f during training, from 1 to 0.
-        largest: Largest |f (ω − 1)| of the last gated pass.
 
     Args:
         name: Dotted path of the replaced layer in its host.
@@ -383,7 +381,6 @@ class GatedUnits(LowRank):
         self.router = trained_layer(router, host.weight.device)
         self.temperature = config.router_temperature
         self.register_buffer("experts", experts.to(host.weight.device))
-        self.largest = torch.zeros(())
         self.fade = 0.0
 
     @property
@@ -404,7 +401,6 @@ class GatedUnits(LowRank):
             return y
         # In this form the gate is exactly 1 if ω is 1.
         excess = self.fade * (self.weights(x) - 1)
-        self.largest = excess.detach().abs().max()
         # A one-hot product is as exact as indexing and has a cheaper gradient.
         chosen = F.linear(excess, F.one_hot(self.experts, self.num_experts).to(excess))
         return y * (1 + chosen).to(y.dtype)
@@ -418,63 +414,6 @@ class GatedUnits(LowRank):
         return {**super().tensors(), "experts": self.experts}
 
 
-def expert_sites(
-    config: EMTAL,
-    hosts: Mapping[str, nn.Linear],
-    blocks: Mapping[str, FFN],
-    generator: Generator,
-    *,
-    blank: bool,
-) -> list[Site]:
-    """Return the adapted layers.
-
-    Args:
-        config: Options.
-        hosts: The linear layers to adapt, by their dotted names.
-        blocks: Feed-forward networks by the name of their up projection.
-        generator: Source of randomness, on the CPU.
-        blank: Whether to skip the clustering because tensors will be loaded.
-
-    Raises:
-        InputError: The rank exceeds a layer's size.
-    """
-    sites: list[Site] = []
-    for name, host in hosts.items():
-        with located(name):
-            factors = config.start(host.weight, generator)
-        if name not in blocks:
-            sites.append(LowRank(name, host, factors, config.scale, config.dropout))
-            continue
-        experts = torch.zeros(host.out_features, dtype=torch.int64)
-        if not blank:
-            deciding = hosts[blocks[name].deciding].weight.detach().double().cpu().numpy()
-            experts = torch.from_numpy(balanced_clusters(deciding, config.num_experts, _SEED))
-        router = _router(config, host.in_features, generator)
-        sites.append(GatedUnits(name, host, factors, config, router=router, experts=experts))
-    return sites
-
-
-def _router(config: EMTAL, in_features: int, generator: Generator) -> Tensor:
-    shape = (config.num_experts, in_features)
-    if config.init == "zero":
-        return torch.zeros(shape)
-    # The initialisation of nn.Linear, as for the published router.
-    start: Tensor = (2 * torch.rand(shape, generator=generator) - 1) / in_features**0.5
-    return start
-
-
-def gaussian(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
-    """Return the published initial factors: both from N(0, 0.02²), with a small initial change.
-
-    Raises:
-        InputError: The rank is not between 1 and min(out, in).
-    """
-    check_rank(out_features, in_features, r)
-    A = _SD * torch.randn(r, in_features, generator=generator)
-    B = _SD * torch.randn(out_features, r, generator=generator)
-    return Factors(A, B, None, orthonormal=False)
-
-
 class Fading(StepHook):
     """Sets the router's influence before each step, as a function of the step alone."""
 
@@ -484,20 +423,9 @@ class Fading(StepHook):
         self._gated = [site for site in sites if isinstance(site, GatedUnits)]
 
     def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
-        """Set the influence of this step; log when the router has faded."""
-        fade = self._config.fade(step / num_steps)
-        previous = self._gated[0].fade
+        """Set the influence of this step."""
         for site in self._gated:
-            site.fade = fade
-        if previous > 0 and fade == 0:
-            largest = max(float(site.largest) for site in self._gated)
-            logger.info(
-                "the router has faded out after %d of %d steps; in its last step it changed "
-                "hidden units by at most %.2g of their value",
-                step,
-                num_steps,
-                largest,
-            )
+            site.fade = self._config.fade(step / num_steps)
 
     def finish(self) -> None:
         """Turn the gate off."""
@@ -593,26 +521,20 @@ class Retained(StepHook):
         moved = _KEPT * self.losses + (1 - _KEPT) * means
         self.losses = torch.where(counts > 0, moved, self.losses)
         if self._is_published:
-            self._push(logits, labels)
-        else:
-            self._average(logits, labels, logits.argmax(1) == labels)
-
-    def _average(self, values: Tensor, labels: Tensor, correct: Tensor) -> None:
-        members = one_hot(labels, len(self.logits)).to(values)
+            for c in sorted(set(labels.tolist())):
+                rows = torch.cat([self.logits[c], logits[labels == c]])
+                self.logits[c] = rows[-self.logits.shape[1] :]
+            return
+        members = one_hot(labels, len(self.logits)).to(logits)
         if self._options.only_correct:
-            members = members * correct[:, None]
+            members = members * (logits.argmax(1) == labels)[:, None]
         counts = members.sum(0)
-        means = (members.T @ values) / counts.clamp_min(1)[:, None]
+        means = (members.T @ logits) / counts.clamp_min(1)[:, None]
         m = self._options.momentum
         old, seen = self.logits[:, 0], counts > 0
         moved = torch.where(self.known, m * old + (1 - m) * means, means)
         self.logits = torch.where(seen[:, None], moved, old)[:, None]
         self.known = self.known | seen[:, None]
-
-    def _push(self, values: Tensor, labels: Tensor) -> None:
-        for c in sorted(set(labels.tolist())):
-            rows = torch.cat([self.logits[c], values[labels == c]])
-            self.logits[c] = rows[-self.logits.shape[1] :]
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors for a checkpoint."""

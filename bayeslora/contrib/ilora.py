@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -44,10 +44,6 @@ from bayeslora.engine.network import Network, under
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
 
 ROUTER_DECAY = 1e-5
 CONTEXTS = "contexts"
@@ -200,6 +196,7 @@ def item_vectors(histories: Sequence[Sequence[str]], names: Sequence[str]) -> ND
         names: All distinct items in the histories.
     """
     from scipy import sparse
+    from scipy.sparse.linalg import eigsh
 
     indices = {name: index for index, name in enumerate(names)}
     encoded = [sorted({indices[name] for name in history}) for history in histories]
@@ -211,26 +208,19 @@ def item_vectors(histories: Sequence[Sequence[str]], names: Sequence[str]) -> ND
     root = sparse.diags_array(1 / np.sqrt(np.asarray(incidence.sum(0)).ravel() + _SHRINK))
     similarity = root @ (incidence.T @ incidence) @ root
     similarity = sparse.csr_matrix(similarity - sparse.diags_array(similarity.diagonal()))
-    values, vectors = _largest(similarity, min(NUM_COORDINATES, len(names)))
+    count = min(NUM_COORDINATES, len(names))
+    if len(names) <= _DENSE:
+        values, vectors = np.linalg.eigh(similarity.toarray())
+    else:
+        # The default start vector is random.
+        values, vectors = eigsh(similarity, k=count, which="LM", v0=np.ones(len(names)))
+    order = np.argsort(-np.abs(values), kind="stable")[:count]
+    values, vectors = values[order], vectors[:, order]
     largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
     scaled = vectors * np.sqrt(np.abs(values)) * np.where(largest < 0, -1.0, 1.0)
     result = np.zeros((len(names), NUM_COORDINATES))
     result[:, : scaled.shape[1]] = scaled
     return result
-
-
-def _largest(matrix: csr_matrix, count: int) -> tuple[NDArray[np.float64], ...]:
-    """Return the eigenvalues of largest magnitude of a symmetric matrix, and the eigenvectors."""
-    from scipy.sparse.linalg import eigsh
-
-    size = matrix.shape[0]
-    if size <= _DENSE:
-        values, vectors = np.linalg.eigh(matrix.toarray())
-    else:
-        # The default start vector is random.
-        values, vectors = eigsh(matrix, k=count, which="LM", v0=np.ones(size))
-    order = np.argsort(-np.abs(values), kind="stable")[:count]
-    return values[order], vectors[:, order]
 
 
 class InstanceGate(Companion):
@@ -354,7 +344,9 @@ class InstanceGate(Companion):
             InputError: There are no contexts, and the gates differ between examples.
         """
         contexts = batch.get(CONTEXTS)
-        gates = self._gates if contexts is None else self._gates_of(contexts)
+        gates = self._gates
+        if contexts is not None:
+            gates = self.num_experts * self.weights(contexts.to(self.mean.device))
         if gates is None and (same := self.constant()) is not None:
             gates = same[None]
         if gates is None:
@@ -367,9 +359,6 @@ class InstanceGate(Companion):
         """Set all gates to zero, so that no weight changes."""
         with self._with_gates(self.router.bias.new_zeros(1, self.num_experts)):
             yield
-
-    def _gates_of(self, contexts: Tensor) -> Tensor:
-        return self.num_experts * self.weights(contexts.to(self.mean.device))
 
     @contextmanager
     def _with_gates(self, gates: Tensor) -> Iterator[None]:
@@ -390,7 +379,8 @@ class InstanceGate(Companion):
         """
         p = self.weights(columns[CONTEXTS]).double()
         mean = p.mean(0)
-        entropy, marginal = _entropy(p).mean(), _entropy(mean)
+        entropy = torch.special.entr(p).sum(-1).mean()
+        marginal = torch.special.entr(mean).sum(-1)
         return {
             "gate_entropy": float(entropy),
             "gate_mean_entropy": float(marginal),
@@ -421,8 +411,3 @@ class InstanceGate(Companion):
             self.to(device)
         if keys is not None and keys.ndim == 1 and len(keys) != len(self.items.keys):
             self.items.resize(len(keys))
-
-
-def _entropy(p: Tensor) -> Tensor:
-    entropy: Tensor = torch.special.entr(p).sum(-1)
-    return entropy

@@ -104,19 +104,6 @@ class LISA(Adapter):
             # `weights` are checked later: a backbone may have fewer than `num_layers` layers.
             self._check_active(self.num_layers)
 
-    def check_layers(self, num_layers: int) -> None:
-        """Raise InputError if the options do not fit `num_layers` layers.
-
-        Raises:
-            InputError: `num_active` exceeds `num_layers`, or `weights` has another length.
-        """
-        self._check_active(num_layers)
-        if self.weights is not None and len(self.weights) != num_layers:
-            raise InputError(
-                f"weights must have one number for each of the {num_layers} layers to draw from, "
-                f"got {len(self.weights)}"
-            )
-
     def _check_active(self, num_layers: int) -> None:
         if self.num_active > num_layers:
             raise InputError(
@@ -150,7 +137,13 @@ class LISA(Adapter):
         """
         encoder = cast("Encoder", network.encoder)
         path, layers = find_layers(encoder.model)
-        self.check_layers(len(layers) - self.lowest(len(layers)))
+        num_layers = len(layers) - self.lowest(len(layers))
+        self._check_active(num_layers)
+        if self.weights is not None and len(self.weights) != num_layers:
+            raise InputError(
+                f"weights must have one number for each of the {num_layers} layers to draw from, "
+                f"got {len(self.weights)}"
+            )
         called, last = [*encoder.count_calls()], f"{path}.{len(layers) - 1}"
         after = [
             name for name in called[called.index(last) + 1 :] if not name.startswith(f"{last}.")
@@ -171,9 +164,6 @@ class LayerSampler(StepHook):
         full: The layers; all of them train until the first step.
         num_steps: Steps of the fit.
         seed: Seed of the draws.
-
-    Raises:
-        InputError: `options` do not fit the number of layers.
     """
 
     def __init__(self, options: LISA, full: FullLayers, num_steps: int, seed: int) -> None:
@@ -181,7 +171,6 @@ class LayerSampler(StepHook):
         self.full = full
         self.seed = seed
         self.layers = [name for name in full.groups if name != ALWAYS]
-        options.check_layers(len(self.layers))
         self.interval = options.interval_of(num_steps, len(self.layers))
         self._active: tuple[int, ...] | None = None
         self._flags: list[tuple[nn.Parameter, bool]] = []
@@ -195,10 +184,9 @@ class LayerSampler(StepHook):
 
         The first call may be inside a block.
         """
-        if step % self.interval == 0 or self._active is None:
-            self._switch(self.draw(step // self.interval), optimizer)
-
-    def _switch(self, new: tuple[int, ...], optimizer: Optimizer) -> None:
+        if step % self.interval and self._active is not None:
+            return
+        new = self.draw(step // self.interval)
         previous = range(len(self.layers)) if self._active is None else self._active
         if self._active is None:
             self._flags = [
@@ -223,12 +211,11 @@ class LayerSampler(StepHook):
         self._active = None
 
     def record(self, num_steps: int) -> dict[str, Any]:
-        """Return the draws of `num_steps` steps, and the peak memory of gradients and moments.
+        """Return the draws of `num_steps` steps.
 
         Returns:
             Under `layer_sampling`: `interval`; `layers`, their names; `blocks`, the indices of the
-            active layers per block; `draws`, the number of active blocks per layer;
-            `training_bytes`, with two moments per parameter.
+            active layers per block; `draws`, the number of active blocks per layer.
         """
         blocks = [list(self.draw(block)) for block in range(-(-num_steps // self.interval))]
         entries = {
@@ -238,19 +225,8 @@ class LayerSampler(StepHook):
             "draws": [
                 sum(number in block for block in blocks) for number in range(len(self.layers))
             ],
-            "training_bytes": self._bytes(blocks),
         }
         return {"layer_sampling": entries}
-
-    def _bytes(self, blocks: list[list[int]]) -> int:
-        sizes = [self.full.num_bytes(name) for name in self.layers]
-        stored: set[int] = set()
-        peak = 0
-        for block in blocks:
-            stored = stored | {*block} if self.options.state == "keep" else {*block}
-            moments = 2 * sum(sizes[number] for number in stored)
-            peak = max(peak, moments + sum(sizes[number] for number in block))
-        return peak + 3 * self.full.num_bytes(ALWAYS)
 
     def _rest(self, name: str, optimizer: Any) -> None:
         for parameter in self.full.groups[name].values():
@@ -381,15 +357,16 @@ class FullLayers(Companion):
         model.requires_grad_(False)
         members: dict[str, list[str]] = {name: [] for name in (*prefixes, ALWAYS)}
         for name, _ in model.named_parameters():
-            group_name = next(
-                (group for group, prefix in prefixes.items() if name.startswith(prefix)), None
-            )
-            if group_name is None and _is_always(name, path, after, options.train_embedding):
-                group_name = ALWAYS
-            if group_name is not None:
-                members[group_name].append(name)
+            group = next((group for group, start in prefixes.items() if name.startswith(start)), "")
+            is_outside = not name.startswith(f"{path}.") and _POOLER not in name
+            if group:
+                members[group].append(name)
+            elif is_outside and (options.train_embedding or name.rpartition(".")[0] in after):
+                members[ALWAYS].append(name)
         origin = dict(model.named_parameters())
-        copies = _own_copies(model, [name for items in members.values() for name in items])
+        names = [name for items in members.values() for name in items]
+        copies = {name: nn.Parameter(origin[name].detach().clone()) for name in names}
+        _put(model, {id(origin[name]): copy for name, copy in copies.items()})
         self._origin = {name: origin[name].detach() for name in copies}
         self.groups = {
             group: {name: copies[name] for name in items}
@@ -397,11 +374,6 @@ class FullLayers(Companion):
             if items
         }
         self.changed: set[str] = set()
-
-    def num_bytes(self, group: str) -> int:
-        """Return the size of a group's parameters in bytes; 0 if there is no such group."""
-        items = self.groups.get(group, {}).values()
-        return sum(item.numel() * item.element_size() for item in items)
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:
         """Mark exactly the groups as changed that have stored tensors."""
@@ -482,13 +454,6 @@ class FullLayers(Companion):
         return [AdamW(groups, lr=self._options.learning_rate)]
 
 
-def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:
-    """Return whether a parameter outside the trainable layers trains at every step."""
-    if name.startswith(f"{path}.") or _POOLER in name:
-        return False
-    return embedding or name.rpartition(".")[0] in after
-
-
 def _in_float32(model: nn.Module) -> None:
     """Replace the tensors of a model in another precision by frozen float32 copies.
 
@@ -503,14 +468,6 @@ def _in_float32(model: nn.Module) -> None:
         for key, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.dtype != torch.float32:
                 setattr(module, key, buffer.float())
-
-
-def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
-    """Replace some parameters by trainable copies, and return the copies."""
-    parameters = dict(model.named_parameters())
-    copies = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
-    _put(model, {id(parameters[name]): copy for name, copy in copies.items()})
-    return copies
 
 
 def _put(model: nn.Module, memo: Mapping[int, nn.Parameter]) -> None:

@@ -150,22 +150,17 @@ def content(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=ids.device)
     selected = mask.bool() & ~torch.isin(ids, special)
     if backbone.template is not None:
-        num_before, num_after = _frame(backbone)
+        tokenizer: Any = backbone.tokenizer
+        parts = backbone.template.parts
+        texts = [index for index, part in enumerate(parts) if part in (TEXT, PAIR, FILLED)]
+        num_before = num_after = 0
+        if texts:
+            head, tail = "".join(parts[: texts[0]]), "".join(parts[texts[-1] + 1 :])
+            num_before = len(tokenizer(head)["input_ids"])
+            num_after = len(tokenizer(tail, add_special_tokens=False)["input_ids"])
         positions = mask.cumsum(1)
         selected &= (positions > num_before) & (positions <= mask.sum(1, keepdim=True) - num_after)
     return selected.long()
-
-
-def _frame(backbone: Backbone) -> tuple[int, int]:
-    """Return the number of template tokens before the first text and after the last."""
-    tokenizer: Any = backbone.tokenizer
-    parts = backbone.template.parts if backbone.template is not None else ("",)
-    texts = [index for index, part in enumerate(parts) if part in (TEXT, PAIR, FILLED)]
-    if not texts:
-        return 0, 0
-    head, tail = "".join(parts[: texts[0]]), "".join(parts[texts[-1] + 1 :])
-    num_before = len(tokenizer(head)["input_ids"])
-    return num_before, len(tokenizer(tail, add_special_tokens=False)["input_ids"])
 
 
 def ascend(

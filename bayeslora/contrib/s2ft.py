@@ -40,8 +40,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.base import Adapter, Layers
-from bayeslora.adapters.site import Site, frozen_layer, trained_layer
-from bayeslora.adapters.targets import find_targets, no_default
+from bayeslora.adapters.inject import find_targets, no_default
+from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.contrib.moments import SecondMoment, batches, moments_on, spread
 from bayeslora.engine.network import unscaled
 from bayeslora.engine.progress import progress_bar
@@ -159,13 +159,7 @@ class S2FT(Adapter):
         sites = [cast("Columns", site) for site in network.sites]
         units = units_at(network.encoder.model, [site.name for site in sites], self)
         if self.selection == "gradient":
-            begin_by_gradient(
-                sites,
-                units,
-                lambda: backward(fit, self.context_rows),
-                largest=self.largest,
-                free=free_units(units, self),
-            )
+            begin_by_gradient(sites, units, self, lambda: backward(fit, self.context_rows))
             return
         moments = moments_on(network, fit.train, self.context_rows, shown=fit.plan.progress)
         weights: dict[str, Tensor] = {site.name: site.weight for site in sites}
@@ -249,19 +243,6 @@ class Columns(Site):
         weight.requires_grad_(bool(len(chosen)))
         self.sel.in_features = len(chosen)
 
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a frozen linear layer with the change merged in, in the host's precision.
-
-        All other columns are bitwise equal to the host's.
-        """
-        weight = self.weight.detach().clone()
-        columns = weight.index_select(1, self.idx)
-        # The sum has the higher of the two precisions.
-        weight.index_copy_(1, self.idx, (columns + self.sel.weight).to(weight.dtype))
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return frozen_layer(weight, bias, self.training)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save: `sel` [out, k] and `idx` [k]."""
         return {"sel": self.sel.weight, "idx": self.idx}
@@ -283,10 +264,6 @@ class Columns(Site):
         """Return the layer `sel`, or nothing without columns."""
         return {"sel": self.sel} if self.k else {}
 
-    def extra_repr(self) -> str:
-        """Return what `print(model)` shows beside the change."""
-        return f"in={self.in_features}, out={self.out_features}, k={self.k}"
-
 
 def check_columns(name: str, idx: Tensor, in_features: int) -> None:
     """Raise InputError unless a file's columns are ascending indices of a weight's columns.
@@ -300,19 +277,13 @@ def check_columns(name: str, idx: Tensor, in_features: int) -> None:
         InputError: They are not.
     """
     is_vector = idx.ndim == 1 and idx.dtype == torch.int64
-    if not is_vector or not _ascend(idx) or (len(idx) and not 0 <= idx[0] <= idx[-1] < in_features):
+    ascends = is_vector and bool((idx.diff() > 0).all())
+    if not ascends or (len(idx) and not 0 <= idx[0] <= idx[-1] < in_features):
         raise InputError(
             f"{name}: columns must be a vector of integers from 0 to {in_features - 1} in "
             f"ascending order, got {idx.flatten()[:8].tolist()}, …"
         )
 
-
-def _ascend(idx: Tensor) -> bool:
-    return bool((idx.diff() > 0).all())
-
-
-Choice = dict[str, Tensor]
-"""Columns, [k] int64, by name of the layer."""
 
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the file with the tensors of the sites in a model directory."""
@@ -334,10 +305,6 @@ class Units:
     width: int
     ratio: float
 
-    def __len__(self) -> int:
-        """Number of columns."""
-        return self.count * self.width
-
 
 COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
     ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma, Phi-3
@@ -352,19 +319,6 @@ COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
 )
 """Attention output projection and feed-forward down projection, whose columns are heads and
 channels. The first matching pair wins."""
-
-
-def coupled_targets(model: nn.Module) -> tuple[str, str]:
-    """Return the `target_modules` entries of a model's output and down projections.
-
-    Raises:
-        InputError: No pair of `COUPLED_TARGETS` matches the model.
-    """
-    modules = dict(model.named_modules())
-    for pair in COUPLED_TARGETS:
-        if all(any(_is_named(name, pattern) for name in modules) for pattern in pair):
-            return pair
-    raise no_default(modules)
 
 
 def is_attention_output(name: str) -> bool:
@@ -384,13 +338,22 @@ def column_targets(model: nn.Module, config: S2FT) -> list[str]:
     """
     patterns = config.target_modules
     if patterns is None:
-        ratios = (config.o_ratio, config.d_ratio)
-        pairs = zip(coupled_targets(model), ratios, strict=True)
-        patterns = tuple(pattern for pattern, ratio in pairs if ratio)
+        modules = dict(model.named_modules())
+        known = (
+            pair
+            for pair in COUPLED_TARGETS
+            if all(any(_is_named(name, pattern) for name in modules) for pattern in pair)
+        )
+        output, down = next(known, ("", ""))
+        if not output:
+            raise no_default(modules)
+        ratios = {output: config.o_ratio, down: config.d_ratio}
+        patterns = tuple(pattern for pattern, ratio in ratios.items() if ratio)
     names = find_targets(model, patterns, config.top_layers)
-    targets = [name for name in names if _ratio(name, config)]
+    kinds = {name: "o_ratio" if is_attention_output(name) else "d_ratio" for name in names}
+    targets = [name for name, kind in kinds.items() if getattr(config, kind)]
     if not targets:
-        kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
+        kind = kinds[names[0]]
         raise InputError(f"{kind} is 0, and target_modules match no other layers: {names}")
     return targets
 
@@ -401,7 +364,23 @@ def units_at(model: nn.Module, names: Sequence[str], config: S2FT) -> list[Units
     Raises:
         InputError: The heads of an attention's output projection cannot be separated.
     """
-    return [_units(model, name, config) for name in names]
+    described: Any = getattr(model, "config", None)
+    if hasattr(described, "get_text_config"):
+        described = described.get_text_config()
+    heads = getattr(described, "num_attention_heads", None)
+    units = []
+    for name in names:
+        width = model.get_submodule(name).get_parameter("weight").shape[1]
+        if not is_attention_output(name):
+            units.append(Units(name, width, 1, config.d_ratio))
+            continue
+        if not isinstance(heads, int) or not heads or width % heads:
+            raise InputError(
+                f"{name}: its {width} inputs cannot be split into heads: the model's configuration "
+                f"has num_attention_heads={heads}; choose other target_modules, or o_ratio=0"
+            )
+        units.append(Units(name, heads, width // heads, config.o_ratio))
+    return units
 
 
 def choose_columns(
@@ -410,7 +389,7 @@ def choose_columns(
     config: S2FT,
     generator: Generator,
     moments: Mapping[str, SecondMoment] | None = None,
-) -> Choice:
+) -> dict[str, Tensor]:
     """Return the columns to train of each layer, possibly none.
 
     Args:
@@ -428,20 +407,18 @@ def choose_columns(
     if config.selection == "random":
         draws = {unit.name: torch.rand(unit.count, generator=generator) for unit in units}
         return largest_units(units, draws, free=free)
-    squares = {
-        unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments or {})
-        for unit in units
-    }
+    squares = {}
+    for unit in units:
+        norms = hosts[unit.name].detach().double().square().sum(0).cpu()
+        if config.selection != "weight":
+            inputs = (moments or {})[unit.name].matrix.diagonal()
+            norms = inputs if config.selection == "activation" else inputs * norms
+        squares[unit.name] = norms
     return largest_units(units, _scores(units, squares), largest=config.largest, free=free)
 
 
 def begin_by_gradient(
-    sites: Sequence[Columns],
-    units: Sequence[Units],
-    backward: Callable[[], object],
-    *,
-    largest: bool = True,
-    free: Mapping[str, Tensor] | None = None,
+    sites: Sequence[Columns], units: Sequence[Units], config: S2FT, backward: Callable[[], object]
 ) -> None:
     """Select the units whose columns have the largest loss gradient, and reset the sites to them.
 
@@ -451,13 +428,13 @@ def begin_by_gradient(
     Args:
         sites: Sites to reset.
         units: Units of each site, in the same order.
+        config: Options.
         backward: Accumulates the gradient of the loss, in any number of `backward()` calls.
-        largest: Whether to take the largest scores instead of the smallest.
-        free: See `largest_units`.
 
     Raises:
-        InputError: No gradient reaches a site, or it is not finite.
+        InputError: No gradient reaches a site, or it is not finite; see also `free_units`.
     """
+    free = free_units(units, config)
     for site in sites:
         site.begin(torch.arange(site.in_features))
     backward()
@@ -467,7 +444,7 @@ def begin_by_gradient(
         if gradient is None:
             raise InputError(f"no gradient of the loss reaches the columns of {site.name}")
         squares[site.name] = gradient.double().square().sum(0).cpu()
-    chosen = largest_units(units, _scores(units, squares), largest=largest, free=free)
+    chosen = largest_units(units, _scores(units, squares), largest=config.largest, free=free)
     for site in sites:
         site.begin(chosen[site.name])
 
@@ -491,7 +468,10 @@ def backward(fit: Training, count: int) -> None:
     scale = states.values.double().square().sum(-1).mean().sqrt().float()
     labels = train.labels[[row for piece in pieces for row in piece]].to(features.device)
     scaled = Features(states.values / scale, labels, states.known)
-    weight = _last_layer(scaled, len(network.head.mean_weight)) / scale
+    width, is_shared = states.values.shape[-1], states.values.ndim == 3
+    head: Any = build_head(closed_form(), width, len(network.head.mean_weight), shared=is_shared)
+    head.to(features.device).refit(scaled)
+    weight: Tensor = head.mean_weight / scale
     with progress_bar("gradients", len(rows), shown=fit.plan.progress, unit="text") as advance:
         for piece in pieces:
             piece_states = unscaled(network.encoder, network.encoder(train.collate(piece)))
@@ -500,15 +480,6 @@ def backward(fit: Training, count: int) -> None:
             loss = F.cross_entropy(logits, truth, reduction="sum") / len(rows)
             torch.autograd.backward(loss)
             advance(len(piece))
-
-
-def _last_layer(rows: Features, num_classes: int) -> Tensor:
-    """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
-    values = rows.values
-    head: Any = build_head(closed_form(), values.shape[-1], num_classes, shared=values.ndim == 3)
-    head.to(values.device).refit(rows)
-    weight: Tensor = head.mean_weight
-    return weight
 
 
 def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None:
@@ -526,7 +497,7 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
         for name, idx in _columns_in(directory).items():
             for unit in units:
                 if name == unit.name or name.endswith(f".{unit.name}"):
-                    check_columns(f"avoid={directory!r}: {name}", idx, len(unit))
+                    check_columns(f"avoid={directory!r}: {name}", idx, unit.count * unit.width)
                     free[unit.name][idx // unit.width] = False
                     is_known = True
         if not is_known:
@@ -546,7 +517,7 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
     return free
 
 
-def _columns_in(directory: str) -> Choice:
+def _columns_in(directory: str) -> dict[str, Tensor]:
     """Return the columns that a saved model changes, by full name of the layer."""
     path = Path(directory) / ADAPTER_FILE
     try:
@@ -568,7 +539,7 @@ def largest_units(
     *,
     largest: bool = True,
     free: Mapping[str, Tensor] | None = None,
-) -> Choice:
+) -> dict[str, Tensor]:
     """Return the columns of the units with the largest scores, with a budget per kind.
 
     A budget is a share of the units of all layers together, at least one. Ties go to the earlier
@@ -580,7 +551,7 @@ def largest_units(
         largest: Whether to take the largest scores instead of the smallest.
         free: Mask of the selectable units, [count] bool per layer; None for all.
     """
-    chosen: Choice = {}
+    chosen: dict[str, Tensor] = {}
     for ratio, kind in _kinds(units):
         merged = torch.cat([scores[unit.name].double() for unit in kind])
         order = merged.argsort(descending=largest, stable=True)
@@ -611,39 +582,3 @@ def _scores(units: Sequence[Units], squares: Mapping[str, Tensor]) -> dict[str, 
     return {
         unit.name: squares[unit.name].view(unit.count, unit.width).sum(1).sqrt() for unit in units
     }
-
-
-def _squares(
-    name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment]
-) -> Tensor:
-    """Return the squared score of each column, [in] float64."""
-    norms = weight.detach().double().square().sum(0).cpu()
-    if selection == "weight":
-        return norms
-    inputs = moments[name].matrix.diagonal()
-    return inputs if selection == "activation" else inputs * norms
-
-
-def _ratio(name: str, config: S2FT) -> float:
-    return config.o_ratio if is_attention_output(name) else config.d_ratio
-
-
-def _units(model: nn.Module, name: str, config: S2FT) -> Units:
-    width = model.get_submodule(name).get_parameter("weight").shape[1]
-    if not is_attention_output(name):
-        return Units(name, width, 1, config.d_ratio)
-    heads = _num_heads(model)
-    if not heads or width % heads:
-        raise InputError(
-            f"{name}: its {width} inputs cannot be split into heads: the model's configuration "
-            f"has num_attention_heads={heads}; choose other target_modules, or o_ratio=0"
-        )
-    return Units(name, heads, width // heads, config.o_ratio)
-
-
-def _num_heads(model: nn.Module) -> int | None:
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    count = getattr(config, "num_attention_heads", None)
-    return count if isinstance(count, int) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 
@@ -230,9 +230,12 @@ class Posterior(Options):
         """Return the options with the values that a fit chose on validation rows.
 
         Args:
-            chosen: Report of the fitted last layer.
+            chosen: Report of the fit, with a value for each option that is `validation`.
         """
-        return self
+        config: Any = self
+        names = [field.name for field in fields(config) if vars(self)[field.name] == "validation"]
+        changed: Self = replace(config, **{name: chosen[name] for name in names if name in chosen})
+        return changed
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter, adjusted for this posterior.

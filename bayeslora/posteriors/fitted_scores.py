@@ -116,8 +116,7 @@ class TiedGaussian(nn.Module):
     def log_determinant(self) -> Tensor:
         """Return log|Σ|, a scalar."""
         size, rank = self.directions.shape
-        result: Tensor = -self.precisions.log().sum() - (size - rank) * self.beyond.log()
-        return result
+        return -self.precisions.log().sum() - (size - rank) * self.beyond.log()
 
     def whitened(self, features: Tensor) -> Tensor:
         """Transform [N, d] float64 features to coordinates in which Σ is the identity."""
@@ -155,12 +154,6 @@ class Mahalanobis(nn.Module):
             score.shares.copy_(counts.double() / len(labels))
         return score
 
-    @classmethod
-    def empty(cls, extra: Mapping[str, Any], num_features: int, *, relative: bool) -> Mahalanobis:
-        """Return an empty score with the shapes in `extra_config`, to load tensors into."""
-        classes = TiedGaussian(int(extra["classes"]), num_features, int(extra["rank"]))
-        return cls(classes, relative=relative)
-
     def forward(self, features: Tensor) -> Tensor:
         """Return the score [N] of [N, d] float64 features."""
         nearest = self.classes.distances(features).min(1).values
@@ -189,11 +182,6 @@ class Mahalanobis(nn.Module):
             "rank": classes.directions.shape[1],
             "shrinkage": float(classes.shrinkage),
         }
-
-
-def rows_differ(features: Tensor, groups: Tensor) -> bool:
-    """Return whether [N, d] features differ within a group, as a covariance requires."""
-    return bool(_about_means(features, groups)[1].any())
 
 
 def _about_means(features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,11 +262,6 @@ class NearestRows(nn.Module):
         nearest.rows.copy_(normalize(features.double()))
         return nearest
 
-    @classmethod
-    def empty(cls, extra: Mapping[str, Any], num_features: int) -> NearestRows:
-        """Return an empty score with the shape in `extra_config`, to load tensors into."""
-        return cls(int(extra["rows"]), num_features)
-
     def forward(self, features: Tensor) -> Tensor:
         """Return the score [N], 0 to 2, of [N, d] float64 features."""
         rows, queries = normalize(self.rows.double()), normalize(features)
@@ -313,11 +296,6 @@ class MiddleDistance(nn.Module):
         """Fit the score to [N, d] states of training rows."""
         groups = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         return cls(TiedGaussian.fitted(states.double(), groups)).to(states.device)
-
-    @classmethod
-    def empty(cls, extra: Mapping[str, Any]) -> MiddleDistance:
-        """Return an empty score with the shape in `extra_config`, to load tensors into."""
-        return cls(TiedGaussian(1, int(extra["width"]), int(extra["rank"])))
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the score [N] of [N, d] states."""
@@ -357,8 +335,7 @@ class Unfamiliarity(nn.Module):
         if middle is not None:
             log_middle = middle.clamp_min(_LEAST_DISTANCE).log()
             log_distance = torch.lerp(log_distance, log_middle, _MIDDLE)
-        score: Tensor = log_distance + _DOUBT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
-        return score
+        return log_distance + _DOUBT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
 
     def extra_config(self) -> dict[str, Any]:
         """Return nothing: it has no shapes."""
@@ -409,7 +386,7 @@ class FeatureScores(nn.Module):
         """
         rows = features.double()
         if names is None:
-            names = USUAL_SCORES if rows_differ(rows, labels) else ()
+            names = USUAL_SCORES if _about_means(rows, labels)[1].any() else ()
         if UNFAMILIARITY in names and MIDDLE not in names and middle is not None:
             names = [*names, MIDDLE]
         check_middle(names, has_middle=middle is not None)
@@ -438,15 +415,15 @@ class FeatureScores(nn.Module):
         try:
             for name, config in extra.items():
                 if name in _RELATIVE:
-                    parts[name] = Mahalanobis.empty(config, num_features, relative=_RELATIVE[name])
+                    shape = (int(config["classes"]), num_features, int(config["rank"]))
+                    parts[name] = Mahalanobis(TiedGaussian(*shape), relative=_RELATIVE[name])
                 elif name == MIDDLE:
-                    parts[name] = MiddleDistance.empty(config)
-                elif name in FORMER:
-                    continue
+                    shape = (1, int(config["width"]), int(config["rank"]))
+                    parts[name] = MiddleDistance(TiedGaussian(*shape))
                 elif name == UNFAMILIARITY and not config and DISTANCE in extra:
                     parts[name] = Unfamiliarity()
-                else:
-                    parts[name] = {"knn": NearestRows}[name].empty(config, num_features)
+                elif name not in FORMER:
+                    parts[name] = {"knn": NearestRows}[name](int(config["rows"]), num_features)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the record of the feature scores is damaged: {error}", code="damaged"

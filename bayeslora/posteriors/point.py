@@ -325,11 +325,6 @@ class AroundPoint(LastLayer):
         """[C, d]: the weights of the point estimate."""
         return self.point.mean_weight
 
-    @property
-    def prior_mean(self) -> Tensor | None:
-        """[C, d]; None for zero or no prior."""
-        return self.point.prior_mean
-
     def set_mean(self, weight: Tensor) -> None:
         """Set the [C, d] weights to start from, instead of zero."""
         self.point.set_mean(weight)
@@ -360,7 +355,6 @@ class TemperedHead(PointHead):
         temperature: T, the divisor of the logits, float64 scalar; 1 before `fit`.
     """
 
-    uses_training_features = False
     temperature: Tensor
 
     def __init__(self, num_features: int, num_classes: int) -> None:

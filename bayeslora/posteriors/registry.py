@@ -25,7 +25,7 @@ POSTERIORS = BuiltIn(
     {
         "mle": "bayeslora.posteriors.point:MLE",
         "map": "bayeslora.posteriors.point:MAP",
-        "vbll": f"{_LAST_LAYER}.vbll.options:VBLL",
+        "vbll": f"{_LAST_LAYER}.vbll:VBLL",
         "gvbll": f"{_LAST_LAYER}.gvbll:GVBLL",
         "laplace": f"{_LAST_LAYER}.laplace:Laplace",
         "nuts": f"{_LAST_LAYER}.nuts:NUTS",

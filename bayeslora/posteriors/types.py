@@ -19,10 +19,6 @@ from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.posteriors.features import Features
 
 
-def _count(_: int) -> None:
-    """Show no progress."""
-
-
 class LastLayer(nn.Module):
     """A distribution over the weights of a linear head; it sees features, never tokens.
 
@@ -34,7 +30,7 @@ class LastLayer(nn.Module):
     """Whether epochs are compared after a fit to training features, rather than with the head as
     trained. False for a `fit` to held-out rows only, such as that of a temperature."""
 
-    advance: Callable[[int], object] = staticmethod(_count)
+    advance: Callable[[int], object] = staticmethod(lambda _: None)
     """Called by `fit` with the number of steps done; set while a progress bar is shown."""
 
     config: Any = None

@@ -7,26 +7,13 @@ import sys
 import pytest
 from refusal import refused
 
-from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.base import Frozen
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.registry import ADAPTERS, table_name
+from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError
 from bayeslora.option_checks import option_names
-from bayeslora.options import as_mapping, resolve
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LoRA(r=4),
-        PoLAR(target_modules=("q_proj",), num_layers=None),
-        PiSSA(niter=4),
-    ],
-)
-def test_round_trip_through_a_mapping(config):
-    assert resolve("adapter", as_mapping(config), ADAPTERS) == config
 
 
 def refusal_of(cls, **options):
@@ -90,10 +77,6 @@ def test_targets_of_sites_are_checked(cls, targets, wrong):
 )
 def test_own_options_are_checked(cls, options, allowed):
     assert allowed in refusal_of(cls, **options)
-
-
-def test_an_adapter_is_called_by_its_name():
-    assert table_name(as_mapping(LoRA())) == "lora"
 
 
 def test_importing_the_options_loads_no_torch():

@@ -1,14 +1,16 @@
-"""Sites: the laws on three hosts for all adapters, and tests of individual adapters."""
+"""Sites: the laws on three hosts, individual adapters, and a gate between factors."""
 
+import pytest
 import torch
 from tiny_hosts import OnBert, OnLlama
 from torch import nn
 
+from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR, random_factors
-from bayeslora.testing.adapter import SiteLaws, stack
+from bayeslora.testing.adapter import SiteLaws, randomise, stack
 
 
 class OnStack(SiteLaws):
@@ -77,12 +79,6 @@ def test_forward_by_hand():
     torch.testing.assert_close(got, torch.tensor([1.0, 2.0 + 2 * 5 * (0.6 + 1.6), 13.0]))
 
 
-def test_delta_by_hand():
-    expected = torch.tensor([[0.0, 0.0], [2 * 5 * 0.6, 2 * 5 * 0.8], [0.0, 0.0]])
-    torch.testing.assert_close(by_hand().delta(), expected)
-    torch.testing.assert_close(by_hand(core=False).delta(), expected / 5)
-
-
 def test_dropout_acts_on_the_adapter_alone():
     site = by_hand(dropout=0.5)
     x = torch.tensor([1.0, 2.0]).expand(200, 2)
@@ -111,18 +107,44 @@ def test_the_gradient_reaches_only_the_core_at_the_start():
     torch.testing.assert_close(site.core.weight.grad, expected)
 
 
-def test_gauge_changes_leave_the_function_alone():
-    host = nn.Linear(7, 6).double()
-    site = LowRank(
-        "here", host, random_factors(6, 7, 3, torch.Generator().manual_seed(0)), 4.0
-    ).double()
-    site.core.weight.data = torch.randn(3, 3, dtype=torch.float64)
-    x = torch.randn(4, 7, dtype=torch.float64)
-    before = site(x)
-    Q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
-    P = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
-    with torch.no_grad():
-        site.B.weight.copy_(site.B.weight @ Q)
-        site.core.weight.copy_(Q.T @ site.core.weight @ P)
-        site.A.weight.copy_(P.T @ site.A.weight)
-    torch.testing.assert_close(site(x), before, atol=1e-12, rtol=1e-12)
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [
+        LoRA(r=2, target_modules=("layers.0", "layers.2")),
+        PoLAR(r=2, target_modules=("layers.0", "layers.2")),
+    ],
+    ids=["lora", "polar"],
+)
+
+
+def adapted(config):
+    model = stack().eval()
+    sites = inject(model, config, seed=0)
+    randomise(sites)
+    return model, sites
+
+
+def inputs():
+    return torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+
+
+@CONFIGS
+def test_a_gate_changes_what_the_first_factor_hands_on(config):
+    """Doubling it doubles the change; both are rounded in float32."""
+    _, (site, _) = adapted(config)
+    x = inputs()
+    base = nn.functional.linear(x, site.weight, site.bias)
+    change = site(x) - base
+    assert not site.is_gated
+    site.attach(lambda z: 2 * z)
+    assert site.is_gated
+    torch.testing.assert_close(site(x) - base, 2 * change, rtol=1e-5, atol=1e-5)
+
+
+@CONFIGS
+def test_the_tensors_of_a_gate_stay_its_owners(config):
+    model, sites = adapted(config)
+    before = adapter_state(sites), [name for name, _ in model.named_parameters()]
+    sites[0].attach(nn.Linear(2, 2))
+    assert adapter_state(sites).keys() == before[0].keys()
+    assert [name for name, _ in model.named_parameters()] == before[1]

@@ -39,7 +39,7 @@ def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch
     assert scale(validation=HELD) == pytest.approx(empirical)
     behind = scale(adapter="lora", fit={"epochs": 1})
     assert behind != pytest.approx(WIDE_PRIOR_SCALE, rel=1e-3)
-    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.options.FEW_ROWS", len(ROWS) - 1)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.FEW_ROWS", len(ROWS) - 1)
     assert scale() == pytest.approx(empirical)
 
 
@@ -96,7 +96,7 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
 def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
     words = {"animals": "cat", "food": "bread", "weather": "rain"}
     clf = fitted(backbones["llama"], template="{text} is", verbaliser=words)
-    assert clf.network.head.prior_mean is not None
+    assert clf.network.head.prior_centre() is not None
     assert clf.record.results["prior_factor"] >= 0
 
 

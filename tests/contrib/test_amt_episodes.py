@@ -9,15 +9,8 @@ import torch
 from tiny import CLASSES, tiny_bert, tiny_vit, toy_rows
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.contrib.amt import AMT
-from bayeslora.contrib.amt import pool as engine
-from bayeslora.contrib.amt.pool import (
-    Adversary,
-    MetaTuning,
-    draw_episode,
-    meta_tune,
-    mix,
-)
+from bayeslora.contrib import amt as engine
+from bayeslora.contrib.amt import AMT, Adversary, MetaTuning, draw_episode, meta_tune, mix
 from bayeslora.contrib.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan

@@ -130,9 +130,3 @@ def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     assert again.adapter.context == context
     assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
-
-
-def test_another_power_has_another_name(backbone):
-    other = BayesianClassifier(backbone, "corda:r=2,power=0.5", "mle", progress=False)
-    other.fit(toy_rows(30), epochs=1)
-    assert other.predict(toy_rows(3)).name == "context-svd-0.5-mle"

@@ -1,6 +1,5 @@
 """EMTAL end to end: from the fit to the file and to PEFT."""
 
-import numpy as np
 import pytest
 import torch
 from refusal import refused
@@ -53,27 +52,6 @@ def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind
         pooled = hidden[torch.arange(len(last)), last]
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
     assert mean_layer(clf.network).shape[0] == 3
-
-
-def test_one_file_holds_the_merged_network(backbones, tmp_path):
-    clf = fitted(backbones["bert"])
-    clf.export_safetensors(tmp_path / "model.safetensors")
-    from safetensors.torch import load_file
-    from transformers import AutoModel
-
-    tensors = load_file(tmp_path / "model.safetensors")
-    assert not any("router" in name or "experts" in name for name in tensors)
-    plain = AutoModel.from_pretrained(backbones["bert"]).eval()
-    plain.load_state_dict(
-        {n.removeprefix("backbone."): t for n, t in tensors.items() if "head" not in n}
-    )
-    batch = clf.network.encoder.probe().collate([0, 1])
-    with torch.no_grad():
-        states = plain(**batch).last_hidden_state
-    mask = batch["attention_mask"][..., None]
-    logits = ((states * mask).sum(1) / mask.sum(1)) @ tensors["head.weight"].T
-    expected = clf.network.head.predict(clf.network(batch)).mean
-    np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
 
 
 def test_experts_that_do_not_divide_the_units_are_refused_before_the_long_work(backbones, tmp_path):

@@ -139,13 +139,6 @@ def test_a_mixed_batch_equals_each_row_alone_and_rows_may_be_permuted():
             close(states(model, rows[row : row + 1]), together[row : row + 1])
 
 
-def test_weights_sum_to_one_and_gates_have_mean_one():
-    _, _, gate = adapted(4)
-    p = gate.weights(seeded(5, WIDTH))
-    close(p.sum(1), torch.ones(5, dtype=torch.float64))
-    close((4 * p).mean(1), torch.ones(5, dtype=torch.float64))
-
-
 def test_the_gradient_of_a_gate_is_its_experts_product():
     """∂L/∂g_k = s Σ_t ⟨B_kᵀ dY_t, A_k x_t⟩, on one site."""
     _, (site, *_), gate = adapted()

@@ -27,11 +27,6 @@ def trained(llama):
     return clf.fit(ROWS, HELD, epochs=6, batch_size=4, patience=6)
 
 
-def test_one_expert_is_lora_bit_by_bit(llama):
-    predictions = fitted(llama, "ilora:r=4,num_experts=1", "mle").predict(TEST)
-    assert same(predictions, fitted(llama, "lora:r=4", "mle").predict(TEST))
-
-
 def test_without_its_factors_features_are_the_backbones(llama, trained):
     """The gate sees these features, whatever was trained."""
     plain = fitted(llama, "lora:r=4", "mle")

@@ -1,6 +1,5 @@
 """LISA: which layers are trained and saved, and the sampling policy alone."""
 
-import copy
 import io
 from types import SimpleNamespace
 
@@ -181,22 +180,6 @@ def equal(model, other):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("mode", ["uniform", "cycle", "fixed"])
-def test_the_drawn_layers_and_the_head_change_and_nothing_else(state, mode):
-    model = tower()
-    start = copy.deepcopy(model)
-    lisa = policy(model, mode=mode, state=state)
-    train(model, lisa, optimizer_of(model, weight_decay=0.1), 9)
-    drawn = {number for block in range(3) for number in lisa.draw(block)}
-    assert lisa.full.changed == {ALWAYS, *(f"layers.{number}" for number in drawn)}
-    for number, layer in enumerate(model.layers):
-        assert equal(layer, start.layers[number]) == (number not in drawn)
-    assert equal(model.first, start.first)
-    assert not equal(model.last, start.last)
-    assert (mode == "fixed") == (len(drawn) == 2)
-
-
 def test_all_layers_active_is_plain_adamw_step_for_step():
     model, other = tower(), tower()
     lisa = policy(model, num_active=5, state="keep", interval=2)
@@ -205,17 +188,6 @@ def test_all_layers_active_is_plain_adamw_step_for_step():
         train(model, lisa, first, step + 1, begin=step)
         train(other, None, second, step + 1, begin=step)
         assert equal(model, other)
-
-
-@pytest.mark.parametrize("mode", ["uniform", "cycle"])
-def test_each_layer_moves_in_its_blocks_alone(mode):
-    model = tower()
-    lisa, optimizer = policy(model, mode=mode), optimizer_of(model)
-    for block in range(8):
-        before = copy.deepcopy(model)
-        train(model, lisa, optimizer, 3 * block + 3, begin=3 * block)
-        moved = [not equal(model.layers[n], before.layers[n]) for n in range(5)]
-        assert moved == [n in lisa.draw(block) for n in range(5)]
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -87,26 +87,6 @@ class SamplingLaws:
             assert bool(names & changed) == (number in drawn)
         assert all(torch.equal(item, base[n]) for n, item in backbone.model.state_dict().items())
 
-    def test_every_layer_is_drawn_and_changes_in_turn(self, backbone, tmp_path):
-        """An optimiser built after layers were frozen would not move all of them."""
-        fit = self.begin(backbone, num_active=1, mode="cycle", weights=None, interval=2)
-        sampler = sampler_of(fit)
-        before = [[p.detach().clone() for p in params(sampler, layer)] for layer in sampler.layers]
-        fit.run(tmp_path)
-        for layer, start in zip(sampler.layers, before, strict=True):
-            pairs = zip(params(sampler, layer), start, strict=True)
-            assert any(not torch.equal(now, then) for now, then in pairs), layer
-
-    def test_all_layers_active_and_kept_is_a_fit_without_sampling(self, backbone, tmp_path):
-        fit = self.begin(backbone)
-        count = len(sampler_of(fit).layers)
-        sampled = self.begin(backbone, num_active=count, state="keep")
-        sampled.run(tmp_path / "one")
-        # There is no fit without sampling; a single block never switches either.
-        other = self.begin(backbone, num_active=count, interval=1000)
-        other.run(tmp_path / "other")
-        assert equal_states(sampled.network.trained_state(), other.network.trained_state())
-
     def test_a_resting_layer_neither_moves_nor_has_moments(self, backbone, tmp_path, monkeypatch):
         """Neither momentum, weight decay, a KL, a field nor an absorption moves it."""
         fit = self.begin(backbone, mode="cycle", weights=None, interval=2)

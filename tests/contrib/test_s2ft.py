@@ -7,12 +7,7 @@ from tiny_hosts import OnBert, OnLlama, tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.inject import (
-    adapter_state,
-    export,
-    inject,
-    load_adapter_state,
-)
+from bayeslora.adapters.inject import adapter_state, export, inject, load_adapter_state
 from bayeslora.adapters.low_rank import spectrum, summary
 from bayeslora.adapters.peft_bridge import export_peft, load_peft
 from bayeslora.contrib.s2ft import S2FT, Columns, column_targets
@@ -62,7 +57,6 @@ def test_forward_and_change_by_hand():
     change = torch.tensor([[10.0, 0.0, 100.0], [0.0, 0.0, -1.0]])
     assert torch.equal(site.delta(), change)
     assert torch.equal(site.merged().weight, host.weight + change)
-    assert "in=3, out=2, k=2" in repr(site)
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 7)])
@@ -81,21 +75,6 @@ def test_the_gradient_is_these_columns_of_the_full_one(shape, bias):
         (F.linear(full, W, bias).tanh() * G).sum().backward()
     torch.testing.assert_close(site.sel.weight.grad, W.grad[:, [1, 4, 6]], atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(x.grad, full.grad, atol=1e-12, rtol=1e-12)
-
-
-def test_gradients_in_a_decoder_are_those_of_full_fine_tuning():
-    adapted, full = tiny_llama().double(), tiny_llama().double()
-    sites = inject(adapted, LLAMA, seed=0)
-    for site in sites:
-        site.double()
-    direction = drawn(*tokens().shape, 16, seed=3, dtype=torch.float64)
-    for model in (adapted, full):
-        (model(tokens()).last_hidden_state * direction).sum().backward()
-    assert sum(site.k for site in sites) > 10
-    for site in sites:
-        if site.k:
-            expected = full.get_submodule(site.name).weight.grad[:, site.idx]
-            torch.testing.assert_close(site.sel.weight.grad, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_training_changes_the_chosen_columns_and_nothing_else():
@@ -131,14 +110,6 @@ def test_without_columns_a_site_is_the_frozen_layer():
     assert result.norm == 0
     assert result.stable_rank != result.stable_rank
     assert summary([site])["num_parameters"] == 0
-
-
-def test_the_spectrum_is_that_of_the_change():
-    site = site_on([0, 3, 5, 6], 7, 3)
-    randomise([site])
-    expected = torch.linalg.svdvals(site.delta().detach().double())
-    values = torch.tensor(spectrum(site).singular_values, dtype=torch.float64)
-    torch.testing.assert_close(values, expected, atol=1e-12, rtol=1e-12)
 
 
 def test_saved_columns_are_those_of_the_model_that_loads_them():

@@ -134,7 +134,7 @@ def test_selections_are_what_they_say(selection, largest):
         for row in tokens():
             (model(row[None]).last_hidden_state * direction).sum().backward()
 
-    begin_by_gradient(sites, units, backward, largest=largest)
+    begin_by_gradient(sites, units, config, backward)
     assert {site.name: site.idx.tolist() for site in sites} == expected
     assert all(torch.count_nonzero(site.delta()) == 0 for site in sites)
     assert all(site.sel.weight.grad is None for site in sites)

@@ -39,7 +39,7 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
     model = AutoModelForCausalLM.from_pretrained(backbone).eval()
     reader = AutoTokenizer.from_pretrained(backbone)
     ids = reader([words[name] for name in clf.classes])["input_ids"]
-    mean = network.head.prior_mean.double() / network.feature_scale.double()
+    mean = network.head.prior_centre().double() / network.feature_scale.double()
     states, logits = [], []
     for row in ROWS:
         inputs = reader(f"today {row['text']} is", return_tensors="pt")["input_ids"]

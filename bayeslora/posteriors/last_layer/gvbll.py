@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -94,16 +94,6 @@ class GVBLL(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"
     moves_mean: ClassVar[bool] = True
-
-    def as_chosen(self, chosen: Mapping[str, Any]) -> GVBLL:
-        """Return the options with the shrinkage and inflation that a fit chose on validation rows.
-
-        Args:
-            chosen: Report of the fitted last layer.
-        """
-        options = {"shrinkage": self.shrinkage, "inflation": self.inflation}
-        open_options = [name for name, value in options.items() if value == "validation"]
-        return replace(self, **{name: chosen[name] for name in open_options})
 
     @property
     def needs_held_out(self) -> bool:
@@ -200,8 +190,7 @@ _AT_A_TIME = 1 << 20
 
 def log_shares(counts: Tensor) -> Tensor:
     """Return log π [C], with π the posterior mean class shares under a uniform Dirichlet prior."""
-    result: Tensor = (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
-    return result
+    return (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
 
 
 @dataclass(frozen=True)
@@ -264,17 +253,22 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
         num_samples: S.
         seed: Seed of the draws.
     """
-    classes = len(rows.spread)
-    noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
+    classes, size = len(rows.spread), rows.size
+    along = antithetic_noise(num_samples, (classes,), seed, rows.squared)
+    generator = np.random.default_rng(seed)
+    shape = (num_samples, classes)
+    chi_squared = generator.chisquare(size - 1, shape) if size > 1 else np.zeros(shape)
+    order = torch.from_numpy(generator.permutation(num_samples)).to(rows.squared)
+    across = torch.from_numpy(chi_squared).to(rows.squared)
     parts = [
-        _draw_chunk(replace(rows, squared=rows.squared[chunk]), *noise)
+        _draw_chunk(replace(rows, squared=rows.squared[chunk]), along, across, order)
         for chunk in row_slices(len(rows.squared), num_samples * classes, _AT_A_TIME)
     ]
     return torch.cat(parts, 1)
 
 
 def _draw_chunk(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:
-    """Draw logits for a chunk of rows."""
+    """Draw logits for a chunk of rows from normal and chi-squared numbers [S, C] and an order."""
     num_samples, classes = along.shape
     cumulative = log_joint(rows).softmax(1).cumsum(1)
     quantiles = ((order + 0.5) / num_samples).expand(len(rows.squared), -1).contiguous()
@@ -284,18 +278,6 @@ def _draw_chunk(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -
     spread = factor * rows.spread
     nearest = factor * rows.squared.sqrt() + spread.sqrt() * along[:, None]
     return rows.shares - 0.5 * (nearest.square() + spread * across[:, None])
-
-
-def _noise(
-    num_samples: int, num_classes: int, size: int, seed: int, like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normal and chi-squared (d − 1) numbers [S, C] each, and a permutation of 0 … S − 1."""
-    shape = (num_samples, num_classes)
-    along = antithetic_noise(num_samples, (num_classes,), seed, like)
-    generator = np.random.default_rng(seed)
-    across = generator.chisquare(size - 1, shape) if size > 1 else np.zeros(shape)
-    order = generator.permutation(num_samples)
-    return along, torch.from_numpy(across).to(like), torch.from_numpy(order).to(like)
 
 
 logger = logging.getLogger(__name__)
@@ -377,7 +359,9 @@ def choose(
     )
     candidates = [(*_best_inflation(config, held_out, rho), rho) for rho in shrinkages]
     _, inflation, shrinkage = min(candidates)
-    if config.inflation == "validation" and not _is_inside(inflation):
+    low, high = INFLATION_RANGE
+    is_inside = low * (1 + 10 * _TOLERANCE) < inflation < high * (1 - 10 * _TOLERANCE)
+    if config.inflation == "validation" and not is_inside:
         logger.warning(
             "the best inflation by held-out NLL, %g, is at the edge of the search", inflation
         )
@@ -404,20 +388,6 @@ def _best_inflation(
     """Return the lowest NLL, in nats per row, and the inflation that attains it."""
     from scipy.optimize import minimize_scalar
 
-    score = _nll(held_out, shrinkage)
-    if not isinstance(config.inflation, str):
-        return score(math.log(config.inflation)), config.inflation
-    bounds = tuple(map(math.log, INFLATION_RANGE))
-    best = minimize_scalar(
-        lambda power: score(power) - _IN_DOUBT * power,
-        bounds=bounds,
-        method="bounded",
-        options={"xatol": _TOLERANCE},
-    )
-    return float(best.fun), math.exp(best.x)
-
-
-def _nll(held_out: list[HeldOut], shrinkage: float) -> Callable[[float], float]:
     parts = [(*part.terms(shrinkage), part.labels) for part in held_out]
     total = sum(len(labels) for _, _, labels in parts)
 
@@ -429,12 +399,16 @@ def _nll(held_out: list[HeldOut], shrinkage: float) -> Callable[[float], float]:
         ]
         return float(torch.stack(losses).sum()) / total
 
-    return score
-
-
-def _is_inside(inflation: float) -> bool:
-    low, high = INFLATION_RANGE
-    return low * (1 + 10 * _TOLERANCE) < inflation < high * (1 - 10 * _TOLERANCE)
+    if not isinstance(config.inflation, str):
+        return score(math.log(config.inflation)), config.inflation
+    bounds = tuple(map(math.log, INFLATION_RANGE))
+    best = minimize_scalar(
+        lambda power: score(power) - _IN_DOUBT * power,
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": _TOLERANCE},
+    )
+    return float(best.fun), math.exp(best.x)
 
 
 _MEASURED = ("inflation", "label_bound")
@@ -477,7 +451,11 @@ class GVBLLHead(AroundPoint):
                 single row to choose on.
         """
         check_fit(train, validation)
-        config = self.config if choose_prior else _unchosen(self.config)
+        config = self.config
+        if not choose_prior:
+            shrinkage = "ledoit-wolf" if config.shrinkage == "validation" else config.shrinkage
+            inflation = 1.0 if config.inflation == "validation" else config.inflation
+            config = replace(config, shrinkage=shrinkage, inflation=inflation)
         train = train.double()
         labels = train.targets
         scatter = Scatter.of(train.values, labels, len(self.counts), config.prior_rows)
@@ -521,11 +499,10 @@ class GVBLLHead(AroundPoint):
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the Gaussians that `extra` describes."""
-        if not extra.get("fitted"):
-            return
-        classes, size = self.point.weight.shape
-        gaussian = TiedGaussian(classes, size, int(extra["rank"]))
-        self.gaussian = gaussian.to(self.counts.device)
+        if extra.get("fitted"):
+            classes, size = self.point.weight.shape
+            gaussian = TiedGaussian(classes, size, int(extra["rank"]))
+            self.gaussian = gaussian.to(self.counts.device)
 
     def report(self) -> dict[str, float | str]:
         """Return shrinkage, inflation and the published bound, in nats per row."""
@@ -543,10 +520,3 @@ class GVBLLHead(AroundPoint):
         return Distances(
             gaussian.distances(values), spread, log_shares(self.counts), values.shape[1]
         )
-
-
-def _unchosen(config: GVBLL) -> GVBLL:
-    """Return the configuration without options chosen on held-out rows."""
-    if config.shrinkage == "validation":
-        config = replace(config, shrinkage="ledoit-wolf")
-    return replace(config, inflation=1.0) if config.inflation == "validation" else config

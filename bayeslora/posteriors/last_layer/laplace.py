@@ -33,7 +33,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -46,9 +46,15 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
+from bayeslora.posteriors.last_layer.algebra import (
+    RowSpace,
+    best_on_grid,
+    class_contrasts,
+    log_marginal_likelihood,
+    precision_factor,
+    refine,
+)
 from bayeslora.posteriors.point import AroundPoint
-from bayeslora.posteriors.prior_precision import best_on_grid, log_marginal_likelihood, refine
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
@@ -88,18 +94,17 @@ class Laplace(Posterior):
         """Return True without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
 
-    def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
-        """Return the options with the precision that a fit chose on validation rows."""
-        if self.prior_precision != "validation":
-            return self
-        return replace(self, prior_precision=chosen["prior_precision"])
-
 
 class Curvature(nn.Module, ABC):
     """The Hessian of a last layer's weights, float64.
 
     All are made alike, from (d, C, r) with r the rank of the training features; empty before `fit`.
     """
+
+    def allocate(self, **shapes: tuple[int, ...]) -> None:
+        """Register float64 zeros of these shapes by name."""
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     @abstractmethod
     def fit(self, features: Tensor, probs: Tensor) -> None:
@@ -125,9 +130,7 @@ class DiagCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        del rank
-        shape = (num_classes, num_features)
-        self.register_buffer("diagonal", torch.zeros(shape, dtype=torch.float64))
+        self.allocate(diagonal=(num_classes, num_features))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -168,14 +171,8 @@ class KronCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        shapes = {
-            "basis": (num_features, rank),
-            "feature_eigenvalues": (rank,),
-            "class_basis": (num_classes, num_classes),
-            "class_eigenvalues": (num_classes,),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.allocate(basis=(num_features, rank), feature_eigenvalues=(rank,))
+        self.allocate(class_basis=(num_classes, num_classes), class_eigenvalues=(num_classes,))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -243,10 +240,10 @@ class FullCurvature(Curvature):
             )
         self.num_features = num_features
         self.num_classes = num_classes
-        self.register_buffer("hessian", torch.zeros(size, size, dtype=torch.float64))
-        rotated = rank < num_features
-        basis = torch.zeros(num_features, rank, dtype=torch.float64) if rotated else None
-        self.register_buffer("basis", basis)
+        self.allocate(hessian=(size, size))
+        self.register_buffer("basis", None)
+        if rank < num_features:
+            self.allocate(basis=(num_features, rank))
         self.register_buffer("_inverse", None, persistent=False)
         self.register_buffer("_spectrum", None, persistent=False)
         self._inverted_at = 0.0
@@ -316,9 +313,7 @@ class SharedCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        del num_classes, rank
-        shape = (num_features, num_features)
-        self.register_buffer("hessian", torch.zeros(shape, dtype=torch.float64))
+        self.allocate(hessian=(num_features, num_features))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
@@ -350,29 +345,22 @@ class SharedCurvature(Curvature):
         return precision_factor(matrix)
 
 
-class SharedDiagCurvature(Curvature):
+class SharedDiagCurvature(DiagCurvature):
     """The diagonal of the Hessian, float64.
 
     Attributes:
         diagonal: [d], at least zero.
     """
 
-    diagonal: Tensor
-
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__()
-        del num_classes, rank
-        self.register_buffer("diagonal", torch.zeros(num_features, dtype=torch.float64))
+        super().__init__(num_features, num_classes, rank)
+        self.allocate(diagonal=(num_features,))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
         mean = (probs[:, None] @ features)[:, 0]
         square = torch.einsum("nc,ncd->d", probs, features.square())
         self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|."""
-        return float((self.diagonal + precision).log().sum())
 
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
@@ -450,9 +438,8 @@ class LaplaceHead(AroundPoint):
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the curvature that `extra` describes."""
         self.point.prepare(extra)
-        if not extra.get("fitted"):
-            return
-        self._allocate(int(extra["rank"]))
+        if extra.get("fitted"):
+            self._allocate(int(extra["rank"]))
 
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the equivalent prior scale, and the log evidence."""

@@ -50,7 +50,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from annotated_types import Interval
@@ -295,6 +295,9 @@ def _run_chain(
 
     divergences: list[int] = []
 
+    def potential(parameters: dict[str, Tensor]) -> Tensor:
+        return target.potential(parameters["z"])
+
     def after_step(kernel: Any, _params: object, stage: str, _step: int) -> None:
         advance(1)
         if config.kernel == "hmc":
@@ -306,8 +309,18 @@ def _run_chain(
     # Pyro draws from the global generator.
     with restored_random_state(), torch.enable_grad():
         torch.manual_seed(seed)
+        accept = config.target_accept
+        kernel = (
+            mcmc.HMC(potential_fn=potential, trajectory_length=_length(), target_accept_prob=accept)
+            if config.kernel == "hmc"
+            else mcmc.NUTS(
+                potential_fn=potential,
+                target_accept_prob=accept,
+                max_tree_depth=config.max_tree_depth,
+            )
+        )
         chain = mcmc.MCMC(
-            _kernel(mcmc, target, config),
+            kernel,
             num_samples=config.num_samples,
             warmup_steps=config.num_warmup,
             initial_params={"z": _OVERDISPERSION * torch.randn_like(target.mode)},
@@ -316,23 +329,6 @@ def _run_chain(
         )
         chain.run()
     return chain.get_samples()["z"], len(divergences)
-
-
-def _kernel(mcmc: Any, target: AnyTarget, config: NUTS) -> Any:
-    def potential(parameters: dict[str, Tensor]) -> Tensor:
-        return target.potential(parameters["z"])
-
-    if config.kernel == "hmc":
-        return mcmc.HMC(
-            potential_fn=potential,
-            trajectory_length=_length(),
-            target_accept_prob=config.target_accept,
-        )
-    return mcmc.NUTS(
-        potential_fn=potential,
-        target_accept_prob=config.target_accept,
-        max_tree_depth=config.max_tree_depth,
-    )
 
 
 def _length() -> float:
@@ -347,8 +343,7 @@ RHAT_LIMIT = 1.01
 _CHUNK = 1 << 22
 
 
-@dataclass(frozen=True)
-class Convergence:
+class Convergence(NamedTuple):
     """Convergence of the worst of several quantities.
 
     Attributes:
@@ -369,19 +364,17 @@ def convergence(draws: Tensor) -> Convergence:
     Raises:
         InputError: A quantity is constant over a half chain, as when every step is rejected.
     """
-    halves = split_chains(draws)
+    half = draws.shape[1] // 2  # without the middle of an odd number
+    halves = torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]])
     size = max(1, 4 * _CHUNK // halves.shape[1] ** 2)
     results = [_convergence(part) for part in torch.split(halves, size, dim=2)]
-    if not all(
-        math.isfinite(result.max_rhat) and math.isfinite(result.min_ess) for result in results
-    ):
+    if not all(math.isfinite(number) for result in results for number in result):
         raise InputError(
             "the chains did not move, so their draws do not represent the posterior; raise "
             "num_warmup or num_samples, or lower target_accept"
         )
-    return Convergence(
-        max(result.max_rhat for result in results), min(result.min_ess for result in results)
-    )
+    rhats, sizes = zip(*results, strict=True)
+    return Convergence(max(rhats), min(sizes))
 
 
 def _convergence(halves: Tensor) -> Convergence:
@@ -396,12 +389,6 @@ def _convergence(halves: Tensor) -> Convergence:
     # Antithetic chains may yield a negative correlation time; the limit is Stan's.
     times = (total / stats.effective_sample_size(scores)).clamp_min(1 / math.log10(total))
     return Convergence(float(rhat.max()), float(total / times.max()))
-
-
-def split_chains(draws: Tensor) -> Tensor:
-    """Return [2 · chains, draws // 2, quantities]: first and second halves, without the middle."""
-    half = draws.shape[1] // 2
-    return torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]])
 
 
 def normal_scores(draws: Tensor) -> Tensor:
@@ -482,7 +469,12 @@ class NUTSHead(AroundPoint):
             count = min(_STAND_IN_DRAWS, self.config.max_draws)
             # Not the seed of the noise outside the row space.
             draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
-        self._keep(target.class_weights(draws), space)
+        weights = target.class_weights(draws)
+        count, classes, _ = weights.shape
+        device = self.point.weight.device
+        self.draws = weights.float().to(device)
+        self.noise = antithetic_noise(count, (classes + 1,), self.seed).to(device)
+        self.basis = None if space.basis is None else space.basis.to(device)
 
     def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         """Return the target to sample, and the space of its draws."""
@@ -556,25 +548,17 @@ class NUTSHead(AroundPoint):
 
     def report(self) -> dict[str, float | str]:
         """Return the prior scale and, after chains, R-hat, effective draws and divergences."""
-        report: dict[str, float | str] = {"prior_scale": self.config.prior_scale}
         if self.draws is None:
             return {"fitted": "no"}
-        if math.isnan(self.max_rhat):
-            return report
-        return report | {name: float(getattr(self, name)) for name in _MEASURED}
+        measured = () if math.isnan(self.max_rhat) else _MEASURED
+        values = {name: float(getattr(self, name)) for name in measured}
+        return {"prior_scale": self.config.prior_scale, **values}
 
     def _prior_mean(self) -> Tensor:
         """Return the prior mean, the origin of the draws: [C, d] float64."""
         centre = self.point.prior_mean
         weight = self.point.weight.detach()
         return torch.zeros_like(weight).double() if centre is None else centre.double()
-
-    def _keep(self, draws: Tensor, space: RowSpace) -> None:
-        device = self.point.weight.device
-        count, classes, _ = draws.shape
-        self.draws = draws.float().to(device)
-        self.noise = antithetic_noise(count, (classes + 1,), self.seed).to(device)
-        self.basis = None if space.basis is None else space.basis.to(device)
 
     def _measure(self, chains: Chains) -> None:
         result = convergence(torch.cat([chains.draws.flatten(2), chains.energies[..., None]], -1))

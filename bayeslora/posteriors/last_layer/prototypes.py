@@ -10,7 +10,7 @@ Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -147,13 +147,6 @@ class PrototypeHead(AroundPoint):
                 mixture = getattr(site, "mixture")  # noqa: B009 - of sites that have scales
                 self.given_scale.fill_(float((scales.double() * mixture.double()).sum()))
                 return
-
-    def extra_config(self) -> dict[str, Any]:
-        """Return an empty mapping: all shapes are known."""
-        return {}
-
-    def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Do nothing."""
 
     def report(self) -> dict[str, float | str]:
         """Return κ."""

@@ -42,12 +42,7 @@ from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior, KLWeights
-from bayeslora.posteriors.types import (
-    FinalFit,
-    TrainingRun,
-    WeightPosterior,
-    WeightTraining,
-)
+from bayeslora.posteriors.types import FinalFit, TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.posteriors.weights.draws import (
     KLWeight,
     check_texts_apart,
@@ -158,11 +153,6 @@ class TokenGate(nn.Module):
         return z + (change @ z[..., None])[..., 0]
 
 
-def fresh_noise(z: Tensor) -> Tensor:
-    """Return independent numbers for every state, [..., r, r], from the global generator."""
-    return torch.randn(*z.shape, z.shape[-1], dtype=z.dtype, device=z.device)
-
-
 class PositionNoise:
     """Standard normal numbers for each position in a text, the same for all texts.
 
@@ -240,14 +230,6 @@ class CLoRAWeights(WeightPosterior):
         """
         return self._kl(self._moments(seen, mask))
 
-    @torch.no_grad()
-    def figures(self, seen: Seen, mask: Tensor) -> Tensor:
-        """Return the entries of `measured`, [3] float64, for the pass recorded in `seen`."""
-        moments = self._moments(seen, mask)
-        squares = [[moment.square().mean() for moment in pair] for pair in moments]
-        means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
-        return torch.cat([self._kl(moments)[None], means]).double().cpu()
-
     @contextmanager
     def watching(self) -> Iterator[Seen]:
         """Yield a list that collects the input states of each gate."""
@@ -263,7 +245,11 @@ class CLoRAWeights(WeightPosterior):
     @contextmanager
     def noise(self) -> Iterator[None]:
         """Draw noise for each token of a pass; gradients reach mean and standard deviation."""
-        with self._under([fresh_noise] * len(self._gates)):
+
+        def fresh(z: Tensor) -> Tensor:
+            return torch.randn(*z.shape, z.shape[-1], dtype=z.dtype, device=z.device)
+
+        with self._under([fresh] * len(self._gates)):
             yield
 
     @contextmanager
@@ -293,7 +279,10 @@ class CLoRAWeights(WeightPosterior):
                 network(batch)
             mask = batch["attention_mask"]
             count = int(mask.sum())
-            total += count * self.figures(seen, mask)
+            moments = self._moments(seen, mask)
+            squares = [[moment.square().mean() for moment in pair] for pair in moments]
+            means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
+            total += count * torch.cat([self._kl(moments)[None], means]).double().cpu()
             num_tokens += count
         self.measured.copy_(total / num_tokens)
         return False
@@ -322,10 +311,14 @@ class CLoRAWeights(WeightPosterior):
 
     def _moments(self, seen: Seen, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return M and σ of each site at the real tokens, [tokens, r, r]."""
-        return [
-            gate.moments(_real(states, mask, name))
-            for gate, states, name in zip(self._gates, seen, self._names, strict=True)
-        ]
+        moments = []
+        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
+            for z in states:
+                # The noise of a prediction is indexed by position in a text.
+                check_texts_apart(name, z, len(mask))
+            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
+            moments.append(gate.moments(torch.cat(real)))
+        return moments
 
 
 class KLGradient(StepHook):
@@ -347,11 +340,3 @@ class KLGradient(StepHook):
             yield
         kl = self._weights.kl(seen, batch["attention_mask"])
         (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]
-
-
-def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
-    """Return the states at real tokens, [tokens, r], of all calls; a site may have one per row."""
-    for z in states:
-        # The noise of a prediction is indexed by position in a text.
-        check_texts_apart(name, z, len(mask))
-    return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])

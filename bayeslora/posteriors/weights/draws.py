@@ -248,11 +248,6 @@ KLWeight = Callable[[int], float]
 """Maps the number of steps taken to the weight of the KL in the next, for a loss per row."""
 
 
-def uniform_weight(num_train: int) -> KLWeight:
-    """Return 1 / N for every step: the mean loss of a row plus KL / N is the negative ELBO / N."""
-    return lambda _: 1 / num_train
-
-
 def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
     """Return weights 2^(i − 1) / (2^M − 1) of the steps i = 1 … M of a cycle; they sum to one.
 
@@ -267,7 +262,10 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
 
 def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
     """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`."""
-    return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
+    if name == "cyclic":
+        return cyclic_weight(num_train, batch_size)
+    # The mean loss of a row plus KL / N is the negative ELBO / N.
+    return lambda _: 1 / num_train
 
 
 class KLSteps(StepHook):

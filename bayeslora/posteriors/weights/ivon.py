@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.option_checks import BelowOne, Draws, NotNegative, Positive
 from bayeslora.posteriors.base import FitFacts, Posterior
-from bayeslora.posteriors.types import Network, TrainingRun, WeightPosterior, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.posteriors.weights.draws import replaced, split_like, standard_normal
 
 
@@ -129,7 +129,7 @@ class IVONWeights(WeightPosterior):
 
     hess: Tensor
 
-    def __init__(self, config: IVON, sites: Sequence[Site]) -> None:
+    def __init__(self, config: IVON, sites: Sequence[Site], seed: int = 0) -> None:
         """Start with the initial curvature around the weights of `sites`, which keep them."""
         super().__init__()
         self._config = config
@@ -137,17 +137,11 @@ class IVONWeights(WeightPosterior):
         size = sum(parameter.numel() for parameter in self._weights)
         self.register_buffer("hess", torch.full((size,), config.hess_init))
 
-    @classmethod
-    def of(cls, config: IVON, network: Network, **_: Any) -> Self:
-        """Return the initial curvature around the weights of a network's adapters."""
-        return cls(config, network.sites)
-
     @property
     def std(self) -> Tensor:
         """[P]: the standard deviation σ of each weight."""
         config = self._config
-        std: Tensor = (config.ess * (self.hess + config.weight_decay)).rsqrt()
-        return std
+        return (config.ess * (self.hess + config.weight_decay)).rsqrt()
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:

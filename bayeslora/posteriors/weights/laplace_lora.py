@@ -41,11 +41,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar, Literal, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +59,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, feature_gradient
-from bayeslora.posteriors.prior_precision import (
+from bayeslora.posteriors.last_layer.algebra import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,
@@ -103,19 +102,12 @@ class LaplaceLoRA(Posterior):
     passes: ClassVar[str] = "2, and one backward pass per class"
     parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
 
-    def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
-        """Return the options with the precision that a fit chose on validation rows."""
-        if self.prior_precision != "validation":
-            return self
-        return replace(self, prior_precision=chosen["prior_precision"])
-
     def num_passes(self, num_samples: int | None = None) -> int:
         """Return 2 forward passes: the mean has its own, to be bitwise identical."""
         return 2 if self.num_draws(num_samples) > 0 else 1
 
 
-@dataclass
-class Seen:
+class Seen(NamedTuple):
     """Record of a layer's last forward pass by a hook.
 
     Attributes:
@@ -343,10 +335,11 @@ LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
 }
 
 
-def fisher_root(probs: Tensor) -> Tensor:
-    """Return R [N, C, C] with R Rᵀ = diag p − p pᵀ for [N, C] probabilities."""
+def fisher_columns(logits: Tensor) -> Tensor:
+    """Return the columns of R for each row, [C, B, C], with R Rᵀ = diag p − p pᵀ."""
+    probs = logits.softmax(-1)
     root = probs.sqrt()
-    return torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]
+    return (torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]).permute(2, 0, 1)
 
 
 def log_determinant(curvature: AnyLayers, precision: float) -> float:
@@ -375,8 +368,6 @@ def covariances(
 
 
 logger = logging.getLogger(__name__)
-
-LAST_LAYER = "the last layer"
 
 MOST_FULL = 3000
 """Largest number of random weights of a `full` curvature: 72 MB, and half a minute to decompose."""
@@ -446,14 +437,14 @@ class LaplaceLoRAWeights(WeightPosterior):
         if fit.held_out is not None and self.config.prior_precision == "validation":
             total += len(fit.held_out[0])
         with fit.open_bar("curvature", total) as advance:
-            fit_laplace_lora(fit.network, self, fit.train, fit.held_out, advance)
+            self.fit(fit.network, fit.train, fit.held_out, advance)
 
     def gaussian_logits(
         self, network: Network, texts: PreparedTexts, rows: Features, advance: Advance
     ) -> GaussianLogits:
         """Return the logits linearised in the random weights."""
         mean: Tensor = network.head.predict(rows).mean
-        return linearised_logits(network, self, texts, mean, advance)
+        return self.linearised(network, texts, mean, advance)
 
     @property
     def num_weights(self) -> int:
@@ -463,9 +454,8 @@ class LaplaceLoRAWeights(WeightPosterior):
     @property
     def names(self) -> list[str]:
         """Names of the random layers, including the last one if it is random."""
-        return [random_layer.name for random_layer in self.layers] + [
-            LAST_LAYER
-        ] * self.config.last_layer
+        last = ["the last layer"] if self.config.last_layer else []
+        return [*(random_layer.name for random_layer in self.layers), *last]
 
     def prepare(self) -> AnyLayers:
         """Allocate an empty curvature, for a fit or to load tensors into."""
@@ -473,13 +463,30 @@ class LaplaceLoRAWeights(WeightPosterior):
         self.curvature = curvature.to(self.prior_precision.device)
         return self.curvature
 
-    def finish(self) -> None:
-        """Decompose the curvature, once all rows are added.
+    @torch.no_grad()
+    def fit(
+        self,
+        network: Network,
+        train: Rows,
+        validation: Rows | None,
+        advance: Advance = lambda _: None,
+    ) -> None:
+        """Fit the curvature to training rows and choose the prior precision.
+
+        Args:
+            network: Trained; its weights do not change.
+            train: Texts and labels [N] int64.
+            validation: Held-out texts and labels, for choosing the prior if configured.
+            advance: Called with the number of texts after each batch of gradients.
 
         Raises:
             InputError: The curvature is not finite; the message names the site.
         """
-        curvature = self._fitted()
+        network.eval()
+        texts, labels = train
+        curvature = self.prepare()
+        for _, layers in self._batches(network, texts, fisher_columns, advance):
+            curvature.add(layers)
         for name, diagonal in zip(self.names, curvature.sums(), strict=True):
             if not bool(diagonal.isfinite().all()):
                 raise InputError(
@@ -487,62 +494,45 @@ class LaplaceLoRAWeights(WeightPosterior):
                     "lower the adapter's learning rate (lr), or choose dtype 'float32'"
                 )
         curvature.finish()
-
-    def covariances(self, layers: Sequence[LayerGradients], precisions: Sequence[float]) -> Tensor:
-        """Return the logits' covariance under each prior precision, [D, B, C, C] float64."""
-        return covariances(self._fitted(), layers, precisions)
-
-    def log_marginal_likelihood(
-        self, log_likelihood: float, last_weight: Tensor, precision: float
-    ) -> float:
-        """Return the Laplace estimate of log p(D | δ) in nats.
-
-        Args:
-            log_likelihood: log p(D | θ̂), summed over rows.
-            last_weight: [C, d] of the last layer.
-            precision: δ.
-        """
-        return log_marginal_likelihood(
-            log_likelihood,
-            self.sq_distance(last_weight),
-            log_determinant(self._fitted(), precision),
-            self.num_weights,
-            precision,
-        )
-
-    def choose(
-        self,
-        log_likelihood: float,
-        last_weight: Tensor,
-        num_rows: int,
-        validation: Callable[[list[float]], list[float]] | None,
-    ) -> None:
-        """Choose the prior precision.
-
-        Args:
-            log_likelihood: log p(D | θ̂), summed over rows.
-            last_weight: [C, d] of the last layer.
-            num_rows: N.
-            validation: Maps D precisions to the NLL (nats) of validation rows under each; None
-                without validation rows.
-        """
+        mean = network_logits(network, texts)
+        log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
+        distance = self.sq_distance(network.head.mean_weight)
 
         def evidence(precision: float) -> float:
-            return self.log_marginal_likelihood(log_likelihood, last_weight, precision)
+            determinant = log_determinant(curvature, precision)
+            size = self.num_weights
+            return log_marginal_likelihood(log_likelihood, distance, determinant, size, precision)
 
         precision = self.config.prior_precision
         if isinstance(precision, str):
             # The precision of the prior if the entries of θ̂ are seen as its draws.
-            distance = self.sq_distance(last_weight)
             unit = self.num_weights / distance if distance else 1.0
             if precision == "validation" and validation is not None:
-                precision = self._by_validation(unit, validation)
+                # The gradients of a row are the same for every precision, and too many to store.
+                grid = [unit * 10**power for power in LOG10_GRID]
+                losses = dict(zip(grid, self._nll(network, validation, grid, advance), strict=True))
+                precision = best_on_grid(lambda value: -losses[value], unit, "validation NLL")
             else:
                 if precision == "validation":
                     logger.debug("no validation data: choosing the prior by marginal likelihood")
                 precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         self.prior_precision.fill_(precision)
-        self.log_evidence.fill_(evidence(precision) / num_rows)
+        self.log_evidence.fill_(evidence(precision) / len(labels))
+
+    def linearised(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        mean: Tensor,
+        advance: Advance = lambda _: None,
+    ) -> GaussianLogits:
+        """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
+        network.eval()
+        result = torch.empty(*mean.shape, mean.shape[1], dtype=torch.float64)
+        precision = float(self.prior_precision)
+        for rows, layers in self._batches(network, texts, unit_vectors, advance):
+            result[rows] = self._covariances(layers, [precision])[0].cpu()
+        return GaussianLogits(mean, result.to(mean.device))
 
     def sq_distance(self, last_weight: Tensor) -> float:
         """Return ‖θ̂ − θ₀‖²."""
@@ -564,23 +554,60 @@ class LaplaceLoRAWeights(WeightPosterior):
             "log_evidence": float(self.log_evidence),
         }
 
-    def _by_validation(
-        self,
-        unit: float,
-        validation: Callable[[list[float]], list[float]],
-    ) -> float:
-        # The gradients of a row are the same for every precision, and far too many to store.
-        grid = [unit * 10**power for power in LOG10_GRID]
-        losses = dict(zip(grid, validation(grid), strict=True))
-        return best_on_grid(lambda precision: -losses[precision], unit, "validation NLL")
+    def _nll(
+        self, network: Network, held_out: Rows, precisions: list[float], advance: Advance
+    ) -> list[float]:
+        """Return the NLL (nats) of held-out rows under each prior precision."""
+        texts, labels = held_out
+        mean = network_logits(network, texts)
+        config, total = self.config, torch.zeros(len(precisions), dtype=torch.float64)
+        for rows, layers in self._batches(network, texts, unit_vectors, advance):
+            truth = labels[rows].to(mean.device)
+            for index, covariance in enumerate(self._covariances(layers, precisions)):
+                logits = GaussianLogits(mean[rows], covariance.to(mean.device))
+                probs = link_probabilities(logits, config.link, config.num_samples).probs
+                total[index] += len(rows) * nll(probs, truth)
+        return [float(value) / len(labels) for value in total]
 
-    def _fitted(self) -> AnyLayers:
-        if self.curvature is None:
-            raise InputError(
-                "posterior 'laplace_lora' has no covariance yet; call fit first, or calibrate",
-                code="not-fitted",
-            )
-        return self.curvature
+    def _covariances(self, layers: Sequence[LayerGradients], precisions: Sequence[float]) -> Tensor:
+        """Return the logits' covariance under each prior precision, [D, B, C, C] float64."""
+        return covariances(cast("AnyLayers", self.curvature), layers, precisions)
+
+    def _batches(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        vectors: Callable[[Tensor], Tensor],
+        advance: Advance,
+    ) -> Iterator[tuple[list[int], list[LayerGradients]]]:
+        """Yield row indices and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
+        num_logits = texts.tokens.num_options or len(network.head.mean_weight)
+        outputs = sum(random_layer.layer.out_features for random_layer in self.layers)
+        longest = int(texts.tokens.lengths.max(initial=1))
+        numbers = num_logits * max(outputs * longest, self.num_weights)
+        size = min(_BATCH, max(1, _NUMBERS // numbers))
+        for rows in network.encoder.batches(texts.tokens.lengths, size):
+            yield rows, self._gradients(network, texts.collate(rows), vectors)
+            advance(len(rows))
+
+    def _gradients(
+        self, network: Network, batch: dict[str, Tensor], vectors: Callable[[Tensor], Tensor]
+    ) -> list[LayerGradients]:
+        with torch.enable_grad(), watched([item.layer for item in self.layers]) as seen:
+            rows: Features = network(batch)
+        detached = rows.detach().double()
+        states = detached.values
+        weight = network.head.mean_weight.double()
+        seeds = vectors(detached.logits(weight))
+        names = [random_layer.name for random_layer in self.layers]
+        directions = feature_gradient(states, weight, seeds)
+        layers = backward(rows.values, seen, names, directions, batch["attention_mask"])
+        if self.config.last_layer:
+            if states.ndim == 3:  # the options of a row share the weights, as its tokens elsewhere
+                layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
+            else:
+                layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
+        return layers
 
 
 def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
@@ -608,155 +635,15 @@ def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> s
 
 
 @torch.no_grad()
-def fit_laplace_lora(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    train: Rows,
-    validation: Rows | None,
-    advance: Advance = lambda _: None,
-) -> None:
-    """Fit the curvature to training rows and choose the prior precision.
-
-    Args:
-        network: Trained; its weights do not change.
-        weights: The network's posterior.
-        train: Texts and labels [N] int64.
-        validation: Held-out texts and labels, for choosing the prior if configured.
-        advance: Called with the number of texts after each batch of gradients.
-
-    Raises:
-        InputError: The curvature is not finite.
-    """
-    network.eval()
-    texts, labels = train
-    curvature = weights.prepare()
-    for _, layers in _batches(network, weights, texts, _fisher_columns, advance):
-        curvature.add(layers)
-    weights.finish()
-    mean = network_logits(network, texts)
-    log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
-    held_out = None
-    if validation is not None:
-        held_out = partial(_nll_by_precision, network, weights, validation, advance)
-    weights.choose(log_likelihood, network.head.mean_weight, len(labels), held_out)
-
-
-def _nll_by_precision(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    held_out: Rows,
-    advance: Advance,
-    precisions: list[float],
-) -> list[float]:
-    """Return the NLL (nats) of held-out rows under each prior precision."""
-    texts, labels = held_out
-    mean = network_logits(network, texts)
-    config, total = weights.config, torch.zeros(len(precisions), dtype=torch.float64)
-    for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
-        truth = labels[rows].to(mean.device)
-        for index, covariance in enumerate(weights.covariances(layers, precisions)):
-            logits = GaussianLogits(mean[rows], covariance.to(mean.device))
-            probs = link_probabilities(logits, config.link, config.num_samples).probs
-            total[index] += len(rows) * nll(probs, truth)
-    return [float(value) / len(labels) for value in total]
-
-
-@torch.no_grad()
 def network_logits(network: Network, texts: PreparedTexts) -> Tensor:
     """Return the logits [N, C] float64 of the mean network."""
     features = network.encoder.features(texts, batch_size=_BATCH)
-    mean: Tensor = network.head.predict(network.scaled(features)).mean
-    return mean
+    return network.head.predict(network.scaled(features)).mean
 
 
-def linearised_logits(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    texts: PreparedTexts,
-    mean: Tensor,
-    advance: Advance = lambda _: None,
-) -> GaussianLogits:
-    """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
-    precision = float(weights.prior_precision)
-    covariances = logit_covariances(network, weights, texts, [precision], advance)
-    return GaussianLogits(mean, covariances[0].to(mean.device))
-
-
-def logit_covariances(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    texts: PreparedTexts,
-    precisions: list[float],
-    advance: Advance = lambda _: None,
-) -> Tensor:
-    """Return the covariance of each text's logits under each prior precision, [D, N, C, C]."""
-    network.eval()
-    classes = _num_logits(network, texts)
-    result = torch.empty(len(precisions), len(texts), classes, classes, dtype=torch.float64)
-    for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
-        result[:, rows] = weights.covariances(layers, precisions).cpu()
-    return result
-
-
-def _fisher_columns(logits: Tensor) -> Tensor:
-    """Return the columns of R for each row, [C, B, C]."""
-    return fisher_root(logits.softmax(-1)).permute(2, 0, 1)
-
-
-def _unit_vectors(logits: Tensor) -> Tensor:
+def unit_vectors(logits: Tensor) -> Tensor:
     """Return the unit vector of each class for each row, [C, B, C]."""
     rows, classes = logits.shape
     return torch.eye(classes, dtype=logits.dtype, device=logits.device)[:, None].expand(
         classes, rows, classes
     )
-
-
-def _batches(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    texts: PreparedTexts,
-    vectors: Callable[[Tensor], Tensor],
-    advance: Advance,
-) -> Iterator[tuple[list[int], list[LayerGradients]]]:
-    """Yield row indices and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
-    size = _rows_a_batch(weights, texts, _num_logits(network, texts))
-    for rows in network.encoder.batches(texts.tokens.lengths, size):
-        yield rows, _gradients(network, weights, texts.collate(rows), vectors)
-        advance(len(rows))
-
-
-def _num_logits(network: Network, texts: PreparedTexts) -> int:
-    """Return C, the number of classes or options."""
-    return texts.tokens.num_options or len(network.head.mean_weight)
-
-
-def _rows_a_batch(weights: LaplaceLoRAWeights, texts: PreparedTexts, num_classes: int) -> int:
-    outputs = sum(random_layer.layer.out_features for random_layer in weights.layers)
-    longest = int(texts.tokens.lengths.max(initial=1))
-    numbers = num_classes * max(outputs * longest, weights.num_weights)
-    return min(_BATCH, max(1, _NUMBERS // numbers))
-
-
-def _gradients(
-    network: Network,
-    weights: LaplaceLoRAWeights,
-    batch: dict[str, Tensor],
-    vectors: Callable[[Tensor], Tensor],
-) -> list[LayerGradients]:
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        seen = stack.enter_context(watched([random_layer.layer for random_layer in weights.layers]))
-        rows: Features = network(batch)
-    detached = rows.detach().double()
-    states = detached.values
-    weight = network.head.mean_weight.double()
-    seeds = vectors(detached.logits(weight))
-    names = [random_layer.name for random_layer in weights.layers]
-    mask = batch["attention_mask"]
-    layers = backward(rows.values, seen, names, feature_gradient(states, weight, seeds), mask)
-    if LAST_LAYER in weights.names:
-        if states.ndim == 3:  # the options of a row share the weights, as its tokens do elsewhere
-            layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
-        else:
-            layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
-    return layers

@@ -88,9 +88,10 @@ class MCDropout(Posterior):
 
     def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
         """Return draws of masks, also for a network that was trained for another posterior."""
-        from bayeslora.posteriors.weights.mc_dropout import dropout_draws
-
-        return dropout_draws(network, texts)
+        if isinstance(network.weights, MCDropoutDraws):
+            return network.weights
+        module: Any = network
+        return MCDropoutDraws(module, lambda: network(texts.collate([0])))
 
 
 _DROPOUTS = frozenset(
@@ -116,10 +117,7 @@ class MCDropoutDraws(WeightPosterior):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        run: Callable[[], object],
-        among: Collection[str] | None = None,
+        self, module: nn.Module, run: Callable[[], object], among: Collection[str] | None = None
     ) -> None:
         """Find the live dropouts.
 
@@ -187,19 +185,6 @@ class MCDropoutDraws(WeightPosterior):
         return {"live_dropouts": ", ".join(self.live)}
 
 
-def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:
-    """Return draws of a network's masks, searched again if it was trained for another posterior.
-
-    Args:
-        network: Trained.
-        texts: Texts, of which the first is run.
-    """
-    if isinstance(network.weights, MCDropoutDraws):
-        return network.weights
-    module: Any = network
-    return MCDropoutDraws(module, lambda: network(texts.collate([0])))
-
-
 @torch.no_grad()
 def dropout_rates(module: nn.Module, run: Callable[[], object]) -> dict[str, float]:
     """Return the modules that apply dropout in training, as names with probabilities.
@@ -215,9 +200,13 @@ def dropout_rates(module: nn.Module, run: Callable[[], object]) -> dict[str, flo
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     names = {id(part): name for name, part in module.named_modules()}
     watch = _Watch()
+
+    def leave(*_: object) -> None:
+        watch.inside.pop()
+
     hooks = (
         register_module_forward_pre_hook(lambda part, _: watch.inside.append(id(part))),
-        register_module_forward_hook(lambda *_: _discard(watch.inside.pop()), always_call=True),
+        register_module_forward_hook(leave, always_call=True),
     )
     try:
         module.train()
@@ -231,10 +220,6 @@ def dropout_rates(module: nn.Module, run: Callable[[], object]) -> dict[str, flo
         for buffer, value in buffers:
             buffer.copy_(value)
     return {names[key]: rate for key, rate in watch.rates.items() if key in names}
-
-
-def _discard(_: object) -> None:
-    """Return None: any other value of a forward hook would replace the output."""
 
 
 class _Watch(TorchFunctionMode):

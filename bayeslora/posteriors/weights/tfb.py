@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -98,17 +98,12 @@ class TFBWeights(WeightPosterior):
 
     sigma: Tensor
 
-    def __init__(self, config: TFB, sites: Sequence[LowRank]) -> None:
+    def __init__(self, config: TFB, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Start without noise on the adapters `sites`, which are not registered as submodules."""
         super().__init__()
         self._config = config
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
-
-    @classmethod
-    def of(cls, config: TFB, network: Network, **_: Any) -> Self:
-        """Return noise on the first factor of each adapter; zero before the search."""
-        return cls(config, cast("Sequence[LowRank]", network.sites))
 
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Search for the widest noise that is tolerated on anchors, some of the training rows.
@@ -185,20 +180,18 @@ def turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     """
     A, B = (factor.detach().double() for factor in site.factors())
     blocks = zip(A.chunk(site.num_blocks), B.chunk(site.num_blocks, 1), strict=True)
-    parts = [_directions(site.name, *block) for block in blocks]
-    U, d, first = (list(column) for column in zip(*parts, strict=True))
-    return torch.cat(U, 1), torch.cat(d), torch.cat(first)
-
-
-def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    U, d, Vh = torch.linalg.svd(B, full_matrices=False)
-    if not d[-1] > _LEAST_RATIO * d[0]:
-        raise InputError(
-            f"posterior 'tfb' needs adapters of full rank, but the factor of {name} has singular "
-            f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
-            "train for longer"
-        )
-    return U, d, Vh @ A
+    parts = []
+    for first, second in blocks:
+        U, d, Vh = torch.linalg.svd(second, full_matrices=False)
+        if not d[-1] > _LEAST_RATIO * d[0]:
+            raise InputError(
+                f"posterior 'tfb' needs adapters of full rank, but the factor of {site.name} has "
+                f"singular values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a "
+                "smaller r, or train for longer"
+            )
+        parts.append((U, d, Vh @ first))
+    all_U, all_d, all_A = zip(*parts, strict=True)
+    return torch.cat(all_U, 1), torch.cat(all_d), torch.cat(all_A)
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import torch
 from gaussian_oracles import F64, FAMILIES, matrix
 
 from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
-from bayeslora.posteriors.last_layer.vbll import covariance as covariances
-from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance, packed, unpacked
+from bayeslora.posteriors.last_layer.vbll import bounds as covariances
+from bayeslora.posteriors.last_layer.vbll.bounds import logit_covariance, packed, unpacked
 from bayeslora.runtime import row_slices
 
 CLASSES, SIZE = 3, 5
@@ -30,7 +30,7 @@ def stored(family):
 def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     features, tensors = drawn(4, SIZE, seed=1), stored(family)
     shapes = {name: tuple(item.shape) for name, item in tensors.items()}
-    assert shapes == covariances.FAMILIES[family].shapes(CLASSES, SIZE)
+    assert shapes == covariances.stored_shapes(family, CLASSES, SIZE)
     weights = matrix(tensors).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
     few = partial(row_slices, most=3 * CLASSES * CLASSES * SIZE)

@@ -11,12 +11,7 @@ from torch.testing import assert_close
 from bayeslora import GVBLL
 from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.gvbll import (
-    SHRINKAGE_GRID,
-    Scatter,
-    label_bound,
-    log_shares,
-)
+from bayeslora.posteriors.last_layer.gvbll import SHRINKAGE_GRID, Scatter, label_bound, log_shares
 from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.last_layer import LastLayerLaws, toy
 

@@ -1,6 +1,5 @@
 """Last-layer Laplace against brute force, closed forms and finite differences."""
 
-import math
 from typing import get_args
 
 import pytest
@@ -9,7 +8,9 @@ import torch
 from bayeslora import Laplace
 from bayeslora.option_checks import Structure
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.prior_precision import (
+from bayeslora.posteriors.last_layer.algebra import (
+    LOG10_GRID,
+    best_on_grid,
     log_marginal_likelihood,
 )
 from bayeslora.posteriors.registry import build_head
@@ -91,28 +92,6 @@ def test_hessian_is_that_of_autograd():
     torch.testing.assert_close(hessian(features, weight()), exact, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 6])
-def test_kron_is_full_for_one_row(classes):
-    features, labels = toy(rows=1, classes=1)
-    other = toy(rows=5, seed=5)[0]
-    covariances = []
-    for structure in ("kron", "full"):
-        head = build_head(Laplace(structure=structure, prior_precision=0.3), 4, classes).double()
-        head.set_mean(weight(classes))
-        head.fit(Features(features, labels))
-        covariances.append(head.predict(Features(other)).covariance)
-    torch.testing.assert_close(*covariances, atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize("structure", ["full", "kron"])
-def test_the_common_shift_keeps_the_prior_variance(structure):
-    head, _, _ = fitted(structure)
-    other = toy(rows=5, seed=5)[0]
-    direction = torch.ones(3, dtype=F64) / math.sqrt(3)
-    along = direction @ head.predict(Features(other)).covariance @ direction
-    torch.testing.assert_close(along, other.square().sum(1) / 0.7, atol=1e-10, rtol=0)
-
-
 def test_marginal_likelihood_is_the_evidence_of_a_gaussian_model():
     """y = Xw + ε, ε ~ N(0, I), w ~ N(0, I/δ): Laplace is exact, and y ~ N(0, I + XXᵀ/δ)."""
     generator = torch.Generator().manual_seed(0)
@@ -167,3 +146,10 @@ def test_validation_chooses_a_better_precision_than_the_default():
             link_probabilities(head.predict(Features(validation[0]))).probs, validation[1]
         )
     assert scores["validation"] == min(scores.values())
+
+
+@pytest.mark.parametrize(("best", "notes"), [(LOG10_GRID[0], 1), (0.5, 0), (LOG10_GRID[-1], 1)])
+def test_an_optimum_at_the_edge_of_the_search_is_noted(best, notes, caplog):
+    optimum = best_on_grid(lambda precision: -abs(precision - 3 * 10**best), 3.0, "evidence")
+    assert optimum == pytest.approx(3 * 10**best)
+    assert len(caplog.records) == notes

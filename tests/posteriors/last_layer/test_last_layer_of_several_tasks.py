@@ -16,8 +16,8 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import GVBLL
 from bayeslora.posteriors.last_layer.laplace import Laplace
 from bayeslora.posteriors.last_layer.prototypes import Prototypes
+from bayeslora.posteriors.last_layer.vbll import VBLL
 from bayeslora.posteriors.last_layer.vbll.final import polish
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.point import MAP
 from bayeslora.posteriors.registry import build_head
 

@@ -68,41 +68,6 @@ def test_two_classes_two_features_against_a_grid():
     assert gaps["km"] < gaps["jensen"]
 
 
-def hamiltonian_draws(features, labels, *, chains=400, rounds=15, leaps=8, size=0.2):
-    """Return [chains, C, d] draws from the posterior: the final states of parallel chains."""
-    classes = int(labels.max()) + 1
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.nn.functional.one_hot(labels, classes).to(F64)
-
-    def normal():
-        shape = (chains, classes, features.shape[1])
-        return torch.randn(shape, generator=generator, dtype=F64)
-
-    def energy(weight):
-        logits = torch.einsum("nd,scd->snc", features, weight)
-        likelihood = (logits.logsumexp(-1) - (logits * targets).sum(-1)).sum(1)
-        return likelihood + weight.square().sum((1, 2)) / (2 * TAU**2)
-
-    def slope(weight):
-        gaps = torch.einsum("nd,scd->snc", features, weight).softmax(-1) - targets
-        return torch.einsum("snc,nd->scd", gaps, features) + weight / TAU**2
-
-    weight = TAU * normal()
-    for _ in range(rounds):
-        momentum, place = normal(), weight
-        before = energy(place) + momentum.square().sum((1, 2)) / 2
-        momentum = momentum - size / 2 * slope(place)
-        for _ in range(leaps):
-            place = place + size * momentum
-            momentum = momentum - size * slope(place)
-        momentum = momentum + size / 2 * slope(place)
-        after = energy(place) + momentum.square().sum((1, 2)) / 2
-        chance = torch.rand(chains, generator=generator, dtype=F64)
-        taken = chance.log() < before - after
-        weight = torch.where(taken[:, None, None], place, weight)
-    return weight
-
-
 def contrasts(logits):
     """Return logits relative to the row's mean, which determine the softmax."""
     return logits - logits.mean(-1, keepdim=True)
@@ -163,14 +128,6 @@ def distances(logits, truth):
     predicted = link_probabilities(logits, num_samples=20_000)
     apart = 0.5 * (predicted.probs - probs).abs().sum(1).mean()
     return float(apart), float(predicted.epistemic.sum() / information.sum())
-
-
-def test_chains_sample_the_same_posterior(truth):
-    features, labels, other, probs, _ = truth
-    weights = hamiltonian_draws(features, labels)
-    sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
-    # 400 independent draws of probabilities with a standard deviation below 0.36.
-    assert (sampled.mean(0) - probs).abs().max() < 3.5 * 0.36 / math.sqrt(len(weights))
 
 
 @pytest.mark.parametrize("family", ["diagonal", "dense"])

@@ -110,18 +110,6 @@ def test_the_variational_fit_is_stationary(covariance):
     assert free.abs().max() < 0.05
 
 
-def test_the_bound_is_below_the_expectation_and_tighter_than_jensens():
-    labels = options_rows().labels
-    draw = torch.Generator().manual_seed(3)
-    mean, root = (torch.randn(ROWS, *s, generator=draw).double() for s in ((3,), (3, 3)))
-    cov = root @ root.mT
-    noise = torch.randn(20000, ROWS, OPTIONS, generator=draw).double()
-    exact = bounds.monte_carlo(mean, cov, labels, noise)
-    tilted = bounds.closed_form("knowles_minka", mean, cov, labels)
-    assert (tilted < exact + 0.05).all()
-    assert (tilted >= bounds.closed_form("jensen", mean, cov, labels) - 1e-9).all()
-
-
 @pytest.mark.parametrize("prior", [None, 1.3])
 def test_the_curvature_of_options_is_the_hessian(prior):
     rows = options_rows()
@@ -198,20 +186,6 @@ def test_a_class_that_a_row_lacks_has_no_share(posterior):
     head.fit(rows)
     probs = link_probabilities(head.predict(rows), num_samples=64).probs
     assert probs[known < 0].abs().max() == 0
-    if posterior != "mle":  # confident where classes are separable
+    if posterior not in ("mle", "temperature"):  # confident where classes are separable
         assert (probs[known == 0] > 0).all()
     torch.testing.assert_close(probs.sum(1), torch.ones(ROWS).double())
-
-
-def test_known_logits_are_part_of_the_loss():
-    """At the optimum of a MAP head whose rows lack a class, the gradient is zero."""
-    known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()
-    known[torch.arange(ROWS), (labelled.labels + 1) % OPTIONS] = ABSENT
-    rows = replace(labelled, known=known)
-    head = build_head(resolve_posterior("map:prior_scale=1"), SIZE, OPTIONS)
-    head.solve(rows)
-    weight = head.weight.detach().double().requires_grad_()
-    logits = (rows.values.double() @ weight.T).masked_fill(known < 0, -math.inf)
-    loss = torch.nn.functional.cross_entropy(logits, rows.labels, reduction="sum")
-    loss = loss + 0.5 * head.prior_precision * weight.square().sum()
-    assert torch.autograd.grad(loss, weight)[0].abs().max() < 1e-4

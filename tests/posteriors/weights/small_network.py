@@ -12,11 +12,7 @@ from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.weights.laplace_lora import (
-    LaplaceLoRAWeights,
-    fit_laplace_lora,
-    linearised_logits,
-)
+from bayeslora.posteriors.weights.laplace_lora import LaplaceLoRAWeights
 
 F64 = torch.float64
 SITES = {"lora": lora_site, "polar": polar_site}
@@ -99,13 +95,13 @@ def posterior_of(network, **options):
 
 def fitted(network, texts, validation=None, **options):
     weights = posterior_of(network, **options)
-    fit_laplace_lora(network, weights, (texts, labels_of(texts)), validation)
+    weights.fit(network, (texts, labels_of(texts)), validation)
     return weights
 
 
 def covariance(network, weights, texts):
     mean = torch.zeros(len(texts), len(network.head.weight), dtype=F64)
-    return linearised_logits(network, weights, texts, mean).covariance
+    return weights.linearised(network, texts, mean).covariance
 
 
 def parameter_names(network, weights):

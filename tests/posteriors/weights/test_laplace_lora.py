@@ -21,11 +21,7 @@ from small_network import (
 )
 
 from bayeslora.posteriors.weights import laplace_lora
-from bayeslora.posteriors.weights.laplace_lora import (
-    LAYER_STRUCTURES,
-    fisher_root,
-    watched,
-)
+from bayeslora.posteriors.weights.laplace_lora import LAYER_STRUCTURES, fisher_columns, watched
 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
 ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar"])
@@ -80,12 +76,13 @@ def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
     layers = [item.layer for item in weights.layers]
     A, B, count = [0.0] * len(layers), [0.0] * len(layers), 0
     features = network.features(texts, 1)
-    probs = (features @ network.head.weight.T).softmax(-1).detach()
+    all_logits = (features @ network.head.weight.T).detach()
+    probs = all_logits.softmax(-1)
     for row in range(len(texts)):
         with watched(layers) as seen:
             logits = network.logits(SmallTexts([texts.rows[row]]).collate([0]))[0]
         count += len(texts.rows[row])
-        for column in fisher_root(probs[row : row + 1])[0].T:
+        for column in fisher_columns(all_logits[row : row + 1])[:, 0]:
             gradients = torch.autograd.grad(
                 logits @ column, [item.outputs for item in seen], retain_graph=True
             )
@@ -132,7 +129,7 @@ def test_marginal_likelihood_is_maximised(structure):
 def test_validation_rows_choose_the_best_of_the_grid():
     from bayeslora.links import link_probabilities, nll
     from bayeslora.logits import GaussianLogits
-    from bayeslora.posteriors.prior_precision import LOG10_GRID
+    from bayeslora.posteriors.last_layer.algebra import LOG10_GRID
 
     network, texts, held_out = SmallNetwork(), small_texts(), small_texts(12, seed=4)
     rows = (held_out, labels_of(held_out))
@@ -172,10 +169,3 @@ def test_of_polar_only_the_core_is_random():
     assert weights.num_weights == 4 + 4 + 18
     names = posterior_of(SmallNetwork("lora"), last_layer=False).names
     assert names == [f"{site}.{key}" for site in ("layer.0.query", "layer.1.value") for key in "AB"]
-
-
-def test_the_root_of_the_fisher_matrix():
-    probs = torch.rand(7, 4, dtype=F64).softmax(-1)
-    root = fisher_root(probs)
-    expected = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
-    torch.testing.assert_close(root @ root.mT, expected, atol=1e-15, rtol=1e-12)

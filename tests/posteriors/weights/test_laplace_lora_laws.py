@@ -7,7 +7,7 @@ import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
-from bayeslora.posteriors.weights.laplace_lora import linearised_logits, network_logits
+from bayeslora.posteriors.weights.laplace_lora import network_logits
 from bayeslora.testing.last_layer import PredictionLaws
 
 
@@ -20,7 +20,7 @@ class OneTokenTexts:
     def predict(self, rows):
         texts = SmallTexts([row[None].double() for row in rows.values])
         mean = network_logits(self.network, texts)
-        return linearised_logits(self.network, self.weights, texts, mean)
+        return self.weights.linearised(self.network, texts, mean)
 
 
 class TestLoRA(PredictionLaws):

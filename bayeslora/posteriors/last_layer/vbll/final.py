@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +35,18 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
-from bayeslora.posteriors.last_layer.vbll.bounds import TILTS, curvature, tilt_terms, tilted
-from bayeslora.posteriors.last_layer.vbll.covariance import (
+from bayeslora.posteriors.last_layer.vbll import CROSS_VALIDATION, VBLL
+from bayeslora.posteriors.last_layer.vbll.bounds import (
     FAMILIES,
     SHARED_FAMILIES,
+    TILTS,
     Dense,
     Eigenbasis,
     Optimum,
+    curvature,
+    tilt_terms,
+    tilted,
 )
-from bayeslora.posteriors.last_layer.vbll.options import CROSS_VALIDATION, VBLL
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
 _SMALLEST_STEP = 1e-3
@@ -323,11 +327,6 @@ class Polished:
         """Return the covariance of the weights in all d dimensions, see `Optimum.stored`."""
         return self._state.covariance.stored(self._rows.values, self._state.weights)
 
-    @property
-    def start(self) -> Start:
-        """Initial values for a fit to the same rows under another prior."""
-        return Start(self.mean, self._state.covariance.train_covariance)
-
 
 def polish(
     rows: Features,
@@ -363,7 +362,11 @@ def polish(
     family = (SHARED_FAMILIES if features.ndim == 3 else FAMILIES)[covariance]
     # A diagonal covariance is not diagonal in rotated coordinates.
     space = RowSpace.of(features) if family.turns else RowSpace(None)
-    targets = _one_hot(rows, num_classes)
+    options = features.shape[1] if features.ndim == 3 else num_classes
+    targets = torch.nn.functional.one_hot(rows.targets, options).double()
+    offset = rows.known
+    if prior_mean is not None:
+        offset = rows.logits(prior_mean.double())
     centre = features.new_zeros(num_classes, features.shape[-1])
     centre = centre if prior_mean is None else prior_mean.double()
     if start is None:
@@ -375,7 +378,7 @@ def polish(
         targets=targets,
         bound=bound,
         family=family,
-        offset=_offset(rows, prior_mean),
+        offset=offset,
         learn_prior=learn_prior,
         hold_mean=hold_mean,
         outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
@@ -404,20 +407,6 @@ def polish(
         _space=space,
         _rows=rows,
     )
-
-
-def _one_hot(rows: Features, num_classes: int) -> Tensor:
-    """Return the labels as [N, C] float64; C is the number of options if rows have these."""
-    classes = rows.values.shape[1] if rows.values.ndim == 3 else num_classes
-    return torch.nn.functional.one_hot(rows.targets, classes).double()
-
-
-def _offset(rows: Features, prior_mean: Tensor | None) -> Tensor | None:
-    """Return the known logits plus those of the prior mean, [N, C]; None for zero."""
-    if prior_mean is None:
-        return rows.known
-    offset = mean_logits(rows.values, prior_mean.double())
-    return offset if rows.known is None else offset + rows.known
 
 
 def _settled(trace: list[float], tolerance: float) -> bool:
@@ -501,16 +490,8 @@ class Polisher:
             DEFAULT_PRIOR_SCALE, start, tolerance=_LEARNING_TOLERANCE, learn_prior=True
         )
 
-    def _under(
-        self,
-        scale: float,
-        start: Start | None,
-        *,
-        tolerance: float = 1e-6,
-        hold_mean: bool = False,
-        learn_prior: bool = False,
-    ) -> Polished:
-        """Return the fit under a prior scale."""
+    def _under(self, scale: float, start: Start | None, **options: Any) -> Polished:
+        """Return the fit under a prior scale; further options are those of `polish`."""
         return polish(
             self.train,
             self.num_classes,
@@ -518,10 +499,8 @@ class Polisher:
             bound=self.config.polish_bound,
             covariance=self.config.with_family("dense").covariance,
             start=start,
-            learn_prior=learn_prior,
-            hold_mean=hold_mean,
             prior_mean=self.prior_mean,
-            tolerance=tolerance,
+            **options,
         )
 
     def _validation_nll(self, polished: Polished) -> float:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +42,15 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.covariance import (
-    FAMILIES,
+from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
+from bayeslora.posteriors.last_layer.vbll.bounds import (
     SHARED_FAMILIES,
-    Optimum,
     logit_covariance,
     packed,
+    stored_shapes,
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
-from bayeslora.posteriors.last_layer.vbll.options import SPREAD_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.types import LastLayer
 from bayeslora.runtime import row_slices
 
@@ -108,14 +106,13 @@ class VBLLHead(LastLayer):
         prior_mean: [C, d] buffer, m0; None for zero.
         spread: [C, d] parameter, log standard deviations of the weights while training.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
-        fitted_scale: Float32 buffer, the `scale` of `Optimum.shapes`, None before `fit`.
+        fitted_scale: Float32 buffer, the `scale` of `stored_shapes`, None before `fit`.
         fitted_basis: [d, d] float32 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
         fitted_elbo: Evidence lower bound of the last fit in nats per row, None before `fit`.
     """
 
     uses_training_features = True
-    families: ClassVar[Mapping[str, type[Optimum]]] = FAMILIES
     mean_sq_norm: Tensor
     num_draws: Tensor
     prior_mean: Tensor | None
@@ -193,7 +190,7 @@ class VBLLHead(LastLayer):
             covariance="diagonal",
             prior_variance=self.prior_variance,
             bound=self.config.bound if self.config.bound != "mc" else self.config.polish_bound,
-            start=self._start(rows, self.mean, {"scale": self.spread.exp()}),
+            start=Start(self.mean, _variance_under({"scale": self.spread.exp()}, rows.double())),
             prior_mean=self.prior_mean,
             max_iterations=iterations,
         )
@@ -223,8 +220,10 @@ class VBLLHead(LastLayer):
             self.prior_mean,
             scale_if_open=None if choose_prior else self.training_prior_scale,
         )
-        in_training = self._start(train, self.mean, {"scale": self.spread.exp()})
-        start = self._start(train, *self._posterior())
+        rows = train.double()
+        in_training = Start(self.mean, _variance_under({"scale": self.spread.exp()}, rows))
+        mean, stored = self._posterior()
+        start = Start(mean, _variance_under(stored, rows))
         polished = polisher.fit(start, in_training if is_trained else None)
         if not polished.converged:
             logger.debug("the final fit did not converge in %d rounds", len(polished.elbo))
@@ -330,8 +329,7 @@ class VBLLHead(LastLayer):
         self._packs = self._packs and extra.get("packed") is True
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
-        shapes = self.families[self.config.covariance].shapes(classes, size)
-        for name, shape in shapes.items():
+        for name, shape in stored_shapes(self.config.covariance, classes, size).items():
             setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
@@ -387,9 +385,6 @@ class VBLLHead(LastLayer):
         centre = torch.zeros_like(self.mean) if self.prior_mean is None else self.prior_mean
         return not torch.equal(self.mean, centre)
 
-    def _start(self, rows: Features, mean: Tensor, stored: Mapping[str, Tensor]) -> Start:
-        return Start(mean, _variance_under(stored, rows.double()))
-
     def _bound(self, rows: Features, mean: Tensor, deviations: Tensor) -> Tensor:
         rows = rows.to(mean.dtype)
         logits, covariance = rows.logits(mean), logit_covariance(rows.values, deviations)
@@ -415,8 +410,6 @@ def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
 class SharedVBLLHead(VBLLHead):
     """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
 
-    families: ClassVar[Mapping[str, type[Optimum]]] = SHARED_FAMILIES
-
     @classmethod
     def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
         """Return a head for options.
@@ -424,7 +417,7 @@ class SharedVBLLHead(VBLLHead):
         Raises:
             InputError: A basis that classes share is not for options.
         """
-        if config.covariance not in ("auto", *cls.families):
+        if config.covariance not in ("auto", *SHARED_FAMILIES):
             raise InputError(
                 f"covariance {config.covariance!r} is not supported for the format 'options', "
                 "whose options share one weight vector; choose 'dense' or 'diagonal'",
