@@ -18,17 +18,14 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.site import SiteSpectrum
-from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
+from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.module import wrap_module
-from bayeslora.backbones.template import Template
-from bayeslora.backbones.verbaliser import Verbaliser
+from bayeslora.backbones.reading import Depth, Template, Verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import data_hash
+from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
-from bayeslora.data.union import is_union
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.fitted import export, load
 from bayeslora.engine.fitted.calibrate import SideBySide, calibrate

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import PAIR, Template
+from bayeslora.backbones.reading import PAIR, Template
 from bayeslora.errors import InputError
 from bayeslora.foreign import reading
 from bayeslora.option_checks import MAX_LENGTH

@@ -16,19 +16,24 @@ from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import IMAGE, LETTERS, Examples, class_names, data_hash, encode_labels
-from bayeslora.data.formats import DEFAULT, Reading
-from bayeslora.data.read import read, stream
-from bayeslora.data.union import (
+from bayeslora.data.examples import (
+    IMAGE,
+    LETTERS,
     TASK,
+    Examples,
     among_own,
     check_tasks,
+    class_names,
     counts,
+    data_hash,
+    encode_labels,
     is_union,
     union,
     union_classes,
     with_tasks,
 )
+from bayeslora.data.formats import DEFAULT, Reading
+from bayeslora.data.read import read, stream
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import Format

@@ -14,10 +14,9 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import data_hash, dropped_by_split
 from bayeslora.engine import settle
-from bayeslora.engine.cross_validation import fit_networks
+from bayeslora.engine.cross_validation import Fitter, fit_networks
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.refit import measured
-from bayeslora.engine.fitter import Fitter
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import abandon, claim, refuse

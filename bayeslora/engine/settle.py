@@ -15,14 +15,6 @@ from functools import partial
 from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
-from bayeslora.backbones.depth import (
-    ALL_LAYERS,
-    cut,
-    default_depth,
-    num_layers,
-    read_as_asked,
-    resolve_depth,
-)
 from bayeslora.backbones.embedded import (
     AUTO,
     EMBEDDED_MODELS,
@@ -34,12 +26,20 @@ from bayeslora.backbones.embedded import (
 )
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import RAW, Template
+from bayeslora.backbones.reading import (
+    ALL_LAYERS,
+    RAW,
+    Template,
+    class_words,
+    cut,
+    default_depth,
+    num_layers,
+    read_as_asked,
+    resolve_depth,
+)
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_words
 from bayeslora.data.splits import stratified_sample
-from bayeslora.engine import formats
-from bayeslora.engine.build import adapter_for, build_network, pooling_of
+from bayeslora.engine import build
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
@@ -77,13 +77,13 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
     usual = IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
     plan = replace(plan, backbone=plan.backbone or usual, training=_training(plan, data))
-    plan = formats.settled(plan, rows)
+    plan = build.with_format(plan, rows)
     _check_held_out(plan, data)
     if plan.training.hold_out:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
     several = plan.training.keep_folds or plan.adapter.has_members
-    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
+    adapter = build.adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
     # Class names of several tasks are `task: class`, not words.
     no_words = bool(data.tasks) and plan.verbaliser is None
     plan = replace(
@@ -191,16 +191,16 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
     whole, backbone = read_as_asked(
         loaded,
         ALL_LAYERS if depth == "auto" else depth,
-        formats.default_template(plan, loaded, data.rows, data.held_out),
+        build.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
         adapted=plan.adapter.trains,
         max_length=plan.max_length,
     )
     check_max_length(whole, plan.max_length)
-    formats.check_backbone(plan.format, whole, backbone, len(data.classes))
+    build.check_format(plan.format, whole, backbone, len(data.classes))
     if depth == "auto":
         usual = default_depth(whole, adapted=plan.adapter.trains)
-        pooling = pooling_of(whole, plan.adapter)
+        pooling = build.pooling_of(whole, plan.adapter)
         usual = resolve_depth(whole, usual or ALL_LAYERS)
         backbone = cut(whole, best_depth(whole, plan, data, pooling=pooling, usual=usual))
     return whole, backbone
@@ -347,7 +347,7 @@ def choose_backbone(
 
 def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     """Return the held-out NLL of a last layer on a backbone, in nats per row."""
-    network = build_network(backbone, plan, len(data.classes))
+    network = build.build_network(backbone, plan, len(data.classes))
     rows = _sample(data, plan.seed)
     texts = prepare(network.encoder, rows, progress=plan.progress, say=False)
     set_feature_scale(network, texts)

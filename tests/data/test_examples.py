@@ -10,10 +10,10 @@ from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
+    union,
     without_duplicates,
     without_overlap,
 )
-from bayeslora.data.union import union
 from bayeslora.errors import InputError
 
 

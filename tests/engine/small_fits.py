@@ -13,8 +13,8 @@ from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
+from bayeslora.engine.cross_validation import fit_network
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.fitter import fit_network
 from bayeslora.engine.network import prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import Training

@@ -6,7 +6,7 @@ from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.predict import answer
+from bayeslora.engine.network import answer
 from bayeslora.posteriors.weights.tfb import degradation_on_anchors
 
 

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import fitter as members
+from bayeslora.engine import cross_validation as members
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.training.loop import Loop
 from bayeslora.links import best_scale, link_probabilities

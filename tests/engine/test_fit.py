@@ -13,11 +13,15 @@ from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.engine import fitter
+from bayeslora.engine import cross_validation
 from bayeslora.engine.network import feature_rows
 from bayeslora.engine.training import loop as fit_module
-from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
-from bayeslora.engine.training.loop import epochs_without_gain
+from bayeslora.engine.training.loop import (
+    epochs_without_gain,
+    final_fit,
+    fit_last_layer,
+    validation_metrics,
+)
 from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
@@ -85,7 +89,9 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
     whole = fresh(encoder, epochs=2)
     expected = whole.run(tmp_path / "whole", validates=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fitter, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError))
+        patch.setattr(
+            cross_validation, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
+        )
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
     resumed, seen = fresh(encoder, epochs=2), []

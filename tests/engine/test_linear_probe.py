@@ -12,7 +12,7 @@ from tiny import tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import cross_validation
-from bayeslora.engine.fitter import Fold
+from bayeslora.engine.cross_validation import Fold
 from bayeslora.engine.training.starts import (
     LinearProbe,
     LinearProbes,

@@ -16,7 +16,7 @@ from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.splits import split_examples, stratified_folds
-from bayeslora.engine import formats
+from bayeslora.engine.build import scores_of_format
 from bayeslora.engine.data import (
     check_pairs,
     columns_of,
@@ -37,7 +37,7 @@ from bayeslora.engine.fitted.refit import (
 )
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.final_fit import fit_head
+from bayeslora.engine.training.loop import fit_head
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
@@ -133,7 +133,7 @@ def _fitted(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = formats.feature_scores(network.plan.format, feature_scores)
+        names = scores_of_format(network.plan.format, feature_scores)
         new = with_posterior(network, posterior)
         refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
         if race is None:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from bayeslora import options
 from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.depth import read_at
-from bayeslora.backbones.final_layer import FinalLayerEncoder
+from bayeslora.backbones.final_layer import Encode, FinalLayerEncoder, ModuleEncoder, wrap_module
 from bayeslora.backbones.images import READER_FILE, ImageReader
 from bayeslora.backbones.load import (
     Backbone,
@@ -24,9 +23,13 @@ from bayeslora.backbones.load import (
     open_source,
     pick_device,
 )
-from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
-from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier, open_classifier
+from bayeslora.backbones.reading import read_at
+from bayeslora.backbones.sequence import (
+    SequenceEncoder,
+    is_peft,
+    load_sequence_classifier,
+    open_classifier,
+)
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer

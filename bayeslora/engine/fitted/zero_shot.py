@@ -9,17 +9,21 @@ from dataclasses import replace
 import torch
 
 from bayeslora.adapters.registry import no_adapter
-from bayeslora.backbones.depth import ALL_LAYERS, read_as_asked
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import RAW, Template
+from bayeslora.backbones.reading import (
+    ALL_LAYERS,
+    RAW,
+    Template,
+    class_rows,
+    class_words,
+    read_as_asked,
+)
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_rows, class_words
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
-from bayeslora.engine import formats
-from bayeslora.engine.build import build_network
+from bayeslora.engine.build import build_network, check_format, default_template, with_format
 from bayeslora.engine.network import Network, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.starts import class_prior, says_something
@@ -70,7 +74,7 @@ def zero_shot(
     if texts is not None and texts.images:
         raise InputError("zero-shot needs a language model, which cannot read images")
     if texts is not None and texts.choices is not None:
-        return _of_questions(formats.settled(plan, texts), load, texts, columns)
+        return _of_questions(with_format(plan, texts), load, texts, columns)
     if classes is None:
         classes = _named_classes(plan, texts)
     classes = [classes] if isinstance(classes, str) else list(classes)
@@ -112,9 +116,9 @@ def _of_questions(
     classes = class_names(rows)
     words = class_words(classes, _mapping(plan))
     backbone = load(str(plan.backbone))
-    templated = replace(plan, template=formats.default_template(plan, backbone, rows))
+    templated = replace(plan, template=default_template(plan, backbone, rows))
     whole, cut = _read(templated, backbone, rows)
-    formats.check_backbone(plan.format, whole, cut, len(classes))
+    check_format(plan.format, whole, cut, len(classes))
     network = build_network(cut, plan, len(classes))
     unknown = torch.full((len(rows),), -1)
     prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
