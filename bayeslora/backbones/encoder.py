@@ -212,15 +212,11 @@ class FeatureExtractor(nn.Module):
 
     def _closed(self) -> AbstractContextManager[object]:
         """Return the context manager for passes of the frozen backbone."""
-        closed = nullcontext if self.companion is None else self.companion.closed
-        context: AbstractContextManager[object] = closed()
-        return context
+        return nullcontext() if self.companion is None else self.companion.closed()
 
     def _applied(self, batch: Batch) -> AbstractContextManager[object]:
         """Return the context manager for the pass of a batch."""
-        applied = nullcontext if self.companion is None else self.companion.applied
-        context: AbstractContextManager[object] = applied(batch)
-        return context
+        return nullcontext() if self.companion is None else self.companion.applied(batch)
 
     def features(
         self,

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
 from bayeslora.backbones.load import Backbone, check_finite, fingerprint, pick_device
 from bayeslora.backbones.prefix import inputs_of
-from bayeslora.backbones.sequence import checked_names
 from bayeslora.backbones.tokens import Tokens
 from bayeslora.errors import InputError
 
@@ -302,6 +301,25 @@ def wrap_module(
     digest = fingerprint(module, buffers=True)
     backbone = Backbone(name, module, None, "encoder", digest, torch.float32)
     return ModuleEncoder(backbone, encode, names, final)
+
+
+def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
+    """Check class names and return them as a tuple.
+
+    Raises:
+        InputError: They are not `num_classes` (two or more) distinct strings.
+    """
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+    named = is_list and all(isinstance(item, str) and item.strip() for item in classes)
+    if not named or len(set(classes)) < max(2, len(classes)):
+        raise InputError(
+            f"classes must be two or more distinct names in index order, got {classes!r}"
+        )
+    if num_classes is not None and len(classes) != num_classes:
+        raise InputError(
+            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs"
+        )
+    return tuple(classes)
 
 
 def _only_layer(module: nn.Module, num_classes: int) -> str:

@@ -1,4 +1,12 @@
-"""How a backbone reads texts: the template around them, its depth, and words for the classes."""
+r"""How a backbone reads texts: the template around them, its depth, and words for the classes.
+
+A decoder is used below its last layers, which serve the next token. After a template such as
+`Review: {text}\nSentiment:` the logits of the next tokens " negative" and " positive" are those of
+a zero-shot classifier. They are linear in the last hidden state, so a last layer with these rows is
+this classifier.
+
+Source: Schick and Schütze 2021, arXiv 2001.07676, for verbalisers.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 The feature of a text is the input of the classifier's final linear layer; the weight and bias of
 this layer are the initial mean of a posterior.
+
+PEFT loads an incomplete checkpoint and leaves missing tensors at random values. Here the file must
+contain every adapter tensor and every tensor for which the base has no trained values.
 """
 
 from __future__ import annotations
@@ -19,20 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora import foreign
+from bayeslora.backbones import load
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_layer import FinalLayerEncoder, check_layer, find_layer, received
-from bayeslora.backbones.images import is_image_model, is_vision
-from bayeslora.backbones.load import (
-    Backbone,
-    check_finite,
-    fingerprint,
-    is_masked,
-    model_kind,
-    open_source,
-    pick_device,
-    set_padding_token,
+from bayeslora.backbones.final_layer import (
+    FinalLayerEncoder,
+    check_layer,
+    checked_names,
+    find_layer,
+    received,
 )
+from bayeslora.backbones.images import is_image_model, is_vision
+from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import middle_layer
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch, model_inputs, tokenise, usable_length
 from bayeslora.errors import InputError
@@ -392,8 +393,8 @@ def load_sequence_classifier(
     """
     model, name, reader = open_classifier(source, trust_remote_code)
     config: Any = model.config
-    kind = model_kind(name, config)
-    if kind == "decoder" and is_masked(config):
+    kind = load.model_kind(name, config)
+    if kind == "decoder" and load.is_masked(config):
         # The first token, from which it reads the class, would attend to no other token.
         raise InputError(
             f"{name} is an encoder with is_decoder = true, so the first token, which the "
@@ -403,11 +404,11 @@ def load_sequence_classifier(
     if tokenizer is None:
         if not reader:
             raise InputError("a model in memory needs a tokenizer; pass it as tokenizer")
-        tokenizer = open_source("tokenizer", reader, trust_remote_code)
-    set_padding_token(tokenizer, reader or name)
-    check_finite(f"classifier {name!r}", model)
-    model.requires_grad_(False).eval().to(pick_device(device))
-    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model), torch.float32)
+        tokenizer = load.open_source("tokenizer", reader, trust_remote_code)
+    load.set_padding_token(tokenizer, reader or name)
+    load.check_finite(f"classifier {name!r}", model)
+    model.requires_grad_(False).eval().to(load.pick_device(device))
+    backbone = Backbone(name, model, tokenizer, kind, load.fingerprint(model), torch.float32)
     if isinstance(source, str):
         with foreign.reading(f"{name} cannot be run"):
             _call_plainly(backbone)
@@ -484,25 +485,6 @@ def class_names(config: Any, name: str, classes: Sequence[str] | None = None) ->
             "class names in index order with classes (--classes)"
         )
     return tuple(map(str, names))
-
-
-def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
-    """Check class names and return them as a tuple.
-
-    Raises:
-        InputError: They are not `num_classes` (two or more) distinct strings.
-    """
-    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
-    named = is_list and all(isinstance(item, str) and item.strip() for item in classes)
-    if not named or len(set(classes)) < max(2, len(classes)):
-        raise InputError(
-            f"classes must be two or more distinct names in index order, got {classes!r}"
-        )
-    if num_classes is not None and len(classes) != num_classes:
-        raise InputError(
-            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs"
-        )
-    return tuple(classes)
 
 
 def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:

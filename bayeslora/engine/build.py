@@ -17,10 +17,8 @@ from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.inject import inject, lay_out
-from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.backbones.reading import FILLED, Template, at_blank, tokens_after
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
@@ -72,7 +70,7 @@ def build_network(
     names = [site.name for site in sites]
     path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
     reads_options = plan.format == "options"
-    encoder = (OptionsEncoder if reads_options else Encoder)(
+    encoder = _encoder_class(reads_options=reads_options)(
         clone,
         layers_path=path,
         start=start,
@@ -84,7 +82,7 @@ def build_network(
     head = build_head(
         posterior, encoder.num_features, num_classes, shared=reads_options, seed=seed, extra=extra
     )
-    if isinstance(encoder, OptionsEncoder) and encoder.is_language_model and not is_fitted:
+    if reads_options and clone.kind == "decoder" and not is_fitted:
         # The weights of options start at the language model's own answer.
         answer = torch.zeros_like(head.mean_weight)
         answer[:, -1] = 1.0
@@ -96,6 +94,15 @@ def build_network(
     if chosen.trains:
         network.weights = build_weights(posterior, network, seed, fitted=is_fitted)
     return network.to(backbone.device)
+
+
+def _encoder_class(*, reads_options: bool) -> type[Encoder]:
+    """Return the class of the encoder; that of options is imported where it is used."""
+    if not reads_options:
+        return Encoder
+    from bayeslora.backbones.options import OptionsEncoder
+
+    return OptionsEncoder
 
 
 def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
@@ -299,6 +306,8 @@ def default_template(
         return None
     if plan.format == "letters":
         return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
+    from bayeslora.backbones import options as option_reading
+
     if all(at_blank(text) for rows in (train, held_out) if rows is not None for text in rows.texts):
         plain, paired = option_reading.FILLING_FRAME, option_reading.PAIR_FILLING_FRAME
     else:

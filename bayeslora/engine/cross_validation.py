@@ -19,8 +19,13 @@ from bayeslora.adapters.base import USUAL_LAYERS
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
-from bayeslora.data.examples import Examples, encode_labels
-from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
+from bayeslora.data.examples import (
+    Examples,
+    encode_labels,
+    grouped_folds,
+    split_examples,
+    stratified_folds,
+)
 from bayeslora.engine.build import build_network, rows_to_fit
 from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.network import Network, answer, feature_rows, prepare

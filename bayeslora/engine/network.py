@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch.utils.data import Sampler
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.site import Companion, Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
-from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.data.examples import Examples
@@ -34,6 +33,9 @@ from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import LastLayer, WeightPosterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
+
+if TYPE_CHECKING:
+    from bayeslora.backbones.final_layer import FinalLayerEncoder
 
 Members = list[dict[str, Tensor]]
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.data.examples import class_names, data_hash, encode_labels
-from bayeslora.data.splits import split_examples
+from bayeslora.data.examples import class_names, data_hash, encode_labels, split_examples
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Cell, Grid, Search, distribution, set_part

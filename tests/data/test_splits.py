@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora.data.splits import (
+from bayeslora.data.examples import (
     grouped_folds,
     grouped_split,
     stratified_folds,

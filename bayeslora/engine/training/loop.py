@@ -451,16 +451,14 @@ def fit_last_layer(
     if centre is not None:
         chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)
     logit_scale = plan.logit_scale
-    if logit_scale is None:
-        if held_out is None:
-            raise ValueError("without held-out rows, no scale of the logits can be chosen")
+    if logit_scale is None and held_out is not None:
         head = network.head
         drawing = {} if head.config is None else head.config.drawing
         answers = [(head.predict(held_out), held_out.targets)]
         logit_scale = best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
         chosen["logit_scale"] = logit_scale
     network.feature_scores = FeatureScores()
-    by_features = scale_logits(network, logit_scale)
+    by_features = scale_logits(network, logit_scale or 1.0)
     if plan.feature_scores is None or plan.feature_scores:
         network.feature_scores = FeatureScores.fitted(
             plan.feature_scores,
