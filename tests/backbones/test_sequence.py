@@ -70,11 +70,6 @@ def test_a_model_in_memory_is_used_as_it_is():
     torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_final_layer_can_be_named(tmp_path):
-    path = saved("bert", tmp_path / "model")
-    assert loaded(path, layer="classifier").layer == "classifier"
-
-
 @pytest.mark.parametrize("layer", ["nowhere", "bert.pooler.dense", "bert.pooler"])
 def test_a_wrong_final_layer_is_refused(tmp_path, layer):
     path = saved("bert", tmp_path / "model")
@@ -109,13 +104,13 @@ def test_damaged_weights_are_refused(tmp_path):
         loaded(path)
 
 
-def test_regressions_are_refused(tmp_path):
-    path = saved("bert", tmp_path / "model", id2label={0: "score"}, label2id={"score": 0})
-    with refused("input", "1 outputs"):
-        loaded(path)
-
-
-def test_multi_label_models_are_refused(tmp_path):
-    path = saved("bert", tmp_path / "model", problem_type="multi_label_classification")
-    with refused("input", "multi_label_classification"):
-        loaded(path)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"id2label": {0: "score"}, "label2id": {"score": 0}}, "1 outputs"),
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
+    ],
+)
+def test_other_problems_are_refused(tmp_path, options, named):
+    with refused("input", named):
+        loaded(saved("bert", tmp_path / "model", **options))

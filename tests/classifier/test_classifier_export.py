@@ -14,7 +14,6 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    pipeline,
 )
 
 from bayeslora.classifier import BayesianClassifier
@@ -112,16 +111,6 @@ def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, plac
     with refused(*refusal):
         getattr(clf, export)(tmp_path / place, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
-    clf = fitted("llama", "polar:r=4,num_layers=2", QUICK_VBLL)
-    clf.export_merged(tmp_path / "out")
-    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
-    expected = clf.predict(TEXTS, num_samples=0)
-    for answers, row in zip(classify(TEXTS), expected, strict=True):
-        scores = {answer["label"]: answer["score"] for answer in answers}
-        assert scores == pytest.approx(dict(row.probs), abs=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["llama", "bert"])

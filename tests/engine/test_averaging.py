@@ -77,16 +77,3 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     torch.testing.assert_close(
         network.head.trained_mean / network.feature_scale, weight, rtol=1e-4, atol=1e-6
     )
-
-
-def test_the_average_of_equal_networks_is_that_network(backbone):
-    network = fitted(backbone, "polar:r=2", "mle", cv=0).network
-    before = [site.delta().detach().clone() for site in network.sites]
-    weight = network.head.trained_mean.clone()
-    average = Average()
-    for _ in range(3):
-        average.add(network)
-    average.load(network)
-    for made, delta in zip(network.sites, before, strict=True):
-        torch.testing.assert_close(made.delta(), delta, rtol=0, atol=1e-6)
-    torch.testing.assert_close(network.head.trained_mean, weight)

@@ -119,27 +119,6 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     assert all(torch.equal(*pair) for pair in zip(refit, seen[0][2], strict=True))
 
 
-def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
-    options = {"posterior": QUICK, "hold_out": SHARE, "refit": True}
-    expected = fitted(backbone, **options).predict(TEST).probs
-    end, sizes = Loop.end_epoch, []
-
-    def interrupted(loop, loss):
-        sizes.append(loop.fit.num_train)
-        if sizes.count(len(ROWS)) == 1:
-            raise KeyboardInterrupt
-        return end(loop, loss)
-
-    monkeypatch.setattr(Loop, "end_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(backbone, **options, out=tmp_path / "m")
-    before = len(sizes)
-    resumed = fitted(backbone, **options, out=tmp_path / "m")
-    # The fit without the held-out rows had finished.
-    assert {*sizes[before:]} == {len(ROWS)}
-    assert np.array_equal(resumed.predict(TEST).probs, expected)
-
-
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, "half", True])
 def test_what_is_no_share_is_refused(backbone, share):
     with refused("option", "hold_out"):
