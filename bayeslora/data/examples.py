@@ -491,6 +491,10 @@ Ints = NDArray[np.int64]
 def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = False) -> Ints:
     """Return `size` row indices drawn without replacement, stratified by class.
 
+    Rows are shuffled within their class, and the row with rank k (from 0) in a class of n rows gets
+    the key (k + 1/2) / n. The rows with the smallest keys are the sample: this is Webster's method
+    of apportionment in a single sort.
+
     Args:
         labels: [N] class indices.
         size: Number of rows to draw, from the number of classes to N.

@@ -36,7 +36,6 @@ def build_network(
     plan: Plan,
     num_classes: int,
     *,
-    seed: int | None = None,
     rows: Examples | None = None,
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
@@ -47,8 +46,6 @@ def build_network(
         backbone: Frozen backbone; stays without adapters.
         plan: What was chosen.
         num_classes: C.
-        seed: Seed of the adapter's initialisation and of the last layer's draws; None for that of
-            the plan.
         rows: Training rows, if it will be trained.
         extra: `extra_config()` of a fitted head, if tensors of a fitted head and posterior will be
             loaded.
@@ -58,7 +55,7 @@ def build_network(
         InputError: The adapter does not fit the backbone or the posterior, or the posterior does
             not fit the network.
     """
-    posterior, seed = plan.posterior, plan.seed if seed is None else seed
+    posterior, seed = plan.posterior, plan.seed
     chosen = adapter_for(plan.adapter, posterior)
     clone = backbone.clone()
     # Fitted weights are never decomposed again, since a random start would differ. Adapters that

@@ -25,6 +25,15 @@ def of_class(kind, family="bert"):
     return other.eval()
 
 
+class Scaled(BertForSequenceClassification):
+    """Divides its logits by a temperature, after the final layer."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits / 2
+        return output
+
+
 class Twice(BertForSequenceClassification):
     """Calls its final layer on two inputs."""
 
@@ -32,6 +41,11 @@ class Twice(BertForSequenceClassification):
         output = super().forward(*args, **kwargs)
         output.logits = output.logits + self.classifier(output.logits.new_ones(1, 16))
         return output
+
+
+def test_logits_that_are_changed_after_the_layer_are_refused():
+    with refused("input", "'classifier'"):
+        loaded(of_class(Scaled))
 
 
 def test_a_layer_with_several_inputs_a_row_is_refused():

@@ -40,16 +40,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         loaded(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_features_and_weights_make_the_logits(tmp_path, family):
-    path = saved(family, tmp_path / "model")
-    classifier = loaded(path)
-    assert classifier.layer == FAMILIES[family][2]
-    assert classifier.classes == CLASSES
-    expected = logits(model(family), TEXTS)
-    torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-5, rtol=1e-5)
-
-
 @peft_warns
 @pytest.mark.parametrize("with_tokenizer", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)

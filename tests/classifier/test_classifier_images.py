@@ -135,13 +135,3 @@ def test_the_command_line_from_fit_to_report(vit, files, tmp_path, capsys):
     report = tmp_path / "report"
     assert run("report", predictions, "--out", report, "--quiet") == 0
     assert "data:image/png;base64," in (report / "index.html").read_text()
-
-
-def test_an_unreadable_image_ends_with_2_before_the_backbone_is_loaded(files, tmp_path, capsys):
-    table = tmp_path / "rows.csv"
-    table.write_text("image,label\nnowhere.png,a\n")
-    code = run("fit", table, "--out", tmp_path / "model", "--backbone", tmp_path / "no-model")
-    assert code == 2
-    error = capsys.readouterr().err
-    assert "row 2" in error
-    assert "nowhere.png" in error

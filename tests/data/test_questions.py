@@ -110,16 +110,6 @@ def test_a_column_of_lists_in_a_csv_is_json(tmp_path):
     assert read(path).choices == (("x", "y"),)
 
 
-def test_parquet_has_lists(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    path = tmp_path / "q.parquet"
-    rows = [{**row, "answer": 0} for row in ROWS]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    assert read(path).choices == read(rows).choices
-
-
 def test_items_that_came_before():
     row = {"history": ["a film", "b film"], "candidates": ["c", "d", "e"], "answer": "e"}
     examples = read([row, {**row, "history": ["c"]}])

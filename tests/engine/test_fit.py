@@ -1,7 +1,9 @@
 """Whole fits: what they keep, what they report, and how they resume after an interruption."""
 
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from refusal import refused
@@ -229,3 +231,11 @@ def test_adapters_that_change_no_feature_are_refused(encoder, tmp_path):
     fit = fresh(encoder, MLE(), LoRA(r=2, target_modules=("pooler.dense",)))
     with refused("input", "target_modules"):
         fit.run(tmp_path)
+
+
+def test_a_fit_leaves_the_callers_random_numbers_alone(encoder, tmp_path):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    fresh(encoder, MLE(), epochs=1).run(tmp_path)
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
