@@ -251,8 +251,10 @@ class ModuleEncoder(FinalLayerEncoder):
             InputError: The layer does not have one input per row, or the module's logits are not
                 its output.
         """
+        from accelerate.utils import send_to_device
+
         num_rows, content = batch
-        content = _moved(content, self.backbone.device)
+        content = send_to_device(content, self.backbone.device)
         states, output = received(self._final, self.layer, lambda: _call(self.model, content))
         features = self.from_states(states)
         if len(states) != num_rows:
@@ -341,14 +343,3 @@ def _call(module: nn.Module, content: Any) -> Any:
     if isinstance(content, Mapping):
         return module(**content)
     return module(*content) if isinstance(content, tuple | list) else module(content)
-
-
-def _moved(content: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors moved to a device."""
-    if isinstance(content, Tensor):
-        return content.to(device)
-    if isinstance(content, Mapping):
-        return {name: _moved(item, device) for name, item in content.items()}
-    if isinstance(content, tuple | list):
-        return tuple(_moved(item, device) for item in content)
-    return content

@@ -9,7 +9,7 @@ import torch
 from refusal import refused
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, toy_rows
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -20,12 +20,6 @@ from bayeslora.classifier import BayesianClassifier
 
 ROWS = toy_rows(20, 6)
 TEXTS = [row["text"] for row in ROWS]
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,13 @@
 
 import pytest
 import torch
-from tiny import QUICK_VBLL, tiny_llama, toy_rows
+from tiny import QUICK_VBLL, toy_rows
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.training.starts import Average
 
 ROWS = toy_rows(24)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("average") / "llama"))
 
 
 def fitted(backbone, adapter, posterior, **options):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from tiny import tiny_llama
 
 from bayeslora import BayesianClassifier
 from bayeslora.data.columns import DataColumns
@@ -21,11 +20,6 @@ ROWS = [
 TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
 SHARE, NUM_HELD_OUT = 0.25, 8
 QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("hold-out") / "llama"))
 
 
 def fitted(backbone, adapter="polar:r=2", posterior="vbll:link=probit", rows=ROWS, **options):
