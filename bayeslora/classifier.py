@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,17 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.site import SiteSpectrum
-from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.embedded import AUTO, directories
+from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.module import wrap_module
-from bayeslora.backbones.template import Template
-from bayeslora.backbones.verbaliser import Verbaliser
+from bayeslora.backbones.reading import Depth, Template, Verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import data_hash
+from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
-from bayeslora.data.union import is_union
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
-from bayeslora.engine.fitted import export, load
-from bayeslora.engine.fitted.calibrate import SideBySide, calibrate
+from bayeslora.engine.fit import zero_shot
+from bayeslora.engine.fitted import load
 from bayeslora.engine.fitted.card import fit_words, method_name, model_card
 from bayeslora.engine.fitted.pieces import (
     CheckedRows,
@@ -40,7 +37,6 @@ from bayeslora.engine.fitted.pieces import (
     predict_rows,
     predict_to_file,
 )
-from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
@@ -64,6 +60,10 @@ from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
+
+if TYPE_CHECKING:
+    from bayeslora.engine.fitted.calibrate import SideBySide
+    from bayeslora.engine.fitted.export import PeftExport
 
 
 class Place(TypedDict, total=False):
@@ -429,6 +429,8 @@ class BayesianClassifier:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
+        from bayeslora.engine.fitted.calibrate import calibrate
+
         check_keywords("calibrate", columns, ColumnNames)
         # After `zero_shot` the configured posterior has not been fitted yet.
         config: Posterior | None = (self.network if self.record.num_train else self).posterior
@@ -564,7 +566,7 @@ class BayesianClassifier:
         head: bool = False,
         member: int | None = None,
         overwrite: bool = False,
-    ) -> export.PeftExport:
+    ) -> PeftExport:
         """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
 
         Args:
@@ -584,6 +586,8 @@ class BayesianClassifier:
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
+        from bayeslora.engine.fitted import export
+
         with export.one_member(self.network, member) as network:
             return export.write_peft(
                 network, directory, prefix=prefix, head=head, overwrite=overwrite
@@ -607,6 +611,8 @@ class BayesianClassifier:
                 backbone itself, or there is no adapter, or no such member; or no classifier
                 of transformers computes the same function (none does for text encoders).
         """
+        from bayeslora.engine.fitted import export
+
         with export.one_member(self.network, member) as network:
             export.export_merged(network, directory, overwrite=overwrite)
 
@@ -628,6 +634,8 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is no adapter, or no such
                 member.
         """
+        from bayeslora.engine.fitted import export
+
         with export.one_member(self.network, member) as network:
             export.export_tensors(network, path, overwrite=overwrite)
 

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.peft_classifier import merged_classifier
-from bayeslora.backbones.sequence import load_sequence_classifier
+from bayeslora.backbones.sequence import load_sequence_classifier, merged_classifier
 from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
 

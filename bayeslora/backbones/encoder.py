@@ -212,37 +212,22 @@ class FeatureExtractor(nn.Module):
 
     def _closed(self) -> AbstractContextManager[object]:
         """Return the context manager for passes of the frozen backbone."""
-        closed = nullcontext if self.companion is None else self.companion.closed
-        context: AbstractContextManager[object] = closed()
-        return context
+        return nullcontext() if self.companion is None else self.companion.closed()
 
     def _applied(self, batch: Batch) -> AbstractContextManager[object]:
         """Return the context manager for the pass of a batch."""
-        applied = nullcontext if self.companion is None else self.companion.applied
-        context: AbstractContextManager[object] = applied(batch)
-        return context
+        return nullcontext() if self.companion is None else self.companion.applied(batch)
 
-    def features(
-        self,
-        prepared: PreparedTexts,
-        *,
-        rows: Sequence[int] | None = None,
-        batch_size: int = 64,
-        advance: Callable[[int], object] = lambda _: None,
-    ) -> Tensor:
+    def features(self, prepared: PreparedTexts, **options: Any) -> Tensor:
         """Return the features [N, ...] float32 on the CPU, in the order of the texts.
 
         The mode (training or evaluation) is not changed: MC dropout needs training mode.
 
         Args:
             prepared: The texts.
-            rows: Indices of N texts; None for all.
-            batch_size: Texts per pass.
-            advance: Called with the number of finished texts.
+            **options: As for `features_and_middle`.
         """
-        return self.features_and_middle(
-            prepared, rows=rows, batch_size=batch_size, advance=advance
-        )[0]
+        return self.features_and_middle(prepared, **options)[0]
 
     @torch.no_grad()
     def features_and_middle(

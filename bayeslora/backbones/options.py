@@ -31,7 +31,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
-from bayeslora.backbones.template import Template, at_blank
+from bayeslora.backbones.reading import Template, at_blank, head_weight
 from bayeslora.backbones.tokens import (
     Batch,
     Tokens,
@@ -40,7 +40,6 @@ from bayeslora.backbones.tokens import (
     padded,
     shortened,
 )
-from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
 from bayeslora.runtime import row_slices

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import PAIR, Template
+from bayeslora.backbones.reading import PAIR, Template
 from bayeslora.errors import InputError
 from bayeslora.foreign import reading
 from bayeslora.option_checks import MAX_LENGTH
@@ -272,12 +273,8 @@ def _arrays(lists: Sequence[list[int]], empty: int) -> list[NDArray[np.int64]]:
 
 def padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool = False) -> Tensor:
     """Return [B, T] int64: arrays of different lengths, padded on one side."""
-    width = max(len(item) for item in arrays)
-    result = np.full((len(arrays), width), fill, dtype=np.int64)
-    for row, item in enumerate(arrays):
-        start = width - len(item) if left else 0
-        result[row, start : start + len(item)] = item
-    return torch.from_numpy(result)
+    rows, side = [torch.from_numpy(item) for item in arrays], "left" if left else "right"
+    return pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side)
 
 
 def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:

@@ -48,9 +48,8 @@ from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples
+from bayeslora.data.examples import Examples, union, union_classes
 from bayeslora.data.read import read
-from bayeslora.data.union import union, union_classes
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located

@@ -141,6 +141,7 @@ class Reader:
 
     Attributes:
         table: The raw rows.
+        source: Name of the table.
         columns: Names of the columns to use. A column `id` is used if there is one.
         required: Whether a missing or empty label is an error.
     """
@@ -167,6 +168,7 @@ class Reader:
             InputError: A column is missing.
         """
         self.table, self.columns, self.required = table, columns, required
+        self.source = table.source
         self._keep, self._skip_blank = keep, skip_blank
         self._num_skipped = 0
         self._has_ids = self._has_pairs = False
@@ -174,11 +176,6 @@ class Reader:
         # Texts in a list have the template as their column's name.
         self._is_template = columns.text not in {*table.names, *columns.text_columns}
         self._require_columns()
-
-    @property
-    def source(self) -> str:
-        """Name of the table."""
-        return self.table.source
 
     def checked(self) -> Iterator[Examples]:
         """Yield the examples in the first pass, before `finished`.

@@ -1,4 +1,9 @@
-"""Texts, or questions with options, with their labels, and the encoding of labels."""
+"""Texts, or questions with options, with their labels: their encoding, tasks and splits.
+
+Several tasks are combined into one: class `positive` of task `reviews` becomes `reviews: positive`.
+A row belongs to one task, named in its further column `task`, and is classified among the classes
+of this task only.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import InputError
-from bayeslora.plain_text import listed, shown
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.plain_text import counted, listed, shown
 
 Label = str | int | None
 
@@ -298,3 +303,397 @@ def _unknown_label(
         f"the classes are {listed(classes)}" + (f". {advice}" if advice else ""),
         code="unknown",
     )
+
+
+TASK = "task"
+"""Further column with the name of each row's task."""
+
+
+def class_of(task: str, label: object) -> str:
+    """Return the name of a class of a task among the classes of all tasks."""
+    return f"{task}: {label}"
+
+
+def is_union(data: object) -> bool:
+    """Return whether data are a mapping of tasks rather than the rows of one table."""
+    return isinstance(data, Mapping) and not hasattr(data, "column_names")
+
+
+def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
+    """Return the class names of each task among the classes of all tasks.
+
+    Raises:
+        InputError: There are fewer than two tasks, a task name is empty or a task has fewer than
+            two classes, or two classes would have the same name.
+    """
+    if len(parts) < 2:
+        raise InputError(
+            f"several tasks need at least two names, got {listed(list(parts)) or 'none'}; for a "
+            "single task pass its data alone"
+        )
+    for task in parts:
+        if not isinstance(task, str) or not task.strip() or task != task.strip():
+            raise InputError(
+                f"a task name must be a non-empty string without surrounding spaces, got {task!r}"
+            )
+    classes = {
+        task: tuple(class_of(task, name) for name in class_names(rows))
+        for task, rows in parts.items()
+    }
+    every = [name for names in classes.values() for name in names]
+    if repeated := next((name for name in every if every.count(name) > 1), None):
+        raise InputError(
+            f"two tasks would have a class named {repeated!r}; rename one of {listed(list(parts))}"
+        )
+    return classes
+
+
+def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None = None) -> Examples:
+    """Return the rows of all tasks, concatenated, with labels prefixed by task names.
+
+    Args:
+        parts: Rows by task.
+        tasks: Number of classes of each task, in the order of the classes; None to allow all
+            classes for every row.
+
+    Raises:
+        InputError: Only some tasks have second texts or images, or one has questions with options.
+    """
+    kinds = {
+        task: "questions with options"
+        if rows.choices is not None
+        else "images"
+        if rows.images
+        else "texts"
+        if rows.pairs is None
+        else "pairs of texts"
+        for task, rows in parts.items()
+    }
+    if len({*kinds.values()}) > 1 or "questions with options" in kinds.values():
+        raise InputError(
+            "several tasks are supported for rows of one kind with labels: texts, pairs of texts "
+            f"or images, got {', '.join(f'{kind} in {task!r}' for task, kind in kinds.items())}"
+        )
+    common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
+    named_parts = [named(task, rows, common) for task, rows in parts.items()]
+    rows = replace(
+        joined(named_parts),
+        source=" + ".join(rows.source for rows in parts.values()),
+        dropped={
+            f"{task}: {reason}": count
+            for task, rows in parts.items()
+            for reason, count in rows.dropped.items()
+        },
+    )
+    return rows if tasks is None else among_own(rows, tasks)
+
+
+def named(task: str, rows: Examples, columns: Iterable[str] = ()) -> Examples:
+    """Return the rows of a task with prefixed ids and labels, and the named further columns."""
+    further = {name: values for name, values in rows.further.items() if name in columns}
+    return replace(
+        rows,
+        ids=tuple(f"{task}/{row_id}" for row_id in rows.ids),
+        labels=tuple(None if label is None else class_of(task, label) for label in rows.labels),
+        further={**further, TASK: (task,) * len(rows)},
+    )
+
+
+def check_tasks(names: Iterable[str], known: Sequence[str], subject: str) -> None:
+    """Raise InputError for unknown task names.
+
+    Args:
+        names: Names to check.
+        known: Names of the tasks.
+        subject: What the names belong to, for the message.
+
+    Raises:
+        InputError: A name is unknown.
+    """
+    for name in names:
+        if name not in known:
+            raise unknown_choice(f"task of {subject}", str(name), known)
+
+
+def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return the index of each row's task, [N] int64.
+
+    Args:
+        rows: Rows with the column `task`.
+        tasks: The tasks of a classifier, by name.
+
+    Raises:
+        InputError: A row has no task, or an unknown one.
+    """
+    names = rows.further.get(TASK)
+    if names is None:
+        raise InputError(
+            f"{rows.source}: the classifier was fitted to several tasks ({listed(list(tasks))}); "
+            "specify the task of the rows: {name: data} (--multi-task NAME=FILE), or a column "
+            f"{TASK!r}"
+        )
+    indices = {task: index for index, task in enumerate(tasks)}
+    for index, name in enumerate(names):
+        if name not in indices:
+            raise InputError(
+                f"{rows.source}, row {rows.rows[index]}, column {TASK!r}: "
+                f"{unknown_choice('task', str(name), list(tasks))}"
+            )
+    return np.array([indices[str(name)] for name in names], dtype=np.int64)
+
+
+def among_own(rows: Examples, tasks: Mapping[str, int]) -> Examples:
+    """Restrict rows with a task column to the classes of their task.
+
+    Args:
+        rows: Rows with the column `task`.
+        tasks: Number of classes of each task, in the order of the classes.
+
+    Raises:
+        InputError: A row has no task, or an unknown one.
+    """
+    number = np.repeat(np.arange(len(tasks)), [*tasks.values()])
+    masks = [tuple(row) for row in (number == np.arange(len(tasks))[:, None]).tolist()]
+    return replace(rows, among=tuple(masks[task] for task in tasks_of(rows, tasks).tolist()))
+
+
+def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
+    """Prefix the labels of rows with a task column by the task names.
+
+    Args:
+        rows: Rows with the column `task`; labels are classes of their task, or of all tasks.
+        classes: Class names of all tasks.
+
+    Raises:
+        InputError: A label is a class of another task.
+    """
+    labels = []
+    for row, name, label in zip(rows.rows, rows.further[TASK], rows.labels, strict=True):
+        is_whole = label in classes
+        is_own = str(label).startswith(class_of(str(name), ""))
+        if is_whole and not is_own and rows.among is not None:
+            raise InputError(
+                f"{rows.source}, row {row}, column {rows.label_column!r}: {label!r} is a class of "
+                f"another task than {name!r}"
+            )
+        labels.append(label if label is None or is_whole else class_of(str(name), label))
+    return replace(rows, labels=tuple(labels))
+
+
+def counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    """Return the number of classes of each task."""
+    return {task: len(names) for task, names in classes.items()}
+
+
+Ints = NDArray[np.int64]
+
+
+def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = False) -> Ints:
+    """Return `size` row indices drawn without replacement, stratified by class.
+
+    Rows are shuffled within their class, and the row with rank k (from 0) in a class of n rows gets
+    the key (k + 1/2) / n. The rows with the smallest keys are the sample: this is Webster's method
+    of apportionment in a single sort.
+
+    Args:
+        labels: [N] class indices.
+        size: Number of rows to draw, from the number of classes to N.
+        seed: Seed for the choice of rows; equal seeds give equal rows.
+        balanced: Whether to draw equally many rows per class (up to one) instead of keeping the
+            class proportions.
+
+    Returns:
+        [size] int64, ascending; every class has at least one row.
+
+    Raises:
+        InputError: A label is negative, `size` is out of range, or with `balanced` a class has too
+            few rows.
+    """
+    rank, count = _ranks(labels, seed)
+    classes = len(np.unique(labels))
+    if not classes <= size <= len(labels):
+        raise InputError(
+            f"cannot draw {size} of {len(labels)} rows: the size must be between {classes} (the "
+            f"number of classes) and {len(labels)} (the number of rows)"
+        )
+    if balanced:
+        _check_enough(labels, -(-size // classes), size)
+    key = rank.astype(np.float64) if balanced else np.where(rank == 0, -1, (rank + 0.5) / count)
+    return np.sort(_smallest(key, labels, size))
+
+
+def stratified_split(labels: Ints, held_out: int | float, seed: int) -> tuple[Ints, Ints]:
+    """Split the rows into two parts with about the same class proportions.
+
+    Args:
+        labels: [N] class indices.
+        held_out: Size of the second part: a number of rows (int) or a fraction of N (float).
+        seed: Seed for the choice of rows; equal seeds give equal parts.
+
+    Returns:
+        The row indices of the first part and of the held-out part, int64, ascending. Every class is
+        in both parts.
+
+    Raises:
+        InputError: A label is negative, a class has fewer than two rows, or a part is too small to
+            contain every class.
+    """
+    rank, count = _ranks(labels, seed)
+    classes = len(np.unique(labels))
+    size = _held_out_size(held_out, len(labels))
+    _check_enough(labels, 2, None)
+    if not classes <= size <= len(labels) - classes:
+        raise InputError(
+            f"cannot hold out {size} of {len(labels)} rows: both parts need at least one row of "
+            f"each of the {classes} classes; hold out {classes} to {len(labels) - classes} rows"
+        )
+    key = np.where(rank == 0, -1, np.where(rank == count - 1, 2, (rank + 0.5) / count))
+    out = _smallest(key, labels, size)
+    mask = np.ones(len(labels), dtype=bool)
+    mask[out] = False
+    return np.flatnonzero(mask), np.sort(out)
+
+
+def grouped_split(
+    labels: Ints, groups: Sequence[str], held_out: int | float, seed: int
+) -> tuple[Ints, Ints]:
+    """Split the rows into two parts that keep groups together.
+
+    Groups are drawn at random until the second part has at least the requested number of rows.
+
+    Args:
+        labels: [N] class indices.
+        groups: [N] names of groups, such as twins.
+        held_out: Size of the second part: a number of rows (int) or a fraction of N (float).
+        seed: Seed for the choice of groups.
+
+    Returns:
+        The row indices of the first part and of the held-out part, int64, ascending.
+
+    Raises:
+        InputError: A part would lack a class.
+    """
+    rank = _group_ranks(groups, seed)
+    size = _held_out_size(held_out, len(labels))
+    order = np.argsort(rank, kind="stable")
+    last = rank[order[min(max(size, 1), len(labels)) - 1]]
+    out = rank <= last
+    for part in (labels[out], labels[~out]):
+        if len(np.unique(part)) < len(np.unique(labels)):
+            raise InputError(
+                f"cannot hold out {size} of {len(labels)} rows without splitting groups: both "
+                "parts need rows of every class"
+            )
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def split_examples(examples: Examples, labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
+    """Split examples into training and validation rows, stratified by class.
+
+    Groups stay together, and held-out rows whose input is also in the first part move to it.
+
+    Args:
+        examples: N rows.
+        labels: [N] class indices.
+        share: Fraction of the rows in the second part.
+        seed: Seed for the choice of rows.
+
+    Returns:
+        The row indices of the first part and of the held-out part, int64, ascending.
+
+    Raises:
+        InputError: A part would lack a class, or every held-out input is repeated in other rows.
+    """
+    strata = examples.strata(labels)
+    if examples.groups is None:
+        train, held_out = stratified_split(strata, share, seed)
+    else:
+        train, held_out = grouped_split(strata, examples.groups, share, seed)
+    text = examples.input_numbers
+    seen = np.isin(text[held_out], text[train])
+    train, held_out = np.sort(np.concatenate([train, held_out[seen]])), held_out[~seen]
+    if not len(held_out):
+        raise InputError(
+            "hold_out: every held-out text also occurs in the other rows; remove hold_out"
+        )
+    return train, held_out
+
+
+def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
+    """Return the fold of each row, keeping groups together.
+
+    Args:
+        groups: [N] names of groups.
+        folds: Number of folds K, from 2 to the number of groups.
+        seed: Seed for the assignment of groups to folds.
+
+    Returns:
+        [N] int64 from 0 to K − 1.
+
+    Raises:
+        InputError: `folds` is out of range.
+    """
+    rank = _group_ranks(groups, seed)
+    if not 2 <= folds <= rank.max() + 1:
+        raise InputError(
+            f"the number of folds must be from 2 to {rank.max() + 1} (the number of groups), got "
+            f"{folds}"
+        )
+    return np.asarray(rank % folds)
+
+
+def _group_ranks(groups: Sequence[str], seed: int) -> Ints:
+    """Return the rank of each row's group in a random order of the groups, [N]."""
+    number = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return np.asarray(np.random.default_rng(seed).permutation(number.max() + 1)[number])
+
+
+def stratified_folds(labels: Ints, folds: int, seed: int) -> Ints:
+    """Return the fold of each row; folds differ by at most one row, in total and per class.
+
+    Args:
+        labels: [N] class indices.
+        folds: Number of folds K, from 2 to N.
+        seed: Seed for the assignment of rows to folds; equal seeds give equal folds.
+
+    Returns:
+        [N] int64 from 0 to K − 1.
+    """
+    rank, _ = _ranks(labels, seed)
+    # Rows are dealt like cards, class after class, so that not all classes begin at fold 0.
+    order = np.lexsort((rank, labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold
+
+
+def _held_out_size(held_out: int | float, rows: int) -> int:
+    return held_out if isinstance(held_out, int) else round(held_out * rows)
+
+
+def _ranks(labels: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Return the rank of each row in a random order of its class, and the size of the class."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.empty(len(labels), dtype=np.int64)
+    count = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - starts
+    count[order] = np.repeat(counts, counts)
+    return rank, count
+
+
+def _smallest(key: NDArray[np.float64], labels: Ints, size: int) -> Ints:
+    """Return the rows with the `size` smallest keys; ties go to the lower class."""
+    return np.lexsort((labels, key))[:size].astype(np.int64)
+
+
+def _check_enough(labels: Ints, needed: int, size: int | None) -> None:
+    names, counts = np.unique(labels, return_counts=True)
+    worst = int(np.argmin(counts))
+    if counts[worst] < needed:
+        why = "to be in both parts" if size is None else f"for {size} rows of {len(names)} classes"
+        raise InputError(
+            f"class {names[worst]} has {counted(counts[worst], 'row')}, but needs {needed} {why}"
+        )

@@ -15,20 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
+from bayeslora.data import examples
 from bayeslora.data.columns import DataColumns, Reader
-from bayeslora.data.examples import IMAGE, LETTERS, Examples, class_names, data_hash, encode_labels
+from bayeslora.data.examples import Examples
 from bayeslora.data.formats import DEFAULT, Reading
 from bayeslora.data.read import read, stream
-from bayeslora.data.union import (
-    TASK,
-    among_own,
-    check_tasks,
-    counts,
-    is_union,
-    union,
-    union_classes,
-    with_tasks,
-)
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import Format
@@ -76,17 +67,21 @@ def read_for(
             or an unknown one.
     """
     names = _checked_names(keep)
-    if is_union(data) and not record.tasks:
+    if examples.is_union(data) and not record.tasks:
         raise InputError("the classifier was fitted to one task; pass its rows without a task name")
-    if is_union(data):
-        check_tasks(data, [*record.tasks], "the classifier")
+    if examples.is_union(data):
+        examples.check_tasks(data, [*record.tasks], "the classifier")
         if not data:
             raise InputError("data by task is empty; name at least one task")
         read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
-        return union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
-    reading = replace(reading, optional=(TASK,)) if record.tasks else reading
+        return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
+    reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading
     rows = read(data, columns, labels=labels, keep=names, reading=reading)
-    return with_tasks(among_own(rows, record.tasks), record.classes) if record.tasks else rows
+    return (
+        examples.with_tasks(examples.among_own(rows, record.tasks), record.classes)
+        if record.tasks
+        else rows
+    )
 
 
 def stream_for(
@@ -98,7 +93,7 @@ def stream_for(
     reading: Reading = DEFAULT,
 ) -> Examples | Reader:
     """Return what has the rows of `read_for` as pieces; in memory for several tasks."""
-    if record.tasks or is_union(data):
+    if record.tasks or examples.is_union(data):
         return read_for(record, data, columns, keep=keep, reading=reading)
     return stream(data, columns, keep=_checked_names(keep), reading=reading)
 
@@ -124,12 +119,6 @@ def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = 
         rows = read(data, columns, labels="required")
     else:
         rows = read_for(record, data, columns, labels="required")
-    missing = next((index for index, label in enumerate(rows.labels) if label is None), None)
-    if missing is not None:
-        raise InputError(
-            f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
-            "the label is missing"
-        )
     if rows.duplicates:
         logger.warning(
             "%s: %d of %s %s an earlier row (same text and label)",
@@ -164,7 +153,7 @@ def classes_with(
     """
     if format != "options":
         return tuple(classes)
-    return tuple(LETTERS[: max(len(classes), most_options)])
+    return tuple(examples.LETTERS[: max(len(classes), most_options)])
 
 
 def most_options(rows: Examples) -> int:
@@ -287,7 +276,7 @@ def encode_for(
         )
     elif indexed:
         advice.append(f"Labels may also be indices, 0 to {len(classes) - 1}")
-    return encode_labels(
+    return examples.encode_labels(
         rows, classes, unknown=unknown or "error", indexed=indexed, advice=". ".join(advice)
     )
 
@@ -337,41 +326,43 @@ class TrainingData:
         Raises:
             InputError: The data is not allowed.
         """
-        if is_union(train) or is_union(validation):
+        if examples.is_union(train) or examples.is_union(validation):
             return cls._of_tasks(train, validation, columns)
         rows = read_labelled(train, columns)
         columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         columns = _with_images(columns, rows)
         held_out = None if validation is None else read_validation(validation, columns, rows)
-        classes = class_names(rows)
+        classes = examples.class_names(rows)
         if held_out is not None:
             check_images(held_out, images=rows.images)
             check_questions(None if rows.choices is None else "options", classes, held_out)
             if held_out.choices is not None:
-                classes = max(classes, class_names(held_out), key=len)
+                classes = max(classes, examples.class_names(held_out), key=len)
         return cls(columns, classes, *_encoded(classes, rows, held_out))
 
     @classmethod
     def _of_tasks(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
         """Read several tasks, named by the keys, as one data set."""
-        if not is_union(train) or not (validation is None or is_union(validation)):
+        if not examples.is_union(train) or not (
+            validation is None or examples.is_union(validation)
+        ):
             raise InputError(
                 "training and validation data must both name their tasks; give both as mappings "
                 "from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
             )
-        check_tasks(validation or (), [*train], "validation data")
+        examples.check_tasks(validation or (), [*train], "validation data")
         parts = {task: read_labelled(data, columns) for task, data in train.items()}
         held_out = {
             task: read_validation(data, columns, parts[task])
             for task, data in (validation or {}).items()
         }
-        of_task = union_classes(parts)
-        sizes = counts(of_task)
+        of_task = examples.union_classes(parts)
+        sizes = examples.counts(of_task)
         classes = tuple(name for names in of_task.values() for name in names)
         for task, rows in held_out.items():  # by the task's own class names
-            encode_labels(rows, class_names(parts[task]))
-        whole = union(parts, sizes)
-        splits = _encoded(classes, whole, union(held_out, sizes) if held_out else None)
+            examples.encode_labels(rows, examples.class_names(parts[task]))
+        whole = examples.union(parts, sizes)
+        splits = _encoded(classes, whole, examples.union(held_out, sizes) if held_out else None)
         return cls(_with_images(columns, whole), classes, *splits, sizes)
 
     @property
@@ -386,21 +377,21 @@ class TrainingData:
 
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""
-        validation = None if self.held_out is None else data_hash(self.held_out)
-        return {"train": data_hash(self.rows), "validation": validation}
+        validation = None if self.held_out is None else examples.data_hash(self.held_out)
+        return {"train": examples.data_hash(self.rows), "validation": validation}
 
 
 def _with_images(columns: DataColumns, rows: Examples) -> DataColumns:
     """Return the columns that rows were read from, which may be images without being named."""
     is_found = rows.images and not columns.images
-    return replace(columns, text=IMAGE, images=True) if is_found else columns
+    return replace(columns, text=examples.IMAGE, images=True) if is_found else columns
 
 
 def _encoded(
     classes: tuple[str, ...], train: Examples, validation: Examples | None
 ) -> tuple[LabelledExamples, LabelledExamples | None]:
     """Return both splits with the indices of their labels."""
-    labelled = (train, torch.from_numpy(encode_labels(train, classes)))
+    labelled = (train, torch.from_numpy(examples.encode_labels(train, classes)))
     if validation is None:
         return labelled, None
-    return labelled, (validation, torch.from_numpy(encode_labels(validation, classes)))
+    return labelled, (validation, torch.from_numpy(examples.encode_labels(validation, classes)))

@@ -15,31 +15,13 @@ from functools import partial
 from torch import Tensor
 
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
-from bayeslora.backbones.depth import (
-    ALL_LAYERS,
-    cut,
-    default_depth,
-    num_layers,
-    read_as_asked,
-    resolve_depth,
-)
-from bayeslora.backbones.embedded import (
-    AUTO,
-    EMBEDDED_MODELS,
-    IMAGES,
-    INSTALL,
-    QUESTIONS,
-    TEXTS,
-    installed_file,
-)
+from bayeslora.backbones import embedded, reading
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.template import RAW, Template
+from bayeslora.backbones.reading import Template, class_words
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_words
-from bayeslora.data.splits import stratified_sample
-from bayeslora.engine import formats
-from bayeslora.engine.build import adapter_for, build_network, pooling_of
+from bayeslora.data.examples import stratified_sample
+from bayeslora.engine import build
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
@@ -75,15 +57,17 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     """
     rows = data.rows
     reads_words = plan.verbaliser not in (None, "none") or rows.choices is not None
-    usual = IMAGES if rows.images else QUESTIONS if reads_words else TEXTS
+    usual = (
+        embedded.IMAGES if rows.images else embedded.QUESTIONS if reads_words else embedded.TEXTS
+    )
     plan = replace(plan, backbone=plan.backbone or usual, training=_training(plan, data))
-    plan = formats.settled(plan, rows)
+    plan = build.with_format(plan, rows)
     _check_held_out(plan, data)
     if plan.training.hold_out:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
     several = plan.training.keep_folds or plan.adapter.has_members
-    adapter = adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
+    adapter = build.adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
     # Class names of several tasks are `task: class`, not words.
     no_words = bool(data.tasks) and plan.verbaliser is None
     plan = replace(
@@ -138,7 +122,7 @@ def by_backbone(
     """
     plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
     name = str(plan.backbone)
-    if name == AUTO:
+    if name == embedded.AUTO:
         loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
         name = loaded.name
     else:
@@ -148,12 +132,12 @@ def by_backbone(
     classes = 1 if shared else len(data.classes)
     # A language model that answers is adapted in more layers.
     answers = shared and backbone.kind == "decoder"
-    num_adapted = layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
+    num_adapted = layers_that_answer(reading.num_layers(backbone)) if answers else USUAL_LAYERS
     plan = replace(
         plan,
         backbone=name,
-        depth=backbone.depth or ALL_LAYERS,
-        template=backbone.template or Template(RAW),
+        depth=backbone.depth or reading.ALL_LAYERS,
+        template=backbone.template or Template(reading.RAW),
         posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
         adapter=plan.adapter.with_layers(num_adapted),
     )
@@ -167,11 +151,11 @@ def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
         for name in settled.training.unset
         if name not in chosen.chosen
     ]
-    if chosen.backbone in (None, AUTO):
+    if chosen.backbone in (None, embedded.AUTO):
         words.insert(0, f"backbone {settled.backbone}")
-    if chosen.depth in (None, "auto") and settled.depth != ALL_LAYERS:
+    if chosen.depth in (None, "auto") and settled.depth != reading.ALL_LAYERS:
         words.append(f"depth {settled.depth}")
-    if chosen.template is None and settled.template != Template(RAW):
+    if chosen.template is None and settled.template != Template(reading.RAW):
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))
@@ -188,21 +172,21 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     check_images(data.rows, images=loaded.kind == "vision")
     depth = plan.depth
-    whole, backbone = read_as_asked(
+    whole, backbone = reading.read_as_asked(
         loaded,
-        ALL_LAYERS if depth == "auto" else depth,
-        formats.default_template(plan, loaded, data.rows, data.held_out),
+        reading.ALL_LAYERS if depth == "auto" else depth,
+        build.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
         adapted=plan.adapter.trains,
         max_length=plan.max_length,
     )
     check_max_length(whole, plan.max_length)
-    formats.check_backbone(plan.format, whole, backbone, len(data.classes))
+    build.check_format(plan.format, whole, backbone, len(data.classes))
     if depth == "auto":
-        usual = default_depth(whole, adapted=plan.adapter.trains)
-        pooling = pooling_of(whole, plan.adapter)
-        usual = resolve_depth(whole, usual or ALL_LAYERS)
-        backbone = cut(whole, best_depth(whole, plan, data, pooling=pooling, usual=usual))
+        usual = reading.default_depth(whole, adapted=plan.adapter.trains)
+        pooling = build.pooling_of(whole, plan.adapter)
+        usual = reading.resolve_depth(whole, usual or reading.ALL_LAYERS)
+        backbone = reading.cut(whole, best_depth(whole, plan, data, pooling=pooling, usual=usual))
     return whole, backbone
 
 
@@ -322,8 +306,8 @@ def choose_backbone(
     if data.rows.choices is not None or plan.verbaliser not in (None, "none"):
         kinds = {"decoder"}
     loaded, read_as = {}, {}
-    for name, model in EMBEDDED_MODELS.items():
-        if model.kind not in kinds or installed_file(name) is None:
+    for name, model in embedded.EMBEDDED_MODELS.items():
+        if model.kind not in kinds or embedded.installed_file(name) is None:
             continue
         try:
             loaded[name] = load(name)
@@ -333,7 +317,7 @@ def choose_backbone(
     if not read_as:
         raise MissingAssetError(
             "backbone 'auto' compares installed backbones, but none that reads these rows is "
-            f"installed; {INSTALL}, or name a backbone"
+            f"installed; {embedded.INSTALL}, or name a backbone"
         )
     if len(read_as) == 1:
         logger.info("backbone: %s, the only installed one that reads these rows", *read_as)
@@ -347,7 +331,7 @@ def choose_backbone(
 
 def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
     """Return the held-out NLL of a last layer on a backbone, in nats per row."""
-    network = build_network(backbone, plan, len(data.classes))
+    network = build.build_network(backbone, plan, len(data.classes))
     rows = _sample(data, plan.seed)
     texts = prepare(network.encoder, rows, progress=plan.progress, say=False)
     set_feature_scale(network, texts)
@@ -381,7 +365,7 @@ def best_depth(
     """
     examples, labels = _sample(data, 0)
     num_classes = int(labels.max()) + 1
-    depths = sorted({max(1, round(share * num_layers(whole))) for share in SHARES})
+    depths = sorted({max(1, round(share * reading.num_layers(whole))) for share in SHARES})
     count = len(examples) * (len(depths) + 1)
     path, _ = find_layers(whole.model)
     encode = partial(Encoder, layers_path=path, start=depths[0] - 1, max_length=plan.max_length)
@@ -390,7 +374,7 @@ def best_depth(
         first = encode(whole)
         prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
         for depth in depths:
-            encoder = encode(cut(whole, depth), pooling=pooling)
+            encoder = encode(reading.cut(whole, depth), pooling=pooling)
             bounds[depth] = evidence(encoder.features(prepared, advance=advance), labels)
         first.forget(prepared)
     shown = {depth: round(value, 3) for depth, value in bounds.items()}

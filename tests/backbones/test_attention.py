@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import batch, build
+from architectures import batch, build, last_hidden
 from tiny import tiny_llama
 
 from bayeslora.backbones.load import SHORT_ATTENTION, load_backbone, use_short_attention
@@ -11,19 +11,14 @@ from bayeslora.backbones.load import SHORT_ATTENTION, load_backbone, use_short_a
 NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert"]
 
 
-def states(model, ids, mask):
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_float32_model_is_the_same_bit_by_bit(name):
     model, _ = build(name)
     ids, mask = batch()
-    before = states(model, ids, mask)
+    before = last_hidden(model, ids, mask)
     use_short_attention(model)
     assert model.config._attn_implementation == SHORT_ATTENTION
-    assert torch.equal(states(model, ids, mask), before)
+    assert torch.equal(last_hidden(model, ids, mask), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,11 +26,11 @@ def test_half_precision_is_as_near_to_float32_as_before(name):
     model, _ = build(name)
     ids, mask = batch()
     real = mask.bool()
-    exact = states(model, ids, mask)[real]
+    exact = last_hidden(model, ids, mask)[real]
     half = model.to(torch.bfloat16)
-    before = (states(half, ids, mask)[real] - exact).abs().mean()
+    before = (last_hidden(half, ids, mask)[real] - exact).abs().mean()
     use_short_attention(half)
-    after = states(half, ids, mask)[real]
+    after = last_hidden(half, ids, mask)[real]
     assert after.dtype == torch.bfloat16
     # Both round everything else alike; a wrong mask or scale gives errors as large as the states.
     assert (after - exact).abs().mean() < 1.5 * before < 0.1 * exact.abs().mean()
@@ -54,7 +49,7 @@ def test_the_kernel_sees_float32_and_the_model_bfloat16(monkeypatch):
     monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", watching)
     model = build("llama")[0].to(torch.bfloat16)
     use_short_attention(model)
-    assert states(model, *batch()).dtype == torch.bfloat16
+    assert last_hidden(model, *batch()).dtype == torch.bfloat16
     assert set(seen) == {torch.float32}
 
 

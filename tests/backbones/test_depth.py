@@ -6,9 +6,9 @@ from refusal import refused
 from tiny import tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModel
 
-from bayeslora.backbones.depth import check_depth, cut, read_at, resolve_depth
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.reading import check_depth, cut, read_at, resolve_depth
 
 TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 PATHS = {tiny_llama: "layers", tiny_bert: "encoder.layer"}

@@ -70,10 +70,13 @@ def test_another_file_than_the_tested_one_is_refused(package):
         assert str(value) in str(caught.value)
 
 
-@pytest.fixture
-def runs(package, monkeypatch, tmp_path):
-    """Create a GGUF package and an empty cache; return the list of de-quantised files."""
-    package("model.gguf", requirement="fake-weights==1.0")
+@pytest.fixture(params=["gguf", "onnx"])
+def runs(request, package, monkeypatch, tmp_path):
+    """Create a package of a format and an empty cache; return the list of converted files."""
+    package(f"model.{request.param}", requirement="fake-weights==1.0")
+    # The reader of the format need not be installed.
+    found = embedded.find_spec
+    monkeypatch.setattr(embedded, "find_spec", lambda name: found(name) or name == request.param)
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     paths = []
 
@@ -81,11 +84,12 @@ def runs(package, monkeypatch, tmp_path):
         paths.append(path)
         (folder / "model.safetensors").write_bytes(b"plain weights")
 
-    monkeypatch.setattr(embedded, "_dequantise", write)
+    names = {"gguf": "_dequantise", "onnx": "_write_dinov2"}
+    monkeypatch.setattr(embedded, names[request.param], write)
     return paths
 
 
-def test_weights_are_de_quantised_once(runs):
+def test_weights_are_converted_once(runs):
     first = embedded_directory("minilm")
     assert embedded_directory("minilm") == first
     assert len(runs) == 1

@@ -47,13 +47,6 @@ def test_cached_lower_layers_change_nothing(vit, images):
     assert torch.equal(result, whole.features(whole.prepare(images)))
 
 
-def test_features_do_not_depend_on_the_batch(vit, images):
-    encoder = Encoder(vit, layers_path="", start=0, max_length=17)
-    prepared = encoder.prepare(images)
-    alone = encoder.features(prepared, batch_size=1)
-    torch.testing.assert_close(encoder.features(prepared, batch_size=4), alone)
-
-
 @pytest.mark.parametrize(
     ("max_length", "side", "tokens"), [(1, 2, 2), (5, 4, 5), (12, 6, 10), (17, 8, 17), (99, 8, 17)]
 )

@@ -11,8 +11,8 @@ from tiny import SIZES, tiny_bert, tiny_llama
 
 from bayeslora.backbones import tokens as module
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.template import Template
-from bayeslora.backbones.tokens import Tokens, length_batches, tokenise
+from bayeslora.backbones.reading import Template
+from bayeslora.backbones.tokens import length_batches, real_tokens, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,6 @@ def test_no_text_is_longer_than_the_model_has_positions(encoder):
     encoder.model(input_ids=ids, attention_mask=mask)
 
 
-def test_padding_is_on_the_right():
-    tokens = Tokens((np.array([5, 6, 7]), np.array([8])), 0, 9)
-    ids, mask = tokens.pad([1, 0]).values()
-    assert ids.tolist() == [[8, 9, 9], [5, 6, 7]]
-    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
-    assert ids.dtype == mask.dtype == torch.int64
-
-
 @settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 50), max_size=40).map(lambda v: np.array(v, dtype=np.int64)),
@@ -191,3 +183,10 @@ def test_texts_are_tokenised_some_at_a_time(request, monkeypatch, name, as_its_o
     assert result.num_truncated == whole.num_truncated
     for actual, expected in ((result.ids, whole.ids), (result.types or (), whole.types or ())):
         assert [item.tolist() for item in actual] == [item.tolist() for item in expected]
+
+
+def test_the_mask_takes_the_shape_of_the_states():
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    assert real_tokens("it", torch.zeros(2, 3, 4), mask).tolist() == mask.bool().tolist()
+    assert real_tokens("it", torch.zeros(6, 4), mask).tolist() == mask.bool().flatten().tolist()
+    assert real_tokens("it", torch.zeros(2, 4), mask).tolist() == [True, True]

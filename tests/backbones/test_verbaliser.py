@@ -9,8 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.template import Template
-from bayeslora.backbones.verbaliser import class_rows, class_words, tokens_after
+from bayeslora.backbones.reading import Template, class_rows, class_words, tokens_after
 
 
 def loaded(builder, folder):

@@ -21,6 +21,11 @@ def bert(folder):
 
 
 @pytest.fixture(scope="session")
+def backbones(llama, bert):
+    return {"llama": llama, "bert": bert}
+
+
+@pytest.fixture(scope="session")
 def foreign(folder):
     return str(tiny_classifier(folder / "foreign"))
 

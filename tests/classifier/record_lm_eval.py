@@ -17,7 +17,7 @@ from tiny import lettered_llama, toy_questions
 
 from bayeslora.backbones.encoder import with_letters
 from bayeslora.backbones.options import FRAME
-from bayeslora.engine.formats import LETTERS_FRAME
+from bayeslora.engine.build import LETTERS_FRAME
 
 FILE = Path(__file__).with_name("lm_eval_scores.json")
 COUNT, SEED = 100, 11

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from foreign_models import FAMILIES, logits, saved, saved_peft
+from foreign_models import logits, saved
 from refusal import refused
 from tiny import CLASSES, toy_rows
 from usage import TEST, from_transformers, load, same
@@ -27,16 +27,6 @@ def probabilities(path):
     return outputs.softmax(1).numpy(), outputs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_keeps_its_mean(tmp_path, family):
-    path = str(saved(family, tmp_path / "theirs"))
-    clf = from_transformers(path).calibrate(toy_rows(30))
-    expected, _ = probabilities(path)
-    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, expected, atol=1e-5)
-    clf.save_pretrained(tmp_path / "ours")
-    assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
-
-
 @pytest.mark.parametrize("posterior", ["vbll", "temperature"])
 @pytest.mark.parametrize("family", ["distilbert", "roberta"])
 def test_a_new_last_layer_is_exported_to_where_the_old_one_served(tmp_path, family, posterior):
@@ -55,17 +45,6 @@ def test_a_posterior_that_keeps_the_mean_exports_nothing_new(foreign, tmp_path):
     assert not (tmp_path / "served").exists()
 
 
-# peft reads an attribute that transformers renamed.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_a_peft_checkpoint_keeps_its_mean(tmp_path):
-    path, adapted = saved_peft("distilbert", tmp_path)
-    clf = from_transformers(str(path)).calibrate(toy_rows(30))
-    expected = logits(adapted, [row["text"] for row in TEST]).double().softmax(1).numpy()
-    np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, expected, atol=1e-5)
-    clf.save_pretrained(tmp_path / "ours")
-    assert same(load(tmp_path / "ours").predict(TEST), clf.predict(TEST))
-
-
 @pytest.mark.parametrize("structure", ["kron", "full", "diag"])
 def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, structure):
     clf = from_transformers(foreign, f"laplace:structure={structure}").calibrate(toy_rows(30))
@@ -80,19 +59,6 @@ def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, s
     assert (clf.predict(TEST).epistemic > 0).all()
     clf.save_pretrained(tmp_path / "model")
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
-
-
-def test_calibration_leaves_the_network_alone(foreign):
-    clf = from_transformers(foreign)
-    network = clf.network.encoder.model
-    before = {name: item.clone() for name, item in network.state_dict().items()}
-    clf.calibrate(toy_rows(30))
-    assert all(torch.equal(before[name], item) for name, item in network.state_dict().items())
-
-
-def test_a_foreign_classifier_without_calibration_says_what_to_do(foreign):
-    with refused("not-fitted"):
-        from_transformers(foreign).predict(TEST)
 
 
 def test_a_pair_is_read_as_its_owner_reads_it(tmp_path):

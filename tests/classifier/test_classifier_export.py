@@ -9,24 +9,17 @@ import torch
 from refusal import refused
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, toy_rows
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    pipeline,
 )
 
 from bayeslora.classifier import BayesianClassifier
 
 ROWS = toy_rows(20, 6)
 TEXTS = [row["text"] for row in ROWS]
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +105,6 @@ def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, plac
     with refused(*refusal):
         getattr(clf, export)(tmp_path / place, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
-    clf = fitted("llama", "polar:r=4,num_layers=2", QUICK_VBLL)
-    clf.export_merged(tmp_path / "out")
-    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
-    expected = clf.predict(TEXTS, num_samples=0)
-    for answers, row in zip(classify(TEXTS), expected, strict=True):
-        scores = {answer["label"]: answer["score"] for answer in answers}
-        assert scores == pytest.approx(dict(row.probs), abs=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["llama", "bert"])

@@ -193,31 +193,6 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
         clf.predict(TEST)
 
 
-def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):
-    rows, validation = toy_rows(24), toy_rows(12, seed=1)
-    expected = new(llama).fit(rows, validation, epochs=2, batch_size=8).predict(TEST)
-    end = Loop.end_epoch
-
-    def die(loop, loss):
-        if loop.epoch == 1:
-            raise KeyboardInterrupt
-        return end(loop, loss)
-
-    out = tmp_path / "model"
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "end_epoch", die)
-        with pytest.raises(KeyboardInterrupt):
-            new(llama).fit(rows, validation, epochs=2, batch_size=8, out=out)
-    with refused("another-fit", "seed"):
-        new(llama, seed=1).fit(rows, validation, epochs=2, batch_size=8, out=out)
-    with refused("another-fit", "train"):
-        new(llama).fit(rows[::-1], validation, epochs=2, batch_size=8, out=out)
-    with refused("input", "bayeslora.json"):
-        bl.BayesianClassifier.from_pretrained(out)
-    resumed = new(llama).fit(rows, validation, epochs=2, batch_size=8, out=out)
-    assert same(resumed.predict(TEST), expected)
-
-
 def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_path, monkeypatch):
     rows = toy_rows(24)
     options = {"epochs": 2, "batch_size": 8, "cv": 0}

@@ -1,18 +1,14 @@
 """Images through the classifier: fit, posteriors, OOD scores, files, invalid options."""
 
 import json
-from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import load, new, same
 
-from bayeslora.backbones import embedded
 from bayeslora.cli.app import main
 from bayeslora.errors import InputError
 
@@ -139,42 +135,3 @@ def test_the_command_line_from_fit_to_report(vit, files, tmp_path, capsys):
     report = tmp_path / "report"
     assert run("report", predictions, "--out", report, "--quiet") == 0
     assert "data:image/png;base64," in (report / "index.html").read_text()
-
-
-def test_an_unreadable_image_ends_with_2_before_the_backbone_is_loaded(files, tmp_path, capsys):
-    table = tmp_path / "rows.csv"
-    table.write_text("image,label\nnowhere.png,a\n")
-    code = run("fit", table, "--out", tmp_path / "model", "--backbone", tmp_path / "no-model")
-    assert code == 2
-    error = capsys.readouterr().err
-    assert "row 2" in error
-    assert "nowhere.png" in error
-
-
-def test_the_embedded_dinov2_is_converted_once(tmp_path, monkeypatch, vit):
-    """A package of another small model stands in for the real one."""
-    package = tmp_path / "fake_images"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    (package / "weights.onnx").write_bytes(b"an onnx file")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-    converted = []
-
-    def convert(path, directory):
-        converted.append(path)
-        save_file({"w": torch.ones(2)}, directory / "model.safetensors")
-
-    monkeypatch.setattr(embedded, "_write_dinov2", convert)
-    # Its reader need not be installed.
-    monkeypatch.setattr(embedded, "find_spec", lambda name: find_spec(name) or name == "onnx")
-    model = replace(
-        embedded.EMBEDDED_MODELS["dinov2-s"],
-        package="fake_images",
-        file="weights.onnx",
-        sha256=embedded._sha256(package / "weights.onnx"),
-    )
-    monkeypatch.setitem(embedded.EMBEDDED_MODELS, "dinov2-s", model)
-    first = embedded.embedded_directory("dinov2-s")
-    assert embedded.embedded_directory("dinov2-s") == first
-    assert converted == [package / "weights.onnx"]

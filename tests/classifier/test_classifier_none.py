@@ -5,18 +5,12 @@ import pytest
 import torch
 from refusal import refused
 from sklearn.linear_model import LogisticRegression
-from tiny import tiny_bert, tiny_llama, toy_rows
+from tiny import toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.posteriors.last_layer.vbll.final import WIDE_PRIOR_SCALE, Polisher
 
 ROWS, HELD = toy_rows(60), toy_rows(30, seed=3)
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("none")
-    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
 def fitted(backbone, posterior="vbll", adapter="none", validation=None, fit=None, **options):
@@ -91,13 +85,6 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
     fitted(backbones["llama"], validation=HELD)
     # Held-out rows are predicted once more to report their scores.
     assert sum(seen) == len(ROWS) + 2 * len(HELD)
-
-
-def test_a_prior_from_the_language_model_is_what_few_rows_leave(backbones):
-    words = {"animals": "cat", "food": "bread", "weather": "rain"}
-    clf = fitted(backbones["llama"], template="{text} is", verbaliser=words)
-    assert clf.network.head.prior_centre() is not None
-    assert clf.record.results["prior_factor"] >= 0
 
 
 IDLE = {"epochs": 3, "batch_size": 8, "head_lr": 0.1}

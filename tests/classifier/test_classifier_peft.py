@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from foreign_models import logits, saved_peft
-from refusal import refused
 from tiny import toy_rows
 from usage import TEST, from_transformers, load, same
 
@@ -78,13 +77,3 @@ def test_texts_that_padding_would_change_are_run_alone(tmp_path, posterior):
     np.testing.assert_allclose(beside.probs[:1], alone.probs, atol=1e-6)
     for name, values in alone.scores.items():
         np.testing.assert_allclose(beside.scores[name][:1], values, rtol=1e-4, atol=1e-6)
-
-
-def test_what_is_not_a_plain_lora_is_refused(tmp_path):
-    path, _ = saved_peft("llama", tmp_path / "dora", use_dora=True)
-    with refused("input", "use_dora"):
-        from_transformers(str(path), "laplace_lora")
-    assert from_transformers(str(path), "laplace").calibrate(FRESH)
-    path, _ = saved_peft("llama", tmp_path / "pissa", init_lora_weights="pissa")
-    with refused("input", "init_lora_weights", "'pissa'"):
-        from_transformers(str(path), "tfb")

@@ -84,16 +84,6 @@ def test_every_posterior_answers_or_says_why_not(model, tmp_path, format, name):
     )
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_question_has_the_same_answer_whatever_is_beside_it(fitted, format):
-    clf, rows = fitted[format], toy_questions(10, 3)
-    together = clf.predict(rows, num_samples=0)
-    for place in (0, 5):
-        alone = clf.predict([rows[place]], num_samples=0)
-        count = len(rows[place]["choices"])
-        np.testing.assert_allclose(alone.probs[0, :count], together.probs[place, :count], atol=1e-6)
-
-
 def test_an_order_of_options_is_as_good_as_another(fitted):
     clf, rows = fitted["options"], toy_questions(8, 4)
     turned = [row | {"choices": row["choices"][::-1]} for row in rows]

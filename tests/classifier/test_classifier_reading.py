@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, toy_rows
 from transformers import AutoModel, AutoTokenizer
 
-from bayeslora.backbones.template import DEFAULT_FRAME
+from bayeslora.backbones.reading import DEFAULT_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.engine.settle import evidence
@@ -17,12 +17,6 @@ from bayeslora.errors import InputError
 FRAME = "today {text} is a"
 ROWS = toy_rows(30)
 TEXTS = [row["text"] for row in toy_rows(12, 6)]
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reading")
-    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
 def fitted(backbone, **options):

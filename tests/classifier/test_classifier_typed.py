@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from refusal import refused
 from tiny import CLASSES
 from usage import TEST
 
@@ -44,12 +43,6 @@ def test_probabilities_alone(shared):
     np.testing.assert_array_equal(probs, shared.predict(TEST, num_samples=0).probs)
     strangers = [{**row, "label": "sports"} for row in TEST]
     np.testing.assert_array_equal(shared.predict_proba(strangers, num_samples=0), probs)
-
-
-@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file"])
-def test_a_missing_file_is_not_a_text(shared, name):
-    with refused("input", name):
-        shared.predict(name)
 
 
 def test_a_classifier_says_what_it_is(shared, model):

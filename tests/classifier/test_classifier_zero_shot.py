@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, toy_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bayeslora.classifier import BayesianClassifier
@@ -18,12 +18,6 @@ FRAME = "today {text} is"
 ROWS = toy_rows(24)
 TEXTS = [row["text"] for row in ROWS]
 WORDS = dict(zip(CLASSES, ("dog", "bread", "rain"), strict=True))
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("zero")
-    return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
 def classifier(backbone, **options):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
+from tiny import WHOLE_AND_RAW, toy_rows
 
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
@@ -24,14 +24,9 @@ TEST = {"topic": toy_rows(9, 5), "animal": binary(6, 6)}
 CLASSES = ("topic: animals", "topic: food", "topic: weather", "animal: no", "animal: yes")
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("tasks") / "llama"))
-
-
-def fresh(backbone, posterior="mle", adapter=LORA, **options):
+def fresh(llama, posterior="mle", adapter=LORA, **options):
     return BayesianClassifier(
-        backbone,
+        llama,
         adapter,
         posterior,
         dtype="float32",
@@ -42,9 +37,9 @@ def fresh(backbone, posterior="mle", adapter=LORA, **options):
     )
 
 
-def fitted(backbone, posterior="mle", adapter=LORA, validation=HELD, **options):
+def fitted(llama, posterior="mle", adapter=LORA, validation=HELD, **options):
     options = {"epochs": 2, "batch_size": 8} | options
-    return fresh(backbone, posterior, adapter).fit(TRAIN, validation, **options)
+    return fresh(llama, posterior, adapter).fit(TRAIN, validation, **options)
 
 
 POSTERIORS = [
@@ -56,8 +51,8 @@ POSTERIORS = [
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
-def test_rows_are_classified_among_the_classes_of_their_task(backbone, tmp_path, posterior):
-    clf = fitted(backbone, posterior, out=tmp_path / "model")
+def test_rows_are_classified_among_the_classes_of_their_task(llama, tmp_path, posterior):
+    clf = fitted(llama, posterior, out=tmp_path / "model")
     assert clf.classes == CLASSES
     predictions = clf.predict(TEST)
     assert predictions.columns["task"].tolist() == ["topic"] * 9 + ["animal"] * 6
@@ -76,18 +71,18 @@ def test_rows_are_classified_among_the_classes_of_their_task(backbone, tmp_path,
     assert again.record.tasks == {"topic": 3, "animal": 2}
 
 
-def test_without_an_adapter_each_task_has_the_last_layer_that_it_would_have_alone(backbone):
+def test_without_an_adapter_each_task_has_the_last_layer_that_it_would_have_alone(llama):
     """The features are the same, so tasks share only their scale."""
-    both = fresh(backbone, "map", "none").fit(TRAIN)
-    single = fresh(backbone, "map", "none").fit(TRAIN["topic"])
+    both = fresh(llama, "map", "none").fit(TRAIN)
+    single = fresh(llama, "map", "none").fit(TRAIN["topic"])
     predictions, expected = both.predict({"topic": TEST["topic"]}), single.predict(TEST["topic"])
     scale = float(both.network.feature_scale / single.network.feature_scale)
     assert abs(scale - 1) < 0.05
     np.testing.assert_allclose(predictions.probs[:, :3], expected.probs, atol=0.02)
 
 
-def test_the_order_of_rows_and_tasks_does_not_matter(backbone):
-    clf = fitted(backbone, "laplace:num_samples=20")
+def test_the_order_of_rows_and_tasks_does_not_matter(llama):
+    clf = fitted(llama, "laplace:num_samples=20")
     predictions = clf.predict(TEST)
     turned = clf.predict({"animal": TEST["animal"], "topic": TEST["topic"]})
     np.testing.assert_allclose(turned.probs[6:], predictions.probs[:9], atol=1e-6)
@@ -104,8 +99,8 @@ def test_the_order_of_rows_and_tasks_does_not_matter(backbone):
     assert np.array_equal(rows.labels, predictions.labels[places])
 
 
-def test_scores_are_those_of_each_task(backbone):
-    clf = fitted(backbone, "vbll:prior_scale=2,polish_bound=jensen")
+def test_scores_are_those_of_each_task(llama):
+    clf = fitted(llama, "vbll:prior_scale=2,polish_bound=jensen")
     results = clf.record.results
     predictions = clf.predict(HELD)
     nll = -np.log(predictions.probs[np.arange(30), predictions.labels])
@@ -117,8 +112,8 @@ def test_scores_are_those_of_each_task(backbone):
     assert scores["accuracy"].value >= 0
 
 
-def test_new_classes_are_those_of_one_task(backbone, tmp_path):
-    few = fitted(backbone, "map").adapt(toy_rows(6), posterior="prototypes")
+def test_new_classes_are_those_of_one_task(llama, tmp_path):
+    few = fitted(llama, "map").adapt(toy_rows(6), posterior="prototypes")
     few.save_pretrained(tmp_path / "few")
     again = BayesianClassifier.from_pretrained(tmp_path / "few", progress=False)
     predictions = again.predict(toy_rows(3, 1))
@@ -153,8 +148,8 @@ def test_bad_tasks_are_refused_before_a_model_is_loaded(train, validation, name)
     assert name in str(caught.value)
 
 
-def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
-    clf = fitted(backbone)
+def test_a_task_has_to_be_named_and_known_in_prediction(llama):
+    clf = fitted(llama)
     for data, name in (
         (toy_rows(3), "task"),
         ({"colour": toy_rows(3)}, "colour"),

@@ -10,7 +10,7 @@ import torch
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
-from bayeslora.engine import fitter
+from bayeslora.engine import cross_validation
 from bayeslora.engine.training import loop as training
 
 EPOCHS = 5
@@ -109,7 +109,7 @@ def before_the_end(world, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("interrupted") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitter, "fit_posterior", stop)
+        patch.setattr(cross_validation, "fit_posterior", stop)
         assert main(words_of_fit(world, out)) == 130
     return out
 
@@ -133,7 +133,7 @@ def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, wh
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitter, "fit_posterior", stop)
+        patch.setattr(cross_validation, "fit_posterior", stop)
         assert run(*words_of_fit(world, out, seed=2)).code == 130
     assert run(*words_of_fit(world, out), "--overwrite").code == 0
     check_same(out, whole)

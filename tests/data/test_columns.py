@@ -13,6 +13,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.formats import Reading
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
+from tests.data.test_formats import write
 
 
 def message(data, **options):
@@ -111,19 +112,8 @@ def test_bad_labels(value):
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
 @pytest.mark.parametrize("label", ["nan", "NaN", float("nan")])
 def test_nan_is_a_missing_label_in_every_format(suffix, label, tmp_path):
-    path = tmp_path / f"data.{suffix}"
-    table = {"text": ["x", "y"], "label": ["a" if isinstance(label, str) else 1.0, label]}
-    records = [{"text": "x", "label": table["label"][0]}, {"text": "y", "label": label}]
-    if suffix == "parquet":
-        pq.write_table(pa.table(table), path)
-    elif suffix == "json":
-        path.write_text(json.dumps(records, indent=1))
-    elif suffix == "jsonl":
-        path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    else:
-        sign = "," if suffix == "csv" else "\t"
-        path.write_text("".join(f"{a}{sign}{b}\n" for a, b in zip(*table.values(), strict=True)))
-        path.write_text(f"text{sign}label\n{path.read_text()}")
+    path, first = tmp_path / f"data.{suffix}", "a" if isinstance(label, str) else 1.0
+    write(path, [{"text": "x", "label": first}, {"text": "y", "label": label}])
     for labels in ("optional", "required"):
         text = message(path, labels=labels)
         for part in (str(path), "row", "column 'label': the label is missing: "):

@@ -86,21 +86,6 @@ def test_answer_indices_become_class_names(data_dir):
     assert load_known("boolq_question_only", "test", data_dir).labels == ("true", "false")
 
 
-def test_the_next_film_has_a_history(data_dir):
-    write(
-        data_dir / "movielens_small_next/train.jsonl",
-        [
-            question("u0", "The user liked: A; B. Next?", ["C", "D"], 1, history=["A", "B"]),
-            question("u1", "The user liked: A; D. Next?", ["B", "C"], 0, history=["A", "D"]),
-        ],
-    )
-    examples = load_task("movielens-small-next", "train", data_dir)
-    assert examples.texts[0] == "The user liked: A; B. Next?"
-    assert examples.history == (("A", "B"), ("A", "D"))
-    assert examples.choices == (("C", "D"), ("B", "C"))
-    assert examples.labels == ("B", "A")
-
-
 def test_the_directory_comes_from_the_variable_where_not_given(data_dir, monkeypatch, tmp_path):
     monkeypatch.delenv("BAYESLORA_DATA", raising=False)
     assert [has_rows(name) for name in ("clinc150", "digits", "newsgroups")] == [False, True, True]

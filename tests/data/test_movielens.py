@@ -6,18 +6,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 
 from bayeslora.data import known, newsgroups
-from bayeslora.data.known import INSTALL, liked_films, load_movielens
-from bayeslora.errors import MissingAssetError
+from bayeslora.data.known import liked_films, load_movielens
+from tests.data.test_newsgroups import FakeDistribution
 
 FILMS = 60
-
-
-class FakeDistribution:
-    def __init__(self, root):
-        self.root = root
-
-    def locate_file(self, path):
-        return self.root / path
 
 
 @pytest.fixture
@@ -71,17 +63,6 @@ def test_the_last_film_is_the_test_and_the_one_before_it_the_validation(folder):
             assert {*user}.isdisjoint({*choices} - {user[place]})
     train = load_movielens("train")
     assert len(train) == sum(max(0, len(user) - 12) for user in liked_films().values())
-
-
-def test_without_the_package_the_message_says_how_to_install_it(monkeypatch):
-    def missing(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(newsgroups, "distribution", missing)
-    liked_films.cache_clear()
-    with pytest.raises(MissingAssetError) as caught:
-        load_movielens("test")
-    assert INSTALL in str(caught.value)
 
 
 def test_the_real_files_have_the_known_counts():

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.known import load_task
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
 
@@ -109,19 +107,6 @@ def test_other_objects_are_refused(data):
     text = message(data)
     assert "data must be the path of a file" in text
     assert "(texts, labels)" in text
-
-
-def test_a_known_task_by_name(tmp_path, monkeypatch):
-    folder = tmp_path / "sst2_sentences"
-    folder.mkdir()
-    (folder / "classes.json").write_text('["negative", "positive"]')
-    (folder / "test.jsonl").write_text('{"id": "t0", "question": "good", "label": "positive"}\n')
-    examples = load_task("sst2_sentences", "test", tmp_path)
-    assert (examples.texts, examples.labels) == (("good",), ("positive",))
-    monkeypatch.setenv("BAYESLORA_DATA", str(tmp_path))
-    assert load_task("sst2-sentences", "test").ids == ("t0",)
-    with refused("unknown", "'clinc15'", "'clinc150'"):
-        load_task("clinc15", "test")
 
 
 @pytest.mark.parametrize("kind", [FakeDataset, FakeFrame, FakeArrowTable])

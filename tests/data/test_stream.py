@@ -2,8 +2,6 @@
 
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from refusal import refused
 
@@ -11,6 +9,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import joined
 from bayeslora.data.formats import Reading
 from bayeslora.data.read import read, stream
+from tests.data.test_formats import write
 
 COLUMNS = DataColumns()
 
@@ -31,17 +30,10 @@ def test_the_pieces_are_the_whole(tmp_path, name, with_ids, monkeypatch):
     if not with_ids:
         records = [{**record, "id": None} for record in records]
     path = tmp_path / name
-    if name == "a.jsonl":
-        lines(path, records)
-    elif name == "a.json":
-        path.write_text(json.dumps(records, indent=1))
-    elif name == "one-line.json":
+    if name == "one-line.json":
         path.write_text(json.dumps(records))
-    elif name == "a.csv":
-        cells = ((record["id"] or "", record["text"], record["label"], "s") for record in records)
-        path.write_text("id,text,label,source\n" + "".join(",".join(c) + "\n" for c in cells))
     else:
-        pq.write_table(pa.Table.from_pylist(records), path)
+        write(path, records)
     whole = read(path, keep=["source"])
     assert len(set(whole.ids)) == 11
     streamed = stream(path, COLUMNS, keep=["source"])

@@ -1,10 +1,9 @@
 """Strings: texts versus file names."""
 
-import numpy as np
 import pytest
 from refusal import refused
 
-from bayeslora.data.read import as_texts, read
+from bayeslora.data.read import as_texts
 
 TEXTS = (
     "A lovely film.",
@@ -45,19 +44,3 @@ def test_an_existing_file_is_a_file_whatever_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some words").write_text("", encoding="utf-8")
     assert as_texts("some words") == "some words"
-
-
-@pytest.mark.parametrize(
-    "texts", [["one", "two"], ("one", "two"), np.array(["one", "two"])], ids=["list", "tuple", "np"]
-)
-def test_texts_alone_are_unlabelled_examples(texts):
-    examples = read(texts)
-    assert examples.texts == ("one", "two")
-    assert examples.labels == (None, None)
-    assert examples.ids == read((["one", "two"], None)).ids
-
-
-@pytest.mark.parametrize("texts", [["one", 2], ["one", " "], ["one", {"text": "two"}]])
-def test_other_things_among_texts_are_refused_with_their_row(texts):
-    with refused("input", "row 2"):
-        read(texts)

@@ -7,9 +7,13 @@ from bayeslora.backbones.load import load_backbone
 
 
 @pytest.fixture(scope="session")
-def decoder(tmp_path_factory):
-    path = tiny_llama(tmp_path_factory.mktemp("backbones") / "llama")
-    return load_backbone(str(path), dtype="float32", device="cpu")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("backbones") / "llama"))
+
+
+@pytest.fixture(scope="session")
+def decoder(backbone):
+    return load_backbone(backbone, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")

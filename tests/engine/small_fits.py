@@ -13,9 +13,9 @@ from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
+from bayeslora.engine.cross_validation import fit_network
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.fitter import fit_network
-from bayeslora.engine.network import prepare
+from bayeslora.engine.network import answer, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import Training
 from bayeslora.engine.training.loop import Loop, train_network
@@ -124,3 +124,18 @@ def equal_states(first, second):
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
+
+
+def calls_of_layers(fit, texts):
+    """Return how often each layer runs in a prediction, and how many texts it announces."""
+    layers = fit.network.encoder.model.encoder.layer
+    calls, seen = [0] * len(layers), []
+
+    def count(place):
+        return lambda *_: calls.__setitem__(place, calls[place] + 1)
+
+    handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
+    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
+    for handle in handles:
+        handle.remove()
+    return calls, sum(seen)

@@ -1,12 +1,10 @@
 """The search for TFB's noise on a trained network, compared with a scan."""
 
 import pytest
-import torch
 from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.predict import answer
 from bayeslora.posteriors.weights.tfb import degradation_on_anchors
 
 
@@ -49,12 +47,3 @@ def test_the_chosen_sigma_is_the_largest_of_a_scan(fit, options):
     assert chosen in [pytest.approx(sigma, rel=1e-9) for sigma in accepted]
     # The metric is nearly monotone: larger values that the scan accepts are within one interval.
     assert max(accepted) <= chosen * 2000 ** (1 / 16) * (1 + 1e-9)
-
-
-def test_the_fit_reports_sigma_and_keeps_the_function(encoder, fit, tmp_path):
-    before = next(answer(fit.network, [], TFB(), fit.validation, num_samples=0)).logits
-    again = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
-    result = again.run(tmp_path)
-    assert result.posterior["sigma"] == float(again.network.weights.sigma) > 0
-    after = next(answer(again.network, [], TFB(), again.validation, num_samples=0)).logits
-    torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=0)

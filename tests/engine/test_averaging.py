@@ -2,18 +2,13 @@
 
 import pytest
 import torch
-from tiny import QUICK_VBLL, tiny_llama, toy_rows
+from tiny import QUICK_VBLL, toy_rows
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.training.starts import Average
 
 ROWS = toy_rows(24)
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("average") / "llama"))
 
 
 def fitted(backbone, adapter, posterior, **options):
@@ -77,16 +72,3 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     torch.testing.assert_close(
         network.head.trained_mean / network.feature_scale, weight, rtol=1e-4, atol=1e-6
     )
-
-
-def test_the_average_of_equal_networks_is_that_network(backbone):
-    network = fitted(backbone, "polar:r=2", "mle", cv=0).network
-    before = [site.delta().detach().clone() for site in network.sites]
-    weight = network.head.trained_mean.clone()
-    average = Average()
-    for _ in range(3):
-        average.add(network)
-    average.load(network)
-    for made, delta in zip(network.sites, before, strict=True):
-        torch.testing.assert_close(made.delta(), delta, rtol=0, atol=1e-6)
-    torch.testing.assert_close(network.head.trained_mean, weight)

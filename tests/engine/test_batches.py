@@ -43,12 +43,6 @@ def test_seed_and_epoch_decide_the_order():
     assert first[1] != first[2]
 
 
-def test_an_epoch_does_not_depend_on_those_before_it():
-    sampler = LengthBatchSampler(LENGTHS, 8, seed=1)
-    sampler.set_epoch(2)
-    assert list(sampler) == epochs(LENGTHS, 8, seed=1)[2]
-
-
 def test_rows_of_a_batch_have_similar_lengths():
     def padding(batches):
         return sum(len(rows) * LENGTHS[rows].max() - LENGTHS[rows].sum() for rows in batches)

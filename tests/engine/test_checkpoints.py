@@ -5,9 +5,7 @@ import torch
 from crashes import survivors
 
 from bayeslora.engine.training.base import (
-    apart,
     read_checkpoint,
-    together,
     write_checkpoint,
 )
 
@@ -25,18 +23,6 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
         assert read_checkpoint(folder) == checkpoint(step)
     assert [path.name for path in folder.iterdir()] == ["checkpoint.safetensors"]
     assert not caplog.records
-
-
-def test_the_state_of_an_optimizer_comes_apart_and_together():
-    parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([{"params": [parameter], "name": "adapter"}], lr=0.1)
-    parameter.sum().backward()
-    optimizer.step()
-    tensors = {}
-    state = together(apart(optimizer.state_dict(), "optimizer", tensors), tensors)
-    assert {name.rsplit(".", 1)[1] for name in tensors} == {"step", "exp_avg", "exp_avg_sq"}
-    assert state["state"] == optimizer.state_dict()["state"]
-    assert state["param_groups"][0]["betas"] == [0.9, 0.999]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"whole"])

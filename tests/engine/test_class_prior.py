@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax
-from tiny import tiny_llama, toy_rows
+from tiny import toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.training.starts import best_factor, lens
@@ -15,11 +15,6 @@ from bayeslora.engine.training.starts import best_factor, lens
 F64 = torch.float64
 ROWS = toy_rows(24)
 WORDS = {"animals": "cat", "food": "bread", "weather": "rain"}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("prior") / "llama"))
 
 
 def fitted(backbone, posterior="vbll", adapter="lora:r=2", **options):

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from scipy.special import log_softmax, softmax
-from tiny import QUICK_VBLL, tiny_llama, toy_rows
+from tiny import QUICK_VBLL, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import fitter as members
+from bayeslora.engine import cross_validation as members
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.training.loop import Loop
 from bayeslora.links import best_scale, link_probabilities
@@ -99,11 +99,6 @@ def best_scale_loss(answer, factor, num_samples):
     scaled = GaussianLogits(gaussian.mean * factor, gaussian.covariance)
     probs = link_probabilities(scaled, num_samples=min(num_samples, 200)).probs
     return -probs[torch.arange(len(labels)), labels].log().sum().item()
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("cv") / "llama"))
 
 
 def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):

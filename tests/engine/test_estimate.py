@@ -1,8 +1,5 @@
 """Time estimates of long work, and the family that `auto` chooses."""
 
-import pytest
-from tiny import tiny_llama
-
 from bayeslora import VBLL
 
 
@@ -15,8 +12,3 @@ def test_small_problems_stay_dense_and_400_classes_do_not():
     assert VBLL().sized(400, 576, 300).covariance == "eigenbasis"
     for family in ("dense", "diagonal"):
         assert VBLL(covariance=family).sized(400, 384, 2000).covariance == family
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("models") / "llama"))

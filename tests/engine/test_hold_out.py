@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from tiny import tiny_llama
 
 from bayeslora import BayesianClassifier
 from bayeslora.data.columns import DataColumns
@@ -21,11 +20,6 @@ ROWS = [
 TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
 SHARE, NUM_HELD_OUT = 0.25, 8
 QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("hold-out") / "llama"))
 
 
 def fitted(backbone, adapter="polar:r=2", posterior="vbll:link=probit", rows=ROWS, **options):
@@ -117,27 +111,6 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     seen.clear()
     fitted(backbone, adapter, "mle", epochs=most)
     assert all(torch.equal(*pair) for pair in zip(refit, seen[0][2], strict=True))
-
-
-def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
-    options = {"posterior": QUICK, "hold_out": SHARE, "refit": True}
-    expected = fitted(backbone, **options).predict(TEST).probs
-    end, sizes = Loop.end_epoch, []
-
-    def interrupted(loop, loss):
-        sizes.append(loop.fit.num_train)
-        if sizes.count(len(ROWS)) == 1:
-            raise KeyboardInterrupt
-        return end(loop, loss)
-
-    monkeypatch.setattr(Loop, "end_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(backbone, **options, out=tmp_path / "m")
-    before = len(sizes)
-    resumed = fitted(backbone, **options, out=tmp_path / "m")
-    # The fit without the held-out rows had finished.
-    assert {*sizes[before:]} == {len(ROWS)}
-    assert np.array_equal(resumed.predict(TEST).probs, expected)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, "half", True])

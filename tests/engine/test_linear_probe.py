@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
-from tiny import tiny_llama, toy_rows
+from tiny import toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import cross_validation
-from bayeslora.engine.fitter import Fold
+from bayeslora.engine.cross_validation import Fold
 from bayeslora.engine.training.starts import (
     LinearProbe,
     LinearProbes,
@@ -68,17 +68,12 @@ def test_a_prior_mean_is_where_a_narrow_prior_stays():
     assert float((centred.start - 100 * centre).norm()) < 0.2 * float(centred.start.norm())
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return str(tiny_llama(tmp_path_factory.mktemp("frozen") / "llama"))
-
-
 def fitted(backbone, adapter, rows, **options):
     clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
     return clf.fit(rows, batch_size=8, **options)
 
 
-def test_features_are_computed_once_for_all_networks(world, monkeypatch):
+def test_features_are_computed_once_for_all_networks(backbone, monkeypatch):
     computed, begin = [], LinearProbes.begin
 
     def watched(self, network, **options):
@@ -86,11 +81,11 @@ def test_features_are_computed_once_for_all_networks(world, monkeypatch):
         begin(self, network, **options)
 
     monkeypatch.setattr(LinearProbes, "begin", watched)
-    fitted(world, "lora:r=2", toy_rows(24), cv=3, epochs=1)
+    fitted(backbone, "lora:r=2", toy_rows(24), cv=3, epochs=1)
     assert computed == [True, False, False]
 
 
-def test_one_stage_is_chosen_on_the_rows_of_all_folds(world, monkeypatch):
+def test_one_stage_is_chosen_on_the_rows_of_all_folds(backbone, monkeypatch):
     """The oracle scores the stages in another way: factors on a grid, in numpy."""
     chosen, by_stage = [], cross_validation._by_stage
     rows = toy_rows(24)
@@ -117,7 +112,7 @@ def test_one_stage_is_chosen_on_the_rows_of_all_folds(world, monkeypatch):
         return by_stage(fits, network, train, folds)
 
     monkeypatch.setattr(cross_validation, "_by_stage", watched)
-    clf = fitted(world, "lora:r=2", rows, cv=2)
+    clf = fitted(backbone, "lora:r=2", rows, cv=2)
     epochs = clf.record.results["epochs"]
     assert [*map(int, epochs)] == [round(clf.record.training["epochs"] * s) for s in STAGES]
     assert [*epochs.values()].index(min(epochs.values())) == chosen[0]

@@ -4,16 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_fits import equal_states, fresh, rows, training_run
+from small_fits import calls_of_layers, equal_states, fresh, rows, training_run
 
 from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.engine.build import build_network
-from bayeslora.engine.network import feature_rows, prepare
-from bayeslora.engine.plan import Plan
-from bayeslora.engine.predict import answer, num_passes
-from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
+from bayeslora.engine.network import answer, feature_rows, num_passes, prepare
+from bayeslora.engine.training.loop import final_fit, fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 
 LORA = LoRA(r=2, num_layers=2)
@@ -136,20 +133,7 @@ def test_predictions_share_the_frozen_prefix(fitted, adapter):
     fit, _ = fitted("encoder", adapter)
     assert [num_passes(fit.posterior, count, 1) for count in (None, 7, 0)] == [2, 2, 1]
     assert num_passes(replace(fit.posterior, num_samples=0), None, 1) == 1
-    texts = texts_of(fit)
-    layers = fit.network.encoder.model.encoder.layer
-    calls = [0] * len(layers)
-
-    def count(place):
-        return lambda *_: calls.__setitem__(place, calls[place] + 1)
-
-    handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
-    seen = []
-    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
-    for handle in handles:
-        handle.remove()
-    assert calls == [0, 2, 2]
-    assert sum(seen) == 2 * 12
+    assert calls_of_layers(fit, texts_of(fit)) == ([0, 2, 2], 2 * 12)
 
 
 @ADAPTERS
@@ -163,13 +147,3 @@ def test_predicting_changes_nothing_and_leaves_no_hooks(fitted, adapter):
     for item in fit.network.weights.layers:
         assert not item.layer._forward_hooks
         assert item.layer.weight.grad is None or not item.layer.weight.grad.any()
-
-
-def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
-    fit, _ = fitted("encoder", POLAR)
-    other = build_network(
-        encoder, Plan(adapter=POLAR, posterior=fit.posterior, seed=3, max_length=32), 3, extra={}
-    )
-    other.load_trained_state(fit.network.trained_state())
-    output = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
-    assert torch.equal(output.covariance, logits(fit).covariance)

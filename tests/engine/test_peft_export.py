@@ -7,7 +7,7 @@ from safetensors import safe_open
 from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.backbones import embedded
-from bayeslora.backbones.peft_classifier import base_name
+from bayeslora.backbones.sequence import base_name
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.fitted.export import README
 
@@ -76,7 +76,7 @@ def test_an_embedded_backbone_is_named_by_its_hub_id_and_found_again(models, tmp
         embedded.EmbeddedModel("none", "none", "file", "", "owner/small", "decoder", "fewer bits"),
     )
     monkeypatch.setattr(
-        "bayeslora.backbones.peft_classifier.embedded_directory", lambda name: places["llama"]
+        "bayeslora.backbones.sequence.embedded_directory", lambda name: places["llama"]
     )
     clf = fits["llama"]
     monkeypatch.setitem(clf.record.backbone, "name", "small")

@@ -228,13 +228,6 @@ def test_launchers(folder, unlaunched, launcher):
     assert_close(unlaunched[0], model)
 
 
-def test_predictions_by_two_processes_of_accelerate(folder, unlaunched):
-    out, (model, expected) = folder / "by-accelerate.parquet", unlaunched
-    launch(*LAUNCHERS["accelerate"], "-m", "bayeslora", *predict_words(folder, model, out))
-    # Not the same bits: launchers set the number of threads.
-    np.testing.assert_allclose(Predictions.load(out).probs, expected.probs, atol=1e-6)
-
-
 @pytest.mark.parametrize("victim", [1])
 def test_killed_in_mid_run(folder, victim):
     """The other process ends with an error; the same command resumes to the same result."""

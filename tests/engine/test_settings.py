@@ -10,13 +10,13 @@ from refusal import refused
 from transformers.utils import logging as transformers_logging
 
 from bayeslora import BayesianClassifier
-from bayeslora.backbones.template import Template
+from bayeslora.backbones.reading import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.cli.parser import build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine import progress as bars
-from bayeslora.engine.data import encode_for, read_labelled
+from bayeslora.engine.data import encode_for
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training_options import CHOSEN, ColumnNames, FitOptions, TrainingSettings
@@ -149,13 +149,6 @@ def test_an_index_that_no_class_has_is_refused():
         encode_for(record(FOREIGN, ("bad", "good")), labelled(0, 2))
     with refused("unknown", "label 0"):
         encode_for(record(ADAPTED, ("bad", "good")), labelled(0, 1))
-
-
-def test_labels_are_required_for_training_only():
-    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
-    assert len(read(rows, DataColumns())) == 2
-    with refused("input", "label"):
-        read_labelled(rows, DataColumns())
 
 
 def test_transformers_is_quiet_inside_and_as_before_outside():

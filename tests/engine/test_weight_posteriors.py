@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from refusal import refused
-from small_fits import equal_states, fresh, rows
+from small_fits import calls_of_layers, equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
 from bayeslora import (
@@ -23,9 +23,8 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.network import prepare
+from bayeslora.engine.network import answer, num_passes, prepare
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.predict import answer, num_passes
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.posteriors.weights import swag
 from bayeslora.posteriors.weights.swag import Snapshots
@@ -108,33 +107,9 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
 @every
 def test_a_draw_costs_a_pass_of_the_adapted_layers_only(fitted, recipe):
     fit, _ = fitted(recipe)
-    assert num_passes(fit.posterior, None, 1) == 3
-    assert num_passes(fit.posterior, 7, 1) == 7
-    assert num_passes(fit.posterior, 0, 1) == 1
+    assert [num_passes(fit.posterior, count, 1) for count in (None, 7, 0)] == [3, 7, 1]
     texts = prepare(fit.network.encoder, rows(12, 5), progress=False)
-    layers = fit.network.encoder.model.encoder.layer
-    calls = [0] * len(layers)
-
-    def count(place):
-        return lambda *_: calls.__setitem__(place, calls[place] + 1)
-
-    handles = [layer.register_forward_hook(count(place)) for place, layer in enumerate(layers)]
-    seen = []
-    list(answer(fit.network, [], fit.posterior, texts, advance=seen.append))
-    for handle in handles:
-        handle.remove()
-    assert calls == [0, 3, 3]
-    assert sum(seen) == 3 * 12
-
-
-@every
-def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, recipe):
-    fit, result = fitted(recipe)
-    torch.manual_seed(999)
-    again = begin(encoder, recipe)
-    assert again.run(tmp_path) == result
-    assert equal_states(fit.network.trained_state(), again.network.trained_state())
-    assert torch.equal(logits(fit).samples, logits(again).samples)
+    assert calls_of_layers(fit, texts) == ([0, 3, 3], 3 * 12)
 
 
 @every
@@ -149,14 +124,6 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, r
     assert resumed.run(tmp_path / "again", validates=True) == expected
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
     assert torch.equal(logits(whole).samples, logits(resumed).samples)
-
-
-@every
-def test_a_fresh_network_takes_the_trained_tensors(encoder, fitted, recipe):
-    fit, _ = fitted(recipe)
-    other = begin(encoder, recipe)
-    other.network.load_trained_state(fit.network.trained_state())
-    assert torch.equal(logits(fit).samples, logits(other).samples)
 
 
 def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tmp_path, caplog):

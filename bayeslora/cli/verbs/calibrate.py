@@ -129,7 +129,7 @@ def _own_record(args: Options) -> ModelRecord | None:
 
 def _load(args: Options, posterior: Posterior | None, *, is_ours: bool) -> BayesianClassifier:
     """Load the classifier; a foreign one predicts with its own softmax."""
-    from bayeslora.backbones.peft_classifier import is_peft
+    from bayeslora.backbones.sequence import is_peft
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.build import check_last_layer
 

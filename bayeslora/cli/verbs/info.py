@@ -80,7 +80,7 @@ def _verify(args: Options, model: str) -> None:
 
 def _spectrum(args: Options, model: str) -> None:
     """Print the spectra of a bayeslora model by member, or of a PEFT checkpoint's adapters."""
-    from bayeslora.backbones.peft_classifier import is_peft
+    from bayeslora.backbones.sequence import is_peft
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.fitted.export import peft_spectrum
     from bayeslora.metrics.scores import without_nan

@@ -45,7 +45,7 @@ def run(args: Options) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_model, read_record
     from bayeslora.data.corruptions import Corruption
-    from bayeslora.data.union import TASK
+    from bayeslora.data.examples import TASK
     from bayeslora.engine.data import stream_for
     from bayeslora.engine.fitted.card import method_name
     from bayeslora.engine.fitted.load import saved_model

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,8 @@ from torch import Tensor
 
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, data_hash
-from bayeslora.data.splits import split_examples, stratified_folds
-from bayeslora.engine import formats
+from bayeslora.data.examples import Examples, data_hash, split_examples, stratified_folds
+from bayeslora.engine.build import scores_of_format
 from bayeslora.engine.data import (
     check_pairs,
     columns_of,
@@ -24,20 +24,11 @@ from bayeslora.engine.data import (
     read_labelled,
     read_validation,
 )
+from bayeslora.engine.fitted import refit
 from bayeslora.engine.fitted.card import learnt_from
-from bayeslora.engine.fitted.refit import (
-    answers,
-    check_takes,
-    compared,
-    known,
-    refit,
-    say_too_wide,
-    scores_of,
-    with_posterior,
-)
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.final_fit import fit_head
+from bayeslora.engine.training.loop import fit_head
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
@@ -82,7 +73,7 @@ def calibrate(
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
-    check_takes(network, posterior or own_softmax())
+    refit.check_takes(network, posterior or own_softmax())
     validated, record = validation is not None, network.record
     scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
     if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
@@ -119,10 +110,10 @@ def _fitted(
     feature_scores: Sequence[str] | None,
 ) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
     """Fit a posterior to rows that were checked; see `calibrate`."""
-    held_out = None if validation is None else known(network, validation)
+    held_out = None if validation is None else refit.known(network, validation)
     rows = None if held_out is None else held_out[2]
-    before = None if held_out is None else scores_of(network, held_out)
-    fitted_to = known(network, train, to_fit=True)
+    before = None if held_out is None else refit.scores_of(network, held_out)
+    fitted_to = refit.known(network, train, to_fit=True)
     features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
@@ -133,13 +124,13 @@ def _fitted(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = formats.feature_scores(network.plan.format, feature_scores)
-        new = with_posterior(network, posterior)
-        refit(new, fitted_to, held_out, columns, feature_options.settled_scores(names, posterior))
+        names = scores_of_format(network.plan.format, feature_scores)
+        names = feature_options.settled_scores(names, posterior)
+        new = refit.with_posterior(network, posterior)
+        refit.refit(new, fitted_to, held_out, columns, names)
         if race is None:
-            race = beside_others(
-                network, posterior, features, rows, lambda: answers(new, held_out or fitted_to)
-            )
+            answer = partial(refit.answers, new, held_out or fitted_to)
+            race = beside_others(network, posterior, features, rows, answer)
     except BaseException:
         # Both share the adapters, which an unfinished search may have rotated.
         network.load_trained_state(network.members[0])
@@ -147,9 +138,9 @@ def _fitted(
     results = dict(new.record.results)
     scores: tuple[Scores, Scores] | None = None
     if held_out is not None and before is not None:
-        say_too_wide(new, held_out)
-        scores = before, scores_of(new, held_out)
-        results["validation"] = compared(*scores)
+        refit.say_too_wide(new, held_out)
+        scores = before, refit.scores_of(new, held_out)
+        results["validation"] = refit.compared(*scores)
     if race is not None:
         for note in race.notes:
             logger.warning("%s", note)
@@ -445,7 +436,7 @@ def _cross_fitted(
             probs = np.empty((len(scored), len(classes)))
             for part in range(num_folds):
                 rows = fold == part
-                new = with_posterior(network, few_draws)
+                new = refit.with_posterior(network, few_draws)
                 fit_head(new, *split(rows))
                 logits = new.head.predict(scored.take(rows))
                 drawn = link_probabilities(logits, **few_draws.drawing).probs

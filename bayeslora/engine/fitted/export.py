@@ -32,22 +32,15 @@ from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for
 from bayeslora.backbones.load import Kind, load_backbone
-from bayeslora.backbones.peft_classifier import base_name
-from bayeslora.backbones.template import PAIR, TEXT, Template
+from bayeslora.backbones.reading import PAIR, TEXT, Template
+from bayeslora.backbones.sequence import base_name
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted.card import method_name, rendered
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
+from bayeslora.io import files
 from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
-from bayeslora.io.files import (
-    atomic_file,
-    check_writable,
-    read_json,
-    refuse_existing,
-    refuse_inputs,
-    write_json,
-)
 from bayeslora.option_checks import Pooling, as_whole
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.features import Features
@@ -150,11 +143,11 @@ def check_export(
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
         raise InputError(f"format 'safetensors' needs the extension .safetensors: {target.name!r}")
-    refuse_existing(target, overwrite=overwrite)
-    refuse_inputs(target, *inputs)
+    files.refuse_existing(target, overwrite=overwrite)
+    files.refuse_inputs(target, *inputs)
     if kind != "safetensors":
         refuse_target(target, EXPORTS[kind], overwrite=overwrite)
-    check_writable(target)
+    files.check_writable(target)
 
 
 @contextmanager
@@ -174,7 +167,7 @@ def _directory(
     ):
         yield temporary
         about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
-        write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
+        files.write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
 
 
 def _readme(network: Network, template: str, **facts: Any) -> str:
@@ -403,7 +396,7 @@ def export_tensors(network: Network, path: str | Path, *, overwrite: bool) -> No
         "model_fingerprint": network.fingerprint,
         "config": json.loads(config.to_json_string()),
     }
-    with atomic_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         save_file(copies, str(temporary), metadata={"format": "pt", NOTE: json.dumps(note)})
 
 
@@ -485,7 +478,7 @@ def write_peft(
 
 def _origin(folder: Path) -> str:
     """Return the hub id in a model directory's configuration, or an empty string."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = files.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     name = config.get("_name_or_path") if isinstance(config, dict) else None
     return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
 

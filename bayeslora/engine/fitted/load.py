@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora import options
-from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.depth import read_at
-from bayeslora.backbones.final_layer import FinalLayerEncoder
 from bayeslora.backbones.images import READER_FILE, ImageReader
 from bayeslora.backbones.load import (
     Backbone,
@@ -24,9 +21,7 @@ from bayeslora.backbones.load import (
     open_source,
     pick_device,
 )
-from bayeslora.backbones.module import Encode, ModuleEncoder, wrap_module
-from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier, open_classifier
+from bayeslora.backbones.reading import read_at
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
@@ -37,6 +32,9 @@ from bayeslora.errors import InputError, MissingAssetError, first_line, located
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider
+
+if TYPE_CHECKING:
+    from bayeslora.backbones.final_layer import Encode, FinalLayerEncoder, ModuleEncoder
 
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
 
@@ -77,6 +75,8 @@ def saved_model(
                     f"({known['name']}): load it in Python with "
                     "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
                 )
+            from bayeslora.backbones.final_layer import wrap_module
+
             layer = known.get("layer")
             encoder = wrap_module(module, encode, record.classes, layer=layer, device=device)
             network = _around(encoder, record, str(backbone))
@@ -88,6 +88,8 @@ def saved_model(
         elif known["kind"] == ADAPTED:
             network = _adapted(files, backbone, members[0], place)
         else:
+            from bayeslora.backbones.sequence import load_sequence_classifier
+
             # The tokenizer that was used may differ from the one in the classifier's directory.
             network = _around(
                 load_sequence_classifier(
@@ -154,8 +156,12 @@ def _around(encoder: FinalLayerEncoder, record: ModelRecord, name: str) -> Netwo
         InputError: The classifier has changed.
     """
     check_backbone(record, encoder.backbone)
-    # Their tensors, which the posterior may have rotated, are loaded afterwards.
-    sites = split_peft(encoder.backbone.model, name) if record.adapter else []
+    sites: list[Site] = []
+    if record.adapter:
+        from bayeslora.adapters.peft_bridge import split_peft
+
+        # Their tensors, which the posterior may have rotated, are loaded afterwards.
+        sites = split_peft(encoder.backbone.model, name)
     posterior = Plan.of(record).posterior
     head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
     network = Network(encoder, sites, head)
@@ -218,6 +224,9 @@ def foreign_model(
         InputError: There is no such model, `max_length` exceeds its positions, or the posterior is
             neither over the last layer nor, for a PEFT checkpoint, over its adapters.
     """
+    from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
+    from bayeslora.backbones.sequence import is_peft, load_sequence_classifier
+
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
     with quiet_transformers():
@@ -242,7 +251,7 @@ def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool
 
 
 def _unfitted(
-    encoder: SequenceEncoder | ModuleEncoder,
+    encoder: Any,
     kind: str,
     posterior: Posterior,
     sites: list[Site],
@@ -275,6 +284,8 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
     Raises:
         InputError: It names no source, or the source does not hold its weights.
     """
+    from bayeslora.backbones.sequence import open_classifier
+
     name = record.backbone["name"]
     try:
         model = open_classifier(name, trust_remote_code)[0]

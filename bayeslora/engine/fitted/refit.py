@@ -17,38 +17,29 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import (
+    TASK,
     Examples,
     class_names,
     data_hash,
     dropped_by_split,
     encode_labels,
 )
-from bayeslora.data.union import TASK
-from bayeslora.engine.build import check_combination, check_last_layer, last_layer
+from bayeslora.engine.build import check_combination, check_last_layer, last_layer, rows_to_fit
 from bayeslora.engine.data import check_images, classes_for, columns_of, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
-from bayeslora.engine.formats import rows_to_fit
-from bayeslora.engine.network import Network, feature_rows, prepare
+from bayeslora.engine.network import Network, feature_rows, num_passes, prepare
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_last_layer
+from bayeslora.engine.training.loop import final_fit, fit_frozen, fit_last_layer
 from bayeslora.errors import InputError
-from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
+from bayeslora.posteriors import registry
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import (
-    build_head,
-    build_weights,
-    check_factors,
-    own_softmax,
-    provider,
-)
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -76,7 +67,7 @@ def check_takes(network: Network, config: Posterior) -> None:
     check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
         check_combination(network.plan.adapter, config)
-    check_factors(config, low_rank=all(site.has_factors for site in sites))
+    registry.check_factors(config, low_rank=all(site.has_factors for site in sites))
     if len(network.members) != 1:
         raise InputError(
             "an ensemble has no single last layer to calibrate", code="several-networks"
@@ -99,14 +90,14 @@ def with_posterior(network: Network, config: Posterior) -> Network:
     if centre is not None:
         head.set_prior_mean(centre, start=False)
     new = Network(network.encoder, network.sites, head)
-    new.weights = build_weights(config, new, plan.seed)
+    new.weights = registry.build_weights(config, new, plan.seed)
     new.to(network.feature_scale.device)
     new.feature_scale.copy_(network.feature_scale)
     changed = replace(
         record,
         posterior=options.as_mapping(config),
         data={"before": fit_options(record)},
-        versions=record.versions | provider(config),
+        versions=record.versions | registry.provider(config),
     )
     return new.finished(changed, network.members, progress=network.progress)
 
@@ -242,8 +233,12 @@ def answers(network: Network, rows: Known, num_samples: int | None = None) -> Pr
 
 def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
+    from bayeslora.metrics.evaluate import evaluate
+
     is_fitted = bool(network.record.num_train)
-    return evaluate(answers(network if is_fitted else with_posterior(network, own_softmax()), rows))
+    return evaluate(
+        answers(network if is_fitted else with_posterior(network, registry.own_softmax()), rows)
+    )
 
 
 def compared(before: Scores, after: Scores) -> dict[str, Any]:
@@ -363,7 +358,7 @@ def for_new_classes(
         classes=list(classes),
         tasks={},
         num_members=len(members),
-        versions=record.versions | provider(posterior),
+        versions=record.versions | registry.provider(posterior),
     )
     return network.finished(new_record, members, progress=fitted.progress)
 
@@ -374,6 +369,8 @@ def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Netwo
     shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]
     copied = copy.deepcopy(fitted, {id(item): item for item in shared})
-    head = build_head(posterior, encoder.num_features, num_classes, seed=fitted.record.seed)
+    head = registry.build_head(
+        posterior, encoder.num_features, num_classes, seed=fitted.record.seed
+    )
     network = Network(copied.encoder, copied.sites, head)
     return network.to(fitted.feature_scale.device).eval()
