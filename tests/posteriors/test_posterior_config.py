@@ -70,6 +70,20 @@ def test_an_option_of_earlier_versions_is_refused_with_what_to_use(option, inste
         resolve("posterior", f"vbll:{option}", POSTERIORS)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "instead"),
+    [
+        ("bound", "gauss_hermite", "knowles_minka"),
+        ("polish_bound", "tilted", "knowles_minka"),
+        ("covariance", "full", "dense"),
+        ("covariance", "low_rank", "eigenbasis"),
+    ],
+)
+def test_a_value_of_earlier_versions_is_refused_with_what_to_use(option, value, instead):
+    with refused("option", option, value, instead):
+        VBLL(**{option: value})
+
+
 def test_records_of_earlier_versions_are_read():
     record = as_mapping(VBLL(covariance="dense"))
     old = {"head_step": "joint", "rank": 16, "bound": "tilted", "prior_scale": "validation"}

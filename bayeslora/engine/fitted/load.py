@@ -106,8 +106,7 @@ def saved_model(
         scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
-        for tensors in reversed(members):
-            _load(network, tensors, files.directory)
+        members = [_load(network, member, files.directory) for member in members[::-1]][::-1]
     files.warn_unverified()
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
@@ -191,7 +190,13 @@ def _members(files: ModelFiles) -> Members:
     ]
 
 
-def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
+def _load(
+    network: Network, tensors: Mapping[str, Tensor], directory: Path | None
+) -> dict[str, Tensor]:
+    """Load a member, and return its tensors as this version has them."""
+    head = network.head.converted(under("head.", tensors))
+    rest = {name: value for name, value in tensors.items() if not name.startswith("head.")}
+    tensors = rest | {f"head.{name}": value for name, value in head.items()}
     network.expect(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
@@ -201,6 +206,7 @@ def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | Non
         if stored != own:
             raise _misfit(directory, f"{name!r}: expected {own}, got {stored}")
     network.load_trained_state(tensors)
+    return tensors
 
 
 def _misfit(directory: Path | None, problem: str) -> InputError:

@@ -359,19 +359,18 @@ class VBLLHead(LastLayer):
         key = f"{prefix}fitted_scale"
         if self._packs and key in state:
             state[key] = unpacked(state[key])
-        self._keep_deviations(state, prefix)
         super()._load_from_state_dict(state, prefix, *args)
 
-    def _keep_deviations(self, state: dict[str, Any], prefix: str) -> None:
-        """Keep the deviations of a covariance that earlier versions trained.
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a stored state with the deviations alone of a covariance that was trained.
 
-        They were the diagonal of `spread`, of triangles [C, d, d] or one [C d, C d]; `factor` were
-        directions of low rank. Nothing of them is in a fitted posterior.
+        Earlier versions stored them as the diagonal of `spread`, of triangles [C, d, d] or one
+        [C d, C d]; `factor` were directions of low rank. A fitted posterior has nothing of these.
         """
-        state.pop(f"{prefix}factor", None)
-        key = f"{prefix}spread"
-        if key in state and state[key].shape != self.spread.shape:
-            state[key] = state[key].diagonal(dim1=-2, dim2=-1).reshape(self.spread.shape)
+        now = {name: value for name, value in state.items() if name != "factor"}
+        if "spread" in now and now["spread"].shape != self.spread.shape:
+            now["spread"] = now["spread"].diagonal(dim1=-2, dim2=-1).reshape(self.spread.shape)
+        return now
 
     def _posterior(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return means and stored covariance of the last fit, or of the training q before a fit."""
