@@ -37,8 +37,6 @@ def test_options_as_text():
         (lambda: VBLL(prior_scale="cross"), ["prior_scale", "did you mean 'cross-validation'"]),
         (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
         (lambda: VBLL(polish_bound="mc"), ["unknown polish_bound 'mc'", "'knowles_minka'"]),
-        (lambda: VBLL(covariance="full"), ["unknown covariance 'full'", "'dense'"]),
-        (lambda: VBLL(bound="tilted"), ["unknown bound 'tilted'", "mean 'knowles_minka'"]),
         (lambda: VBLL(prior_scale="validation"), ["prior_scale", "mean 'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),

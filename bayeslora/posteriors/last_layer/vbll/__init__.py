@@ -96,11 +96,10 @@ class VBLL(Posterior):
         "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
         "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
         "training_covariance": "it is diagonal; `covariance` is that of the final fit",
-        **dict.fromkeys(
-            ("bound=gauss_hermite", "bound=tilted", "polish_bound=gauss_hermite"),
-            "knowles_minka is as tight",
-        ),
-        "polish_bound=tilted": "knowles_minka is as tight",
+        "bound=gauss_hermite": "choose knowles_minka",
+        "bound=tilted": "choose knowles_minka",
+        "polish_bound=gauss_hermite": "choose knowles_minka",
+        "polish_bound=tilted": "choose knowles_minka",
         "covariance=full": "choose dense, which has one covariance per class",
         "covariance=low_rank": "choose dense, diagonal or eigenbasis",
     }
