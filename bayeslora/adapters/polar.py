@@ -29,7 +29,8 @@ drift without changing the function: with the polar decompositions X = Q_x P_x a
 
     X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ
 
-k = 0 keeps the drift, as published.
+Momenta of X and Y then lose the part that leaves the manifold; those of Θ stay, since P_x and P_y
+are nearly I. k = 0 keeps the drift, as published.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ around m0 that lets few rows tell many classes apart would be too wide for the d
 that fits these keeps the means from reaching their optimum.
 
 Afterwards `fit` finds the optimum for the final features in closed form, at the trained means or
-over the means too (`final.py`), and stores it separately from the training parameters. `predict`
-needs one pass.
+over the means too (`final.py`), and stores it separately from the training parameters. The bound is
+Jensen's in training, which is cheap, and that of Knowles and Minka in the final fit, which is
+tighter, unless options say otherwise. `predict` needs one pass.
 
 The options of a row share one weight vector:
 
