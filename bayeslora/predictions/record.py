@@ -276,12 +276,7 @@ class Predictions:
             InputError: No row is selected.
         """
         selection = np.asarray(rows)
-        if selection.size == 0:
-            raise InputError(
-                "no rows are selected; pass indices or a mask that selects at least one row"
-            )
-        chosen = np.arange(len(self))[selection]
-
+        chosen = np.arange(len(self))[selection if selection.size else []]
         arrays = {name: getattr(self, name) for name in BY_ROW}
         return self.replace(
             **{name: None if v is None else v[chosen] for name, v in arrays.items()},

@@ -13,7 +13,7 @@ from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import load, new, same
 
 from bayeslora.backbones import embedded
-from bayeslora.cli.app import main
+from bayeslora.cli import main
 from bayeslora.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
