@@ -310,7 +310,8 @@ def _stated(where: str, record: Record) -> dict[str, float]:
         of_tokens = value if isinstance(value, list) else []
         pairs = [(each["token"], each["logprob"]) for each in of_tokens] or value.items()
         for token, logprob in pairs:
-            probs[str(token).strip()] += math.exp(float(logprob))
+            mass = math.exp(float(logprob))
+            probs[str(token).strip()] += mass
     if not probs or not sum(probs.values()) < 1.01:
         raise InputError(
             f"{where}: {shown(value)} are not log-probabilities by class or token; expected "
