@@ -548,10 +548,8 @@ def as_text(value: Any) -> str | None:
 
     3.0 reads '3', since integer columns with gaps become floats.
     """
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return value
-    if value is None:
-        return None
     if isinstance(value, float):
         if math.isnan(value):
             return None

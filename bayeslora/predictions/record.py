@@ -596,9 +596,8 @@ class Predictions:
         Raises:
             InputError: The log is not of a multiple-choice task, or a value in it is wrong.
         """
-        return cls.read(
-            path, name, columns=columns, reading=PredictionsReading(normalise=normalise)
-        )
+        reading = PredictionsReading(normalise=normalise)
+        return cls.read(path, name, columns=columns, reading=reading)
 
     @classmethod
     def _made(
