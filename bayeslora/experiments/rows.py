@@ -27,8 +27,7 @@ from bayeslora.data.known import (
 )
 from bayeslora.data.read import read
 from bayeslora.errors import InputError, located
-from bayeslora.experiments.grid import Task
-from bayeslora.experiments.protocols import Protocol
+from bayeslora.experiments.grid import Protocol, Task
 from bayeslora.option_checks import LARGEST_COUNT
 
 

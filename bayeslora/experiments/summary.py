@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.experiments.protocols import PROTOCOLS
+from bayeslora.experiments.grid import PROTOCOLS
 from bayeslora.io.files import atomic_file
 
 if TYPE_CHECKING:

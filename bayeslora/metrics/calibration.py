@@ -30,6 +30,14 @@ decreases in σ, and the reported error is the fixed point σ* = smECE_σ*. Resi
 linearly to a grid, so that, as with bins, the sums are linear in the row counts. On the midpoints
 of a grid the reflected Gaussian is diagonal in the cosine basis (DCT-II): it multiplies coefficient
 k by exp(−(π k σ)²/2).
+
+Selective prediction: the risk-coverage curve and the area under it.
+
+Geifman, Uziel and El-Yaniv (2019), arXiv:1805.08206. Rows of equal confidence enter together, which
+gives the mean over all their orders.
+
+AURC is the mean of the n risks, (1/n) Σ_k r_k, as in that paper. torch-uncertainty uses the
+trapezoid rule instead and divides by 1 − 1/n, which gives (n·AURC − (r_1 + r_n)/2)/(n − 1).
 """
 
 from __future__ import annotations
@@ -37,7 +45,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -48,7 +56,7 @@ from scipy.special import erf
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import cell_matrix, clusters_in
 from bayeslora.metrics.intervals import wilson
-from bayeslora.metrics.scores import Bin
+from bayeslora.metrics.scores import Bin, CoveragePoint
 from bayeslora.option_checks import as_whole
 
 NUM_BINS = 15
@@ -182,12 +190,7 @@ def quantile_edges(rows: TopLabel, upto: NDArray[np.float64], num_bins: int) -> 
     return np.asarray(edges)
 
 
-def ece(
-    rows: TopLabel,
-    num_bins: int = NUM_BINS,
-    counts: Counts | None = None,
-    closed: Closed = "left",
-) -> float:
+def ece(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
     """Return the expected calibration error, Σ_k (n_k/n)·|accuracy_k − confidence_k|.
 
     Over equal-width bins of the confidence; empty bins add nothing. Naeini et al. (2015), AAAI.
@@ -197,29 +200,21 @@ def ece(
         >>> round(ece(rows, num_bins=10), 3)  # 2/3 * (0.9 - 1/2) + 1/3 * 0.3
         0.367
     """
-    gaps = rows.right - rows.stated
-    total = len(rows) if counts is None else counts.sum()
-    index = bin_places(rows.stated, num_bins, closed)
-    sums = np.bincount(index, gaps if counts is None else gaps * counts)
-    return float(np.abs(sums).sum() / total)
+    gaps = np.bincount(bin_places(rows.stated, num_bins, closed), rows.right - rows.stated)
+    return float(np.abs(gaps).sum() / len(rows))
 
 
-def mce(
-    rows: TopLabel,
-    num_bins: int = NUM_BINS,
-    counts: Counts | None = None,
-    closed: Closed = "left",
-) -> float:
+def mce(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
     """Return the largest |accuracy_k − confidence_k| of any equal-width bin that holds a row."""
-    return float(bin_sums(rows, num_bins, closed)(counts).mce)
+    return float(bin_sums(rows, num_bins, closed)(None).mce)
 
 
-def aece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None) -> float:
+def aece(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
     """Return the expected calibration error over equal-mass bins, whose edges follow the counts.
 
     Nguyen and O'Connor (2015), arXiv:1508.05154.
     """
-    return float(adaptive_errors(rows, rows.weighed(counts), num_bins))
+    return float(adaptive_errors(rows, rows.weighed(None), num_bins))
 
 
 def adaptive_errors(
@@ -406,31 +401,13 @@ class Weighed:
 
 
 def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
-    """Return validated rows for the scores of this package.
+    """Return rows for the scores of this package.
 
     Args:
         confidence: [N] probability of the predicted class, float64.
         correct: [N] whether that class is the label: booleans, or 0 and 1.
-
-    Raises:
-        InputError: The shapes differ, there are no rows, or a value is not allowed.
     """
-    sure = np.asarray(confidence, dtype=np.float64)
-    right = np.asarray(correct, dtype=np.float64)
-    if sure.ndim != 1 or sure.shape != right.shape or not sure.size:
-        raise InputError(
-            f"confidence and correct must have shape [N] with N >= 1, got {list(sure.shape)} and "
-            f"{list(right.shape)}"
-        )
-    for name, values, bad in (
-        ("confidence", sure, ~((sure >= 0) & (sure <= 1))),
-        ("correct", right, ~((right == 0) | (right == 1))),
-    ):
-        if bad.any():
-            row = int(np.argmax(bad))
-            allowed = "from 0 to 1" if name == "confidence" else "0 or 1"
-            raise InputError(f"row {row + 1}: {name} must be {allowed}, got {values[row]}")
-    return TopLabel(sure, right)
+    return TopLabel(np.asarray(confidence, np.float64), np.asarray(correct, np.float64))
 
 
 def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
@@ -516,14 +493,13 @@ def smooth_errors(rows: TopLabel) -> Callable[[NDArray[Any] | None], NDArray[np.
     return errors
 
 
-def smece(rows: TopLabel, counts: NDArray[Any] | None = None) -> float:
+def smece(rows: TopLabel) -> float:
     """Return the smooth calibration error of the confidence.
 
     Args:
         rows: Confidence and correctness.
-        counts: [N] how often each row occurs; None counts each row once.
     """
-    return float(smooth_errors(rows)(counts))
+    return float(smooth_errors(rows)(None))
 
 
 def fixed_points(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -571,3 +547,126 @@ def falling_root(
         high, at_high = np.where(side > 0, (high, at_high * stays), (point, value))
         moved = side
     return point
+
+
+COVERAGES = (50, 80, 90, 95)
+"""Percentages of the rows at which accuracy is reported."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Errors by decreasing confidence; built by `Selection`.
+
+    Contains the W runs of equal confidences with at least one wrong row, most confident first.
+    Arrays have a trailing axis [R] for R resamples.
+
+    Attributes:
+        total: [] number of rows.
+        before: [W] number of rows more confident than the run.
+        upto: [W] number of rows up to and including the run.
+        errors: [W] number of errors in the run.
+    """
+
+    total: NDArray[np.float64]
+    before: NDArray[np.float64]
+    upto: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+    @property
+    def aurc(self) -> NDArray[np.float64]:
+        """The area under the risk-coverage curve, (1/n) Σ_k (errors in the k surest)/k.
+
+        An error in the k-th row contributes the sum of 1/j over j = k … n. A run of t rows with e
+        errors after k rows thus contributes e·(1 + H(n) − H(k + t)) − (e/t)·k·(H(k + t) − H(k)).
+        """
+        sums = harmonic_numbers(int(self.total.max()))
+        before, upto = (sums.take(part.astype(np.int64)) for part in (self.before, self.upto))
+        later = 1 + sums.take(self.total.astype(np.int64)) - upto
+        share = self.errors / np.maximum(self.upto - self.before, 1)
+        areas = self.errors * later - share * self.before * (upto - before)
+        return np.asarray(areas.sum(axis=0) / self.total)
+
+    @cached_property
+    def _errors_before(self) -> NDArray[np.float64]:
+        return np.asarray(np.cumsum(self.errors, axis=0) - self.errors)
+
+    def accuracy_at(self, percent: int) -> NDArray[np.float64]:
+        """Return the accuracy of the ⌈n · percent/100⌉ most confident rows."""
+        count = np.ceil(self.total * percent / 100 - 1e-9)  # an integer up to rounding
+        return np.asarray(1 - self.errors_in(count[None])[0] / count)
+
+    def errors_in(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the number of errors among the most confident rows, ties in proportion.
+
+        Args:
+            counts: [K] or [K, R] numbers of rows, integers from 1 to n.
+        """
+        run = first_above(self.upto, counts - 0.5)
+        before, upto, errors, earlier = (
+            np.take_along_axis(part, run, axis=0)
+            for part in (self.before, self.upto, self.errors, self._errors_before)
+        )
+        size = upto - before
+        return np.asarray(
+            earlier + np.clip(counts - before, 0, size) * errors / np.maximum(size, 1)
+        )
+
+
+class Selection:
+    """The wrong rows of a set, for any row counts."""
+
+    def __init__(self, rows: TopLabel) -> None:
+        """Find the runs of equal confidences that contain wrong rows."""
+        wrong = np.flatnonzero(rows.correct == 0)[::-1]
+        # Without wrong rows, a right row with zero errors stands in.
+        self._rows = wrong if wrong.size else np.zeros(1, dtype=np.int64)
+        self._can_be_wrong = bool(wrong.size)
+        run = np.searchsorted(rows.runs, self._rows, side="right") - 1
+        self._firsts = np.flatnonzero(np.append(True, run[1:] != run[:-1]))
+        run = run[self._firsts]
+        self._start, self._last = rows.runs[run], rows.runs[run + 1] - 1
+
+    def __call__(self, weighed: Weighed) -> Answered:
+        """Return the errors by decreasing confidence for row counts."""
+        counts, upto = weighed.counts, weighed.upto
+        errors = counts.take(self._rows, axis=0) * self._can_be_wrong
+        if len(self._firsts) < len(self._rows):
+            errors = np.add.reduceat(errors, self._firsts, axis=0)
+        total = upto[-1]
+        after = upto.take(self._start, axis=0) - counts.take(self._start, axis=0)
+        return Answered(total, total - upto.take(self._last, axis=0), total - after, errors)
+
+
+def answered(rows: TopLabel) -> Answered:
+    """Return the errors by decreasing confidence.
+
+    Args:
+        rows: Confidence and correctness.
+    """
+    return Selection(rows)(rows.weighed(None))
+
+
+def risk_curve(rows: TopLabel) -> tuple[CoveragePoint, ...]:
+    """Return the risk-coverage curve at the distinct row counts of 1 %, 2 %, … 100 % coverage."""
+    curve = answered(rows)
+    upto = np.unique(-(-np.arange(1, 101) * len(rows) // 100))
+    risk = curve.errors_in(upto.astype(np.float64)) / upto
+    points = np.column_stack([upto / len(rows), risk]).tolist()
+    return tuple(CoveragePoint(coverage, risk) for coverage, risk in points)
+
+
+@lru_cache(maxsize=1)  # shared by all blocks of resamples
+def harmonic_numbers(count: int) -> NDArray[np.float64]:
+    """Return the sums 1 + 1/2 + … + 1/k for k from 0, [count + 1]."""
+    sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, count + 1))])
+    sums.setflags(write=False)
+    return sums
+
+
+def aurc(rows: TopLabel) -> float:
+    """Return the area under the risk-coverage curve; see `Answered.aurc`.
+
+    Args:
+        rows: Confidence and correctness.
+    """
+    return float(answered(rows).aurc)

@@ -32,8 +32,8 @@ from bayeslora.metrics.calibration import (
     grid_matrix,
     top_label,
 )
-from bayeslora.metrics.per_class import ClasswiseSums, brier_parts
-from bayeslora.metrics.rowwise import LabelledRows, Scoring
+from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.rowwise import ClasswiseSums, LabelledRows, Scoring, brier_parts
 from bayeslora.runtime import threaded
 
 CHANCE_KEYS = (
@@ -69,21 +69,13 @@ def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64
         rows: Labelled rows, whose labels are ignored.
         scoring: Bins, and the number of draws and the seed of the bootstrap.
     """
-    resampling = scoring.resampling
-    return drawn_errors(
-        rows.probs,
-        _measure(rows, scoring),
-        resampling.num_resamples,
-        resampling.seed,
-        scoring.clusters,
-    )
+    return drawn_errors(rows.probs, _measure(rows, scoring), scoring.resampling, scoring.clusters)
 
 
 def drawn_errors(
     probs: NDArray[np.float64],
     measure: Measure,
-    draws: int,
-    seed: int,
+    resampling: Resampling,
     clusters: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the scores of labels drawn from probabilities, [K, draws].
@@ -91,8 +83,8 @@ def drawn_errors(
     Args:
         probs: [N, C] probabilities.
         measure: Function from labels [N, R] to scores [K, R].
-        draws: Maximum number of sets of labels; fewer if they exceed `MOST_LABELS` labels.
-        seed: Seed of the generator.
+        resampling: Maximum number of sets of labels, fewer if they exceed `MOST_LABELS` labels, and
+            the seed of the generator.
         clusters: [N] cluster of each row, numbered from 0 without gaps. All labels of a cluster are
             drawn with one random number: maximal dependence, which makes errors by chance
             conservatively large.
@@ -104,15 +96,14 @@ def drawn_errors(
         level = level if clusters is None else level[:, clusters]
         return measure(np.ascontiguousarray(first_above(running, level).T))
 
-    return _over_draws(measured, draws, seed, len(probs), num_units(clusters, len(probs)))
+    return _over_draws(measured, resampling, len(probs), num_units(clusters, len(probs)))
 
 
 def ece_by_chance(
     confidence: NDArray[np.float64],
     cell: NDArray[np.int64],
     num_bins: int,
-    draws: int,
-    seed: int,
+    resampling: Resampling,
 ) -> NDArray[np.float64]:
     """Return the ECE of each of G groups in each draw of correctness, [G, draws].
 
@@ -124,8 +115,8 @@ def ece_by_chance(
         confidence: [N] confidence of each row.
         cell: [N] group · num_bins + bin.
         num_bins: Number of bins per group.
-        draws: Maximum number of draws; fewer if they exceed `MOST_LABELS` rows in total.
-        seed: Seed of the generator.
+        resampling: Maximum number of draws, fewer if they exceed `MOST_LABELS` rows in total, and
+            the seed of the generator.
     """
     n, groups = len(confidence), int(cell.max()) // num_bins + 1
     ones = np.ones(n)
@@ -136,7 +127,7 @@ def ece_by_chance(
         gaps = matrix @ (level < confidence).T.astype(np.float64) - stated[:, None]
         return np.asarray(np.abs(gaps).reshape(groups, num_bins, -1).sum(1) / size[:, None])
 
-    return _over_draws(measured, draws, seed, n, n)
+    return _over_draws(measured, resampling, n, n)
 
 
 def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,11 +143,11 @@ def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArr
 
 
 def _over_draws(
-    measured: Measured, draws: int, seed: int, rows: int, units: int
+    measured: Measured, resampling: Resampling, rows: int, units: int
 ) -> NDArray[np.float64]:
     """Return what is measured for random numbers of each draw, [units], along the last axis."""
-    generator = np.random.default_rng([seed, 3])
-    affordable = min(draws, max(LEAST_DRAWS, MOST_LABELS // rows))
+    generator = np.random.default_rng([resampling.seed, 3])
+    affordable = min(resampling.num_resamples, max(LEAST_DRAWS, MOST_LABELS // rows))
     levels = (generator.random((size, units)) for size in blocks(affordable, rows))
     return np.concatenate(list(threaded(measured, levels)), axis=-1)
 

@@ -24,9 +24,18 @@ from bayeslora.metrics.bootstrap import num_units, values_of, without_gaps
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.differences import distances, holm, over_rows, over_seeds_of, permutation_p
+from bayeslora.metrics.differences import (
+    Contest,
+    Fits,
+    chosen_statistic,
+    distances,
+    fits_of,
+    holm,
+    over_rows,
+    over_seeds_of,
+    permutation_p,
+)
 from bayeslora.metrics.intervals import Bootstrap, Resampling
-from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted, quoted, table_html

@@ -33,14 +33,17 @@ from bayeslora.metrics.bootstrap import (
     without_gaps,
 )
 from bayeslora.metrics.calibration import (
+    COVERAGES,
     NUM_BINS,
     Closed,
+    Selection,
     adaptive_errors,
     as_num_bins,
     bin_sums,
     check_closed,
     ece_debiased,
     reliability_bins,
+    risk_curve,
     smooth_errors,
     top_label,
 )
@@ -65,10 +68,16 @@ from bayeslora.metrics.intervals import (
     with_rare_errors,
 )
 from bayeslora.metrics.ood import check_kinds, detect, grouped
-from bayeslora.metrics.per_class import brier_parts, class_counts, classwise_bins, confusion
-from bayeslora.metrics.rowwise import LabelledRows, Scoring, labelled_rows
+from bayeslora.metrics.rowwise import (
+    LabelledRows,
+    Scoring,
+    brier_parts,
+    class_counts,
+    classwise_bins,
+    confusion,
+    labelled_rows,
+)
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
-from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import UNCERTAINTIES, open_columns
@@ -136,10 +145,11 @@ def evaluate(
     kinds = {"near": column_names(near), "far": column_names(far)}
     check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)
-    inside, file = _loaded(predictions, (*columns, *column_names(cluster_by)))
+    inside = as_predictions(predictions, (*columns, *column_names(cluster_by)))
     check_columns(inside, columns)
     outside = {
-        name: _loaded(other, _carried(other, cluster_by))[0] for name, other in (ood or {}).items()
+        name: as_predictions(other, _carried(other, cluster_by))
+        for name, other in (ood or {}).items()
     }
     clusters = None if cluster_by is None else values_of(inside, cluster_by)[0]
     detected = detect(
@@ -152,7 +162,7 @@ def evaluate(
     )
     scores = Scores(
         name=inside.name,
-        file=file,
+        file=str(predictions) if isinstance(predictions, str | Path) else "",
         n=len(inside),
         n_labelled=int(inside.labelled.sum()),
         num_classes=inside.num_classes,
@@ -200,11 +210,6 @@ def _with_labels(
         confusion=confusion(rows),
         **_calibration(rows, scoring),
     )
-
-
-def _loaded(predictions: PredictionsLike, columns: Sequence[str] = ()) -> tuple[Predictions, str]:
-    file = str(predictions) if isinstance(predictions, str | Path) else ""
-    return as_predictions(predictions, columns), file
 
 
 def _carried(predictions: PredictionsLike, column: str | None) -> list[str]:
@@ -432,7 +437,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
     def scores(counts: NDArray[Any]) -> NDArray[np.float64]:
         weights = np.asarray(counts, dtype=np.float64).reshape(len(rows), -1)
         accuracy, nll, brier, confidence, sharpness = means @ weights / (ones @ weights)
-        sums, classes = bins(weights), by_class.sums(weights)
+        sums, classes = bins(weights), by_class(weights)
         weighed = surest.weighed(weights)
         chosen = select(weighed)
         parts = brier_parts(classes, brier)

@@ -47,8 +47,7 @@ from bayeslora.metrics.intervals import (
     share_score,
     with_rare_errors,
 )
-from bayeslora.metrics.per_class import class_counts, classwise_bins
-from bayeslora.metrics.rowwise import LabelledRows, Scoring
+from bayeslora.metrics.rowwise import LabelledRows, Scoring, class_counts, classwise_bins
 from bayeslora.metrics.scores import PartScores
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
@@ -78,10 +77,7 @@ def group_scores(
     sizes = np.bincount(group)
     units = clusters_in(group, scoring.clusters).tolist()
     cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
-    resampling = scoring.resampling
-    by_chance = ece_by_chance(
-        rows.confidence, cell, scoring.num_bins, resampling.num_resamples, resampling.seed
-    )
+    by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, scoring.resampling)
     chance = p_values(by_chance, values[GROUP_KEYS.index("ece")])
     keys = GROUP_KEYS if sets is not None else GROUP_KEYS[:-2]
     results = {}
@@ -206,13 +202,8 @@ def class_scores(
     # Labels and predictions may share clusters: the larger number counts no cluster twice.
     trials["f1"] = list(map(max, trials["recall"], trials["precision"]))
     measure = class_measure(rows, scoring)
-    resampling = scoring.resampling
     drawn = drawn_errors(
-        rows.probs,
-        lambda labels: measure(labels).by_class,
-        resampling.num_resamples,
-        resampling.seed,
-        clusters,
+        rows.probs, lambda labels: measure(labels).by_class, scoring.resampling, clusters
     )
     chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
     results = {}
@@ -245,7 +236,7 @@ def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
     per_class = class_counts(rows)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = bins.sums(counts)
+        sums = bins(counts)
         counted = per_class(counts)
         sizes = sums.rows if sums.present is None else np.maximum(sums.present, 1)
         mean = rows.probs.T @ counts / sizes

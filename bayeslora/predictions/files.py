@@ -202,12 +202,10 @@ def open_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
 def _parquet_columns(file: File) -> Columns:
     with formats.parquet_file(file) as parquet:
         schema = parquet.schema_arrow
-    texts = {
-        key.decode(errors="replace"): value.decode(errors="replace")
-        for key, value in (schema.metadata or {}).items()
-    }
     metadata = {
-        key.removeprefix(PREFIX): text for key, text in texts.items() if key.startswith(PREFIX)
+        key.decode(errors="replace").removeprefix(PREFIX): value.decode(errors="replace")
+        for key, value in (schema.metadata or {}).items()
+        if key.startswith(PREFIX.encode())
     }
     version = metadata.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
@@ -536,15 +534,13 @@ def _truths(table: Any, name: str) -> NDArray[np.bool_]:
     if pa.types.is_nested(kind):
         raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not booleans")
     words = pc.cast(table.column(name), pa.string())
-    known, yes = (
-        _floats(pc.match_substring_regex(words, f"^({pattern})$", ignore_case=True)) == 1
-        for pattern in ("0|1|false|true", "1|true")
+    yes, no = (
+        np.asarray(pc.is_in(pc.utf8_lower(words), pa.array(texts)))
+        for texts in (["1", "true"], ["0", "false"])
     )
-    refuse(
-        ~known,
-        lambda row: f", column {shown(name)}: {shown(words[row].as_py())} is not a boolean",
-    )
-    return np.asarray(yes)
+    problem = f", column {shown(name)}: {{}} is not a boolean"
+    refuse(~(yes | no), lambda row: problem.format(shown(words[row].as_py())))
+    return yes
 
 
 def as_text(value: Any) -> str | None:
@@ -552,10 +548,8 @@ def as_text(value: Any) -> str | None:
 
     3.0 reads '3', since integer columns with gaps become floats.
     """
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return value
-    if value is None:
-        return None
     if isinstance(value, float):
         if math.isnan(value):
             return None

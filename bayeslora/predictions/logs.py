@@ -38,6 +38,7 @@ import logging
 import math
 import re
 import string
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
             f"{source}: {counted(len(classes), 'class')} ({listed(classes)}); give every row a "
             "'label', whose names are the classes"
         )
-    outside, cut, records, others = 0.0, 0, [], dict[str, float]()
+    outside, cut, records, others = 0.0, 0, [], defaultdict[str, float](float)
     for (row, record), by_token in zip(lines, stated, strict=True):
         probs = _by_class(by_token, classes)
         missing = [name for name in classes if name not in probs]
@@ -261,14 +262,13 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
         mass = sum(filled.values())
         outside += max(1 - mass, 0.0) / len(lines)
         for token in probs.keys() - filled.keys():
-            others[token] = others.get(token, 0.0) + probs[token]
+            others[token] += probs[token]
         cut += bool(missing)
-        ours = {"id": record.get("id", record.get("custom_id")), "label": record.get("label")}
         free = {name: value for name, value in record.items() if name not in _KEYS}
+        if "custom_id" in record:
+            free.setdefault("id", record["custom_id"])
         shares = {f"prob_{name}": value / mass for name, value in filled.items()}
-        records.append(
-            (row, {**free, **{k: v for k, v in ours.items() if v is not None}, **shares})
-        )
+        records.append((row, free | shares))
     if cut:
         message = "%s: %s without a class among those listed, which gets a bound on its probability"
         logger.warning(message, source, counted(cut, "row"))
@@ -288,10 +288,9 @@ def _by_class(probs: Mapping[str, float], classes: Sequence[str]) -> dict[str, f
     """Return probabilities of tokens with those that differ only in case from one class added."""
     names = {name.casefold(): name for name in classes}
     names = (names if len(names) == len(classes) else {}) | {name: name for name in classes}
-    merged: dict[str, float] = {}
+    merged = defaultdict[str, float](float)
     for token, prob in probs.items():
-        name = names.get(token, names.get(token.casefold(), token))
-        merged[name] = merged.get(name, 0.0) + prob
+        merged[names.get(token, names.get(token.casefold(), token))] += prob
     return merged
 
 
@@ -306,16 +305,13 @@ def _stated(where: str, record: Record) -> dict[str, float]:
             value = value["content"][0]["top_logprobs"]
         elif isinstance(value, dict) and isinstance(value.get("top_logprobs"), list):
             value = value["top_logprobs"][0]
-    probs: dict[str, float] = {}
+    probs = defaultdict[str, float](float)
     with suppress(AttributeError, LookupError, OverflowError, TypeError, ValueError):
-        pairs = (
-            value.items()
-            if isinstance(value, dict)
-            else [(e["token"], e["logprob"]) for e in value]
-        )
+        of_tokens = value if isinstance(value, list) else []
+        pairs = [(each["token"], each["logprob"]) for each in of_tokens] or value.items()
         for token, logprob in pairs:
-            name = str(token).strip()
-            probs[name] = probs.get(name, 0.0) + math.exp(float(logprob))
+            mass = math.exp(float(logprob))
+            probs[str(token).strip()] += mass
     if not probs or not sum(probs.values()) < 1.01:
         raise InputError(
             f"{where}: {shown(value)} are not log-probabilities by class or token; expected "

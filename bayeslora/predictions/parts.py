@@ -51,13 +51,11 @@ def _column(pieces: Sequence[Predictions], name: str) -> NDArray[Any] | None:
     parts = [getattr(piece, name) for piece in pieces]
     if all(part is None for part in parts):
         return None
-    if name == "labels":
-        missing = [np.full(len(piece), -1) for piece in pieces]
-    else:  # only `available` is in some pieces and not in others
-        missing = [np.ones(piece.probs.shape, bool) for piece in pieces]
-    return np.concatenate(
-        [other if part is None else part for part, other in zip(parts, missing, strict=True)]
-    )
+    for place, piece in enumerate(pieces):
+        if parts[place] is None:  # as only `labels` and `available` are, of some pieces
+            is_label = name == "labels"
+            parts[place] = np.full(len(piece), -1) if is_label else np.ones(piece.probs.shape, bool)
+    return np.concatenate(parts)
 
 
 _IDENTITY = "predictions.json"

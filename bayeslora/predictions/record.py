@@ -276,12 +276,7 @@ class Predictions:
             InputError: No row is selected.
         """
         selection = np.asarray(rows)
-        if selection.size == 0:
-            raise InputError(
-                "no rows are selected; pass indices or a mask that selects at least one row"
-            )
-        chosen = np.arange(len(self))[selection]
-
+        chosen = np.arange(len(self))[selection if selection.size else []]
         arrays = {name: getattr(self, name) for name in BY_ROW}
         return self.replace(
             **{name: None if v is None else v[chosen] for name, v in arrays.items()},
@@ -601,9 +596,8 @@ class Predictions:
         Raises:
             InputError: The log is not of a multiple-choice task, or a value in it is wrong.
         """
-        return cls.read(
-            path, name, columns=columns, reading=PredictionsReading(normalise=normalise)
-        )
+        reading = PredictionsReading(normalise=normalise)
+        return cls.read(path, name, columns=columns, reading=reading)
 
     @classmethod
     def _made(

@@ -19,35 +19,26 @@ from numpy.typing import NDArray
 from bayeslora import options
 from bayeslora.held_out import fitting_rows, held_out, settled_order
 from bayeslora.plain_text import counted
-from bayeslora.plugins import Catalogue
+from bayeslora.plugins import BuiltIn, Catalogue
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.bayesian import BayesianLogistic, BayesianTemperature
-from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
-from bayeslora.recalibration.one_vs_rest import (
-    BetaCalibration,
-    HistogramBinning,
-    IsotonicRegression,
-)
 from bayeslora.recalibration.recalibrator import Recalibrator
-from bayeslora.recalibration.temperature import Temperature
 
 logger = logging.getLogger(__name__)
 
-RECALIBRATORS: dict[str, type[Any]] = {
-    method.name: method
-    for method in (
-        Temperature,
-        VectorScaling,
-        MatrixScaling,
-        BetaCalibration,
-        HistogramBinning,
-        IsotonicRegression,
-        BayesianTemperature,
-        BayesianLogistic,
-    )
-}
+RECALIBRATORS = BuiltIn(
+    {
+        "temperature": "bayeslora.recalibration.linear:Temperature",
+        "vector": "bayeslora.recalibration.linear:VectorScaling",
+        "matrix": "bayeslora.recalibration.linear:MatrixScaling",
+        "beta": "bayeslora.recalibration.one_vs_rest:BetaCalibration",
+        "histogram": "bayeslora.recalibration.one_vs_rest:HistogramBinning",
+        "isotonic": "bayeslora.recalibration.one_vs_rest:IsotonicRegression",
+        "bayesian-temperature": "bayeslora.recalibration.bayesian:BayesianTemperature",
+        "bayesian-logistic": "bayeslora.recalibration.bayesian:BayesianLogistic",
+    }
+)
 """The built-in recalibrators by name."""
 
 CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, Recalibrator)

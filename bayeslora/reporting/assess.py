@@ -20,9 +20,9 @@ from bayeslora.io.files import shown_path
 from bayeslora.metrics.bootstrap import clusters_in, values_of
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
+from bayeslora.metrics.differences import paired
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
-from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds

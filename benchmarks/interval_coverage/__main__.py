@@ -213,7 +213,7 @@ def first_scores(rows: LabelledRows, outside: NDArray[np.float64], seed: int) ->
     sizes = [len(rows), len(outside)]
     values = prepare(*map(np.arange, sizes))(*(np.ones(size) for size in sizes))
     place = bin_places(rows.confidence, BINS)
-    drawn = ece_by_chance(rows.confidence, place, BINS, RESAMPLES, seed)
+    drawn = ece_by_chance(rows.confidence, place, BINS, Resampling(RESAMPLES, seed))
     p = float(p_values(drawn, values[[FIRST.index("ece")]])[0])
     return dict(zip(FIRST, values.tolist(), strict=True)), {"ece": p}, prepare, sizes
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import load, new, same
 
-from bayeslora.cli.app import main
+from bayeslora.cli import main
 from bayeslora.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("few_resamples")

@@ -61,14 +61,6 @@ DAMAGE = {
     "no record": (lambda m: (m / "bayeslora.json").unlink(), ["is not a bayeslora model"]),
     "no JSON": (lambda m: (m / "bayeslora.json").write_text("{"), ["cannot be read as JSON"]),
     "foreign": (lambda m: (m / "bayeslora.json").write_text("{}"), ["no format_version"]),
-    "newer": (
-        lambda m: change_record(m, lambda record: record.update(format_version=99)),
-        ["format version 99", "upgrade"],
-    ),
-    "field": (
-        lambda m: change_record(m, lambda record: record.pop("classes")),
-        ["damaged", "'classes'"],
-    ),
     "part of a field": (
         lambda m: change_record(m, lambda record: record["backbone"].pop("kind")),
         ["damaged", "'backbone'", "kind"],
@@ -81,14 +73,7 @@ DAMAGE = {
         lambda m: change_record(m, lambda record: record.update(classes=["x", 1])),
         ["damaged", "'classes'"],
     ),
-    "no tensors": (lambda m: (m / "adapter.safetensors").unlink(), ["adapter.safetensors is mis"]),
     "broken": (lambda m: flip(m / "posterior.safetensors"), ["posterior.safetensors", "damaged"]),
-    "truncated": (
-        lambda m: (m / "adapter.safetensors").write_bytes(
-            (m / "adapter.safetensors").read_bytes()[:-20]
-        ),
-        ["adapter.safetensors", "truncated"],
-    ),
     "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["got [3, 3, 3]"]),
     "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["tensors do not match"]),
     "other backbone": (

@@ -114,6 +114,9 @@ def test_report_writes_a_page(run, refused, tmp_path, files):
     assert run("report", files["a"], "--out", out, "--overwrite").code == 0
 
 
+PARTS = ["--group-by", "source", "--by-class", "--set", "cluster_by=twin", "--set", "interval=bca"]
+
+
 def with_columns(path, **parts):
     """Write predictions whose rows come in twins, from two sources."""
     twins = [f"t{row // 2}" for row in range(60)]
@@ -123,16 +126,7 @@ def with_columns(path, **parts):
 
 def test_groups_classes_and_clusters(run, refused, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = [
-        "--group-by",
-        "source",
-        "--by-class",
-        "--set",
-        "cluster_by=twin",
-        "--set",
-        "interval=bca",
-    ]
-    content = json.loads(run("evaluate", file, *options, "--set", "closed=right", "--json").out)
+    content = json.loads(run("evaluate", file, *PARTS, "--set", "closed=right", "--json").out)
     loaded = Predictions.load(file, columns=("source", "twin"))
     expected = evaluate(
         loaded,
@@ -143,7 +137,7 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
         closed="right",
     ).to_json()
     assert content == json.loads(json.dumps({**expected, "file": str(file)}))
-    shown = run("evaluate", file, *options).out
+    shown = run("evaluate", file, *PARTS).out
     for part in ("news", "web", "Recall", "ECE by chance", "p = ", "clusters of equal 'twin'"):
         assert part in shown
     assert "sourse" in refused("evaluate", file, "--group-by", "sourse")
@@ -152,16 +146,7 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
 
 def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
-    options = [
-        "--group-by",
-        "source",
-        "--by-class",
-        "--set",
-        "cluster_by=twin",
-        "--set",
-        "interval=bca",
-    ]
-    options += ["--ood", f"n={files['near_a']}", "--set", "near=n"]
+    options = [*PARTS, "--ood", f"n={files['near_a']}", "--set", "near=n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
     message = refused("report", file, "--out", tmp_path / "no", "--set", "near=m")
     assert "no out-of-distribution set is given" in message

@@ -8,7 +8,7 @@ from tiny import tiny_bert, toy_rows
 from usage import TEST, load, new, same
 
 import bayeslora as bl
-from bayeslora.cli.app import main
+from bayeslora.cli import main
 from bayeslora.engine.fitted.refit import known
 from bayeslora.errors import InputError
 

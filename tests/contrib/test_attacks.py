@@ -9,7 +9,7 @@ from tiny import tiny_bert, toy_rows
 from usage import TEST, new
 
 import bayeslora as bl
-from bayeslora.cli.app import main
+from bayeslora.cli import main
 from bayeslora.contrib.attacks import Attack, _Piece, attacked
 from bayeslora.contrib.attacks import main as attack_main
 from bayeslora.contrib.perturbation import Inputs, TokenBall, ascend

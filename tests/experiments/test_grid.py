@@ -5,8 +5,7 @@ import yaml
 from refusal import refused
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.grid import as_grid
-from bayeslora.experiments.protocols import PROTOCOLS
+from bayeslora.experiments.grid import PROTOCOLS, as_grid
 
 TASKS = {"tasks": ["sst2", "ag-news"]}
 

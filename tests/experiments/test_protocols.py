@@ -5,8 +5,7 @@ import json
 import pytest
 
 from bayeslora.experiments.cells import Workshop
-from bayeslora.experiments.grid import Task, as_grid
-from bayeslora.experiments.protocols import PROTOCOLS
+from bayeslora.experiments.grid import PROTOCOLS, Task, as_grid
 from bayeslora.experiments.rows import task_rows
 
 

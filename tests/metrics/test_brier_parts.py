@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.per_class import brier_parts, classwise_bins
+from bayeslora.metrics.rowwise import brier_parts, classwise_bins
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 
@@ -13,7 +13,7 @@ CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 def parts(probs, labels, num_bins=15):
     probs, labels = np.asarray(probs, dtype=float), np.asarray(labels)
     brier = ((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(1).mean()
-    return brier, brier_parts(classwise_bins(probs, labels, num_bins).sums(), np.array(brier))
+    return brier, brier_parts(classwise_bins(probs, labels, num_bins)(), np.array(brier))
 
 
 @settings(max_examples=100, deadline=None)

@@ -83,28 +83,6 @@ def test_bins_add_up_to_the_error_and_to_netcal_counts(data, num_bins, equal_mas
         np.testing.assert_allclose(ours, gaps, rtol=0, atol=CLOSE)
 
 
-@settings(max_examples=200, deadline=None)
-@given(confidences(), BINS, st.data())
-def test_counts_mean_repeated_rows(data, num_bins, draw):
-    confidence, correct = data
-    size = len(confidence)
-    counts = np.array(draw.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)))
-    counts[0] += 1
-    rows = top_label(confidence, correct)
-    repeated = top_label(np.repeat(confidence, counts), np.repeat(correct, counts))
-    for error in (ece, mce, aece):
-        assert error(rows, num_bins, counts) == pytest.approx(error(repeated, num_bins), abs=CLOSE)
-
-
-@settings(max_examples=100, deadline=None)
-@given(confidences(), BINS, st.randoms(use_true_random=False))
-def test_order_of_rows_does_not_matter(data, num_bins, random):
-    order = np.array(random.sample(range(len(data[0])), len(data[0])))
-    rows, shuffled = top_label(*data), top_label(data[0][order], data[1][order])
-    for error in (ece, mce, aece):
-        assert error(shuffled, num_bins) == pytest.approx(error(rows, num_bins), abs=CLOSE)
-
-
 def test_five_rows_by_hand():
     # two bins: {.2, .4}, one of two right; {.5, .9, 1.0}, two of three right; .5 goes up
     rows = top_label([0.2, 0.4, 0.5, 0.9, 1.0], [1, 0, 0, 1, 1])

@@ -9,12 +9,11 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
-from bayeslora.metrics.calibration import ece, top_label
+from bayeslora.metrics.calibration import answered, aurc, ece, risk_curve, top_label
 from bayeslora.metrics.catalogue import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import labelled_rows
-from bayeslora.metrics.selective import answered, aurc, risk_curve
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10
@@ -60,10 +59,12 @@ def test_laws_of_all_scores(data, seed):
     # smooth ECE halves often enough for 1e-6
     rows = generator.permutation(len(labels))
     np.testing.assert_allclose(scores_of(probs[rows], labels[rows]), scores, atol=2e-6)
-    doubled = scores_of(np.repeat(probs, 2, axis=0), np.repeat(labels, 2))
-    counted = scores_of(probs, labels, np.full(len(labels), 2.0))
-    np.testing.assert_allclose(counted, doubled, atol=2e-6)
-    table = np.stack([np.ones(len(labels)), np.full(len(labels), 2.0)], axis=1)
+    counts = generator.integers(0, 3, len(labels))
+    counts[0] += 1
+    repeated = scores_of(np.repeat(probs, counts, axis=0), np.repeat(labels, counts))
+    counted = scores_of(probs, labels, counts)
+    np.testing.assert_allclose(counted, repeated, atol=2e-6)
+    table = np.stack([np.ones(len(labels)), counts], axis=1)
     both = scores_of(probs, labels, table)
     np.testing.assert_allclose(both, np.stack([scores, counted], axis=1), atol=2e-6)
     plain = dict(zip(SCORE_KEYS, scores, strict=True))

@@ -29,13 +29,15 @@ def ece_against_chance(confidence, correct, draws, seed):
     """Return the ECE, its mean under chance, and the p-value."""
     rows = top_label(confidence, correct)
     observed = ece(rows)
-    drawn = ece_by_chance(rows.confidence, bin_places(rows.confidence, 15), 15, draws, seed)
+    drawn = ece_by_chance(
+        rows.confidence, bin_places(rows.confidence, 15), 15, Resampling(draws, seed)
+    )
     return observed, drawn.mean(), p_values(drawn, np.array([observed]))[0]
 
 
 def test_labels_are_drawn_from_the_probabilities():
     probs = np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    drawn = drawn_errors(probs, lambda labels: labels.astype(float), 20000, seed=0)
+    drawn = drawn_errors(probs, lambda labels: labels.astype(float), Resampling(20000))
     shares = np.stack([(drawn == c).mean(1) for c in range(3)], axis=1)
     # a share of 20,000 draws has a deviation of at most 0.0036; five times that
     np.testing.assert_allclose(shares, probs, atol=0.018)
@@ -48,7 +50,8 @@ def test_errors_of_drawn_labels_are_those_of_the_same_rows_with_these_labels():
     rows = rows_of(probs, generator.integers(4, size=80))
     scoring = Scoring(15, "left", Resampling(3, 5))
     errors = errors_by_chance(rows, scoring)
-    labels = drawn_errors(rows.probs, lambda drawn: drawn.astype(float), 3, 5).astype(int)
+    drawn = drawn_errors(rows.probs, lambda labels: labels.astype(float), scoring.resampling)
+    labels = drawn.astype(int)
     from bayeslora.metrics.catalogue import SCORE_KEYS
 
     for draw in range(3):
@@ -127,8 +130,8 @@ def test_groups_are_tested_apart():
     confidence = generator.random(300)
     group = np.repeat([0, 1, 2], 100)
     cell = group * 10 + bin_places(confidence, 10)
-    errors = ece_by_chance(confidence, cell, 10, 500, 0)
-    alone = ece_by_chance(confidence[:100], cell[:100], 10, 500, 1)
+    errors = ece_by_chance(confidence, cell, 10, Resampling(500))
+    alone = ece_by_chance(confidence[:100], cell[:100], 10, Resampling(500, 1))
     assert errors.shape == (3, 500)
     assert errors[0].mean() == pytest.approx(alone.mean(), rel=0.05)
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.per_class import class_counts
-from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.rowwise import class_counts, labelled_rows
 from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.record import Predictions

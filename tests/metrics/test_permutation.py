@@ -9,8 +9,7 @@ from refusal import refused
 
 from bayeslora.metrics.calibration import ece, top_label
 from bayeslora.metrics.compare import COMPARED, compare
-from bayeslora.metrics.differences import holm, permutation_p
-from bayeslora.metrics.pairing import Contest, fits_of
+from bayeslora.metrics.differences import Contest, fits_of, holm, permutation_p
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.predictions.record import Predictions
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.calibration import top_label
-from bayeslora.metrics.selective import answered, aurc
+from bayeslora.metrics.calibration import answered, aurc, top_label
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 
@@ -45,15 +44,3 @@ def test_ties_give_the_mean_over_all_their_orders(pairs):
     ]
     rows = top_label(*zip(*pairs, strict=True))
     assert aurc(rows) == pytest.approx(np.mean(areas), abs=CLOSE)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 80))
-def test_counts_mean_repeated_rows(seed, size):
-    generator = np.random.default_rng(seed)
-    confidence, correct = generator.integers(0, 9, size) / 9, generator.integers(0, 2, size)
-    counts = generator.integers(0, 3, size)
-    counts[0] += 1
-    repeated = top_label(np.repeat(confidence, counts), np.repeat(correct, counts))
-    area = aurc(top_label(confidence, correct), counts)
-    assert area == pytest.approx(aurc(repeated), abs=CLOSE)

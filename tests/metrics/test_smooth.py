@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from bayeslora.metrics.calibration import smece, top_label
@@ -32,20 +30,6 @@ def test_it_equals_the_direct_sum(size, bias):
     # dividing a row between two of 512 points widens the kernel by 1/512 at most
     error = smece(top_label(confidence, correct))
     assert error == pytest.approx(direct(confidence, correct), abs=2e-4)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-def test_repeated_rows_are_counts_and_their_order_does_not_matter(seed, size):
-    generator = np.random.default_rng(seed)
-    confidence, correct = generator.integers(0, 9, size) / 8, generator.integers(0, 2, size)
-    counts = generator.integers(0, 3, size)
-    counts[0] += 1
-    repeated = np.repeat(confidence, counts), np.repeat(correct, counts)
-    order = generator.permutation(counts.sum())
-    whole = smece(top_label(*(part[order] for part in repeated)))
-    # both are within 1e-6 of the fixed point
-    assert smece(top_label(confidence, correct), counts) == pytest.approx(whole, abs=2e-6)
 
 
 def test_extremes():

@@ -210,12 +210,6 @@ def test_unreadable_files_are_named(tmp_path):
         Predictions.load(tmp_path / "latin.csv")
 
 
-def test_text_in_a_parquet_probability_is_named(tmp_path):
-    pq.write_table(pa.table({"prob_a": ["x"], "prob_b": [0.0]}), tmp_path / "p.parquet")
-    with refused("input", "p.parquet", "'prob_a'", "string"):
-        Predictions.load(tmp_path / "p.parquet")
-
-
 @pytest.mark.parametrize("version", ["2", "1.5", "new"])
 def test_a_newer_format_is_refused(tmp_path, version):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from bayeslora import compare, conformal_sets, evaluate, recalibrate
-from bayeslora.metrics.per_class import brier_parts, classwise_bins
+from bayeslora.metrics.rowwise import brier_parts, classwise_bins
 from bayeslora.predictions.record import Predictions
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -135,7 +135,7 @@ def test_class_wise_scores_are_over_the_rows_that_have_the_class():
         errors.append(np.abs(gaps).sum() / len(stated))
         reliability += (gaps**2 / np.maximum(sizes, 1)).sum() / 300
         uncertainty += truth.mean() * (1 - truth.mean()) * len(stated) / 300
-    sums = classwise_bins(probs, labels, available=has).sums()
+    sums = classwise_bins(probs, labels, available=has)()
     assert sums.by_class == pytest.approx(errors)
     assert float(sums.cwece) == pytest.approx(np.mean(errors))
     parts = brier_parts(sums, np.array(0.5))

@@ -70,7 +70,7 @@ def run(args: Options) -> None:
 
 
 def _show_plan(args: Options, plan: Plan) -> None:
-    from bayeslora.experiments.protocols import PROTOCOLS
+    from bayeslora.experiments.grid import PROTOCOLS
 
     content = plan.to_json()
     if args.json:
