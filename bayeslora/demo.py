@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,48 +106,37 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
                 for kind, rows in (("near", posts.near), ("far", posts.far))
             }
             records[name] = clf.record
-    baseline, regularisation = _bag_of_words(posts, backbone)
-    test.append(baseline.pop("test"))
-    ood[BASELINE] = baseline
-    fits = {name: _fits(record) for name, record in records.items()}
-    fits[BASELINE] = f"logistic regression on TF-IDF, C = {regularisation:g} by cross-validation"
+    baseline, near, far = _bag_of_words(posts, backbone)
+    test.append(baseline)
+    ood[BASELINE] = {"near": near, "far": far}
     seconds = time.monotonic() - began
-    reading = next(iter(records.values())).backbone
-    return DemoRun(test, ood, _provenance(posts, fits, reading, seed, seconds))
+    return DemoRun(test, ood, _provenance(posts, records, seed, seconds))
 
 
-def _bag_of_words(
-    posts: NewsgroupsDemo, backbone: Backbone
-) -> tuple[dict[str, Predictions], float]:
-    """Return the predictions of a bag of words of the same tokens for each set, and its `C`."""
+def _bag_of_words(posts: NewsgroupsDemo, backbone: Backbone) -> Iterator[Predictions]:
+    """Yield what a bag of words of the same tokens predicts for the test, near and far posts."""
     from sklearn.model_selection import GridSearchCV
 
-    def cut(rows: Examples) -> list[str]:
+    def cut(rows: Examples) -> Any:
         read = backbone.tokenizer(list(rows.texts), truncation=True, max_length=MAX_LENGTH)
-        texts: list[str] = backbone.tokenizer.batch_decode(read.input_ids, skip_special_tokens=True)
-        return texts
+        return backbone.tokenizer.batch_decode(read.input_ids, skip_special_tokens=True)
 
     grid = {"logisticregression__C": [1.0, 10.0, 100.0, 1000.0]}
     model = GridSearchCV(tfidf(), grid, scoring="neg_log_loss")
     model.fit(cut(posts.train), posts.train.labels)
-    sets: dict[str, Predictions] = {}
-    for name in ("test", "near", "far"):
-        rows: Examples = getattr(posts, name)
-        probs, labels = model.predict_proba(cut(rows)), rows.labels if name == "test" else None
-        sets[name] = Predictions.from_arrays(
-            probs, labels, classes=model.classes_, ids=rows.ids, name=BASELINE
-        )
-    sets["test"] = sets["test"].replace(columns={"text": posts.test.texts})
-    return sets, model.best_params_["logisticregression__C"]
+    for rows in (posts.test, posts.near, posts.far):
+        labels = rows.labels if rows is posts.test else None
+        probs, classes = model.predict_proba(cut(rows)), model.classes_
+        made = Predictions.from_arrays(probs, labels, classes=classes, ids=rows.ids, name=BASELINE)
+        yield made.replace(columns={"text": rows.texts})
 
 
 def _provenance(
-    posts: NewsgroupsDemo,
-    fits: Mapping[str, str],
-    reading: Mapping[str, Any],
-    seed: int,
-    seconds: float,
+    posts: NewsgroupsDemo, records: Mapping[str, ModelRecord], seed: int, seconds: float
 ) -> dict[str, str | Mapping[str, str]]:
+    reading = next(iter(records.values())).backbone
+    fits = {name: _fits(record) for name, record in records.items()}
+    fits[BASELINE] = "logistic regression on TF-IDF of the same tokens, C by cross-validation"
     return {
         "data": {
             "in distribution": f"20 Newsgroups, {len(posts.classes)} groups",

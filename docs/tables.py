@@ -9,7 +9,6 @@ and posteriors are created.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -112,14 +111,11 @@ _FORMULA = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
 def formula(config: type[Any]) -> str:
     """Return the formulas of an adapter or posterior: the first indented lines of a docstring.
 
-    Of the class, else of the file of the method, or of `head.py` in its folder.
+    Of the class, else of the file of the method.
     """
     if own := _FORMULA.search((inspect.getdoc(config) or "").partition("Attributes:")[0]):
         return inspect.cleandoc(own[0])
-    path = Path(inspect.getfile(config))
-    if path.name == "options.py":
-        path = path.with_name("head.py")
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    text = inspect.getdoc(inspect.getmodule(config)) or ""
     block = _FORMULA.search(f"{text}\n")
     return "" if block is None else inspect.cleandoc(block[0])
 

@@ -316,6 +316,7 @@ def find(args: Any) -> Scored:
     Raises:
         InputError: A file is missing or wrong, or a set cannot be assigned to a method.
     """
+    from bayeslora.data.formats import SUFFIXES
     from bayeslora.predictions.collection import labels_of
     from bayeslora.predictions.files import open_columns
 
@@ -330,7 +331,9 @@ def find(args: Any) -> Scored:
             others = (file for file in sorted(test.parent.glob("*.parquet")) if file != test)
             beside.append([file for file in others if file.stem not in FITTED])
         else:
-            items.append(_predicted(args, path, next(paths, None)) if path.is_dir() else path)
+            # A data file has a suffix; else a name that is not here may be one on the hub.
+            named = path.is_dir() or (path.suffix not in (*SUFFIXES, ".gz") and not path.exists())
+            items.append(_predicted(args, path, next(paths, None)) if named else path)
             beside.append([])
     if reading.name and len(items) > 1:
         raise InputError(f"--name {reading.name} names one method, but there are {len(items)}")
@@ -378,12 +381,16 @@ def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.formats import Reading
     from bayeslora.engine.data import columns_of
+    from bayeslora.io.hub import local_directory
 
-    if not any((model / name).is_file() for name in _CHECKPOINTS):
+    folder = model if data is None else Path(local_directory(model))
+    if not folder.is_dir():
+        raise InputError(f"{model} does not exist")
+    if not any((folder / name).is_file() for name in _CHECKPOINTS):
         raise InputError(f"{model} has no {TEST}; pass a predictions file or a run directory")
     if data is None:
         raise InputError(f"{model} is a model; pass labelled rows after it, such as rows.csv")
-    record = read_record(model) if is_model(model) else None
+    record = read_record(folder) if is_model(folder) else None
     known = DataColumns() if record is None else columns_of(record)
     columns = known.renamed(args.text_column, args.label_column)
     further = [*(getattr(args, "group_by", None) or ()), getattr(args, "cluster_by", None)]
@@ -392,9 +399,9 @@ def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
     rows = labelled_rows(data, columns, table, record, keep)
     if record is None:
         # As it is: with the softmax of its own layer.
-        clf = BayesianClassifier.from_transformers(model, "mle", progress=not args.quiet)
+        clf = BayesianClassifier.from_transformers(folder, "mle", progress=not args.quiet)
     else:
-        clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet)
+        clf = BayesianClassifier.from_pretrained(folder, progress=not args.quiet)
     predictions = clf.predict(rows, keep=["text", *keep])
     own = model.name if record is None else predictions.name
     return predictions.replace(name=args.name or own)

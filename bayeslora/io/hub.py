@@ -6,6 +6,9 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, first_line
 
+# Nothing else is read: no pickles, and no weights of other frameworks.
+_READ = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md"]
+
 
 def local_directory(source: str | Path) -> str | Path:
     """Return a directory as it is, and a model on the hub, `owner/name`, downloaded.
@@ -25,7 +28,7 @@ def local_directory(source: str | Path) -> str | Path:
         OSError,
     )
     try:
-        return snapshot_download(name)
+        return snapshot_download(name, allow_patterns=_READ)
     except failures as error:
         raise InputError(
             f"{name} is neither a directory nor a model on the Hugging Face hub: "

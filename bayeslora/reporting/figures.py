@@ -445,7 +445,6 @@ _TALL, _GAP = 1.25, 0.25
 def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
     """Return ECE and accuracy of some methods, at least one, under one corruption."""
     kind = curves[0][1].kind.replace("_", " ")
-    axis = "radius" if kind.startswith("attack") else "severity"
     entries = []
     for role, curve in curves:
         first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
@@ -453,12 +452,12 @@ def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
             f"{words} {number(first[key].value)} to {number(last[key].value)}"
             for key, words in _SHIFTED.items()
         )
-        entries.append((role, curve.label, f"{ends} at {axis} {max(curve.scores):.4g}"))
+        entries.append((role, curve.label, f"{ends} at severity {max(curve.scores):.4g}"))
     legend, words = _entries(entries)
     boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
     height = 0.9 + len(curves) * style.ENTRY_HEIGHT + len(_SHIFTED) * (_TALL + _GAP)
-    note = f"bars: 95 % intervals; {axis} 0: the examples as they are"
-    heading = f"Calibration against {axis}: {kind}"
+    note = "bars: 95 % intervals; severity 0: the examples as they are"
+    heading = f"Calibration against severity: {kind}"
     figure, axes = style.figure_with_axes(height, heading, note, *boxes[::-1])
     style.add_legend(figure, legend, top=0.5)
     levels = sorted({level for _, curve in curves for level in curve.scores})
@@ -477,6 +476,6 @@ def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
         if all(float(level).is_integer() for level in levels):
             ax.set_xticks(levels)
         ax.set_ylim(bottom=0)
-    axes[-1].set_xlabel(axis, color=style.INK)
+    axes[-1].set_xlabel("severity", color=style.INK)
     title = f"Calibration under {kind} of {', '.join(curve.label for _, curve in curves)}"
     return Panel(name, figure, title, words)

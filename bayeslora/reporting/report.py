@@ -102,9 +102,9 @@ def report(
         ood: Out-of-distribution sets by name; for several items, by method:
             `{"polar-vbll": {"unseen": predictions}}`. The key of a method is its name, or its label
             such as `polar (seed 1)` if several items share the name.
-        shifted: Predictions of the same rows, corrupted (`bayeslora predict --corrupt`) or attacked
-            (`bayeslora.contrib.attacks`), for any of the methods: the page shows calibration
-            against severity.
+        shifted: Predictions of the same rows made worse (`bayeslora predict --corrupt`), by any of
+            the methods, with `corruption` and `severity` in the metadata: the page shows
+            calibration against severity.
         out: Directory to create.
         overwrite: Replace `out` if it is an earlier report.
         over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t

@@ -1,5 +1,6 @@
 """What people type first, with the libraries that they use."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from tiny import toy_rows
+from tiny import tiny_classifier, toy_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from usage import from_transformers, new, same
 
@@ -151,7 +152,13 @@ def test_a_model_goes_to_the_hub_and_back(model, tmp_path):
         "    assert 'me/other' in str(error)\n"
         "else:\n"
         "    raise SystemExit(1)\n"
+        "from bayeslora.cli import main\n"
+        "for name in ('me/mine', 'me/theirs'):\n"
+        "    assert main(['evaluate', name, sys.argv[2], '--json']) == 0\n"
     )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, toy_rows(12))), encoding="utf-8")
+    tiny_classifier(tmp_path / "hub" / "me" / "theirs")
     with fake_hub(tmp_path / "hub") as address:
         variables = {
             "HF_ENDPOINT": address,
@@ -160,5 +167,7 @@ def test_a_model_goes_to_the_hub_and_back(model, tmp_path):
             "HF_TOKEN": "hf_x",
         }
         subprocess.run(
-            [sys.executable, "-c", program, str(model)], env=os.environ | variables, check=True
+            [sys.executable, "-c", program, str(model), str(rows)],
+            env=os.environ | variables,
+            check=True,
         )

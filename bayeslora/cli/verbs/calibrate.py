@@ -187,7 +187,8 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
             table.append((row.name, *scored, difference))
         output.print_columns(table)
         nll = {row.name: row.scores["nll"].value for row in race.comparison.rows}
-        measured = f", held-out NLL {nll[race.chosen]:.3f} nats"
+        how = "held-out" if card.is_cross_fitted(record.results) else "cross-validated"
+        measured = f", {how} NLL {nll[race.chosen]:.3f} nats"
         if own_softmax().name in nll:
             measured += f" (the network's own probabilities: {nll[own_softmax().name]:.3f})"
     output.show_last(f"Saved {args.out}: {posterior}{measured}")

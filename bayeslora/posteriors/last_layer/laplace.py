@@ -12,8 +12,8 @@ logits are
     diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
 
 A prior scale τ, the deviation of a logit under the prior, is δ = mean ‖φ‖² / τ²; grids of δ are in
-units of mean ‖φ‖². δ is a number, or has the lowest NLL on validation rows, or the highest evidence, with M the prior
-mean of θ̂:
+units of mean ‖φ‖². δ is a number, or has the lowest NLL on validation rows, or the highest
+evidence, with M the prior mean of θ̂:
 
     log p(D | δ) ≈ log p(D | θ̂) − ½ δ ‖θ̂ − M‖² − ½ log|H + δI| + ½ C d log δ
 
