@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 32337,
+    "code lines": 32339,
     "modules": 189,
     "per cent of code that imports": 10,
     "parameters of a public function": 12,
@@ -34,7 +34,7 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29999,
-    "code lines of the tests": 28714,
+    "code lines of the tests": 28715,
     "code lines of the benchmarks": 2509,
 }
 ROOMS = {
@@ -48,7 +48,7 @@ ROOMS = {
     "experiments": 1192,
     "io": 488,
     "metrics": 2819,
-    "posteriors": 4794,
+    "posteriors": 4796,
     "predictions": 1447,
     "recalibration": 704,
     "reporting": 3179,

@@ -75,8 +75,8 @@ def runs(request, package, monkeypatch, tmp_path):
     """Create a package of a format and an empty cache; return the list of converted files."""
     package(f"model.{request.param}", requirement="fake-weights==1.0")
     # The reader of the format need not be installed.
-    found = embedded.find_spec
-    monkeypatch.setattr(embedded, "find_spec", lambda name: found(name) or name == request.param)
+    find = embedded.find_spec
+    monkeypatch.setattr(embedded, "find_spec", lambda name: find(name) or name == request.param)
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     paths = []
 

@@ -115,7 +115,7 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
         adapter.settled(TrainingData.read(rows, held_out, columns))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("starts") / "llama"))
 

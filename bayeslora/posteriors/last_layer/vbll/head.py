@@ -369,8 +369,10 @@ class VBLLHead(LastLayer):
         [C d, C d]; `factor` were directions of low rank. A fitted posterior has nothing of these.
         """
         now = {name: value for name, value in state.items() if name != "factor"}
-        if "spread" in now and now["spread"].shape != self.spread.shape:
-            now["spread"] = now["spread"].diagonal(dim1=-2, dim2=-1).reshape(self.spread.shape)
+        classes, size = self.mean.shape
+        whole = (classes, size, size), (classes * size, classes * size)
+        if "spread" in now and now["spread"].shape in whole:
+            now["spread"] = now["spread"].diagonal(dim1=-2, dim2=-1).reshape(classes, size)
         return now
 
     def _posterior(self) -> tuple[Tensor, dict[str, Tensor]]:
