@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayeslora.adapters.base import Frozen as Frozen
+    from bayeslora.adapters.frozen import Frozen as Frozen
     from bayeslora.adapters.lora import LoRA as LoRA
     from bayeslora.adapters.pissa import PiSSA as PiSSA
     from bayeslora.adapters.polar import PoLAR as PoLAR
@@ -56,12 +56,12 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.bayesian import BayesianLogistic as BayesianLogistic
     from bayeslora.recalibration.bayesian import BayesianTemperature as BayesianTemperature
     from bayeslora.recalibration.linear import MatrixScaling as MatrixScaling
-    from bayeslora.recalibration.linear import Temperature as Temperature
     from bayeslora.recalibration.linear import VectorScaling as VectorScaling
     from bayeslora.recalibration.one_vs_rest import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.one_vs_rest import HistogramBinning as HistogramBinning
     from bayeslora.recalibration.one_vs_rest import IsotonicRegression as IsotonicRegression
     from bayeslora.recalibration.recalibrate import recalibrate as recalibrate
+    from bayeslora.recalibration.temperature import Temperature as Temperature
     from bayeslora.reporting.model_card import model_card_section as model_card_section
     from bayeslora.reporting.model_card import update_model_card as update_model_card
     from bayeslora.reporting.report import Report as Report
@@ -86,7 +86,7 @@ _HOMES = {
     "Report": "bayeslora.reporting.report",
     "Score": "bayeslora.metrics.scores",
     "Scores": "bayeslora.metrics.scores",
-    "Temperature": "bayeslora.recalibration.linear",
+    "Temperature": "bayeslora.recalibration.temperature",
     "VectorScaling": "bayeslora.recalibration.linear",
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal",

@@ -21,13 +21,13 @@ from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.reading import Depth, Template, Verbaliser
+from bayeslora.backbones.reading import Depth, Verbaliser
+from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
-from bayeslora.engine.fit import zero_shot
 from bayeslora.engine.fitted import load
 from bayeslora.engine.fitted.card import fit_words, method_name, model_card
 from bayeslora.engine.fitted.pieces import (
@@ -37,6 +37,7 @@ from bayeslora.engine.fitted.pieces import (
     predict_rows,
     predict_to_file,
 )
+from bayeslora.engine.fitted.zero_shot import zero_shot
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers

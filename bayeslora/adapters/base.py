@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bayeslora import options
@@ -229,7 +229,7 @@ class Adapter(Options):
             The dotted name of the list, empty if unknown, and the index of the layer: the layers
             below it run once per text.
         """
-        from bayeslora.adapters.inject import first_adapted_layer, layers_path
+        from bayeslora.adapters.targets import first_adapted_layer, layers_path
 
         return layers_path(names), first_adapted_layer(names)
 
@@ -248,7 +248,7 @@ class Adapter(Options):
         Raises:
             InputError: See `find_targets`.
         """
-        from bayeslora.adapters.inject import find_targets
+        from bayeslora.adapters.targets import find_targets
 
         return find_targets(model, self.target_modules, self.top_layers)
 
@@ -417,49 +417,3 @@ class LowRankAdapter(Adapter):
             LowRank(name, host, factors, self.scale, self.dropout)
             for (name, host), factors in zip(hosts.items(), starts, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class Frozen(Adapter):
-    """No adapter: only the last layer is fitted.
-
-        z = W φ(x)        φ is frozen, W is fitted
-
-    This takes one pass over the data, and seconds.
-    """
-
-    name: ClassVar[str] = "none"
-    has_sites: ClassVar[bool] = False
-    trains: ClassVar[bool] = False
-    summary: ClassVar[str] = "no adapter: a last layer on frozen features, fitted in seconds"
-    use: ClassVar[str] = (
-        "A first result in seconds, or very few labelled examples on a strong backbone."
-    )
-    source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
-    parameters: ClassVar[str] = "none"
-
-    pooling: Literal["auto", "last", "mean"] = "auto"
-    """Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` means
-    the last token of a decoder with a template (where it would name the class), the class token of
-    a vision model, and the mean otherwise."""
-
-    def first_layer(
-        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
-    ) -> tuple[str, int]:
-        """Return the last layer of a cut backbone, from which a greater depth continues.
-
-        A whole backbone needs no cached states.
-        """
-        from bayeslora.foreign import find_layers
-
-        if not is_cut:
-            return "", 0
-        path, layers = find_layers(model)
-        return path, len(layers) - 1
-
-    def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
-        """Return the chosen feature."""
-        auto: Pooling = "last" if reads_end else "mean"
-        auto = "first" if usual == "first" else auto
-        poolings: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
-        return poolings[self.pooling]

@@ -17,7 +17,7 @@ ADAPTERS = BuiltIn(
         "polar": "bayeslora.adapters.polar:PoLAR",
         "pissa": "bayeslora.adapters.pissa:PiSSA",
         **resolve_name("bayeslora.contrib:ADAPTERS"),
-        "none": "bayeslora.adapters.base:Frozen",
+        "none": "bayeslora.adapters.frozen:Frozen",
     }
 )
 """The built-in adapters."""

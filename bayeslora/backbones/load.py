@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bayeslora import foreign
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.images import ImageReader, check_vision, is_vision
-from bayeslora.backbones.reading import Template
+from bayeslora.backbones.template import Template
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.foreign import is_sharded
 from bayeslora.option_checks import Dtype, checked

@@ -31,7 +31,8 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
-from bayeslora.backbones.reading import Template, at_blank, head_weight
+from bayeslora.backbones.reading import head_weight
+from bayeslora.backbones.template import Template, at_blank
 from bayeslora.backbones.tokens import (
     Batch,
     Tokens,

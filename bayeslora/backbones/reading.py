@@ -1,4 +1,4 @@
-r"""How a backbone reads texts: the template around them, its depth, and words for the classes.
+r"""How much of a backbone reads texts, and words for the classes.
 
 A decoder is used below its last layers, which serve the next token. After a template such as
 `Review: {text}\nSentiment:` the logits of the next tokens " negative" and " positive" are those of
@@ -13,121 +13,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bayeslora.errors import InputError, located, unknown_choice
+from bayeslora.backbones.load import Backbone, source_of
+from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.foreign import find_layers, reading
 from bayeslora.option_checks import is_number
-
-if TYPE_CHECKING:
-    from bayeslora.backbones.load import Backbone
-
-RAW = "{text}"
-"""The frame that leaves texts unchanged."""
-DEFAULT_FRAME = "Text: {text}\nCategory:"
-DEFAULT_PAIR_FRAME = "Text: {text}\n{text_pair}\nCategory:"
-"""Default frames of decoders; see reports/archive/reading."""
-TEXT, PAIR, FILLED = "{text}", "{text_pair}", "{filled}"
-_FIELD = re.compile(r"\{\w*\}")
-_BLANK = re.compile(r"\s*(?<!\w)_(?!\w)")
-
-
-def at_blank(text: str) -> tuple[str, str] | None:
-    """Return the parts before and after the blank `_` of a text; None without exactly one blank."""
-    parts = _BLANK.split(text)
-    return (parts[0], parts[1]) if len(parts) == 2 else None
-
-
-@dataclass(frozen=True)
-class Template:
-    r"""A frame around each text: `Review: {text}\nSentiment:`.
-
-    `{text}` is replaced by the text and `{text_pair}` by the second text of a pair. `{filled}`,
-    which ends a frame instead of `{text}`, is replaced by a question up to its blank `_`; an option
-    and the rest of the question follow. Everything else is literal; there is no template language.
-
-    Attributes:
-        frame: The template as written.
-
-    Raises:
-        InputError: `{text}` or `{filled}` does not occur exactly once, `{text_pair}` occurs more
-            than once, there is another name in braces, or `{filled}` is alone or not at the end.
-    """
-
-    frame: str
-
-    def __post_init__(self) -> None:
-        """Check the frame."""
-        fields = _FIELD.findall(self.frame) if isinstance(self.frame, str) else []
-        once = fields.count(TEXT) + fields.count(FILLED) == 1 and fields.count(PAIR) <= 1
-        before = self.frame.removesuffix(FILLED) if once else ""
-        ends = once and (not self.fills or (before != self.frame and before.strip()))
-        if not ends or not {TEXT, FILLED, PAIR}.issuperset(fields):
-            raise InputError(
-                f"template must contain {TEXT} once, or end in {FILLED} after other words, and "
-                f"{PAIR} at most once, but no other placeholder, got {self.frame!r}"
-            )
-
-    @property
-    def takes_pairs(self) -> bool:
-        """Whether the frame has a field for second texts."""
-        return PAIR in self.frame
-
-    @property
-    def fills(self) -> bool:
-        """Whether options fill the blank of a question."""
-        return FILLED in self.frame
-
-    @property
-    def parts(self) -> list[str]:
-        """The frame split at its fields, fields included."""
-        return re.split(f"({'|'.join(map(re.escape, (TEXT, PAIR, FILLED)))})", self.frame)
-
-    def filled(self, text: str, pair: str | None = None) -> Filled:
-        """Return the frame around a text, or around a pair of texts."""
-        words = {TEXT: text, FILLED: text, PAIR: pair or ""}
-        result, spans = "", {}
-        for part in self.parts:
-            start = len(result)
-            result += words.get(part, part)
-            if part in words:
-                spans[part] = (start, len(result))
-        return Filled(result, spans[FILLED if self.fills else TEXT], spans.get(PAIR))
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A filled template.
-
-    Attributes:
-        whole: The string for the tokenizer.
-        text: Start and end of the text in it, in characters.
-        pair: Start and end of the second text; None if the frame has no field for it.
-    """
-
-    whole: str
-    text: tuple[int, int]
-    pair: tuple[int, int] | None
-
-
-def check_prompt(path: str, prompt: str | None) -> None:
-    """Raise InputError if the prompt of a task's description is not a template.
-
-    Args:
-        path: Path of the description.
-        prompt: Its prompt, or None.
-
-    Raises:
-        InputError: It is not a template; the message names the file and the key.
-    """
-    if prompt is not None:
-        with located(f"{path}: prompt"):
-            Template(prompt)
-
 
 logger = logging.getLogger(__name__)
 
@@ -366,8 +262,6 @@ def head_weight(backbone: Backbone) -> Tensor:
         InputError: The head cannot be loaded, or is not a linear layer of the states without bias.
     """
     from transformers import AutoModelForCausalLM
-
-    from bayeslora.backbones.load import source_of
 
     model: Any = backbone.model
     if model.config.tie_word_embeddings:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import PAIR, Template
+from bayeslora.backbones.template import PAIR, Template
 from bayeslora.errors import InputError
 from bayeslora.foreign import reading
 from bayeslora.option_checks import MAX_LENGTH

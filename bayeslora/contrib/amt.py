@@ -48,11 +48,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils import clip_grad_norm_
 
 from bayeslora.adapters.base import Adapter, Layers
-from bayeslora.adapters.inject import find_targets
 from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, blank_factors
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site, trained_layer
+from bayeslora.adapters.targets import find_targets
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.contrib.perturbation import Inputs, ascend, open_inputs

@@ -43,10 +43,10 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 from torch.optim import Optimizer
 
 from bayeslora.adapters.base import Layers, LowRankAdapter, StepHook
-from bayeslora.adapters.inject import find_targets, split_at_layer
 from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.site import Site, trained_layer
+from bayeslora.adapters.targets import find_targets, split_at_layer
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, union, union_classes
 from bayeslora.data.read import read

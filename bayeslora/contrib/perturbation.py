@@ -23,7 +23,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.images import Pixels
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import FILLED, PAIR, TEXT
+from bayeslora.backbones.template import FILLED, PAIR, TEXT
 from bayeslora.backbones.tokens import Batch, Tokens
 from bayeslora.errors import InputError
 

@@ -40,8 +40,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.base import Adapter, Layers
-from bayeslora.adapters.inject import find_targets, no_default
 from bayeslora.adapters.site import Site, trained_layer
+from bayeslora.adapters.targets import find_targets, no_default
 from bayeslora.contrib.moments import SecondMoment, batches, moments_on, spread
 from bayeslora.engine.network import unscaled
 from bayeslora.engine.progress import progress_bar

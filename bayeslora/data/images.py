@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.data.examples import IMAGE, Examples, stratified_sample
+from bayeslora.data.examples import IMAGE, Examples
+from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, first_line
 
 DIGITS = "digits"

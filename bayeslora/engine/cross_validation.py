@@ -19,19 +19,16 @@ from bayeslora.adapters.base import USUAL_LAYERS
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
-from bayeslora.data.examples import (
-    Examples,
-    encode_labels,
-    grouped_folds,
-    split_examples,
-    stratified_folds,
-)
+from bayeslora.data.examples import Examples, encode_labels
+from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.build import build_network, rows_to_fit
 from bayeslora.engine.data import LabelledExamples, TrainingData
-from bayeslora.engine.network import Network, answer, feature_rows, prepare
+from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
+from bayeslora.engine.predict import answer
 from bayeslora.engine.training.base import FitResult, Training
-from bayeslora.engine.training.loop import fit_frozen, fit_posterior, scale_logits, train_network
+from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior, scale_logits
+from bayeslora.engine.training.loop import train_network
 from bayeslora.engine.training.starts import Average, ClassPrior, LinearProbes, can_average
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError

@@ -1,46 +1,28 @@
-"""The fit of a classifier on a page: settle, load, folds, train, average, posterior, record.
-
-Without labels, `zero_shot` takes the language model's own answer.
-"""
+"""The fit of a classifier on a page: settle, load, folds, train, average, posterior, record."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bayeslora.adapters.registry import no_adapter
 from bayeslora.adapters.registry import provider as adapter_provider
-from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import (
-    ALL_LAYERS,
-    RAW,
-    Template,
-    class_rows,
-    class_words,
-    read_as_asked,
-)
-from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ModelRecord, library_versions
-from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, class_names, data_hash, dropped_by_split
+from bayeslora.data.examples import data_hash, dropped_by_split
 from bayeslora.engine import settle
-from bayeslora.engine.build import build_network, check_format, default_template, with_format
 from bayeslora.engine.cross_validation import Fitter, fit_networks
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.refit import measured
-from bayeslora.engine.network import Network, prepare, set_feature_scale
+from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import abandon, claim, refuse
-from bayeslora.engine.training.starts import class_prior, says_something
-from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.registry import own_softmax, provider
+from bayeslora.engine.training.starts import class_prior
+from bayeslora.errors import DivergedError
+from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
@@ -139,192 +121,3 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
         "num_train": len(data.rows),
         "tasks": data.tasks,
     }
-
-
-# The mean answer to fewer texts depends too much on each of them.
-_FEWEST_TEXTS = 8
-
-
-def zero_shot(
-    plan: Plan,
-    classes: Sequence[str] | None,
-    texts: Examples | None,
-    columns: DataColumns,
-    load: Callable[[str], Backbone],
-) -> Network:
-    """Return a classifier whose last layer is the language model's answer, without labels.
-
-    For questions it is the unchanged answer: the length-normalised log-likelihood of each option,
-    or the logits of the letters.
-
-    Args:
-        plan: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
-        classes: C names in index order; None for those of the verbaliser and of labels, and for
-            questions.
-        texts: N texts, whose mean answer is subtracted and, at a lower depth, whose states are
-            used to fit the lens; labels only name classes. None leaves the answer unchanged.
-            Questions set the feature scale, and nothing is subtracted.
-        columns: Columns that the texts were read from.
-        load: Returns the backbone of a name; called after all checks that do not need it.
-
-    Raises:
-        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
-            or images; or see `class_prior`.
-    """
-    if plan.backbone == AUTO:
-        raise InputError("backbone 'auto' is chosen on labelled rows by fit; name a backbone here")
-    plan = replace(
-        plan,
-        backbone=plan.backbone or QUESTIONS,
-        adapter=no_adapter(),
-        posterior=own_softmax(),
-        feature_scores=(),
-    )
-    if texts is not None and texts.images:
-        raise InputError("zero-shot needs a language model, which cannot read images")
-    if texts is not None and texts.choices is not None:
-        return _of_questions(with_format(plan, texts), load, texts, columns)
-    if classes is None:
-        classes = _named_classes(plan, texts)
-    classes = [classes] if isinstance(classes, str) else list(classes)
-    words = _words(classes, plan)
-    if texts is not None and len(texts) < _FEWEST_TEXTS:
-        raise InputError(
-            f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
-            "or none"
-        )
-    whole, cut = _read(plan, load(str(plan.backbone)), texts)
-    verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
-    prior = class_prior(whole, classes, verbaliser, texts)
-    if prior is None:
-        raise InputError(
-            "zero-shot uses the language model's answer, which verbaliser 'none' disables"
-        )
-    network = build_network(cut, plan, len(classes))
-    weight = prior.rows.double().cpu()
-    if texts is None:
-        # Prior scales refer to the scale of features, which is similar for all texts.
-        pairs = words if cut.template is not None and cut.template.takes_pairs else None
-        read = network.encoder.prepare(words, pairs)
-    else:
-        unknown = torch.full((len(texts),), -1)
-        read = prepare(network.encoder, (texts, unknown), progress=plan.progress)
-    states = network.encoder.features(read)
-    network.feature_scale.fill_(network.encoder.root_mean_square(states))
-    if texts is not None:
-        weight, _, _ = prior.weight(network, read, states)
-    mean = float(network.feature_scale) * weight
-    network.head.set_mean(mean.to(network.head.mean_weight))
-    return _answering(network, plan, cut, classes, columns)
-
-
-def _of_questions(
-    plan: Plan, load: Callable[[str], Backbone], rows: Examples, columns: DataColumns
-) -> Network:
-    """Return a classifier of questions that answers like the language model."""
-    classes = class_names(rows)
-    words = class_words(classes, _mapping(plan))
-    backbone = load(str(plan.backbone))
-    templated = replace(plan, template=default_template(plan, backbone, rows))
-    whole, cut = _read(templated, backbone, rows)
-    check_format(plan.format, whole, cut, len(classes))
-    network = build_network(cut, plan, len(classes))
-    unknown = torch.full((len(rows),), -1)
-    prepared = prepare(network.encoder, (rows, unknown), progress=plan.progress)
-    set_feature_scale(network, prepared)
-    if plan.format == "letters":
-        weight = float(network.feature_scale) * class_rows(whole, words)
-        network.head.set_mean(weight.to(network.head.mean_weight))
-    elif not network.head.mean_weight.any():
-        raise InputError(
-            f"{whole.name} is an encoder, which cannot choose between options without labels; "
-            "choose a decoder"
-        )
-    return _answering(network, plan, cut, classes, columns)
-
-
-def _answering(
-    network: Network, plan: Plan, cut: Backbone, classes: Sequence[str], columns: DataColumns
-) -> Network:
-    """Return the classifier for a network whose last layer is the language model's answer."""
-    read_as = replace(plan, depth=cut.depth or ALL_LAYERS, template=cut.template or Template(RAW))
-    record = ModelRecord(
-        **read_as.recorded(cut) | {"training": {}},
-        classes=list(classes),
-        columns=columns.recorded(),
-        num_train=0,
-        head=network.head.extra_config(),
-        results={"prior_factor": 1.0, "posterior": {"prior_share": 1.0}, "history": []},
-        versions=library_versions(),
-    )
-    return network.finished(record, progress=plan.progress)
-
-
-def _named_classes(plan: Plan, texts: Examples | None) -> Sequence[str]:
-    """Return the classes named by labels and by the verbaliser, in the order of a fit.
-
-    Raises:
-        InputError: They name no class, or labels mix strings and integers.
-    """
-    labels = {label for label in (() if texts is None else texts.labels) if label is not None}
-    if texts is not None and len(labels) > 1:
-        return class_names(texts)
-    # Labels of a single class cannot be complete.
-    classes = sorted({*_mapping(plan), *map(str, labels)})
-    if not classes:
-        raise InputError(
-            "zero-shot needs classes: set a verbaliser (--verbaliser CLASS=WORDS) for each class, "
-            "or give labels, of which only the names are used"
-        )
-    return classes
-
-
-def _mapping(plan: Plan) -> Mapping[str, str]:
-    """Return the words by class name; empty without any."""
-    return plan.verbaliser if isinstance(plan.verbaliser, Mapping) else {}
-
-
-def _words(classes: list[str], plan: Plan) -> list[str]:
-    """Return the words for each class in the language model's answer.
-
-    Raises:
-        InputError: There are fewer than two classes, or two of them have the same words.
-    """
-    names = all(isinstance(name, str) for name in classes)
-    if len(classes) < 2 or not names or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different class names, got {classes}")
-    words = class_words(classes, _mapping(plan))
-    if mute := [text for text in words if not says_something(text)]:
-        logger.warning(
-            "the words %s do not describe a class to a language model; give others: verbaliser "
-            "(--verbaliser CLASS=WORDS)",
-            ", ".join(map(repr, mute)),
-        )
-    if len({*words}) < len(words):
-        raise InputError(f"zero-shot needs different words for each class, got {words}")
-    return words
-
-
-def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backbone, Backbone]:
-    """Return the backbone with all its layers and at the requested depth.
-
-    Raises:
-        InputError: The depth needs labels, or needs texts and there are none, or `max_length` is
-            too large.
-    """
-    if plan.depth == "auto":
-        raise InputError("depth 'auto' needs labels, and zero-shot has none")
-    whole, cut = read_as_asked(
-        backbone,
-        ALL_LAYERS if plan.depth is None else plan.depth,
-        plan.template,
-        pairs=texts is not None and texts.pairs is not None,
-        max_length=plan.max_length,
-    )
-    if cut.depth is not None and texts is None:
-        raise InputError(
-            f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
-            "model's answer; give texts, or leave depth out"
-        )
-    check_max_length(cut, plan.max_length)
-    return whole, cut

@@ -10,15 +10,8 @@ from bayeslora import options
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter, stored_adapter
 from bayeslora.backbones.load import Backbone, lasting_name
-from bayeslora.backbones.reading import (
-    ALL_LAYERS,
-    RAW,
-    Depth,
-    Template,
-    Verbaliser,
-    check_depth,
-    check_verbaliser,
-)
+from bayeslora.backbones.reading import ALL_LAYERS, Depth, Verbaliser, check_depth, check_verbaliser
+from bayeslora.backbones.template import RAW, Template
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
 from bayeslora.errors import InputError

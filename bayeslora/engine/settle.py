@@ -18,9 +18,10 @@ from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
 from bayeslora.backbones import embedded, reading
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import Template, class_words
+from bayeslora.backbones.reading import class_words
+from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.data.examples import stratified_sample
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import build
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
@@ -137,7 +138,7 @@ def by_backbone(
         plan,
         backbone=name,
         depth=backbone.depth or reading.ALL_LAYERS,
-        template=backbone.template or Template(reading.RAW),
+        template=backbone.template or Template(RAW),
         posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
         adapter=plan.adapter.with_layers(num_adapted),
     )
@@ -155,7 +156,7 @@ def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
         words.insert(0, f"backbone {settled.backbone}")
     if chosen.depth in (None, "auto") and settled.depth != reading.ALL_LAYERS:
         words.append(f"depth {settled.depth}")
-    if chosen.template is None and settled.template != Template(reading.RAW):
+    if chosen.template is None and settled.template != Template(RAW):
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))

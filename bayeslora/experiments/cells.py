@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.data.examples import class_names, data_hash, encode_labels, split_examples
+from bayeslora.data.examples import class_names, data_hash, encode_labels
+from bayeslora.data.splits import split_examples
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Cell, Grid, Search, distribution, set_part
@@ -419,7 +420,7 @@ def _loss(setup: Setup, backbone: Backbone, options: dict[str, Any]) -> float:
 
 def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     """Return what is known of a fitted cell besides its scores and durations, JSON-ready."""
-    from bayeslora.engine.network import num_passes
+    from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
     training, reading, num_train = record.training, record.backbone, len(setup.train)
@@ -453,7 +454,7 @@ def _prompt_hash(reading: Mapping[str, Any], rows: Examples) -> str:
         rows: The rows.
     """
     from bayeslora.backbones.encoder import with_letters
-    from bayeslora.backbones.reading import Template
+    from bayeslora.backbones.template import Template
 
     rows, digest = rows.take(range(min(len(rows), 100))), hashlib.sha256()
     frame = Template(reading.get("template") or "{text}")

@@ -12,7 +12,6 @@ from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
-    stratified_sample,
     without_duplicates,
     without_overlap,
 )
@@ -26,6 +25,7 @@ from bayeslora.data.known import (
     validation_is_test,
 )
 from bayeslora.data.read import read
+from bayeslora.data.splits import stratified_sample
 from bayeslora.errors import InputError, located
 from bayeslora.experiments.grid import Protocol, Task
 from bayeslora.option_checks import LARGEST_COUNT

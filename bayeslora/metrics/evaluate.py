@@ -33,17 +33,14 @@ from bayeslora.metrics.bootstrap import (
     without_gaps,
 )
 from bayeslora.metrics.calibration import (
-    COVERAGES,
     NUM_BINS,
     Closed,
-    Selection,
     adaptive_errors,
     as_num_bins,
     bin_sums,
     check_closed,
     ece_debiased,
     reliability_bins,
-    risk_curve,
     smooth_errors,
     top_label,
 )
@@ -78,6 +75,7 @@ from bayeslora.metrics.rowwise import (
     labelled_rows,
 )
 from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
+from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import UNCERTAINTIES, open_columns

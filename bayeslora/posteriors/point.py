@@ -25,7 +25,7 @@ from bayeslora.option_checks import Positive, UpTo1000
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.recalibration.linear import best_inverse
+from bayeslora.recalibration.temperature import best_inverse
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 RECALIBRATORS = BuiltIn(
     {
-        "temperature": "bayeslora.recalibration.linear:Temperature",
+        "temperature": "bayeslora.recalibration.temperature:Temperature",
         "vector": "bayeslora.recalibration.linear:VectorScaling",
         "matrix": "bayeslora.recalibration.linear:MatrixScaling",
         "beta": "bayeslora.recalibration.one_vs_rest:BetaCalibration",

@@ -31,7 +31,7 @@ from bayeslora.reporting.figures import Drawings
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, words
-from bayeslora.reporting.viewer import wrong_answers
+from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
 """Most columns of a title, as in a terminal."""

@@ -14,12 +14,12 @@ from bayeslora.metrics.bootstrap import column_names
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
-from bayeslora.reporting.comparison import scores_json, write_csv
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figure_style import FORMATS, check_formats
 from bayeslora.reporting.figures import draw
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
+from bayeslora.reporting.score_files import scores_json, write_csv
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class
     from pathlib import WindowsPath as SystemPath

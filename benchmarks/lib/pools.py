@@ -11,7 +11,7 @@ import numpy as np
 
 from bayeslora import BayesianClassifier
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.reading import DEFAULT_FRAME
+from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.data.examples import (
     Examples,
     class_names,

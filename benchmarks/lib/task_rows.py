@@ -13,13 +13,12 @@ from bayeslora.data.examples import (
     Examples,
     class_names,
     encode_labels,
-    stratified_sample,
-    stratified_split,
     without_duplicates,
     without_overlap,
 )
 from bayeslora.data.known import load_known
 from bayeslora.data.newsgroups import load_newsgroups
+from bayeslora.data.splits import stratified_sample, stratified_split
 
 TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST, NUM_OOD = 640, 320, 800, 400

@@ -7,7 +7,7 @@ import sys
 import pytest
 from refusal import refused
 
-from bayeslora.adapters.base import Frozen
+from bayeslora.adapters.frozen import Frozen
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.options import OptionsEncoder
-from bayeslora.backbones.reading import Template
+from bayeslora.backbones.template import Template
 from bayeslora.foreign import find_layers
 from bayeslora.logits import ABSENT
 

@@ -10,7 +10,7 @@ from tiny import tiny_llama
 
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.reading import Template
+from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import tokenise
 
 

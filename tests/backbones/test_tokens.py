@@ -11,7 +11,7 @@ from tiny import SIZES, tiny_bert, tiny_llama
 
 from bayeslora.backbones import tokens as module
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.reading import Template
+from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import length_batches, real_tokens, tokenise
 
 

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.reading import Template, class_rows, class_words, tokens_after
+from bayeslora.backbones.reading import class_rows, class_words, tokens_after
+from bayeslora.backbones.template import Template
 
 
 def loaded(builder, folder):

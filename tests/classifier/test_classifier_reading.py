@@ -8,7 +8,7 @@ import torch
 from tiny import CLASSES, toy_rows
 from transformers import AutoModel, AutoTokenizer
 
-from bayeslora.backbones.reading import DEFAULT_FRAME
+from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.engine.settle import evidence

@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from tiny import CLASSES, toy_rows
 from usage import TEST, from_transformers, load, same
 
-from bayeslora.data.examples import stratified_folds
+from bayeslora.data.splits import stratified_folds
 from bayeslora.posteriors.registry import COMPARED
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from known_moments import inject_with, moments_on
 from tiny_hosts import tiny_llama, tokens
 
-from bayeslora.adapters.inject import find_targets
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.registry import table_name
+from bayeslora.adapters.targets import find_targets
 from bayeslora.contrib.corda import CorDA, corda
 from bayeslora.contrib.moments import SecondMoment
 from bayeslora.errors import InputError

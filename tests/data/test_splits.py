@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayeslora.data.examples import (
+from bayeslora.data.splits import (
     grouped_folds,
     grouped_split,
     stratified_folds,

@@ -12,8 +12,8 @@ from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.cross_validation import Fitter, prepare
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.network import answer
 from bayeslora.engine.plan import Plan
+from bayeslora.engine.predict import answer
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits

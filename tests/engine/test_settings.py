@@ -10,7 +10,7 @@ from refusal import refused
 from transformers.utils import logging as transformers_logging
 
 from bayeslora import BayesianClassifier
-from bayeslora.backbones.reading import Template
+from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.cli.parser import build_parser
 from bayeslora.data.columns import DataColumns

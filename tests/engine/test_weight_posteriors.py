@@ -23,8 +23,9 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.network import answer, num_passes, prepare
+from bayeslora.engine.network import prepare
 from bayeslora.engine.plan import Plan
+from bayeslora.engine.predict import answer, num_passes
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.posteriors.weights import swag
 from bayeslora.posteriors.weights.swag import Snapshots

@@ -9,11 +9,12 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
-from bayeslora.metrics.calibration import answered, aurc, ece, risk_curve, top_label
+from bayeslora.metrics.calibration import ece, top_label
 from bayeslora.metrics.catalogue import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.selective import answered, aurc, risk_curve
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10

@@ -8,7 +8,7 @@ import pytest
 
 from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.linear import Temperature
+from bayeslora.recalibration.temperature import Temperature
 
 CLASSES = ("a", "b", "c")
 

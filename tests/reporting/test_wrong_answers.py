@@ -8,7 +8,7 @@ from bayeslora.predictions.collection import check_column, gather
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.document import method_card
 from bayeslora.reporting.report import report
-from bayeslora.reporting.viewer import MOST, wrong_answers
+from bayeslora.reporting.wrong_answers import MOST, wrong_answers
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

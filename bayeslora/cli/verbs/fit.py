@@ -156,7 +156,7 @@ def _as_text(value: Any) -> Any:
 
 def _settle_task(args: Options) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
-    from bayeslora.backbones.reading import check_prompt
+    from bayeslora.backbones.template import check_prompt
     from bayeslora.data.questions import is_description, read_description
 
     if is_description(args.task):

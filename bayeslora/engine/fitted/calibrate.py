@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bayeslora.checkpoint import ModelRecord
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, data_hash, split_examples, stratified_folds
+from bayeslora.data.examples import Examples, data_hash
+from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine.build import scores_of_format
 from bayeslora.engine.data import (
     check_pairs,
@@ -28,7 +29,7 @@ from bayeslora.engine.fitted import refit
 from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.loop import fit_head
+from bayeslora.engine.training.final_fit import fit_head
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities

@@ -32,8 +32,8 @@ from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for
 from bayeslora.backbones.load import Kind, load_backbone
-from bayeslora.backbones.reading import PAIR, TEXT, Template
 from bayeslora.backbones.sequence import base_name
+from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted.card import method_name, rendered
 from bayeslora.engine.network import Network

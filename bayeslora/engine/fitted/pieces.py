@@ -32,16 +32,8 @@ from bayeslora.engine.fitted.card import (
     method_name,
     method_notes,
 )
-from bayeslora.engine.network import (
-    Network,
-    answer,
-    inputs,
-    num_passes,
-    say_fitted_to,
-    say_truncation,
-    to_predictions,
-    unknown_labels,
-)
+from bayeslora.engine.network import Network, inputs, say_fitted_to, say_truncation, unknown_labels
+from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock

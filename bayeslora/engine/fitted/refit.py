@@ -28,11 +28,12 @@ from bayeslora.engine.build import check_combination, check_last_layer, last_lay
 from bayeslora.engine.data import check_images, classes_for, columns_of, encode_for, most_options
 from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_rows, predict_texts
-from bayeslora.engine.network import Network, feature_rows, num_passes, prepare
+from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
+from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.loop import final_fit, fit_frozen, fit_last_layer
+from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan

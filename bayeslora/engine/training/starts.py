@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import Verbaliser, class_rows, class_words
-from bayeslora.data.examples import Examples, stratified_folds
+from bayeslora.data.examples import Examples
+from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.foreign import find_layers
 from bayeslora.posteriors.base import FEW_ROWS

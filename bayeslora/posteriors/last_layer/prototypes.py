@@ -25,7 +25,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import FinalFit
-from bayeslora.recalibration.linear import best_inverse
+from bayeslora.recalibration.temperature import best_inverse
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.bounds import logit_covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
 
 F64 = torch.float64
 FAMILIES = ["dense", "diagonal", "eigenbasis"]

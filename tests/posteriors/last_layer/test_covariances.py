@@ -7,8 +7,8 @@ import torch
 from gaussian_oracles import F64, FAMILIES, matrix
 
 from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
-from bayeslora.posteriors.last_layer.vbll import bounds as covariances
-from bayeslora.posteriors.last_layer.vbll.bounds import logit_covariance, packed, unpacked
+from bayeslora.posteriors.last_layer.vbll import covariance as covariances
+from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance, packed, unpacked
 from bayeslora.runtime import row_slices
 
 CLASSES, SIZE = 3, 5

@@ -8,7 +8,7 @@ from bayeslora import VBLL
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.bounds import logit_covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
 from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.last_layer import toy
 

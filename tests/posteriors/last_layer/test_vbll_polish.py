@@ -9,7 +9,11 @@ from gaussian_oracles import FAMILIES, elbo, matrix
 
 from bayeslora import VBLL
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.last_layer.vbll.bounds import Dense, class_precisions, logit_covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Dense,
+    class_precisions,
+    logit_covariance,
+)
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
 from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy

@@ -3,7 +3,7 @@
     z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
     min over q:   −(1/N) Σ_n bound_n + KL(q ‖ prior) / N,   bound_n ≤ E_q log p(y_n | φ_n, Θ)
 
-The method is in `head.py` and `final.py`, with the bounds and covariances of `bounds.py`.
+The method is in `head.py` and `final.py`, with the families of `bounds.py` and `covariance.py`.
 """
 
 from __future__ import annotations

@@ -36,16 +36,13 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
 from bayeslora.posteriors.last_layer.vbll import CROSS_VALIDATION, VBLL
-from bayeslora.posteriors.last_layer.vbll.bounds import (
+from bayeslora.posteriors.last_layer.vbll.bounds import TILTS, curvature, tilt_terms, tilted
+from bayeslora.posteriors.last_layer.vbll.covariance import (
     FAMILIES,
     SHARED_FAMILIES,
-    TILTS,
     Dense,
     Eigenbasis,
     Optimum,
-    curvature,
-    tilt_terms,
-    tilted,
 )
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.

@@ -44,7 +44,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
-from bayeslora.posteriors.last_layer.vbll.bounds import (
+from bayeslora.posteriors.last_layer.vbll.covariance import (
     SHARED_FAMILIES,
     logit_covariance,
     packed,
