@@ -1,4 +1,4 @@
-r"""How much of a backbone reads texts, and words for the classes.
+r"""Depth at which a backbone is read, and words for its classes.
 
 A decoder is used below its last layers, which serve the next token. After a template such as
 `Review: {text}\nSentiment:` the logits of the next tokens " negative" and " positive" are those of

@@ -331,7 +331,7 @@ def find(args: Any) -> Scored:
             others = (file for file in sorted(test.parent.glob("*.parquet")) if file != test)
             beside.append([file for file in others if file.stem not in FITTED])
         else:
-            # A data file has a suffix; else a name that is not here may be one on the hub.
+            # Data files have a suffix; any other missing name may be a model on the hub.
             named = path.is_dir() or (path.suffix not in (*SUFFIXES, ".gz") and not path.exists())
             items.append(_predicted(args, path, next(paths, None)) if named else path)
             beside.append([])

@@ -377,7 +377,7 @@ class Reader:
         )
 
     def _near(self, name: str) -> list[str]:
-        """Return the column whose name is like `name`, if any."""
+        """Return the most similar column name, if any is similar."""
         return get_close_matches(name, self.table.names[:1000], n=1)
 
 

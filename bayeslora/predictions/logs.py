@@ -285,7 +285,7 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
 
 
 def _by_class(probs: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Return probabilities of tokens with those that differ only in case from one class added."""
+    """Return probabilities by class; a token that differs from one only in case counts as it."""
     names = {name.casefold(): name for name in classes}
     names = (names if len(names) == len(classes) else {}) | {name: name for name in classes}
     merged = defaultdict[str, float](float)

@@ -229,7 +229,7 @@ def _face_value(facts: Facts) -> Iterator[str]:
         to_use = choice is not None and method.label in (choice.label, *choice.equal)
         if to_use or verdict in MISCALIBRATED:
             notes = method.method.predictions.metadata
-            # A network that is at hand can be given a posterior, a file of probabilities cannot.
+            # A model can get a posterior; a file of probabilities can only be recalibrated.
             verb = "calibrate" if notes.get("calibrated") == "no" else "recalibrate"
             verb = "" if "recalibration" in notes else verb
             groups.setdefault((place, verdict, verb), []).append(method)

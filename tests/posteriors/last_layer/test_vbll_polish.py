@@ -141,7 +141,7 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
     expected = expected + 0.5 * torch.eye(3, dtype=F64)
     torch.testing.assert_close(class_precisions(features, weights, 0.5), expected)
     few = partial(row_slices, most=7 * 6)
-    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.bounds.row_slices", few)
+    monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.covariance.row_slices", few)
     torch.testing.assert_close(class_precisions(features, weights, 0.5), expected)
     optimum, covariance = Dense(features, weights, 0.5), torch.linalg.inv(expected)
     assert optimum.trace == pytest.approx(covariance.diagonal(dim1=1, dim2=2).sum().item())
