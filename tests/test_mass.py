@@ -34,7 +34,7 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 30000,
-    "code lines of the tests": 28721,
+    "code lines of the tests": 28771,
     "code lines of the benchmarks": 2509,
 }
 ROOMS = {
