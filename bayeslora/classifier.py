@@ -21,7 +21,7 @@ from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.backbones.reading import Depth, Verbaliser
+from bayeslora.backbones.reading import Verbaliser
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.data.columns import DataColumns
@@ -64,7 +64,6 @@ from bayeslora.processes import current, together
 
 if TYPE_CHECKING:
     from bayeslora.engine.fitted.calibrate import SideBySide
-    from bayeslora.engine.fitted.export import PeftExport
 
 
 class Place(TypedDict, total=False):
@@ -119,7 +118,7 @@ class BayesianClassifier:
         *,
         seed: int = 0,
         max_length: int = MAX_LENGTH,
-        depth: Depth | None = None,
+        depth: float | None = None,
         template: str | None = None,
         verbaliser: Verbaliser | None = None,
         format: Format | None = None,
@@ -144,9 +143,7 @@ class BayesianClassifier:
             depth: Number of backbone layers to use, or a share such as 0.8. The layers above are
                 dropped, and adapters sit on the upper remaining layers. None uses 0.8 of a
                 decoder's layers (0.93 without adapters), since its last layers specialise in
-                predicting the next token, and all of an encoder's; 1.0 uses all. `"auto"` selects,
-                in seconds, the depth at which a last layer on frozen features has the highest
-                evidence on the training rows.
+                predicting the next token, and all of an encoder's; 1.0 uses all.
             template: Prompt around each text, such as ``"Review: {text}\nSentiment:"``;
                 `{text_pair}` is the second text, and `{filled}` at the end is a question whose
                 blank `_` is filled with each option. None uses ``"Text: {text}\nCategory:"`` for a
@@ -559,86 +556,40 @@ class BayesianClassifier:
             message = commit_message or "Upload a classifier by bayeslora"
             return hub.upload(directory, repo_id, private=private, message=message)
 
-    def export_peft(
-        self,
-        directory: str | Path,
-        *,
-        prefix: str = "",
-        head: bool = False,
-        member: int | None = None,
-        overwrite: bool = False,
-    ) -> PeftExport:
+    def export_peft(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
 
         Args:
             directory: Output directory.
-            prefix: Prefix of the layers' names in the model that PEFT will wrap: empty for
-                `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
-            head: Whether to include the mean last layer, for `AutoModelForSequenceClassification`
-                of decoders, whose prefix is then used.
-            member: Number of the ensemble member to write, from 1.
             overwrite: Whether an existing directory may be replaced.
 
-        Returns:
-            The class that loads it, and notes on its use.
-
         Raises:
-            InputError: See `check_export` of the target; or there is no adapter, no such member, or
-                its change of the weights depends on the input (posterior `clora`), or whole layers
-                were trained (adapter `lisa`), or no such classifier computes what this one does.
+            InputError: See `check_export` of the target; or there is no adapter, there are several
+                networks, or its change of the weights depends on the input (posterior `clora`), or
+                whole layers were trained (adapter `lisa`).
         """
-        from bayeslora.engine.fitted import export
+        from bayeslora.engine.fitted.export import write_peft
 
-        with export.one_member(self.network, member) as network:
-            return export.write_peft(
-                network, directory, prefix=prefix, head=head, overwrite=overwrite
-            )
+        write_peft(self.network, directory, overwrite=overwrite)
 
-    def export_merged(
-        self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
-    ) -> None:
+    def export_merged(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the mean network with merged adapter as a classifier of transformers.
 
-        `AutoModelForSequenceClassification` loads it, or `AutoModelForImageClassification` for
-        images. Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
+        `AutoModelForSequenceClassification` loads it. Uncertainty is not exported: the logits are
+        those of `predict(num_samples=0)`.
 
         Args:
-            directory: Output directory for the model and its tokenizer or image processor.
-            member: Number of the ensemble member to write, from 1.
+            directory: Output directory for the model and its tokenizer.
             overwrite: Whether an existing directory may be replaced.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
-                backbone itself, or there is no adapter, or no such member; or no classifier
-                of transformers computes the same function (none does for text encoders).
+                backbone itself, or there are several networks; or no classifier of transformers
+                computes the same function (only those of decoders do).
         """
-        from bayeslora.engine.fitted import export
+        from bayeslora.engine.fitted.export import export_merged
 
-        with export.one_member(self.network, member) as network:
-            export.export_merged(network, directory, overwrite=overwrite)
-
-    def export_safetensors(
-        self, path: str | Path, *, member: int | None = None, overwrite: bool = False
-    ) -> None:
-        """Write the tensors of the mean network with merged adapter to one file for serving.
-
-        Tensors are named `backbone.…`, as in the plain backbone, and `head.weight` [C, d]; the
-        metadata entry `bayeslora` is JSON with the classes, the pooling of states to a feature, the
-        maximum length and the backbone's configuration.
-
-        Args:
-            path: Output file.
-            member: Number of the ensemble member to write, from 1.
-            overwrite: Whether an existing file may be replaced.
-
-        Raises:
-            InputError: It exists and `overwrite` is false, or there is no adapter, or no such
-                member.
-        """
-        from bayeslora.engine.fitted import export
-
-        with export.one_member(self.network, member) as network:
-            export.export_tensors(network, path, overwrite=overwrite)
+        export_merged(self.network, directory, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(

@@ -1,17 +1,13 @@
 """Networks with merged adapters: transformers loads them with the outputs of the mean network."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from refusal import refused
-from safetensors import safe_open
-from safetensors.torch import load_file
 from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, toy_rows
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -93,7 +89,6 @@ def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, po
         ("export_peft", "notes", ("exists", "PEFT", "'mine.txt'")),
         ("export_merged", "notes", ("exists", "transformers", "'mine.txt'")),
         ("export_merged", "backbone", ("input", "backbone is an input")),
-        ("export_safetensors", "notes", ("input", ".safetensors")),
     ],
 )
 def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, place, refusal):
@@ -107,42 +102,14 @@ def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, plac
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("backbone", ["llama", "bert"])
-def test_one_file_holds_all_tensors(tmp_path, fitted, backbone):
-    clf = fitted(backbone, "pissa:r=4,lr=5e-3", "map" if backbone == "llama" else "mle")
-    path = tmp_path / "model.safetensors"
-    clf.export_safetensors(path)
-    with safe_open(str(path), "pt") as file:
-        note = json.loads(file.metadata()["bayeslora"])
-    tensors = load_file(path)
-    head = tensors.pop("head.weight")
-    model = AutoModel.from_pretrained(clf.record.backbone["name"]).eval()
-    plain = {name.removeprefix("backbone."): item for name, item in tensors.items()}
-    model.load_state_dict(plain)
-    assert note["config"]["model_type"] == backbone
-    inputs = inputs_for(clf.record.backbone["name"])
-    states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
-    if note["pooling"] == "last real token":
-        features = states[torch.arange(len(states)), mask.sum(1) - 1]
-    else:
-        features = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(centred(features @ head.T), mean_logits(clf), atol=1e-5, rtol=1e-5)
-    with refused("exists", "model.safetensors"):
-        clf.export_safetensors(path)
-
-
 def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch):
     ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
-    for export, name in (
-        (ensemble.export_merged, "out"),
-        (ensemble.export_peft, "out"),
-        (ensemble.export_safetensors, "out.safetensors"),
-    ):
-        with refused("several-networks", "member"):
-            export(tmp_path / name)
-        with refused("input", "member", "1 to 2", "3"):
-            export(tmp_path / name, member=3)
-        assert not (tmp_path / name).exists()
+    for export in (ensemble.export_merged, ensemble.export_peft):
+        with refused("several-networks", "2 networks"):
+            export(tmp_path / "out")
+    with refused("input", "no classifier of transformers", "decoder"):
+        fitted("bert", "lora:r=2").export_merged(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     clf = fitted("llama", "lora:r=2", "laplace")
     head = clf.network.head
     known = head.predict

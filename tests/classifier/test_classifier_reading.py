@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from tiny import CLASSES, toy_rows
-from transformers import AutoModel, AutoTokenizer
 
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
-from bayeslora.engine.settle import evidence
 from bayeslora.errors import InputError
 
 FRAME = "today {text} is a"
@@ -51,26 +48,6 @@ def test_a_decoder_is_read_below_its_last_layers_in_a_template(backbones, tmp_pa
         path = tmp_path / classifier.record.backbone["name"].replace("/", "")
         again = BayesianClassifier.from_pretrained(path, progress=False).fit(ROWS, epochs=1, cv=0)
         assert again.record.backbone == classifier.record.backbone
-
-
-def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
-    rows = toy_rows(200)
-    options = {"dtype": "float32", "progress": False, "template": "the {text}", "depth": "auto"}
-    clf = BayesianClassifier(backbones["llama"], "none", "map", **options).fit(rows)
-    reader = AutoTokenizer.from_pretrained(backbones["llama"])
-    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
-    bounds = {}
-    for depth in (2, 3):
-        model = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=depth).eval()
-        states = []
-        for row in rows:
-            tokens = reader([f"the {row['text']}"], return_tensors="pt")
-            with torch.no_grad():
-                states.append(model(tokens["input_ids"]).last_hidden_state[0, -1])
-        bounds[depth] = evidence(torch.stack(states), labels)
-    assert bounds[2] != pytest.approx(bounds[3], abs=1e-3)
-    best = max(bounds, key=bounds.__getitem__)
-    assert clf.record.backbone.get("depth", 3) == best
 
 
 @pytest.mark.parametrize("adapter", ["lora:r=2", "none"])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import LOADING, argument, given, option, refuse
+from bayeslora.cli.arguments import LOADING, argument, given, option
 from bayeslora.cli.output import hint, print_json, show
-
-EXPORT = f"{arguments.CLASSIFIER}.export_peft"
 
 
 class Options(arguments.Overwriting, arguments.Loading):
@@ -17,14 +15,11 @@ class Options(arguments.Overwriting, arguments.Loading):
     model: Any = argument("MODEL", "model")
     """a model directory written by `fit`"""
     out: str = option("PATH", required=True)
-    """directory or .safetensors file to write"""
-    format: Any = option("peft|merged|safetensors", choices=("peft", "merged", "safetensors"))
-    """peft: the adapter as a plain LoRA (default); merged: a transformers classifier (decoders and
-    vision models; default of a calibrated checkpoint); safetensors: one file of tensors for
-    serving. merged and safetensors contain the mean network, without uncertainty"""
-    prefix: str | None = option("TEXT", EXPORT)
-    head: bool = option(of=EXPORT)
-    member: Any = option(of=EXPORT)
+    """directory to write"""
+    format: Any = option("peft|merged", choices=("peft", "merged"))
+    """peft: the adapter as a plain LoRA (default); merged: a transformers classifier (of a decoder,
+    or a calibrated checkpoint, whose default it is). Both are the mean network, without
+    uncertainty"""
 
 
 def run(args: Options) -> None:
@@ -32,28 +27,21 @@ def run(args: Options) -> None:
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import FOREIGN, read_record
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.export import LOADERS, check_export
+    from bayeslora.engine.fitted.export import check_export
 
     record = read_record(args.model)
     without_adapter = record.backbone["kind"] == FOREIGN
     format: Any = args.format or ("merged" if without_adapter else "peft")
-    if format != "peft":
-        refuse(args, ["prefix", "head"], "requires --format peft")
-    if args.head:
-        refuse(args, ["prefix"], "is set by --head; use only one of them")
     inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
-    check_export(args.out, format, overwrite=bool(args.overwrite), inputs=inputs)
+    overwrite = bool(args.overwrite)
+    check_export(args.out, format, overwrite=overwrite, inputs=inputs)
     clf = BayesianClassifier.from_pretrained(args.model, progress=False, **given(args, *LOADING))
-    which = {"member": args.member, "overwrite": bool(args.overwrite)}
     if format == "peft":
-        export = clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)
-        hint(f"load it with {export.loader}: {'; '.join(export.notes)}")
-    elif format == "merged":
-        clf.export_merged(args.out, **which)
-        loader = LOADERS["vision" if record.columns.get("image") else "decoder"]
-        hint(f"load it with transformers.{loader}")
+        clf.export_peft(args.out, overwrite=overwrite)
+        hint("load it with peft.AutoPeftModelForFeatureExtraction")
     else:
-        clf.export_safetensors(args.out, **which)
+        clf.export_merged(args.out, overwrite=overwrite)
+        hint("load it with transformers.AutoModelForSequenceClassification")
     if args.json:
         print_json({"path": str(args.out), "format": format})
     else:
