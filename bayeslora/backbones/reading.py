@@ -35,18 +35,13 @@ and without; see reports/archive/reading."""
 ALL_LAYERS = 1.0
 """The depth of a whole backbone, even of one whose layers are not one list."""
 
-Depth = float | Literal["auto"]
-"""A number of layers, a share of them, or `auto` for a choice by the training rows."""
-
 
 def check_depth(depth: object) -> None:
-    """Raise InputError unless a depth is `auto`, layers >= 1 or a share of them in (0, 1]."""
-    if depth == "auto":
-        return
+    """Raise InputError unless a depth is layers >= 1 or a share of them in (0, 1]."""
     if not is_number(depth) or not (depth >= 1 if isinstance(depth, int) else 0 < depth <= 1):
         raise InputError(
             "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
-            f"or 'auto', got {depth!r}",
+            f"got {depth!r}",
             option="depth",
         )
 

@@ -44,7 +44,7 @@ LOADING = ("backbone", "device", "trust_remote_code")
 """Options for loading a model of ours, by their names in Python."""
 
 _NUMBERS = ("N", "X", "S", "SHARE")
-_NUMERIC = re.compile(r"\b(int|float|Depth|Count|CountOrZero|Positive|BelowOne|Seed)\b")
+_NUMERIC = re.compile(r"\b(int|float|Count|CountOrZero|Positive|BelowOne|Seed)\b")
 
 
 @dataclass(frozen=True)

@@ -241,11 +241,6 @@ def with_format(plan: Plan, rows: Examples) -> Plan:
             "scores the options themselves; leave it out",
             code="no-effect",
         )
-    if layers == "auto":
-        raise InputError(
-            "depth 'auto' needs one feature per row, but the format 'options' has one per "
-            "option; leave depth out"
-        )
     scores = scores_of_format(format, plan.feature_scores)
     return replace(plan, format=format, depth=layers, feature_scores=scores, verbaliser="none")
 

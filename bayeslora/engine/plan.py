@@ -10,7 +10,7 @@ from bayeslora import options
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter, stored_adapter
 from bayeslora.backbones.load import Backbone, lasting_name
-from bayeslora.backbones.reading import ALL_LAYERS, Depth, Verbaliser, check_depth, check_verbaliser
+from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser, check_depth, check_verbaliser
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
@@ -36,7 +36,7 @@ class Plan:
         posterior: Options of the posterior.
         seed: Seed of initialisation, order and draws.
         max_length: Tokens per text; longer texts are truncated.
-        depth: Number or share of backbone layers to use, or `auto`; 1.0 for all.
+        depth: Number or share of backbone layers to use; 1.0 for all.
         template: Template around each text.
         verbaliser: How to get a prior mean from the language model.
         format: How questions are read; None for texts, too.
@@ -57,7 +57,7 @@ class Plan:
     posterior: Posterior = field(default_factory=lambda: resolve_posterior(DEFAULT_POSTERIOR))
     seed: int = 0
     max_length: int = MAX_LENGTH
-    depth: Depth | None = None
+    depth: float | None = None
     template: Template | None = None
     verbaliser: Verbaliser | None = None
     format: Format | None = None

@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor
-
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
 from bayeslora.backbones import embedded, reading
-from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import class_words
 from bayeslora.backbones.template import RAW, Template
@@ -27,17 +23,14 @@ from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
 from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.progress import progress_bar, require_tracker
+from bayeslora.engine.progress import require_tracker
 from bayeslora.engine.training.starts import best_prior_scale
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.foreign import find_layers
-from bayeslora.option_checks import Pooling
 from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
-from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import build_head, closed_form, names_where
+from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
@@ -154,7 +147,7 @@ def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
     ]
     if chosen.backbone in (None, embedded.AUTO):
         words.insert(0, f"backbone {settled.backbone}")
-    if chosen.depth in (None, "auto") and settled.depth != reading.ALL_LAYERS:
+    if chosen.depth is None and settled.depth != reading.ALL_LAYERS:
         words.append(f"depth {settled.depth}")
     if chosen.template is None and settled.template != Template(RAW):
         words.append(f"template {settled.template and settled.template.frame!r}")
@@ -172,10 +165,9 @@ def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     check_images(data.rows, images=loaded.kind == "vision")
-    depth = plan.depth
     whole, backbone = reading.read_as_asked(
         loaded,
-        reading.ALL_LAYERS if depth == "auto" else depth,
+        plan.depth,
         build.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
         adapted=plan.adapter.trains,
@@ -183,11 +175,6 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
     )
     check_max_length(whole, plan.max_length)
     build.check_format(plan.format, whole, backbone, len(data.classes))
-    if depth == "auto":
-        usual = reading.default_depth(whole, adapted=plan.adapter.trains)
-        pooling = build.pooling_of(whole, plan.adapter)
-        usual = reading.resolve_depth(whole, usual or reading.ALL_LAYERS)
-        backbone = reading.cut(whole, best_depth(whole, plan, data, pooling=pooling, usual=usual))
     return whole, backbone
 
 
@@ -275,12 +262,8 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
         )
 
 
-SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
-"""Candidate depths, as shares of the layers."""
-# More rows would only separate backbones and depths of negligible difference.
+# More rows would only separate backbones of negligible difference.
 _ENOUGH_ROWS, _FOLDS = 640, 5
-# Nats per row above an uninformative last layer, from which a bound is informative.
-_TELLING = 0.02
 
 
 def choose_backbone(
@@ -348,51 +331,3 @@ def _sample(data: TrainingData, seed: int) -> LabelledExamples:
         return examples, labels
     chosen = stratified_sample(labels.numpy(), enough, seed)
     return examples.take(chosen), labels[chosen]
-
-
-def best_depth(
-    whole: Backbone, plan: Plan, data: TrainingData, *, pooling: Pooling, usual: int
-) -> int:
-    """Return the number of layers whose states have the highest evidence for the classes.
-
-    If no depth has more evidence than labels alone, as with few rows, return the default depth.
-
-    Args:
-        whole: Backbone with all its layers and its template.
-        plan: What was chosen.
-        data: Training data.
-        pooling: Which state of a text is its feature.
-        usual: The default depth.
-    """
-    examples, labels = _sample(data, 0)
-    num_classes = int(labels.max()) + 1
-    depths = sorted({max(1, round(share * reading.num_layers(whole))) for share in SHARES})
-    count = len(examples) * (len(depths) + 1)
-    path, _ = find_layers(whole.model)
-    encode = partial(Encoder, layers_path=path, start=depths[0] - 1, max_length=plan.max_length)
-    bounds: dict[int, float] = {}
-    with progress_bar("depth", count, shown=plan.progress, unit="text") as advance:
-        first = encode(whole)
-        prepared = first.prepare(examples.texts, examples.pairs, advance=advance)
-        for depth in depths:
-            encoder = encode(reading.cut(whole, depth), pooling=pooling)
-            bounds[depth] = evidence(encoder.features(prepared, advance=advance), labels)
-        first.forget(prepared)
-    shown = {depth: round(value, 3) for depth, value in bounds.items()}
-    logger.info("depth: evidence per row by number of layers %s", shown)
-    best = max(depths, key=bounds.__getitem__)
-    if bounds[best] >= _TELLING - math.log(num_classes):
-        return best
-    logger.warning(
-        "depth 'auto': %d rows are too few to compare layers; using the default depth, %d",
-        *(len(examples), usual),
-    )
-    return usual
-
-
-def evidence(features: Tensor, labels: Tensor) -> float:
-    """Return the evidence lower bound in nats per row of a last layer on features [N, d]."""
-    scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build_head(closed_form(), features.shape[1], int(labels.max()) + 1)
-    head.fit(Features(scaled, labels))
-    return float(head.report()["elbo"])

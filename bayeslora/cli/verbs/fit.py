@@ -46,7 +46,7 @@ class _Model(arguments.Everywhere):
     'names': the class names; 'none': a prior mean of zero (default: names for few examples on a
     decoder, see docs/reading.md, else none)"""
     max_length: Any = option(of=_CONSTRUCTOR)
-    depth: Any = option("N|SHARE|auto", _CONSTRUCTOR)
+    depth: Any = option("N|SHARE", _CONSTRUCTOR)
     batch_size: Any = option(of=TRAINING)
     report_to: str | None = option(of=TRAINING)
     trust_remote_code: bool = option(of=PLACE)

@@ -194,11 +194,9 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
     """Return the backbone with all its layers and at the requested depth.
 
     Raises:
-        InputError: The depth needs labels, or needs texts and there are none, or `max_length` is
+        InputError: The depth needs texts and there are none, or `max_length` is
             too large.
     """
-    if plan.depth == "auto":
-        raise InputError("depth 'auto' needs labels, and zero-shot has none")
     whole, cut = read_as_asked(
         backbone,
         ALL_LAYERS if plan.depth is None else plan.depth,
