@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.io.cache import WEIGHTS_CHECKSUM, cache_directory
-from bayeslora.io.directories import atomic_directory
-from bayeslora.io.files import lock
+from bayeslora.io.files import atomic_directory, lock
 
 if TYPE_CHECKING:
     import numpy as np

@@ -376,12 +376,11 @@ _CHECKPOINTS = ("bayeslora.json", "config.json", "adapter_config.json")
 
 def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
     """Return the predictions of a checkpoint for labelled rows, with their texts."""
-    from bayeslora.checkpoint import is_model, read_record
+    from bayeslora.checkpoint import is_model, local_directory, read_record
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.formats import Reading
     from bayeslora.engine.data import columns_of
-    from bayeslora.io.hub import local_directory
 
     folder = model if data is None else Path(local_directory(model))
     if not folder.is_dir():

@@ -8,8 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
-from bayeslora.io.files import check_writable, refuse_inputs, write_json
+from bayeslora.io.files import (
+    Layout,
+    atomic_directory,
+    check_writable,
+    listed_files,
+    refuse_inputs,
+    refuse_target,
+    write_json,
+)
 from bayeslora.metrics.bootstrap import column_names
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
@@ -52,7 +59,7 @@ class Report(SystemPath):
 PAGE = "index.html"
 SCORES = "scores.json"
 
-LAYOUT = Layout("a report", SCORES)
+LAYOUT = Layout(SCORES)
 """Contents of a report's directory."""
 
 

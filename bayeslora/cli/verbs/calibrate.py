@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, PLACE, argument, given, option, refuse
 from bayeslora.errors import InputError
-from bayeslora.io.files import check_writable, real_path, refuse_inputs
+from bayeslora.io.files import check_writable, real_path, refuse_inputs, refuse_target
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -103,7 +103,6 @@ def _check_out(args: Options, record: ModelRecord | None) -> None:
     """Check the output against the files and directories that the new model depends on."""
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.io.directories import refuse_target
 
     refuse_target(args.out, *LAYOUTS, overwrite=args.overwrite)
     backbone = args.backbone if record is None else args.backbone or record.backbone["name"]

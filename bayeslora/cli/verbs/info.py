@@ -60,8 +60,7 @@ def run(args: Options) -> None:
 
 
 def _verify(args: Options, model: str) -> None:
-    from bayeslora.checkpoint import verify_model
-    from bayeslora.io.directories import damage
+    from bayeslora.checkpoint import damage, verify_model
 
     states = verify_model(model)
     if args.json:

@@ -40,7 +40,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
 from bayeslora.io import files
-from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io.files import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.option_checks import Pooling, as_whole
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.features import Features
@@ -60,8 +60,8 @@ NOTE = "bayeslora"
 """Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
 
 EXPORTS = {
-    "peft": Layout("a PEFT checkpoint", MANIFEST),
-    "merged": Layout("a transformers model", MANIFEST),
+    "peft": Layout(MANIFEST),
+    "merged": Layout(MANIFEST),
 }
 """Directories of exports, by format."""
 

@@ -107,7 +107,6 @@ def saved_model(
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         members = [_load(network, member, files.directory) for member in members[::-1]][::-1]
-    files.warn_unverified()
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**known, "name": lasting_name(backbone)})
