@@ -270,10 +270,11 @@ def is_model(directory: str | Path) -> bool:
     return (Path(directory) / RECORD).is_file()
 
 
-def _content(path: Path) -> Mapping[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """Return the JSON of a record after checking its format version and its hash."""
-    content = read_json(path)
-    stored = content.get("format_version") if isinstance(content, Mapping) else None
+    read = read_json(path)
+    content: dict[str, Any] = read if isinstance(read, dict) else {}
+    stored = content.get("format_version")
     if stored not in range(1, FORMAT_VERSION + 1):
         raise InputError(
             f"{path} has format version {stored!r}; this bayeslora reads up to {FORMAT_VERSION}: "

@@ -308,6 +308,6 @@ def _copy(error: Exception) -> Exception:
     """Return an error for the other processes, where it is not reported again."""
     copy: Exception = RuntimeError(f"{type(error).__name__}: {error}")
     if isinstance(error, InputError):
-        copy = InputError(str(error), code=error.code, option=error.option)
+        copy = InputError(str(error), code=error.code)
     copy.is_repeated = True  # type: ignore[attr-defined]
     return copy

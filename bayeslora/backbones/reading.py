@@ -47,7 +47,6 @@ def check_depth(depth: object) -> None:
         raise InputError(
             "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
             f"or 'auto', got {depth!r}",
-            option="depth",
         )
 
 

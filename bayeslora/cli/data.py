@@ -265,7 +265,7 @@ def stdin_as_file(args: Any) -> Iterator[None]:
             yield
         except InputError as error:
             message = str(error).replace(path, shown_path(path))
-            raise InputError(message, code=error.code, option=error.option) from None
+            raise InputError(message, code=error.code) from None
 
 
 def _replaced(value: Any, path: str) -> Any:

@@ -95,7 +95,6 @@ class Reading:
                 raise InputError(
                     "delimiter must be one ASCII character, such as ';', or 'tab', "
                     f"got {shown(self.delimiter)}",
-                    option="delimiter",
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
@@ -105,7 +104,6 @@ class Reading:
                 raise InputError(
                     "encoding must be a text encoding supported by Python, such as "
                     f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}",
-                    option="encoding",
                 ) from None
 
 

@@ -138,7 +138,7 @@ def known_name(name: str) -> str:
     if key not in KNOWN_TASKS:
         of_mmlu = plain.startswith(_MMLU)
         names = [task for task in KNOWN_TASKS if task.startswith(_MMLU) == of_mmlu]
-        raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
+        raise unknown_choice("task", name, names if of_mmlu else [*names, "mmlu-SUBJECT"])
     return key
 
 

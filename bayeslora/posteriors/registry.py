@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, checked
-from bayeslora.plugins import BuiltIn, Catalogue
+from bayeslora.options import BuiltIn, Catalogue
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:

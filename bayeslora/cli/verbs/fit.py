@@ -13,7 +13,6 @@ from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
 from bayeslora.io.files import refuse_inputs
 from bayeslora.option_checks import KINDS
-from bayeslora.options import refuse_idle
 from bayeslora.plain_text import duration
 from bayeslora.processes import current
 
@@ -110,10 +109,6 @@ def run(args: Options) -> None:
 
     chosen = given(args, "adapter", "posterior", *_READING, *_LOADING)
     classifier = BayesianClassifier(**chosen, progress=not args.quiet)
-    for name in ("adapter", "posterior"):
-        value = getattr(args, name)
-        if isinstance(value, Mapping):  # of --config
-            refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
     if args.zero_shot:
         source = data.named_rows(args.train, args)
         columns, how = data.columns_for(args, None), data.reading(args)

@@ -12,7 +12,7 @@ from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
-    from bayeslora.plugins import Catalogue
+    from bayeslora.options import Catalogue
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
