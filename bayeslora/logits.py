@@ -26,14 +26,6 @@ class GaussianLogits:
     mean: Tensor
     covariance: Tensor
 
-    def __post_init__(self) -> None:
-        rows, classes = self.mean.shape
-        if tuple(self.covariance.shape) not in {(rows, classes), (rows, classes, classes)}:
-            raise ValueError(
-                f"covariance must have shape [{rows}, {classes}] or [{rows}, {classes}, "
-                f"{classes}], got {list(self.covariance.shape)}"
-            )
-
     @classmethod
     def point(cls, mean: Tensor) -> GaussianLogits:
         """Return logits [N, C] without variance."""
@@ -115,13 +107,6 @@ class SampledLogits:
 
     samples: Tensor
     exact: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.samples.ndim != 3:
-            raise ValueError(f"samples must have shape [S, N, C], got {list(self.samples.shape)}")
-        shape = self.samples.shape[1:]
-        if self.exact is not None and self.exact.shape != shape:
-            raise ValueError(f"exact must have shape {list(shape)}, got {list(self.exact.shape)}")
 
     @property
     def mean(self) -> Tensor:

@@ -57,15 +57,9 @@ def test_methods_differ_where_they_should(result):
     assert (by_name["lora-temperature"].probs != mle.probs).any()
 
 
-def test_what_was_run_names_data_fits_and_versions(result):
+def test_what_was_run_names_data_and_versions(result):
     assert result.provenance["data"]["training rows"] == "36"
     assert "torch" in result.provenance["versions"]
-    fits = result.provenance["fits"]
-    assert list(fits) == METHODS
-    # with 60 rows, all five parts are held out
-    assert fits["lora-temperature"].startswith("6 fits")
-    assert fits["lora-ensemble"].startswith("3 fits")
-    assert fits["lora-mle"].startswith("1 fit,")
 
 
 def test_the_bag_of_words_is_scikit_learns(result):

@@ -265,16 +265,6 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     return _named(examples, classes, indexed=task.indexed)
 
 
-def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
-    """Return whether the rows of a known task are available locally.
-
-    Args:
-        name: Name of a known task; see `known_name`.
-        data_dir: As for `load_known`.
-    """
-    return known_name(name) in _INSTALLED or _directory(data_dir) is not None
-
-
 def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:
     """Return whether a known task is read from the hub: its package is there, and not offline.
 

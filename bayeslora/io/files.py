@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 PART, OLD, LOCK = ".part", ".old", ".lock"
 """Endings of our hidden files beside an output: unfinished, replaced, locked."""
 
-STDIN = "<stdin>"
-"""Name of standard input in messages and results."""
-
-SPOOL = "bayeslora-stdin-"
-"""Prefix of the temporary directory that holds standard input while a command runs."""
-
 _PATIENCE = 60.0  # seconds
 
 
@@ -282,12 +276,6 @@ def is_empty_directory(path: str | Path) -> bool:
     """Return whether `path` is a directory without entries but leftovers of killed writers."""
     folder = Path(path)
     return folder.is_dir() and all(map(is_leftover, folder.iterdir()))
-
-
-def shown_path(path: str | Path) -> str:
-    """Return a path for results and messages: `<stdin>` for the copy of standard input."""
-    is_spooled = Path(path).parent.name.startswith(SPOOL)
-    return STDIN if is_spooled else str(path)
 
 
 def real_path(path: str | Path) -> Path:

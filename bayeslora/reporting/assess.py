@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import shown_path
 from bayeslora.metrics.bootstrap import clusters_in, values_of
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
@@ -375,4 +374,4 @@ def _model(predictions: Predictions) -> str:
 def _called(source: Source) -> str:
     if source.path is None:
         return f"predictions {source.predictions.name!r}"
-    return shown_path(source.path)
+    return str(source.path)

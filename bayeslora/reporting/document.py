@@ -16,7 +16,6 @@ from typing import Any
 
 from bayeslora._version import __version__
 from bayeslora.conformal import CONFORMAL
-from bayeslora.io.files import shown_path
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Source
@@ -268,7 +267,7 @@ def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[
 def _origin(source: Source) -> str:
     if source.path is None:
         return "in memory"
-    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
+    return f"{clean(str(source.path))} (SHA-256 {source.sha256})"
 
 
 def _versions() -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
-from bayeslora.cli.output import next_step, print_json, show, show_last, table_width
-from bayeslora.io.files import STDIN, refuse_inputs, shown_path
+from bayeslora.cli.output import print_json, show, show_last, table_width
+from bayeslora.io.files import refuse_inputs
 
 COMPARE = "bayeslora.metrics.compare:compare"
 
@@ -49,5 +49,3 @@ def run(args: Options) -> None:
     show(compare_table(comparison, table_width()))
     saved = "" if args.out is None else f"; saved in {args.out}"
     show_last(f"{comparison_line(comparison)}{saved}")
-    if STDIN not in map(shown_path, args.files):
-        next_step("report", *args.files, "--out", "report")

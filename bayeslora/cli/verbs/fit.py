@@ -55,7 +55,7 @@ class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
     """Arguments of the verb."""
 
     train: Any = argument("TRAIN", "train", nargs="?")
-    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or .npz file of
+    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; a directory or .npz file of
     images; with --task and a known task, the name of a split (default: train)"""
     validation: Any = option("[NAME=]FILE", action="append")
     """held-out examples, used to choose the epoch and options of the posterior; with --multi-task
@@ -99,7 +99,7 @@ def run(args: Options) -> None:
         args.adapter = "none"
     for name in ("out",) if args.zero_shot else ("train", "out"):
         if getattr(args, name) is None:
-            raise InputError(f"{args.typed[name]} is missing; set it here or in --config")
+            raise InputError(f"{name} is missing; set it here or in --config")
     inputs = data.files_of(args.train, args.validation, args.config)
     current().first(partial(refuse_inputs, args.out, *inputs))
 
@@ -182,7 +182,6 @@ def _show(args: Options, record: ModelRecord, seconds: float) -> None:
     first = ": ".join(measured[0]) if measured else ""
     words = ", ".join(filter(None, [*_made_of(record), first]))
     output.show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
-    output.hint_to_predict(args)
 
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments, data, output
@@ -24,7 +23,7 @@ class Options(arguments.Rows, arguments.Overwriting):
     model: str = argument("MODEL", "model")
     """a model directory"""
     data: Any = argument("DATA", "data", nargs="?")
-    """texts, with or without labels; '-' for stdin. For a model of several tasks use --multi-task,
+    """texts, with or without labels. For a model of several tasks use --multi-task,
     or rows with a column task"""
     out: str = option("FILE", required=True)
     """.parquet, .csv or .jsonl"""
@@ -97,7 +96,6 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
         output.show_last("  ".join(line))
-        output.next_step("view", args.out)
         return
 
     from bayeslora.metrics.evaluate import evaluate
@@ -117,4 +115,3 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
     figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
     made = f"{counted(rows.num_rows, 'prediction')} by {name}"
     output.show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
-    output.next_step("report", args.out, "--out", f"{Path(args.out).with_suffix('')}-report")
