@@ -111,18 +111,10 @@ def mark_used(path: Path) -> None:
     """
     with suppress(OSError):  # another user's cache is read-only; another process may delete it
         os.utime(path)
-        files = sorted(_files(path.parent), key=lambda file: file.stat().st_mtime)
-        excess = sum(map(_size, files)) - most_bytes()
-        for file in files:
-            if excess > 0 and file != path:
-                excess -= _size(file)
+        # Also the temporary files that killed writers left.
+        files = [file for file in path.parent.iterdir() if file.suffix in (_SUFFIX, PART)]
+        sizes = {file: file.stat().st_size for file in files}
+        for file in sorted(files, key=lambda file: file.stat().st_mtime):
+            if sum(sizes.values()) > most_bytes() and file != path:
                 file.unlink()
-
-
-def _files(directory: Path) -> list[Path]:
-    """Return the files of a kind, including temporary files left by killed writers."""
-    return [path for path in directory.iterdir() if path.suffix in (_SUFFIX, PART)]
-
-
-def _size(path: Path) -> int:
-    return path.lstat().st_size
+                del sizes[file]

@@ -205,18 +205,13 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
 
 
 def _made_of(record: ModelRecord) -> list[str]:
-    """Return method, rows and scale of the logits of a fit in words."""
+    """Return method and rows of a fit in words."""
     from bayeslora.engine.fitted.card import fit_words, method_name
 
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
         return ["the language model's own answer", f"{len(record.classes)} {kind}"]
-    words = [method_name(record), fit_words(record)]
-    if chosen := record.results.get("logit_scale"):
-        return [*words, f"logits times {chosen['factor']:.2f}"]
-    scales = record.results.get("posterior", {})
-    names = (name for name in ("temperature", "prior_scale") if name in scales)
-    return words + [f"{name.replace('_', ' ')} {scales[name]:.3g}" for name in names]
+    return [method_name(record), fit_words(record)]
 
 
 def _scores(scores: Mapping[str, float], prefix: str = "") -> str:

@@ -111,7 +111,4 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
     output.print_columns([line, *output.score_rows(scores), *output.cut_off("NLL", scores)])
     for task, part in scores.groups[by_task].items() if by_task else ():
         output.print_columns([("task", task), *output.score_rows(part.scores)])
-    words = {"accuracy": "accuracy {:.3f}", "nll": "NLL {:.3f} nats", "ece": "ECE {:.3f}"}
-    figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
-    made = f"{counted(rows.num_rows, 'prediction')} by {name}"
-    output.show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
+    output.show_last(f"Saved {args.out}: {counted(rows.num_rows, 'prediction')} by {name}")
