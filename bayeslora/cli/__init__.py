@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import io
 import logging
@@ -25,12 +26,6 @@ from bayeslora.io.files import lock
 from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-# A full disk is no wrong input.
-_WRONG = (
-    *(InputError, FileNotFoundError, FileExistsError, PermissionError),
-    *(IsADirectoryError, NotADirectoryError),
-)
 
 _WRITES_TO = ("out", "model_card")
 
@@ -113,7 +108,9 @@ def _exit_code(words: Sequence[str]) -> int:
             trace(error)
         if not is_repeated(error):
             say(f"bayeslora: error: {_reason(error)}")
-        return WRONG_INPUT if isinstance(error, _WRONG) else FAILED
+        # A wrong path, unless the disk is full.
+        wrong_path = isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC
+        return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
     return DONE
 
 

@@ -60,19 +60,7 @@ def lose(path):
 DAMAGE = {
     "no record": (lambda m: (m / "bayeslora.json").unlink(), ["is not a bayeslora model"]),
     "no JSON": (lambda m: (m / "bayeslora.json").write_text("{"), ["cannot be read as JSON"]),
-    "foreign": (lambda m: (m / "bayeslora.json").write_text("{}"), ["no format_version"]),
-    "part of a field": (
-        lambda m: change_record(m, lambda record: record["backbone"].pop("kind")),
-        ["damaged", "'backbone'", "kind"],
-    ),
-    "kind of a field": (
-        lambda m: change_record(m, lambda record: record.update(columns="text")),
-        ["damaged", "'columns'"],
-    ),
-    "classes": (
-        lambda m: change_record(m, lambda record: record.update(classes=["x", 1])),
-        ["damaged", "'classes'"],
-    ),
+    "foreign": (lambda m: (m / "bayeslora.json").write_text("{}"), ["has format version None"]),
     "broken": (lambda m: flip(m / "posterior.safetensors"), ["posterior.safetensors", "damaged"]),
     "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["got [3, 3, 3]"]),
     "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["tensors do not match"]),
@@ -103,8 +91,8 @@ CALIBRATE = {
         ["{classifier}", "{train}", "--posterior", "ensemble"],
         ["posterior 'ensemble'", "finished network"],
     ),
-    "layer of ours": (["{model}", "{train}", "--layer", "score"], ["--layer is fixed"]),
-    "classes of ours": (["{model}", "{train}", "--classes", "a,b"], ["--classes is fixed"]),
+    "layer of ours": (["{model}", "{train}", "--layer", "score"], ["layer is fixed"]),
+    "classes of ours": (["{model}", "{train}", "--classes", "a,b"], ["classes is fixed"]),
     "length of ours": (["{model}", "{train}", "--set", "max_length=9"], ["max_length is fixed"]),
 }
 

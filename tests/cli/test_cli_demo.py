@@ -45,5 +45,5 @@ def test_the_demo_prints_a_table_and_writes_a_report(run, refused, fitted, tmp_p
 def test_the_demo_never_overwrites_something_else(refused, fitted, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert "not a report" in refused("demo", "--out", tmp_path / "thesis", "--overwrite")
+    assert "chapter.txt" in refused("demo", "--out", tmp_path / "thesis", "--overwrite")
     assert fitted == []
