@@ -25,14 +25,11 @@ from torch import Tensor
 
 from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
-from bayeslora.adapters.low_rank import spectrum
-from bayeslora.adapters.peft_bridge import export_peft, load_peft
-from bayeslora.adapters.site import SiteSpectrum
+from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for
-from bayeslora.backbones.load import Kind, load_backbone
-from bayeslora.backbones.sequence import base_name
+from bayeslora.backbones.load import Kind
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted.card import method_name, rendered
@@ -510,22 +507,3 @@ def _notes(network: Network, base: str, folder: Path | None, *, head: bool) -> I
             f"its base was read from the directory {visible(str(folder))}: where {base} is missing "
             "or differs, pass a copy of the directory to peft.PeftModel.from_pretrained"
         )
-
-
-def peft_spectrum(
-    directory: str | Path, *, backbone: str | None = None, **loading: Any
-) -> list[SiteSpectrum]:
-    """Return the spectrum of every layer that a checkpoint adapts.
-
-    Args:
-        directory: PEFT checkpoint with a LoRA that a plain site can reproduce.
-        backbone: Its base model; None for the one named in the checkpoint.
-        loading: Options of `load_backbone`.
-
-    Raises:
-        InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
-        MissingAssetError: peft is not installed.
-    """
-    with quiet_transformers():
-        model = load_backbone(backbone or base_name(str(directory)), **loading).model
-    return [spectrum(site) for site in load_peft(model, directory)]
