@@ -265,16 +265,6 @@ def meanings(cls: type[Any]) -> dict[str, str]:
     }
 
 
-def described(cls: type[Any], name: str) -> str:
-    """Return the meaning of an option, with its default if this is a number, without a full stop.
-
-    A class may name options in `unset` whose default is decided later.
-    """
-    default = getattr(cls, name)
-    shown = is_number(default) and name not in getattr(cls, "unset", ())
-    return meanings(cls)[name].removesuffix(".") + (f" (default: {default:g})" if shown else "")
-
-
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -316,13 +306,19 @@ def _documented(cls: type[Any]) -> str:
 def with_meanings(cls: type[Any], names: Iterable[str]) -> Callable[[F], F]:
     """Return a decorator that adds options, which a function takes as keywords, to its docstring.
 
+    With the defaults that are numbers, unless the class names them in `unset`: decided later.
+
     Args:
         cls: A dataclass of options.
         names: Of the options.
     """
 
     def describe(function: F) -> F:
-        shown = {name: f"{described(cls, name)}." for name in names}
+        texts, unset = meanings(cls), getattr(cls, "unset", ())
+        for name in names:
+            if is_number(default := getattr(cls, name)) and name not in unset:
+                texts[name] = f"{texts[name].removesuffix('.')} (default: {default:g})."
+        shown = {name: texts[name] for name in names}
         head, _, errors = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")
         function.__doc__ = "\n".join([head, *_listed(shown), "", f"Raises:{errors}"])
         return function

@@ -1,7 +1,6 @@
 """Model directories: complete, free of pickles, and refused if damaged."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -10,11 +9,9 @@ from tiny import tiny_tokenizer, without_hashes
 
 from bayeslora.checkpoint import (
     ADAPTED,
-    FORMAT_VERSION,
     ModelFiles,
     ModelRecord,
     is_model,
-    library_versions,
     read_model,
     read_record,
     write_model,
@@ -89,20 +86,6 @@ def test_nothing_is_pickled(model):
     for path in model.iterdir():
         assert not path.read_bytes().startswith((b"\x80", b"PK"))
     assert (model / "README.md").read_text() == "# A card\n"
-
-
-def test_the_versions_of_the_libraries_are_kept(model):
-    content = json.loads((model / "bayeslora.json").read_text())
-    assert content["versions"] == library_versions()
-    assert content["versions"].keys() == {
-        "python",
-        "bayeslora",
-        "torch",
-        "transformers",
-        "pyro-ppl",
-        "numpy",
-    }
-    assert content["format_version"] == FORMAT_VERSION
 
 
 def test_an_existing_directory_is_refused_and_kept(model):

@@ -4,13 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from refusal import refused
 
-from bayeslora import VBLL
-from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.polar import PoLAR
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.errors import InputError
 from bayeslora.option_checks import NotNegative, Options, Positive, Text
@@ -86,21 +81,3 @@ def test_every_default_survives_the_mapping(choices):
         config = cls()
         assert as_mapping(config)["name"] == name
         assert resolve("config", as_mapping(config), choices) == config
-
-
-@settings(deadline=None)
-@given(
-    r=st.integers(1, 64),
-    alpha=st.floats(0.1, 100),
-    targets=st.none() | st.lists(st.sampled_from(["q_proj", "v_proj", "up"]), min_size=1),
-)
-def test_objects_survive_the_mapping(r, alpha, targets):
-    config = LoRA(r=r, alpha=alpha, target_modules=None if targets is None else tuple(targets))
-    assert resolve("adapter", as_mapping(config), ADAPTERS) == config
-
-
-@settings(deadline=None)
-@given(r=st.integers(1, 64), lr=st.floats(1e-6, 1.0), scale=st.floats(0.01, 100))
-def test_strings_say_the_same_as_objects(r, lr, scale):
-    assert resolve("adapter", f"polar:r={r},lr={lr!r}", ADAPTERS) == PoLAR(r=r, lr=lr)
-    assert resolve("posterior", f"vbll:prior_scale={scale!r}", POSTERIORS) == VBLL(scale)

@@ -55,7 +55,7 @@ def predictions_reading(args: Any) -> PredictionsReading:
     classes: dict[str, str] = {}
     for pair in args.probability_column or ():
         column, _, name = pair.rpartition("=")
-        if not column or not name or column in classes:
+        if not column or not name:
             raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))

@@ -175,22 +175,6 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
         )
 
 
-def draws_to_predict(config: Any, num_samples: int | None) -> bool:
-    """Return whether a prediction draws random numbers, so that its seed has an effect.
-
-    Chains and mixtures keep the draws of their fit. A posterior of another package is assumed to
-    draw.
-
-    Args:
-        config: Options of the posterior.
-        num_samples: Requested draws; None means the posterior's default.
-    """
-    if config.name not in POSTERIORS:
-        return True
-    draws = config.link is not None or config.is_sampled
-    return bool(draws and (config.num_samples if num_samples is None else num_samples))
-
-
 def build_head(
     config: Posterior,
     num_features: int,

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import tiny
-from cli_files import DATA, NOWHERE
+from cli_files import GOOD, NOWHERE
 from safetensors.torch import load_file, save_file
 
 
@@ -26,15 +26,16 @@ def change_record(model, change):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in DATA if "label" not in case and case != "one class"]
+    ("content", "parts"),
+    [
+        ('{"txet": "a"}\n', ["no column 'text'", "--text-column"]),
+        (GOOD + '{"text": " "}\n', ["row 3", "'text'", "blank"]),
+        (GOOD, ["'label'", "'x'", "'animals'"]),
+    ],
 )
-def test_data_to_predict(refused, model, tmp_path, case):
-    content, parts = DATA[case]
-    if case == "mixed labels":
-        parts = ["'label'", "'x'", "'animals'"]
+def test_data_to_predict(refused, model, tmp_path, content, parts):
     path = tmp_path / "data.jsonl"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_text(content)
     message = refused("predict", model, path, "--out", tmp_path / "p.parquet")
     for part in parts:
         assert part in message

@@ -19,7 +19,6 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert result.code == 0, result.err
     assert str(out) in result.out
     assert "prior precision" in result.out
-    assert "use --validation" not in result.out
     lines = {line.split("  ")[0]: " ".join(line.split()) for line in result.out.splitlines()}
     assert lines["layer"] == "layer classifier"
     assert "laplace, fitted to 90 calibration rows" in result.out
@@ -86,7 +85,6 @@ def test_overwrite_replaces_a_model_and_nothing_else(run, refused, world, tmp_pa
     calibrate += ["--posterior", "laplace"]
     result = run(*calibrate)
     assert result.code == 0
-    assert "use --validation" in result.out
     assert "exists" in refused(*calibrate)
     assert run(*calibrate, "--overwrite").code == 0
     (tmp_path / "thesis").mkdir()

@@ -55,5 +55,4 @@ def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
     assert "num_samples" in refused(*predict, "--num-samples", 5)
     assert run(*predict, "--num-samples", 0).code == 0
-    assert "--seed" in run(*predict, "--seed", 3, "--overwrite").err
     assert "--member" in refused("export", tmp_path / "m", "--member", 1, "--out", tmp_path / "e")

@@ -143,8 +143,6 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         rows.append(("layer", layer))
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
-    if scores is None and record.posterior.get("prior_precision") == "validation":
-        rows.append(("prior", "the default; use --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), card.shown_value(value)) for key, value in chosen.items()]
     # The scores of a comparison that cross-fits these rows replace the validation scores.
     if scores is not None and not card.is_cross_fitted(record.results):

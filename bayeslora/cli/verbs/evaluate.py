@@ -9,8 +9,6 @@ from bayeslora.cli import arguments
 from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show, show_last, table_width
-from bayeslora.errors import InputError
-from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +66,4 @@ def _over_seeds(methods: Sequence[Method], options: dict[str, Any]) -> list[Scor
     from bayeslora.predictions.collection import by_group
 
     groups = by_group(methods)
-    for name, seeds in groups.items():
-        if len(seeds) == 1:
-            raise InputError(
-                f"--over-seeds: {quoted(name)} has one file, {seeds[0].file}; other seeds have the "
-                "same rows and fit_options, and their own fit_seed, or a name ending in seed-1"
-            )
     return [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]

@@ -164,8 +164,6 @@ def _settle_task(args: Options) -> None:
 
 def _refuse_with_zero_shot(args: Options) -> None:
     """Raise InputError for options that have no effect without training."""
-    if current().size > 1:
-        raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     of_data = ("task", "data_dir", "image_column") if args.train is None else ()
     of_rows = ("validation", "multi_task", *of_data)
     idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)

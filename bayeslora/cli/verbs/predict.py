@@ -50,7 +50,6 @@ def run(args: Options) -> None:
     from bayeslora.engine.fitted.load import saved_model
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
     from bayeslora.engine.plan import Plan
-    from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
 
     data.settle_tasks(args, "data")
@@ -64,9 +63,6 @@ def run(args: Options) -> None:
     posterior = Plan.of(record).posterior
     options = given(args, "num_samples", "link", "seed", "unknown_labels")
     drawing = Drawing.of(posterior, **options)
-    uses_seed = args.corrupt is not None or draws_to_predict(posterior, args.num_samples)
-    if args.seed is not None and not uses_seed:
-        output.note(f"--seed has no effect: posterior {posterior.name!r} predicts without draws")
     corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
