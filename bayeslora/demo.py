@@ -143,7 +143,6 @@ def _provenance(
         },
         "model": {
             "backbone": BACKBONE,
-            "adapters": f"LoRA and PoLAR, r = {LoRA().r}, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} per text",
             "options": "defaults of `fit`",
             "MC dropout": f"{NUM_PASSES} passes",

@@ -38,12 +38,7 @@ class GaussianLogits:
             return self.covariance
         return torch.diagonal(self.covariance, dim1=-2, dim2=-1)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], the variance of the logits about their class mean, summed over classes.
 
         This is Σ_c v_c less the part shared by all logits, to which softmax is invariant.
@@ -124,12 +119,7 @@ class SampledLogits:
         centred = self.samples - self.mean
         return torch.einsum("snc,snk->nck", centred, centred) / len(centred)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], as `GaussianLogits.spread_of`, over draws."""
         if present is None:
             centred = self.samples - self.samples.mean(-1, keepdim=True)
@@ -190,12 +180,7 @@ class MixtureLogits:
         within = torch.stack([part.variance for part in self.parts]).mean(0)
         return within + self._means.var(0, correction=0)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], as `GaussianLogits.spread_of`, within networks and between them."""
         within = torch.stack([part.spread_of(present) for part in self.parts]).mean(0)
         return within + SampledLogits(self._means).spread_of(present)

@@ -259,8 +259,7 @@ def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
     for path in inputs:
         source = real_path(path)
         if source.is_relative_to(target) and source.exists():
-            relation = "is" if source == target else f"contains {path},"
-            raise InputError(f"{out} {relation} an input of this command; choose another path")
+            raise InputError(f"{out} is an input of this command, or contains {path}")
 
 
 def check_writable(path: str | Path) -> None:

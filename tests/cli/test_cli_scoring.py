@@ -22,16 +22,6 @@ def files(tmp_path):
     }
 
 
-def test_evaluate_prints_the_scores_of_one_file(run, files):
-    result = run("evaluate", files["a"])
-    assert result.code == 0
-    assert result.err == ""
-    expected = evaluate(files["a"])
-    assert "plain (60 labelled examples)" in result.out
-    assert f"{expected['nll'].value:.3f}" in result.out
-    assert "15 bins" in result.out
-
-
 def test_evaluate_json_is_one_object_a_file(run, files):
     options = ["--bins", 10, "--seed", 3, "--ood", f"unseen groups={files['near_a']}"]
     content = json.loads(run("evaluate", files["a"], *options, "--json").out)
@@ -99,19 +89,6 @@ def test_compare_refuses_other_rows(refused, tmp_path, files):
     other = fake(tmp_path / "other.parquet", ids="elsewhere-")
     assert "different rows" in refused("compare", files["a"], other)
     assert "at least two" in refused("compare", files["a"])
-
-
-def test_report_writes_a_page(run, refused, tmp_path, files):
-    out = tmp_path / "reports" / "first"
-    options = ["--ood", f"plain:near={files['near_a']}", "--title", "Two methods"]
-    result = run("report", files["a"], files["b"], *options, "--out", out)
-    assert result.code == 0
-    assert result.out == f"{out / 'index.html'}\n"
-    page = (out / "index.html").read_text()
-    assert "Two methods" in page
-    assert "bayeslora report" in page
-    assert "exists" in refused("report", files["a"], "--out", out)
-    assert run("report", files["a"], "--out", out, "--overwrite").code == 0
 
 
 PARTS = ["--group-by", "source", "--by-class", "--set", "cluster_by=twin", "--set", "interval=bca"]
