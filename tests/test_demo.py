@@ -1,6 +1,7 @@
 """The demo's own code, from fits to predictions, on a tiny backbone and few rows."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bayeslora.data.read import read
 from bayeslora.engine import data
 from bayeslora.engine.progress import each_note_once
 
+PARTS = ("test", "ood", "provenance")
 METHODS = [
     "lora-mle",
     "lora-temperature",
@@ -34,7 +36,7 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_backbone", lambda _: backbone)
         patch.setattr(demo, "load_newsgroups", lambda **_: posts)
-        return demo.run_demo(progress=False)
+        return SimpleNamespace(**dict(zip(PARTS, demo.run_demo(progress=False), strict=True)))
 
 
 def test_every_method_predicts_every_set(result):

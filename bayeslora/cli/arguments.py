@@ -364,7 +364,6 @@ def score_keys(args: ScoreChoice, known: Iterable[str]) -> tuple[str, ...] | Non
     from bayeslora.metrics.catalogue import chosen_keys
 
     if args.all:
-        refuse(args, ["scores"], "cannot be combined with --all", "clash")
         return tuple(known)
     if args.scores is None:
         return None

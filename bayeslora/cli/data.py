@@ -281,8 +281,6 @@ def find(args: Any) -> Scored:
         if name in sets.setdefault(method, {}):
             raise InputError(f"--ood {option}: {method} already has a set {name!r}")
         sets[method][name] = path
-    if getattr(args, "ood_score", None) is not None and not any(sets.values()):
-        refuse(args, ["ood_score"], "has no effect without --ood")
     return Scored(items, sets, reading, shifted)
 
 

@@ -15,7 +15,7 @@ def fitted(monkeypatch, tmp_path):
     def load(name, **options):
         return Predictions.load(fake(tmp_path / f"{name}.parquet", **options))
 
-    run = demo.DemoRun(
+    run = (
         [load("lora-mle", seed=1), load("polar-vbll", seed=2)],
         {
             "lora-mle": {"near": load("near-1", seed=3, outside=True)},

@@ -13,10 +13,7 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("evaluate P --ood-score epistemic", "ood_score"),
         ("evaluate P --set near=far", "near"),
-        ("report P --out R --no-examples --example-column text", "example_column"),
-        ("report P --out R --card-dataset d", "card_dataset"),
         ("report P --out R --set device=cpu", "device"),
         ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),

@@ -28,14 +28,14 @@ def run(args: Options) -> None:
     from bayeslora.reporting.console import scores_table
     from bayeslora.reporting.model_card import scores_of_report
 
-    result = run_demo(progress=not args.quiet, **given(args, "seed"))
+    test, ood, provenance = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
-        result.test,
-        ood=result.ood,
+        test,
+        ood=ood,
         out=args.out,
         title="Demo: newsgroup posts",
         overwrite=bool(args.overwrite),
-        provenance={"command": args.command, **result.provenance},
+        provenance={"command": args.command, **provenance},
     )
     scores = list(scores_of_report(page).values())
     if args.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option, refuse
+from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option
 from bayeslora.cli.output import hint, print_json, show
 
 EXPORT = f"{arguments.CLASSIFIER}.export_peft"
@@ -40,10 +40,6 @@ def run(args: Options) -> None:
     record = read_record(args.model)
     without_adapter = record.backbone["kind"] == FOREIGN
     format: Any = args.format or ("merged" if without_adapter else "peft")
-    if format != "peft":
-        refuse(args, ["prefix", "head"], "requires --format peft")
-    if args.head:
-        refuse(args, ["prefix"], "is set by --head; use only one of them")
     inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
     check_export(args.out, format, overwrite=bool(args.overwrite), inputs=inputs)
     loading = given(args, "backbone", "device", "trust_remote_code")

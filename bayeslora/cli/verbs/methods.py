@@ -32,11 +32,8 @@ def run(args: Options) -> None:
     """Print one line per method, or the options of the named ones, or everything as JSON.
 
     Raises:
-        InputError: A name is unknown, or a package's method is invalid.
+        InputError: A name is unknown.
     """
-    for kind in _catalogues():
-        for name in args.names:
-            kind.get(name)  # raises, while the list would only warn of an invalid method
     methods = catalogue()
     known = {entry["name"] for entries in methods.values() for entry in entries}
     for name in args.names:

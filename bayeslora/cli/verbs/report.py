@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
+from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
 from bayeslora.errors import InputError
@@ -33,10 +33,6 @@ def run(args: Options) -> None:
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import SCORES, report
 
-    if args.examples is False:
-        refuse(args, ["example_column"], "has no effect with --no-examples")
-    if args.model_card is None:
-        refuse(args, ["card_dataset"], "has no effect without --model-card")
     scored = find(args)
     if args.model_card is not None:
         refuse_inputs(args.out, args.model_card)
