@@ -28,7 +28,6 @@ from bayeslora.io.files import (
     read_tensors,
     write_json,
 )
-from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,10 +171,7 @@ def read_model(directory: str | Path) -> ModelFiles:
     """
     folder = Path(directory)
     record = read_record(folder)
-    wrong = [state for state in _file_states(folder) if state.problem]
-    if wrong:
-        advice = "`bayeslora info MODEL --verify` lists its files"
-        raise InputError(f"{damage(folder, wrong)}; {advice}", code="damaged")
+    refuse_damage(folder, verify_model(folder))
     adapter, posterior = read_tensors(folder / ADAPTER), read_tensors(folder / POSTERIOR)
     return ModelFiles(record, adapter, posterior, folder)
 
@@ -227,29 +223,22 @@ def verify_model(directory: str | Path) -> list[FileState]:
     """
     folder = Path(directory)
     read_record(folder)
-    listed = _content(folder / RECORD).get(FILES, {})
-    unlisted = [name for name in listed_files(folder) if name not in (RECORD, CARD, *listed)]
+    listed = _content(folder / RECORD).get(FILES, {})  # none in models of earlier versions
+    others = [name for name in listed_files(folder) if name not in (RECORD, CARD, *listed)]
     return [
         FileState(RECORD, (folder / RECORD).stat().st_size, "ok"),
-        *_file_states(folder),
-        *(FileState(name, (folder / name).stat().st_size, "not listed") for name in unlisted),
+        *(_state(folder / name, name, item) for name, item in listed.items()),
+        *(FileState(name, (folder / name).lstat().st_size, "not listed") for name in others),
     ]
-
-
-def _file_states(folder: Path) -> list[FileState]:
-    """Return the state of each listed file; none of models whose version wrote no list."""
-    listed = _content(folder / RECORD).get(FILES, {})
-    return [_state(folder / name, name, item) for name, item in listed.items()]
 
 
 def _state(path: Path, name: str, expected: Mapping[str, Any]) -> FileState:
     if not path.is_file():
         return FileState(name, None, "missing", "is missing")
     listing = _listing(path)
-    if listing != expected:
-        problem = "was changed after the model was saved (its size or SHA-256 differs)"
-        return FileState(name, listing["size"], "changed", problem)
-    return FileState(name, listing["size"], "ok")
+    is_ok = listing == expected
+    problem = "was changed after the model was saved (its size or SHA-256 differs)"
+    return FileState(name, listing["size"], "ok" if is_ok else "changed", "" if is_ok else problem)
 
 
 def _listing(path: Path) -> dict[str, Any]:
@@ -259,10 +248,15 @@ def _listing(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": digest}
 
 
-def damage(directory: str | Path, wrong: Sequence[FileState]) -> str:
-    """Return a description of a model directory's damage, given its damaged files."""
-    more = f", and {counted(len(wrong) - 1, 'other file')}" if len(wrong) > 1 else ""
-    return f"{directory} is damaged: {wrong[0].name} {wrong[0].problem}{more}"
+def refuse_damage(directory: str | Path, states: Sequence[FileState]) -> None:
+    """Raise InputError for the first damaged file of a model directory."""
+    for state in states:
+        if state.problem:
+            raise InputError(
+                f"{directory} is damaged: {state.name} {state.problem}; `bayeslora info MODEL "
+                "--verify` lists all files",
+                code="damaged",
+            )
 
 
 def is_model(directory: str | Path) -> bool:
@@ -308,17 +302,11 @@ def local_directory(source: str | Path) -> str | Path:
     name = str(source)
     if Path(source).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return source
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    failures: tuple[type[Exception], ...] = (
-        errors.HfHubHTTPError,
-        errors.HFValidationError,
-        errors.LocalEntryNotFoundError,
-        OSError,
-    )
     try:
         return snapshot_download(name, allow_patterns=_READ)
-    except failures as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{name} is neither a directory nor a model on the Hugging Face hub: "
             f"{first_line(error)}; for a private model run `hf auth login`"

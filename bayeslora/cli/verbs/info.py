@@ -12,7 +12,6 @@ from typing import Any
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import argument, option, refuse
 from bayeslora.cli.output import note, print_columns, print_json, show
-from bayeslora.errors import InputError
 
 PACKAGES = (
     *("bayeslora", "torch", "transformers", "pyro-ppl", "numpy", "pyarrow", "safetensors"),
@@ -50,7 +49,7 @@ def run(args: Options) -> None:
 
 
 def _verify(args: Options, model: str) -> None:
-    from bayeslora.checkpoint import damage, verify_model
+    from bayeslora.checkpoint import refuse_damage, verify_model
 
     states = verify_model(model)
     if args.json:
@@ -62,9 +61,7 @@ def _verify(args: Options, model: str) -> None:
             rows.append((state.name, "-" if state.size is None else f"{state.size:,}", state.state))
         print_columns(rows)
         note("the backbone is checked only when the model is loaded, such as by predict")
-    wrong = [state for state in states if state.problem]
-    if wrong:
-        raise InputError(damage(model, wrong), code="damaged")
+    refuse_damage(model, states)
 
 
 def _machine() -> dict[str, Any]:
