@@ -146,7 +146,10 @@ def settle(args: Any) -> None:
     """
     actions: Mapping[str, argparse.Action] = args.actions
     names = [name for name in actions if name not in ("help", *EVERYWHERE)]
-    typed = dict(option.split("=", 1) for option in args.set or () if "=" in option)
+    pairs = [option.partition("=") for option in args.set or ()]
+    if not all(equals for _, equals, _ in pairs):
+        raise InputError(f"--set must be KEY=VALUE, got {' '.join(args.set)!r}")
+    typed = {name: value for name, _, value in pairs}
     in_file = {} if args.config is None else read_yaml(args.config)
     if not isinstance(in_file, Mapping):
         raise InputError(f"{args.config} must be a mapping, such as `epochs: 5`")

@@ -82,6 +82,7 @@ def test_python_m_is_the_same_command():
         (["predict", "model"], ["--out", "bayeslora predict --help"]),
         (["predict", "m", "d", "--out", "p.csv", "--unknown-labels", "odd"], ["ood", "error"]),
         (["fit", "t", "--patience", "3"], ["--patience"]),
+        (["fit", "t", "--set", "patience"], ["--set must be KEY=VALUE"]),
         (["fit", "t", "--set", "patince=3"], ["'patience'"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
         (["evaluate"], ["RUN_OR_FILE"]),

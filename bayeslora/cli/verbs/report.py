@@ -51,14 +51,14 @@ def run(args: Options) -> None:
         **given(args, "over_seeds", *PART_OPTIONS, *SCORING_OPTIONS),
         **look,
     )
-    card = [] if args.model_card is None else [args.model_card]
-    for path in card:
+    if args.model_card is not None:
         (scores,) = scores_of_report(page).values()
         dataset = {} if args.card_dataset is None else {"dataset": args.card_dataset}
-        update_model_card(Path(path), scores, **dataset)
+        update_model_card(args.model_card, scores, **dataset)
     if args.json:
         written = read_json(page.with_name(SCORES))
         files = [str(page.parent / name) for name in [*written["files"], SCORES]]
-        print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
+        files += filter(None, [args.model_card])
+        print_json({"page": str(page), "files": files, "methods": written["methods"]})
         return
     show(page)
