@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import pytest
 from annotated_types import Interval, MinLen
-from pydantic import TypeAdapter
 from refusal import refused
 
 from bayeslora.adapters.registry import ADAPTERS
@@ -161,11 +160,3 @@ def test_a_value_that_is_allowed_survives_json(config):
     mapping = json.loads(json.dumps(as_mapping(config())))
     del mapping["name"]
     assert as_mapping(config(**mapping)) == as_mapping(config())
-
-
-def test_pydantic_reads_and_writes_them_as_part_of_others():
-    """Such as a dataclass of all that a user chose."""
-    adapter = TypeAdapter(dict[str, Hammer])
-    content = adapter.dump_python({"first": Hammer(parts=("one",))}, mode="json")
-    assert content["first"]["parts"] == ["one"]
-    assert adapter.validate_python(content) == {"first": Hammer(parts=("one",))}
