@@ -28,12 +28,18 @@ class Options(arguments.Evaluated, arguments.ScoreChoice):
 def run(args: Options) -> None:
     """Score every file and print one table, or JSON: an object, or a list for several files."""
     from bayeslora.metrics.catalogue import ALL_SCORES
+    from bayeslora.metrics.seeds import over_seeds
+    from bayeslora.predictions.collection import by_group
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = score_keys(args, ALL_SCORES)
     options = given(args, *PART_OPTIONS, *SCORING_OPTIONS, "closed")
     methods = find(args).methods(*args.group_by or (), args.cluster_by)
-    scores = _over_seeds(methods, options) if args.over_seeds else _scores(methods, options)
+    if args.over_seeds:
+        groups = by_group(methods)
+        scores = [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]
+    else:
+        scores = _scores(methods, options)
     if args.json:
         content = [result.to_json() for result in scores]
         print_json(content[0] if len(content) == 1 else content)
@@ -54,16 +60,3 @@ def _scores(methods: Sequence[Method], options: dict[str, Any]) -> list[Scores]:
         result = evaluate(method.predictions, ood, **options)
         scores.append(replace(result, name=method.label, file=method.file))
     return scores
-
-
-def _over_seeds(methods: Sequence[Method], options: dict[str, Any]) -> list[Scores]:
-    """Return the mean scores over the seeds of each method.
-
-    Raises:
-        InputError: A method has one seed.
-    """
-    from bayeslora.metrics.seeds import over_seeds
-    from bayeslora.predictions.collection import by_group
-
-    groups = by_group(methods)
-    return [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]
