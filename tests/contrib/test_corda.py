@@ -168,7 +168,7 @@ def test_peft_starts_at_the_same_product(monkeypatch, mode):
     [
         ({"mode": "kpm"}, "context"),
         ({"context": ()}, "non-empty string"),
-        ({"power": 1.5}, "0 to 1"),
+        ({"power": 1.5}, "<= 1"),
     ],
 )
 def test_its_options_are_checked(options, allowed):
