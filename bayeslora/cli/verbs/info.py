@@ -27,7 +27,7 @@ class Options(arguments.Loading):
     """Arguments of the verb."""
 
     model: str | None = argument("MODEL", "model", nargs="?")
-    """a model directory; with --spectrum also a PEFT checkpoint"""
+    """a model directory"""
     spectrum: bool = option()
     """show the size, stable rank and singular values of each adapted layer's weight change, and how
     far orthonormal factors drifted; loads the model"""
@@ -79,18 +79,12 @@ def _verify(args: Options, model: str) -> None:
 
 
 def _spectrum(args: Options, model: str) -> None:
-    """Print the spectra of a bayeslora model by member, or of a PEFT checkpoint's adapters."""
-    from bayeslora.backbones.sequence import is_peft
+    """Print the spectra of a bayeslora model by member."""
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.export import peft_spectrum
     from bayeslora.metrics.scores import without_nan
 
     loading = given(args, *LOADING)
-    if is_peft(model):
-        members = [peft_spectrum(model, **loading)]
-    else:
-        clf = BayesianClassifier.from_pretrained(model, progress=False, **loading)
-        members = clf.spectrum()
+    members = BayesianClassifier.from_pretrained(model, progress=False, **loading).spectrum()
     if args.json:
         content = [[dataclasses.asdict(site) for site in sites] for sites in members]
         print_json({"model": model, "members": without_nan(content)})
