@@ -19,9 +19,9 @@ from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
-from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.reading import Depth, Verbaliser
+from bayeslora.backbones.sequence import wrap_module
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import (
     FOREIGN,

@@ -30,9 +30,6 @@ FROZEN_STATES, SECOND_MOMENTS = "frozen-states", "second-moments"
 """Kinds of cached files: outputs of the frozen layers, for the next fit to the same texts, and
 context statistics from which adapters are initialised."""
 
-WEIGHTS_CHECKSUM = "model.safetensors.sha256"
-"""File beside de-quantised weights that identifies their directory as part of the cache."""
-
 _SUFFIX = ".safetensors"
 
 

@@ -71,7 +71,6 @@ def test_targets_of_sites_are_checked(cls, targets, wrong):
     ("cls", "options", "allowed"),
     [
         (LoRA, {"dropout": 1.0}, "< 1"),
-        (PiSSA, {"niter": -1}, "<= 1,000 or None"),
         (PoLAR, {"constraint": "retract"}, "'landing' or 'retraction'"),
     ],
 )

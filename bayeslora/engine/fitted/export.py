@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bayeslora._version import __version__
-from bayeslora.adapters.inject import export
 from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.site import export
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for
@@ -417,9 +417,8 @@ def write_peft(
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
     classification with `head`; None if `prefix` names another class. Paths of this machine are
-    useless elsewhere: an embedded backbone is named by its hub id (our reader finds the short name
-    in the metadata of the tensors), and a directory by the hub id in its configuration. A directory
-    without a hub id is named by its path, with a note.
+    useless elsewhere: an embedded backbone is named by its hub id, and a directory by the hub id in
+    its configuration. A directory without a hub id is named by its path, with a note.
 
     Args:
         network: A single network.
@@ -467,8 +466,7 @@ def write_peft(
         "pooling": pooling_words(encoder),
     }
     with _directory(network, directory, "peft", overwrite=overwrite) as temporary:
-        short = name if embedded else None
-        export_peft(network.sites, temporary, base, prefix, last, task_type=task, embedded=short)
+        export_peft(network.sites, temporary, base, prefix, last, task_type=task)
         (temporary / README).write_text(_readme(network, "peft.md.j2", **facts), encoding="utf-8")
     return PeftExport(f"peft.{loader}", notes)
 
