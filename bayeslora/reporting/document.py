@@ -23,14 +23,20 @@ from bayeslora.predictions.collection import Source
 from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.blocks import Block, Details, Document, Figure, Record, Section, Term
-from bayeslora.reporting.comparison import difference_table
+from bayeslora.reporting.blocks import (
+    Block,
+    Details,
+    Document,
+    Figure,
+    Record,
+    Section,
+    Table,
+    Term,
+)
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figure_style import Panel
-from bayeslora.reporting.figures import Drawings
+from bayeslora.reporting.figures import Drawings, Panel
 from bayeslora.reporting.sentences import advice, findings, overview
-from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of, listed, words
+from bayeslora.reporting.text import classes_of, listed, say, words
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
@@ -131,13 +137,14 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 def _scores(facts: Facts) -> tuple[Block, ...]:
     scores, every = (
-        tables_of.score_table(facts.scores, {}, keys, facts, chance=True)
+        tables_of.score_table(facts.scores, {}, keys, facts)
         for keys in (None, tuple(tables_of.COLUMNS))
     )
     every = every.transposed("Score").called("every")
     blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
     if facts.comparison is not None:
-        blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
+        table = tables_of.difference_table(facts.comparison).called("differences")
+        blocks.append(replace(table, notes=f"{table.notes} {say('chosen_by')}"))
     return tuple(blocks)
 
 
@@ -159,7 +166,7 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = facts.leader.title if facts.leader is not None else ""
     ordered = sorted(facts.scores, key=lambda method: method.name != first)
-    tables = _numbered("confused", tables_of.confusion_tables(ordered, captioned=True))
+    tables = _numbered("confused", tables_of.confusion_tables(ordered))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 

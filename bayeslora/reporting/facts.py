@@ -197,7 +197,6 @@ class Standing:
         others: Number of other methods.
         paired: Type of pairing, such as `row by row`, if paired differences decided for all other
             methods; else empty.
-        equal: Labels of the methods in `tied` with exactly the same score.
     """
 
     label: str
@@ -205,12 +204,6 @@ class Standing:
     tied: tuple[str, ...]
     others: int
     paired: str = ""
-    equal: tuple[str, ...] = ()
-
-    def decided(self, tied: tuple[str, ...], paired: str) -> Standing:
-        """Return the standing in which differences have decided which methods are tied."""
-        equal = tuple(label for label in self.equal if label in tied)
-        return replace(self, tied=tied, equal=equal, paired=paired)
 
     def is_top(self, label: str) -> bool:
         """Return whether a method is the best or tied with it."""
@@ -249,23 +242,7 @@ def standing(
         # Intervals overlap, or one is missing.
         if label != best and not (low > ends[best][1] or ends[best][0] > high)
     )
-    value = scores[best].value
-    equal = tuple(  # up to rounding errors
-        label
-        for label in tied
-        if math.isclose(scores[label].value, value, rel_tol=1e-12, abs_tol=1e-15)
-    )
-    return Standing(best, scores[best], tied, len(scores) - 1, equal=equal)
-
-
-def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
-    """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
-    labels = list(map(str, range(len(scores))))
-    pairs = zip(labels, scores, strict=True)
-    present = {label: score for label, score in pairs if score is not None}
-    if key not in ORDERED or not present:
-        return [False] * len(scores)
-    return standing(key, present).marks(labels)
+    return Standing(best, scores[best], tied, len(scores) - 1)
 
 
 def standing_of(
@@ -293,7 +270,7 @@ def standing_of(
     clear = {row.name for row in comparison.rows if row.is_clear(key)}
     tied = tuple(label for label in labels if label != best.label and label not in clear)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
-    return best.decided(tied, f"{over_seeds}row by row")
+    return replace(best, tied=tied, paired=f"{over_seeds}row by row")
 
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
@@ -335,7 +312,7 @@ def _paired(
     others = [label for label in values if label != best.label]
     p = holm([p_of(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
-    return best.decided(tied, "row by row")
+    return replace(best, tied=tied, paired="row by row")
 
 
 @dataclass(frozen=True)

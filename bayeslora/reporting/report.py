@@ -16,8 +16,7 @@ from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figure_style import FORMATS, check_formats
-from bayeslora.reporting.figures import draw
+from bayeslora.reporting.figures import FORMATS, check_formats, draw
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.score_files import scores_json, write_csv
 
@@ -122,7 +121,8 @@ def report(
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
-    formats = check_formats(options.get("figures", FORMATS[:1]))
+    formats = options.get("figures", FORMATS[:1])
+    check_formats(formats)
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = collection.as_list(items), collection.as_list(shifted)

@@ -36,6 +36,9 @@ def _cell(value: object) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+SHIFT_KEYS = ("accuracy", "nll", "ece")
+"""Scores of corrupted rows."""
+
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
 
@@ -78,8 +81,8 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
                 "label": curve.label,
                 "corruption": curve.kind,
                 "scores": [
-                    without_nan({"severity": level, **{k: vars(s) for k, s in by_key.items()}})
-                    for level, by_key in curve.scores.items()
+                    without_nan({"severity": level, **{k: vars(scores[k]) for k in SHIFT_KEYS}})
+                    for level, scores in curve.scores.items()
                 ],
             }
             for curve in facts.shift

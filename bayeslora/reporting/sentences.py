@@ -12,8 +12,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, OODScores, Scores
 from bayeslora.plain_text import as_label, counted
@@ -284,7 +282,7 @@ def _more_labels(leader: Assessed, whose: str) -> list[str]:
     # Examples of the same clusters tell little more.
     size = counted(leader.scores.n_labelled, "labelled example")
     if clusters is not None:
-        size = f"{counted(len(np.unique(clusters)), 'cluster')} of labelled examples"
+        size = f"{counted(len({*clusters}), 'cluster')} of labelled examples"
     gaps = [fit.scores["overconfidence"] for fit in leader.each]
     half_widths = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
     if not half_widths:
@@ -319,8 +317,7 @@ def _ranking(facts: Facts, leader: Assessed) -> list[Finding]:
     sentences = []
     if nll.others:
         for fact, best in {"lowest_nll": nll, "highest_accuracy": accuracy}.items():
-            names, has = (best.label, *best.equal), "share" if best.equal else "has"
-            sentences.append(say(fact, names=names, has=has, score=best.score, lead=_lead(best)))
+            sentences.append(say(fact, best=best, lead=_lead(best)))
         if facts.comparison is None:
             sentences.append(say("other_rows"))
     if leader.fits:
@@ -330,16 +327,12 @@ def _ranking(facts: Facts, leader: Assessed) -> list[Finding]:
 
 
 def _lead(best: Standing) -> str:
-    """Return the comparison with the worse methods, the second half of a sentence, if any."""
-    behind = [label for label in best.tied if label not in best.equal]
-    if behind:
-        whom = "all others" if len(behind) == best.others > 1 else listed_names(behind)
+    """Return the comparison with the other methods, the second half of a sentence, if any."""
+    if best.tied:
+        whom = "all others" if len(best.tied) == best.others > 1 else listed_names(best.tied)
         reason = f"compared {best.paired}" if best.paired else "intervals overlap"
-        whose = "their" if best.equal else "its"
-        return say("lead_by_chance", whose=whose, whom=whom, reason=reason)
-    if len(best.equal) < best.others:
-        return say("lead", reason=f" ({best.paired})" if best.paired else "")
-    return ""
+        return say("tied", whom=whom, reason=reason)
+    return say("lead", reason=f" ({best.paired})" if best.paired else "") if best.others else ""
 
 
 def _accuracy(leader: Assessed) -> Finding:
@@ -392,7 +385,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
         index, share = weakest
         name = as_label(leader.method.predictions.classes[index])
         sentences.append(say("limit_class", name=name, share=share))
-    sentences += filter(None, [single_rows(leader.scores)])
     tested = [name for name in facts.sets if name in leader.scores.ood]
     for name in tested:
         confidence = leader.method.ood[name].predictions.confidence
@@ -413,14 +405,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     return Finding("limits", topic, (*sentences, say("unseen")), kind)
 
 
-def single_rows(scores: Scores) -> str:
-    """Return a warning that names the classes with a single labelled row; empty without any."""
-    fits = scores.intervals.get("num_seeds", 1)
-    sizes = zip(scores.class_names, map(sum, scores.confusion), strict=False)
-    names = [as_label(name) for name, size in sizes if size == fits]
-    return say("single_rows", names=names, n=len(names), of=scores.num_classes) if names else ""
-
-
 def _detection(facts: Facts, name: str) -> Finding:
     """Return how well the methods detect an out-of-distribution set."""
     best, result = facts.detectors[name]
@@ -433,7 +417,6 @@ def _detection(facts: Facts, name: str) -> Finding:
             best=best,
             result=result,
             detects="does not detect the set" if is_blind(result) else detects,
-            also=f"; {listed_names(best.equal)} too" if best.equal else "",
             lead=_lead(best),
         )
     ]
@@ -480,36 +463,8 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     )
     if "coverage" not in scores:
         return [size]
-    score, stated, compared = scores["coverage"], scores.stated_coverage, ""
-    if stated is not None:
-        requested = f"the requested {percent(stated)}"
-        compared = f"; {requested} is within chance"
-        if score.high < stated or score.low > stated:
-            compared = f", {'fewer' if score.high < stated else 'more'} than {requested}"
+    score, stated = scores["coverage"], scores.stated_coverage
+    compared = "" if stated is None else f"; {percent(stated)} was requested"
     covered = say("covered", covered=score, n=scores.n_labelled, compared=compared)
-    return [covered, size, *_worst_covered(predictions, scores)]
-
-
-def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
-    """Name the class with the lowest coverage, the first if tied."""
-    if predictions.sets is None or predictions.labels is None:
-        return []
-    rows = predictions.labelled
-    labels = predictions.labels[rows]
-    covered = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
-    present, counts = np.unique(labels, return_counts=True)
-    if len(present) < 2:
-        return []
-    shares = np.bincount(labels, covered)[present] / counts
-    worst, lowest = int(np.argmin(shares)), scores["worst_class_coverage"]
-    classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
-    return [
-        say(
-            "worst_covered",
-            name=as_label(predictions.classes[present[worst]]),
-            share=shares[worst],
-            size=int(counts[worst]),
-            lowest=lowest,
-            hint="" if classwise else say("classwise"),
-        )
-    ]
+    worst = say("worst_covered", lowest=scores["worst_class_coverage"])
+    return [covered, size, worst]

@@ -50,6 +50,11 @@ reordering adjacent numbers. Each format converts them to its own markup. `clean
 names."""
 
 
+def plain(sentence: str) -> str:
+    """Return a sentence without the marks around names."""
+    return sentence.replace(NAME_START, "").replace(NAME_END, "")
+
+
 def brief(text: str) -> str:
     """Return external `text` for use in a line: cleaned, and no wider than 60 columns."""
     return as_label(text, 60)
@@ -186,6 +191,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "labelled": lambda count: counted(count, "labelled example"),
     "bins": lambda count: counted(count, "bin"),
     "clusters": lambda count: counted(count, "cluster"),
+    "comparisons": lambda count: counted(count, "comparison"),
     "examples": lambda count: counted(count, "example"),
     "permutations": lambda count: counted(count, "permutation"),
     "resamples": lambda count: counted(count, "resample"),

@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
+from bayeslora.reporting.comparison import SUFFIXES, comparison_target, write_comparison
 from refusal import refused
 
 from bayeslora.metrics.compare import COMPARED, compare
-from bayeslora.reporting.comparison import SUFFIXES, comparison_target, write_comparison
 from bayeslora.reporting.text import p_text
 
 

@@ -10,8 +10,7 @@ from sklearn.metrics import roc_curve as reference_roc
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.figure_style import METHODS
-from bayeslora.reporting.figures import risk_coverage_panel, roc_curve
+from bayeslora.reporting.figures import METHODS, risk_coverage_panel, roc_curve
 
 
 def test_the_panel_marks_and_tells_the_accuracies():

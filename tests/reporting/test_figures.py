@@ -8,8 +8,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
-from bayeslora.reporting.figure_style import OUTSIDE
-from bayeslora.reporting.figures import confidence_panel, density_panel, reliability_panel
+from bayeslora.reporting.figures import OUTSIDE, confidence_panel, density_panel, reliability_panel
 
 
 def relative_luminance(color):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bayeslora.reporting.tables import Table
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
@@ -11,7 +12,6 @@ from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.sentences import overview
-from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import words
 
 pytestmark = pytest.mark.usefixtures("blank_figures")

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from bayeslora.reporting.assess import Point
-from bayeslora.reporting.figure_style import FORMATS, drawing_style
-from bayeslora.reporting.figures import reliability_panel
+from bayeslora.reporting.figures import FORMATS, drawing_style, reliability_panel
 
 POINTS = [Point(0.8, 1.0, 50, 0.9, 0.7, 0.56, 0.81), Point(0.4, 0.6, 9, 0.5, 0.5, 0.2, 0.8)]
 HOSTILE = [

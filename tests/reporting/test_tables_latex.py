@@ -6,14 +6,14 @@ import string
 import subprocess
 
 import pytest
-
-from bayeslora.reporting.page import escape_latex, to_latex
 from bayeslora.reporting.tables import (
     Cell,
     Column,
     Row,
     Table,
 )
+
+from bayeslora.reporting.page import escape_latex, to_latex
 from bayeslora.reporting.text import named
 
 LATEX = shutil.which("pdflatex")
