@@ -288,36 +288,26 @@ def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class ShiftCurve:
-    """A method under a corruption such as `typos`.
-
-    `scores` holds the scores by severity or radius, ascending; 0: uncorrupted rows.
-    """
-
-    label: str
-    kind: str
-    scores: Mapping[float, Scores]
+Shift = Mapping[tuple[str, str, float], Scores]
+"""(label, corruption, severity or radius) -> scores, ascending; 0: uncorrupted rows."""
 
 
-def shift_curves(
+def shift_scores(
     methods: Sequence[Assessed], shifted: Sequence[Source], options: EvaluateOptions
-) -> tuple[ShiftCurve, ...]:
-    """Return a curve for each corruption and method.
+) -> Shift:
+    """Score predictions of the same rows, corrupted.
 
-    `shifted` are predictions of the same rows, corrupted. Their metadata hold `corruption` and
-    `severity`; the model's fingerprint or the name identifies the method.
+    Their metadata hold `corruption` and `severity`; the model's fingerprint or the name identifies
+    the method.
 
     Raises:
         InputError: Metadata or labels are missing, or no single method fits.
     """
-    curves: dict[tuple[str, str], dict[float, Scores]] = {}
+    found: dict[tuple[str, str, float], Scores] = {}
     for source in shifted:
         predictions, notes = source.predictions, source.predictions.metadata
-        name = quoted(predictions.name)
-        made_by = [
-            each for each in methods if _model(each.method.predictions) == _model(predictions)
-        ]
+        name, model = quoted(predictions.name), _model(predictions)
+        made_by = [each for each in methods if _model(each.method.predictions) == model]
         if len(methods) > 1 and len(made_by) != 1:
             labels = ", ".join(quoted(method.label) for method in methods)
             raise InputError(f"{name} was made by none of the methods, or by several: {labels}")
@@ -332,12 +322,9 @@ def shift_curves(
         scores = evaluate(predictions, **shared_options(options))
         if not (scores.n_labelled and method.scores.n_labelled):
             raise InputError(f"{name} has no labels, so calibration under shift is not known")
-        curve = curves.setdefault((kind, method.label), {0.0: method.scores})
-        curve[severity] = scores
-    return tuple(
-        ShiftCurve(label, kind, dict(sorted(scores.items())))
-        for (kind, label), scores in sorted(curves.items())
-    )
+        found[method.label, kind, 0.0] = method.scores
+        found[method.label, kind, severity] = scores
+    return dict(sorted(found.items()))
 
 
 def _model(predictions: Predictions) -> str:

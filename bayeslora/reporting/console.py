@@ -32,8 +32,7 @@ def scores_table(
     Args:
         scores: Results of `evaluate`, one per method.
         width: Columns of the terminal.
-        keys: The only scores to show, in this order; None shows a selection, and for a
-            single method its mean uncertainties.
+        keys: The only scores to show, in this order; None shows a selection.
     """
     labels = unique_labels([result.name or "unnamed" for result in scores])
     named = [replace(each, name=label) for each, label in zip(scores, labels, strict=True)]
@@ -45,8 +44,6 @@ def scores_table(
         blocks = [to_text(_list_of_scores(named[0], sets, keys))]
     tables = [
         tables_of.near_far_table(named),
-        # Three rows per method would be too many for several methods.
-        *([tables_of.uncertainty_table(named)] if keys is None and len(named) == 1 else []),
         *tables_of.group_tables(named),
         tables_of.class_table(named),
         *tables_of.confusion_tables([method for method in named if method.classes]),

@@ -69,10 +69,6 @@ def compose(
     """
     methods, scores = facts.methods, facts.scores
     glance, drawings = _first_screen(facts, drawings)
-    selective: list[Block] = [*_drawn(drawings["selective"])]
-    kinds = [means for method in scores for means in method.uncertainty.values()]
-    if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
-        selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
     parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
     terms = glossary()
     sections = (
@@ -82,10 +78,13 @@ def compose(
         Section(
             "reliability",
             "Reliability",
-            _drawn(*(drawings[topic] for topic in ("reliability", "confidence", "shift"))),
+            (
+                *_drawn(drawings["reliability"], drawings["confidence"]),
+                *_numbered("shift", [tables_of.shift_table(facts.shift)]),
+            ),
         ),
         Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
-        Section("confidence", "Selective prediction", tuple(selective)),
+        Section("confidence", "Selective prediction", _drawn(drawings["selective"])),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section(

@@ -28,7 +28,7 @@ from bayeslora.metrics.differences import are_same_rows, farther_from_zero_p, ho
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
 from bayeslora.metrics.scores import OODScores, Score, Scores
-from bayeslora.reporting.assess import Assessed, Point, ShiftCurve, labelled, occupied
+from bayeslora.reporting.assess import Assessed, Point, Shift, labelled, occupied
 from bayeslora.reporting.text import listed_names
 
 SURE = 0.9
@@ -341,7 +341,7 @@ class Facts:
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     sets: Mapping[str, str] = field(default_factory=dict)
     fits: Sequence[Assessed] = ()
-    shift: Sequence[ShiftCurve] = ()
+    shift: Shift = field(default_factory=dict)
 
     @property
     def comparison(self) -> Comparison | None:

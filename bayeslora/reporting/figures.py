@@ -44,7 +44,7 @@ from bayeslora.errors import unknown_choice
 from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.plain_text import counted
 from bayeslora.reporting import blocks
-from bayeslora.reporting.assess import Assessed, Point, ShiftCurve, every_fit, labelled
+from bayeslora.reporting.assess import Assessed, Point, every_fit, labelled
 from bayeslora.reporting.facts import SURE, Facts
 from bayeslora.reporting.text import number, score_words, shown_ece, words
 
@@ -200,13 +200,6 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
             yield "confidence", confidence_panel(f"confidence-{index}", fit)
         for panel in density_panels(index, fit, facts.sets):
             yield "densities", panel
-    groups = [
-        group
-        for kind in dict.fromkeys(curve.kind for curve in facts.shift)
-        for _, group in panels_of([curve for curve in facts.shift if curve.kind == kind])
-    ]
-    for index, curves in enumerate(groups, start=1):
-        yield "shift", shift_panel(f"shift-{index}", curves)
     points = [point for fit in with_labels for point in fit.scores.risk_coverage]
     # The first few rows may all be wrong by chance, which would stretch the axis.
     top = max((point.risk for point in points if point.coverage >= 0.1), default=0.0)
@@ -278,10 +271,6 @@ def draw_points(axes: Axes, look: Look, across: ArrayLike, up: ArrayLike) -> Non
     axes.plot(across, up, **{**look, **white}, zorder=3, clip_on=False)
 
 
-NARROWEST_LABELLED = 0.04
-"""Narrowest bar labelled with its count, in units of confidence."""
-
-
 def reliability_panel(name: str, fit: Assessed) -> Panel:
     """Return the diagram of a fit with labelled rows."""
     points, note = fit.points, f"ECE {shown_ece(fit.scores)}, n = {fit.scores.n_labelled:,}"
@@ -325,22 +314,17 @@ def reliability_panel(name: str, fit: Assessed) -> Panel:
 
 
 def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
-    widths = [point.high - point.low for point in points]
     bars = axes.bar(
         [point.low for point in points],
         [point.count for point in points],
-        width=widths,
+        width=[point.high - point.low for point in points],
         align="edge",
         color="#c9d6df",
         edgecolor=MUTED,
         linewidth=0.5,
     )
-    labels = [
-        f"{point.count:,}" if width >= NARROWEST_LABELLED else ""
-        for point, width in zip(points, widths, strict=True)
-    ]
     # Upright, since numbers of many digits are wider than a bar.
-    axes.bar_label(bars, labels, padding=1.5, rotation=90, fontsize=7.0, color=INK)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=1.5, rotation=90, fontsize=7.0, color=INK)
     tallest = max(point.count for point in points)
     axes.set(xlim=(0, 1), ylim=(0, 1.7 * tallest), xlabel="confidence", ylabel="examples")
     axes.set_yticks([])
@@ -567,39 +551,3 @@ def roc_curve(
     hits = np.cumsum(rows.is_out)[rows.ends]
     alarms = rows.ends + 1 - hits
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
-
-
-_SHIFTED = {"ece": "ECE", "accuracy": "accuracy"}
-_TALL, _GAP = 1.25, 0.25
-
-
-def shift_panel(name: str, curves: Sequence[tuple[Look, ShiftCurve]]) -> Panel:
-    """Return ECE and accuracy of some methods, at least one, under one corruption."""
-    kind = curves[0][1].kind.replace("_", " ")
-    boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
-    height = 0.9 + len(curves) * ENTRY_HEIGHT + len(_SHIFTED) * (_TALL + _GAP)
-    title, note = f"Calibration under {kind}", "bars: 95 % intervals; severity 0: as they are"
-    figure, panels = figure_with_axes(height, title, note, *boxes[::-1])
-    legend = []
-    for look, curve in curves:
-        levels = list(curve.scores)
-        ends = [
-            f"{words_of_score} {number(curve.scores[levels[0]][key].value)} to "
-            f"{number(curve.scores[levels[-1]][key].value)}"
-            for key, words_of_score in _SHIFTED.items()
-        ]
-        text = f"{curve.label}\n{', '.join(ends)} at severity {levels[-1]:.4g}"
-        legend.append((look, text))
-        for axes, key in zip(panels, _SHIFTED, strict=True):
-            scores = [by_key[key] for by_key in curve.scores.values()]
-            values = [score.value for score in scores]
-            draw_curve(axes, look, levels, values)
-            draw_points(axes, look, levels, values)
-            lows, highs = [score.low for score in scores], [score.high for score in scores]
-            axes.vlines(levels, lows, highs, color=look["color"], linewidth=0.8)
-    add_legend(figure, legend)
-    for axes, title_of_axis in zip(panels, _SHIFTED.values(), strict=True):
-        axes.set(ylabel=title_of_axis)
-        axes.set_ylim(bottom=0)
-    panels[-1].set_xlabel("severity")
-    return Panel(name, figure, title, _in_words(legend))

@@ -91,8 +91,7 @@ def update_model_card(
 
     An earlier section is replaced in place, else the section is appended; results of the same
     metrics on the same data set are replaced, others are kept. A second call with the same scores
-    changes nothing. With `dataset_type`, the accuracy is also written to `.eval_results/` beside
-    the card, where the Hub looks for results on its own data sets.
+    changes nothing.
 
     Args:
         path: The card, an existing Markdown file.
@@ -121,14 +120,11 @@ def update_model_card(
     data["eval_results"] = [*others, *results]
     section = model_card_section(scores, dataset=dataset)
     if START in card.text:
-        head, tail = card.text.split(START)
-        card.text = head + section + tail.split(END)[1]
+        card.text = card.text.split(START)[0] + section + card.text.split(END)[1]
     else:
         card.text = f"{card.text.rstrip()}\n\n{section}\n".lstrip()
     with atomic_file(path) as temporary:
         temporary.write_text(str(card), encoding="utf-8", newline="\n")
-    if dataset_type is not None and "accuracy" in scores:
-        _write_eval_result(path.parent / ".eval_results", dataset_type, scores)
     return path
 
 
@@ -142,12 +138,8 @@ def read_card(path: str | Path) -> ModelCard:
     from huggingface_hub import ModelCard
 
     text = read_text(path).replace("\r\n", "\n")
-    if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)} or (
-        START in text and text.index(START) > text.index(END)
-    ):
-        raise InputError(f"model card {path}: expected one {START!r} and then one {END!r}, or none")
-    if not text.lstrip("\ufeff \n").startswith("---"):
-        text = f"---\n{{}}\n---\n{text}"
+    if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)}:
+        raise InputError(f"model card {path}: expected one {START!r} and one {END!r}, or none")
     try:
         return ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -179,18 +171,6 @@ def _results(scores: Scores, dataset: str, dataset_type: str | None) -> Iterator
     for name, detected in scores.ood.items():
         by = clean(f"{name} as out of distribution, by {score_words(detected.score)}")
         yield result("roc_auc", f"AUROC, {by}", detected.auroc.value, None)
-
-
-def _write_eval_result(folder: Path, dataset_id: str, scores: Scores) -> None:
-    import yaml
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    value = round(scores["accuracy"].value, 6)
-    entry = EvalResultEntry(dataset_id, "default", value, notes="accuracy, by bayeslora")
-    folder.mkdir(exist_ok=True)
-    with atomic_file(folder / f"{dataset_id.replace('/', '--')}.yaml") as temporary:
-        content = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        temporary.write_text(content, encoding="utf-8")
 
 
 def scores_of_report(page: Path) -> dict[str, Scores]:

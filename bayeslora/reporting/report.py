@@ -13,7 +13,7 @@ from bayeslora.io.files import check_writable, refuse_inputs, write_json
 from bayeslora.metrics.bootstrap import column_names
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
+from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_scores
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures import FORMATS, check_formats, draw
@@ -145,7 +145,7 @@ def report(
             pair(pooled, scoring),
             collection.ood_names(methods),
             fits=fits,
-            shift=shift_curves(fits, sources, scoring),
+            shift=shift_scores(fits, sources, scoring),
         )
         document = compose(
             options.get("title", ""), facts, draw(facts), provenance=provenance or {}, column=column

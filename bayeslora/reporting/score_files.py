@@ -19,6 +19,7 @@ from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.facts import Facts
+from bayeslora.reporting.score_tables import SHIFT_KEYS
 
 _FORMULA = re.compile(r"[=@＝＋－＠]|[+-](?!\d+(\.\d+)?$)")
 
@@ -35,9 +36,6 @@ def _cell(value: object) -> str:
     text = value and clean(value)
     return f"'{text}" if _FORMULA.match(text) else text
 
-
-SHIFT_KEYS = ("accuracy", "nll", "ece")
-"""Scores of corrupted rows."""
 
 FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
@@ -78,14 +76,12 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
         "comparison": None if comparison is None else comparison.to_json(),
         "shift": [
             {
-                "label": curve.label,
-                "corruption": curve.kind,
-                "scores": [
-                    without_nan({"severity": level, **{k: vars(scores[k]) for k in SHIFT_KEYS}})
-                    for level, scores in curve.scores.items()
-                ],
+                "label": label,
+                "corruption": kind,
+                "severity": severity,
+                "scores": without_nan({key: vars(scores[key]) for key in SHIFT_KEYS}),
             }
-            for curve in facts.shift
+            for (label, kind, severity), scores in facts.shift.items()
         ],
     }
 

@@ -12,6 +12,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.plain_text import as_label, clean, counted, shorten
+from bayeslora.reporting.assess import Shift
 from bayeslora.reporting.blocks import Cell, Column, Row, Table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.text import (
@@ -246,6 +247,21 @@ def _brackets(methods: Sequence[Scores]) -> str:
     return say("over_seeds_all" if pooled == len(methods) else "over_seeds_some")
 
 
+SHIFT_KEYS = ("accuracy", "nll", "ece")
+"""Scores of corrupted rows."""
+
+
+def shift_table(shift: Shift) -> Table:
+    """Return the table of corrupted rows; without rows if there are none."""
+    columns = {key: COLUMNS[key] for key in SHIFT_KEYS}
+    lines = [
+        ((label, as_label(kind.replace("_", " ")), f"{severity:g}"), scores)
+        for (label, kind, severity), scores in shift.items()
+    ]
+    headings = ("Method", "Corruption", "Severity")
+    return _table(say("shift"), headings, columns, lines, say("brackets"))
+
+
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
     "epistemic_ratio": Column("Epistemic ratio", "→1"),
@@ -387,25 +403,6 @@ def near_far_table(methods: Sequence[Scores]) -> Table:
     caption = "Means over near and over far sets; every set counts the same."
     headings = ("Method", "Mean over sets", "Uncertainty")
     return _table(caption, headings, OOD_COLUMNS, lines, say("brackets"))
-
-
-_UNCERTAINTY_COLUMNS: Mapping[str, Column] = {
-    "mean": Column("all examples"),
-    "right": Column("correct predictions"),
-    "wrong": Column("wrong predictions"),
-}
-
-
-def uncertainty_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of mean uncertainties; without rows if no method has any."""
-    lines = [
-        ((method.name, score_words(name)), means)
-        for method in methods
-        for name, means in method.uncertainty.items()
-    ]
-    notes = say("in_nats")
-    headings = "Method", "Mean"
-    return _table(say("uncertainties"), headings, _UNCERTAINTY_COLUMNS, lines, notes)
 
 
 MOST_CLASSES = 10
