@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 from bayeslora._version import __version__
-from bayeslora.conformal import CONFORMAL
 from bayeslora.io.files import shown_path
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Source
-from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.blocks import (
@@ -34,7 +31,7 @@ from bayeslora.reporting.blocks import (
     Term,
 )
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figures import Drawings, Panel
+from bayeslora.reporting.figures import Drawings
 from bayeslora.reporting.sentences import advice, findings, overview
 from bayeslora.reporting.text import classes_of, listed, say, words
 from bayeslora.reporting.wrong_answers import wrong_answers
@@ -93,7 +90,7 @@ def compose(
             () if column is None else wrong_answers(facts.fits, column),
             page_only=True,
         ),
-        Section("methods", "Methods", tuple(map(method_card, facts.fits))),
+        Section("methods", "Methods", tuple(method_card(fit, facts.sets) for fit in facts.fits)),
         Section("run", "Run", (run_record(facts, provenance),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms", terms),)),
     )
@@ -111,14 +108,13 @@ def compose(
 def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
     first, to_do = overview(facts), advice(facts)
-    chosen: list[Panel] = []
-    others = dict(drawings)
-    for topic in ("reliability", "confidence"):
-        panels = drawings[topic].panels
-        chosen += [panel for panel in panels if panel.name == first.figure]
-        rest = tuple(panel for panel in panels if panel.name != first.figure)
-        others[topic] = replace(drawings[topic], panels=rest)
-    blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
+    panels = [panel for figure in drawings.values() for panel in figure.panels]
+    chosen = tuple(panel for panel in panels if panel.name == first.figure)
+    others = {
+        topic: replace(figure, panels=tuple(p for p in figure.panels if p not in chosen))
+        for topic, figure in drawings.items()
+    }
+    blocks: list[Block] = [first, *_drawn(Figure(first.caption, chosen))]
     if len(facts.methods) > 1 and facts.leader is not None:
         blocks.append(tables_of.first_table(facts).called("overview"))
     return (*blocks, *([] if to_do is None else [to_do])), others
@@ -194,33 +190,36 @@ def _size(facts: Facts) -> str:
     return f"{counted(len(methods), 'method')}{fits} · {size} · {classes} · {first.num_bins} bins"
 
 
-def method_card(assessed: Assessed) -> Record:
-    """Return the card of a method."""
-    notes, scores = assessed.method.predictions.metadata, assessed.scores
+def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
+    """Return the card of a method: its metadata, and what it was scored on."""
+    method, scores, notes = assessed.method, assessed.scores, assessed.method.predictions.metadata
     parts = [
         _described(notes[key], notes.get(f"{key}_summary", ""))
         for key in ("adapter", "posterior")
         if key in notes
     ]
     unknown = "The file has no record of the method; this report uses only its probabilities."
-    without = scores.n - scores.n_labelled
-    unlabelled = f", {without:,} of them without a label" if without else ""
-    size = f"{counted(scores.n, 'example')} of {classes_of(scores)}{unlabelled}"
     rows = [
-        (as_label(key.replace("_", " ")), _in_words(key, value))
+        (as_label(key.replace("_", " ")), as_label(_in_words(key, value), 2 * LONGEST))
         for key, value in notes.items()
         if not key.endswith("_summary")
     ]
-    summary = " with ".join(parts) if notes else unknown
-    return Record(assessed.label, (*rows, ("scored on", size)), summary)
+    classes = [as_label(name) for name in method.predictions.classes]
+    unlabelled = f"{scores.n - scores.n_labelled:,} of them without a label"
+    rows += [
+        ("predictions", _origin(method.source)),
+        ("scored on", f"{counted(scores.n, 'example')} of {classes_of(scores)}, {unlabelled}"),
+        ("classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"),
+    ]
+    rows += [
+        (f"out of distribution: {sets[name]}", _origin(source))
+        for name, source in method.ood.items()
+    ]
+    return Record(assessed.label, tuple(rows), " with ".join(parts) if notes else unknown)
 
 
 def _in_words(key: str, value: str) -> str:
-    """Return a value of the metadata, a link and a post-hoc step in words."""
-    if key == "link":
-        value = words()["links"].get(value, value)
-    known: Any = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
-    return _described(value, getattr(known.get(value), "summary", ""))
+    return words()["links"].get(value, value) if key == "link" else value
 
 
 def _described(name: str, summary: str) -> str:
@@ -230,50 +229,33 @@ def _described(name: str, summary: str) -> str:
 
 def run_record(facts: Facts, provenance: Provenance) -> Details:
     """Return everything needed to reproduce the numbers, below the run in one line."""
-    first = facts.fits[0].scores
-    notes = first.intervals
+    scores = facts.fits[0].scores
+    notes = scores.intervals
     settings = {
-        "bins": f"{first.num_bins} of equal width, [low, high), the last one holds 1",
+        "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
         "seed of the bootstrap": str(notes["seed"]),
     }
-    command = provenance.get("command")
-    stated = as_label(command, 100) if isinstance(command, str) else ""
-    line = " · ".join(filter(None, (stated, f"bayeslora {__version__}", settings["intervals"])))
-    parts: dict[str, Mapping[str, str]] = {"The run": {}}
-    for key, value in provenance.items():
-        if isinstance(value, Mapping):
-            parts[key] = value
-        else:
-            title = "command to repeat it" if key == "command" else key
-            parts["The run"] = {**parts["The run"], title: value}
-    for fit in facts.fits:
-        parts[f"Method: {fit.label}"] = dict(_method_rows(fit, facts.sets))
-    parts["This report"] = {**settings, **_versions()}
+    alone = {key: value for key, value in provenance.items() if isinstance(value, str)}
+    parts = {
+        "The run": alone,
+        **{key: value for key, value in provenance.items() if not isinstance(value, str)},
+        "This report": {**settings, **_versions()},
+    }
     records = tuple(
-        Record(as_label(title), tuple((as_label(k), clean(str(v))) for k, v in rows.items()))
+        Record(as_label(title), tuple((as_label(k), clean(v)) for k, v in rows.items()))
         for title, rows in parts.items()
         if rows
     )
-    return Details(line, records)
-
-
-def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    method, scores = assessed.method, assessed.scores
-    if clean(method.name) != assessed.label:
-        yield "name", method.name
-    yield "predictions", _origin(method.source)
-    yield "examples", f"{scores.n:,}, of which {scores.n - scores.n_labelled:,} unlabelled"
-    classes = [as_label(name) for name in method.predictions.classes]
-    yield "classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"
-    for name, source in method.ood.items():
-        size = counted(len(source.predictions), "example")
-        yield f"out of distribution: {sets[name]}", f"{size}, {_origin(source)}"
+    line = [f"bayeslora {__version__}", settings["intervals"]]
+    if "command" in alone:
+        line.insert(0, as_label(alone["command"], 100))
+    return Details(" · ".join(line), records)
 
 
 def _origin(source: Source) -> str:
     if source.path is None:
-        return "in memory"
+        return f"{len(source.predictions):,} examples in memory"
     return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
 
 

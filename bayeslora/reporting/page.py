@@ -220,12 +220,13 @@ def escape_latex(text: str) -> str:
     return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
 
 
-def comparison_target(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Return the file that a comparison is to be written to, before it is computed.
+def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the table of `compare` atomically as Markdown or LaTeX, and return the file.
 
     Args:
+        comparison: The paired differences.
         out: A `.md` or `.tex` file.
-        overwrite: Whether an existing file may be replaced.
+        overwrite: Whether a file may be replaced.
 
     Raises:
         InputError: The suffix is another, or `out` exists and may not be replaced, or cannot be
@@ -236,21 +237,6 @@ def comparison_target(out: str | Path, *, overwrite: bool = False) -> Path:
         raise unknown_choice("ending of a comparison's file", target.suffix, (".md", ".tex"))
     check_writable(target)
     refuse_existing(target, overwrite=overwrite)
-    return target
-
-
-def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the table of `compare` atomically as Markdown or LaTeX, and return the file.
-
-    Args:
-        comparison: The paired differences.
-        out: A `.md` or `.tex` file.
-        overwrite: Whether a file may be replaced.
-
-    Raises:
-        InputError: As `comparison_target`.
-    """
-    target = comparison_target(out, overwrite=overwrite)
     table = difference_table(comparison).called("differences")
     text = f"{PREAMBLE}\n{to_latex(table)}"
     if target.suffix == ".md":

@@ -17,7 +17,6 @@ from bayeslora.reporting.blocks import Cell, Column, Row, Table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.text import (
     interval,
-    listed,
     named,
     number,
     p_text,
@@ -96,7 +95,7 @@ def score_table(
         for index, method in enumerate(methods)
     )
     notes = (
-        f"Calibration errors in {methods[0].num_bins} bins; {_brackets(methods)}.",
+        f"Calibration errors in {methods[0].num_bins} bins. {say('brackets')}",
         say("ties") if len(methods) > 1 else "",
         say("reflected") if any(REFLECTED & {*method} for method in methods) else "",
         clamped_note(methods),
@@ -148,7 +147,7 @@ def detection_table(
 ) -> Table:
     """Return the table of detection of each set by each method's own uncertainty."""
     ties = f" {say('ties')}" if len(methods) > 1 else ""
-    notes = f"The set is the positive class; {_brackets(methods)}.{ties}"
+    notes = f"The set is the positive class. {say('brackets')}{ties}"
     table = score_table(methods, sets, (), facts)
     return replace(table, caption=f"{say('detection')}{_marks(facts)}", notes=notes)
 
@@ -166,7 +165,7 @@ def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
         for inside, outside in sorted({(each.n_in, each.n_out) for each in results.values()})
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts})."
-    notes = f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
+    notes = f"The set is the positive class; higher = more uncertain. {say('brackets')}"
     return _table(caption, ("Method", "Uncertainty"), OOD_COLUMNS, lines, notes)
 
 
@@ -217,34 +216,15 @@ def chance_cell(scores: Scores) -> Cell:
     return Cell(number(scores.ece_if_calibrated), p)
 
 
-def clamped_note(scores: Sequence[Scores]) -> str:
+def clamped_note(methods: Sequence[Scores]) -> str:
     """Return a note on the rows whose NLL was clamped; empty if there are none."""
-    clipped = [
-        f"{result.nll_clamped:,} of {result.n_labelled:,} examples"
-        + (f" of {named(result.name)}" if len(scores) > 1 else "")
-        for result in scores
-        if result.nll_clamped and "nll" in result
-    ]
-    if not clipped:
-        return ""
-    return say("clamped", rows=listed(clipped))
+    clamped = sum(method.nll_clamped for method in methods)
+    return say("clamped", rows=clamped) if clamped else ""
 
 
-def sets_note(scores: Sequence[Scores]) -> str:
-    """Return a note on the coverage of prediction sets and their intervals; empty without sets."""
-    if not any("set_size" in result for result in scores):
-        return ""
-    stated = sorted({f"{result.stated_coverage:g}" for result in scores if result.stated_coverage})
-    made = f"Prediction sets were made for a coverage of {' or '.join(stated)}. " if stated else ""
-    return f"{made}Shares of prediction sets have Wilson intervals."
-
-
-def _brackets(methods: Sequence[Scores]) -> str:
-    """Return a note on what intervals are over: rows, or the seeds of a method."""
-    pooled = sum("num_seeds" in method.intervals for method in methods)
-    if not pooled:
-        return say("over_rows")
-    return say("over_seeds_all" if pooled == len(methods) else "over_seeds_some")
+def sets_note(methods: Sequence[Scores]) -> str:
+    """Return a note on the intervals of prediction sets; empty without sets."""
+    return say("shares_of_sets") if any("set_size" in method for method in methods) else ""
 
 
 SHIFT_KEYS = ("accuracy", "nll", "ece")
@@ -295,7 +275,7 @@ def _notes_on_differences(comparison: Comparison, reference: str) -> Iterator[st
     if comparison.num_clusters is not None:
         yield say("clusters", of=comparison, column=clean(comparison.cluster_by or ""))
     if comparison.intervals_over == "seeds":
-        yield say("t_intervals", pairing="paired by seed" if comparison.same_seeds else "Welch's")
+        yield say("t_intervals")
     else:
         yield say("paired", of=comparison, drawn=drawn)
     if comparison.num_permutations:
@@ -303,7 +283,7 @@ def _notes_on_differences(comparison: Comparison, reference: str) -> Iterator[st
     if comparison.distance_to is not None:
         yield say("distances", name=as_label(comparison.distance_to))
     if comparison.nll_clamped and "nll" in comparison.keys:
-        yield say("clamped_fits", of=comparison)
+        yield say("clamped", rows=comparison.nll_clamped)
 
 
 def with_seeds(row: ComparisonRow) -> str:

@@ -27,10 +27,9 @@ def run(args: Options) -> None:
     from bayeslora.metrics.compare import compare
     from bayeslora.predictions.collection import named_predictions
     from bayeslora.reporting.console import compare_table, comparison_line
-    from bayeslora.reporting.page import comparison_target, write_comparison
+    from bayeslora.reporting.page import write_comparison
 
     if args.out is not None:
-        comparison_target(args.out, overwrite=bool(args.overwrite))
         refuse_inputs(args.out, *args.files)
     keys = score_keys(args, SCORE_KEYS)
     methods = find(args).methods(args.cluster_by)
