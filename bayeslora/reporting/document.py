@@ -40,8 +40,8 @@ TITLE_COLUMNS = 160
 """Most columns of a title, as in a terminal."""
 
 
-LONGEST = 160
-"""Width of a summary in terminal columns; of sources, it is doubled."""
+LONGEST = 320
+"""Most columns of a value of the metadata."""
 
 PACKAGES = (
     *("numpy", "scipy", "netcal", "torchmetrics", "torch", "transformers"),
@@ -152,7 +152,7 @@ def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     return (
         tables_of.detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
-        *_drawn(drawings["roc"], drawings["densities"]),
+        *_drawn(drawings["roc"]),
         Details("Every uncertainty of every method", every),
     )
 
@@ -193,16 +193,11 @@ def _size(facts: Facts) -> str:
 def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
     """Return the card of a method: its metadata, and what it was scored on."""
     method, scores, notes = assessed.method, assessed.scores, assessed.method.predictions.metadata
-    parts = [
-        _described(notes[key], notes.get(f"{key}_summary", ""))
-        for key in ("adapter", "posterior")
-        if key in notes
-    ]
+    links = words()["links"]
     unknown = "The file has no record of the method; this report uses only its probabilities."
     rows = [
-        (as_label(key.replace("_", " ")), as_label(_in_words(key, value), 2 * LONGEST))
+        (as_label(key.replace("_", " ")), as_label(links.get(value, value), LONGEST))
         for key, value in notes.items()
-        if not key.endswith("_summary")
     ]
     classes = [as_label(name) for name in method.predictions.classes]
     unlabelled = f"{scores.n - scores.n_labelled:,} of them without a label"
@@ -215,16 +210,7 @@ def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
         (f"out of distribution: {sets[name]}", _origin(source))
         for name, source in method.ood.items()
     ]
-    return Record(assessed.label, tuple(rows), " with ".join(parts) if notes else unknown)
-
-
-def _in_words(key: str, value: str) -> str:
-    return words()["links"].get(value, value) if key == "link" else value
-
-
-def _described(name: str, summary: str) -> str:
-    shown = as_label(name, 2 * LONGEST)
-    return f"{shown} ({as_label(summary, LONGEST)})" if summary else shown
+    return Record(assessed.label, tuple(rows), "" if notes else unknown)
 
 
 def run_record(facts: Facts, provenance: Provenance) -> Details:

@@ -37,7 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import unknown_choice
@@ -53,7 +53,6 @@ FORMATS = ("svg", "png", "pdf")
 
 BLUE = "#0072B2"
 VERMILLION = "#D55E00"
-ORANGE = "#E69F00"
 PURPLE = "#CC79A7"
 GREEN = "#009E73"
 INK = "#222222"
@@ -83,29 +82,16 @@ MEETS: Look = {"color": BLUE, "marker": "o"}
 MISSES: Look = {"color": VERMILLION, "marker": "s"}
 RIGHT: Look = {"edgecolor": BLUE, "facecolor": "#73b1d4"}
 WRONG: Look = {"edgecolor": VERMILLION, "facecolor": "#f4d6bf", "hatch": "////"}
-IN_DISTRIBUTION: Look = {"edgecolor": BLUE, "facecolor": "#b2d4e7"}
 ACCURACY: Look = {"color": INK}
 CERTAINTY: Look = {"color": INK, "linestyle": (0, (3, 2))}
 RANDOM: Look = {"color": RULE, "linestyle": (0, (4, 2))}
 PERFECT: Look = {"color": RULE, "linestyle": (0, (1, 1.5))}
-DASHES = (
-    (0, (5, 1.5)),
-    (0, (1.2, 1.2)),
-    (0, (7, 1.5, 1.2, 1.5)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (9, 2)),
-)
-OUTSIDE: tuple[Look, ...] = tuple(
-    {"color": color, "linestyle": dashes}
-    for color, dashes in zip((VERMILLION, INK, GREEN, PURPLE, ORANGE), DASHES, strict=True)
-)
-"""Lines of the first, second, … out-of-distribution set; they repeat after the last."""
-
-METHODS: tuple[Look, ...] = tuple(
-    {"color": color, "linestyle": line, "marker": marker}
-    for color, line, marker in zip(
-        (BLUE, VERMILLION, INK, GREEN, PURPLE), ("-", *DASHES[:4]), "os^Dv", strict=True
-    )
+METHODS: tuple[Look, ...] = (
+    {"color": BLUE, "linestyle": "-", "marker": "o"},
+    {"color": VERMILLION, "linestyle": (0, (5, 1.5)), "marker": "s"},
+    {"color": INK, "linestyle": (0, (1.2, 1.2)), "marker": "^"},
+    {"color": GREEN, "linestyle": (0, (7, 1.5, 1.2, 1.5)), "marker": "D"},
+    {"color": PURPLE, "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "v"},
 )
 """Lines of the methods of a panel; their number limits the methods per panel."""
 
@@ -198,8 +184,6 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
             yield "reliability", reliability_panel(f"reliability-{index}", fit)
         if fit in with_labels or fit is fits[0]:
             yield "confidence", confidence_panel(f"confidence-{index}", fit)
-        for panel in density_panels(index, fit, facts.sets):
-            yield "densities", panel
     points = [point for fit in with_labels for point in fit.scores.risk_coverage]
     # The first few rows may all be wrong by chance, which would stretch the axis.
     top = max((point.risk for point in points if point.coverage >= 0.1), default=0.0)
@@ -377,96 +361,6 @@ def confidence_panel(name: str, fit: Assessed) -> Panel:
         axes.axvline(mean, **look, linewidth=1.3)
     words_of_means = ", ".join(text for _, text in lines).capitalize()
     return Panel(name, figure, f"Confidence of {fit.label}", f"{counts}. {words_of_means}.")
-
-
-NUM_BINS = 30
-"""Bins of a density panel."""
-
-_WIDE = 100.0
-"""Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
-
-DRAWN_SCORES: Mapping[str, str] = {
-    "max_probability": "",
-    "epistemic": " (nats)",
-    "logit_variance": "",
-}
-"""Uncertainty whose density is drawn -> its unit."""
-
-
-def density_panels(index: int, fit: Assessed, sets: Mapping[str, str]) -> Iterator[Panel]:
-    """Yield a panel per uncertainty of a fit that varies, with all of its sets."""
-    for score, unit in DRAWN_SCORES.items():
-        outside = {
-            f"{sets[name]} (n {len(source.predictions)}), AUROC "
-            f"{number(fit.scores.ood[name].by_score[score]['auroc'].value)}": (
-                source.predictions.uncertainty(score)
-            )
-            for name, source in fit.method.ood.items()
-            if score in fit.scores.ood[name].by_score
-        }
-        if not outside:
-            continue
-        inside = fit.method.predictions.uncertainty(score)
-        everything = np.concatenate([inside, *outside.values()])
-        if np.ptp(everything):
-            stem, axis = f"{score.replace('_', '-')}-{index}", f"{score_words(score)}{unit}"
-            is_share = score == "max_probability"
-            edges = np.linspace(0, 1, NUM_BINS + 1) if is_share else _edges(everything)
-            yield density_panel(stem, fit.label, inside, outside, axis=axis, edges=edges)
-
-
-def density_panel(
-    stem: str,
-    label: str,
-    inside: NDArray[np.float64],
-    outside: Mapping[str, NDArray[np.float64]],
-    *,
-    axis: str,
-    edges: NDArray[np.float64],
-) -> Panel:
-    """Return the panel of a method and an uncertainty in words with its unit, `axis`.
-
-    `inside` holds the [N] uncertainties of the in-distribution rows, and `outside` by the words of
-    a set the [M] uncertainties of its rows. The axis is logarithmic if `edges` of the bins span
-    several magnitudes.
-    """
-    key = 0.5 + (len(outside) + 1) * KEY_ROW
-    figure, (axes,) = figure_with_axes(2.3 + key, label, axis, (0.42, 1.7))
-    axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **IN_DISTRIBUTION)
-    entries = [(IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
-    for index, (text, values) in enumerate(outside.items()):
-        look = OUTSIDE[index % len(OUTSIDE)]
-        axes.stairs(_shares(values, edges), edges, baseline=None, linewidth=1.4, **look)
-        entries.append((look, text))
-    add_legend(figure, entries)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set(ylabel="% of the set", xlabel=axis, xlim=(edges[0], edges[-1]))
-    axes.set_ylim(bottom=0)
-    if edges[0] > 0 and edges[-1] / edges[0] > _WIDE:
-        axes.set(xscale="log", xlabel=f"{axis}, log scale")
-        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's powers of ten need mathtext
-        axes.xaxis.set_minor_locator(NullLocator())
-    medians = [
-        f"{text}: median {number(float(np.median(values)))}"
-        for (_, text), values in zip(entries, (inside, *outside.values()), strict=True)
-    ]
-    return Panel(stem, figure, f"{axis} of {label}", f"{'; '.join(medians)}.")
-
-
-def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the edges of the bins, geometric ones if the values are of several magnitudes."""
-    low, high = np.quantile(values, [0.005, 0.995])
-    if low > 0 and high / low > _WIDE:
-        return np.geomspace(low, high, NUM_BINS + 1)
-    if not high > low:
-        low, high = values.min(), values.max()
-    return np.linspace(low, high, NUM_BINS + 1)
-
-
-def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the percentage of rows in each bin; values out of range count in the end bins."""
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return 100 * counts / len(values)
 
 
 MARKED = (80, 90, 95)

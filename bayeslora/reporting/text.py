@@ -97,13 +97,13 @@ def shown(score: Score) -> str:
     return f"{number(score.value)} {ends}"
 
 
-def shown_ece(scores: Scores, key: str = "ece") -> str:
+def shown_ece(scores: Scores) -> str:
     """Return a calibration error with its noise-corrected interval.
 
     Noise only adds to such an error. Only the interval is corrected for noise, so the value can be
     at its upper end.
     """
-    score = scores[key]
+    score = scores["ece"]
     if score.has_interval:
         return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
     return f"{number(score.value)} ({NO_INTERVAL})"
