@@ -105,15 +105,11 @@ def comparison_line(comparison: Comparison) -> str:
     if by not in best.scores:
         return text
     text += f", {best.scores[by].value:.3f}"
-    if best.name == comparison.reference:
-        worse = [tables_of.with_seeds(row) for row in comparison.rows if row.is_clear(by)]
-    else:
-        worse = [as_label(comparison.reference)] if best.is_clear(by) else []
-    return (
-        f"{text}; clearly better than {', '.join(worse)}"
-        if worse
-        else f"{text}; no clear difference"
-    )
+    if best.name != comparison.reference:
+        clearly = "clearly" if best.is_clear(by) else "not clearly"
+        return f"{text}; {clearly} better than {as_label(comparison.reference)}"
+    worse = ", ".join(tables_of.with_seeds(row) for row in comparison.rows if row.is_clear(by))
+    return f"{text}; clearly better than {worse}" if worse else f"{text}; no clear difference"
 
 
 def _on_missing_intervals(text: str) -> list[str]:

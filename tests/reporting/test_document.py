@@ -14,19 +14,3 @@ def test_page_contents_and_markdown_have_one_order(made):
     # Only the page has the texts of examples.
     titles = [unescape(title) for key, title in headings if key != "examples"]
     assert written == ["At a glance", *titles]
-
-
-def test_latex_follows_the_order(made):
-    labels = re.findall(
-        r"\\label\{tab:bayeslora-([a-z]+)", (made / "tables.tex").read_text("utf-8")
-    )
-    assert list(dict.fromkeys(labels)) == [
-        "overview",
-        "scores",
-        "every",
-        "differences",
-        "detection",
-        "ood",
-        "uncertainties",
-        "confused",
-    ]

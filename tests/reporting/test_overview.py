@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from bayeslora.reporting.tables import Table
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess, pair, pool
-from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
+from bayeslora.reporting.blocks import Figure, Finding, Overview, Table, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.sentences import overview

@@ -69,7 +69,7 @@ def test_the_json_is_what_evaluate_says(written, scores):
 
 def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     page = (written / "index.html").read_text(encoding="utf-8")
-    for part in ("every", "uncertainties", "parts-1", "parts-2", "near-far"):
+    for part in ("every", "parts-1", "parts-2", "near-far"):
         assert f'id="{part}-caption"' in page
     for name in ("<i>mail", "source<b>"):
         assert name not in page
@@ -79,7 +79,7 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     ]
     shown = [scores.groups["source<b>"]["web"].scores["nll"]]
     shown += [scores.classes["crypto"].scores["recall"], scores.ood_groups["far"].scores["aupr_in"]]
-    shown += [scores.uncertainty["epistemic"]["wrong"], scores["smece"]]
+    shown.append(scores["smece"])
     for text in texts:
         assert "ECE by chance" in text
         for score in shown:

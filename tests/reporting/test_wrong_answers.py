@@ -78,17 +78,15 @@ def test_cards_say_what_the_metadata_say(make):
         "num_samples": "20",
         "seed": "3",
         "fit_seed": "4",
-        "recalibration": "temperature",
-        "recalibration_rows": "200",
         "prior_share": "0.412",
         "held_out_nll": "0.436; bag of words 0.463",
     }
-    [card] = map(method_card, assessed(make("m", metadata=notes)))
+    [method] = assessed(make("m", metadata=notes))
+    card = method_card(method, {})
     rows = dict(card.rows)
-    assert card.summary == "polar with theirs (a Gaussian of theirs)"
+    assert (rows["posterior"], rows["posterior summary"]) == ("theirs", "a Gaussian of theirs")
     assert rows["passes"] == rows["num samples"] == "20"
     assert rows["link"] == "softmax of each pass, averaged"
     assert rows["prior share"] == "0.412"
     assert rows["held out nll"] == "0.436; bag of words 0.463"
-    assert rows["recalibration"].startswith("temperature (")
     assert (rows["fit seed"], rows["seed"], rows["sources"]) == ("4", "3", "They 2026")
