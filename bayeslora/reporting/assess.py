@@ -99,10 +99,6 @@ class Answers:
         """[C] numbers of rows per label."""
         return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1])
 
-    def units(self, chosen: NDArray[np.bool_]) -> int:
-        """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
-        return int(clusters_in(chosen, self.clusters, 2)[1])
-
     def surest(self) -> tuple[Share, Share] | None:
         """Return the accuracy on the `ANSWERED` most confident rows and on the others.
 
@@ -115,7 +111,8 @@ class Answers:
         return self._accuracy(chosen), self._accuracy(~chosen)
 
     def _accuracy(self, chosen: NDArray[np.bool_]) -> Share:
-        accuracy, units = float(self.correct[chosen].mean()), self.units(chosen)
+        accuracy = float(self.correct[chosen].mean())
+        units = int(clusters_in(chosen, self.clusters, 2)[1])  # independent rows
         low, high = wilson(accuracy * units, units)
         return Share(accuracy, float(low), float(high), int(chosen.sum()))
 

@@ -197,11 +197,10 @@ class Details:
 
 @dataclass(frozen=True)
 class Record:
-    """Facts about a method or a run, plain text: names and values, and a summary or none."""
+    """Facts about a method or a run, plain text: names and values."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
-    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,16 +272,6 @@ class Document:
     sections: tuple[Section, ...]
 
     @property
-    def tables(self) -> tuple[Table, ...]:
-        """Every table, in order."""
-        return tuple(block for block in self._blocks if isinstance(block, Table))
-
-    @property
-    def panels(self) -> tuple[Panel, ...]:
-        """Every drawn figure, in order."""
-        figures = (block for block in self._blocks if isinstance(block, Figure))
-        return tuple(panel for figure in figures for panel in figure.panels)
-
-    @property
-    def _blocks(self) -> Iterator[Block]:
-        return (block for section in self.sections for block in walk(section.blocks))
+    def blocks(self) -> list[Block]:
+        """Every block, in order."""
+        return [block for section in self.sections for block in walk(section.blocks)]

@@ -194,7 +194,6 @@ def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
     """Return the card of a method: its metadata, and what it was scored on."""
     method, scores, notes = assessed.method, assessed.scores, assessed.method.predictions.metadata
     links = words()["links"]
-    unknown = "The file has no record of the method; this report uses only its probabilities."
     rows = [
         (as_label(key.replace("_", " ")), as_label(links.get(value, value), LONGEST))
         for key, value in notes.items()
@@ -210,7 +209,7 @@ def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
         (f"out of distribution: {sets[name]}", _origin(source))
         for name, source in method.ood.items()
     ]
-    return Record(assessed.label, tuple(rows), "" if notes else unknown)
+    return Record(assessed.label, tuple(rows))
 
 
 def run_record(facts: Facts, provenance: Provenance) -> Details:

@@ -219,22 +219,23 @@ class Standing:
 
 
 def standing(
-    key: str, scores: Mapping[str, Score], of_fits: Mapping[str, Sequence[Score]] | None = None
+    key: str, methods: Sequence[Assessed], score_of: Callable[[Scores], Score]
 ) -> Standing:
-    """Find the best of one or more scores by label, and the scores whose intervals overlap it.
+    """Find the best of some methods by a score, and the methods whose intervals overlap its one.
 
-    `of_fits` holds the scores of the seeds of a mean. Its interval is extended to cover theirs,
-    which are over rows: seeds on the same rows carry no information about other rows. If zero is
-    best, intervals are those of the distance from zero.
+    The interval of a mean over seeds is extended to cover those of the seeds, which are over rows:
+    seeds on the same rows carry no information about other rows. If zero is best, intervals are
+    those of the distance from zero.
     """
+    scores = {method.label: score_of(method.scores) for method in methods}
     ends = {}
-    for label, score in scores.items():
-        fits = [score, *(of_fits or {}).get(label, ())]
+    for method in methods:
+        fits = [scores[method.label], *(score_of(fit.scores) for fit in method.fits)]
         low, high = min(fit.low for fit in fits), max(fit.high for fit in fits)
         if ORDERED[key].goal == 0:
             near, far = sorted((abs(low), abs(high)))
             low, high = 0.0 if low <= 0 <= high else near, far
-        ends[label] = low, high
+        ends[method.label] = low, high
     best = min(scores, key=lambda label: ORDERED[key].loss(scores[label].value))
     tied = tuple(
         label
@@ -253,11 +254,7 @@ def standing_of(
     Differences in `comparison` decide if its reference is the best method, else intervals do. Of
     overconfidence, the difference of the distances from zero decides.
     """
-    best = standing(
-        key,
-        {method.label: method.scores[key] for method in methods},
-        {method.label: [fit.scores[key] for fit in method.fits] for method in methods},
-    )
+    best = standing(key, methods, lambda scores: scores[key])
     if key == "overconfidence":
 
         def gaps(method: Assessed) -> NDArray[np.float64]:
@@ -266,9 +263,8 @@ def standing_of(
         return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
-    labels = [method.label for method in methods]
-    clear = {row.name for row in comparison.rows if row.is_clear(key)}
-    tied = tuple(label for label in labels if label != best.label and label not in clear)
+    clear = {best.label, *(row.name for row in comparison.rows if row.is_clear(key))}
+    tied = tuple(method.label for method in methods if method.label not in clear)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
     return replace(best, tied=tied, paired=f"{over_seeds}row by row")
 
@@ -276,14 +272,10 @@ def standing_of(
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return the method that separates a set best, and its results on that set."""
     tested = {method.label: method for method in methods if name in method.scores.ood}
-    best = standing(
-        "auroc",
-        {label: method.scores.ood[name].auroc for label, method in tested.items()},
-        {label: [fit.scores.ood[name].auroc for fit in m.fits] for label, m in tested.items()},
-    )
-    first, *sets = (method.method.ood[name].predictions for method in tested.values())
+    methods = list(tested.values())
+    best = standing("auroc", methods, lambda scores: scores.ood[name].auroc)
+    first, *sets = (method.method.ood[name].predictions for method in methods)
     if all(are_same_rows(first, other) for other in sets):
-        methods = list(tested.values())
         best = _paired(best, methods, lambda m: m.uncertainties(name), auroc_difference_p)
     return best, tested[best.label].scores.ood[name]
 
@@ -398,18 +390,11 @@ class Facts:
             return None
         return standing_of(key, scored, self.comparisons.get(key))
 
-    def marks(self, key: str) -> list[bool]:
-        """Return for each of `methods` whether a table marks its score."""
-        best = self.standing(key)
-        if best is None:
+    def marks(self, best: Standing | None) -> list[bool]:
+        """Return for each of `methods` whether a table marks it as best; none if classes differ."""
+        if best is None or not self.same_classes:
             return [False] * len(self.methods)
         return best.marks([method.label for method in self.methods])
-
-    def marks_on(self, name: str) -> list[bool]:
-        """Return for each of `methods` whether a table marks its detection of a set."""
-        if not self.same_classes:
-            return [False] * len(self.methods)
-        return self.detectors[name][0].marks([method.label for method in self.methods])
 
 
 def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:

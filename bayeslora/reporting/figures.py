@@ -7,8 +7,8 @@ miscalibration of a class that is rare, or often confused with another (Kull et 
 arXiv:1910.12656), which the scores of each class show.
 
 A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
-(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), beside those of a perfect and a random order
-of the rows. In a ROC curve the rows of the out-of-distribution set are the positive class, and each
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), by its confidence.
+In a ROC curve the rows of the out-of-distribution set are the positive class, and each
 method has the uncertainty of its `auroc`; a higher one means "more likely of the set".
 
 Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
@@ -27,7 +27,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,9 +68,6 @@ LEFT = 0.5
 SMALL = 7.5
 """Font size of labels inside the axes and of legends, in points."""
 
-KEY_ROW = 0.165
-"""Height of a line of a legend, in inches."""
-
 ENTRY_HEIGHT = 0.31
 """Height of an entry of a legend with two lines, in inches."""
 
@@ -84,8 +80,7 @@ RIGHT: Look = {"edgecolor": BLUE, "facecolor": "#73b1d4"}
 WRONG: Look = {"edgecolor": VERMILLION, "facecolor": "#f4d6bf", "hatch": "////"}
 ACCURACY: Look = {"color": INK}
 CERTAINTY: Look = {"color": INK, "linestyle": (0, (3, 2))}
-RANDOM: Look = {"color": RULE, "linestyle": (0, (4, 2))}
-PERFECT: Look = {"color": RULE, "linestyle": (0, (1, 1.5))}
+DIAGONAL: Look = {"color": RULE, "linestyle": (0, (4, 2))}
 METHODS: tuple[Look, ...] = (
     {"color": BLUE, "linestyle": "-", "marker": "o"},
     {"color": VERMILLION, "linestyle": (0, (5, 1.5)), "marker": "s"},
@@ -200,12 +195,11 @@ Item = TypeVar("Item")
 def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Look, Item]]]]:
     """Yield the number of each panel, from 1, with its items and their lines.
 
-    Panels have at most as many items as there are lines, and their sizes differ by at most one.
+    Panels have at most as many items as there are lines.
     """
-    panels = -(-len(items) // len(METHODS))
-    bounds = [-(-len(items) * index // max(1, panels)) for index in range(panels + 1)]
-    for index, (start, end) in enumerate(pairwise(bounds), start=1):
-        yield index, list(zip(METHODS, items[start:end], strict=False))
+    starts = range(0, len(items), len(METHODS))
+    for index, start in enumerate(starts, start=1):
+        yield index, list(zip(METHODS, items[start:], strict=False))
 
 
 def figure_with_axes(
@@ -263,7 +257,7 @@ def reliability_panel(name: str, fit: Assessed) -> Panel:
     if any(point.off_diagonal for point in points):
         legend.append((MISSES, "misses it"))
     add_legend(figure, legend, columns=2)
-    main.plot([0, 1], [0, 1], **RANDOM, linewidth=0.9, zorder=1)
+    main.plot([0, 1], [0, 1], **DIAGONAL, linewidth=0.9, zorder=1)
     for look, off in ((MEETS, False), (MISSES, True)):
         chosen = [point for point in points if point.off_diagonal is off]
         main.errorbar(
@@ -368,18 +362,10 @@ MARKED = (80, 90, 95)
 
 
 def risk_coverage_panel(name: str, methods: Sequence[tuple[Look, Assessed]], top: float) -> Panel:
-    """Return the risk-coverage curves of some labelled methods.
-
-    The rows of the first determine the reference lines; `top` is the largest share of errors on the
-    axis.
-    """
-    key = 0.5 + len(methods) * ENTRY_HEIGHT + 2 * KEY_ROW
+    """Return the risk-coverage curves of labelled methods; `top` is the largest risk to show."""
+    key = 0.5 + len(methods) * ENTRY_HEIGHT
     title, note = "Errors left at each coverage", "most confident first"
     figure, (axes,) = figure_with_axes(key + 2.6, title, note, (0.42, 2.0))
-    accuracy = methods[0][1].scores["accuracy"].value
-    draw_curve(axes, RANDOM, [0, 1], [100 * (1 - accuracy)] * 2)
-    answered = np.linspace(0.01, 1, 200)
-    draw_curve(axes, PERFECT, answered, 100 * np.maximum(0, 1 - accuracy / answered))
     legend = []
     for look, method in methods:
         scores, curve = method.scores, method.scores.risk_coverage
@@ -391,12 +377,7 @@ def risk_coverage_panel(name: str, methods: Sequence[tuple[Look, Assessed]], top
         stated = f"{', '.join(map(number, accuracies))} at {', '.join(map(str, MARKED))} %"
         text = f"{method.label}\nAURC {number(scores['aurc'].value)}; accuracy {stated}"
         legend.append((look, text))
-    whose = " of the first" if len(methods) > 1 else ""
-    lines = [
-        (RANDOM, f"examples{whose} in random order"),
-        (PERFECT, f"examples{whose}, all correct ones first"),
-    ]
-    add_legend(figure, [*legend, *lines])
+    add_legend(figure, legend)
     axes.set(xlabel="coverage: share of examples answered", ylabel="errors among them (%)")
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
     title = f"Risk and coverage of {', '.join(method.label for _, method in methods)}"
@@ -418,7 +399,7 @@ def roc_panel(name: str, ood: str, label: str, methods: Sequence[tuple[Look, Ass
     note = f"{first.n_out:,} examples of the set (positive), {first.n_in:,} in distribution"
     key = 0.5 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 3.16, label, note, (0.42, 2.7))
-    axes.plot([0, 1], [0, 1], **RANDOM, linewidth=0.9, zorder=1)
+    axes.plot([0, 1], [0, 1], **DIAGONAL, linewidth=0.9, zorder=1)
     axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
     legend = []
     for look, method in methods:

@@ -60,7 +60,8 @@ PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
 def render_latex(document: Document) -> str:
     """Return all tables of a report."""
     title = clean(document.title).replace("\\", "/")
-    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, document.tables))
+    tables = [block for block in document.blocks if isinstance(block, Table)]
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, tables))
 
 
 def render(name: str, values: Mapping[str, Any], *, script: str, styles: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from bayeslora.metrics.bootstrap import column_names
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_scores
+from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures import FORMATS, check_formats, draw
@@ -157,7 +158,8 @@ def report(
         }.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
         (folder / "figures").mkdir()
-        for panel in document.panels:
+        drawings = [block for block in document.blocks if isinstance(block, Figure)]
+        for panel in (panel for figure in drawings for panel in figure.panels):
             for kind in formats:
                 (folder / "figures" / f"{panel.name}.{kind}").write_bytes(panel.saved(kind))
         write_csv(folder / "scores.csv", facts)

@@ -75,7 +75,7 @@ def score_table(
     none = [False] * len(methods)
     columns: list[tuple[Column, list[Cell]]] = []
     for key in shown:
-        marks = facts.marks(key) if facts else none
+        marks = facts.marks(facts.standing(key)) if facts else none
         cells = [
             score_cell(key, method.get(key), best, digits=digits_of(key, method, shown))
             for best, method in zip(marks, methods, strict=True)
@@ -84,7 +84,7 @@ def score_table(
         if key == "ece":
             columns.append((CHANCE_COLUMN, [chance_cell(method) for method in methods]))
     for name, label in sets.items():
-        marks = facts.marks_on(name) if facts else none
+        marks = facts.marks(facts.detectors[name][0]) if facts else none
         cells = [
             _auroc_cell(method.ood.get(name), best)
             for best, method in zip(marks, methods, strict=True)

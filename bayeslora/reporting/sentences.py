@@ -37,7 +37,6 @@ from bayeslora.reporting.text import (
     listed_names,
     named,
     number,
-    p_text,
     percent,
     phrase,
     say,
@@ -47,8 +46,6 @@ from bayeslora.reporting.text import (
     whole_percent,
     words,
 )
-
-SURELY = f"{100 * SURE:.0f} %"
 
 
 def verdict_of(scores: Scores) -> tuple[str, Kind]:
@@ -62,9 +59,6 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
 
 def calibration_sentence(scores: Scores) -> str:
     """Return the evidence on calibration, the same for every verdict, without its subject."""
-    floor, p, chance = scores.ece_if_calibrated, scores.calibration_p, ""
-    if floor is not None:
-        chance = say("by_chance", floor=floor, p="" if p is None else f", p = {p_text(p)}")
     gap, digits = scores["overconfidence"], scores.gap_digits
     ends = f"({NO_INTERVAL})"
     if gap.has_interval:
@@ -74,7 +68,7 @@ def calibration_sentence(scores: Scores) -> str:
         gap=f"{hundredths(gap.value, signed=True, digits=digits)} points {ends}",
         bins=bins_that_miss(calibration_of(scores).points),
         ece=shown_ece(scores),
-        chance=chance,
+        chance="" if scores.calibration_p is None else say("by_chance", scores=scores),
     )
 
 
@@ -100,7 +94,6 @@ def _values(scores: Scores, calibration: Calibration) -> dict[str, object]:
         "ends": " to ".join(hundredths(end, signed=True) for end in (gap.low, gap.high)),
         "ece": hundredths(scores["ece"].value),
         "chance": "" if chance is None else f" (chance: {hundredths(chance)})",
-        "surely": SURELY,
         "confident": calibration.sure and say("confident", sure=calibration.sure),
     }
 
@@ -239,7 +232,7 @@ def _face_value(facts: Facts) -> Iterator[str]:
             values = _values(scores, calibration_of(scores))
             yield phrase(sentence, of=of, recalibrate=verb, **values)
             if verdict in MISCALIBRATED and values["confident"] and len(methods) == 1:
-                yield say("limit_sure", surely=SURELY, confident=values["confident"])
+                yield say("limit_sure", confident=values["confident"])
 
 
 def _should_be_checked(sure: Share, rest: Share) -> bool:
@@ -299,7 +292,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         first = [Finding("unlabelled", "No labels", (say("unlabelled"),))]
     else:
         fits = every_fit(facts.labelled)
-        first = [*_ranking(facts, leader), _accuracy(leader.each[0]), *_calibration(fits)]
+        first = [*_ranking(facts), _accuracy(leader.each[0]), *_calibration(fits)]
         first.append(_limits(leader.each[0], facts))
     sets = (
         Finding("sets", f"Prediction sets: {named(fit.label)}", tuple(sentences))
@@ -309,21 +302,16 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
     return (*first, *sets, *(_detection(facts, name) for name in facts.sets))
 
 
-def _ranking(facts: Facts, leader: Assessed) -> list[Finding]:
-    """Return the ranking of methods; empty for a single fit of a single method."""
+def _ranking(facts: Facts) -> list[Finding]:
+    """Return the ranking of methods; empty for a single method."""
     nll, accuracy = facts.standing("nll"), facts.standing("accuracy")
     if nll is None or accuracy is None:
         return [Finding("ranking", "Different classes", (say("not_compared"),), "warning")]
-    sentences = []
-    if nll.others:
-        for fact, best in {"lowest_nll": nll, "highest_accuracy": accuracy}.items():
-            sentences.append(say(fact, best=best, lead=_lead(best)))
-        if facts.comparison is None:
-            sentences.append(say("other_rows"))
-    if leader.fits:
-        first, count = leader.fits[0].label, len(leader.fits)
-        sentences.append(say("over_seeds", count=count, name=leader.label, first=first))
-    return [Finding("ranking", "Best predictions", tuple(sentences))] if sentences else []
+    if not nll.others:
+        return []
+    standings = {"lowest_nll": nll, "highest_accuracy": accuracy}
+    sentences = [say(fact, best=best, lead=_lead(best)) for fact, best in standings.items()]
+    return [Finding("ranking", "Best predictions", tuple(sentences))]
 
 
 def _lead(best: Standing) -> str:
@@ -379,7 +367,7 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     sentences = []
     if sure is not None and sure.accuracy is not None and sure.accuracy < 1:
         confident = say("confident", sure=Point(**vars(sure)))
-        sentences.append(say("limit_sure", surely=SURELY, confident=confident))
+        sentences.append(say("limit_sure", confident=confident))
     weakest = leader.answers.weakest_class()
     if weakest is not None:
         index, share = weakest
@@ -393,7 +381,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
                 "limit_ood",
                 name=facts.sets[name],
                 mean=confidence.mean(),
-                surely=SURELY,
                 share=(confidence >= SURE).mean(),
                 size=len(confidence),
             )

@@ -184,6 +184,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "uncertainty": score_words,
     "capital": str.capitalize,
     "number": number,
+    "p": p_text,
     "percent": percent,
     "score": shown,
     "ends": lambda score: share_interval(score.low, score.high),

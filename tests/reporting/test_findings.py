@@ -1,6 +1,7 @@
 """The sentences claim no more than the intervals allow."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,8 +120,12 @@ def test_a_lead_needs_the_corrected_p_as_well():
 
 
 def marks(key, *scores):
-    named = {str(place): Score(*score) for place, score in enumerate(scores)}
-    return standing(key, named).marks(list(named))
+    methods = [
+        SimpleNamespace(label=str(place), fits=(), scores={key: Score(*score)})
+        for place, score in enumerate(scores)
+    ]
+    best = standing(key, methods, lambda by_key: by_key[key])
+    return best.marks([method.label for method in methods])
 
 
 def test_best_values_are_marked_with_all_that_overlap():
