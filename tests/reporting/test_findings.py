@@ -20,7 +20,7 @@ ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
 
 
-def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None):
+def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None, p=0.9):
     """Return a method with explicit scores."""
     scores = {
         "accuracy": Score(0.8, 0.75, 0.85),
@@ -42,6 +42,7 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
         bins=bins,
         ood=ood or {},
         ece_if_calibrated=0.021,
+        calibration_p=p,
     )
     # Other rows for each method, so that its scores alone are compared.
     rows = ROWS.replace(ids=tuple(f"{label}-{row}" for row in range(len(ROWS))))
@@ -191,3 +192,11 @@ def test_equal_evidence_gets_the_same_sentence():
     sentences = words([first_fit, other])["uneven"]
     first, _, second = sentences.partition("b: ")
     assert first.removeprefix("a: ").strip() == second
+
+
+@pytest.mark.parametrize(("p", "clear"), [(0.042, True), (0.37, False)])
+def test_what_may_be_chance_is_no_clear_sign(p, clear):
+    """The reason for a recommendation claims no more than the finding on the same method."""
+    choice = Facts([assessed("a", p=p), assessed("b", p=0.5)]).choice
+    assert len(choice.equal) == 1
+    assert ("clear" in choice.reasons[-1]) == clear

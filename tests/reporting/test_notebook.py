@@ -30,16 +30,9 @@ def test_scores_are_a_table_with_every_score(make):
     far = make("m", rows=20, labelled=False, seed=5)
     scores = evaluate(make("m"), {"<b>far</b>": far}, num_resamples=5)
     html = scores._repr_html_()
+    assert "<b>" not in html
+    assert Scores.from_json(scores.to_json())._repr_html_() == html
     read = Tags(html)
-    assert {tag for tag, _ in read.tags} == {
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-    }
     assert len([tag for tag, _ in read.tags if tag == "tr"]) == 1 + len(scores) + 3
     nll = scores["nll"]
     assert f"{nll.value:.3f}" in read.text
@@ -61,13 +54,6 @@ def test_predictions_are_a_table_of_their_first_rows(make):
         assert "\u202e" not in html
     bare = made.replace(labels=None, ids=None, epistemic=None)
     assert "label" not in Tags(bare._repr_html_()).text
-
-
-def test_a_hostile_name_is_text(make):
-    scores = evaluate(make("<script>x</script>", rows=20), num_resamples=5)
-    assert "<script" not in scores._repr_html_()
-    loaded = Scores.from_json(scores.to_json())
-    assert loaded._repr_html_() == scores._repr_html_()
 
 
 def test_a_report_is_the_path_of_its_page(made):

@@ -7,7 +7,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess, pair, pool
-from bayeslora.reporting.blocks import Figure, Finding, Overview, Table, walk
+from bayeslora.reporting.blocks import Figure, Finding, Overview, Table
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.sentences import overview
@@ -16,34 +16,18 @@ from bayeslora.reporting.text import words
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
-def first_screen(*items, ood=None):
-    methods = pool(assess(gather(list(items), ood), {"num_resamples": 200}))
-    sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(Facts(methods, {}, sets))
+def first_screen(*items):
+    return overview(Facts(pool(assess(gather(list(items)), {"num_resamples": 200}))))
 
 
-def composed(items, ood=None):
-    """Return the facts of a report, and its blocks of text and tables."""
-    facts, document = document_of(items, ood)
-    return facts, [block for section in document.sections for block in walk(section.blocks)]
-
-
-def document_of(items, ood=None, title="t"):
+def document_of(items):
     """Return the facts of a report, and its whole document."""
     options = {"num_resamples": 100}
-    methods = assess(gather(items, ood), options)
+    methods = assess(gather(items), options)
     comparisons = pair(methods, options)
-    sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
-    sets = {name: name for name in sets}
     drawings = dict.fromkeys(words()["figures"], Figure("", ()))
-    analysis = Facts(methods, comparisons, sets, fits=methods)
-    return analysis, compose(title, analysis, drawings, provenance={}, column=None)
-
-
-def finding(blocks, key):
-    """Return the finding with the given key."""
-    [result] = [block for block in blocks if isinstance(block, Finding) and block.key == key]
-    return result
+    analysis = Facts(methods, comparisons, fits=methods)
+    return analysis, compose("t", analysis, drawings, provenance={}, column=None)
 
 
 def best_by_nll(blocks):
@@ -111,11 +95,11 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     """On the same rows, the paired difference is clear where the separate scores are not."""
     first = make("one", rows=300)
     second = make("other", rows=300, sharpness=1.7)
-    facts, blocks = composed([first, second])
+    facts, document = document_of([first, second])
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
     assert facts.standing("nll").tied == ()
-    assert best_by_nll(blocks) == [{"one"}] * 3
+    assert best_by_nll(document.blocks) == [{"one"}] * 3
 
 
 @pytest.fixture
@@ -134,24 +118,15 @@ def other_classes(make):
 
 def test_methods_of_different_classes_are_not_ranked(make, other_classes):
     facts, document = document_of([make("m"), other_classes])
-    blocks = [block for section in document.sections for block in walk(section.blocks)]
+    tables = {block.name: block for block in document.blocks if isinstance(block, Table)}
+    findings = {block.key: block for block in document.blocks if isinstance(block, Finding)}
     assert facts.standing("nll") is None
     assert facts.leader.label == "m"
-    assert finding(blocks, "ranking").kind == "warning"
-    [first] = [block for block in blocks if isinstance(block, Overview)]
+    assert findings["ranking"].kind == "warning"
+    [first] = [block for block in document.blocks if isinstance(block, Overview)]
     assert "classes differ" in first.about
-    assert not any(
-        cell.best
-        for block in blocks
-        if isinstance(block, Table)
-        for row in block.rows
-        for cell in row.cells
-    )
-    captions = [
-        block.caption for block in blocks if isinstance(block, Table) and block.name == "overview"
-    ]
-    assert captions
-    assert not any("Bold" in caption for caption in captions)
-    advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
-    assert not any("Prefer" in line for block in advised for line in block.sentences)
+    cells = [cell for table in tables.values() for row in table.rows for cell in row.cells]
+    assert not any(cell.best for cell in cells)
+    assert "Bold" not in tables["overview"].caption
+    assert not any("Prefer" in line for line in findings["advice"].sentences)
     assert "2 to 4 classes" in document.facts

@@ -118,16 +118,6 @@ def test_tables_have_captions_and_scopes(page):
         assert any("scroll" in element["attrs"].get("class", "") for element in table["inside"])
 
 
-def test_counts_bins_and_intervals_are_stated(page):
-    text = " ".join(page.words)
-    assert "Scores on 240 labelled examples" in text
-    assert "150 against 240 in distribution" in text
-    assert "in 15 bins" in text
-    assert "[low, high)" in text
-    assert "Wilson" in text
-    assert "bayeslora demo" in text
-
-
 HOSTILE = [
     "<script>alert('method')</script>",
     "</svg></table></body>",

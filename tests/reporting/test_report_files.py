@@ -132,23 +132,23 @@ def test_a_failed_report_leaves_nothing(make, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def message_of(make, tmp_path, items, ood):
+@pytest.mark.parametrize(
+    ("items", "ood", "named"),
+    [
+        ("", None, ["at least one"]),
+        ([3], None, ["3"]),
+        ("ab", {"far": "f"}, ["'far'", "2 methods", "METHOD:SET=FILE"]),
+        ("ab", {"a": {"far": "f"}, "far": "f"}, ["mixes"]),
+        ("ab", {"c": {"far": "f"}}, ["'c'", "'a', 'b'"]),
+        ("aa", {"a (2)x": {"far": "f"}}, ["a (2)"]),
+    ],
+)
+def test_wrong_inputs_are_named(make, tmp_path, items, ood, named):
+    def made(content):
+        if isinstance(content, dict):
+            return {key: made(value) for key, value in content.items()}
+        return make(content, rows=9) if isinstance(content, str) else content
+
     with pytest.raises(InputError) as caught:
-        report(items, ood=ood, out=tmp_path / "out", **options())
-    return str(caught.value)
-
-
-def test_wrong_inputs_are_named(make, tmp_path):
-    a, b, far = make("a"), make("b"), make("far", labelled=False, rows=9)
-    assert "at least one" in message_of(make, tmp_path, [], None)
-    assert "3" in message_of(make, tmp_path, [3], None)
-    message = message_of(make, tmp_path, [a, b], {"far": far})
-    assert "'far'" in message
-    assert "2 methods" in message
-    assert "METHOD:SET=FILE" in message
-    assert "mixes" in message_of(make, tmp_path, [a, b], {"a": {"far": far}, "far": far})
-    message = message_of(make, tmp_path, [a, b], {"c": {"far": far}})
-    assert "'c'" in message
-    assert "'a', 'b'" in message
-    message = message_of(make, tmp_path, [a, a], {"a (2)x": {"far": far}})
-    assert "a (2)" in message
+        report([*map(made, items)], ood=made(ood), out=tmp_path / "out", **options())
+    assert all(words in str(caught.value) for words in named)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import bayeslora as bl
-from bayeslora.cli import main
 from bayeslora.reporting.console import compare_table, scores_table
 from bayeslora.reporting.sentences import set_sentences
 
@@ -21,7 +20,7 @@ def floored(make, name, seed=0):
     return plain.with_probs(probs)
 
 
-def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
+def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path):
     hit, clear = (
         bl.evaluate(predictions, num_resamples=5)
         for predictions in (floored(make, "hit"), make("m"))
@@ -36,15 +35,6 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
     bl.report(floored(make, "hit"), out=tmp_path / "report", num_resamples=5)
     for page in ("index.html", "report.md"):
         assert "NLL is cut off" in (tmp_path / "report" / page).read_text(encoding="utf-8")
-    half = np.arange(240) % 2 == 0
-    for name, rows in (("fit", half), ("apply", ~half)):
-        floored(make, "hit").replace(ids=None).take(rows).save(tmp_path / f"{name}.csv")
-    words = ["recalibrate", *(f"--{k}={tmp_path / k}.csv" for k in ("fit", "apply"))]
-    assert main([*words, "--out", str(tmp_path / "out.csv")]) == 0
-    shown = capsys.readouterr().out
-    assert any(
-        "NLL, --fit, before: cut off" in line and " 2 " in line for line in shown.splitlines()
-    )
 
 
 def with_sets():
