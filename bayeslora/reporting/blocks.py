@@ -54,11 +54,6 @@ class Column:
         """First line of the heading."""
         return f"{self.title} {self.arrow}".strip()
 
-    @property
-    def name(self) -> str:
-        """Title and detail."""
-        return f"{self.title} {self.detail}".strip()
-
 
 @dataclass(frozen=True)
 class Cell:

@@ -66,7 +66,7 @@ def scores_table(
         for note in detector_notes(method.ood[name])
     ]
     cut = tables_of.clamped_note(named) if keys is None or "nll" in keys else ""
-    notes += [cut, _rows_and_intervals(scores), tables_of.sets_note(scores)]
+    notes += [cut, _rows_and_intervals(scores)]
     return f"{text}\n\n{_lines(notes, width)}"
 
 

@@ -220,12 +220,15 @@ def run_record(facts: Facts, provenance: Provenance) -> Details:
         "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
         "seed of the bootstrap": str(notes["seed"]),
+        "bayeslora": __version__,
+        "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        **{package: version(package) for package in PACKAGES},
     }
     alone = {key: value for key, value in provenance.items() if isinstance(value, str)}
     parts = {
         "The run": alone,
         **{key: value for key, value in provenance.items() if not isinstance(value, str)},
-        "This report": {**settings, **_versions()},
+        "This report": settings,
     }
     records = tuple(
         Record(as_label(title), tuple((as_label(k), clean(v)) for k, v in rows.items()))
@@ -242,12 +245,3 @@ def _origin(source: Source) -> str:
     if source.path is None:
         return f"{len(source.predictions):,} examples in memory"
     return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "bayeslora": __version__,
-        "Python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{package: version(package) for package in PACKAGES},
-    }

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,19 +131,12 @@ class Panel:
         buffer = io.BytesIO()
         with drawing_style():
             self.figure.savefig(buffer, format=kind, dpi=300, metadata=about)
-        if kind != "svg":
-            return buffer.getvalue()
-        # A hundredth of a point is what no screen or printer resolves.
-        return re.sub(rb"<(path|use)[^>]*>", _rounded, buffer.getvalue())
+        return buffer.getvalue()
 
     @cached_property
     def image(self) -> str:
         """The SVG as a data URI, for a page."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.saved('svg')).decode()}"
-
-
-def _rounded(tag: re.Match[bytes]) -> bytes:
-    return re.sub(rb"\d+\.\d{3,}", lambda number: b"%.2f" % float(number[0]), tag[0])
 
 
 def check_formats(formats: Sequence[str]) -> None:

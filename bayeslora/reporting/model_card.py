@@ -7,7 +7,7 @@ which `huggingface_hub` reads and writes. Other keys keep their values, but not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
 }
 """Key of a score -> type and name of its metric in the metadata."""
 
-SHOWN = (*METRICS, "overconfidence", "coverage", "set_size")
+SHOWN = (*METRICS, "mean_confidence", "overconfidence", "coverage", "set_size")
 """Keys of the scores in the section, if present."""
 
 
@@ -56,9 +56,8 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores: Result of `evaluate` for the model.
         dataset: Name of the rows.
     """
-    keys = SHOWN if scores.n_labelled else ("mean_confidence",)
     cells = {
-        COLUMNS[key].title_and_arrow: score_cell(key, scores[key]) for key in keys if key in scores
+        COLUMNS[key].title_and_arrow: score_cell(key, scores[key]) for key in SHOWN if key in scores
     }
     return render_text(
         "card.md.j2",
@@ -111,9 +110,7 @@ def update_model_card(
     path = Path(path)
     card = read_card(path)
     data = card.data
-    results = list(_results(scores, clean(dataset), dataset_type))
-    if not results:
-        raise InputError("no row has a label and there is no OOD set: nothing for the model index")
+    results = _results(scores, clean(dataset), dataset_type)
     present = data.get("eval_results") or []
     others = [old for old in present if not any(new.is_equal_except_value(old) for new in results)]
     data["model_name"] = model or data.get("model_name") or path.resolve().parent.name or "model"
@@ -143,18 +140,23 @@ def read_card(path: str | Path) -> ModelCard:
     try:
         return ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"model card {path}: its metadata cannot be read: {error!s:.200}"
-        ) from None
+        raise InputError(f"model card {path}: metadata cannot be read: {error!s:.200}") from None
 
 
-def _results(scores: Scores, dataset: str, dataset_type: str | None) -> Iterator[EvalResult]:
+def _results(scores: Scores, dataset: str, dataset_type: str | None) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "custom"
-
-    def result(kind: str, name: str, value: float, args: dict[str, Any] | None) -> EvalResult:
-        return EvalResult(
+    values: list[tuple[str, str, float, dict[str, Any] | None]] = [
+        (kind, name, scores[key].value, {"num_bins": scores.num_bins} if key == "ece" else None)
+        for key, (kind, name) in METRICS.items()
+        if key in scores
+    ]
+    for name, detected in scores.ood.items():
+        by = clean(f"{name} as out of distribution, by {score_words(detected.score)}")
+        values.append(("roc_auc", f"AUROC, {by}", detected.auroc.value, None))
+    return [
+        EvalResult(
             task_type="text-classification",
             dataset_type=dataset_type or slug,
             dataset_name=dataset,
@@ -163,14 +165,8 @@ def _results(scores: Scores, dataset: str, dataset_type: str | None) -> Iterator
             metric_value=round(value, 6),
             metric_args=args,
         )
-
-    for key, (kind, name) in METRICS.items():
-        if key in scores:
-            args = {"num_bins": scores.num_bins} if key == "ece" else None
-            yield result(kind, name, scores[key].value, args)
-    for name, detected in scores.ood.items():
-        by = clean(f"{name} as out of distribution, by {score_words(detected.score)}")
-        yield result("roc_auc", f"AUROC, {by}", detected.auroc.value, None)
+        for kind, name, value, args in values
+    ]
 
 
 def scores_of_report(page: Path) -> dict[str, Scores]:

@@ -99,7 +99,6 @@ def score_table(
         say("ties") if len(methods) > 1 else "",
         say("reflected") if any(REFLECTED & {*method} for method in methods) else "",
         clamped_note(methods),
-        sets_note(methods),
         say("chance") if "ece" in shown else "",
     )
     sizes = [method.n_labelled or method.n for method in methods]
@@ -220,11 +219,6 @@ def clamped_note(methods: Sequence[Scores]) -> str:
     """Return a note on the rows whose NLL was clamped; empty if there are none."""
     clamped = sum(method.nll_clamped for method in methods)
     return say("clamped", rows=clamped) if clamped else ""
-
-
-def sets_note(methods: Sequence[Scores]) -> str:
-    """Return a note on the intervals of prediction sets; empty without sets."""
-    return say("shares_of_sets") if any("set_size" in method for method in methods) else ""
 
 
 SHIFT_KEYS = ("accuracy", "nll", "ece")

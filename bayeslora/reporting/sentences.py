@@ -351,7 +351,6 @@ def _calibration(fits: Sequence[Assessed]) -> Iterator[Finding]:
         entry = verdicts[verdict]
         fits = list(group)
         sentences = [f"{named(fit.label)}: {calibration_sentence(fit.scores)}" for fit in fits]
-        sentences += [say("maybe_chance")] if verdict == "possible" else []
         topic = phrase(entry["topic"], calibration=calibration_of(fits[0].scores))
         kind: Kind = "plain" if entry["kind"] == "open" else entry["kind"]
         yield Finding(verdict, topic, tuple(sentences), kind)

@@ -26,10 +26,12 @@ def words() -> dict[str, Any]:
 
 
 class _Phrases(Formatter):
-    """Fills sentences with values in the forms of `FORMS`: `{share:percent}`."""
+    """Fills sentences with values in the forms of `FORMS`, or counted: `{n:count example}`."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Return a value in a form, or in a format of Python."""
+        if format_spec.startswith("count "):
+            return counted(value, format_spec.removeprefix("count "))
         form = FORMS.get(format_spec)
         return format(value, format_spec) if form is None else form(value)
 
@@ -189,12 +191,5 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "score": shown,
     "ends": lambda score: share_interval(score.low, score.high),
     "share": lambda share: f"{percent(share.value)} {share_interval(share.low, share.high)}",
-    "labelled": lambda count: counted(count, "labelled example"),
-    "bins": lambda count: counted(count, "bin"),
-    "clusters": lambda count: counted(count, "cluster"),
-    "comparisons": lambda count: counted(count, "comparison"),
-    "examples": lambda count: counted(count, "example"),
-    "permutations": lambda count: counted(count, "permutation"),
-    "resamples": lambda count: counted(count, "resample"),
 }
 """Form of a value in the table of sentences -> its text."""
