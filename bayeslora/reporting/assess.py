@@ -300,7 +300,7 @@ def shift_scores(
     Raises:
         InputError: Metadata or labels are missing, or no single method fits.
     """
-    found: dict[tuple[str, str, float], Scores] = {}
+    shift: dict[tuple[str, str, float], Scores] = {}
     for source in shifted:
         predictions, notes = source.predictions, source.predictions.metadata
         name, model = quoted(predictions.name), _model(predictions)
@@ -319,9 +319,9 @@ def shift_scores(
         scores = evaluate(predictions, **shared_options(options))
         if not (scores.n_labelled and method.scores.n_labelled):
             raise InputError(f"{name} has no labels, so calibration under shift is not known")
-        found[method.label, kind, 0.0] = method.scores
-        found[method.label, kind, severity] = scores
-    return dict(sorted(found.items()))
+        shift[method.label, kind, 0.0] = method.scores
+        shift[method.label, kind, severity] = scores
+    return dict(sorted(shift.items()))
 
 
 def _model(predictions: Predictions) -> str:
