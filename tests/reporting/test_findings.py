@@ -1,16 +1,19 @@
 """The sentences claim no more than the intervals allow."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
-from bayeslora.predictions.collection import Method, Source
+from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.assess import Answers, Assessed, assess, pair
 from bayeslora.reporting.facts import Facts, standing
 from bayeslora.reporting.sentences import advice, findings, verdict_of
 
@@ -52,16 +55,22 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
     return Assessed(Method(label, label, Source(rows), outside), made)
 
 
+MARKS = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "})
+
+
 def words(methods, comparison=None, sets=None):
     """Return the sentences by key, without the marks around names."""
-    facts = Facts(methods, {} if comparison is None else {"nll": comparison}, sets or {})
-
-    def plain(text):
-        text = text.replace("\N{NO-BREAK SPACE}", " ")
-        return text.replace("\u2068", "").replace("\u2069", "")
-
+    comparisons = comparison if isinstance(comparison, dict) else {"nll": comparison}
+    facts = Facts(methods, comparisons if comparison else {}, sets or {})
     results = [finding for finding in (advice(facts), *findings(facts)) if finding is not None]
-    return {finding.key: " ".join(map(plain, finding.sentences)) for finding in results}
+    return {finding.key: " ".join(finding.sentences).translate(MARKS) for finding in results}
+
+
+def words_on(items, ood=None, num_resamples=100):
+    """Return the sentences on predictions by key."""
+    options = {"num_resamples": num_resamples}
+    methods = assess(gather(items, ood), options)
+    return words(methods, pair(methods, options), {name: name for name in ood or {}})
 
 
 def test_overconfidence_is_stated_with_its_interval():
@@ -200,3 +209,61 @@ def test_what_may_be_chance_is_no_clear_sign(p, clear):
     choice = Facts([assessed("a", p=p), assessed("b", p=0.5)]).choice
     assert len(choice.equal) == 1
     assert ("clear" in choice.reasons[-1]) == clear
+
+
+@pytest.mark.parametrize(("sharpness", "way"), [(3.0, "over"), (0.4, "under")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bias_is_found_with_its_size(make, sharpness, way, seed):
+    predictions = make("m", sharpness=sharpness, rows=1000, seed=seed)
+    sentences = words_on([predictions, make("fine", rows=1000, seed=seed)])
+    sentence = sentences["biased"]
+    assert sentence.startswith("m: ")
+    assert ("+" in sentence.split(" points")[0]) == (way == "over")
+    gap = predictions.confidence - (predictions.prediction == predictions.labels)
+    stated = float(re.search(r"\d+\.\d+", sentence)[0])
+    assert stated == pytest.approx(100 * abs(gap.mean()), abs=0.06)
+    assert "recalibrate" in sentences["advice"]
+
+
+def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):
+    # Each page makes two tests at 5 % (gap and bins), so at most 10 % of pages accuse; more than 6
+    # of 20 pages then has a probability of 0.2 %.
+    accused = 0
+    for seed in range(20):
+        sentences = words_on(make("m", rows=150, seed=seed), num_resamples=60)
+        assert not re.search(r"\b(well|is|are) calibrated", " ".join(sentences.values()))
+        accused += not {"few", "good"} & sentences.keys()
+    assert accused <= 6
+
+
+def test_no_better_than_the_most_common_class(make):
+    worse, better = (words_on(make("m", signal=s, sharpness=10.0, rows=200)) for s in (0.05, 2.0))
+    assert "not shown" in worse["accuracy"]
+    assert "not shown" not in better["accuracy"]
+
+
+def test_the_leader_is_named_with_those_that_may_be_as_good(methods):
+    lowest = words_on(methods)["ranking"].split("row by row")[0]
+    assert [name in lowest for name in ("temperature", "polar-vbll", "mle")] == [True, True, False]
+
+
+def test_out_of_distribution_inputs_are_limits_and_have_steps(make):
+    blind = make("m", rows=100, labelled=False, seed=5)
+    seen = make("m", signal=0.1, rows=300, labelled=False, seed=6)
+    sentences = words_on(make("m"), {"same": blind, "odd": seen})
+    for name in ("same", "odd"):
+        assert sentences["limits"].count(f"On {name} ") == 1
+        assert sentences["advice"].count(f"inputs like {name}") == 1
+    assert sentences["advice"].count("not shown to notice") == 1
+    assert "inputs like same by other means" in sentences["advice"]
+
+
+def test_shares_are_those_of_the_rows():
+    labels = np.repeat([1, 0], [7, 93])
+    predictions = Predictions([[1.0, 0.0]] * 100, ("a", "b"), labels, name="m")
+    sure, answers = evaluate(predictions, num_resamples=2).sure, Answers(row_scores(predictions))
+    assert (sure.count, sure.confidence, sure.accuracy) == (100, 1.0, 0.93)
+    # Wilson interval of 7 of 100, from the closed form
+    ends = 1 - sure.accuracy_high, 1 - sure.accuracy_low
+    assert ends == pytest.approx((0.0343, 0.1375), abs=1e-4)
+    assert answers.surest() is None, "all rows are equally sure"
