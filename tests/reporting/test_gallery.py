@@ -50,13 +50,6 @@ def test_the_calibrated_one_is_calibrated_by_construction(gallery):
     assert abs(gap) < 4 * error
 
 
-def test_the_comparison_is_about_the_same_rows(gallery):
-    methods, ood = gallery.comparison()
-    assert {method.name for method in methods} == set(ood) == set(gallery.METHODS)
-    assert all((method.labels == methods[0].labels).all() for method in methods)
-    assert [method.epistemic.any() for method in methods] == [False, False, True, True]
-
-
 def test_the_overview_names_every_page(gallery):
     text = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
     linked = set(re.findall(r"\(([a-z-]+)/index\.html\)", text))

@@ -10,8 +10,9 @@ from bayeslora.reporting.assess import assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, Table
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
+from bayeslora.reporting.score_tables import detection_table
 from bayeslora.reporting.sentences import overview
-from bayeslora.reporting.text import words
+from bayeslora.reporting.text import number, words
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -28,22 +29,6 @@ def document_of(items):
     drawings = dict.fromkeys(words()["figures"], Figure("", ()))
     analysis = Facts(methods, comparisons, fits=methods)
     return analysis, compose("t", analysis, drawings, provenance={}, column=None)
-
-
-def best_by_nll(blocks):
-    """Return the methods marked as best by NLL in each table of methods."""
-    tables = {block.name: block for block in blocks if isinstance(block, Table)}
-    every = tables["every"]
-    cells = next(row.cells for row in every.rows if row.headings == ("NLL ↓",))
-    return [
-        *(
-            {row.headings[0] for row in table.rows if row.cells[place].best}
-            for table in (tables["overview"], tables["scores"])
-            for place, column in enumerate(table.columns)
-            if column.title == "NLL"
-        ),
-        {column.detail for column, cell in zip(every.columns, cells, strict=True) if cell.best},
-    ]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +84,32 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
     assert facts.standing("nll").tied == ()
-    assert best_by_nll(document.blocks) == [{"one"}] * 3
+    tables = {block.name: block for block in document.blocks if isinstance(block, Table)}
+    for name in ("overview", "scores"):
+        place = [column.title for column in tables[name].columns].index("NLL")
+        assert [row.cells[place].best for row in tables[name].rows] == [True, False]
+    [nll] = [row for row in tables["every"].rows if row.headings == ("NLL ↓",)]
+    assert [cell.best for cell in nll.cells] == [True, False]
+
+
+def test_marks_of_detection_follow_the_paired_difference_too(make):
+    outside = make("first", rows=150, labelled=False, signal=1.2, seed=1)
+    second = outside.replace(name="second", total=outside.total + 0.05)
+    methods = gather(
+        [make("first"), make("first").replace(name="second")],
+        {"first": {"far": outside}, "second": {"far": second}},
+    )
+    facts = Facts(
+        assess(methods, {"ood_score": "total", "num_resamples": 200}), sets={"far": "far"}
+    )
+    worse, better = (scores.ood["far"].auroc for scores in facts.scores)
+    assert worse.high > better.low
+    best, _ = facts.detectors["far"]
+    assert (best.label, best.tied, best.paired) == ("second", (), "row by row")
+    table = detection_table(facts.scores, facts.sets, facts)
+    assert [row.cells[0].best for row in table.rows] == [False, True]
+    assert [row.cells[0].value for row in table.rows] == [number(worse.value), number(better.value)]
+    assert {row.cells[0].p for row in table.rows} == {"by total uncertainty"}
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Text beside the tables: the floor of the NLL, the detection score, and sets."""
 
+import re
+
 import numpy as np
 import pytest
 
 import bayeslora as bl
+from bayeslora.cli import main
 from bayeslora.reporting.console import compare_table, scores_table
 from bayeslora.reporting.sentences import set_sentences
 
@@ -20,7 +23,7 @@ def floored(make, name, seed=0):
     return plain.with_probs(probs)
 
 
-def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path):
+def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
     hit, clear = (
         bl.evaluate(predictions, num_resamples=5)
         for predictions in (floored(make, "hit"), make("m"))
@@ -35,6 +38,12 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path):
     bl.report(floored(make, "hit"), out=tmp_path / "report", num_resamples=5)
     for page in ("index.html", "report.md"):
         assert "NLL is cut off" in (tmp_path / "report" / page).read_text(encoding="utf-8")
+    half = np.arange(240) % 2 == 0
+    for name, rows in (("fit", half), ("apply", ~half)):
+        floored(make, "hit").replace(ids=None).take(rows).save(tmp_path / f"{name}.csv")
+    words = ["recalibrate", *(f"--{k}={tmp_path / k}.csv" for k in ("fit", "apply"))]
+    assert main([*words, "--out", str(tmp_path / "out.csv")]) == 0
+    assert re.search("NLL, --fit, before: cut off +2 ", capsys.readouterr().out)
 
 
 def with_sets():

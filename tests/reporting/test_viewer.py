@@ -146,16 +146,22 @@ def test_without_labels_the_workload_is_known_and_the_risk_is_not(make, tmp_path
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_axe_finds_no_serious_fault(two, visit, scheme, width):
+def test_long_texts_and_names_fit_the_screen_without_a_serious_fault(
+    make, tmp_path, visit, scheme, width
+):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = visit(two[1], color_scheme=scheme, viewport={"width": width, "height": 800})
+    classes = ("comp.os.ms-windows.misc", "rec.sport.baseball", "b" * 60, "sci.crypt")
+    texts = ["a long text " * 40 + "x" * 120] * 240
+    distances = {"middle_mahalanobis": np.zeros(240)}
+    predictions = make("m", classes=classes, columns={"text": texts}, scores=distances)
+    place = view(predictions, out=tmp_path / "v.html")
+    page = visit(place, color_scheme=scheme, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#rows").bounding_box()["width"] <= width
     page.locator("#reliability .bin").last.press("Enter")
     violations = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [
-        violation for violation in violations if violation["impact"] in {"serious", "critical"}
-    ]
-    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in serious] == []
+    serious = [each for each in violations if each["impact"] in {"serious", "critical"}]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
 
 
 def test_hostile_words_stay_words(make, tmp_path, visit):
@@ -168,16 +174,3 @@ def test_hostile_words_stay_words(make, tmp_path, visit):
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2
     assert "<img src=x" in page.locator("#rows tbody").text_content()
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_long_texts_and_names_fit_the_screen(make, tmp_path, visit, width):
-    classes = ("comp.os.ms-windows.misc", "rec.sport.baseball", "b" * 60, "sci.crypt")
-    texts = ["a long text " * 40 + "x" * 120] * 240
-    distances = {"middle_mahalanobis": np.zeros(240)}
-    predictions = make("m", classes=classes, columns={"text": texts}, scores=distances)
-    page = visit(
-        view(predictions, out=tmp_path / "v.html"), viewport={"width": width, "height": 800}
-    )
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("#rows").bounding_box()["width"] <= width
