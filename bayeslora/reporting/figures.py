@@ -7,9 +7,9 @@ miscalibration of a class that is rare, or often confused with another (Kull et 
 arXiv:1910.12656), which the scores of each class show.
 
 A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
-(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), by its confidence.
-In a ROC curve the rows of the out-of-distribution set are the positive class, and each
-method has the uncertainty of its `auroc`; a higher one means "more likely of the set".
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). In a ROC curve the rows of the
+out-of-distribution set are the positive class, and each method has the uncertainty of its `auroc`;
+a higher one means "more likely of the set".
 
 Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
 vision deficiencies; line style, hatch or marker shape encodes the same information, so that figures

@@ -113,8 +113,9 @@ def update_model_card(
     results = _results(scores, clean(dataset), dataset_type)
     present = data.get("eval_results") or []
     others = [old for old in present if not any(new.is_equal_except_value(old) for new in results)]
-    data["model_name"] = model or data.get("model_name") or path.resolve().parent.name or "model"
-    data["eval_results"] = [*others, *results]
+    if results:  # none of rows without labels
+        data["model_name"] = model or data.get("model_name") or path.resolve().parent.name
+        data["eval_results"] = [*others, *results]
     section = model_card_section(scores, dataset=dataset)
     if START in card.text:
         card.text = card.text.split(START)[0] + section + card.text.split(END)[1]

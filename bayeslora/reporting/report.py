@@ -26,9 +26,6 @@ if sys.platform == "win32":  # a path class must be derived from the system's ow
 else:
     from pathlib import PosixPath as SystemPath
 
-HEIGHT = 640
-"""Height of the page in a notebook, in pixels."""
-
 
 class Report(SystemPath):
     """The path of a report's `index.html`, a `pathlib.Path`.
@@ -44,7 +41,7 @@ class Report(SystemPath):
         page = escape(self.read_text(encoding="utf-8"), quote=True)
         return (
             f'<iframe title="{escape(str(self), quote=True)}" sandbox="allow-scripts"'
-            f' style="width: 100%; height: {HEIGHT}px; border: 1px solid #d9dee3"'
+            f' style="width: 100%; height: 640px; border: 1px solid #d9dee3"'
             f' srcdoc="{page}"></iframe>'
         )
 

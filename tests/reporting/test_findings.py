@@ -23,36 +23,22 @@ ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
 
 
-def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None, p=0.9):
-    """Return a method with explicit scores."""
+def assessed(
+    label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), p=0.9, sure=None, **notes
+):
+    """Return a method with explicit scores, and notes in its metadata."""
     scores = {
         "accuracy": Score(0.8, 0.75, 0.85),
         "nll": Score(*nll),
-        "brier": Score(0.3, 0.25, 0.35),
         "ece": Score(0.03, 0.02, 0.05),
-        "aurc": Score(0.1, 0.08, 0.12),
         "mean_confidence": Score(0.8 + bias[0], 0.7, 0.9),
         "overconfidence": Score(*bias),
     }
-    made = Scores(
-        name=label,
-        file="",
-        n=600,
-        n_labelled=600,
-        num_classes=4,
-        num_bins=15,
-        scores=scores,
-        bins=bins,
-        ood=ood or {},
-        ece_if_calibrated=0.021,
-        calibration_p=p,
-    )
-    # Other rows for each method, so that its scores alone are compared.
-    rows = ROWS.replace(ids=tuple(f"{label}-{row}" for row in range(len(ROWS))))
-    outside = {name: Source(rows) for name in ood or {}}
+    tests = {"bins": bins, "sure": sure, "ece_if_calibrated": 0.021, "calibration_p": p}
+    made = Scores(label, "", 600, 600, num_classes=4, num_bins=15, scores=scores, **tests)
     shift = 0.001 * ord(label[0])  # no copy of another method
-    rows = ROWS.with_probs(ROWS.probs + np.array([-shift, shift]))
-    return Assessed(Method(label, label, Source(rows), outside), made)
+    rows = ROWS.with_probs(ROWS.probs + np.array([-shift, shift])).replace(metadata=notes)
+    return Assessed(Method(label, label, Source(rows), {}), made)
 
 
 MARKS = str.maketrans({"\u2068": None, "\u2069": None, "\N{NO-BREAK SPACE}": " "})
@@ -151,39 +137,26 @@ def test_best_values_are_marked_with_all_that_overlap():
 SURE_BIN = Bin(0.9, 1.0, 225, 0.971, 0.938, 0.897, 0.963)
 
 
-def judged(**changes):
-    """Return a method that states 2.9 % errors at a confidence of 0.9 or more, and makes 6.2 %."""
-    method = assessed("m")
-    scores = dataclasses.replace(method.scores, sure=SURE_BIN)
-    rows = method.method.predictions.replace(metadata=changes)
-    return dataclasses.replace(
-        method, scores=scores, method=dataclasses.replace(method.method, source=Source(rows))
-    )
-
-
 def test_the_range_where_people_automate_is_judged():
-    sentences = words([judged()])
+    # It states 2.9 % errors at a confidence of 0.9 or more, and makes 6.2 %.
+    method = assessed("m", sure=SURE_BIN)
+    sentences = words([method])
     assert "as they are" not in sentences["advice"]
     assert "states 2.9 % errors and makes 6.2 % [3.7, 10.3]" in sentences["advice"]
     assert "bayeslora recalibrate" in sentences["advice"]
-    assert "bayeslora calibrate" in words([judged(calibrated="no")])["advice"]
+    point = assessed("m", sure=SURE_BIN, calibrated="no")
+    assert "bayeslora calibrate" in words([point])["advice"]
     assert "sure" in sentences
     assert "2.9 %" in sentences["limits"]
-    assert verdict_of(judged().scores)[1] == "open"
+    assert verdict_of(method.scores)[1] == "open"
 
 
 @pytest.mark.parametrize("bins", [(OFF, OFF, OFF), (ON,)])
-def test_after_recalibration_nobody_is_told_to_recalibrate(bins):
-    for method in (judged(recalibration="temperature"), assessed("m", bias=(0.1, 0.08, 0.12))):
-        scores = dataclasses.replace(method.scores, bins=bins)
-        notes = {"recalibration": "temperature"}
-        rows = Source(method.method.predictions.replace(metadata=notes))
-        done = dataclasses.replace(
-            method, scores=scores, method=dataclasses.replace(method.method, source=rows)
-        )
-        advised = words([done])["advice"]
-        assert "bayeslora recalibrate" not in advised
-        assert "risk-coverage curve" in advised
+@pytest.mark.parametrize("fault", [{"sure": SURE_BIN}, {"bias": (0.1, 0.08, 0.12)}])
+def test_after_recalibration_nobody_is_told_to_recalibrate(bins, fault):
+    advised = words([assessed("m", bins=bins, recalibration="temperature", **fault)])["advice"]
+    assert "bayeslora recalibrate" not in advised
+    assert "risk-coverage curve" in advised
 
 
 def test_a_copy_with_prediction_sets_is_no_alternative():
