@@ -5,7 +5,6 @@ import pytest
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
-from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, Table
 from bayeslora.reporting.document import compose
@@ -44,12 +43,6 @@ def test_the_verdict_is_that_of_the_tests(make, options, kind, word):
     screen = first_screen(make("x", **options))
     assert screen.kind == kind
     assert word in screen.verdict
-
-
-def test_few_rows_that_cannot_be_judged_say_so():
-    screen = first_screen(Predictions([[0.7, 0.3]] * 3, ("a", "b"), [0, 0, 0], name="x"))
-    assert screen.kind == "open"
-    assert "3" in screen.verdict
 
 
 def test_the_numbers_are_those_of_the_scores(make):

@@ -6,7 +6,6 @@ import json
 import pytest
 
 import bayeslora as bl
-from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS
@@ -104,20 +103,3 @@ def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
     assert float(lines["sets", "far", "epistemic", "auroc"]["value"]) == far.value
     wrong = scores.uncertainty["total"]["wrong"]
     assert float(lines["answers", "wrong", "total", "mean"]["value"]) == wrong.value
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"near": "mear"}, "'mear'"),
-        ({"near": "near", "far": "near"}, "'near'"),
-        ({"group_by": "sorce<b>"}, "sorce<b>"),
-        ({"cluster_by": "twins"}, "twins"),
-        ({"interval": "bcc"}, "'bcc'"),
-    ],
-)
-def test_what_is_not_there_is_named_and_nothing_is_written(files, tmp_path, options, named):
-    with pytest.raises(InputError) as caught:
-        report(files["m"], ood={"near": files["near"]}, out=tmp_path / "out", **options, **FEW)
-    assert named in str(caught.value)
-    assert not (tmp_path / "out").exists()
