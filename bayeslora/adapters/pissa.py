@@ -13,7 +13,6 @@ Source: Meng, Wang and Zhang 2024, arXiv 2404.02948.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +35,7 @@ class PiSSA(LowRankAdapter):
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
-    retired: ClassVar[Mapping[str, str]] = {"niter": "the decomposition is exact"}
+    retired: ClassVar[tuple[str, ...]] = ("niter",)
 
     r: Count = 16
     """Rank of the trained subspace; the change has rank 2r at most."""

@@ -107,16 +107,19 @@ def _exit_code(words: Sequence[str]) -> int:
         if args.verbose:
             trace(error)
         if not is_repeated(error):
-            say(f"bayeslora: error: {_reason(error)}")
+            say(f"bayeslora: error: {_reason(error, args)}")
         # A wrong path, unless the disk is full.
         wrong_path = isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC
         return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
     return DONE
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        return str(error)
+        name, _, rest = str(error).partition(" ")
+        action = getattr(args, "actions", {}).get(name)
+        is_typed = action and action.option_strings and getattr(error, "code", "") == "option"
+        return f"{action.option_strings[0]} {rest}" if is_typed else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join([f"{type(error).__name__}:", *str(error).split()])

@@ -169,11 +169,6 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def table_width() -> int | None:
-    """Return the maximum width of a table in columns; None if stdout is not a terminal."""
-    return terminal_width() if sys.stdout.isatty() else None
-
-
 def show_wrapped(text: str, indent: str = " " * 6) -> None:
     """Print a paragraph of at most 100 columns, with `indent` on all lines but the first."""
     width = max(40, min(terminal_width(), _WIDEST))

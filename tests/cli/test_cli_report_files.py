@@ -18,11 +18,10 @@ def files(tmp_path):
 
 
 def test_compare_writes_its_table(run, files, tmp_path):
-    result = run("compare", *files, "--out", tmp_path / "table.json")
+    result = run("compare", *files, "--out", tmp_path / "table.md")
     assert result.code == 0
     assert "plain (reference)" in result.out
-    content = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert content["reference"] == "plain"
+    assert "plain (reference)" in (tmp_path / "table.md").read_text(encoding="utf-8")
     table = tmp_path / "one.tex"
     assert run("compare", *files, "--out", table, "--json").out.startswith("{")
     assert "tabular" in table.read_text(encoding="utf-8")

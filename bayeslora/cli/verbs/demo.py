@@ -7,7 +7,7 @@ from typing import Any
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
-from bayeslora.cli.output import print_json, show, table_width
+from bayeslora.cli.output import print_json, show, terminal_width
 
 
 class Options(arguments.Overwriting):
@@ -41,5 +41,5 @@ def run(args: Options) -> None:
     if args.json:
         print_json({"page": str(page), "methods": [each.to_json() for each in scores]})
         return
-    show(scores_table(scores, table_width()))
+    show(scores_table(scores, terminal_width()))
     show(f"\nreport: {page}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
-from bayeslora.cli.output import print_json, show, show_last, table_width
+from bayeslora.cli.output import print_json, show, show_last, terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def run(args: Options) -> None:
         content = [result.to_json() for result in scores]
         print_json(content[0] if len(content) == 1 else content)
         return
-    show(scores_table(scores, table_width(), keys))
+    show(scores_table(scores, terminal_width(), keys))
     line, warns = summary_line(scores)
     if line and keys is None:
         show_last(line, warns=warns)
