@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from small_fits import QUICK, equal_states, fresh, watch
 from tiny import WHOLE_AND_RAW, toy_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from usage import fitted, new
 
 from bayeslora import MLE, Laplace
 from bayeslora.adapters.base import StepHook
-from bayeslora.classifier import BayesianClassifier
 from bayeslora.contrib.lisa import ALWAYS, LISA, draw
 
 WHOLE = LISA(num_active=1, interval=3, num_layers=2, lr=1e-3, weight_decay=0.1)
@@ -236,39 +236,20 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder):
 SPEC = "lisa:num_active=1,interval=3,num_layers=2,lr=1e-3"
 
 
-def new(backbone, adapter=SPEC, posterior="mle", **options):
-    return BayesianClassifier(
-        backbone,
-        adapter,
-        posterior,
-        dtype="float32",
-        max_length=32,
-        progress=False,
-        **WHOLE_AND_RAW,
-        **options,
-    )
-
-
-def fitted(backbone, adapter=SPEC, posterior="mle", **options):
-    return new(backbone, adapter, posterior).fit(
-        toy_rows(30), toy_rows(18, 1), epochs=2, batch_size=8, **options
-    )
-
-
 def test_other_classifiers_on_the_same_backbone_stay_as_they_were(llama):
     from bayeslora.backbones.load import load_backbone
 
     shared = load_backbone(llama, dtype="float32", device="cpu")
-    other = new(shared, "lora:r=2,num_layers=2").fit(toy_rows(30), epochs=1)
+    other = new(shared, "lora:r=2,num_layers=2", "mle").fit(toy_rows(30), epochs=1)
     before = other.predict(toy_rows(9)).probs
-    clf = new(shared).fit(toy_rows(30), epochs=1)
+    clf = new(shared, SPEC, "mle").fit(toy_rows(30), epochs=1)
     assert (other.predict(toy_rows(9)).probs == before).all()
-    alone = new(llama).fit(toy_rows(30), epochs=1)
+    alone = new(llama, SPEC, "mle", dtype="float32").fit(toy_rows(30), epochs=1)
     assert (clf.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
 
 
 def test_merged_is_the_mean_network_and_a_lora_it_is_not(llama, tmp_path):
-    clf = fitted(llama)
+    clf = fitted(llama, SPEC, "mle", dtype="float32", **WHOLE_AND_RAW)
     with refused("input", "export_merged"):
         clf.export_peft(tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
