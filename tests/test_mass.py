@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 30381,
+    "code lines": 29897,
     "modules": 193,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,19 +33,19 @@ LIMITS = {
     "modules that predict loads": 96,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29829,
-    "code lines of the tests": 27310,
-    "code lines of the benchmarks": 2508,
+    "words of the docs": 29749,
+    "code lines of the tests": 26924,
+    "code lines of the benchmarks": 2425,
 }
 ROOMS = {
-    ".": 2227,
-    "adapters": 1111,
+    ".": 2225,
+    "adapters": 1098,
     "backbones": 2217,
-    "cli": 1665,
-    "contrib": 2197,
+    "cli": 1654,
+    "contrib": 1826,
     "data": 2044,
-    "engine": 4533,
-    "experiments": 1193,
+    "engine": 4509,
+    "experiments": 1130,
     "io": 276,
     "metrics": 2824,
     "posteriors": 4781,
