@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora import foreign
+from bayeslora.adapters.inject import put
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import Factors, LowRank
-from bayeslora.adapters.site import Site, put
+from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.foreign import PEFT_CONFIG, PEFT_WEIGHTS, TENSOR_ROOT
 from bayeslora.io.files import write_json, write_tensors

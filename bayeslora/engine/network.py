@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from bayeslora.adapters.site import Companion, Site, adapter_state, lay_out, load_adapter_state
+from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
+from bayeslora.adapters.site import Companion, Site
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelFiles, ModelRecord

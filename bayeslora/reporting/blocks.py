@@ -11,7 +11,7 @@ from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL
 from bayeslora.reporting.text import say
 
 if TYPE_CHECKING:
-    from bayeslora.reporting.figures import Panel
+    from bayeslora.reporting.panel import Panel
 
 Kind = Literal["plain", "good", "warning", "open", "advice"]
 """Style of a finding or a badge; `open` if the rows are inconclusive."""

@@ -90,7 +90,8 @@ def update_model_card(
 
     An earlier section is replaced in place, else the section is appended; results of the same
     metrics on the same data set are replaced, others are kept. A second call with the same scores
-    changes nothing.
+    changes nothing. With `dataset_type`, the accuracy is also written to `.eval_results/` beside
+    the card, where the Hub looks for results on its own data sets.
 
     Args:
         path: The card, an existing Markdown file.
@@ -123,6 +124,8 @@ def update_model_card(
         card.text = f"{card.text.rstrip()}\n\n{section}\n".lstrip()
     with atomic_file(path) as temporary:
         temporary.write_text(str(card), encoding="utf-8", newline="\n")
+    if dataset_type is not None and "accuracy" in scores:
+        _write_eval_result(path.parent / ".eval_results", dataset_type, scores)
     return path
 
 
@@ -168,6 +171,18 @@ def _results(scores: Scores, dataset: str, dataset_type: str | None) -> list[Eva
         )
         for kind, name, value, args in values
     ]
+
+
+def _write_eval_result(folder: Path, dataset_id: str, scores: Scores) -> None:
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    value = round(scores["accuracy"].value, 6)
+    entry = EvalResultEntry(dataset_id, "default", value, notes="accuracy, by bayeslora")
+    folder.mkdir(exist_ok=True)
+    with atomic_file(folder / f"{dataset_id.replace('/', '--')}.yaml") as temporary:
+        content = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        temporary.write_text(content, encoding="utf-8")
 
 
 def scores_of_report(page: Path) -> dict[str, Scores]:

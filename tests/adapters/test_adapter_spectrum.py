@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.low_rank import Factors, LowRank, drift, singular_values, spectrum, summary
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.site import inject
 from bayeslora.testing.adapter import randomise, stack
 
 

@@ -3,9 +3,9 @@
 import torch
 from refusal import refused
 
+from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.site import adapter_state, find_sites, inject
 from bayeslora.testing.adapter import randomise, stack
 
 

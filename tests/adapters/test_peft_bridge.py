@@ -7,11 +7,11 @@ import torch
 from refusal import refused
 from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
+from bayeslora.adapters.inject import find_sites, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft, peft_adapter, split_peft
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.adapters.site import find_sites, inject
 from bayeslora.testing.adapter import output, randomise
 
 # PEFT reads an attribute of transformers by a deprecated name.

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from tiny_hosts import tiny_llama, tokens
 from torch import nn
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA, pissa
-from bayeslora.adapters.site import inject
 from bayeslora.testing.adapter import output, stack
 
 

@@ -5,8 +5,8 @@ import torch
 from refusal import refused
 from tiny_hosts import tiny_bert, tiny_llama
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.site import inject
 from bayeslora.adapters.targets import find_targets, first_adapted_layer, split_at_layer
 from bayeslora.testing.adapter import stack
 

@@ -5,8 +5,8 @@ import torch
 from architectures import UNCUT, backbone, batch, last_hidden, tokens
 from tiny import tiny_bert, tiny_llama, toy_rows
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.site import inject
 from bayeslora.backbones.encoder import POOLING, Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.prefix import LayerSplit

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_bert, tiny_llama
 from torch import nn
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.site import inject
 from bayeslora.backbones import load
 from bayeslora.backbones.load import fingerprint, load_backbone
 from bayeslora.errors import InputError

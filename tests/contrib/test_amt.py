@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.site import export, inject
+from bayeslora.adapters.inject import export, inject
 from bayeslora.contrib.amt import AMT, published_weights, separation
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
 

@@ -7,9 +7,14 @@ from tiny_hosts import OnBert, OnLlama, tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
+from bayeslora.adapters.inject import (
+    adapter_state,
+    export,
+    inject,
+    load_adapter_state,
+)
 from bayeslora.adapters.low_rank import spectrum, summary
 from bayeslora.adapters.peft_bridge import export_peft
-from bayeslora.adapters.site import adapter_state, export, inject, load_adapter_state
 from bayeslora.contrib.s2ft import S2FT, Columns, column_targets
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import SiteLaws, output, randomise

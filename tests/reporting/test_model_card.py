@@ -60,6 +60,9 @@ def test_the_hub_reads_the_metadata(card, scores):
     assert values["roc_auc"].metric_value == pytest.approx(
         scores.ood["far | off"].auroc.value, abs=5e-7
     )
+    [entry] = yaml.safe_load((card.parent / ".eval_results/fancyzhx--ag_news.yaml").read_text())
+    assert entry["dataset"]["id"] == "fancyzhx/ag_news"
+    assert entry["value"] == pytest.approx(scores["accuracy"].value, abs=5e-7)
 
 
 def test_everything_else_keeps_its_value(card, scores):

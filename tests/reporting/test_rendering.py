@@ -11,7 +11,8 @@ from PIL import Image
 from bayeslora.predictions.collection import gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.figures import FORMATS, drawing_style, reliability_panel
+from bayeslora.reporting.figures import FORMATS, reliability_panel
+from bayeslora.reporting.panel import drawing_style
 
 ROWS = Predictions([[0.9, 0.1]] * 50, ("a", "b"), [0] * 35 + [1] * 15)
 HOSTILE = [

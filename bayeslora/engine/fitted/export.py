@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bayeslora._version import __version__
+from bayeslora.adapters.inject import export
 from bayeslora.adapters.peft_bridge import export_peft
-from bayeslora.adapters.site import export
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for

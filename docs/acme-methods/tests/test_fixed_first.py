@@ -2,7 +2,7 @@ import torch
 from acme_methods.fixed_first import FixedFirst
 from torch import nn
 
-from bayeslora.adapters.site import inject
+from bayeslora.adapters.inject import inject
 from bayeslora.testing.adapter import SiteLaws
 
 

@@ -2,8 +2,8 @@ import torch
 from acme_methods.noise import Noise, NoisyWeights
 from torch import nn
 
+from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
-from bayeslora.adapters.site import inject
 from bayeslora.testing.weight_posterior import WeightPosteriorLaws
 
 
