@@ -23,36 +23,36 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29897,
-    "modules": 193,
+    "code lines": 29919,
+    "modules": 195,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
     "options of the command line": 149,
     "options of fit": 28,
-    "modules that fit loads": 107,
-    "modules that predict loads": 96,
+    "modules that fit loads": 108,
+    "modules that predict loads": 97,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29749,
-    "code lines of the tests": 26924,
+    "words of the docs": 29760,
+    "code lines of the tests": 26933,
     "code lines of the benchmarks": 2425,
 }
 ROOMS = {
     ".": 2225,
-    "adapters": 1098,
+    "adapters": 1104,
     "backbones": 2217,
     "cli": 1654,
     "contrib": 1826,
     "data": 2044,
-    "engine": 4509,
+    "engine": 4510,
     "experiments": 1130,
     "io": 276,
     "metrics": 2824,
     "posteriors": 4781,
     "predictions": 1443,
     "recalibration": 710,
-    "reporting": 2599,
-    "testing": 561,
+    "reporting": 2615,
+    "testing": 560,
 }
 """Code lines by folder; `.` for files outside of one."""
 
