@@ -33,7 +33,7 @@ LIMITS = {
     "modules that predict loads": 97,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29760,
+    "words of the docs": 29798,
     "code lines of the tests": 26933,
     "code lines of the benchmarks": 2425,
 }
