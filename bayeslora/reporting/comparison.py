@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from bayeslora.errors import unknown_choice
 from bayeslora.io.files import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.metrics.scores import Score
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.page import PREAMBLE, to_latex
 from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import (
     Cell,
-    Column,
     Row,
     Table,
     sentence_to_markdown,
@@ -27,24 +23,15 @@ from bayeslora.reporting.tables import (
 )
 from bayeslora.reporting.text import interval, named, number, p_text, say
 
-DISTANCE_COLUMNS: Mapping[str, Column] = {
-    "tv": Column("TV", "↓"),
-    "epistemic_ratio": Column("Epistemic ratio", "→1"),
-}
-"""Key -> column of the distances in a comparison."""
-
 
 def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
     """Return the table of paired differences from the reference, best method first.
 
     A cell holds the difference, its interval, and p; the row of the reference holds its scores.
-    Distances, if measured, have two more columns. `chosen_by` is the score by which the reference
-    was chosen on the same rows; empty if the choice did not depend on them.
+    `chosen_by` is the score by which the reference was chosen on the same rows; empty if the choice
+    did not depend on them.
     """
     columns = [COLUMNS[key] for key in comparison.keys]
-    if comparison.distance_to is not None:
-        detail = f"to {as_label(comparison.distance_to)}"
-        columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_row(row, comparison) for row in comparison.rows)
     caption, *notes = comparison_notes(comparison, chosen_by)
     return Table(caption, ("Method",), tuple(columns), rows, " ".join(notes))
@@ -73,8 +60,6 @@ def comparison_notes(
     ]
     if chosen_by:
         notes.append(say("chosen_by", by=chosen_by))
-    if comparison.distance_to is not None:
-        notes.append(say("distances", name=named(as_label(comparison.distance_to))))
     if comparison.nll_clamped and "nll" in comparison.keys:
         notes.append(say("clamped_fits", examples=counted(comparison.nll_clamped, "example")))
     return tuple(filter(None, notes))
@@ -95,7 +80,6 @@ def _made(comparison: Comparison, reference: str) -> Iterator[str]:
         yield say(
             "paired",
             of=comparison,
-            kind="BCa" if comparison.interval == "bca" else comparison.interval,
             shape=" (of calibration errors in bins reflected ones)" if binned else "",
             drawn=drawn,
             more=", and say nothing of other seeds of the fits" if fits else "",
@@ -130,11 +114,6 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
             value = number(score.value, signed=True, digits=digits)
             ends = interval(score.low, score.high, signed=True, digits=digits)
             cells.append(Cell(value, ends, row.is_clear(key), p))
-    if comparison.distance_to is not None:
-        distances = [score_cell(key, row.distances.get(key)) for key in DISTANCE_COLUMNS]
-        if row.name == comparison.distance_to:
-            distances = [replace(cell, interval="") for cell in distances]
-        cells += distances
     return Row((title,), tuple(cells))
 
 
@@ -199,9 +178,8 @@ def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool
 def _csv_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
     yield DIFFERENCE_COLUMNS
     for row in comparison.rows:
-        for key, score in {**row.scores, **row.distances}.items():
-            other = comparison.distance_to if key in row.distances else comparison.reference
-            difference = row.differences.get(key, Score.alone(math.nan))
+        for key, score in row.scores.items():
+            difference = row.differences[key]
             numbers = (*score_numbers(score), *score_numbers(difference), comparison.n)
             tests = row.p.get(key, ""), row.p_holm.get(key, "")
-            yield (row.name, other or "", key, *numbers, *tests)
+            yield (row.name, comparison.reference, key, *numbers, *tests)

@@ -57,7 +57,6 @@ def scores_table(
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
-        tables_of.near_far_table(named),
         *([tables_of.uncertainty_table(named)] if detailed else []),
         *tables_of.group_tables(named),
         tables_of.class_table(named),

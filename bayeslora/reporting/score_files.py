@@ -45,9 +45,9 @@ CSV_COLUMNS = (
 )
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
-`by` is only set for parts: `group:<column>`, `class`, `sets` (near and far) and `answers` (right
-and wrong), with the value of the column, the class, and so on in `part`. Means over seeds follow
-all fits, with the number of seeds in `method`.
+`by` is only set for parts: `group:<column>`, `class` and `answers` (right and wrong),
+with the value of the column, the class, and so on in `part`. Means over seeds follow all fits, with
+the number of seeds in `method`.
 """
 
 
@@ -114,11 +114,6 @@ def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
 
 def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
     """Yield the lines of parts, without the names of the method."""
-    for kind, group in scores.ood_groups.items():
-        size = sum(scores.ood[name].n_out for name in group.sets)
-        for uncertainty, by_key in group.by_score.items():
-            for key, score in by_key.items():
-                yield ("", uncertainty, key, *score_numbers(score), scores.n, size, "sets", kind)
     for uncertainty, means in scores.uncertainty.items():
         for part, score in means.items():
             yield ("", uncertainty, "mean", *score_numbers(score), "", "", "answers", part)

@@ -10,7 +10,7 @@ import numpy as np
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
-from bayeslora.plain_text import as_label, clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.facts import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table
@@ -339,25 +339,6 @@ def _parts(
     )
     titles = (Column("Examples"), *(columns[key] for key in keys))
     return Table(caption, ("Method", as_label(heading)), titles, rows, say("brackets"))
-
-
-def near_far_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of detection averaged over near and far sets; without rows if none."""
-    lines = [
-        (
-            (
-                method.name,
-                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
-                score_words(group.score),
-            ),
-            group.scores,
-        )
-        for method in methods
-        for kind, group in method.ood_groups.items()
-    ]
-    caption = "Means over near and over far sets; every set counts the same."
-    headings = ("Method", "Mean over sets", "Uncertainty")
-    return _table(caption, headings, OOD_COLUMNS, lines, say("brackets"))
 
 
 _UNCERTAINTY_COLUMNS: Mapping[str, Column] = {
