@@ -14,7 +14,6 @@ def files(tmp_path):
     ("words", "named"),
     [
         ("evaluate P --ood-score epistemic", "--ood-score"),
-        ("evaluate P --set near=far", "near"),
         ("report P --out R --ood-score epistemic", "--ood-score"),
         ("report P --out R --no-examples --example-column text", "--example-column"),
         ("report P --out R --set card_model=m", "card_model"),
