@@ -72,8 +72,8 @@ def test_seeds_of_one_method_alone_are_compared_with_each_other():
     assert {row.name for row in apart.rows} == {"x (seed 0)", "x (seed 1)", "yy"}
 
 
-def test_p_values_do_not_depend_on_the_other_scores():
-    """Brier's reliability forces the computation of all scores."""
+def test_scores_computed_anew_have_the_p_values_of_the_short_way():
+    """Brier's reliability forces the long way, over the rows of both methods at once."""
     files = [fit("x", 0, noise=1.5), fit("yy", 0)]
     every = compare(files, scores=SCORE_KEYS, num_resamples=20, num_permutations=99)
     usual = compare(files, num_resamples=20, num_permutations=99)

@@ -34,10 +34,10 @@ def test_options_as_text():
     [
         (lambda: MAP(prior_scale=True), ["prior_scale", "True"]),
         (lambda: VBLL(prior_scale=-1.0), ["prior_scale", "-1.0"]),
-        (lambda: VBLL(prior_scale="cross"), ["prior_scale", "did you mean 'cross-validation'"]),
-        (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
-        (lambda: VBLL(polish_bound="mc"), ["unknown polish_bound 'mc'", "'knowles_minka'"]),
-        (lambda: VBLL(prior_scale="validation"), ["prior_scale", "mean 'empirical-bayes'"]),
+        (lambda: VBLL(prior_scale="cross"), ["prior_scale", "'cross-validation'"]),
+        (lambda: VBLL(bound="jenson"), ["bound", "'jenson'", "'jensen'", "'mc'"]),
+        (lambda: VBLL(polish_bound="mc"), ["polish_bound", "'mc'", "'knowles_minka'"]),
+        (lambda: VBLL(prior_scale="validation"), ["prior_scale", "'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
         (lambda: LaplaceLoRA(last_layer=1), ["last_layer", "true or false", "1"]),
@@ -52,34 +52,6 @@ def test_refusals_name_the_value_and_what_is_allowed(make, parts):
         make()
     for part in parts:
         assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("option", "instead"),
-    [
-        ("head_step=joint", "head_steps"),
-        ("rank=4", "covariance=dense"),
-        ("refits_per_epoch=1", "head_steps"),
-        ("training_covariance=dense", "diagonal"),
-    ],
-)
-def test_an_option_of_earlier_versions_is_refused_with_what_to_use(option, instead):
-    with refused("unknown", option.partition("=")[0], instead):
-        resolve("posterior", f"vbll:{option}", POSTERIORS)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "instead"),
-    [
-        ("bound", "gauss_hermite", "knowles_minka"),
-        ("polish_bound", "tilted", "knowles_minka"),
-        ("covariance", "full", "dense"),
-        ("covariance", "low_rank", "eigenbasis"),
-    ],
-)
-def test_a_value_of_earlier_versions_is_refused_with_what_to_use(option, value, instead):
-    with refused("option", option, value, instead):
-        VBLL(**{option: value})
 
 
 def test_records_of_earlier_versions_are_read():

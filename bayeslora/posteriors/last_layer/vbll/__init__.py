@@ -96,19 +96,9 @@ class VBLL(Posterior):
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
     only_with: ClassVar[OnlyWith] = {"num_bound_samples": (("bound", "mc"),)}
-    retired: ClassVar[Mapping[str, str]] = {
-        "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
-        "rank": "choose covariance=dense, diagonal or eigenbasis, which have no rank",
-        "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
-        "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
-        "training_covariance": "it is diagonal; `covariance` is that of the final fit",
-        "bound=gauss_hermite": "choose knowles_minka",
-        "bound=tilted": "choose knowles_minka",
-        "polish_bound=gauss_hermite": "choose knowles_minka",
-        "polish_bound=tilted": "choose knowles_minka",
-        "covariance=full": "choose dense, which has one covariance per class",
-        "covariance=low_rank": "choose dense, diagonal or eigenbasis",
-    }
+    retired: ClassVar[tuple[str, ...]] = (
+        *("head_step", "rank", "refits_per_epoch", "laplace_refinement", "training_covariance"),
+    )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
         """Return the options with `auto` resolved: `dense`, unless that is too large.
