@@ -299,7 +299,6 @@ class Scoring(Everywhere):
     num_bins: Any = option(of=EVALUATE, flag="--bins")
     seed: Any = option(of=RESAMPLING)
     cluster_by: str | None = option("COLUMN", EVALUATE, further=True)
-    interval: str | None = option(of=RESAMPLING, further=True)
 
 
 class Parts(Everywhere):
@@ -308,8 +307,6 @@ class Parts(Everywhere):
     ood_score: str | None = option(of=EVALUATE)
     group_by: list[str] | None = option("COLUMN", EVALUATE)
     by_class: bool = option(of=EVALUATE)
-    near: list[str] | None = option(of=EVALUATE, further=True)
-    far: list[str] | None = option(of=EVALUATE, further=True)
 
 
 class Evaluated(Scored, Parts, Scoring):
@@ -347,10 +344,10 @@ class Page(Everywhere):
     """omit texts and ids"""
 
 
-PART_OPTIONS = ("ood_score", "near", "far", "group_by", "by_class")
+PART_OPTIONS = ("ood_score", "group_by", "by_class")
 """The options of `Parts`, by their names in Python."""
 
-SCORING_OPTIONS = ("num_bins", "seed", "cluster_by", "interval")
+SCORING_OPTIONS = ("num_bins", "seed", "cluster_by")
 """The options of `Scoring`, by their names in Python."""
 
 

@@ -35,8 +35,6 @@ class EvaluateOptions(Bootstrap, total=False):
     """Keywords of `evaluate` that a report passes on, with the same meaning and defaults."""
 
     ood_score: str | None
-    near: Names
-    far: Names
     group_by: Names
     by_class: bool
     cluster_by: str | None
@@ -190,7 +188,7 @@ class Assessed:
 
 def shared_options(options: EvaluateOptions) -> dict[str, Any]:
     """Return the options that scores of all sets of rows and comparisons share."""
-    shared = ("num_bins", "num_resamples", "seed", "interval")
+    shared = ("num_bins", "num_resamples", "seed")
     return {key: value for key, value in options.items() if key in shared}
 
 

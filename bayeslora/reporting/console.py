@@ -43,7 +43,6 @@ def scores_table(
     else:
         blocks = [to_text(_list_of_scores(named[0], sets, keys))]
     tables = [
-        tables_of.near_far_table(named),
         *tables_of.group_tables(named),
         tables_of.class_table(named),
         *tables_of.confusion_tables([method for method in named if method.classes]),

@@ -146,11 +146,9 @@ def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
-    groups = tables_of.near_far_table(methods)
     every = _numbered("ood", [tables_of.ood_table(methods, *names) for names in sets.items()])
     return (
         tables_of.detection_table(methods, sets, facts).called("detection"),
-        *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"]),
         Details("Every uncertainty of every method", every),
     )

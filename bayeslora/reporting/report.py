@@ -116,8 +116,8 @@ def report(
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`
-            and `figures`; and keywords of `evaluate`: `ood_score`, `near`, `far`, `group_by`,
-            `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`, `seed`.
+            and `figures`; and keywords of `evaluate`: `ood_score`, `group_by`, `by_class`,
+            `cluster_by`, `num_bins`, `num_resamples`, `seed`.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.

@@ -45,9 +45,9 @@ CSV_COLUMNS = (
 )
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
-`by` is only set for parts: `group:<column>`, `class`, `sets` (near and far) and `answers` (right
-and wrong), with the value of the column, the class, and so on in `part`. Means over seeds follow
-all fits, with the number of seeds in `method`.
+`by` is only set for parts: `group:<column>`, `class` and `answers` (right and wrong),
+with the value of the column, the class, and so on in `part`. Means over seeds follow all fits, with
+the number of seeds in `method`.
 """
 
 
@@ -114,12 +114,6 @@ def _lines(scores: Scores) -> Iterator[dict[str, object]]:
 
 
 def _lines_of_parts(scores: Scores) -> Iterator[dict[str, object]]:
-    for kind, group in scores.ood_groups.items():
-        sizes = {"n": scores.n, "n_ood": sum(scores.ood[name].n_out for name in group.sets)}
-        for uncertainty, by_key in group.by_score.items():
-            for key, score in by_key.items():
-                about = {"uncertainty": uncertainty, "score": key, "by": "sets", "part": kind}
-                yield {**about, **vars(score), **sizes}
     for uncertainty, means in scores.uncertainty.items():
         for part, score in means.items():
             about = {"uncertainty": uncertainty, "score": "mean", "by": "answers", "part": part}

@@ -11,7 +11,7 @@ from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
-from bayeslora.plain_text import as_label, clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.assess import Shift
 from bayeslora.reporting.blocks import Cell, Column, Row, Table
 from bayeslora.reporting.facts import Facts
@@ -236,23 +236,12 @@ def shift_table(shift: Shift) -> Table:
     return _table(say("shift"), headings, columns, lines, say("brackets"))
 
 
-DISTANCE_COLUMNS: Mapping[str, Column] = {
-    "tv": Column("TV", "↓"),
-    "epistemic_ratio": Column("Epistemic ratio", "→1"),
-}
-"""Key -> column of the distances in a comparison."""
-
-
 def difference_table(comparison: Comparison) -> Table:
     """Return the table of paired differences from the reference, best method first.
 
     A cell holds the difference, its interval, and p; the row of the reference holds its scores.
-    Distances, if measured, have two more columns.
     """
     columns = [COLUMNS[key] for key in comparison.keys]
-    if comparison.distance_to is not None:
-        detail = f"to {as_label(comparison.distance_to)}"
-        columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_difference_row(row, comparison) for row in comparison.rows)
     tested = " and corrected p < 0.05" if comparison.num_permutations else ""
     reference = named(as_label(comparison.reference))
@@ -274,8 +263,6 @@ def _notes_on_differences(comparison: Comparison, reference: str) -> Iterator[st
         yield say("paired", of=comparison, drawn=drawn)
     if comparison.num_permutations:
         yield say("permutation", of=comparison, drawn=drawn, reference=reference)
-    if comparison.distance_to is not None:
-        yield say("distances", name=as_label(comparison.distance_to))
     if comparison.nll_clamped and "nll" in comparison.keys:
         yield say("clamped", rows=comparison.nll_clamped)
 
@@ -299,11 +286,6 @@ def _difference_row(row: ComparisonRow, comparison: Comparison) -> Row:
             value = number(score.value, signed=True, digits=digits)
             ends = interval(score.low, score.high, signed=True, digits=digits)
             cells.append(Cell(value, ends, row.is_clear(key), p))
-    if comparison.distance_to is not None:
-        distances = [score_cell(key, row.distances.get(key)) for key in DISTANCE_COLUMNS]
-        if row.name == comparison.distance_to:
-            distances = [replace(cell, interval="") for cell in distances]
-        cells += distances
     return Row((title,), tuple(cells))
 
 
@@ -358,25 +340,6 @@ def _parts(
     )
     titles = (Column("Examples"), *(columns[key] for key in keys))
     return Table(caption, ("Method", as_label(heading)), titles, rows, say("brackets"))
-
-
-def near_far_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of detection averaged over near and far sets; without rows if none."""
-    lines = [
-        (
-            (
-                method.name,
-                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
-                score_words(group.score),
-            ),
-            group.scores,
-        )
-        for method in methods
-        for kind, group in method.ood_groups.items()
-    ]
-    caption = "Means over near and over far sets; every set counts the same."
-    headings = ("Method", "Mean over sets", "Uncertainty")
-    return _table(caption, headings, OOD_COLUMNS, lines, say("brackets"))
 
 
 MOST_CLASSES = 10

@@ -13,7 +13,6 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("evaluate P --set near=far", "near"),
         ("report P --out R --set device=cpu", "device"),
         ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),

@@ -116,7 +116,7 @@ def test_defaults_in_the_help_are_those_of_python():
 def test_help_comes_from_the_signature_of_the_function(run):
     text = " ".join(run("evaluate", "--help").out.split())
     assert "--group-by COLUMN columns of the predictions" in text
-    assert "interval=NAME" in text
+    assert "cluster_by=COLUMN" in text
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,9 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 FEW = {"num_resamples": 20}
 ASKED = {
-    "near": "near",
-    "far": ["far"],
     "group_by": "source<b>",
     "by_class": True,
     "cluster_by": "twin",
-    "interval": "bca",
 }
 
 
@@ -62,7 +59,7 @@ def test_the_json_is_what_evaluate_says(written, scores):
 
 def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     page = (written / "index.html").read_text(encoding="utf-8")
-    for part in ("every", "parts-1", "parts-2", "near-far"):
+    for part in ("every", "parts-1", "parts-2"):
         assert f'id="{part}-caption"' in page
     for name in ("<i>mail", "source<b>"):
         assert name not in page
@@ -71,8 +68,8 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
         (written / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex")
     ]
     shown = [scores.groups["source<b>"]["web"].scores["nll"]]
-    shown += [scores.classes["crypto"].scores["recall"], scores.ood_groups["far"].scores["aupr_in"]]
-    shown.append(scores["smece"])
+    shown += [scores.classes["crypto"].scores["recall"], scores.ood["far"].aupr_in]
+    shown.append(scores["aece"])
     for text in texts:
         assert "ECE by chance" in text
         for score in shown:
@@ -99,7 +96,5 @@ def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
     assert (float(line["value"]), line["n"]) == (web.scores["ece"].value, "120")
     crypto = scores.classes["crypto"]
     assert float(lines["class", "crypto", "", "recall"]["low"]) == crypto.scores["recall"].low
-    far = scores.ood_groups["far"].by_score["epistemic"]["auroc"]
-    assert float(lines["sets", "far", "epistemic", "auroc"]["value"]) == far.value
     wrong = scores.uncertainty["total"]["wrong"]
     assert float(lines["answers", "wrong", "total", "mean"]["value"]) == wrong.value

@@ -16,7 +16,6 @@ class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, argume
 
     by: str | None = option("SCORE", COMPARE)
     reference: str | None = option(of=COMPARE)
-    distance_to: str | None = option(of=COMPARE)
     out: str | None = option("FILE")
     """also write the table to a file ending in .md or .tex"""
 
@@ -38,7 +37,7 @@ def run(args: Options) -> None:
         [named_predictions(method, over_seeds=together) for method in methods],
         scores=keys,
         over_seeds=together,
-        **given(args, "by", "reference", "distance_to", *SCORING_OPTIONS),
+        **given(args, "by", "reference", *SCORING_OPTIONS),
     )
     if args.out is not None:
         write_comparison(comparison, args.out, overwrite=bool(args.overwrite))

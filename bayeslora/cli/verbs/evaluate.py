@@ -22,7 +22,6 @@ class Options(arguments.Evaluated, arguments.ScoreChoice):
 
     over_seeds: bool = option()
     """treat files of the same method as its seeds: means with t intervals"""
-    closed: str | None = option(of=arguments.EVALUATE, further=True)
 
 
 def run(args: Options) -> None:
@@ -33,7 +32,7 @@ def run(args: Options) -> None:
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = score_keys(args, ALL_SCORES)
-    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS, "closed")
+    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS)
     methods = find(args).methods(*args.group_by or (), args.cluster_by)
     if args.over_seeds:
         groups = by_group(methods)
