@@ -114,7 +114,7 @@ class Options:
     """Base of dataclasses whose annotations define the allowed values.
 
     Attributes:
-        retired: Options of earlier versions by name, or name=value, and what to use instead. They
+        retired: Options of earlier versions by name, and what to use instead. They
             change nothing in a fitted model: they may stand in its record.
     """
 
@@ -131,9 +131,6 @@ class Options:
             InputError: A value is not allowed; the message names option, value and allowed values.
         """
         values = {name: getattr(self, name) for name in option_names(type(self))}
-        for name, value in values.items():
-            if (instead := self.retired.get(f"{name}={value}")) is not None:
-                raise InputError(f"{name} is not {value!r} any more: {instead}", code="option")
         for name, value in _accepted(checks(type(self)), values).items():
             object.__setattr__(self, name, value)
 

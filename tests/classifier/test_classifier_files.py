@@ -21,7 +21,7 @@ COMBINATIONS = [
     *(("lora:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS),
     *(("polar:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS[:-1]),
     ("polar:r=4", "vbll"),
-    ("polar:r=4", f"{QUICK_VBLL},covariance=diagonal,link=probit"),
+    ("polar:r=4", f"{QUICK_VBLL},covariance=eigenbasis,link=probit"),
     ("polar:r=4", "laplace"),
     ("polar:r=4", "laplace:structure=full"),
     ("polar:r=4", "laplace:structure=diag,link=bridge"),

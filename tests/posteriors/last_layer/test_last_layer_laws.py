@@ -22,7 +22,7 @@ for _posterior in default_heads():
 
 
 class TestDiagonalJensenVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, polish_bound="jensen", covariance="diagonal")
+    config = VBLL(prior_scale=2.0, covariance="eigenbasis")
 
 
 class TestSampledVBLL(LastLayerLaws):

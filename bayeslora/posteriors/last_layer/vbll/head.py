@@ -15,7 +15,7 @@ that fits these keeps the means from reaching their optimum.
 Afterwards `fit` finds the optimum for the final features in closed form, at the trained means or
 over the means too (`final.py`), and stores it separately from the training parameters. The bound is
 Jensen's in training, which is cheap, and that of Knowles and Minka in the final fit, which is
-tighter, unless options say otherwise. `predict` needs one pass.
+tighter. `predict` needs one pass.
 
 The options of a row share one weight vector:
 
@@ -45,22 +45,18 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import (
-    SHARED_FAMILIES,
     logit_covariance,
     packed,
     stored_shapes,
     unpacked,
 )
-from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
+from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
 
 # Initial standard deviation of a logit under q.
 _INITIAL_LOGIT_STD = 0.1
-# Dtypes of fitted covariances in files.
-_STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
 def negative_elbo(
@@ -183,21 +179,6 @@ class VBLLHead(LastLayer):
         return -self._bound(rows, self.mean.detach(), self.spread.detach().exp()).mean()
 
     @torch.no_grad()
-    def refit(self, rows: Features, iterations: int = 8) -> None:
-        """Move the means near their optimum under a prior around m0, in closed form."""
-        polished = polish(
-            rows,
-            len(self.mean),
-            covariance="diagonal",
-            prior_variance=self.prior_variance,
-            bound=self.config.bound if self.config.bound != "mc" else self.config.polish_bound,
-            start=Start(self.mean, _variance_under({"scale": self.spread.exp()}, rows.double())),
-            prior_mean=self.prior_mean,
-            max_iterations=iterations,
-        )
-        self.mean.copy_(polished.mean)
-
-    @torch.no_grad()
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
@@ -244,29 +225,6 @@ class VBLLHead(LastLayer):
         mean, stored = self._posterior()
         rows = rows.double()
         return GaussianLogits(rows.logits(mean.double()), _variance_under(stored, rows))
-
-    def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return `bound_gap` on the training rows."""
-        return {"bound_gap": self.bound_gap(rows)}
-
-    @torch.no_grad()
-    def bound_gap(self, rows: Features, num_draws: int = 50) -> float:
-        """Return the gap of the bound below the sampled log-likelihood, in nats per row."""
-        bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
-        if bound == "mc":
-            return 0.0
-        classes = len(self.mean)
-        total = 0.0
-        parts = row_slices(len(rows), max(num_draws, classes) * classes)
-        for index, chunk in enumerate(parts):
-            part = rows.take(chunk)
-            logits, labels = self.predict(part), part.targets
-            shape = tuple(logits.mean.shape)
-            noise = antithetic_noise(num_draws, shape, self.seed + index, logits.mean)
-            sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
-            closed = bounds.closed_form(bound, logits.mean, logits.covariance, labels)
-            total += float((sampled - closed).sum())
-        return total / len(rows)
 
     @property
     def trained_mean(self) -> Tensor:
@@ -321,17 +279,13 @@ class VBLLHead(LastLayer):
             self.prior_mean = torch.zeros_like(self.mean.detach())
         if not extra.get("fitted"):
             return
-        if extra["covariance"] != self.config.covariance:
-            raise ValueError(f"its covariance is {extra['covariance']!r}")
-        # Models without this key are older than the option.
-        dtype = extra.get("dtype", "float64")
-        if dtype not in _STORED:
-            raise ValueError(f"the dtype of its covariance is {dtype!r}")
+        # Models without this key are older.
+        dtype = torch.float32 if extra.get("dtype") == "float32" else torch.float64
         self._packs = self._packs and extra.get("packed") is True
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
         for name, shape in stored_shapes(self.config.covariance, classes, size).items():
-            setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
+            setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=dtype))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 
@@ -419,10 +373,10 @@ class SharedVBLLHead(VBLLHead):
         Raises:
             InputError: A basis that classes share is not for options.
         """
-        if config.covariance not in ("auto", *SHARED_FAMILIES):
+        if config.covariance == "eigenbasis":
             raise InputError(
-                f"covariance {config.covariance!r} is not supported for the format 'options', "
-                "whose options share one weight vector; choose 'dense' or 'diagonal'",
+                "covariance 'eigenbasis' is not supported for the format 'options', whose options "
+                "share one weight vector; choose 'dense'",
                 code="not-on-options",
             )
         return cls(config, num_features, num_classes, **options)
