@@ -23,8 +23,7 @@ COMBINATIONS = [
     ("polar:r=4", "vbll"),
     ("polar:r=4", f"{QUICK_VBLL},covariance=eigenbasis,link=probit"),
     ("polar:r=4", "laplace"),
-    ("polar:r=4", "laplace:structure=full"),
-    ("polar:r=4", "laplace:structure=diag,link=bridge"),
+    ("polar:r=4", "laplace:structure=full,link=bridge"),
 ]
 
 

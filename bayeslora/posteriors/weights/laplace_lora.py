@@ -53,10 +53,9 @@ from torch.nn.functional import cross_entropy
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import real_tokens
-from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, feature_gradient
 from bayeslora.posteriors.last_layer.algebra import (
@@ -77,9 +76,8 @@ class LaplaceLoRA(Posterior):
     network is trained by maximum likelihood and stays as it is.
     """
 
-    structure: Structure = "kron"
-    """Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over all
-    random weights, if there are few."""
+    structure: Literal["diag", "kron"] = "kron"
+    """Curvature: `kron`, two Kronecker factors per layer, or `diag`."""
     prior_precision: Positive | Literal["marglik", "validation"] = "validation"
     """Precision δ of the Gaussian prior on every random weight. `validation` minimises the
     validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises the
@@ -222,10 +220,6 @@ class KronLayers(nn.Module):
             a.decompose(max(count, 1))
             b.decompose(1)
 
-    def sums(self) -> list[Tensor]:
-        """Return the diagonals of both factors of each layer, before `finish`."""
-        return [torch.cat([a.basis.diagonal(), b.basis.diagonal()]) for a, b in self._factors()]
-
     def eigenvalues(self) -> list[Tensor]:
         """Return the products of both factors' eigenvalues, [out · in] for each layer."""
         return [torch.outer(b.values, a.values).flatten() for a, b in self._factors()]
@@ -258,47 +252,13 @@ class DiagLayers(nn.Module):
     def finish(self) -> None:
         """Do nothing: the sums are the eigenvalues."""
 
-    def sums(self) -> list[Tensor]:
-        """Return h of each layer."""
-        return [self.get_buffer(name) for name in self._names]
-
     def eigenvalues(self) -> list[Tensor]:
         """Return h, [out · in] for each layer."""
-        return [diagonal.flatten() for diagonal in self.sums()]
+        return [self.get_buffer(name).flatten() for name in self._names]
 
     def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
         """Yield the unchanged Jacobians, [B, C, out · in]."""
         return (layer.matrices().flatten(-2) for layer in layers)
-
-
-class JointLayers(nn.Module):
-    """H over the weights of all layers together, [P, P]."""
-
-    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
-        self.hessian = _Factor(sum(out * size for out, size in shapes))
-        self._sizes = [out * size for out, size in shapes]
-
-    def add(self, layers: Sequence[LayerGradients]) -> None:
-        """Add rows, whose gradients are j_nk for all k."""
-        j = _joined(layers).flatten(0, 1)
-        self.hessian.basis += j.T @ j
-
-    def finish(self) -> None:
-        """Decompose the sum, once all rows are added."""
-        self.hessian.decompose(1)
-
-    def sums(self) -> list[Tensor]:
-        """Return the diagonal of each layer, before `finish`."""
-        return list(torch.split(self.hessian.basis.diagonal(), self._sizes))
-
-    def eigenvalues(self) -> list[Tensor]:
-        """Return the eigenvalues, [P]."""
-        return [self.hessian.values]
-
-    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
-        """Yield J Q, [B, C, P]."""
-        yield _joined(layers) @ self.hessian.basis
 
 
 class _Factor(nn.Module):
@@ -317,22 +277,13 @@ class _Factor(nn.Module):
         self.basis, self.values = basis.contiguous(), values.clamp_min(0)
 
 
-def _joined(layers: Sequence[LayerGradients]) -> Tensor:
-    """Return the Jacobians of all layers side by side, [B, K, P]."""
-    return torch.cat([layer.matrices().flatten(-2) for layer in layers], -1)
-
-
-AnyLayers = KronLayers | DiagLayers | JointLayers
+AnyLayers = KronLayers | DiagLayers
 """Structures of H over layers of shapes [(out, in), …], with float64 buffers.
 
 `add` adds rows with gradients j_nk for all k, and `finish` decomposes the sums.
 """
 
-LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
-    "diag": DiagLayers,
-    "full": JointLayers,
-    "kron": KronLayers,
-}
+LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {"diag": DiagLayers, "kron": KronLayers}
 
 
 def fisher_columns(logits: Tensor) -> Tensor:
@@ -369,9 +320,6 @@ def covariances(
 
 logger = logging.getLogger(__name__)
 
-MOST_FULL = 3000
-"""Largest number of random weights of a `full` curvature: 72 MB, and half a minute to decompose."""
-
 # The same limit as for the covariances of VBLL.
 _MOST_BYTES = 1 << 30
 
@@ -403,9 +351,6 @@ class LaplaceLoRAWeights(WeightPosterior):
             config: Options.
             sites: The adapters, which are not registered as submodules.
             last_shape: (C, d) of the last layer.
-
-        Raises:
-            InputError: The structure is `full`, with too many random weights.
         """
         super().__init__()
         self.config = config
@@ -451,12 +396,6 @@ class LaplaceLoRAWeights(WeightPosterior):
         """P, the number of random weights."""
         return sum(out * size for out, size in self._shapes)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the random layers, including the last one if it is random."""
-        last = ["the last layer"] if self.config.last_layer else []
-        return [*(random_layer.name for random_layer in self.layers), *last]
-
     def prepare(self) -> AnyLayers:
         """Allocate an empty curvature, for a fit or to load tensors into."""
         curvature = LAYER_STRUCTURES[self.structure](self._shapes)
@@ -478,21 +417,12 @@ class LaplaceLoRAWeights(WeightPosterior):
             train: Texts and labels [N] int64.
             validation: Held-out texts and labels, for choosing the prior if configured.
             advance: Called with the number of texts after each batch of gradients.
-
-        Raises:
-            InputError: The curvature is not finite; the message names the site.
         """
         network.eval()
         texts, labels = train
         curvature = self.prepare()
         for _, layers in self._batches(network, texts, fisher_columns, advance):
             curvature.add(layers)
-        for name, diagonal in zip(self.names, curvature.sums(), strict=True):
-            if not bool(diagonal.isfinite().all()):
-                raise InputError(
-                    f"the Hessian of {name} is not finite: gradients of the logits overflow; "
-                    "lower the adapter's learning rate (lr), or choose dtype 'float32'"
-                )
         curvature.finish()
         mean = network_logits(network, texts)
         log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
@@ -611,18 +541,7 @@ class LaplaceLoRAWeights(WeightPosterior):
 
 
 def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
-    """Return the structure, or `diag` if Kronecker factors would take too much memory.
-
-    Raises:
-        InputError: The structure is `full`, with too many weights.
-    """
-    total = sum(out * size for out, size in shapes)
-    if structure == "full" and total > MOST_FULL:
-        raise InputError(
-            f"structure 'full' of posterior 'laplace_lora' supports at most {MOST_FULL} random "
-            f"weights, got {total}; choose 'kron' or 'diag', or adapter 'polar', whose core alone "
-            "is random"
-        )
+    """Return the structure, or `diag` if Kronecker factors would take too much memory."""
     num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
     if structure == "kron" and num_bytes > _MOST_BYTES:
         logger.warning(

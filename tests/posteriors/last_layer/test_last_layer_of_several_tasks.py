@@ -27,7 +27,7 @@ OF_TASK = (slice(0, 3), slice(3, 5))
 
 POSTERIORS = {
     "map": MAP(prior_scale=3.0),
-    "laplace-full": Laplace(structure="full", prior_scale=3.0, prior_precision=0.7),
+    "laplace": Laplace(structure="full", prior_scale=3.0, prior_precision=0.7),
 }
 
 

@@ -46,7 +46,3 @@ class TestPolar(TestLoRA):
 
 class TestDiagonal(TestLoRA):
     config = LaplaceLoRA(structure="diag", prior_precision=0.7)
-
-
-class TestFull(TestLoRA):
-    config = LaplaceLoRA(structure="full", prior_precision=0.7)
