@@ -195,7 +195,7 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
     width = encoder.num_features
     nothing, constant = torch.zeros(2, 1, width)
     constant[:, -1] = 1
-    prior = 1 / float(head.prior_precision)
+    prior = 1 / float(head.precision)
     assert not head.predict(Features(nothing)).variance.any()
     bias = head.predict(Features(constant)).variance
     assert (bias > 0).all()

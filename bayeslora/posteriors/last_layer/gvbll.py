@@ -418,7 +418,6 @@ class GVBLLHead(AroundPoint):
     """The head; a `LastLayer`. Before a fit it is the trained softmax layer.
 
     Attributes:
-        point: The softmax layer.
         gaussian: Means m_c [C, d] and covariance Σ, None before `fit`.
         counts: [C] float64, rows per class.
         inflation: a.
@@ -473,7 +472,7 @@ class GVBLLHead(AroundPoint):
     def predict(self, rows: Features) -> GaussianLogits | SampledLogits:
         """Return draws [S, N, C] and the exact log p(c, φ); before a fit, the softmax logits."""
         if self.gaussian is None:
-            return self.point.predict(rows)
+            return super().predict(rows)
         rows = rows.double()
         distances = self._distances(self.gaussian, rows)
         draws = draw_logits(distances, self.config.num_samples, self.seed)
@@ -500,7 +499,7 @@ class GVBLLHead(AroundPoint):
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the Gaussians that `extra` describes."""
         if extra.get("fitted"):
-            classes, size = self.point.weight.shape
+            classes, size = self.weight.shape
             gaussian = TiedGaussian(classes, size, int(extra["rank"]))
             self.gaussian = gaussian.to(self.counts.device)
 

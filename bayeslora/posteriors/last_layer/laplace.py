@@ -289,9 +289,8 @@ class LaplaceHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
-        point: The MAP head that holds the mean weights.
         curvature: The Hessian, None before `fit`.
-        prior_precision: δ, a float64 scalar; NaN before `fit`.
+        precision: δ, a float64 scalar; NaN before `fit`.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
@@ -300,7 +299,7 @@ class LaplaceHead(AroundPoint):
         "full": FullCurvature,
         "kron": KronCurvature,
     }
-    prior_precision: Tensor
+    precision: Tensor
     log_evidence: Tensor
 
     def __init__(
@@ -309,7 +308,7 @@ class LaplaceHead(AroundPoint):
         super().__init__(config, num_features, num_classes, **options)
         self.curvature: AnyCurvature | None = None
         self.rank = 0
-        for name in ("prior_precision", "log_evidence"):
+        for name in ("precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
 
     @torch.no_grad()
@@ -323,39 +322,41 @@ class LaplaceHead(AroundPoint):
         """
         check_fit(train, validation)
         train = train.double()
-        logits = self.point.predict(train).mean
+        logits = super().predict(train).mean
         self._allocate(min(len(train), train.values.shape[-1]))
         self._fitted().fit(train.values, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, train.targets, reduction="sum"))
         precision = self.config.prior_precision
         if isinstance(precision, str):
-            precision = self.point.prior_precision
+            precision = self.prior_precision
             if choose_prior:
                 precision = self._choose_precision(log_likelihood, validation)
-        self.prior_precision.fill_(precision)
+        self.precision.fill_(precision)
         self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(train))
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits' distribution."""
-        return self._logits(rows, float(self.prior_precision))
+        return self._logits(rows, float(self.precision))
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""
-        point = self.point.extra_config()
+        point = super().extra_config()
         if self.curvature is None:
             return point | {"fitted": False}
         return point | {"fitted": True, "rank": self.rank}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the curvature that `extra` describes."""
-        self.point.prepare(extra)
+        super().prepare(extra)
         if extra.get("fitted"):
             self._allocate(int(extra["rank"]))
 
     def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a stored state with the eigenpairs of a Hessian that earlier versions stored."""
-        now = dict(state)
+        now = super().converted(state)
+        if "prior_precision" in now:
+            now["precision"] = now.pop("prior_precision")
         if "curvature.hessian" in now:
             pairs = _eigenpairs(now.pop("curvature.hessian"))
             now |= dict(zip(("curvature.values", "curvature.vectors"), pairs, strict=True))
@@ -365,21 +366,21 @@ class LaplaceHead(AroundPoint):
         """Return the prior precision, the equivalent prior scale, and the log evidence."""
         if self.curvature is None:
             return {"fitted": "no"}
-        precision = float(self.prior_precision)
+        precision = float(self.precision)
         return {
             "prior_precision": precision,
-            "prior_scale": math.sqrt(float(self.point.mean_sq_norm) / precision),
+            "prior_scale": math.sqrt(float(self.mean_sq_norm) / precision),
             "log_evidence": float(self.log_evidence),
         }
 
     def _allocate(self, rank: int) -> None:
-        classes, size = self.point.weight.shape
+        classes, size = self.weight.shape
         self.rank = rank
         curvature = self.curvatures[self.config.structure](size, classes, self.rank)
-        self.curvature = curvature.to(self.point.weight.device)
+        self.curvature = curvature.to(self.weight.device)
 
     def _choose_precision(self, log_likelihood: float, validation: Features | None) -> float:
-        unit = float(self.point.mean_sq_norm)
+        unit = float(self.mean_sq_norm)
         if self.config.prior_precision == "marglik":
 
             def evidence(precision: float) -> float:
@@ -388,7 +389,7 @@ class LaplaceHead(AroundPoint):
             return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         if validation is None:
             logger.debug("no validation data: keeping prior scale %g", self.config.prior_scale)
-            return self.point.prior_precision
+            return self.prior_precision
 
         def score(precision: float) -> float:
             logits = self._logits(validation, precision)
@@ -398,9 +399,9 @@ class LaplaceHead(AroundPoint):
         return best_on_grid(score, unit, "validation NLL")
 
     def _evidence(self, log_likelihood: float, precision: float) -> float:
-        weight = self.point.weight.double()
-        if self.point.prior_mean is not None:
-            weight = weight - self.point.prior_mean.double()
+        weight = self.weight.double()
+        if self.prior_mean is not None:
+            weight = weight - self.prior_mean.double()
         return log_marginal_likelihood(
             log_likelihood,
             float(weight.square().sum()),
@@ -413,7 +414,7 @@ class LaplaceHead(AroundPoint):
         check_features(rows)
         rows = rows.double()
         covariance = self._fitted().covariance(rows.values, precision)
-        return GaussianLogits(self.point.predict(rows).mean, covariance)
+        return GaussianLogits(super().predict(rows).mean, covariance)
 
     def _fitted(self) -> AnyCurvature:
         return cast("AnyCurvature", self.curvature)

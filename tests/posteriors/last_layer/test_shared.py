@@ -134,7 +134,7 @@ def test_the_chains_sample_the_posterior_of_options():
     grid = torch.linspace(-12, 12, 4001).double()
     logits = rows.values.double() * grid
     log_density = logits.log_softmax(1)[torch.arange(12), rows.labels].sum(0)
-    log_density = log_density - 0.5 * head.point.prior_precision * grid.square()
+    log_density = log_density - 0.5 * head.prior_precision * grid.square()
     density = log_density.softmax(0)
     mean = (density * grid).sum()
     deviation = (density * (grid - mean).square()).sum().sqrt()
