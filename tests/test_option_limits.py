@@ -39,7 +39,6 @@ def test_a_hostile_value_is_refused(method, option):
         ("lora", "r", LARGEST_COUNT),
         ("ensemble", "num_members", 1000),
         ("nuts", "num_chains", 1000),
-        ("nuts", "max_tree_depth", 20),
         ("pissa", "niter", 1000),
         ("vbll", "head_steps", 1000),
     ],

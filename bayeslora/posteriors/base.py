@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
@@ -32,8 +32,6 @@ T = TypeVar("T")
 DEFAULT_PRIOR_SCALE = 2.0
 """τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
 or the mean is divided out, so that τ means the same for every backbone."""
-
-KLWeights = Literal["cyclic", "uniform"]
 
 FEW_ROWS = 256
 """Up to this many training rows, a language model or a wide prior helps more than the labels do."""
@@ -386,12 +384,10 @@ class FactorPosterior(Posterior):
     passes: ClassVar[str] = "num_samples"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
+    retired: ClassVar[Mapping[str, str]] = {"kl_weights": "every step weighs the KL by 1 / N"}
 
     # Meaning of these options.
     kl_lr: Positive = 0.01
     """Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; it
     follows the adapter's schedule."""
-    kl_weights: KLWeights = "uniform"
-    """Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in
-    cycles whose weights sum to one, as published for BLoB."""
     num_samples: Draws = 10

@@ -262,14 +262,12 @@ class TrainingRun:
         adapter: Adapter, whose learning rate applies.
         num_train: Training rows N.
         num_steps: Optimiser steps without early stopping.
-        batch_size: Rows per step.
     """
 
     network: Network
     adapter: Adapter
     num_train: int
     num_steps: int
-    batch_size: int
 
 
 @dataclass(frozen=True)

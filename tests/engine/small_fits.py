@@ -106,7 +106,7 @@ def training_run(fit):
     """Return what a posterior over weights receives before the training of a fit."""
     num_train = len(fit.train.labels)
     steps = fit.settings.num_steps(num_train)
-    return TrainingRun(fit.network, fit.adapter, num_train, steps, fit.settings.batch_size)
+    return TrainingRun(fit.network, fit.adapter, num_train, steps)
 
 
 def watch(patch, hook):

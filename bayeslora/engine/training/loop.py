@@ -138,7 +138,7 @@ class Loop:
             fit.train.tokens.lengths, settings.batch_size, settings.seed
         )
         weights = plan.posterior.training(
-            TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps, settings.batch_size)
+            TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps)
         )
         self._noise = weights.noise  # opened around each pass, with the batch
         head_lr = plan.posterior.head_lr

@@ -60,7 +60,7 @@ from torch.nn.functional import one_hot
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
-from bayeslora.option_checks import LARGEST_COUNT, Count, OnlyWith, Positive, Share, UpTo1000
+from bayeslora.option_checks import LARGEST_COUNT, Count, Positive, Share, UpTo1000
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import (
     Features,
@@ -100,9 +100,6 @@ class NUTS(Posterior):
     max_draws: Count = 1000
     """Maximum number of draws kept for prediction, evenly spaced over all chains; files and
     predictions grow with it."""
-    # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
-    max_tree_depth: Annotated[int, Interval(ge=1, le=20)] = 10
-    """Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps."""
     target_accept: Share = 0.8
     """Target acceptance probability for adapting the step size."""
 
@@ -115,7 +112,7 @@ class NUTS(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
     moves_mean: ClassVar[bool] = True
-    only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
+    retired: ClassVar[Mapping[str, str]] = {"max_tree_depth": "a trajectory has at most 1024 steps"}
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True: the chains depend on the features and the prior only."""
@@ -313,11 +310,7 @@ def _run_chain(
         kernel = (
             mcmc.HMC(potential_fn=potential, trajectory_length=_length(), target_accept_prob=accept)
             if config.kernel == "hmc"
-            else mcmc.NUTS(
-                potential_fn=potential,
-                target_accept_prob=accept,
-                max_tree_depth=config.max_tree_depth,
-            )
+            else mcmc.NUTS(potential_fn=potential, target_accept_prob=accept)
         )
         chain = mcmc.MCMC(
             kernel,

@@ -34,22 +34,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from bayeslora.adapters.base import Adapter, StepHook
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
-from bayeslora.posteriors.base import FactorPosterior, KLWeights
+from bayeslora.posteriors.base import FactorPosterior
 from bayeslora.posteriors.types import FinalFit, TrainingRun, WeightPosterior, WeightTraining
-from bayeslora.posteriors.weights.draws import (
-    KLWeight,
-    check_texts_apart,
-    gaussian_kl,
-    initial_root,
-    kl_weight,
-)
+from bayeslora.posteriors.weights.draws import gaussian_kl, initial_root
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,6 @@ class CLoRA(FactorPosterior):
     """Largest initial standard deviation of an entry; the smallest is half of it."""
     num_hidden: Count = 64
     """Hidden units of the small network that predicts mean and standard deviation."""
-    kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "clora"
@@ -260,12 +252,17 @@ class CLoRAWeights(WeightPosterior):
             yield
 
     def weight_training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with the KL's gradient added."""
-        weight = kl_weight(self.config.kl_weights, run.num_train, run.batch_size)
-        gradient = KLGradient(self, weight)
-        return WeightTraining(
-            noise=gradient.noise, callbacks=(gradient,), parameters=tuple(self.parameters())
-        )
+        """Return a training under noise, with the gradient of KL / N added to that of a pass."""
+
+        @contextmanager
+        def noise(batch: Batch) -> Iterator[None]:
+            # The pass, forward and backward; then the KL's gradient, for the same step.
+            with self.noise(), self.watching() as seen:
+                yield
+            kl = self.kl(seen, batch["attention_mask"])
+            torch.autograd.backward((1 / run.num_train) * kl)
+
+        return WeightTraining(noise=noise, parameters=tuple(self.parameters()))
 
     @torch.no_grad()
     def before_last_layer(self, fit: FinalFit) -> bool:
@@ -313,30 +310,6 @@ class CLoRAWeights(WeightPosterior):
         """Return M and σ of each site at the real tokens, [tokens, r, r]."""
         moments = []
         for gate, states, name in zip(self._gates, seen, self._names, strict=True):
-            for z in states:
-                # The noise of a prediction is indexed by position in a text.
-                check_texts_apart(name, z, len(mask))
             real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
             moments.append(gate.moments(torch.cat(real)))
         return moments
-
-
-class KLGradient(StepHook):
-    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step."""
-
-    def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
-        self._weights = weights
-        self._weight = weight
-        self._step = 0
-
-    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
-        """Read the number of steps taken."""
-        self._step = step
-
-    @contextmanager
-    def noise(self, batch: Batch) -> Iterator[None]:
-        """Run a pass, forward and backward, under noise; then add the KL's gradient."""
-        with self._weights.noise(), self._weights.watching() as seen:
-            yield
-        kl = self._weights.kl(seen, batch["attention_mask"])
-        (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]
