@@ -19,11 +19,19 @@ from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
-from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.reading import Depth, Verbaliser
+from bayeslora.backbones.sequence import wrap_module
 from bayeslora.backbones.template import Template
-from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
+from bayeslora.checkpoint import (
+    FOREIGN,
+    LAYOUTS,
+    ModelRecord,
+    local_directory,
+    read_model,
+    upload,
+    write_model,
+)
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
@@ -49,9 +57,13 @@ from bayeslora.engine.training_options import (
     columns_in,
 )
 from bayeslora.errors import InputError
-from bayeslora.io import hub
-from bayeslora.io.directories import refuse_foreign
-from bayeslora.io.files import check_writable, lock, refuse_existing, refuse_inputs
+from bayeslora.io.files import (
+    check_writable,
+    lock,
+    refuse_existing,
+    refuse_foreign,
+    refuse_inputs,
+)
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
@@ -557,7 +569,7 @@ class BayesianClassifier:
             directory = Path(folder) / "model"
             self.save_pretrained(directory)
             message = commit_message or "Upload a classifier by bayeslora"
-            return hub.upload(directory, repo_id, private=private, message=message)
+            return upload(directory, repo_id, private=private, message=message)
 
     def export_peft(
         self,
@@ -666,7 +678,7 @@ class BayesianClassifier:
                 backbone; the message says which.
         """
         check_keywords("from_pretrained", place, Place)
-        files = read_model(hub.local_directory(directory))
+        files = read_model(local_directory(directory))
         source = files.record.backbone["name"] if backbone is None else backbone
         source = str(source) if isinstance(source, Path) else source
         network = load.saved_model(files, source, module, encode, progress=progress, **place)

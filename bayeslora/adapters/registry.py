@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.plugins import BuiltIn, Catalogue
+from bayeslora.options import BuiltIn, Catalogue
 
 T = TypeVar("T")
 

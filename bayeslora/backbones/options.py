@@ -19,7 +19,7 @@ Source: conditional logit, McFadden 1974; the log-likelihood per token of Brown 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
+from bayeslora.backbones.encoder import Encoder, pool
+from bayeslora.backbones.images import Pixels
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.reading import head_weight
@@ -36,10 +37,10 @@ from bayeslora.backbones.template import Template, at_blank
 from bayeslora.backbones.tokens import (
     Batch,
     Tokens,
+    beginnings,
     framed,
     model_inputs,
     padded,
-    shortened,
 )
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
@@ -54,8 +55,6 @@ PAIR_FILLING_FRAME = "{text_pair}\nSentence: {filled}"
 
 # An option may take at most half of the tokens, so that a part of the question remains.
 _OPTION_SHARE = 2
-# Relative size of differences between equal states that rounding makes.
-_ROUNDING = 1e-5
 # Maximal number of vocabulary logits in memory at a time, without gradients.
 _NUMBERS = 1 << 25
 
@@ -162,18 +161,14 @@ class OptionsEncoder(Encoder):
         """d, the width of the backbone."""
         return self.backbone.num_features
 
-    def prepare(
+    def read(
         self,
         texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        choices: Sequence[Sequence[str]] | None = None,
-        available: NDArray[np.bool_] | None = None,
-        rows: Any = None,
-        advance: Callable[[int], object] = lambda _: None,
-        keep: bool = False,
-    ) -> PreparedTexts:
-        """Tokenise questions with their options, and run the frozen prefix over them.
+        pairs: Sequence[str] | None,
+        choices: Sequence[Sequence[str]] | None,
+        available: NDArray[np.bool_] | None,
+    ) -> tuple[Tokens | Pixels, dict[str, Tensor]]:
+        """Tokenise questions with their options.
 
         Raises:
             InputError: There are no options.
@@ -185,7 +180,7 @@ class OptionsEncoder(Encoder):
         tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
         if available is not None:
             tokens = replace(tokens, num_options=available.shape[1])
-        return self.with_prefix(tokens, rows, advance, keep=keep)
+        return tokens, {}
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, C, ...] float32 of a collated batch, with gradients."""
@@ -216,21 +211,8 @@ class OptionsEncoder(Encoder):
         return pool(states, mask.to(states.device), "mean")
 
     def root_mean_square(self, features: Tensor) -> float:
-        """Return the root mean square norm of the states of all present options.
-
-        Raises:
-            InputError: The options of every question have equal tokens.
-        """
-        present = features[..., -1] == 0
-        states = features[..., : self.num_scaled][present]
-        size = float(states.double().square().sum(-1).mean().sqrt())
-        if size <= _ROUNDING * self.num_scaled**0.5:
-            raise InputError(
-                "the options of every question have the same tokens after truncation to "
-                f"{self.max_length}; raise max_length (--max-length), or give options that differ "
-                "earlier"
-            )
-        return size
+        """Return the root mean square norm of the states of all present options."""
+        return super().root_mean_square(features[features[..., -1] == 0])
 
     def _packs(self) -> bool:
         """Return whether an option has the same states among other options as alone."""
@@ -281,7 +263,7 @@ def _decoder_rows(
     tokenizer = backbone.tokenizer
     template = backbone.template or Template(FRAME if pairs is None else PAIR_FRAME)
     separator = "" if template.filled("x", "x").whole[-1:].isspace() else " "
-    pairs = None if pairs is None else shortened(tokenizer, pairs, max_length)
+    pairs = None if pairs is None else beginnings(pairs, max_length)
     flat = [f"{separator}{text}" for row in choices for text in row]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
     endings: list[list[int]] = [[] for _ in texts]
@@ -328,7 +310,7 @@ def _encoder_rows(
     tokenizer: Any = backbone.tokenizer
     contexts = [""] * len(texts) if pairs is None else pairs
     first = [f"{context} {text}".strip() for context, text in zip(contexts, texts, strict=True)]
-    first = [*shortened(tokenizer, first, max_length)]
+    first = beginnings(first, max_length)
     counts = [len(row) for row in choices]
     options = [text for row in choices for text in row]
     encoded = tokenizer(

@@ -281,7 +281,7 @@ class AMT(Adapter):
                 if blank:
                     factors = blank_factors(host.out_features, host.in_features, self.r)
                 elif self.start == "svd":
-                    factors = pissa(host.weight, self.r, 1.0, generator)
+                    factors = pissa(host.weight, self.r, 1.0)
                 else:
                     factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
             sites.append(Pool(name, host, factors, len(self.weight_eps)))

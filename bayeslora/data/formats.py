@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import shown_path
 from bayeslora.plain_text import listed, shown
 
 Record = dict[str, Any]
@@ -95,7 +94,6 @@ class Reading:
                 raise InputError(
                     "delimiter must be one ASCII character, such as ';', or 'tab', "
                     f"got {shown(self.delimiter)}",
-                    option="delimiter",
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
@@ -105,7 +103,6 @@ class Reading:
                 raise InputError(
                     "encoding must be a text encoding supported by Python, such as "
                     f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}",
-                    option="encoding",
                 ) from None
 
 
@@ -127,7 +124,7 @@ class File:
     reading: Reading
 
     def __str__(self) -> str:
-        return shown_path(self.path)
+        return str(self.path)
 
     @property
     def is_csv(self) -> bool:
@@ -469,34 +466,3 @@ def python_values(column: Any) -> list[Any]:
         column = pc.cast(column, pa.string())
     values: list[Any] = column.cast(pa.int64()).to_pylist() if is_duration else column.to_pylist()
     return values
-
-
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
-    if packed:
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, 16 * len(head))
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    if text.startswith(("{", "[")):
-        return f".json{packed}"
-    line = text.partition("\n")[0]
-    suffix = ".tsv" if "\t" in line and "," not in line else ".csv"
-    return f"{suffix}{packed}"

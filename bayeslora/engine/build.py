@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.inject import inject, lay_out
+from bayeslora.adapters.site import inject, lay_out
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import tokens_after

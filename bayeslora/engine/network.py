@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
-from bayeslora.adapters.site import Companion, Site
+from bayeslora.adapters.site import Companion, Site, adapter_state, lay_out, load_adapter_state
 from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.checkpoint import ModelFiles, ModelRecord
@@ -32,7 +31,7 @@ from bayeslora.posteriors.types import LastLayer, WeightPosterior
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.backbones.final_layer import FinalLayerEncoder
+    from bayeslora.backbones.sequence import FinalLayerEncoder
 
 Members = list[dict[str, Tensor]]
 

@@ -179,7 +179,6 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
         build.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
         adapted=plan.adapter.trains,
-        max_length=plan.max_length,
     )
     check_max_length(whole, plan.max_length)
     build.check_format(plan.format, whole, backbone, len(data.classes))

@@ -310,7 +310,7 @@ class _ChecksPassedError(Exception):
 
 def _named(text: str) -> set[str]:
     """Return the options that a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
-    return {*parsed("method", text.partition(":")[2])}
+    return {*parsed(text.partition(":")[2])}
 
 
 def _check_predictions(setup: Setup) -> None:

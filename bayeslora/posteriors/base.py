@@ -384,7 +384,7 @@ class FactorPosterior(Posterior):
     passes: ClassVar[str] = "num_samples"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
-    retired: ClassVar[Mapping[str, str]] = {"kl_weights": "every step weighs the KL by 1 / N"}
+    retired: ClassVar[tuple[str, ...]] = ("kl_weights",)
 
     # Meaning of these options.
     kl_lr: Positive = 0.01

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, checked
-from bayeslora.plugins import BuiltIn, Catalogue
+from bayeslora.options import BuiltIn, Catalogue
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
@@ -173,22 +173,6 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
             f"{names_where(lambda posterior: not posterior.over_factors)}",
             code="no-factors",
         )
-
-
-def draws_to_predict(config: Any, num_samples: int | None) -> bool:
-    """Return whether a prediction draws random numbers, so that its seed has an effect.
-
-    Chains and mixtures keep the draws of their fit. A posterior of another package is assumed to
-    draw.
-
-    Args:
-        config: Options of the posterior.
-        num_samples: Requested draws; None means the posterior's default.
-    """
-    if config.name not in POSTERIORS:
-        return True
-    draws = config.link is not None or config.is_sampled
-    return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 
 def build_head(

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.polar import PoLAR, RiemannianAdam
+from bayeslora.adapters.site import adapter_state, inject
 
 CONFIGS = {
     "lora": LoRA(r=2, weight_decay=0.1),

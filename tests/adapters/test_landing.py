@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.inject import inject
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import LandingAdam, PoLAR, landing_field
+from bayeslora.adapters.site import inject
 
 
 def sites_of(size, r):

@@ -5,11 +5,11 @@ import torch
 from tiny_hosts import OnBert, OnLlama
 from torch import nn
 
-from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar import PoLAR, random_factors
+from bayeslora.adapters.site import adapter_state, inject
 from bayeslora.testing.adapter import SiteLaws, randomise, stack
 
 

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import (
     PoLAR,
@@ -16,6 +15,7 @@ from bayeslora.adapters.polar import (
     polar_decomposition,
     tangent,
 )
+from bayeslora.adapters.site import adapter_state, inject
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99)).filter(
     lambda shape: shape[0] >= shape[1]

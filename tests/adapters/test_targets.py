@@ -5,8 +5,8 @@ import torch
 from refusal import refused
 from tiny_hosts import tiny_bert, tiny_llama
 
-from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.site import inject
 from bayeslora.adapters.targets import find_targets, first_adapted_layer, split_at_layer
 from bayeslora.testing.adapter import stack
 
@@ -87,13 +87,6 @@ def test_nothing_matched_lists_what_exists():
 def test_a_broken_pattern_is_named():
     with refused("input", "'*.q_proj'"):
         find_targets(tiny_llama(), ("*.q_proj",))
-
-
-def test_a_second_adapter_on_a_layer_is_refused():
-    model = stack()
-    inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
-    with refused("input", "layers.0"):
-        find_targets(model, (r"layers\..",))
 
 
 @pytest.mark.parametrize(

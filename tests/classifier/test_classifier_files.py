@@ -142,9 +142,8 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
         ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
         ({"num_members": 2}, "belongs to no member"),
         ({"classes": ["a", "b"]}, "expected ["),
-        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in and no installed"),
+        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),
         ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
-        ({"adapter": None}, "adapter must be a name or an object"),
         ({"format_version": 2}, "has format version 2"),
     ],
 )

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import torch
 
-from bayeslora.adapters.inject import inject
+from bayeslora.adapters.site import inject
 from bayeslora.contrib.moments import second_moments
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
+from bayeslora.adapters.site import adapter_state, export, find_sites, inject, load_adapter_state
 from bayeslora.contrib.amt import AMT, separation
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
 

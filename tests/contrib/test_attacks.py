@@ -128,9 +128,7 @@ def test_the_command_and_the_report(clf, tmp_path):
     words = ["report", str(tmp_path / "test.parquet"), "--shifted", str(written)]
     assert not main([*words, "--out", str(report), "--quiet"])
     scores = json.loads((report / "scores.json").read_text())
-    (curve,) = scores["shift"]
-    assert [point["severity"] for point in curve["scores"]] == [0, 0.3]
-    assert (report / "figures" / "shift-1.svg").is_file()
+    assert [point["severity"] for point in scores["shift"]] == [0, 0.3]
 
 
 @pytest.mark.parametrize("attack", ["eps=", "radius=1"])

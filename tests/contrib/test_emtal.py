@@ -8,8 +8,8 @@ from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.inject import export, find_sites, inject
 from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.site import export, find_sites, inject
 from bayeslora.contrib.emtal import EMTAL, GatedUnits, find_ffns
 from bayeslora.testing.adapter import SiteLaws, output, randomise
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_hosts import tiny_llama, tokens
 
-from bayeslora.adapters.inject import export, inject
 from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.site import export, inject
 from bayeslora.contrib.ilora import (
     CONTEXTS,
     NUM_COORDINATES,

@@ -7,7 +7,7 @@ import torch
 from known_moments import inject_with, moments_on
 from tiny_hosts import tiny_llama, tokens
 
-from bayeslora.adapters.inject import inject
+from bayeslora.adapters.site import inject
 from bayeslora.contrib.s2ft import (
     S2FT,
     Units,

@@ -34,9 +34,9 @@ def test_options_as_text():
     [
         (lambda: MAP(prior_scale=True), ["prior_scale", "True"]),
         (lambda: VBLL(prior_scale=-1.0), ["prior_scale", "-1.0"]),
-        (lambda: VBLL(prior_scale="cross"), ["prior_scale", "did you mean 'cross-validation'"]),
-        (lambda: VBLL(bound="jenson"), ["unknown bound 'jenson'", "'jensen'", "'mc'"]),
-        (lambda: VBLL(prior_scale="validation"), ["prior_scale", "mean 'empirical-bayes'"]),
+        (lambda: VBLL(prior_scale="cross"), ["prior_scale", "'cross-validation'"]),
+        (lambda: VBLL(bound="jenson"), ["bound", "'jenson'", "'jensen'", "'mc'"]),
+        (lambda: VBLL(prior_scale="validation"), ["prior_scale", "'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
         (lambda: LaplaceLoRA(last_layer=1), ["last_layer", "true or false", "1"]),
@@ -51,21 +51,6 @@ def test_refusals_name_the_value_and_what_is_allowed(make, parts):
         make()
     for part in parts:
         assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("option", "instead"),
-    [
-        ("head_step=joint", "head_steps"),
-        ("polish_bound=jensen", "Knowles"),
-        ("rank=4", "covariance=dense"),
-        ("refits_per_epoch=1", "head_steps"),
-        ("training_covariance=dense", "diagonal"),
-    ],
-)
-def test_an_option_of_earlier_versions_is_refused_with_what_to_use(option, instead):
-    with refused("unknown", option.partition("=")[0], instead):
-        resolve("posterior", f"vbll:{option}", POSTERIORS)
 
 
 def test_records_of_earlier_versions_are_read():

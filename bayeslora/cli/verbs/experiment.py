@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments
@@ -78,8 +77,6 @@ def _show_plan(args: Options, plan: Plan) -> None:
         return
     columns = ("task", "backbone", "method", "rows", "seeds", "finished", "seconds")
     rows: list[tuple[str, ...]] = [columns]
-    known = [cell["seconds"] for cell in content["cells"] if cell["finished"]]
-    left, typical = 0.0, sum(known) / max(len(known), 1)
     for cell in content["cells"]:
         seconds = cell["seconds"]
         shown = cell | {
@@ -87,11 +84,8 @@ def _show_plan(args: Options, plan: Plan) -> None:
             "seconds": "?" if seconds is None else f"{seconds:.0f}",
         }
         rows.append(tuple(str(shown[name]) for name in columns))
-        left += (cell["seeds"] - cell["finished"]) * (seconds or typical)
     print_columns(rows)
     show(f"\n{counted(content['num_cells'], 'cell')}, {content['num_finished']} finished")
-    if left:
-        show(f"about {timedelta(seconds=round(left))} left, by finished cells")
     show(f"protocol {plan.protocol}: {PROTOCOLS[plan.protocol].described()}")
     if plan.deviations:
         show("\n  ".join(["deviations from the protocol:", *plan.deviations]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import LOADING, argument, given, option, refuse
+from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option
 from bayeslora.cli.output import hint, print_json, show
 
 EXPORT = f"{arguments.CLASSIFIER}.export_peft"
 
 
-class Options(arguments.Overwriting, arguments.Loading):
+class Options(arguments.Overwriting):
     """Arguments of the verb."""
 
     model: Any = argument("MODEL", "model")
@@ -25,6 +25,9 @@ class Options(arguments.Overwriting, arguments.Loading):
     prefix: str | None = option("TEXT", EXPORT)
     head: bool = option(of=EXPORT)
     member: Any = option(of=EXPORT)
+    backbone: str | None = option(of=LOADED, further=True)
+    device: str | None = option(of=PLACE, further=True)
+    trust_remote_code: bool = option(of=PLACE, further=True)
 
 
 def run(args: Options) -> None:
@@ -37,13 +40,10 @@ def run(args: Options) -> None:
     record = read_record(args.model)
     without_adapter = record.backbone["kind"] == FOREIGN
     format: Any = args.format or ("merged" if without_adapter else "peft")
-    if format != "peft":
-        refuse(args, ["prefix", "head"], "requires --format peft")
-    if args.head:
-        refuse(args, ["prefix"], "is set by --head; use only one of them")
     inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
     check_export(args.out, format, overwrite=bool(args.overwrite), inputs=inputs)
-    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **given(args, *LOADING))
+    loading = given(args, "backbone", "device", "trust_remote_code")
+    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     which = {"member": args.member, "overwrite": bool(args.overwrite)}
     if format == "peft":
         export = clf.export_peft(args.out, prefix=args.prefix or "", head=bool(args.head), **which)

@@ -24,15 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bayeslora._version import __version__
-from bayeslora.adapters.inject import export
-from bayeslora.adapters.low_rank import spectrum
-from bayeslora.adapters.peft_bridge import export_peft, load_peft
-from bayeslora.adapters.site import SiteSpectrum
+from bayeslora.adapters.peft_bridge import export_peft
+from bayeslora.adapters.site import export
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.images import size_for
-from bayeslora.backbones.load import Kind, load_backbone
-from bayeslora.backbones.sequence import base_name
+from bayeslora.backbones.load import Kind
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted.card import method_name, rendered
@@ -40,7 +37,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
 from bayeslora.io import files
-from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io.files import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.option_checks import Pooling, as_whole
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.features import Features
@@ -60,8 +57,8 @@ NOTE = "bayeslora"
 """Key in the metadata of a safetensors export, whose value is JSON with `format_version`."""
 
 EXPORTS = {
-    "peft": Layout("a PEFT checkpoint", MANIFEST),
-    "merged": Layout("a transformers model", MANIFEST),
+    "peft": Layout(MANIFEST),
+    "merged": Layout(MANIFEST),
 }
 """Directories of exports, by format."""
 
@@ -420,9 +417,8 @@ def write_peft(
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
     classification with `head`; None if `prefix` names another class. Paths of this machine are
-    useless elsewhere: an embedded backbone is named by its hub id (our reader finds the short name
-    in the metadata of the tensors), and a directory by the hub id in its configuration. A directory
-    without a hub id is named by its path, with a note.
+    useless elsewhere: an embedded backbone is named by its hub id, and a directory by the hub id in
+    its configuration. A directory without a hub id is named by its path, with a note.
 
     Args:
         network: A single network.
@@ -470,8 +466,7 @@ def write_peft(
         "pooling": pooling_words(encoder),
     }
     with _directory(network, directory, "peft", overwrite=overwrite) as temporary:
-        short = name if embedded else None
-        export_peft(network.sites, temporary, base, prefix, last, task_type=task, embedded=short)
+        export_peft(network.sites, temporary, base, prefix, last, task_type=task)
         (temporary / README).write_text(_readme(network, "peft.md.j2", **facts), encoding="utf-8")
     return PeftExport(f"peft.{loader}", notes)
 
@@ -510,22 +505,3 @@ def _notes(network: Network, base: str, folder: Path | None, *, head: bool) -> I
             f"its base was read from the directory {visible(str(folder))}: where {base} is missing "
             "or differs, pass a copy of the directory to peft.PeftModel.from_pretrained"
         )
-
-
-def peft_spectrum(
-    directory: str | Path, *, backbone: str | None = None, **loading: Any
-) -> list[SiteSpectrum]:
-    """Return the spectrum of every layer that a checkpoint adapts.
-
-    Args:
-        directory: PEFT checkpoint with a LoRA that a plain site can reproduce.
-        backbone: Its base model; None for the one named in the checkpoint.
-        loading: Options of `load_backbone`.
-
-    Raises:
-        InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
-        MissingAssetError: peft is not installed.
-    """
-    with quiet_transformers():
-        model = load_backbone(backbone or base_name(str(directory)), **loading).model
-    return [spectrum(site) for site in load_peft(model, directory)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_layer import FinalLayerEncoder
+from bayeslora.backbones.sequence import FinalLayerEncoder
 from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar

@@ -13,7 +13,7 @@ adapters Onal, Flöge, Caldwell, Sheverdin and Fortuin 2024, arXiv 2405.03425.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
@@ -64,7 +64,7 @@ class SWAG(Posterior):
     parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights during training"
     chooses_epoch: ClassVar[bool] = False
-    retired: ClassVar[Mapping[str, str]] = {"schedule": "the learning rate is constant"}
+    retired: ClassVar[tuple[str, ...]] = ("schedule",)
 
     def check_fit(self, facts: FitFacts) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -68,10 +68,7 @@ class TFB(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
-    retired: ClassVar[Mapping[str, str]] = {
-        "metric": "the NLL is compared",
-        "labels": "the true labels are taken",
-    }
+    retired: ClassVar[tuple[str, ...]] = ("metric", "labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()

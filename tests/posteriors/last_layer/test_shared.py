@@ -79,7 +79,7 @@ def test_options_of_a_kind_are_classes(posterior):
     new = class_rows(1)
     expected, actual = classes.predict(new), options.predict(as_options(new))
     torch.testing.assert_close(actual.mean, expected.mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(actual.spread, expected.spread, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual.spread_of(), expected.spread_of(), atol=1e-4, rtol=1e-4)
     for key in ("prior_scale", "log_evidence"):
         if key in classes.report():
             assert options.report()[key] == pytest.approx(classes.report()[key], rel=1e-3)

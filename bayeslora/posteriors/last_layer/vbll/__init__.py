@@ -93,14 +93,10 @@ class VBLL(Posterior):
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
     only_with: ClassVar[OnlyWith] = {"num_bound_samples": (("bound", "mc"),)}
-    retired: ClassVar[Mapping[str, str]] = {
-        "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
-        "rank": "choose covariance=dense or eigenbasis, which have no rank",
-        "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
-        "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
-        "polish_bound": "the final fit takes the bound of Knowles and Minka",
-        "training_covariance": "it is diagonal; `covariance` is that of the final fit",
-    }
+    retired: ClassVar[tuple[str, ...]] = (
+        *("head_step", "laplace_refinement", "polish_bound", "rank", "refits_per_epoch"),
+        "training_covariance",
+    )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
         """Return the options with `auto` resolved: `dense`, unless that is too large.
