@@ -187,8 +187,7 @@ class Posterior(Options):
         if self.per_class or not has_form:
             reason = self.per_class or "has a weight vector per class"
             raise InputError(
-                f"posterior {self.name!r} {reason}, and the options of a question have no class; "
-                "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+                f"posterior {self.name!r} {reason}, and the options of a question have no class",
                 code="not-on-options",
             )
         make: Callable[..., LastLayer] = resolve_name(self.shared_head)

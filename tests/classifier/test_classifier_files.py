@@ -139,7 +139,6 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
         ({"num_members": 2}, "belongs to no member"),
         ({"classes": ["a", "b"]}, "expected ["),
         ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),

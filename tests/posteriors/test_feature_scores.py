@@ -116,23 +116,6 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     assert loaded.extra_config() == extra
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"mahalanobis": {"rank": 3}},
-        {"knn": {"rows": "many"}},
-        {"unfamiliarity": {}},
-        {"unfamiliarity": {"rows": 3}},
-        {"novelty": {}},
-        {"middle_mahalanobis": {"rank": 3}},
-        {"knn": 3},
-    ],
-)
-def test_damaged_records_are_refused(extra):
-    with refused("damaged"):
-        FeatureScores.empty(extra, 4)
-
-
 @pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])
 def test_the_distance_in_the_middle_is_that_of_one_gaussian(rows, size):
     """Ledoit and Wolf's covariance of all rows, by scikit-learn."""

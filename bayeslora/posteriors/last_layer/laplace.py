@@ -386,7 +386,7 @@ class LaplaceHead(AroundPoint):
             def evidence(precision: float) -> float:
                 return self._evidence(log_likelihood, precision)
 
-            return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+            return refine(evidence, best_on_grid(evidence, unit))
         if validation is None:
             logger.debug("no validation data: keeping prior scale %g", self.config.prior_scale)
             return self.prior_precision
@@ -396,7 +396,7 @@ class LaplaceHead(AroundPoint):
             probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
             return -nll(probs, validation.targets)
 
-        return best_on_grid(score, unit, "validation NLL")
+        return best_on_grid(score, unit)
 
     def _evidence(self, log_likelihood: float, precision: float) -> float:
         weight = self.weight.double()

@@ -441,11 +441,11 @@ class LaplaceLoRAWeights(WeightPosterior):
                 # The gradients of a row are the same for every precision, and too many to store.
                 grid = [unit * 10**power for power in LOG10_GRID]
                 losses = dict(zip(grid, self._nll(network, validation, grid, advance), strict=True))
-                precision = best_on_grid(lambda value: -losses[value], unit, "validation NLL")
+                precision = best_on_grid(lambda value: -losses[value], unit)
             else:
                 if precision == "validation":
                     logger.debug("no validation data: choosing the prior by marginal likelihood")
-                precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+                precision = refine(evidence, best_on_grid(evidence, unit))
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(evidence(precision) / len(labels))
 

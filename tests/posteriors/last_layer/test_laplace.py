@@ -141,7 +141,7 @@ def test_validation_chooses_a_better_precision_than_the_default():
 
 @pytest.mark.parametrize(("best", "notes"), [(LOG10_GRID[0], 1), (0.5, 0), (LOG10_GRID[-1], 1)])
 def test_an_optimum_at_the_edge_of_the_search_is_noted(best, notes, caplog):
-    optimum = best_on_grid(lambda precision: -abs(precision - 3 * 10**best), 3.0, "evidence")
+    optimum = best_on_grid(lambda precision: -abs(precision - 3 * 10**best), 3.0)
     assert optimum == pytest.approx(3 * 10**best)
     assert len(caplog.records) == notes
 
