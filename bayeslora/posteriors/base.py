@@ -107,8 +107,7 @@ class Posterior(Options):
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
-        head_steps: Gradient steps of the last layer before each step of the adapter.
-        head_lr: Their learning rate; None means that of the fit.
+        head_lr: Learning rate of the last layer; None means that of the fit.
         has_members: Whether it consists of networks that are trained apart, even if of one.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
@@ -146,7 +145,6 @@ class Posterior(Options):
     num_samples: int | None = None
     """Number of draws per prediction."""
     num_members: int = 1
-    head_steps: int = 1
     head_lr: float | None = None
 
     def make_head(
@@ -158,7 +156,7 @@ class Posterior(Options):
             num_features: d, including the constant column, if any.
             num_classes: C.
             mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
+            seed: Seed of draws and Markov chains.
 
         Raises:
             InputError: An option does not support this number of classes.
@@ -177,7 +175,7 @@ class Posterior(Options):
         Args:
             num_features: d.
             mean_sq_norm: Mean ‖φ‖² of the training options when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
+            seed: Seed of draws and Markov chains.
 
         Raises:
             InputError: The posterior does not support options.

@@ -187,7 +187,7 @@ def build_head(
         num_classes: C.
         shared: Whether one weight vector is shared by all options of a row.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-        seed: Seed for the draws of a sampled bound and for Markov chains.
+        seed: Seed of draws and Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:

@@ -27,7 +27,7 @@ POLAR = PoLAR(r=4, num_layers=2)
 # GRADIENT is the published alternation, with every option that a test refers to. QUICK is the
 # default except for the most expensive parts of a small fit: a learnt prior scale and its bound.
 QUICK = VBLL(prior_scale=2)
-GRADIENT = VBLL(bound="jensen")
+GRADIENT = VBLL()
 
 
 @dataclass

@@ -25,8 +25,8 @@ def test_every_configuration_survives_a_mapping(name):
 
 
 def test_options_as_text():
-    config = resolve("posterior", "vbll:prior_scale=4,bound=knowles_minka", POSTERIORS)
-    assert config == VBLL(prior_scale=4, bound="knowles_minka")
+    config = resolve("posterior", "vbll:prior_scale=4,link=probit", POSTERIORS)
+    assert config == VBLL(prior_scale=4, link="probit")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_options_as_text():
         (lambda: MAP(prior_scale=True), ["prior_scale", "True"]),
         (lambda: VBLL(prior_scale=-1.0), ["prior_scale", "-1.0"]),
         (lambda: VBLL(prior_scale="cross"), ["prior_scale", "'cross-validation'"]),
-        (lambda: VBLL(bound="jenson"), ["bound", "'jenson'", "'jensen'", "'mc'"]),
+        (lambda: VBLL(link="probbit"), ["link", "'probbit'", "'probit'", "'mc'"]),
         (lambda: VBLL(prior_scale="validation"), ["prior_scale", "'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
@@ -56,7 +56,7 @@ def test_refusals_name_the_value_and_what_is_allowed(make, parts):
 def test_records_of_earlier_versions_are_read():
     record = as_mapping(VBLL(covariance="dense"))
     old = {"head_step": "joint", "rank": 16, "bound": "tilted", "prior_scale": "validation"}
-    expected = VBLL(covariance="dense", bound="knowles_minka", prior_scale="empirical-bayes")
+    expected = VBLL(covariance="dense", prior_scale="empirical-bayes")
     assert stored_posterior(record | old) == expected
     for family in ("diagonal", "full", "low_rank"):
         with refused("option", family, "calibrate"):

@@ -22,11 +22,7 @@ for _posterior in default_heads():
 
 
 class TestEigenbasisVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, covariance="eigenbasis", bound="knowles_minka")
-
-
-class TestSampledVBLL(LastLayerLaws):
-    config = VBLL(prior_scale="empirical-bayes", bound="mc")
+    config = VBLL(prior_scale=2.0, covariance="eigenbasis")
 
 
 class TestFullLaplace(LastLayerLaws):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Draws, Link, OnlyWith, Positive, UpTo1000
+from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.types import LastLayer
 
@@ -27,7 +27,6 @@ SPREAD_PRIOR_SCALE = 0.5
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
 AUTO: Literal["auto"] = "auto"
 
-Bound = Literal["jensen", "knowles_minka", "mc"]
 Covariance = Literal["auto", "dense", "eigenbasis"]
 ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes"]
 
@@ -57,9 +56,6 @@ class VBLL(Posterior):
     """Prior standard deviation of a logit while the adapter trains; None means `prior_scale` if
     that is a number, and otherwise a prior around the means, so that only deviations are penalised,
     with scale 0.5."""
-    bound: Bound = "jensen"
-    """Bound on the expected log-likelihood that the adapter trains against: `jensen`,
-    `knowles_minka` or `mc` (sampled, unbiased)."""
     polish_mean: Literal["validation", "refit", "trained"] = "validation"
     """Means of the final fit. `refit`: fitted in closed form, with the covariances. `trained`:
     those of the last training step; only the covariances are refitted. `validation`: whichever of
@@ -72,10 +68,6 @@ class VBLL(Posterior):
     It is diagonal while the adapter trains."""
     head_lr: Positive = 2e-2
     """Learning rate of the head's gradient steps."""
-    head_steps: UpTo1000 = 1
-    """Gradient steps of the head per step of the adapter."""
-    num_bound_samples: UpTo1000 = 16
-    """Number of draws of the `mc` bound."""
     link: Link = "mc"
     """Link from logits to probabilities."""
     num_samples: Draws = 1000
@@ -92,10 +84,9 @@ class VBLL(Posterior):
     parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
-    only_with: ClassVar[OnlyWith] = {"num_bound_samples": (("bound", "mc"),)}
     retired: ClassVar[tuple[str, ...]] = (
-        *("head_step", "laplace_refinement", "polish_bound", "rank", "refits_per_epoch"),
-        "training_covariance",
+        *("bound", "polish_bound", "num_bound_samples", "head_step", "head_steps"),
+        *("laplace_refinement", "rank", "refits_per_epoch", "training_covariance"),
     )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
@@ -158,7 +149,7 @@ class VBLL(Posterior):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options in a record; a bound or prior of earlier versions by the nearest.
+        """Return the options in a record; a prior of earlier versions by the nearest.
 
         Raises:
             InputError: The covariance of the fit is of a family of earlier versions.
@@ -171,8 +162,6 @@ class VBLL(Posterior):
                 "read; calibrate it there with vbll:covariance=dense, or fit it again",
                 code="option",
             )
-        if chosen.get("bound") in ("gauss_hermite", "tilted"):
-            chosen["bound"] = "knowles_minka"
         if chosen.get("prior_scale") == "validation":
             chosen["prior_scale"] = "empirical-bayes"
         return chosen

@@ -39,11 +39,11 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
+from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL
+from bayeslora.posteriors.last_layer.vbll.bounds import jensen
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     logit_covariance,
     packed,
@@ -111,7 +111,6 @@ class VBLLHead(LastLayer):
 
     uses_training_features = True
     mean_sq_norm: Tensor
-    num_draws: Tensor
     prior_mean: Tensor | None
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
@@ -129,15 +128,13 @@ class VBLLHead(LastLayer):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        del seed
         # Callers that know the number of rows have already resolved `auto`.
         self.config = config = config.with_family("dense")
-        self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
         self.spread = nn.Parameter(torch.full((num_classes, num_features), log_std))
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
-        # Counts the draws of the sampled bound, so that resumed training sees new ones.
-        self.register_buffer("num_draws", torch.tensor(0))
         self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
@@ -320,9 +317,11 @@ class VBLLHead(LastLayer):
         """Return a stored state with the deviations alone of a covariance that was trained.
 
         Earlier versions stored them as the diagonal of `spread`, of triangles [C, d, d] or one
-        [C d, C d]; `factor` were directions of low rank. A fitted posterior has nothing of these.
+        [C d, C d]; `factor` were directions of low rank, and `num_draws` counted draws of a sampled
+        bound. A fitted posterior has nothing of these.
         """
-        now = {name: value for name, value in state.items() if name != "factor"}
+        former = ("factor", "num_draws")
+        now = {name: value for name, value in state.items() if name not in former}
         classes, size = self.mean.shape
         whole = (classes, size, size), (classes * size, classes * size)
         if "spread" in now and now["spread"].shape in whole:
@@ -343,18 +342,8 @@ class VBLLHead(LastLayer):
 
     def _bound(self, rows: Features, mean: Tensor, deviations: Tensor) -> Tensor:
         rows = rows.to(mean.dtype)
-        logits, covariance = rows.logits(mean), logit_covariance(rows.values, deviations)
-        labels = rows.targets
-        if self.config.bound != "mc":
-            return bounds.closed_form(self.config.bound, logits, covariance, labels)
-        self.num_draws += 1
-        noise = antithetic_noise(
-            self.config.num_bound_samples,
-            tuple(logits.shape),
-            self.seed + int(self.num_draws),
-            logits,
-        )
-        return bounds.monte_carlo(logits, covariance, labels, noise)
+        covariance = logit_covariance(rows.values, deviations)
+        return jensen(rows.logits(mean), covariance, rows.targets)
 
 
 def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
