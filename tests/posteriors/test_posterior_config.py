@@ -6,7 +6,7 @@ import sys
 import pytest
 from refusal import refused
 
-from bayeslora import GVBLL, MAP, NUTS, VBLL, Ensemble, Laplace, LaplaceLoRA, MCDropout
+from bayeslora import GVBLL, MAP, NUTS, VBLL, Ensemble, Laplace, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.options import as_mapping, resolve
 from bayeslora.posteriors.registry import POSTERIORS, stored_posterior
@@ -39,7 +39,6 @@ def test_options_as_text():
         (lambda: VBLL(prior_scale="validation"), ["prior_scale", "'empirical-bayes'"]),
         (lambda: VBLL(num_samples=1.5), ["num_samples", "got 1.5"]),
         (lambda: Laplace(prior_precision="map"), ["prior_precision", "'map'", "'marglik'"]),
-        (lambda: LaplaceLoRA(last_layer=1), ["last_layer", "true or false", "1"]),
         (lambda: MCDropout(p=1.0), ["p", "got 1.0"]),
         (lambda: NUTS(num_samples=3), ["num_samples", "got 3"]),
         (lambda: GVBLL(shrinkage=1.5), ["shrinkage", "got 1.5"]),

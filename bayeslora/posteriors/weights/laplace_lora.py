@@ -82,8 +82,6 @@ class LaplaceLoRA(Posterior):
     """Precision δ of the Gaussian prior on every random weight. `validation` minimises the
     validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises the
     marginal likelihood, which assumes that the mean weights are its optimum."""
-    last_layer: bool = True
-    """Whether the last layer is random too."""
     link: Link = "mc"
     """Link from logits to probabilities, also used for tuning."""
     num_samples: Draws = 1000
@@ -91,6 +89,7 @@ class LaplaceLoRA(Posterior):
 
     name: ClassVar[str] = "laplace_lora"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
+    retired: ClassVar[tuple[str, ...]] = ("last_layer",)
     calls_once: ClassVar[bool] = True
     over_trained: ClassVar[bool] = True
     only_softens: ClassVar[bool] = True
@@ -293,31 +292,6 @@ def fisher_columns(logits: Tensor) -> Tensor:
     return (torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]).permute(2, 0, 1)
 
 
-def log_determinant(curvature: AnyLayers, precision: float) -> float:
-    """Return log|H + δI| over all weights."""
-    return float(
-        sum((eigenvalues + precision).log().sum() for eigenvalues in curvature.eigenvalues())
-    )
-
-
-def covariances(
-    curvature: AnyLayers, layers: Sequence[LayerGradients], precisions: Sequence[float]
-) -> Tensor:
-    """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C].
-
-    Args:
-        curvature: Curvature after `finish`.
-        layers: Gradients of the C logits, K = C.
-        precisions: D values of δ.
-    """
-    result = torch.zeros(())
-    for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
-        roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
-        # M Mᵀ is symmetric and positive semi-definite.
-        result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
-    return result
-
-
 logger = logging.getLogger(__name__)
 
 # The same limit as for the covariances of VBLL.
@@ -360,8 +334,7 @@ class LaplaceLoRAWeights(WeightPosterior):
             (random_layer.layer.out_features, random_layer.layer.in_features)
             for random_layer in self.layers
         ]
-        if config.last_layer:
-            self._shapes.append(last_shape)
+        self._shapes.append(last_shape)
         self.structure = affordable_structure(config.structure, self._shapes)
         self.curvature: AnyLayers | None = None
         for name in ("prior_precision", "log_evidence"):
@@ -387,9 +360,14 @@ class LaplaceLoRAWeights(WeightPosterior):
     def gaussian_logits(
         self, network: Network, texts: PreparedTexts, rows: Features, advance: Advance
     ) -> GaussianLogits:
-        """Return the logits linearised in the random weights."""
+        """Return the logits linearised in the random weights, around those of the mean network."""
+        network.eval()
         mean: Tensor = network.head.predict(rows).mean
-        return self.linearised(network, texts, mean, advance)
+        result = torch.empty(*mean.shape, mean.shape[1], dtype=torch.float64)
+        precision = float(self.prior_precision)
+        for places, layers in self._batches(network, texts, unit_vectors, advance):
+            result[places] = self._covariances(layers, [precision])[0].cpu()
+        return GaussianLogits(mean, result.to(mean.device))
 
     @property
     def num_weights(self) -> int:
@@ -429,7 +407,9 @@ class LaplaceLoRAWeights(WeightPosterior):
         distance = self.sq_distance(network.head.mean_weight)
 
         def evidence(precision: float) -> float:
-            determinant = log_determinant(curvature, precision)
+            determinant = float(
+                sum((values + precision).log().sum() for values in curvature.eigenvalues())
+            )
             size = self.num_weights
             return log_marginal_likelihood(log_likelihood, distance, determinant, size, precision)
 
@@ -449,28 +429,10 @@ class LaplaceLoRAWeights(WeightPosterior):
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(evidence(precision) / len(labels))
 
-    def linearised(
-        self,
-        network: Network,
-        texts: PreparedTexts,
-        mean: Tensor,
-        advance: Advance = lambda _: None,
-    ) -> GaussianLogits:
-        """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
-        network.eval()
-        result = torch.empty(*mean.shape, mean.shape[1], dtype=torch.float64)
-        precision = float(self.prior_precision)
-        for rows, layers in self._batches(network, texts, unit_vectors, advance):
-            result[rows] = self._covariances(layers, [precision])[0].cpu()
-        return GaussianLogits(mean, result.to(mean.device))
-
     def sq_distance(self, last_weight: Tensor) -> float:
         """Return ‖θ̂ − θ₀‖²."""
-        changes = [
-            random_layer.layer.weight.detach() - random_layer.origin for random_layer in self.layers
-        ]
-        if self.config.last_layer:
-            changes.append(last_weight.detach())
+        changes = [item.layer.weight.detach() - item.origin for item in self.layers]
+        changes.append(last_weight.detach())
         return float(sum(change.double().square().sum() for change in changes))
 
     def report(self) -> dict[str, float | str]:
@@ -500,8 +462,19 @@ class LaplaceLoRAWeights(WeightPosterior):
         return [float(value) / len(labels) for value in total]
 
     def _covariances(self, layers: Sequence[LayerGradients], precisions: Sequence[float]) -> Tensor:
-        """Return the logits' covariance under each prior precision, [D, B, C, C] float64."""
-        return covariances(cast("AnyLayers", self.curvature), layers, precisions)
+        """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C] float64.
+
+        Args:
+            layers: Gradients of the C logits, K = C.
+            precisions: D values of δ.
+        """
+        curvature = cast("AnyLayers", self.curvature)
+        result = torch.zeros(())
+        for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
+            roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
+            # M Mᵀ is symmetric and positive semi-definite.
+            result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
+        return result
 
     def _batches(
         self,
@@ -532,12 +505,11 @@ class LaplaceLoRAWeights(WeightPosterior):
         names = [random_layer.name for random_layer in self.layers]
         directions = feature_gradient(states, weight, seeds)
         layers = backward(rows.values, seen, names, directions, batch["attention_mask"])
-        if self.config.last_layer:
-            if states.ndim == 3:  # the options of a row share the weights, as its tokens elsewhere
-                layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
-            else:
-                layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
-        return layers
+        if states.ndim == 3:  # the options of a row share the weights, as its tokens elsewhere
+            last = LayerGradients(states, seeds[..., None], states.shape[:2].numel())
+        else:
+            last = LayerGradients(states[:, None], seeds[:, :, None], len(states))
+        return [*layers, last]
 
 
 def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:

@@ -37,10 +37,9 @@ def expected_covariance(network, weights, texts, hessian, precision=0.7):
 
 
 @ADAPTERS
-@pytest.mark.parametrize("last_layer", [True, False])
-def test_the_diagonal_curvature_is_that_of_the_gauss_newton_matrix(adapter, last_layer):
+def test_the_diagonal_curvature_is_that_of_the_gauss_newton_matrix(adapter):
     network, texts = SmallNetwork(adapter), small_texts()
-    weights = fitted(network, texts, structure="diag", last_layer=last_layer)
+    weights = fitted(network, texts, structure="diag")
     hessian = gauss_newton(network, parameter_names(network, weights), texts)
     expected = expected_covariance(network, weights, OTHERS, hessian.diagonal().diag())
     torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
