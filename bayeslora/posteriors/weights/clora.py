@@ -41,7 +41,7 @@ from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior
-from bayeslora.posteriors.types import FinalFit, TrainingRun, WeightPosterior, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.posteriors.weights.draws import gaussian_kl, initial_root
 
 
@@ -93,7 +93,7 @@ class CLoRA(FactorPosterior):
 StateNoise = Callable[[Tensor], Tensor]
 """Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""
 
-_BATCH, _BLOCK = 64, 64
+_BLOCK = 64
 
 
 class TokenGate(nn.Module):
@@ -188,11 +188,7 @@ class CLoRAWeights(WeightPosterior):
     Attributes:
         gates: One per site.
         prior_std: σp.
-        measured: [3] float64: KL in nats and the mean squares of M and σ over the real tokens of
-            the training rows; zero before the fit.
     """
-
-    measured: Tensor
 
     def __init__(self, config: CLoRA, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Attach a gate to each of `sites`, whose outputs do not change."""
@@ -205,7 +201,6 @@ class CLoRAWeights(WeightPosterior):
             TokenGate(site.r, config.num_hidden, config.initial_std, generator) for site in sites
         )
         self.gates = nn.ModuleList(self._gates)
-        self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
         for site, gate in zip(sites, self._gates, strict=True):
             site.attach(gate)
 
@@ -220,7 +215,13 @@ class CLoRAWeights(WeightPosterior):
             InputError: A gate took no part in the pass, or its inputs are neither per token nor
                 per row.
         """
-        return self._kl(self._moments(seen, mask))
+        parts = []
+        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
+            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
+            change, std = gate.moments(torch.cat(real))
+            kl = gaussian_kl(change, std.clamp_min(_LEAST_STD), self.prior_std)
+            parts.append(kl / len(change))
+        return torch.stack(parts).sum()
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
@@ -264,31 +265,6 @@ class CLoRAWeights(WeightPosterior):
 
         return WeightTraining(noise=noise, parameters=tuple(self.parameters()))
 
-    @torch.no_grad()
-    def before_last_layer(self, fit: FinalFit) -> bool:
-        """Store the quantities of the report, as means over the real tokens of training rows."""
-        network, (texts, _) = fit.network, fit.train
-        network.eval()
-        total, num_tokens = torch.zeros(3, dtype=torch.float64), 0
-        for rows in network.encoder.batches(texts.tokens.lengths, _BATCH):
-            batch = texts.collate(rows)
-            with self.watching() as seen:
-                network(batch)
-            mask = batch["attention_mask"]
-            count = int(mask.sum())
-            moments = self._moments(seen, mask)
-            squares = [[moment.square().mean() for moment in pair] for pair in moments]
-            means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
-            total += count * torch.cat([self._kl(moments)[None], means]).double().cpu()
-            num_tokens += count
-        self.measured.copy_(total / num_tokens)
-        return False
-
-    def report(self) -> dict[str, float | str]:
-        """Return the KL in nats and the root mean squares of M and σ, at the training rows."""
-        kl, change, std = self.measured.tolist()
-        return {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
-
     @contextmanager
     def _under(self, noises: Sequence[StateNoise]) -> Iterator[None]:
         try:
@@ -298,18 +274,3 @@ class CLoRAWeights(WeightPosterior):
         finally:
             for gate in self._gates:
                 gate.noise = None
-
-    def _kl(self, moments: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        parts = [
-            gaussian_kl(change, std.clamp_min(_LEAST_STD), self.prior_std) / len(change)
-            for change, std in moments
-        ]
-        return torch.stack(parts).sum()
-
-    def _moments(self, seen: Seen, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return M and σ of each site at the real tokens, [tokens, r, r]."""
-        moments = []
-        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
-            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
-            moments.append(gate.moments(torch.cat(real)))
-        return moments
