@@ -30,10 +30,6 @@ def start_of(fitted):
     return Start(fitted.mean, fitted._state.covariance.train_covariance)
 
 
-def lower_triangle(raw):
-    return raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", [60, 5])
 def test_gradient_of_the_elbo_vanishes(family, rows):
@@ -49,31 +45,6 @@ def test_gradient_of_the_elbo_vanishes(family, rows):
     assert (by_scale.tril() if family == "dense" else by_scale).abs().max() < 1e-4
     # With a zero prior mean, the class means sum to zero.
     assert fitted.mean.sum(0).abs().max() < 1e-4
-
-
-def test_a_generic_optimiser_finds_the_same_optimum():
-    features, labels = toy(rows=40, size=3)
-    fitted = fit(features, labels)
-    mean = torch.zeros(3, 3, dtype=F64, requires_grad=True)
-    raw = torch.zeros(3, 3, 3, dtype=F64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [mean, raw], max_iter=500, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-    )
-
-    def value():
-        return elbo((features, labels), mean, {"scale": lower_triangle(raw)})
-
-    def closure():
-        optimiser.zero_grad()
-        loss = -value()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    assert fitted.elbo[-1] == pytest.approx(value().item(), abs=1e-6)
-    torch.testing.assert_close(fitted.mean, mean.detach(), atol=1e-3, rtol=0)
-    expected = matrix({"scale": lower_triangle(raw.detach())})
-    torch.testing.assert_close(matrix(fitted.covariance()), expected, atol=2e-3, rtol=0)
 
 
 def test_a_richer_family_has_a_higher_bound():
