@@ -16,7 +16,7 @@ from torch import nn
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import spectrum
-from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER
 from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -468,7 +468,6 @@ class BayesianClassifier:
         support: Any,
         *,
         posterior: Any = None,
-        adapter: Any = None,
         **columns: Unpack[ColumnNames],
     ) -> BayesianClassifier:
         """Return a classifier for new classes, fitted to a few labelled rows.
@@ -480,7 +479,6 @@ class BayesianClassifier:
         Args:
             support: Labelled rows of the new classes.
             posterior: Posterior of the last layer; None keeps the current one.
-            adapter: Options of the pool's merge, such as `AMT(merge="published")`; None keeps them.
             **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
 
         Raises:
@@ -495,8 +493,7 @@ class BayesianClassifier:
         names = columns_of(self.record).renamed(**columns_in(columns))
         rows = read_labelled(support, names)
         config = network.posterior if posterior is None else resolve_posterior(posterior)
-        chosen = None if adapter is None else resolve_adapter(adapter)
-        adapted = for_new_classes(network, config, rows, adapter=chosen, columns=names)
+        adapted = for_new_classes(network, config, rows, columns=names)
         return self._around(adapted, self._backbone, self._place)
 
     def spectrum(self) -> list[list[SiteSpectrum]]:

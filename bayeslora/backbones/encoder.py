@@ -353,6 +353,8 @@ class Encoder(FeatureExtractor):
     ) -> PreparedTexts:
         """Tokenise texts and run the frozen prefix over them, once per set of texts.
 
+        Questions are followed by their options, each after its letter.
+
         Args:
             texts: N texts.
             pairs: N second texts, or None.
@@ -361,26 +363,6 @@ class Encoder(FeatureExtractor):
             rows: The `Examples` of the texts, for the columns of the adapter's companion.
             advance: Called with the number of finished texts.
             keep: Whether slow results may be cached on disk.
-        """
-        tokens, columns = self.read(texts, pairs, choices, available)
-        prefix = None
-        if self._split.start == 0:
-            advance(len(tokens))
-        else:
-            with _evaluating(self.model):
-                prefix = self._prefix(tokens, advance, keep=keep)
-        return self.with_columns(PreparedTexts(tokens, prefix, columns=columns), rows)
-
-    def read(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None,
-        choices: Sequence[Sequence[str]] | None,
-        available: NDArray[np.bool_] | None,
-    ) -> tuple[Tokens | Pixels, dict[str, Tensor]]:
-        """Return tokenised texts, and columns of values that are known beforehand; see `prepare`.
-
-        Questions are followed by their options, each after its letter.
         """
         backbone, length = self.backbone, self.max_length
         tokens: Tokens | Pixels
@@ -392,9 +374,28 @@ class Encoder(FeatureExtractor):
             if choices is not None:
                 texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
             tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=lettered)
-        if available is None or available.all():
-            return tokens, {}
-        return tokens, {"known": torch.from_numpy(np.where(available, 0.0, ABSENT)).float()}
+        columns = {}
+        if available is not None and not available.all():
+            columns["known"] = torch.from_numpy(np.where(available, 0.0, ABSENT)).float()
+        return self.with_prefix(tokens, columns, rows, advance, keep=keep)
+
+    def with_prefix(
+        self,
+        tokens: Tokens | Pixels,
+        columns: dict[str, Tensor],
+        rows: Any,
+        advance: Callable[[int], object],
+        *,
+        keep: bool,
+    ) -> PreparedTexts:
+        """Return tokenised texts with their states at the split; see `prepare`."""
+        prefix = None
+        if self._split.start == 0:
+            advance(len(tokens))
+        else:
+            with _evaluating(self.model):
+                prefix = self._prefix(tokens, advance, keep=keep)
+        return self.with_columns(PreparedTexts(tokens, prefix, columns=columns), rows)
 
     @property
     def _middle_is_frozen(self) -> bool:

@@ -19,7 +19,7 @@ Source: conditional logit, McFadden 1974; the log-likelihood per token of Brown 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,8 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Encoder, pool
-from bayeslora.backbones.images import Pixels
+from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.reading import head_weight
@@ -37,7 +36,7 @@ from bayeslora.backbones.template import Template, at_blank
 from bayeslora.backbones.tokens import (
     Batch,
     Tokens,
-    beginnings,
+    characters,
     framed,
     model_inputs,
     padded,
@@ -161,14 +160,18 @@ class OptionsEncoder(Encoder):
         """d, the width of the backbone."""
         return self.backbone.num_features
 
-    def read(
+    def prepare(
         self,
         texts: Sequence[str],
-        pairs: Sequence[str] | None,
-        choices: Sequence[Sequence[str]] | None,
-        available: NDArray[np.bool_] | None,
-    ) -> tuple[Tokens | Pixels, dict[str, Tensor]]:
-        """Tokenise questions with their options.
+        pairs: Sequence[str] | None = None,
+        *,
+        choices: Sequence[Sequence[str]] | None = None,
+        available: NDArray[np.bool_] | None = None,
+        rows: Any = None,
+        advance: Callable[[int], object] = lambda _: None,
+        keep: bool = False,
+    ) -> PreparedTexts:
+        """Tokenise questions with their options; see `Encoder.prepare`.
 
         Raises:
             InputError: There are no options.
@@ -180,7 +183,7 @@ class OptionsEncoder(Encoder):
         tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
         if available is not None:
             tokens = replace(tokens, num_options=available.shape[1])
-        return tokens, {}
+        return self.with_prefix(tokens, {}, rows, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, C, ...] float32 of a collated batch, with gradients."""
@@ -263,7 +266,8 @@ def _decoder_rows(
     tokenizer = backbone.tokenizer
     template = backbone.template or Template(FRAME if pairs is None else PAIR_FRAME)
     separator = "" if template.filled("x", "x").whole[-1:].isspace() else " "
-    pairs = None if pairs is None else beginnings(pairs, max_length)
+    most = characters(max_length)
+    pairs = None if pairs is None else [pair[:most] for pair in pairs]
     flat = [f"{separator}{text}" for row in choices for text in row]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
     endings: list[list[int]] = [[] for _ in texts]
@@ -310,7 +314,8 @@ def _encoder_rows(
     tokenizer: Any = backbone.tokenizer
     contexts = [""] * len(texts) if pairs is None else pairs
     first = [f"{context} {text}".strip() for context, text in zip(contexts, texts, strict=True)]
-    first = beginnings(first, max_length)
+    most = characters(max_length)
+    first = [text[:most] for text in first]
     counts = [len(row) for row in choices]
     options = [text for row in choices for text in row]
     encoded = tokenizer(

@@ -174,8 +174,9 @@ def tokenise(
     )
     typed = template is None and (pairs is not None or as_its_owner)
     if getattr(backbone.tokenizer, "truncation_side", "right") == "right":
-        texts = texts if keep_end else beginnings(texts, limit)
-        pairs = pairs if pairs is None or joined else beginnings(pairs, limit)
+        most = characters(limit)
+        texts = texts if keep_end else [text[:most] for text in texts]
+        pairs = pairs if pairs is None or joined else [pair[:most] for pair in pairs]
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -208,12 +209,12 @@ def tokenise(
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
 
-def beginnings(texts: Sequence[str], limit: int) -> list[str]:
-    """Return texts without what lies far behind their first `limit` tokens.
+def characters(limit: int) -> int:
+    """Return a number of characters that surely holds the first `limit` tokens of a text.
 
     Tokenising a book takes minutes, though most of it is cut off.
     """
-    return [text[: _LONG * max(limit, _FEWEST)] for text in texts]
+    return _LONG * max(limit, _FEWEST)
 
 
 def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs: bool) -> None:

@@ -117,9 +117,9 @@ def _exit_code(words: Sequence[str]) -> int:
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
         name, _, rest = str(error).partition(" ")
-        action = getattr(args, "actions", {}).get(name)
-        is_typed = action and action.option_strings and getattr(error, "code", "") == "option"
-        return f"{action.option_strings[0]} {rest}" if is_typed else str(error)
+        flags = {key: action.option_strings for key, action in getattr(args, "actions", {}).items()}
+        is_typed = flags.get(name) and getattr(error, "code", "") == "option"
+        return f"{flags[name][0]} {rest}" if is_typed else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join([f"{type(error).__name__}:", *str(error).split()])

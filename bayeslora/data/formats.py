@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
-_HEAD = 2**12  # bytes
 _NAMING = 4096  # records of JSON that name the columns
 _BATCH = 2048  # rows of Parquet that are converted at a time
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -81,11 +79,6 @@ class Reading:
     blank: Literal["refuse", "skip"] = "refuse"
     kind: str | None = None
     optional: tuple[str, ...] = ()
-
-    @property
-    def is_of_text_file(self) -> bool:
-        """Whether an option is set that only text files take."""
-        return self.delimiter is not None or self.encoding is not None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
@@ -188,39 +181,23 @@ class File:
 
 
 def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
-    """Open a file after checking its name, type and first bytes.
+    """Open a file after checking its name and type.
 
     Raises:
-        InputError: The file does not exist, is not a regular file, is empty, or has an unsupported
-            suffix; or an option does not apply to it.
+        InputError: The file does not exist, is a directory, is empty, or has an unsupported suffix.
     """
-    file, head = Path(path), b""
-    try:
-        state = file.stat()
-        if stat.S_ISREG(state.st_mode):
-            with file.open("rb") as stream:
-                head = stream.read(_HEAD)
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(file)[:200]} cannot be read: {reason}") from None
-    if not stat.S_ISREG(state.st_mode):
-        what = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
-        raise InputError(
-            f"{file} is {what}; pass a file ({', '.join(SUFFIXES)}), or pipe the rows to standard "
-            "input and pass '-'"
-        )
+    file = Path(path)
     opened = File(file, kind_of(file), reading)
-    if not head:
+    if file.is_dir():
+        raise InputError(f"{file} is a directory; pass a file ({', '.join(SUFFIXES)})")
+    try:
+        is_empty = file.stat().st_size == 0
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "does not exist" if is_missing else f"cannot be read: {error.strerror}"
+        raise InputError(f"{file} {reason}") from None
+    if is_empty:
         raise InputError(f"{file} is empty; at least one row is needed")
-    # A sparse file, of any size; no text, not even UTF-16, has so many in a row.
-    if opened.kind != ".parquet" and bytes(64) in head:
-        raise InputError(f"{file} is not a text file: it has null characters")
-    if reading.delimiter is not None and not opened.is_csv:
-        raise InputError(f"{file}: delimiter applies only to .csv and .tsv files")
-    if reading.encoding is not None and opened.kind == ".parquet":
-        raise InputError(f"{file}: encoding applies only to text files; Parquet is always UTF-8")
     return opened
 
 

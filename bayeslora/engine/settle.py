@@ -67,13 +67,14 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     if plan.training.hold_out:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
-    several = plan.training.keep_folds or plan.adapter.has_members
     adapter = build.adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
     # Class names of several tasks are `task: class`, not words.
     no_words = bool(data.tasks) and plan.verbaliser is None
     plan = replace(
         plan,
-        feature_scores=() if several else settled_scores(plan.feature_scores, plan.posterior),
+        feature_scores=()
+        if plan.training.keep_folds
+        else settled_scores(plan.feature_scores, plan.posterior),
         adapter=adapter,
         verbaliser="none" if no_words else plan.verbaliser,
     )

@@ -26,9 +26,8 @@ DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
 SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
 _DEFAULT_GIB = 2.0
 
-FROZEN_STATES, SECOND_MOMENTS = "frozen-states", "second-moments"
-"""Kinds of cached files: outputs of the frozen layers, for the next fit to the same texts, and
-context statistics from which adapters are initialised."""
+FROZEN_STATES = "frozen-states"
+"""Kind of cached files: outputs of the frozen layers, for the next fit to the same texts."""
 
 _SUFFIX = ".safetensors"
 

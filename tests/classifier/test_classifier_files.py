@@ -170,7 +170,7 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
 @pytest.mark.parametrize(
     ("options", "rows", "message"),
     [
-        ({"backbone": "minilmm"}, toy_rows(24), "unknown backbone 'minilmm'"),
+        ({"backbone": "minilmm"}, toy_rows(24), "smollm2-135m, minilm, dinov2-s"),
         ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
         ({"posterior": "mc_dropout"}, toy_rows(24), "'mc_dropout' needs active dropout"),

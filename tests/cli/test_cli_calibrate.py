@@ -47,7 +47,7 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     assert "--validation" not in run(*calibrate, 0.2, *laplace).out
     new = ["--out", tmp_path / "o"]
     assert "--hold-out" in refused(*calibrate, 0.2, "--validation", world.valid, *new)
-    assert "hold_out" in refused(*calibrate, 1, *new)
+    assert "--hold-out" in refused(*calibrate, 1, *new)
 
 
 def softmax_of(path, data):

@@ -79,9 +79,6 @@ def test_one_column_that_is_not_named_is_refused(refused, tmp_path, column):
 
 
 USELESS = {
-    "delimiter of Parquet": ("p.parquet", ["--set", "delimiter=;"], "delimiter"),
-    "encoding of Parquet": ("p.parquet", ["--set", "encoding=latin-1"], "encoding"),
-    "delimiter of JSON": ("p.jsonl", ["--set", "delimiter=;"], "delimiter"),
     "long delimiter": ("p.csv", ["--set", "delimiter=;;"], "delimiter"),
     "unknown encoding": ("p.csv", ["--set", "encoding=latin-0"], "encoding"),
     "no text encoding": ("p.csv", ["--set", "encoding=base64"], "encoding"),

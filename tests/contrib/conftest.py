@@ -6,6 +6,6 @@ from pathlib import Path
 sys.path += [str(Path(__file__).parents[1] / room) for room in ("adapters", "engine", "classifier")]
 
 from tests.classifier.conftest import bert, folder, llama
-from tests.engine.conftest import decoder, encoder
+from tests.engine.conftest import backbone, decoder, encoder
 
-__all__ = ["bert", "decoder", "encoder", "folder", "llama"]
+__all__ = ["backbone", "bert", "decoder", "encoder", "folder", "llama"]

@@ -55,8 +55,8 @@ class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
     """Arguments of the verb."""
 
     train: Any = argument("TRAIN", "train", nargs="?")
-    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; a directory or .npz file of
-    images; with --task and a known task, the name of a split (default: train)"""
+    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; a directory of images; with --task and a
+    known task, the name of a split (default: train)"""
     validation: Any = option("[NAME=]FILE", action="append")
     """held-out examples, used to choose the epoch and options of the posterior; with --multi-task
     one file per task, as NAME=FILE"""
