@@ -97,7 +97,6 @@ Strengths = Annotated[tuple[Annotated[float, Interval(ge=0, le=10)], ...], MinLe
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Link = Literal["mc", "probit", "bridge"]
-Structure = Literal["diag", "full", "kron"]
 Format = Literal["letters", "options"]
 """How questions with options are read: answered by a letter, or option by option."""
 Pooling = Literal["first", "last", "mean"]

@@ -1,6 +1,6 @@
 """Methods and their options by name: built in, registered in this process, or of packages.
 
-A method's options are one frozen dataclass. `"vbll:prior_scale=2,bound=jensen"`, a mapping with a
+A method's options are one frozen dataclass. `"vbll:prior_scale=2,link=probit"`, a mapping with a
 `name` key, the bare name and the object itself are accepted interchangeably.
 
 A package declares in its `pyproject.toml`

@@ -37,13 +37,6 @@ def test_a_singular_covariance_has_a_root():
     torch.testing.assert_close(root @ root.mT, logits.covariance, atol=1.1e-6, rtol=0)
 
 
-def test_variances_are_the_diagonal():
-    logits = gaussian()
-    for row in range(4):
-        for column in range(3):
-            assert logits.variance[row, column] == logits.covariance[row, column, column]
-
-
 def test_scaling_multiplies_means_and_variances():
     logits = gaussian()
     scaled = logits.scaled(3.0)
@@ -61,14 +54,6 @@ def test_sharpening_multiplies_means_alone():
     sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
     assert torch.equal(sampled.sharpened(2.0).mean, 2 * sampled.mean)
     assert torch.equal(sampled.sharpened(2.0).variance, sampled.variance)
-
-
-def test_moments_of_samples():
-    sampled = SampledLogits(torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]]]))
-    assert torch.equal(sampled.mean, torch.tensor([[2.0, 4.0]]))
-    # Population form: ((1 - 2)² + (3 - 2)²) / 2 and ((2 - 4)² + (6 - 4)²) / 2.
-    assert torch.equal(sampled.variance, torch.tensor([[1.0, 4.0]]))
-    assert not sampled.is_point
 
 
 def test_covariance_of_samples_is_numpys():

@@ -39,8 +39,6 @@ def test_a_hostile_value_is_refused(method, option):
         ("lora", "r", LARGEST_COUNT),
         ("ensemble", "num_members", 1000),
         ("nuts", "num_chains", 1000),
-        ("nuts", "max_tree_depth", 20),
-        ("vbll", "head_steps", 1000),
     ],
 )
 def test_a_count_has_a_limit_that_the_error_names(method, option, most):

@@ -71,8 +71,8 @@ def test_what_is_wrong_is_named(value, message):
 def test_errors_of_the_object_itself_pass_through():
     with refused("option", "r", "0"):
         resolve("adapter", "lora:r=0", ADAPTERS)
-    with refused("option", "'jenson'"):
-        resolve("posterior", "vbll:bound=jenson", POSTERIORS)
+    with refused("option", "'dens'"):
+        resolve("posterior", "vbll:covariance=dens", POSTERIORS)
 
 
 @pytest.mark.parametrize("choices", [ADAPTERS, POSTERIORS], ids=["adapters", "posteriors"])

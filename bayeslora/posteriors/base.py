@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
@@ -32,8 +32,6 @@ T = TypeVar("T")
 DEFAULT_PRIOR_SCALE = 2.0
 """τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
 or the mean is divided out, so that τ means the same for every backbone."""
-
-KLWeights = Literal["cyclic", "uniform"]
 
 FEW_ROWS = 256
 """Up to this many training rows, a language model or a wide prior helps more than the labels do."""
@@ -109,8 +107,7 @@ class Posterior(Options):
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
-        head_steps: Gradient steps of the last layer before each step of the adapter.
-        head_lr: Their learning rate; None means that of the fit.
+        head_lr: Learning rate of the last layer; None means that of the fit.
         has_members: Whether it consists of networks that are trained apart, even if of one.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
@@ -148,7 +145,6 @@ class Posterior(Options):
     num_samples: int | None = None
     """Number of draws per prediction."""
     num_members: int = 1
-    head_steps: int = 1
     head_lr: float | None = None
 
     def make_head(
@@ -160,7 +156,7 @@ class Posterior(Options):
             num_features: d, including the constant column, if any.
             num_classes: C.
             mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
+            seed: Seed of draws and Markov chains.
 
         Raises:
             InputError: An option does not support this number of classes.
@@ -179,7 +175,7 @@ class Posterior(Options):
         Args:
             num_features: d.
             mean_sq_norm: Mean ‖φ‖² of the training options when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
+            seed: Seed of draws and Markov chains.
 
         Raises:
             InputError: The posterior does not support options.
@@ -189,8 +185,7 @@ class Posterior(Options):
         if self.per_class or not has_form:
             reason = self.per_class or "has a weight vector per class"
             raise InputError(
-                f"posterior {self.name!r} {reason}, and the options of a question have no class; "
-                "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+                f"posterior {self.name!r} {reason}, and the options of a question have no class",
                 code="not-on-options",
             )
         make: Callable[..., LastLayer] = resolve_name(self.shared_head)
@@ -386,12 +381,10 @@ class FactorPosterior(Posterior):
     passes: ClassVar[str] = "num_samples"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
+    retired: ClassVar[tuple[str, ...]] = ("kl_weights",)
 
     # Meaning of these options.
     kl_lr: Positive = 0.01
     """Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; it
     follows the adapter's schedule."""
-    kl_weights: KLWeights = "uniform"
-    """Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in
-    cycles whose weights sum to one, as published for BLoB."""
     num_samples: Draws = 10

@@ -26,8 +26,6 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--posterior", "vbll:num_bound_samples=8", "num_bound_samples"),
-        ("--posterior", "nuts:kernel=hmc,max_tree_depth=3", "max_tree_depth"),
         ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
         ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
         ("--data-dir", "somewhere", "data_dir"),

@@ -36,7 +36,7 @@ from bayeslora.posteriors.registry import build_head, build_weights, provider
 if TYPE_CHECKING:
     from bayeslora.backbones.sequence import Encode, FinalLayerEncoder, ModuleEncoder
 
-_FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
+_FORMER = ("weights.measured", *(f"scores.{name}." for name in sorted(FORMER)))
 
 
 def saved_model(

@@ -115,7 +115,7 @@ def fit_last_layer(
     """
     with _watched(network.head, shown=plan.progress):
         fit_head(network, train, held_out)
-    chosen = network.head.report() | network.head.fit_report(train)
+    chosen = network.head.report()
     plan.posterior.after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
