@@ -7,6 +7,7 @@ that they describe, which `build_head` or `build_weights` makes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayeslora.errors import InputError
@@ -185,18 +186,26 @@ def build_head(
         config: Options of the posterior.
         num_features: d, including the constant column, if any.
         num_classes: C.
-        shared: Whether one weight vector is shared by all options of a row.
+        shared: Whether one weight vector is shared by all options of a row: weights are then
+            [1, d] and features [N, C, d], see `posteriors.features`.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
         seed: Seed of draws and Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: The posterior supports neither options nor this number of classes.
+        InputError: The posterior does not support options.
     """
-    if shared:
-        head = config.make_shared_head(num_features, mean_sq_norm=mean_sq_norm, seed=seed)
-    else:
-        head = config.make_head(num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+    cls = type(config)
+    if shared and cls.head is not Posterior.head and cls.shared_head is Posterior.shared_head:
+        raise InputError(
+            f"posterior {config.name!r} has a weight vector per class, and the options of a "
+            "question have no class",
+            code="not-on-options",
+        )
+    made = cls.shared_head if shared else cls.head
+    make: Callable[..., LastLayer] = resolve_name(made) if isinstance(made, str) else made
+    classes = 1 if shared else num_classes
+    head = make(config, num_features, classes, mean_sq_norm=mean_sq_norm, seed=seed)
     head.prepare(extra or {})
     return head
 

@@ -125,7 +125,7 @@ def test_training_is_that_of_maximum_likelihood(encoder, fitted, tmp_path, adapt
     state = fit.network.trained_state()
     for name, item in plain.network.trained_state().items():
         assert torch.equal(state[name], item), name
-    assert fit.posterior.training(training_run(fit)) == WeightTraining()
+    assert fit.network.weights.weight_training(training_run(fit)) == WeightTraining()
 
 
 @ADAPTERS

@@ -116,7 +116,7 @@ def fit_last_layer(
     with _watched(network.head, shown=plan.progress):
         fit_head(network, train, held_out)
     chosen = network.head.report()
-    plan.posterior.after_last_layer(fit)
+    plan.posterior.own_weights(network).after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)

@@ -137,7 +137,7 @@ class Loop:
         self._batches = LengthBatchSampler(
             fit.train.tokens.lengths, settings.batch_size, settings.seed
         )
-        weights = plan.posterior.training(
+        weights = plan.posterior.own_weights(network).weight_training(
             TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps)
         )
         self._noise = weights.noise  # opened around each pass, with the batch

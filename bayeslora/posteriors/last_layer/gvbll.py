@@ -81,7 +81,6 @@ class GVBLL(Posterior):
 
     name: ClassVar[str] = "gvbll"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.gvbll:GVBLLHead"
-    per_class: ClassVar[str] = "models the features of each class"
     summary: ClassVar[str] = "generative last layer: Gaussian features per class, random means"
     use: ClassVar[str] = (
         "Detecting inputs far from the training data, with held-out examples to choose its options."

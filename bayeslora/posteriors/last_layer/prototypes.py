@@ -42,7 +42,6 @@ class Prototypes(Posterior):
 
     name: ClassVar[str] = "prototypes"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.prototypes:PrototypeHead"
-    per_class: ClassVar[str] = "uses the mean feature of each class"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
     use: ClassVar[str] = "Few examples per class, or classes not seen in training."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
