@@ -1,13 +1,16 @@
 """Calibrated probabilities and uncertainty for fine-tuned transformer classifiers.
 
 Public names are imported on first use, so `import bayeslora` takes milliseconds and loads neither
-torch nor transformers. Type checkers read the imports below; at run time the registries locate
-methods and `_HOMES` locates all other names.
+torch nor transformers. Type checkers and `_homes` read the imports below; classes of methods in
+`contrib` are found by the registries.
 """
 
 from __future__ import annotations
 
+import ast
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora._version import __version__ as __version__
@@ -67,46 +70,11 @@ if TYPE_CHECKING:
     from bayeslora.reporting.report import Report as Report
     from bayeslora.reporting.report import report as report
 
-_HOMES = {
-    "APS": "bayeslora.conformal",
-    "BayesianClassifier": "bayeslora.classifier",
-    "BayesianLogistic": "bayeslora.recalibration.bayesian",
-    "BayesianTemperature": "bayeslora.recalibration.bayesian",
-    "BetaCalibration": "bayeslora.recalibration.one_vs_rest",
-    "Comparison": "bayeslora.metrics.compare",
-    "ConformalSets": "bayeslora.conformal",
-    "Experiment": "bayeslora.experiments.run",
-    "HistogramBinning": "bayeslora.recalibration.one_vs_rest",
-    "InputError": "bayeslora.errors",
-    "IsotonicRegression": "bayeslora.recalibration.one_vs_rest",
-    "LAC": "bayeslora.conformal",
-    "MatrixScaling": "bayeslora.recalibration.linear",
-    "Predictions": "bayeslora.predictions.record",
-    "RAPS": "bayeslora.conformal",
-    "Report": "bayeslora.reporting.report",
-    "Score": "bayeslora.metrics.scores",
-    "Scores": "bayeslora.metrics.scores",
-    "Temperature": "bayeslora.recalibration.temperature",
-    "VectorScaling": "bayeslora.recalibration.linear",
-    "compare": "bayeslora.metrics.compare",
-    "conformal_sets": "bayeslora.conformal",
-    "evaluate": "bayeslora.metrics.evaluate",
-    "experiment": "bayeslora.experiments.run",
-    "load_task": "bayeslora.data.known",
-    "model_card_section": "bayeslora.reporting.model_card",
-    "over_seeds": "bayeslora.metrics.seeds",
-    "recalibrate": "bayeslora.recalibration.recalibrate",
-    "register_adapter": "bayeslora.adapters.registry",
-    "register_posterior": "bayeslora.posteriors.registry",
-    "report": "bayeslora.reporting.report",
-    "update_model_card": "bayeslora.reporting.model_card",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
-    home = _HOMES.get(name)
+    home = _homes().get(name)
     if home is None and name[:1].isupper():  # `from bayeslora import errors` calls this too
         home = _method_homes().get(name)
     if home is None:
@@ -115,7 +83,15 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, *_method_homes(), "__version__"])
+    return sorted({*_homes(), *_method_homes()})
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Return the module of each name that is imported above for type checkers."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return {item.asname: str(node.module) for node in imports for item in node.names if item.asname}
 
 
 def _method_homes() -> dict[str, str]:

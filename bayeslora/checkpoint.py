@@ -1,39 +1,36 @@
-"""Model directories: JSON, safetensors, tokenizer files and a model card; no pickles."""
+"""Model directories: JSON, safetensors, tokenizer files and a model card; no pickles.
+
+The record lists size and SHA-256 of the files, which are checked when a model is loaded. They show
+damage and mix-ups, not attacks: who changes a file can compute its hash.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
+import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, first_line
 from bayeslora.foreign import reading
-from bayeslora.io.directories import (
+from bayeslora.io.files import (
     FILES,
-    FileState,
     Layout,
     atomic_directory,
-    check_files,
-    check_record,
-    file_list,
-    file_states,
-    sealed,
+    listed_files,
+    read_json,
+    read_tensors,
+    write_json,
 )
-from bayeslora.io.files import read_json, read_tensors, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 RECORD = "bayeslora.json"
@@ -45,8 +42,8 @@ INTERRUPTED = "interrupted-fit.json"
 CHECKPOINT = "checkpoint.safetensors"
 LAYOUTS = (
     # The first two for models without a list.
-    Layout("a model", RECORD, (ADAPTER, POSTERIOR, CARD, ".eval_results/*")),
-    Layout("an interrupted fit", INTERRUPTED, (f"checkpoints/member-*/{CHECKPOINT}",)),
+    Layout(RECORD, (ADAPTER, POSTERIOR, CARD, ".eval_results/*")),
+    Layout(INTERRUPTED, (f"checkpoints/member-*/{CHECKPOINT}",)),
 )
 """Layouts of a model directory: a model, an interrupted fit, or both."""
 
@@ -66,24 +63,9 @@ def library_versions() -> dict[str, str]:
 _version = cache(version)  # it parses the metadata of a package
 
 
-def _distinct(classes: list[str]) -> list[str]:
-    if len(set(classes)) < len(classes):
-        raise ValueError("the names must be different")
-    return classes
-
-
-def _backbone(entry: dict[str, Any]) -> dict[str, Any]:
-    if missing := {"name", "fingerprint", "dtype", "kind"} - entry.keys():
-        raise ValueError(f"{', '.join(sorted(missing))} is missing")
-    return entry
-
-
-_Number = Annotated[int, Field(ge=0, le=1 << 40)]
-
-
 @dataclass(frozen=True)
 class ModelRecord:
-    """The content of `bayeslora.json`; the types are checked when it is read.
+    """The content of `bayeslora.json`.
 
     Attributes:
         backbone: `name`, `fingerprint`, `dtype`, `kind` (`ADAPTED`, `FOREIGN` or `MODULE`), and
@@ -110,17 +92,17 @@ class ModelRecord:
         format_version: Version of this layout.
     """
 
-    backbone: Annotated[dict[str, Any], AfterValidator(_backbone)]
+    backbone: dict[str, Any]
     posterior: dict[str, Any]
-    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)]
+    classes: list[str]
     columns: dict[str, Any]
-    max_length: _Number
-    seed: _Number
-    num_train: _Number
+    max_length: int
+    seed: int
+    num_train: int
     adapter: dict[str, Any] | None = None
     head: dict[str, Any] = field(default_factory=dict)
     feature_scores: dict[str, Any] = field(default_factory=dict)
-    num_members: _Number = 1
+    num_members: int = 1
     tasks: dict[str, int] = field(default_factory=dict)
     data: dict[str, str | None] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -145,15 +127,6 @@ class ModelFiles:
     adapter: dict[str, Tensor]
     posterior: dict[str, Tensor]
     directory: Path | None = None
-
-    def warn_unverified(self) -> None:
-        """Log a warning if the source directory has no file hashes."""
-        if self.directory is not None and listed_files(self.directory) is None:
-            logger.warning(
-                "%s was saved without hashes, so changes to its files cannot be detected; fit or "
-                "save it again to add them",
-                self.directory,
-            )
 
     @property
     def fingerprint(self) -> str:
@@ -183,8 +156,10 @@ def write_model(
             with reading(f"the tokenizer cannot be saved to {directory}"):
                 tokenizer.save_pretrained(temporary)
         # The card is not listed, since reports update it later.
-        record = sealed(dataclasses.asdict(files.record), file_list(temporary))
-        write_json(temporary / RECORD, record)
+        files_by_name = {name: _listing(temporary / name) for name in listed_files(temporary)}
+        # Through JSON, so that the hash is that of the content read back.
+        content = json.loads(json.dumps({**dataclasses.asdict(files.record), FILES: files_by_name}))
+        write_json(temporary / RECORD, {**content, "sha256": record_hash(content)})
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 
@@ -196,10 +171,9 @@ def read_model(directory: str | Path) -> ModelFiles:
     """
     folder = Path(directory)
     record = read_record(folder)
-    listed = listed_files(folder)
-    if listed is not None:
-        check_files(folder, listed)
-    return ModelFiles(record, _tensors(folder / ADAPTER), _tensors(folder / POSTERIOR), folder)
+    refuse_damage(folder, verify_model(folder))
+    adapter, posterior = read_tensors(folder / ADAPTER), read_tensors(folder / POSTERIOR)
+    return ModelFiles(record, adapter, posterior, folder)
 
 
 def read_record(directory: str | Path) -> ModelRecord:
@@ -208,56 +182,81 @@ def read_record(directory: str | Path) -> ModelRecord:
     Raises:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
     """
-    folder = Path(directory)
-    path, advice = folder / RECORD, ""
+    path = Path(directory) / RECORD
     if not path.is_file():
-        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            advice = (
-                f". To make a model from this checkpoint, run `bayeslora calibrate {folder} ROWS "
-                "--out DIR` (in Python: from_transformers, then calibrate)"
-            )
-        raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}{advice}")
-    content = _content(path)
-    try:
-        record = TypeAdapter(ModelRecord).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
         raise InputError(
-            f"{path} is damaged: {first['loc'][0]!r}: {first['msg']}", code="damaged"
-        ) from None
+            f"{directory} is not a bayeslora model: it has no {RECORD}. `bayeslora calibrate` "
+            "makes a model from a checkpoint of transformers or PEFT"
+        )
+    content = _content(path)
+    names = {item.name for item in dataclasses.fields(ModelRecord)}
+    try:
+        record = ModelRecord(**{name: content[name] for name in content.keys() & names})
+    except TypeError as error:
+        raise InputError(f"{path} is damaged: {error}", code="damaged") from None
     # Models of earlier versions may classify among the classes of all tasks, as if of one task.
     return dataclasses.replace(record, tasks={}) if content.get("across_tasks") else record
 
 
-def listed_files(directory: str | Path) -> dict[str, dict[str, Any]] | None:
-    """Return `size` and `sha256` of the files listed in a model's record, by name.
+@dataclass(frozen=True)
+class FileState:
+    """One file of a model directory, compared with the list.
 
-    The record itself and the model card are not listed.
-
-    Returns:
-        The files; None if the model was saved by a version that wrote no list.
-
-    Raises:
-        InputError: The record cannot be read, or was changed after it was saved.
+    Attributes:
+        name: Path relative to the directory, with forward slashes.
+        size: In bytes; None if the file is missing.
+        state: `ok`, `changed`, `missing`, or `not listed`.
+        problem: Description of the problem; empty if there is none.
     """
-    path = Path(directory) / RECORD
-    files: dict[str, dict[str, Any]] | None = _content(path).get(FILES)
-    return files
+
+    name: str
+    size: int | None
+    state: Literal["ok", "changed", "missing", "not listed"]
+    problem: str = ""
 
 
 def verify_model(directory: str | Path) -> list[FileState]:
     """Return the state of every file in a model directory, the record first.
 
     Raises:
-        InputError: As `read_record`, or the model was saved without a list of its files.
+        InputError: As `read_record`.
     """
     folder = Path(directory)
     read_record(folder)
-    listed = listed_files(folder)
-    if listed is None:
-        raise InputError(f"{folder} was saved without hashes of its files; save it again")
-    record = FileState(RECORD, (folder / RECORD).stat().st_size, "ok")
-    return [record, *file_states(folder, listed, without=(RECORD, CARD))]
+    listed = _content(folder / RECORD).get(FILES, {})  # none in models of earlier versions
+    others = [name for name in listed_files(folder) if name not in (RECORD, CARD, *listed)]
+    return [
+        FileState(RECORD, (folder / RECORD).stat().st_size, "ok"),
+        *(_state(folder / name, name, item) for name, item in listed.items()),
+        *(FileState(name, (folder / name).lstat().st_size, "not listed") for name in others),
+    ]
+
+
+def _state(path: Path, name: str, expected: Mapping[str, Any]) -> FileState:
+    if not path.is_file():
+        return FileState(name, None, "missing", "is missing")
+    listing = _listing(path)
+    is_ok = listing == expected
+    problem = "was changed after the model was saved (its size or SHA-256 differs)"
+    return FileState(name, listing["size"], "ok" if is_ok else "changed", "" if is_ok else problem)
+
+
+def _listing(path: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def refuse_damage(directory: str | Path, states: Sequence[FileState]) -> None:
+    """Raise InputError for the first damaged file of a model directory."""
+    for state in states:
+        if state.problem:
+            raise InputError(
+                f"{directory} is damaged: {state.name} {state.problem}; `bayeslora info MODEL "
+                "--verify` lists all files",
+                code="damaged",
+            )
 
 
 def is_model(directory: str | Path) -> bool:
@@ -265,22 +264,64 @@ def is_model(directory: str | Path) -> bool:
     return (Path(directory) / RECORD).is_file()
 
 
-def _content(path: Path) -> Mapping[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """Return the JSON of a record after checking its format version and its hash."""
-    content = read_json(path)
-    if not isinstance(content, Mapping) or "format_version" not in content:
-        raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
-    stored = content["format_version"]
-    if type(stored) is not int or not 1 <= stored <= FORMAT_VERSION:
+    read = read_json(path)
+    content: dict[str, Any] = read if isinstance(read, dict) else {}
+    stored = content.get("format_version")
+    if stored not in range(1, FORMAT_VERSION + 1):
         raise InputError(
             f"{path} has format version {stored!r}; this bayeslora reads up to {FORMAT_VERSION}: "
             "upgrade bayeslora"
         )
-    check_record(path, content)
+    if content.get("sha256", record_hash(content)) != record_hash(content):
+        raise InputError(
+            f"{path} is damaged: it was changed after the model was saved (its SHA-256 differs)",
+            code="damaged",
+        )
     return content
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path.parent} is damaged: {path.name} is missing", code="damaged")
-    return read_tensors(path)
+def record_hash(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record without its own hash, independent of layout and key order."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+# Nothing else is read: no pickles, and no weights of other frameworks.
+_READ = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md"]
+
+
+def local_directory(source: str | Path) -> str | Path:
+    """Return a directory as it is, and a model on the hub, `owner/name`, downloaded.
+
+    Raises:
+        InputError: The hub has no such model, or cannot be reached.
+    """
+    name = str(source)
+    if Path(source).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return source
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=_READ)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name} is neither a directory nor a model on the Hugging Face hub: "
+            f"{first_line(error)}; for a private model run `hf auth login`"
+        ) from None
+
+
+def upload(directory: Path, repo_id: str, *, private: bool | None, message: str) -> str:
+    """Upload a model directory to the hub, creating the repository if needed.
+
+    Returns:
+        The address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message=message)
+    return str(commit.commit_url)

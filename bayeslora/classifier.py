@@ -16,14 +16,22 @@ from torch import nn
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import spectrum
-from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER
 from bayeslora.adapters.site import SiteSpectrum
 from bayeslora.backbones.embedded import AUTO, directories
-from bayeslora.backbones.final_layer import wrap_module
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.reading import Verbaliser
+from bayeslora.backbones.sequence import wrap_module
 from bayeslora.backbones.template import Template
-from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
+from bayeslora.checkpoint import (
+    FOREIGN,
+    LAYOUTS,
+    ModelRecord,
+    local_directory,
+    read_model,
+    upload,
+    write_model,
+)
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
@@ -49,9 +57,13 @@ from bayeslora.engine.training_options import (
     columns_in,
 )
 from bayeslora.errors import InputError
-from bayeslora.io import hub
-from bayeslora.io.directories import refuse_foreign
-from bayeslora.io.files import check_writable, lock, refuse_existing, refuse_inputs
+from bayeslora.io.files import (
+    check_writable,
+    lock,
+    refuse_existing,
+    refuse_foreign,
+    refuse_inputs,
+)
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
@@ -453,7 +465,6 @@ class BayesianClassifier:
         support: Any,
         *,
         posterior: Any = None,
-        adapter: Any = None,
         **columns: Unpack[ColumnNames],
     ) -> BayesianClassifier:
         """Return a classifier for new classes, fitted to a few labelled rows.
@@ -465,7 +476,6 @@ class BayesianClassifier:
         Args:
             support: Labelled rows of the new classes.
             posterior: Posterior of the last layer; None keeps the current one.
-            adapter: Options of the pool's merge, such as `AMT(merge="published")`; None keeps them.
             **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
 
         Raises:
@@ -480,8 +490,7 @@ class BayesianClassifier:
         names = columns_of(self.record).renamed(**columns_in(columns))
         rows = read_labelled(support, names)
         config = network.posterior if posterior is None else resolve_posterior(posterior)
-        chosen = None if adapter is None else resolve_adapter(adapter)
-        adapted = for_new_classes(network, config, rows, adapter=chosen, columns=names)
+        adapted = for_new_classes(network, config, rows, columns=names)
         return self._around(adapted, self._backbone, self._place)
 
     def spectrum(self) -> list[list[SiteSpectrum]]:
@@ -554,7 +563,7 @@ class BayesianClassifier:
             directory = Path(folder) / "model"
             self.save_pretrained(directory)
             message = commit_message or "Upload a classifier by bayeslora"
-            return hub.upload(directory, repo_id, private=private, message=message)
+            return upload(directory, repo_id, private=private, message=message)
 
     def export_peft(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
@@ -617,7 +626,7 @@ class BayesianClassifier:
                 backbone; the message says which.
         """
         check_keywords("from_pretrained", place, Place)
-        files = read_model(hub.local_directory(directory))
+        files = read_model(local_directory(directory))
         source = files.record.backbone["name"] if backbone is None else backbone
         source = str(source) if isinstance(source, Path) else source
         network = load.saved_model(files, source, module, encode, progress=progress, **place)

@@ -12,18 +12,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.checkpoint import ModelRecord, library_versions
+from bayeslora.checkpoint import library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.examples import Examples
 from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
 from bayeslora.engine.cross_validation import tfidf
-from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.laplace import Laplace
 from bayeslora.posteriors.last_layer.vbll import VBLL
@@ -54,27 +52,21 @@ METHODS: Mapping[str, tuple[LoRA | PoLAR, Any, dict[str, Any]]] = {
 BASELINE = "bag-of-words"
 
 
-@dataclass(frozen=True)
-class DemoRun:
-    """Results of the demo.
-
-    Attributes:
-        test: Predictions on the in-distribution test rows, one per method.
-        ood: Predictions by method, then by name of the out-of-distribution set.
-        provenance: Data, sizes, versions and settings of the run.
-    """
-
-    test: list[Predictions]
-    ood: dict[str, dict[str, Predictions]]
-    provenance: dict[str, str | Mapping[str, str]]
+Provenance = dict[str, str | Mapping[str, str]]
 
 
-def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
+def run_demo(
+    *, seed: int = 0, progress: bool = True
+) -> tuple[list[Predictions], dict[str, dict[str, Predictions]], Provenance]:
     """Fit and predict with every method; about three minutes on two idle cores.
 
     Args:
         seed: Seed of initialisation, row order and draws.
         progress: Whether to show progress bars on stderr.
+
+    Returns:
+        Predictions on the in-distribution test rows, one per method; predictions by method, then by
+        name of the out-of-distribution set; and data, sizes, versions and settings of the run.
 
     Raises:
         MissingAssetError: The embedded model or the data is not installed.
@@ -90,7 +82,6 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     backbone = load_backbone(BACKBONE)
     test: list[Predictions] = []
     ood: dict[str, dict[str, Predictions]] = {}
-    records: dict[str, ModelRecord] = {}
     with each_note_once("bayeslora.engine.data", "bayeslora.engine.network"):
         for index, (name, (adapter, posterior, options)) in enumerate(METHODS.items(), 1):
             logger.info("%d of %d: %s", index, len(METHODS), name)
@@ -105,12 +96,11 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
                 kind: clf.predict(list(rows.texts)).replace(name=name)
                 for kind, rows in (("near", posts.near), ("far", posts.far))
             }
-            records[name] = clf.record
     baseline, near, far = _bag_of_words(posts, backbone)
     test.append(baseline)
     ood[BASELINE] = {"near": near, "far": far}
     seconds = time.monotonic() - began
-    return DemoRun(test, ood, _provenance(posts, records, seed, seconds))
+    return test, ood, _provenance(posts, seed, seconds)
 
 
 def _bag_of_words(posts: NewsgroupsDemo, backbone: Backbone) -> Iterator[Predictions]:
@@ -131,12 +121,7 @@ def _bag_of_words(posts: NewsgroupsDemo, backbone: Backbone) -> Iterator[Predict
         yield made.replace(columns={"text": rows.texts})
 
 
-def _provenance(
-    posts: NewsgroupsDemo, records: Mapping[str, ModelRecord], seed: int, seconds: float
-) -> dict[str, str | Mapping[str, str]]:
-    reading = next(iter(records.values())).backbone
-    fits = {name: _fits(record) for name, record in records.items()}
-    fits[BASELINE] = "logistic regression on TF-IDF of the same tokens, C by cross-validation"
+def _provenance(posts: NewsgroupsDemo, seed: int, seconds: float) -> Provenance:
     return {
         "data": {
             "in distribution": f"20 Newsgroups, {len(posts.classes)} groups",
@@ -149,28 +134,13 @@ def _provenance(
         },
         "model": {
             "backbone": BACKBONE,
-            **{key: str(reading[key]) for key in ("depth", "template") if key in reading},
-            "adapters": f"LoRA and PoLAR, r = {LoRA().r}, on the last {LoRA().num_layers} layers",
             "tokens": f"at most {MAX_LENGTH} per text",
             "options": "defaults of `fit`",
             "MC dropout": f"{NUM_PASSES} passes",
             "ensemble": f"{NUM_MEMBERS} members",
+            BASELINE: "logistic regression on TF-IDF of the same tokens, C by cross-validation",
         },
-        "fits": fits,
         "versions": library_versions(),
         "seed": str(seed),
         "seconds": f"{seconds:.0f}",
     }
-
-
-def _fits(record: ModelRecord) -> str:
-    """Return the number of fits of a method and its choices, in words."""
-    scale: Mapping[str, Any] = record.results.get("logit_scale", {})
-    count = record.num_members + scale.get("num_fits", 0)
-    choices = {"epochs": record.training["epochs"], **record.results["posterior"]}
-    if scale:
-        choices["logit scale"] = scale["factor"]
-    chosen = ", ".join(
-        f"{key.replace('_', ' ')} {shown_value(value)}" for key, value in choices.items()
-    )
-    return f"{count} fit{'s' * (count > 1)}, {chosen}"

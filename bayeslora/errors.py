@@ -12,28 +12,6 @@ from difflib import get_close_matches
 
 from bayeslora.plain_text import quoted
 
-# Names common in the field, with their equivalents here.
-_KNOWN_AS = {
-    "adapter": {"rslora": "lora:use_rslora=true", "stiefel": "polar:constraint=retraction"},
-    "posterior": {
-        "deep_ensemble": "ensemble",
-        "dropout": "mc_dropout",
-        "hmc": "nuts:kernel=hmc",
-        "mcmc": "nuts",
-        "temperature_scaling": "temperature",
-    },
-    "method": {"dirichlet": "matrix", "platt": "vector", "split": "lac"},
-    "bound": {"gauss_hermite": "mc", "quadrature": "mc", "tilted": "knowles_minka"},
-    "covariance": {"full": "dense", "low_rank": "eigenbasis"},
-    "polish_bound": {
-        "gauss_hermite": "knowles_minka",
-        "quadrature": "knowles_minka",
-        "tilted": "knowles_minka",
-    },
-    "prior_scale": {"validation": "empirical-bayes"},
-}
-
-
 CODES = {
     "input": "The input is invalid; the message has the details.",
     "another-backbone": "The model was made for another backbone.",
@@ -78,15 +56,12 @@ class InputError(ValueError):
 
     Attributes:
         code: The reason, a key of `CODES`. Codes are stable, while messages may change.
-        option: Name of the argument whose value is refused, as in the message; empty for other
-            errors. The command line shows its own name for it.
     """
 
     code = "input"
 
-    def __init__(self, message: str, *, code: str = "", option: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
-        self.option = option
         if code:
             self.code = code
 
@@ -143,41 +118,25 @@ class DivergedError(InputError):
     code = "diverged"
 
 
-def unknown_choice(
-    kind: str, value: str, allowed: Iterable[str], *, otherwise: str = ""
-) -> InputError:
-    """Return the error for a name outside a closed set, with the nearest allowed name.
-
-    This is the equivalent of a name common in the field, else the shortest name with this
-    beginning, else the most similar spelling; case is ignored.
+def unknown_choice(kind: str, value: str, allowed: Iterable[str]) -> InputError:
+    """Return the error for a name outside a closed set, with the most similar allowed name.
 
     Args:
         kind: What the name stands for, such as `link` or `adapter`.
         value: The unknown name.
         allowed: All accepted names.
-        otherwise: Other accepted values, such as `a number > 0`.
 
     Example:
         >>> print(unknown_choice("link", "probitt", ["mc", "probit"]))
         unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'
     """
     names = sorted(allowed)
-    near = _KNOWN_AS.get(kind, {}).get(value.lower(), "")
-    if near.partition(":")[0] not in names:
-        near = _nearest(value, names)
-    hint = f" (did you mean {quoted(near)}?)" if near else ""
-    choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
-    offer = f"choose from {choices}" if names else "there are none"
-    message = f"unknown {kind} {quoted(value)}{hint}; {offer}"
-    return InputError(message, code="unknown", option=kind)
-
-
-def _nearest(value: str, names: list[str]) -> str:
-    folded = {name.lower(): name for name in reversed(names)}
-    query = value.lower()
-    begun = sorted((key for key in folded if query and key.startswith(query)), key=len)
-    near = begun or get_close_matches(query, folded, n=1)
-    return folded[near[0]] if near else ""
+    near = get_close_matches(value.lower(), names, n=1)
+    hint = f" (did you mean {quoted(near[0])}?)" if near else ""
+    choices = ", ".join(map(quoted, names))
+    return InputError(
+        f"unknown {kind} {quoted(value)}{hint}; choose from {choices}", code="unknown"
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -26,14 +26,6 @@ class GaussianLogits:
     mean: Tensor
     covariance: Tensor
 
-    def __post_init__(self) -> None:
-        rows, classes = self.mean.shape
-        if tuple(self.covariance.shape) not in {(rows, classes), (rows, classes, classes)}:
-            raise ValueError(
-                f"covariance must have shape [{rows}, {classes}] or [{rows}, {classes}, "
-                f"{classes}], got {list(self.covariance.shape)}"
-            )
-
     @classmethod
     def point(cls, mean: Tensor) -> GaussianLogits:
         """Return logits [N, C] without variance."""
@@ -46,12 +38,7 @@ class GaussianLogits:
             return self.covariance
         return torch.diagonal(self.covariance, dim1=-2, dim2=-1)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], the variance of the logits about their class mean, summed over classes.
 
         This is Σ_c v_c less the part shared by all logits, to which softmax is invariant.
@@ -116,13 +103,6 @@ class SampledLogits:
     samples: Tensor
     exact: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.samples.ndim != 3:
-            raise ValueError(f"samples must have shape [S, N, C], got {list(self.samples.shape)}")
-        shape = self.samples.shape[1:]
-        if self.exact is not None and self.exact.shape != shape:
-            raise ValueError(f"exact must have shape {list(shape)}, got {list(self.exact.shape)}")
-
     @property
     def mean(self) -> Tensor:
         """[N, C]: the mean over draws."""
@@ -139,12 +119,7 @@ class SampledLogits:
         centred = self.samples - self.mean
         return torch.einsum("snc,snk->nck", centred, centred) / len(centred)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], as `GaussianLogits.spread_of`, over draws."""
         if present is None:
             centred = self.samples - self.samples.mean(-1, keepdim=True)
@@ -205,12 +180,7 @@ class MixtureLogits:
         within = torch.stack([part.variance for part in self.parts]).mean(0)
         return within + self._means.var(0, correction=0)
 
-    @property
-    def spread(self) -> Tensor:
-        """[N]: `spread_of` all classes."""
-        return self.spread_of(None)
-
-    def spread_of(self, present: Tensor | None) -> Tensor:
+    def spread_of(self, present: Tensor | None = None) -> Tensor:
         """Return [N], as `GaussianLogits.spread_of`, within networks and between them."""
         within = torch.stack([part.spread_of(present) for part in self.parts]).mean(0)
         return within + SampledLogits(self._means).spread_of(present)

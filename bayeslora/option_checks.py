@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from numbers import Integral, Number
 from typing import (
     TYPE_CHECKING,
@@ -42,7 +41,7 @@ from typing import (
 
 from annotated_types import Interval, MinLen, Predicate
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -98,7 +97,6 @@ Strengths = Annotated[tuple[Annotated[float, Interval(ge=0, le=10)], ...], MinLe
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Link = Literal["mc", "probit", "bridge"]
-Structure = Literal["diag", "full", "kron"]
 Format = Literal["letters", "options"]
 """How questions with options are read: answered by a letter, or option by option."""
 Pooling = Literal["first", "last", "mean"]
@@ -114,11 +112,11 @@ class Options:
     """Base of dataclasses whose annotations define the allowed values.
 
     Attributes:
-        retired: Options of earlier versions by name, or name=value, and what to use instead. They
-            change nothing in a fitted model: they may stand in its record.
+        retired: Options of earlier versions that may stand in the record of a model, in which they
+            change nothing.
     """
 
-    retired: ClassVar[Mapping[str, str]] = {}
+    retired: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -131,9 +129,6 @@ class Options:
             InputError: A value is not allowed; the message names option, value and allowed values.
         """
         values = {name: getattr(self, name) for name in option_names(type(self))}
-        for name, value in values.items():
-            if (instead := self.retired.get(f"{name}={value}")) is not None:
-                raise InputError(f"{name} is not {value!r} any more: {instead}", code="option")
         for name, value in _accepted(checks(type(self)), values).items():
             object.__setattr__(self, name, value)
 
@@ -203,7 +198,8 @@ def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -
     # The innermost value: of a list its wrong item.
     nested = [problem for problem in problems if problem["loc"][0] == name]
     value = max(nested, key=lambda problem: len(problem["loc"]))["input"]
-    raise _refusal(name, value, adapter.json_schema()["properties"][name])
+    words = _allowed(adapter.json_schema()["properties"][name])
+    raise InputError(f"{name} must be {words}, got {value!r}", code="option")
 
 
 def _plain(value: Any) -> Any:
@@ -213,41 +209,10 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
-def _refusal(name: str, value: Any, schema: Mapping[str, Any]) -> InputError:
-    kinds = _kinds(schema)
-    names = [item for kind in kinds for item in _names(kind)]
-    others = [kind for kind in kinds if not _names(kind) and kind.get("type") != "null"]
-    if names and (isinstance(value, str) or not others):
-        otherwise = _either([_words(kind, value) for kind in others])
-        return unknown_choice(name, str(value), names, otherwise=otherwise)
-    message = f"{name} must be {_allowed(schema, value)}, got {value!r}"
-    return InputError(message, code="option", option=name)
-
-
 def allowed(cls: type[Any]) -> dict[str, str]:
     """Return the allowed values of each option of a dataclass, in words."""
     properties = checks(cls).json_schema()["properties"]
     return {name: _allowed(schema) for name, schema in properties.items()}
-
-
-def _allowed(schema: Mapping[str, Any], refused: object = None) -> str:
-    words = [[*map(repr, _names(kind))] or [_words(kind, refused)] for kind in _kinds(schema)]
-    return _either([*chain.from_iterable(words)])
-
-
-def _either(words: Sequence[str]) -> str:
-    *first, last = words or [""]
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def _kinds(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the alternatives of a JSON schema."""
-    kinds: list[Mapping[str, Any]] = schema.get("anyOf", [schema])
-    return kinds
-
-
-def _names(kind: Mapping[str, Any]) -> list[str]:
-    return [*kind.get("enum", ()), *([kind["const"]] if "const" in kind else ())]
 
 
 _NOUNS = {
@@ -258,32 +223,23 @@ _NOUNS = {
     "object": "a mapping",
     "string": "a non-empty string",
 }
-_PLURALS = {"integer": "integers", "number": "numbers", "string": "non-empty strings"}
+_LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def _words(kind: Mapping[str, Any], refused: object) -> str:
-    """Return in words what an alternative other than names allows; `refused` was not allowed."""
-    if "type" not in kind:
-        return f"a {kind.get('$ref', 'value').rpartition('/')[2]}"
-    if kind["type"] == "array":
-        items = kind.get("items", {})
-        plural = _PLURALS.get(items.get("type"), "values")
-        return f"a list of {plural} {_span(items, refused)}".strip()
-    return f"{_NOUNS[kind['type']]} {_span(kind, refused)}".strip()
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """Return in words what a JSON schema allows."""
+    return " or ".join(map(_words, schema.get("anyOf", [schema])))
 
 
-def _span(kind: Mapping[str, Any], refused: object) -> str:
-    """Return the range of a number; limits that only a typo exceeds are named after one alone."""
-    low, high = kind.get("minimum", -math.inf), kind.get("maximum", math.inf)
-    above, below = kind.get("exclusiveMinimum", -math.inf), kind.get("exclusiveMaximum", math.inf)
-    is_typo = is_number(refused) and 0 < refused < math.inf and not low <= refused <= high
-    if high in (LARGEST_COUNT, LARGEST_NUMBER) and not is_typo:
-        high = math.inf
-        low, above = (-math.inf, 0) if low == SMALLEST_NUMBER else (low, above)
-    if math.isfinite(low) and math.isfinite(high):
-        return f"from {_shown(low)} to {_shown(high)}"
-    ends = ((">=", low), (">", above), ("<=", high), ("<", below))
-    return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if math.isfinite(end))
+def _words(kind: Mapping[str, Any]) -> str:
+    """Return in words what one alternative of a JSON schema allows."""
+    if "enum" in kind or "const" in kind:
+        return " or ".join(map(repr, kind.get("enum", [kind.get("const")])))
+    if kind.get("type") == "array":
+        return f"a list, each {_allowed(kind['items'])}"
+    noun = _NOUNS.get(kind.get("type", ""), f"a {kind.get('$ref', 'value').rpartition('/')[2]}")
+    limits = [f"{sign} {_shown(kind[key])}" for key, sign in _LIMITS.items() if key in kind]
+    return f"{noun} {' and '.join(limits)}".strip()
 
 
 def _shown(number: float) -> str:
@@ -306,16 +262,6 @@ def meanings(cls: type[Any]) -> dict[str, str]:
         for name in names
         if name in texts
     }
-
-
-def described(cls: type[Any], name: str) -> str:
-    """Return the meaning of an option, with its default if this is a number, without a full stop.
-
-    A class may name options in `unset` whose default is decided later.
-    """
-    default = getattr(cls, name)
-    shown = is_number(default) and name not in getattr(cls, "unset", ())
-    return meanings(cls)[name].removesuffix(".") + (f" (default: {default:g})" if shown else "")
 
 
 _BRACES = re.compile(r"\{(\w+)\}")
@@ -359,13 +305,19 @@ def _documented(cls: type[Any]) -> str:
 def with_meanings(cls: type[Any], names: Iterable[str]) -> Callable[[F], F]:
     """Return a decorator that adds options, which a function takes as keywords, to its docstring.
 
+    With the defaults that are numbers, unless the class names them in `unset`: decided later.
+
     Args:
         cls: A dataclass of options.
         names: Of the options.
     """
 
     def describe(function: F) -> F:
-        shown = {name: f"{described(cls, name)}." for name in names}
+        texts, unset = meanings(cls), getattr(cls, "unset", ())
+        for name in names:
+            if is_number(default := getattr(cls, name)) and name not in unset:
+                texts[name] = f"{texts[name].removesuffix('.')} (default: {default:g})."
+        shown = {name: texts[name] for name in names}
         head, _, errors = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")
         function.__doc__ = "\n".join([head, *_listed(shown), "", f"Raises:{errors}"])
         return function
@@ -415,7 +367,7 @@ def as_integer(name: str, value: object, low: int, high: int = LARGEST_COUNT) ->
     """
     whole = as_whole(value)
     if whole is None or not low <= whole <= high:
-        span = _span({"minimum": low, "maximum": high}, value)
-        message = f"{name} must be an integer {span}, got {value!r}"
-        raise InputError(message, code="option", option=name)
+        raise InputError(
+            f"{name} must be an integer >= {low} and <= {high:,}, got {value!r}", code="option"
+        )
     return whole

@@ -18,14 +18,10 @@ from html import escape
 LONGEST_MESSAGE = 2000
 """Characters of a message on a terminal: about twenty lines; more would hide the problem."""
 
-LONGEST_WORD = 300
-"""Characters of a message without a space; the longest file name of common systems fits."""
-
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
 
 _SUSPECT = re.compile(r"[^ -~]+")
-_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _NO_TEXT = "\ufffe\uffff"  # not allowed in XML
 # Persian, Indic scripts and emoji need them.
@@ -51,9 +47,7 @@ def visible(text: str, keep: str = "") -> str:
 
 def one_line(text: str) -> str:
     """Return a message as one visible line of at most about `LONGEST_MESSAGE` characters."""
-    short = _middle_out(text, 20 * LONGEST_MESSAGE)  # bounds the time for an endless text
-    short = visible(_WORD.sub(lambda word: _middle_out(word[0], LONGEST_WORD), short))
-    return _middle_out(short, LONGEST_MESSAGE)
+    return _middle_out(visible(text), LONGEST_MESSAGE)
 
 
 def _middle_out(text: str, most: int) -> str:

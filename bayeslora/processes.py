@@ -18,35 +18,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bayeslora.errors import InputError, first_line
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 26
-"""Bytes per collective, which keeps its buffers small."""
-
-
-class ProcessLostError(RuntimeError):
-    """Another process of the same command has ended or cannot be reached."""
-
 
 def launched() -> tuple[int, int]:
-    """Return this process's rank and the number of processes started by a launcher.
-
-    Raises:
-        InputError: There are several, and variables they need to connect are missing.
-    """
-    size = int(os.environ.get("WORLD_SIZE") or 1)
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if size > 1 and missing:
-        raise InputError(
-            f"WORLD_SIZE is '{size}', but {', '.join(missing)} is not set; start the processes "
-            "with torchrun or accelerate launch, or unset WORLD_SIZE"
-        )
-    return int(os.environ.get("RANK") or 0), size
+    """Return this process's rank and the number of processes started by a launcher."""
+    return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
 
 
 @dataclass(frozen=True)
@@ -116,10 +98,7 @@ class Processes:
         import torch
         import torch.distributed as dist
 
-        content = tensor.detach().view(-1).view(torch.uint8)
-        with _reporting_loss():
-            for start in range(0, len(content), _CHUNK):
-                dist.all_reduce(content[start : start + _CHUNK], group=self.group)
+        dist.all_reduce(tensor.detach().view(-1).view(torch.uint8), group=self.group)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
@@ -129,8 +108,7 @@ class Processes:
         from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
         flat = parameters_to_vector(tensors).detach()
-        with _reporting_loss():
-            dist.all_reduce(flat, group=self.group)
+        dist.all_reduce(flat, group=self.group)
         vector_to_parameters(flat, tensors)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
@@ -139,9 +117,8 @@ class Processes:
             return
         import torch.distributed as dist
 
-        with _reporting_loss():
-            for item in tensors:
-                dist.broadcast(item.detach(), group=self.group, group_src=0)
+        for item in tensors:
+            dist.broadcast(item.detach(), group=self.group, group_src=0)
 
     def told(self, value: T) -> T:
         """Return the first process's value, such as a decision that all must share."""
@@ -150,8 +127,7 @@ class Processes:
         import torch.distributed as dist
 
         box = [value if self.is_first else None]
-        with _reporting_loss():
-            dist.broadcast_object_list(box, group=self.group, group_src=0)
+        dist.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]  # type: ignore[return-value]
 
     def agree(self, *, on: bool) -> bool:
@@ -242,10 +218,6 @@ def together() -> Iterator[Processes]:
 
     Each process uses the GPU of its local rank, or the CPU if there is none. Contexts may be
     nested.
-
-    Raises:
-        InputError: The launcher's environment is incomplete.
-        ProcessLostError: The others cannot be reached.
     """
     if _current is not ALONE:
         yield _current
@@ -262,11 +234,10 @@ def together() -> Iterator[Processes]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
     owns_group = not dist.is_initialized()
-    with _reporting_loss():
-        if owns_group:
-            dist.init_process_group(backend)
-        # The caller's group may not support tensors on the CPU.
-        group = None if owns_group else dist.new_group(backend=backend)
+    if owns_group:
+        dist.init_process_group(backend)
+    # The caller's group may not support tensors on the CPU.
+    group = None if owns_group else dist.new_group(backend=backend)
     try:
         with _working(Processes(rank, size, group)) as world:
             yield world
@@ -293,21 +264,10 @@ def _working(world: Processes) -> Iterator[Processes]:
         _current = previous
 
 
-@contextmanager
-def _reporting_loss() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessLostError(
-            f"another process of this command has ended or cannot be reached "
-            f"({first_line(error)[:120]})"
-        ) from error
-
-
 def _copy(error: Exception) -> Exception:
     """Return an error for the other processes, where it is not reported again."""
     copy: Exception = RuntimeError(f"{type(error).__name__}: {error}")
     if isinstance(error, InputError):
-        copy = InputError(str(error), code=error.code, option=error.option)
+        copy = InputError(str(error), code=error.code)
     copy.is_repeated = True  # type: ignore[attr-defined]
     return copy

@@ -118,7 +118,7 @@ def few_resamples():
 @pytest.fixture(scope="module")
 def blank_figures():
     """Leave the figures of reports, most of their work, empty."""
-    from bayeslora.reporting.figure_style import Panel
+    from bayeslora.reporting.panel import Panel
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Panel, "saved", lambda panel, kind: b"")

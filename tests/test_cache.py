@@ -6,7 +6,6 @@ import pytest
 
 from bayeslora.io.cache import (
     FROZEN_STATES,
-    SECOND_MOMENTS,
     cache_directory,
     kept_file,
     make_room,
@@ -37,7 +36,7 @@ def limit(monkeypatch, count):
 def test_the_least_recently_used_goes_first(monkeypatch):
     limit(monkeypatch, 250)
     old, older, new = put("old", age=1), put("older", age=2), put("new")
-    other_kind = put("other", age=9, kind=SECOND_MOMENTS)
+    other_kind = put("other", age=9, kind="another")
     mark_used(new)
     assert (old.exists(), older.exists(), new.exists()) == (True, False, True)
     assert other_kind.exists()

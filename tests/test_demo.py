@@ -1,6 +1,7 @@
 """The demo's own code, from fits to predictions, on a tiny backbone and few rows."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bayeslora.data.read import read
 from bayeslora.engine import data
 from bayeslora.engine.progress import each_note_once
 
+PARTS = ("test", "ood", "provenance")
 METHODS = [
     "lora-mle",
     "lora-temperature",
@@ -34,7 +36,7 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_backbone", lambda _: backbone)
         patch.setattr(demo, "load_newsgroups", lambda **_: posts)
-        return demo.run_demo(progress=False)
+        return SimpleNamespace(**dict(zip(PARTS, demo.run_demo(progress=False), strict=True)))
 
 
 def test_every_method_predicts_every_set(result):
@@ -57,15 +59,9 @@ def test_methods_differ_where_they_should(result):
     assert (by_name["lora-temperature"].probs != mle.probs).any()
 
 
-def test_what_was_run_names_data_fits_and_versions(result):
+def test_what_was_run_names_data_and_versions(result):
     assert result.provenance["data"]["training rows"] == "36"
     assert "torch" in result.provenance["versions"]
-    fits = result.provenance["fits"]
-    assert list(fits) == METHODS
-    # with 60 rows, all five parts are held out
-    assert fits["lora-temperature"].startswith("6 fits")
-    assert fits["lora-ensemble"].startswith("3 fits")
-    assert fits["lora-mle"].startswith("1 fit,")
 
 
 def test_the_bag_of_words_is_scikit_learns(result):

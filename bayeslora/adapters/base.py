@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bayeslora import options
-from bayeslora.errors import InputError, located
+from bayeslora.errors import located
 from bayeslora.option_checks import (
     BelowOne,
     Count,
@@ -191,15 +191,6 @@ class Adapter(Options):
         """Return the options for a model's record, JSON-ready."""
         return options.as_mapping(self)
 
-    @classmethod
-    def table_name(cls, recorded: Mapping[str, Any]) -> str:
-        """Return the name of the adapter in tables and reports.
-
-        Args:
-            recorded: The options in a model's record.
-        """
-        return str(recorded["name"])
-
     @property
     def start_alike(self) -> str:
         """How to diversify ensemble members that would all start alike; empty if they differ."""
@@ -289,30 +280,16 @@ class Adapter(Options):
         """
         raise NotImplementedError
 
-    @property
-    def has_members(self) -> bool:
-        """Whether several variants of the trained network predict, as in an ensemble."""
-        return False
-
-    def variants(self, network: Any, rows: Any) -> Sequence[Callable[[], None]]:
-        """Return functions that put each variant of a trained network in place.
+    def merge_for(self, network: Any, rows: Any) -> None:
+        """Put a trained network in the form in which it predicts the classes of rows.
 
         Args:
             network: A network whose adapter `trains_itself`.
             rows: `PreparedTexts` of the classes to distinguish, with labels.
 
         Raises:
-            InputError: These rows do not determine the variants.
+            InputError: These rows do not determine the form.
         """
-        raise NotImplementedError
-
-    def for_new_classes(self, requested: Adapter) -> Self:
-        """Return these options with those of `requested`, of the same class, that may change.
-
-        Raises:
-            InputError: None may change.
-        """
-        raise InputError(f"adapter {self.name!r} has no options for new classes; leave adapter out")
 
     def companion(self, network: Any, rows: Any = None) -> Companion | None:
         """Return what is trained besides the sites, or in place of them; None for nothing.

@@ -35,7 +35,7 @@ are nearly I. k = 0 keeps the drift, as published.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -72,7 +72,7 @@ class PoLAR(LowRankAdapter):
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "max_rotation": (("constraint", "retraction"),),
     }
-    retired: ClassVar[Mapping[str, str]] = {"init": "the directions start at random"}
+    retired: ClassVar[tuple[str, ...]] = ("init",)
 
     r: Count = 8
     alpha: Positive = 32.0

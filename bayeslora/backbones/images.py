@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from bayeslora.errors import InputError
 from bayeslora.io.files import read_json
-from bayeslora.option_checks import is_number
 
 READER_FILE = "preprocessor_config.json"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -45,25 +44,14 @@ class ImageReader:
 
         Args:
             source: A directory or a hub id.
-
-        Raises:
-            InputError: Its file is damaged.
         """
         from transformers.utils.hub import cached_file
 
         path = cached_file(source, READER_FILE, _raise_exceptions_for_missing_entries=False)
         if path is None:
             return cls()
-        content = read_json(path)
-        settings = content if isinstance(content, dict) else {}
+        settings = read_json(path)
         mean, std = settings.get(_KEYS[0]) or _MEAN, settings.get(_KEYS[1]) or _STD
-        for value in (mean, std):
-            numbers = isinstance(value, list | tuple) and all(map(is_number, value))
-            if not numbers or len(value) != 3 or (value is std and min(value) <= 0):
-                raise InputError(
-                    f"{path}: {_KEYS[0]} must be three numbers and {_KEYS[1]} three > 0, got "
-                    f"{value!r}"
-                )
         return cls(tuple(mean), tuple(std))
 
     def save_pretrained(self, directory: str | Path, *, side: int | None = None) -> None:
@@ -188,21 +176,15 @@ def extra_tokens(config: Any) -> int:
     return 1 + int(getattr(config, "num_register_tokens", 0) or 0) + int(distilled)
 
 
-def is_image_model(config: Any) -> bool:
-    """Return whether transformers classifies images, and not texts, with this architecture."""
-    from transformers.models.auto import modeling_auto as auto
-
-    kind = config.model_type
-    of_texts = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    return kind in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and kind not in of_texts
-
-
 def is_vision(config: Any) -> bool:
     """Return whether a configuration belongs to a vision transformer with square patches.
 
     One in several stages (`depths`), such as Swin, merges its patches between them.
     """
-    if not is_image_model(config) or hasattr(config, "depths"):
+    from transformers.models.auto import modeling_auto as auto
+
+    kinds = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    if config.model_type not in kinds or hasattr(config, "depths"):
         return False
     sizes = [getattr(config, name, None) for name in ("image_size", "patch_size", "hidden_size")]
     return all(isinstance(size, int) for size in sizes)

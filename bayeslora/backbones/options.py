@@ -36,10 +36,10 @@ from bayeslora.backbones.template import Template, at_blank
 from bayeslora.backbones.tokens import (
     Batch,
     Tokens,
+    characters,
     framed,
     model_inputs,
     padded,
-    shortened,
 )
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
@@ -54,8 +54,6 @@ PAIR_FILLING_FRAME = "{text_pair}\nSentence: {filled}"
 
 # An option may take at most half of the tokens, so that a part of the question remains.
 _OPTION_SHARE = 2
-# Relative size of differences between equal states that rounding makes.
-_ROUNDING = 1e-5
 # Maximal number of vocabulary logits in memory at a time, without gradients.
 _NUMBERS = 1 << 25
 
@@ -173,7 +171,7 @@ class OptionsEncoder(Encoder):
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
-        """Tokenise questions with their options, and run the frozen prefix over them.
+        """Tokenise questions with their options; see `Encoder.prepare`.
 
         Raises:
             InputError: There are no options.
@@ -185,7 +183,7 @@ class OptionsEncoder(Encoder):
         tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
         if available is not None:
             tokens = replace(tokens, num_options=available.shape[1])
-        return self.with_prefix(tokens, rows, advance, keep=keep)
+        return self.with_prefix(tokens, {}, rows, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, C, ...] float32 of a collated batch, with gradients."""
@@ -216,21 +214,8 @@ class OptionsEncoder(Encoder):
         return pool(states, mask.to(states.device), "mean")
 
     def root_mean_square(self, features: Tensor) -> float:
-        """Return the root mean square norm of the states of all present options.
-
-        Raises:
-            InputError: The options of every question have equal tokens.
-        """
-        present = features[..., -1] == 0
-        states = features[..., : self.num_scaled][present]
-        size = float(states.double().square().sum(-1).mean().sqrt())
-        if size <= _ROUNDING * self.num_scaled**0.5:
-            raise InputError(
-                "the options of every question have the same tokens after truncation to "
-                f"{self.max_length}; raise max_length (--max-length), or give options that differ "
-                "earlier"
-            )
-        return size
+        """Return the root mean square norm of the states of all present options."""
+        return super().root_mean_square(features[features[..., -1] == 0])
 
     def _packs(self) -> bool:
         """Return whether an option has the same states among other options as alone."""
@@ -281,7 +266,8 @@ def _decoder_rows(
     tokenizer = backbone.tokenizer
     template = backbone.template or Template(FRAME if pairs is None else PAIR_FRAME)
     separator = "" if template.filled("x", "x").whole[-1:].isspace() else " "
-    pairs = None if pairs is None else shortened(tokenizer, pairs, max_length)
+    most = characters(max_length)
+    pairs = None if pairs is None else [pair[:most] for pair in pairs]
     flat = [f"{separator}{text}" for row in choices for text in row]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
     endings: list[list[int]] = [[] for _ in texts]
@@ -328,7 +314,8 @@ def _encoder_rows(
     tokenizer: Any = backbone.tokenizer
     contexts = [""] * len(texts) if pairs is None else pairs
     first = [f"{context} {text}".strip() for context, text in zip(contexts, texts, strict=True)]
-    first = [*shortened(tokenizer, first, max_length)]
+    most = characters(max_length)
+    first = [text[:most] for text in first]
     counts = [len(row) for row in choices]
     options = [text for row in choices for text in row]
     encoded = tokenizer(

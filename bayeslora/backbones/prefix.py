@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,7 +132,7 @@ class LayerSplit:
             start: Index of the first layer of the upper part; 0 for nothing below.
         """
         parent, _, self._attribute = path.rpartition(".")
-        self._model = model
+        self._model, self._path = model, path
         self._parent = model.get_submodule(parent)
         layers: Any = model.get_submodule(path) if path else []
         self._layers: list[nn.Module] = list(layers)
@@ -172,7 +171,7 @@ class LayerSplit:
         called = self.called(**inputs)
         if self.start == 0:
             return frozenset(called)
-        return frozenset(called[called.index(self._name(self.start)) :])
+        return frozenset(called[called.index(f"{self._path}.{self.start}") :])
 
     @torch.no_grad()
     def called(self, **inputs: Tensor) -> list[str]:
@@ -187,12 +186,6 @@ class LayerSplit:
                 hooks.enter_context(part.register_forward_pre_hook(watch(name)))
             self._last(**inputs)
         return called
-
-    def _name(self, number: int) -> str:
-        """Return the dotted name of a layer."""
-        layer = self._layers[number]
-        names: dict[int, str] = {id(part): name for name, part in self._model.named_modules()}
-        return names[id(layer)]
 
     def _last(self, **inputs: Tensor) -> Tensor:
         if "pixel_values" in inputs:
@@ -327,26 +320,14 @@ def compute_prefix(
 
 
 def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Return an empty [rows, width] tensor, memory-mapped to a temporary file if large.
-
-    Raises:
-        OSError: The directory for temporary files has too little space.
-    """
+    """Return an empty [rows, width] tensor, memory-mapped to a temporary file if large."""
     num_bytes = rows * width * dtype.itemsize
     if num_bytes <= _IN_MEMORY_BYTES:
         return torch.empty(rows, width, dtype=dtype)
     # The mapping keeps the storage alive; an unlinked file leaves nothing behind after a crash.
     with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-") as file:
-        try:
-            # A sparse file is allocated on write, and a full disk then kills the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the states of the cached lower layers need {num_bytes:,} "
-                "bytes; free some space, or set TMPDIR to another directory",
-                str(Path(file.name).parent),
-            ) from error
+        # A sparse file is allocated on write, and a full disk then kills the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
         values = torch.from_file(file.name, shared=True, size=rows * width, dtype=dtype)
     return values.view(rows, width)

@@ -10,7 +10,6 @@ Source: Schick and Schütze 2021, arXiv 2001.07676, for verbalisers.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +21,8 @@ from torch import Tensor
 from bayeslora.backbones.load import Backbone, source_of
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.foreign import find_layers, reading
+from bayeslora.foreign import find_layers
 from bayeslora.option_checks import is_number
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
 """Default shares of a decoder's layers: with adapters, which replace the work of the upper layers,
@@ -42,7 +39,6 @@ def check_depth(depth: object) -> None:
         raise InputError(
             "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
             f"got {depth!r}",
-            option="depth",
         )
 
 
@@ -122,12 +118,11 @@ def read_as_asked(
     *,
     pairs: bool = False,
     adapted: bool = True,
-    max_length: int,
 ) -> tuple[Backbone, Backbone]:
     """Return a backbone with the requested or default template and depth: whole, and cut.
 
-    By default a decoder uses a share of its layers and reads texts in the generic template, unless
-    that would take more than half of the tokens. Other backbones read raw texts with all layers.
+    By default a decoder uses a share of its layers and reads texts in the generic template. Other
+    backbones read raw texts with all layers.
 
     Args:
         backbone: A whole backbone; existing settings are kept.
@@ -135,22 +130,12 @@ def read_as_asked(
         template: None for the default.
         pairs: Whether there are second texts.
         adapted: Whether there will be adapters.
-        max_length: Maximal number of tokens of a text with its template.
 
     Raises:
         InputError: The depth exceeds the backbone's layers.
     """
     if template is None and backbone.template is None and backbone.kind == "decoder":
-        default = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
-        frame = backbone.tokenizer(default.filled("").whole)["input_ids"]
-        template = default if 2 * len(frame) <= max_length else None
-        if template is None:
-            logger.warning(
-                "no template is used for the texts: it would take %d of the %d tokens of "
-                "max_length (--max-length)",
-                len(frame),
-                max_length,
-            )
+        template = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
     whole = read_at(backbone, None, template)
     share = default_depth(whole, adapted=adapted)
     return whole, read_at(whole, share if depth is None else depth, None)
@@ -208,7 +193,7 @@ def class_words(names: Sequence[str], verbaliser: Mapping[str, str] | None = Non
         verbaliser: Words by class name.
 
     Raises:
-        InputError: A class is unknown, has no words, or has the same words as another class.
+        InputError: A class is unknown.
     """
     verbaliser = verbaliser or {}
     for name in verbaliser:
@@ -218,11 +203,6 @@ def class_words(names: Sequence[str], verbaliser: Mapping[str, str] | None = Non
     for name in names:
         default = " ".join(_WORD.findall(name)) or name
         words.append(" ".join(verbaliser.get(name, default).split()))
-    for name, phrase in zip(names, words, strict=True):
-        if not phrase:
-            raise InputError(f"verbaliser: class {name!r} has no words")
-        if name in verbaliser and words.count(phrase) > 1:
-            raise InputError(f"verbaliser: two classes have the words {phrase!r}")
     return words
 
 
@@ -254,7 +234,7 @@ def head_weight(backbone: Backbone) -> Tensor:
     """Return the weight [V, d] of the language-model head.
 
     Raises:
-        InputError: The head cannot be loaded, or is not a linear layer of the states without bias.
+        InputError: The head has a bias.
     """
     from transformers import AutoModelForCausalLM
 
@@ -262,19 +242,13 @@ def head_weight(backbone: Backbone) -> Tensor:
     if model.config.tie_word_embeddings:
         weight: Tensor = model.get_input_embeddings().weight.detach()
     else:
-        with reading(f"{backbone.name}: its language-model head cannot be loaded"):
-            whole: Any = AutoModelForCausalLM.from_pretrained(
-                source_of(backbone.name), dtype=next(model.parameters()).dtype, use_safetensors=True
-            )
-            head = whole.get_output_embeddings()
+        whole: Any = AutoModelForCausalLM.from_pretrained(
+            source_of(backbone.name), dtype=next(model.parameters()).dtype, use_safetensors=True
+        )
+        head = whole.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
             raise InputError(f"{backbone.name}: its language-model head has a bias")
         weight = head.weight.detach()
-    if weight.ndim != 2 or weight.shape[1] != backbone.num_features:
-        raise InputError(
-            f"{backbone.name}: its language-model head has shape {list(weight.shape)}, but its "
-            f"states have {backbone.num_features} features"
-        )
     return weight.to(backbone.device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bayeslora.errors import InputError, located
+from bayeslora.errors import InputError
 
 RAW = "{text}"
 """The frame that leaves texts unchanged."""
@@ -93,18 +93,3 @@ class Filled:
     whole: str
     text: tuple[int, int]
     pair: tuple[int, int] | None
-
-
-def check_prompt(path: str, prompt: str | None) -> None:
-    """Raise InputError if the prompt of a task's description is not a template.
-
-    Args:
-        path: Path of the description.
-        prompt: Its prompt, or None.
-
-    Raises:
-        InputError: It is not a template; the message names the file and the key.
-    """
-    if prompt is not None:
-        with located(f"{path}: prompt"):
-            Template(prompt)

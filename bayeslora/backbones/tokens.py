@@ -18,8 +18,8 @@ from bayeslora.errors import InputError
 from bayeslora.foreign import reading
 from bayeslora.option_checks import MAX_LENGTH
 
-_ROOM = 128  # tokens
 _LONG = 64  # characters per token; English has four or five
+_FEWEST = 128  # tokens
 _AT_A_TIME = 4096  # texts per call of the tokenizer
 
 UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
@@ -169,15 +169,14 @@ def tokenise(
     template = backbone.template
     if template is not None:
         _check_template(backbone, template, limit, pairs=pairs is not None)
-    joined = pairs is not None and backbone.kind == "decoder" and not as_its_owner
+    joined = (
+        template is None and pairs is not None and backbone.kind == "decoder" and not as_its_owner
+    )
     typed = template is None and (pairs is not None or as_its_owner)
-    cuts_end = getattr(backbone.tokenizer, "truncation_side", "right") == "right"
-    if cuts_end and max(map(len, (*texts, *(pairs or ()))), default=0) > 2 * _LONG * _ROOM:
-        if not keep_end:
-            texts = shortened(backbone.tokenizer, texts, limit)
-        if pairs is not None:
-            of_end = joined and template is None
-            pairs = shortened(backbone.tokenizer, pairs, limit, keep_end=of_end)
+    if getattr(backbone.tokenizer, "truncation_side", "right") == "right":
+        most = characters(limit)
+        texts = texts if keep_end else [text[:most] for text in texts]
+        pairs = pairs if pairs is None or joined else [pair[:most] for pair in pairs]
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
@@ -210,37 +209,12 @@ def tokenise(
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
 
-def shortened(
-    tokenizer: Any, texts: Sequence[str], limit: int, *, keep_end: bool = False
-) -> Sequence[str]:
-    """Return texts without what lies far behind their first or far before their last tokens.
+def characters(limit: int) -> int:
+    """Return a number of characters that surely holds the first `limit` tokens of a text.
 
-    Tokenising a book takes minutes, though most of it is cut off. A long text is cut at white
-    space at least `_ROOM` tokens away from those that count, which are those of the whole text:
-    pre-tokenizers split at spaces, and models that see the whole text decide within a few words.
-    Texts without such a space, or with fewer tokens, are returned whole.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: The texts.
-        limit: How many tokens count.
-        keep_end: Whether the last tokens count, instead of the first.
+    Tokenising a book takes minutes, though most of it is cut off.
     """
-    room = max(limit, _ROOM)
-    size = _LONG * room
-
-    def cut(text: str) -> str:
-        if len(text) <= 2 * size:
-            return text
-        if keep_end:
-            part = text[-size:].partition(" ")[2]
-        else:
-            part = text[:size]
-            part = part[: max(map(part.rfind, " \n\t"))].rstrip()
-        num_tokens = len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
-        return part if num_tokens >= limit + room else text
-
-    return list(map(cut, texts))
+    return _LONG * max(limit, _FEWEST)
 
 
 def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs: bool) -> None:

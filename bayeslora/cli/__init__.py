@@ -14,28 +14,18 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from bayeslora.cli.data import stdin_as_file
-from bayeslora.cli.output import drop, log_on_stderr, say, trace
+from bayeslora.cli.output import log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser, settle
 from bayeslora.errors import FailedError, InputError
 from bayeslora.io.files import lock
 from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-# Errors of a wrong path; a full disk is not one.
-_WRONG_PATH = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
-        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL),
-    }
-)
 
 _WRITES_TO = ("out", "model_card")
 
@@ -71,9 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Let SIGTERM, which job schedulers send, end the command as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -87,76 +74,56 @@ def _leave(code: int) -> None:
     On a busy machine a communication thread may outlive its group, and the interpreter's shutdown
     then aborts the process.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
 def _exit_code(words: Sequence[str]) -> int:
     args = argparse.Namespace(verb=None, verbose=False)
     try:
-        _refuse_garbled(words)
         parser = build_parser(words)
         if not words:
             # The help is for people; a script without a verb gets the exit code.
             parser.print_help(sys.stderr)
-            parser.exit(WRONG_INPUT)
+            return WRONG_INPUT
         args = parser.parse_args(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             settle(args)
-            with _processes(args), _alone(args), stdin_as_file(args):
+            with _processes(args), _alone(args):
                 args.run(args)
         sys.stdout.flush()
-        code = DONE
     except SystemExit as stop:  # argparse has printed the help or an error
-        code = int(stop.code or 0)
+        return int(stop.code or 0)
     except BrokenPipeError:  # the reader of stdout, such as `head`, has stopped
-        code = DONE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        code = INTERRUPTED
         finished = None if getattr(args, "dry_run", None) else _RESUMED.get(args.verb)
         saved = f"; finished {finished} are saved, and the same command continues"
         say(f"interrupted{saved if finished else ''}")
+        return INTERRUPTED
     except Exception as error:
-        wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH
-        code = WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
         if args.verbose:
             trace(error)
         if not is_repeated(error):
             say(f"bayeslora: error: {_reason(error, args)}")
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        drop(sys.stdout)
-    return code
+        # A wrong path, unless the disk is full.
+        wrong_path = isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC
+        return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
+    return DONE
 
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        name = getattr(error, "option", "")
-        typed = getattr(args, "typed", {}).get(name)  # as the user wrote it
-        return str(error).replace(name, typed, 1) if typed else str(error)
+        name, _, rest = str(error).partition(" ")
+        flags = {key: action.option_strings for key, action in getattr(args, "actions", {}).items()}
+        is_typed = flags.get(name) and getattr(error, "code", "") == "option"
+        return f"{flags[name][0]} {rest}" if is_typed else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
     return f"{reason[:300].removesuffix(':')} (--verbose shows where)"
-
-
-def _refuse_garbled(words: Sequence[str]) -> None:
-    """Raise InputError for an argument that is neither a valid file name nor valid text.
-
-    Python decodes bytes that are not UTF-8 as surrogates, on which libraries would fail when they
-    write the file, after the work.
-    """
-    for word in words:
-        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in word):
-            raise InputError(f"{word!a} is neither a path nor UTF-8 text")
-
-
-_SHARED = ("fit", "predict")
-"""Verbs that can run in several processes."""
 
 
 @contextmanager
@@ -165,13 +132,9 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
 
     Only the first process prints; the others print only their own errors.
     """
-    _, size = launched()
-    if size == 1:
+    if launched()[1] == 1:
         yield
         return
-    if args.verb not in _SHARED:
-        verbs = " and ".join(_SHARED)
-        raise InputError(f"{size} processes were launched, which only {verbs} support")
     with together() as world, ExitStack() as stack:
         if not world.is_first:
             args.quiet = True

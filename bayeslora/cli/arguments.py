@@ -40,9 +40,6 @@ PREDICTIONS = "bayeslora.predictions.files:PredictionsReading"
 METHOD = "NAME[:KEY=VALUE,…]"
 """How a method with options is written."""
 
-LOADING = ("backbone", "device", "trust_remote_code")
-"""Options for loading a model of ours, by their names in Python."""
-
 _NUMBERS = ("N", "X", "S", "SHARE")
 _NUMERIC = re.compile(r"\b(int|float|Count|CountOrZero|Positive|BelowOne|Seed)\b")
 
@@ -181,20 +178,18 @@ def given(args: Any, *names: str) -> dict[str, Any]:
 def refuse(args: Any, names: Iterable[str], reason: str, code: str = "") -> None:
     """Raise InputError with a reason for the first of the options `names` that the user set."""
     for name in given(args, *names):
-        raise InputError(f"{args.typed[name]} {reason}", code=code)
+        raise InputError(f"{name} {reason}", code=code)
 
 
 class Everywhere:
-    """Options of every verb, and what `parser.settle` adds.
+    """Options of every verb.
 
     Attributes:
         command: The command line.
-        typed: What each option is called in messages, by its name in Python.
     """
 
     group = "options of every verb"
     command: str
-    typed: dict[str, str]
     json: bool = option()
     """print the result as JSON"""
     quiet: bool = option(flag="--quiet --no-progress")
@@ -212,14 +207,6 @@ class Overwriting(Everywhere):
 
     overwrite: bool = option()
     """replace --out if it exists"""
-
-
-class Loading(Everywhere):
-    """How a model of ours is loaded."""
-
-    backbone: str | None = option(of=LOADED, further=True)
-    device: str | None = option(of=PLACE, further=True)
-    trust_remote_code: bool = option(of=PLACE, further=True)
 
 
 class TextFile(Everywhere):
@@ -252,8 +239,7 @@ class _Tasks(Everywhere):
     """directory with the files of known tasks (default: the environment variable BAYESLORA_DATA,
     else the Hugging Face hub)"""
     multi_task: Any = option("NAME=FILE", action="append")
-    """rows of one of several tasks, instead of TRAIN or DATA; repeatable. For a known task with
-    --data-dir, use the name of a split, such as sst2_sentences=train"""
+    """rows of one of several tasks, instead of TRAIN or DATA; repeatable"""
 
 
 class Rows(_Columns, _Tasks, TextFile):
@@ -289,8 +275,8 @@ class Compared(PredictionsFiles):
     """Predictions to score."""
 
     files: list[str] = argument("RUN_OR_FILE", "files", nargs="+")
-    """a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a sample
-    log of lm-evaluation-harness, a classifier followed by labelled rows to predict, or a run
+    """a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz), a sample log of
+    lm-evaluation-harness, a classifier followed by labelled rows to predict, or a run
     directory: its predictions/test.parquet, with the other files there (except train and
     validation) as out-of-distribution sets"""
     name: str | None = option("NAME", further=True)
@@ -313,7 +299,6 @@ class Scoring(Everywhere):
     num_bins: Any = option(of=EVALUATE, flag="--bins")
     seed: Any = option(of=RESAMPLING)
     cluster_by: str | None = option("COLUMN", EVALUATE, further=True)
-    interval: str | None = option(of=RESAMPLING, further=True)
 
 
 class Parts(Everywhere):
@@ -322,8 +307,6 @@ class Parts(Everywhere):
     ood_score: str | None = option(of=EVALUATE)
     group_by: list[str] | None = option("COLUMN", EVALUATE)
     by_class: bool = option(of=EVALUATE)
-    near: list[str] | None = option(of=EVALUATE, further=True)
-    far: list[str] | None = option(of=EVALUATE, further=True)
 
 
 class Evaluated(Scored, Parts, Scoring):
@@ -361,10 +344,10 @@ class Page(Everywhere):
     """omit texts and ids"""
 
 
-PART_OPTIONS = ("ood_score", "near", "far", "group_by", "by_class")
+PART_OPTIONS = ("ood_score", "group_by", "by_class")
 """The options of `Parts`, by their names in Python."""
 
-SCORING_OPTIONS = ("num_bins", "seed", "cluster_by", "interval")
+SCORING_OPTIONS = ("num_bins", "seed", "cluster_by")
 """The options of `Scoring`, by their names in Python."""
 
 
@@ -378,7 +361,6 @@ def score_keys(args: ScoreChoice, known: Iterable[str]) -> tuple[str, ...] | Non
     from bayeslora.metrics.catalogue import chosen_keys
 
     if args.all:
-        refuse(args, ["scores"], "cannot be combined with --all", "clash")
         return tuple(known)
     if args.scores is None:
         return None

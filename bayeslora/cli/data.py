@@ -1,22 +1,16 @@
-"""Rows and predictions that arguments name: files, standard input, known tasks, `NAME=FILE`s."""
+"""Rows and predictions that arguments name: files, known tasks, `NAME=FILE`s."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import given, refuse
 from bayeslora.errors import InputError
-from bayeslora.io.files import SPOOL, shown_path
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import listed, shown
-from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -25,12 +19,6 @@ if TYPE_CHECKING:
     from bayeslora.predictions.collection import Method
     from bayeslora.predictions.files import PredictionsReading
     from bayeslora.predictions.record import Predictions
-
-
-_STDIN = "-"
-
-_FILES = ("train", "validation", "data", "files", "fit", "apply", "ood")
-"""Arguments that name files to read, or `NAME=FILE`, one or several."""
 
 
 def column_options(args: Any) -> dict[str, Any]:
@@ -67,7 +55,7 @@ def predictions_reading(args: Any) -> PredictionsReading:
     classes: dict[str, str] = {}
     for pair in args.probability_column or ():
         column, _, name = pair.rpartition("=")
-        if not column or not name or column in classes:
+        if not column or not name:
             raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))
@@ -114,7 +102,7 @@ def named_rows(files: Any, args: Any) -> Any:
         return None
     if isinstance(files, Mapping):
         refuse(args, ["task"], "has no effect: --multi-task names the tasks")
-        return {task: _of_task(task, file, args.data_dir) for task, file in files.items()}
+        return {task: Path(file) for task, file in files.items()}
     if args.task is None:
         refuse(args, ["data_dir"], "has no effect without --task")
     if args.task is None or args.task in KINDS or is_description(args.task):
@@ -124,16 +112,6 @@ def named_rows(files: Any, args: Any) -> Any:
 
     refuse(args, ["delimiter", "encoding"], f"applies only to files, not to task {args.task!r}")
     return load_task(args.task, files, args.data_dir)
-
-
-def _of_task(task: str, file: str, data_dir: str | None) -> Any:
-    from bayeslora.data.known import KNOWN_TASKS, has_rows, load_task
-
-    is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
-    # Without a directory, a user's file may have the name of a split.
-    if is_split and has_rows(task, data_dir) and (data_dir or not Path(file).exists()):
-        return load_task(task, file, data_dir)
-    return Path(file)
 
 
 def labelled_rows(
@@ -169,20 +147,16 @@ def labelled_rows(
     return read(data, columns, labels="required", keep=keep, reading=how)
 
 
-def training_rows(
-    args: Any, record: ModelRecord | None, *, new_classes: bool = False
-) -> tuple[Any, Any]:
+def training_rows(args: Any, record: ModelRecord | None) -> tuple[Any, Any]:
     """Return the labelled rows of TRAIN and of --validation, None where there are none.
 
     Args:
         args: Arguments with `train`, `validation`, and options for reading files.
         record: The record of the model that they are for, if it has one.
-        new_classes: Whether labels need not be classes of the model.
     """
     columns, how = columns_for(args, record), reading(args)
-    model = None if new_classes else record
     train, validation = (
-        labelled_rows(named_rows(files, args), columns, how, model)
+        labelled_rows(named_rows(files, args), columns, how, record)
         for files in (args.train, args.validation)
     )
     return train, validation
@@ -230,50 +204,6 @@ def files_of(*arguments: Any) -> list[str]:
     for value in arguments:
         files += value.values() if isinstance(value, Mapping) else [] if value is None else [value]
     return files
-
-
-@contextmanager
-def stdin_as_file(args: Any) -> Iterator[None]:
-    """Replace `-` in arguments by the path of a file with the content of standard input.
-
-    Commands read their files more than once. The file is deleted when the block ends; errors name
-    `<stdin>` instead.
-
-    Raises:
-        InputError: Standard input is empty or closed.
-    """
-    values = {name: getattr(args, name) for name in _FILES if hasattr(args, name)}
-    if all(_replaced(value, "") == value for value in values.values()):
-        yield
-        return
-    if current().size > 1:
-        raise InputError("several processes cannot share standard input; pass a file, not '-'")
-    if sys.stdin is None:
-        raise InputError("standard input is closed, so '-' cannot be read")
-
-    from bayeslora.data.formats import suffix_of
-
-    with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
-        head = sys.stdin.buffer.read(2**16)
-        path = f"{folder}/stdin{suffix_of(head, getattr(args, 'encoding', None))}"
-        with Path(path).open("wb") as out:
-            out.write(head)
-            shutil.copyfileobj(sys.stdin.buffer, out)
-        for name, value in values.items():
-            setattr(args, name, _replaced(value, path))
-        try:
-            yield
-        except InputError as error:
-            message = str(error).replace(path, shown_path(path))
-            raise InputError(message, code=error.code, option=error.option) from None
-
-
-def _replaced(value: Any, path: str) -> Any:
-    """Return an argument with the path of a file instead of `-` and `NAME=-`."""
-    if isinstance(value, list):
-        return [_replaced(item, path) for item in value]
-    is_stdin = isinstance(value, str) and (value == _STDIN or value.endswith(f"={_STDIN}"))
-    return f"{value.removesuffix(_STDIN)}{path}" if is_stdin else value
 
 
 TEST = "predictions/test.parquet"
@@ -351,8 +281,6 @@ def find(args: Any) -> Scored:
         if name in sets.setdefault(method, {}):
             raise InputError(f"--ood {option}: {method} already has a set {name!r}")
         sets[method][name] = path
-    if getattr(args, "ood_score", None) is not None and not any(sets.values()):
-        refuse(args, ["ood_score"], "has no effect without --ood")
     return Scored(items, sets, reading, shifted)
 
 
@@ -376,18 +304,15 @@ _CHECKPOINTS = ("bayeslora.json", "config.json", "adapter_config.json")
 
 def _predicted(args: Any, model: Path, data: Path | None) -> Predictions:
     """Return the predictions of a checkpoint for labelled rows, with their texts."""
-    from bayeslora.checkpoint import is_model, read_record
+    from bayeslora.checkpoint import is_model, local_directory, read_record
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.data.columns import DataColumns
     from bayeslora.data.formats import Reading
     from bayeslora.engine.data import columns_of
-    from bayeslora.io.hub import local_directory
 
-    folder = model if data is None else Path(local_directory(model))
-    if not folder.is_dir():
-        raise InputError(f"{model} does not exist")
+    folder = Path(local_directory(model))
     if not any((folder / name).is_file() for name in _CHECKPOINTS):
-        raise InputError(f"{model} has no {TEST}; pass a predictions file or a run directory")
+        raise InputError(f"{model} is neither a predictions file, nor has it {TEST}, nor a model")
     if data is None:
         raise InputError(f"{model} is a model; pass labelled rows after it, such as rows.csv")
     record = read_record(folder) if is_model(folder) else None

@@ -3,15 +3,13 @@
 All output goes through `show`, `say` and our log, so that no name from a file can control a
 terminal or forge a message, whichever verb prints it. Stderr shows progress, hints (our log's
 INFO), notes (its WARNING) and errors. `--quiet` hides progress and hints, but never notes, which
-affect the meaning of a result. The next command is a hint for people, shown only on a terminal.
+affect the meaning of a result.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -20,10 +18,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import STDIN, check_writable, refuse_existing, refuse_inputs, shown_path
+from bayeslora.io.files import check_writable, refuse_existing, refuse_inputs
 from bayeslora.plain_text import counted, one_line, visible
 
 if TYPE_CHECKING:
@@ -37,14 +35,8 @@ def show(text: object = "") -> None:
 
 def show_last(text: str, *, warns: bool = False) -> None:
     """Print a summary line: on a terminal in bold, and yellow for a warning."""
-    line = one_line(text)
-    print(_styled(line, "1;33" if warns else "1") if sys.stdout.isatty() else line)
-
-
-def _styled(line: str, style: str) -> str:
-    """Return a line in an ANSI style, unless the environment disables colour."""
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return line if plain else f"\x1b[{style}m{line}\x1b[0m"
+    line, style = one_line(text), "1;33" if warns else "1"
+    print(f"\x1b[{style}m{line}\x1b[0m" if sys.stdout.isatty() else line)
 
 
 def say(text: str) -> None:
@@ -58,31 +50,9 @@ def trace(error: BaseException) -> None:
     print(visible(lines, keep="\n"), file=sys.stderr, end="")
 
 
-def drop(stream: TextIO) -> None:
-    """Discard a stream's buffered output, so that the interpreter's last flush succeeds."""
-    try:
-        number = stream.fileno()
-    except (OSError, ValueError):  # it has no file descriptor, or is closed
-        return
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, number)
-    os.close(devnull)
-
-
 def hint(text: str) -> None:
     """Print a hint to stderr, which `--quiet` hides."""
     logging.getLogger(__name__).info("%s", text)
-
-
-def next_step(*words: object) -> None:
-    """Print the next command as a dim hint if a terminal shows both results and hints.
-
-    Args:
-        words: The arguments of `bayeslora`.
-    """
-    if sys.stdout.isatty() and sys.stderr.isatty():
-        command = shlex.join(["bayeslora", *map(str, words)])
-        logging.getLogger(__name__).info("next: %s", command, extra={"style": "2"})
 
 
 def note(text: str) -> None:
@@ -132,9 +102,7 @@ def _is_new(record: logging.LogRecord, notes: set[str]) -> bool:
 class _Notes(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         kinds = {logging.DEBUG: f"{record.name}: ", logging.INFO: ""}
-        line = one_line(f"{kinds.get(record.levelno, 'note: ')}{record.getMessage()}")
-        style = getattr(record, "style", "")
-        return _styled(line, style) if style else line
+        return one_line(f"{kinds.get(record.levelno, 'note: ')}{record.getMessage()}")
 
 
 SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
@@ -196,23 +164,9 @@ def cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
     return [(f"{label}: cut off", f"{count} with probability < 1e-12, set to 1e-12")]
 
 
-def hint_to_predict(args: Any) -> None:
-    """Print, as a hint, the command to predict a test set beside the training data, a file."""
-    if args.task is None and args.multi_task is None:
-        is_named = args.train is not None and shown_path(args.train) != STDIN
-        train = Path(args.train if is_named else "train.jsonl")
-        ending = "".join(train.suffixes[-2:] if train.suffix == ".gz" else train.suffixes[-1:])
-        next_step("predict", args.out, train.parent / f"test{ending}", "--out", "test.parquet")
-
-
 def terminal_width() -> int:
     """Return the number of columns of the terminal, 100 without a terminal."""
     return shutil.get_terminal_size((100, 24)).columns
-
-
-def table_width() -> int | None:
-    """Return the maximum width of a table in columns; None if stdout is not a terminal."""
-    return terminal_width() if sys.stdout.isatty() else None
 
 
 def show_wrapped(text: str, indent: str = " " * 6) -> None:

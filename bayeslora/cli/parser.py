@@ -7,7 +7,6 @@ by `--set KEY=VALUE`, or in a file of `--config`.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import add_arguments
 from bayeslora.cli.output import say
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 
 VERBS = {
@@ -47,8 +46,6 @@ EXAMPLES = """examples:
 
 EVERYWHERE = ("json", "quiet", "verbose", "config", "set")
 """Options of every verb, by name."""
-
-_PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,18 +83,13 @@ class VerbParser(_Parser):
         return "\n".join(filter(None, [super().format_help(), formatter.format_help()]))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the arguments and the unknown ones, of which a further option is an error."""
+        """Return the arguments and the unknown ones."""
         if self._mixing:  # the intermixed parser calls this method for each of its two passes
             return super().parse_known_args(args, namespace)
         self._mixing = True
-        parsed, left = self.parse_known_intermixed_args(args, namespace)
+        parsed = self.parse_known_intermixed_args(args, namespace)
         self._mixing = False
-        further = {action.dest for action in self.further._actions}
-        for word in left:
-            key = word.partition("=")[0].removeprefix("--").replace("-", "_")
-            if word.startswith("--") and key in further:
-                self.error(f"--{key.replace('_', '-')} is written as --set {key}=VALUE")
-        return parsed, left
+        return parsed
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -116,20 +108,13 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bayeslora {__version__}")
-    parser.add_argument(
-        "--print-completion",
-        action=_PrintCompletion,
-        default=argparse.SUPPRESS,
-        choices=("bash", "zsh", "tcsh", "fish"),
-        help="print a shell completion script for verbs, options and files",
-    )
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=VerbParser
     )
     for name, summary in VERBS.items():
         about = f"{summary[:1].upper()}{summary[1:]}."
         verb = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
-        if not words or words[0] == name or words[0].startswith("--print-completion"):
+        if not words or words[0] == name:
             _fill(verb, import_module(f"bayeslora.cli.verbs.{name}"))
     return parser
 
@@ -156,103 +141,42 @@ def _needed(parser: VerbParser) -> Iterator[str]:
 def settle(args: Any) -> None:
     """Set what `--set` and the file of `--config` set; options of the command line go before.
 
-    `args.typed` has what an option is called in messages, by its name in Python.
-
     Raises:
         InputError: The file, a name or a value is wrong.
     """
     actions: Mapping[str, argparse.Action] = args.actions
-    keys = [name for name in actions if name not in ("help", *EVERYWHERE)]
-    called = {name: [*actions[name].option_strings, actions[name].metavar] for name in keys}
-    args.typed = {name: str(names[0]) for name, names in called.items()}
-    chosen = {name for name in keys if getattr(args, name) is not None}
-    sources = {"--set ": _pairs(args.set), f"{args.config}: ": _in_file(args.config)}
-    for prefix, values in sources.items():
-        is_typed = prefix == "--set "
+    names = [name for name in actions if name not in ("help", *EVERYWHERE)]
+    pairs = [option.partition("=") for option in args.set or ()]
+    if not all(equals for _, equals, _ in pairs):
+        raise InputError(f"--set must be KEY=VALUE, got {' '.join(args.set)!r}")
+    typed = {name: value for name, _, value in pairs}
+    in_file = {} if args.config is None else read_yaml(args.config)
+    if not isinstance(in_file, Mapping):
+        raise InputError(f"{args.config} must be a mapping, such as `epochs: 5`")
+    for source, values in (("--set", typed), (args.config, in_file)):
         # A file from elsewhere must not make a backbone's repository run code.
-        allowed = [name for name in keys if is_typed or name != "trust_remote_code"]
-        for name, value in values:
-            key, label = name.replace("-", "_"), f"{prefix}{name}"
-            if key not in allowed:
-                raise unknown_choice("option", name, allowed).within(prefix.rstrip(": "))
-            if key in chosen and (is_typed or args.typed[key].startswith(prefix)):
-                raise InputError(f"{label}: {args.typed[key]} is set, too", code="clash")
-            if key not in chosen:
-                setattr(args, key, _checked(label, value, actions[key]))
-                args.typed[key] = label
-                chosen.add(key)
-
-
-def _pairs(options: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
-    """Yield keys and values of `--set`, true and false as booleans."""
-    for option in options or ():
-        name, equals, text = option.partition("=")
-        if not equals:
-            raise InputError(f"--set must be KEY=VALUE, got {option!r}")
-        yield name.strip(), {"true": True, "false": False}.get(text, text)
-
-
-def _in_file(path: str | None) -> Iterator[tuple[str, Any]]:
-    """Yield keys and values of a YAML file, if any."""
-    content = None if path is None else read_yaml(path)
-    if content is not None and not isinstance(content, Mapping):
-        raise InputError(f"{path} must be a mapping, such as `epochs: 5`")
-    for name, value in (content or {}).items():
-        if value is not None:
-            yield str(name), value
+        allowed = [name for name in names if source == "--set" or name != "trust_remote_code"]
+        for option, value in values.items():
+            name = str(option).replace("-", "_")
+            with located(source):
+                if name not in allowed:
+                    raise unknown_choice("option", str(option), allowed)
+                if value is not None and getattr(args, name) is None:
+                    setattr(args, name, _checked(value, actions[name]))
 
 
 _STRUCTURED = ("adapter", "posterior", "verbaliser", "multi_task", "validation")
 """Options that a file may set to a mapping, which is checked where it is used."""
 
 
-def _checked(label: str, value: Any, action: argparse.Action) -> Any:
+def _checked(value: Any, action: argparse.Action) -> Any:
     """Return a value as the command line would have parsed it."""
     if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise InputError(f"{label} must be true or false, got {value!r}")
-        return action.const if value else None
+        if value not in (True, False, "true", "false"):
+            raise InputError(f"{action.dest} must be true or false, got {value!r}")
+        return action.const if value in (True, "true") else None
     if isinstance(value, Mapping) and action.dest in _STRUCTURED:
         return value
-    if action.nargs not in ("+", "*") and not isinstance(action, argparse._AppendAction):
-        return _scalar(label, value, action)
-    if isinstance(value, str) and label.startswith("--set"):
-        value = value.split(",")
-    return [
-        _scalar(label, item, action) for item in (value if isinstance(value, list) else [value])
-    ]
-
-
-def _scalar(label: str, value: Any, action: argparse.Action) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{label} must be a string or a number, got {value!r}")
-    parsed = action.type(str(value)) if callable(action.type) else str(value)
-    if action.choices is not None and parsed not in action.choices:
-        raise unknown_choice("value", str(parsed), action.choices).within(label)
-    return parsed
-
-
-class _PrintCompletion(argparse.Action):
-    """Prints the completion script and ends the command, as `--help` does."""
-
-    def __call__(self, parser: Any, _namespace: Any, shell: Any, _flag: Any = None) -> None:
-        """Print the script for a shell, which then does not start Python."""
-        try:
-            import shtab
-        except ImportError:
-            parser.error("completion requires shtab; run `pip install 'bayeslora[completion]'`")
-        for action in _actions(parser):
-            # Recognised by the metavar, so that no argument needs another mark.
-            if any(path in str(action.metavar) for path in _PATHS):
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
-        sys.stdout.write(shtab.complete(parser, shell=shell) + "\n")
-        parser.exit()
-
-
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yield the arguments of a parser and of its verbs."""
-    for action in parser._actions:  # argparse has no public way
-        yield action
-        if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _actions(verb)
+    if action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction):
+        return [str(item) for item in (value if isinstance(value, list) else str(value).split(","))]
+    return action.type(str(value)) if callable(action.type) else str(value)

@@ -29,13 +29,11 @@ its support. Dropout is off, so that clean and perturbed answers differ by the p
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -48,7 +46,6 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils import clip_grad_norm_
 
 from bayeslora.adapters.base import Adapter, Layers
-from bayeslora.adapters.lora import kaiming_zero
 from bayeslora.adapters.low_rank import Factors, blank_factors
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.site import Site, trained_layer
@@ -66,11 +63,9 @@ from bayeslora.option_checks import (
     LARGEST_COUNT,
     Count,
     NotNegative,
-    OnlyWith,
     Positive,
     Strengths,
     Texts,
-    UpToOne,
 )
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
@@ -91,11 +86,7 @@ class AMT(Adapter):
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"
     default_lr: ClassVar[float] = 5e-3
-    only_with: ClassVar[OnlyWith] = {
-        "top": (("merge", "published"),),
-        "gamma": (("merge", "published"),),
-        "beta": (("merge", "published"),),
-    }
+    retired: ClassVar[tuple[str, ...]] = ("top", "gamma", "beta", "start")
 
     r: Count = 8
     """Rank of each member."""
@@ -117,18 +108,9 @@ class AMT(Adapter):
     """Weight of the divergence between clean and perturbed predictions."""
     steps: Count = 3
     """Steps of the input perturbation."""
-    merge: Literal["uniform", "best", "published", "ensemble"] = "uniform"
-    """`uniform` averages the members, `best` uses the member with the lowest leave-one-out NLL,
-    `published` weights the `top` members by how well they separate the classes, `ensemble` averages
-    their probabilities, with one pass per member."""
-    top: Count = 2
-    """Number of members averaged by `published`."""
-    gamma: UpToOne = 0.6
-    """Weight of the similarity within classes relative to that between classes."""
-    beta: NotNegative = 1.0
-    """Inverse temperature of the members' weights."""
-    start: Literal["svd", "random"] = "svd"
-    """`svd` starts at the weight's largest singular vectors, `random` as LoRA does."""
+    merge: Literal["uniform", "published"] = "uniform"
+    """`uniform` averages the members, `published` the two that separate the classes best, weighted
+    by how well they do."""
     lr: Positive | None = None
     """Learning rate of SGD; None means {default_lr}."""
     target_modules: Texts | None = None
@@ -144,11 +126,7 @@ class AMT(Adapter):
                 "eps and weight_eps must have one number per member, got "
                 f"{len(self.eps or _TEXTS)} and {members}"
             )
-        if self.merge == "published" and self.top > members:
-            raise InputError(
-                f"top must be at most {members}, the number of members, got {self.top}"
-            )
-        if self.merge in ("best", "published") and self.shots < 2:
+        if self.merge == "published" and self.shots < 2:
             raise InputError(
                 f"merge={self.merge} leaves out one support example at a time and needs at least "
                 f"two per class, got shots={self.shots}; choose merge=uniform or more shots"
@@ -159,63 +137,27 @@ class AMT(Adapter):
         inputs = self.eps or (_IMAGES if images else _TEXTS)
         return [Adversary(*pair) for pair in zip(inputs, self.weight_eps, strict=True)]
 
-    @property
-    def has_members(self) -> bool:
-        """Whether each member predicts in a pass of its own."""
-        return self.merge == "ensemble"
-
     def train(self, fit: Training) -> dict[str, float]:
         """Tune every member on episodes; return their mean losses at the end."""
         losses = meta_tune(fit, self)
         return {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
 
-    def variants(self, network: Network, rows: PreparedTexts) -> Sequence[Callable[[], None]]:
-        """Return functions that set a mixture of the members, one for each predicting network."""
+    def merge_for(self, network: Network, rows: PreparedTexts) -> None:
+        """Set the mixture of the members for the classes of rows."""
         sites, labels = pooled(network), rows.labels
         count, classes = sites[0].num_members, int(labels.max()) + 1
-
-        def support(member: int) -> tuple[Tensor, Tensor, float]:
+        if self.merge == "uniform":
+            mix(network, [1 / count] * count)
+            return
+        scores = []
+        for member in range(count):
             mix(network, [float(index == member) for index in range(count)])
             network.eval()
             features = network.encoder.features(rows)
             features = unscaled(network.encoder, features.double()).values
             cosines = held_out_cosines(features, labels, classes)
-            return cosines, labels, float(sites[0].cosine_scales[member])
-
-        return [partial(mix, network, weights) for weights in self.mixtures(count, support)]
-
-    def for_new_classes(self, requested: Adapter) -> Self:
-        """Return these options with the merge options of `requested`."""
-        return self._with(
-            **{name: getattr(requested, name) for name in ("merge", "top", "gamma", "beta")}
-        )
-
-    def mixtures(
-        self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
-    ) -> list[list[float]]:
-        """Return the weights of the members by `merge`, one list per predicting network.
-
-        Args:
-            count: P, the number of members.
-            support: From a member's index to the leave-one-out cosines [N, C] of rows with the
-                class prototypes, the labels [N], and the member's κ.
-        """
-        if self.merge == "uniform":
-            return [[1 / count] * count]
-        alone = [[float(index == member) for index in range(count)] for member in range(count)]
-        if self.merge == "ensemble":
-            return alone
-
-        supports = [support(member) for member in range(count)]
-        if self.merge == "best":
-            losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in supports]
-            return [alone[losses.index(min(losses))]]
-        scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in supports]
-        ranked = torch.tensor(scores, dtype=torch.float64)
-        chosen = ranked.argsort(descending=True, stable=True)[: self.top]
-        weights = torch.zeros_like(ranked)
-        weights[chosen] = (self.beta * ranked[chosen]).softmax(0)
-        return [weights.tolist()]
+            scores.append(separation(cosines, labels))
+        mix(network, published_weights(scores))
 
     def settled(self, data: TrainingData) -> Self:
         """Check that each class has enough rows for the support and a query."""
@@ -234,11 +176,6 @@ class AMT(Adapter):
                 "shots"
             )
         return self
-
-    @classmethod
-    def table_name(cls, recorded: Mapping[str, object]) -> str:
-        """Return `amt-ensemble` if the members predict separately."""
-        return "amt-ensemble" if recorded.get("merge") == "ensemble" else cls.name
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
@@ -280,15 +217,13 @@ class AMT(Adapter):
             with located(name):
                 if blank:
                     factors = blank_factors(host.out_features, host.in_features, self.r)
-                elif self.start == "svd":
-                    factors = pissa(host.weight, self.r, 1.0, generator)
                 else:
-                    factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
+                    factors = pissa(host.weight, self.r, 1.0)
             sites.append(Pool(name, host, factors, len(self.weight_eps)))
         return sites
 
 
-def separation(cosines: Tensor, labels: Tensor, gamma: float) -> float:
+def separation(cosines: Tensor, labels: Tensor) -> float:
     """Return γ·intra − (1 − γ)·inter, class means of cosines [N, C] to own and other prototypes."""
     classes = cosines.shape[1]
     within = cosines.gather(1, labels[:, None])[:, 0]
@@ -296,11 +231,20 @@ def separation(cosines: Tensor, labels: Tensor, gamma: float) -> float:
     members = one_hot(labels, classes).to(cosines)
     per_class = members.T @ torch.stack([within, between], 1) / members.sum(0)[:, None]
     intra, inter = per_class.mean(0).tolist()
-    return float(gamma * intra - (1 - gamma) * inter)
+    return float(_GAMMA * intra - (1 - _GAMMA) * inter)
 
 
-logger = logging.getLogger(__name__)
+def published_weights(scores: Sequence[float]) -> list[float]:
+    """Return the mixture weights of members by their separation: those of the best two."""
+    ranked = torch.tensor(scores, dtype=torch.float64)
+    chosen = ranked.argsort(descending=True, stable=True)[:_TOP]
+    weights = torch.zeros_like(ranked)
+    weights[chosen] = ranked[chosen].softmax(0)
+    return cast("list[float]", weights.tolist())
 
+
+_GAMMA, _TOP = 0.6, 2
+"""Weight of the similarity within classes in `separation`, and members in the published merge."""
 COSINE_SCALE = 10.0
 """κ before training."""
 _MOMENTUM = 0.9

@@ -1,6 +1,6 @@
 """Predictions of adversarially perturbed inputs: embeddings of texts, or pixels of images.
 
-    python -m bayeslora.contrib.attacks MODEL DATA --out DIR [--attack eps=0.05,0.1,steps=10]
+    python -m bayeslora.contrib.attacks MODEL DATA --out DIR [--eps 0.05 0.1] [--steps 10]
     bayeslora report test.parquet --shifted DIR/*.parquet --out my-report
 
 The attack is projected gradient ascent on the last layer's data loss at the mean weights, summed
@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora import options
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.classifier import BayesianClassifier
@@ -35,9 +34,8 @@ from bayeslora.engine.data import classes_for, columns_of, encode_for, most_opti
 from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.fitted.pieces import Drawing, predict_texts
 from bayeslora.engine.network import Network, inputs
-from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
+from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Count, Options, Seed, Strengths
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
@@ -45,52 +43,17 @@ from bayeslora.predictions.record import Predictions
 _PIECE = 32
 """Rows attacked together."""
 _TEXTS, _IMAGES = (0.05, 0.1, 0.2), (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-
-
-@dataclass(frozen=True)
-class Attack(Options):
-    """How inputs are perturbed: projected gradient ascent on the loss of the label."""
-
-    name: ClassVar[str] = "attack"
-
-    eps: Strengths | None = None
-    """Radii of the perturbation: for texts shares of the mean norm of an embedding, in L2 per
-    token; for images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for texts, and
-    1, 2, 4 and 8 of 255 for images."""
-    steps: Count = 10
-    """Number of gradient steps."""
-    restarts: Count = 2
-    """Number of random starts; the worst one counts for each row."""
-    seed: Seed = 0
-    """Seed of the random starts."""
-
-    @classmethod
-    def of(cls, value: object) -> Attack:
-        """Return the attack given by an object, a mapping or a text such as `eps=0.1`.
-
-        Raises:
-            InputError: The value does not describe an attack.
-        """
-        if value is None:
-            return cls()
-        if isinstance(value, str):
-            value = f"{cls.name}:{value}"
-        elif isinstance(value, dict):
-            value = {"name": cls.name, **value}
-        attack: Attack = options.resolve(cls.name, value, {cls.name: cls})
-        return attack
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps is not None:
-            radii = tuple(sorted({*self.eps} - {0.0}))
-            object.__setattr__(self, "eps", radii)
-            if not radii:
-                raise InputError("eps must contain at least one number > 0")
+_STEPS, _RESTARTS = 10, 2
 
 
 def attacked(
-    clf: BayesianClassifier, data: Any, attack: Attack | str | dict[str, Any] | None = None
+    clf: BayesianClassifier,
+    data: Any,
+    eps: Sequence[float] | None = None,
+    *,
+    steps: int = _STEPS,
+    restarts: int = _RESTARTS,
+    seed: int = 0,
 ) -> dict[float, Predictions]:
     """Return the predictions of perturbed rows by radius, ascending.
 
@@ -101,13 +64,17 @@ def attacked(
     Args:
         clf: A classifier that was fitted here.
         data: Labelled data, as for `clf.predict`.
-        attack: `Attack(...)`, its options as a mapping or as text; None for the defaults.
+        eps: Radii > 0: for texts shares of the mean norm of an embedding, in L2 per token; for
+            images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for texts, and 1,
+            2, 4 and 8 of 255 for images.
+        steps: Number of gradient steps.
+        restarts: Number of random starts; the worst one counts for each row.
+        seed: Seed of the random starts.
 
     Raises:
-        InputError: A row has no label, the attack is not allowed, or the classifier is from another
-            library.
+        InputError: A row has no label, or the classifier is from another library.
     """
-    network, attack = clf.network, Attack.of(attack)
+    network = clf.network
     encoder = network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
@@ -123,12 +90,11 @@ def attacked(
             "needs it"
         )
     images = encoder.backbone.kind == "vision"
-    by_eps: dict[float, list[Predictions]] = {
-        eps: [] for eps in attack.eps or (_IMAGES if images else _TEXTS)
-    }
+    radii = sorted(eps or (_IMAGES if images else _TEXTS))
+    by_eps: dict[float, list[Predictions]] = {radius: [] for radius in radii}
     num_options = len(classes_for(network.record, most_options(rows)))
     network.eval()
-    total = len(by_eps) * attack.restarts * len(rows)
+    total = len(by_eps) * restarts * len(rows)
     with (
         progress_bar("attack", total, shown=network.progress, unit="row") as advance,
         quiet_transformers(),
@@ -136,45 +102,40 @@ def attacked(
         for start in range(0, len(rows), _PIECE):
             indices = range(start, min(start + _PIECE, len(rows)))
             piece_labels = labels[indices.start : indices.stop]
-            piece = _Piece(network, rows.take(indices), piece_labels, start, num_options)
-            for eps, parts in by_eps.items():
-                parts.append(piece.worst(attack, eps, advance))
+            piece = _Piece(network, rows.take(indices), piece_labels, num_options)
+            for radius, parts in by_eps.items():
+                answers = []
+                for restart in range(restarts):
+                    key = np.random.default_rng([seed, start, restart])
+                    drawn = int(key.integers(1 << 62))
+                    answers.append(piece.predictions(piece.perturbed(radius, steps, drawn)))
+                    advance(len(piece_labels))
+                parts.append(_worst_of(answers, piece_labels.numpy()))
     space = "attack on pixels" if images else "attack on embeddings"
     result = {}
-    for eps, parts in by_eps.items():
-        whole, notes = joined(parts), {"corruption": space, "severity": f"{eps:.6g}"}
-        result[eps] = whole.replace(metadata={**whole.metadata, **notes})
+    for radius, parts in by_eps.items():
+        whole, notes = joined(parts), {"corruption": space, "severity": f"{radius:.6g}"}
+        result[radius] = whole.replace(metadata={**whole.metadata, **notes})
     return result
 
 
 class _Piece:
     """A batch of rows under attack."""
 
-    def __init__(
-        self, network: Network, rows: Examples, labels: Tensor, start: int, num_options: int
-    ) -> None:
-        self.network, self.rows, self.labels, self.start = network, rows, labels, start
+    def __init__(self, network: Network, rows: Examples, labels: Tensor, num_options: int) -> None:
+        self.network, self.rows, self.labels = network, rows, labels
         encoder = network.encoder
         texts = encoder.prepare(**inputs(rows, num_options))
         encoder.forget(texts)
         # The lower layers see perturbed inputs too.
         self.texts = encoder.with_columns(replace(texts, prefix=None), rows)
 
-    def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
-        """Return the predictions of the worst restart of each row."""
-        answers = []
-        for restart in range(attack.restarts):
-            key = [attack.seed, self.start, restart]
-            seed = int(np.random.default_rng(key).integers(1 << 62))
-            answers.append(self._predictions(self._perturbed(attack, eps, seed)))
-            advance(len(self.rows))
-        return _worst_of(answers, self.labels.numpy())
-
-    def _perturbed(self, attack: Attack, eps: float, seed: int) -> PreparedTexts:
+    def perturbed(self, eps: float, steps: int, seed: int) -> PreparedTexts:
+        """Return the texts or images at the end of one ascent."""
         encoder = cast("Encoder", self.network.encoder)
         generator = torch.Generator().manual_seed(seed)
         clean = open_inputs(encoder, self.texts, range(len(self.rows)))
-        delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
+        delta = ascend(self._losses, clean, eps=eps, steps=steps, generator=generator)
         values = (clean.values + delta).cpu()
         rows = tuple(values)
         if clean.name != "pixel_values":
@@ -196,7 +157,8 @@ class _Piece:
             if len(members) > 1:
                 network.load_trained_state(members[0])
 
-    def _predictions(self, texts: PreparedTexts) -> Predictions:
+    def predictions(self, texts: PreparedTexts) -> Predictions:
+        """Return the predictions of perturbed texts or images."""
         prepared = replace(texts, labels=self.labels)
         drawing = Drawing.of(self.network.posterior)
         return predict_texts(self.network, self.rows, prepared, drawing, advance=lambda _: None)
@@ -231,19 +193,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", metavar="DATA", help="file with labelled rows")
     parser.add_argument("--out", metavar="DIR", required=True, help="directory of the predictions")
     parser.add_argument(
-        "--attack",
-        metavar="KEY=VALUE,…",
-        help="such as eps=0.05,0.1,steps=10,restarts=2: radii (shares of an embedding's norm, or "
-        "of the pixel range), steps and random starts",
+        "--eps", type=float, nargs="+", help="shares of an embedding's norm, or of the pixel range"
     )
+    parser.add_argument("--steps", type=int, default=_STEPS)
+    parser.add_argument("--restarts", type=int, default=_RESTARTS)
     args = parser.parse_args(argv)
     out = Path(args.out)
     try:
-        attack = Attack.of(args.attack)
-        out.mkdir(parents=True, exist_ok=True)
         clf = BayesianClassifier.from_pretrained(args.model)
-        for eps, predictions in attacked(clf, args.data, attack).items():
-            predictions.save(out / f"attack-{eps:.4g}.parquet")
+        options = {"steps": args.steps, "restarts": args.restarts}
+        for radius, predictions in attacked(clf, args.data, args.eps, **options).items():
+            out.mkdir(parents=True, exist_ok=True)
+            predictions.save(out / f"attack-{radius:.4g}.parquet")
     except (InputError, OSError) as error:
         parser.error(str(error))
     return 0

@@ -12,9 +12,6 @@ C is first divided by the mean of its diagonal. The product of the factors does 
 scale of C, but their balance and thus the training do; in public code that scale depends
 accidentally on how activations are divided before they are summed.
 
-`power` p replaces C̃ by C̃ᵖ. The best mean-square approximation of the outputs on the context has
-p = ½; p = 0 is PiSSA. Only p = 1 is CorDA.
-
 Source: Yang, Li, Zhou, Song, Wu, Nie and Ghanem 2024, arXiv 2406.05223.
 """
 
@@ -22,8 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -32,22 +27,21 @@ from torch import Tensor
 
 from bayeslora.adapters.base import Layers, LowRankAdapter
 from bayeslora.adapters.low_rank import Factors, LowRank, balanced, check_rank
-from bayeslora.contrib.moments import SecondMoment, moments_on, spread
+from bayeslora.contrib.moments import moments_on, spread
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
-from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts, UpToOne
+from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts
 
 
 @dataclass(frozen=True)
 class CorDA(LowRankAdapter):
     """Two free factors that start at singular vectors chosen by the activations of a context.
 
-    The context is run once before training, and the second moments of the layers' inputs on it
-    are kept in the cache directory. Never take rows that the model will be judged by.
+    The context is run once before training. Never take rows that the model will be judged by.
     """
 
     name: ClassVar[str] = "corda"
@@ -61,6 +55,7 @@ class CorDA(LowRankAdapter):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
+    retired: ClassVar[tuple[str, ...]] = ("power", "damping")
 
     r: Count = 16
     """Rank of the trained subspace; the change has rank 2r at most."""
@@ -73,11 +68,6 @@ class CorDA(LowRankAdapter):
     the training rows, for `ipm` only."""
     context_rows: Count = 1000
     """Maximum number of texts of the context that are run, evenly spread over it."""
-    power: UpToOne = 1.0
-    """Exponent of the second moment by which the weight is multiplied. 1 is CorDA, 0.5 the best
-    approximation of the layer's outputs, 0 PiSSA; reports show it unless it is 1."""
-    damping: Positive = 0.01
-    """Added to the diagonal of the second moment, relative to its mean."""
     target_modules: Texts | None = None
     num_layers: Layers = "auto"
     lr: Positive | None = None
@@ -97,12 +87,6 @@ class CorDA(LowRankAdapter):
     def starts_from_rows(self) -> bool:
         """Always true: from the training rows or from a context."""
         return True
-
-    @classmethod
-    def table_name(cls, recorded: Mapping[str, Any]) -> str:
-        """Return the adapter's name if `power` is 1, as published, else `context-svd-<power>`."""
-        power = recorded.get("power", 1)
-        return cls.name if power == 1 else f"context-svd-{power:g}"
 
     def settled(self, data: TrainingData) -> Self:
         """Return these options with a context file replaced by its texts.
@@ -141,78 +125,45 @@ class CorDA(LowRankAdapter):
             with progress_bar("frozen layers", len(chosen), shown=shown, unit="text") as advance:
                 texts = network.encoder.prepare(chosen, advance=advance)
         moments = moments_on(network, texts, self.context_rows, shown=shown)
-        name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
-        width = len(moment.matrix)
-        # The authors recommend several tokens per input.
-        if moment.count < _TOKENS_PER_INPUT * width:
-            logger.warning(
-                "the context has %d tokens for the %d inputs of %s; with fewer than %d the "
-                "initialisation is noisy: give a longer context",
-                moment.count,
-                width,
-                name,
-                _TOKENS_PER_INPUT * width,
-            )
         for site in network.sites:
             with located(site.name):
-                factors = corda(
-                    site.weight,
-                    moments[site.name],
-                    self.r,
-                    self.scale,
-                    mode=self.mode,
-                    power=self.power,
-                    damping=self.damping,
-                )
+                factors = corda(site.weight, moments[site.name], self.r, self.scale, mode=self.mode)
                 cast("LowRank", site).begin(factors)
 
 
-logger = logging.getLogger(__name__)
-
-_TOKENS_PER_INPUT = 4
-_CONDITION_LIMIT = 1e8
-"""Largest condition number of C̃ for inversion in float64."""
+_DAMPING = 0.01
+"""λ, added to the diagonal of the second moment relative to its mean: the condition number of C̃ for
+d inputs is at most d / λ + 1."""
 
 
 def corda(
     weight: Tensor,
-    moment: SecondMoment,
+    moment: Tensor,
     r: int,
     scale: float,
     *,
     mode: str = "ipm",
-    power: float = 1.0,
-    damping: float = 0.01,
 ) -> Factors:
     """Return centred factors whose product `s·B·A` is the context's part of a weight.
 
     Args:
         weight: [out, in], any floating dtype; the computation is in float64.
-        moment: Second moment of the layer's inputs on the context.
+        moment: [in, in] float64, second moment of the layer's inputs on the context.
         r: Rank, at most min(out, in).
         scale: s > 0.
         mode: `ipm` takes the first r triples, `kpm` the last.
-        power: p, from 0 to 1.
-        damping: λ > 0, relative to the mean of C's diagonal, added to the diagonal; doubled until
-            C̃ can be inverted safely.
 
     Raises:
-        InputError: The rank is not between 1 and min(out, in), or the second moment is zero.
+        InputError: The rank is not between 1 and min(out, in).
     """
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
-    matrix = moment.matrix.to(weight.device)
-    mean = matrix.diagonal().mean()
-    if not mean > 0:
-        raise InputError("the context's inputs of this layer are all zero")
-    values, basis = torch.linalg.eigh(matrix.double() / mean)
-    values = values.clamp_min(0)
-    while values[-1] + damping > _CONDITION_LIMIT * (values[0] + damping):
-        damping *= 2
-    values = values + damping
-    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    matrix = moment.to(weight.device)
+    values, basis = torch.linalg.eigh(matrix / matrix.diagonal().mean())
+    values = values.clamp_min(0) + _DAMPING
+    product = (weight.detach().double() @ basis) * values @ basis.mT
     U, S, Vh = torch.linalg.svd(product, full_matrices=False)
     selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
     # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
-    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
+    directions = (Vh[selected] @ basis) * values.reciprocal() @ basis.mT
     return balanced(U[:, selected], S[selected], directions, scale)

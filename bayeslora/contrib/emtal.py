@@ -44,7 +44,7 @@ from torch.optim import Optimizer
 
 from bayeslora.adapters.base import Layers, LowRankAdapter, StepHook
 from bayeslora.adapters.lora import kaiming_zero
-from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
+from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.adapters.targets import find_targets, split_at_layer
 from bayeslora.data.columns import DataColumns
@@ -81,9 +81,10 @@ class EMTAL(LowRankAdapter):
     parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
     only_with: ClassVar[OnlyWith] = {
-        **dict.fromkeys(("momentum", "largest", "only_correct"), (("quality_retaining", "mean"),)),
-        "temperature": (("quality_retaining", "mean"), ("quality_retaining", "published")),
+        "momentum": (("quality_retaining", "mean"),),
+        "temperature": (("quality_retaining", "mean"),),
     }
+    retired: ClassVar[tuple[str, ...]] = ("init", "largest", "only_correct")
 
     r: Count = 8
     alpha: Positive | None = None
@@ -96,22 +97,14 @@ class EMTAL(LowRankAdapter):
     """Share of the steps before the router starts to fade out."""
     fade_to: UpToOne = 0.75
     """Share of the steps after which its influence is 0; 0 trains without it."""
-    init: Literal["gaussian", "zero"] = "zero"
-    """`zero` starts from the pretrained network, with the second factor and the router at 0;
-    `gaussian` draws both factors from N(0, 0.02²), as in the published code."""
-    quality_retaining: Literal["none", "mean", "published"] = "none"
+    quality_retaining: Literal["none", "mean"] = "none"
     """A loss that keeps logits near recent ones of their class; its weight grows as the loss of the
     row's task falls, so that a task that is learnt waits for the others. `mean` keeps a running
-    mean of the logits of each class, `published` the last two logits of all its rows, with zeros
-    before the first, and no limit of the weight."""
+    mean of the logits of each class's correctly predicted rows."""
     momentum: BelowOne = 0.9
     """Share of the stored logits of a class that is kept when rows of the class are seen."""
     temperature: Positive = 2.0
     """Temperature T, by which logits are divided where they are compared."""
-    largest: Positive = 10.0
-    """Upper limit of the weight 1 / (running loss of the task)."""
-    only_correct: bool = True
-    """Whether misclassified rows leave the stored logits of their class unchanged."""
     dropout: BelowOne = 0.0
     target_modules: Texts | None = None
     """Endings of dotted module names, or regular expressions for whole names, of layers with LoRA
@@ -122,13 +115,6 @@ class EMTAL(LowRankAdapter):
     """Learning rate of AdamW on factors and router; None means {default_lr}."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of factors and router."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fade_to < self.fade_from:
-            raise InputError(
-                f"fade_to must be at least fade_from = {self.fade_from!r}, got {self.fade_to!r}"
-            )
 
     def refuses(self, posterior: Any) -> str:
         """Refuse posteriors over factors while they train."""
@@ -158,14 +144,9 @@ class EMTAL(LowRankAdapter):
         return expert_targets(model, self)
 
     def start(self, weight: Tensor, generator: Generator) -> Factors:
-        """Return LoRA's initial factors, or those of the published code."""
+        """Return LoRA's initial factors."""
         out_features, in_features = weight.shape
-        if self.init == "zero":
-            return kaiming_zero(out_features, in_features, self.r, generator)
-        check_rank(out_features, in_features, self.r)
-        A = _SD * torch.randn(self.r, in_features, generator=generator)
-        B = _SD * torch.randn(out_features, self.r, generator=generator)
-        return Factors(A, B, None, orthonormal=False)
+        return kaiming_zero(out_features, in_features, self.r, generator)
 
     def make_sites(
         self,
@@ -184,10 +165,9 @@ class EMTAL(LowRankAdapter):
         for name in blocks:
             num_units = hosts[name].out_features
             if num_units % self.num_experts:
-                divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
                 raise InputError(
                     f"num_experts must divide the {num_units} hidden units of {name}, got "
-                    f"{self.num_experts}; for example {', '.join(map(str, divisors)) or 1}"
+                    f"{self.num_experts}"
                 )
         sites: list[Site] = []
         for name, host in hosts.items():
@@ -201,12 +181,7 @@ class EMTAL(LowRankAdapter):
                 # In gated networks the gate's rows, which activate units.
                 deciding = hosts[blocks[name].gate or name].weight.detach().double().cpu().numpy()
                 experts = torch.from_numpy(balanced_clusters(deciding, self.num_experts, _SEED))
-            router = torch.zeros(self.num_experts, host.in_features)
-            if self.init == "gaussian":
-                # The initialisation of nn.Linear, as for the published router.
-                uniform = torch.rand(router.shape, generator=generator)
-                router = (2 * uniform - 1) / host.in_features**0.5
-            sites.append(GatedUnits(name, host, factors, self, router=router, experts=experts))
+            sites.append(GatedUnits(name, host, factors, self, experts))
         return sites
 
     def hooks(self, fit: Training) -> Sequence[StepHook]:
@@ -341,7 +316,6 @@ def balanced_clusters(
     return labels
 
 
-_SD = 0.02
 _SEED = 0
 """Seed of the clusters, which members of an ensemble share, as they share the weights."""
 
@@ -359,8 +333,7 @@ class GatedUnits(LowRank):
         name: Dotted path of the replaced layer in its host.
         host: The layer to replace, with h outputs.
         factors: Initial factors.
-        config: Scale, dropout, experts and temperature.
-        router: [K, in], initial router.
+        config: Scale, dropout, number of experts and temperature.
         experts: [h] int64.
     """
 
@@ -372,11 +345,10 @@ class GatedUnits(LowRank):
         host: nn.Linear,
         factors: Factors,
         config: EMTAL,
-        *,
-        router: Tensor,
         experts: Tensor,
     ) -> None:
         super().__init__(name, host, factors, config.scale, config.dropout)
+        router = torch.zeros(config.num_experts, host.in_features)
         self.router = trained_layer(router, host.weight.device)
         self.temperature = config.router_temperature
         self.register_buffer("experts", experts.to(host.weight.device))
@@ -433,27 +405,26 @@ class Fading(StepHook):
 
 
 _KEPT = 0.95
-_FIRST_LOSS = 10.0
-_PUBLISHED_ENTRIES = 2
+_FIRST_LOSS = _LARGEST = 10.0
+"""ℓ before the first step, and the upper limit of 1 / ℓ."""
 
 
 class Retained(StepHook):
     """Recent logits of each class and the running loss of each task: the quality-retaining loss.
 
-    L = CE + mean_s w_t Σ_j T² KL( softmax(Z_{y_s,j} / T) ‖ softmax(z_s / T) )
-    w_t = min(1 / ℓ_t, largest),  ℓ_t ← .95 ℓ_t + .05 CE_t,  loss of the row's task, initially 10
+    L = CE + mean_s w_t T² KL( softmax(Z_{y_s} / T) ‖ softmax(z_s / T) )
+    w_t = min(1 / ℓ_t, 10),  ℓ_t ← .95 ℓ_t + .05 CE_t,  loss of the row's task, initially 10
     Z_c ← m Z_c + (1 − m) mean of z over the batch's correctly predicted rows of class c
 
     Z and ℓ have no gradient; a class without Z contributes nothing. The logits are those of the
     last layer's mean weights, and the loss trains the adapter alone: the last layer follows by its
-    own objective with an unchanged likelihood. `published` keeps the last two vectors, initially
-    zero, in place of the mean, for all rows, with w_t = 1/ℓ_t.
+    own objective with an unchanged likelihood.
 
-    Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3, and the code published with it.
+    Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3.
 
     Attributes:
-        logits: Z [C, J, C], float32.
-        known: [C, J] bool, which of them are set.
+        logits: Z [C, C], float32.
+        known: [C] bool, which rows of Z are set.
         losses: ℓ [T], nats.
     """
 
@@ -465,13 +436,11 @@ class Retained(StepHook):
             task_of: [C] int64, the task of each class, from 0.
         """
         classes = len(task_of)
-        self._is_published = options.quality_retaining == "published"
-        entries = _PUBLISHED_ENTRIES if self._is_published else 1
         self._options = options
         self._task_of = task_of
         device = task_of.device
-        self.logits = torch.zeros(classes, entries, classes, device=device)
-        self.known = torch.full((classes, entries), self._is_published, device=device)
+        self.logits = torch.zeros(classes, classes, device=device)
+        self.known = torch.zeros(classes, dtype=torch.bool, device=device)
         self.losses = torch.full((int(task_of.max()) + 1,), _FIRST_LOSS, device=device)
 
     @classmethod
@@ -497,17 +466,11 @@ class Retained(StepHook):
         """
         T = self._options.temperature
         absent = logits <= ABSENT / 2
-        targets = self.logits[labels].masked_fill(absent[:, None], ABSENT)
-        expected = (targets / T).log_softmax(-1)
-        log_probs = (logits / T).log_softmax(-1)[:, None].expand_as(expected)
-        divergences = (
-            kl_div(log_probs, expected, log_target=True, reduction="none").sum(-1)
-            * self.known[labels]
-        )
-        weight = 1 / self.losses[self._task_of[labels]]
-        if not self._is_published:
-            weight = weight.clamp_max(self._options.largest)
-        row_losses: Tensor = weight * T**2 * divergences.sum(1)
+        targets = self.logits[labels].masked_fill(absent, ABSENT)
+        expected, log_probs = ((values / T).log_softmax(-1) for values in (targets, logits))
+        divergences = kl_div(log_probs, expected, log_target=True, reduction="none").sum(-1)
+        weight = (1 / self.losses[self._task_of[labels]]).clamp_max(_LARGEST)
+        row_losses: Tensor = weight * T**2 * divergences * self.known[labels]
         return row_losses.mean()
 
     @torch.no_grad()
@@ -519,21 +482,15 @@ class Retained(StepHook):
         means = sums / counts.clamp_min(1)
         moved = _KEPT * self.losses + (1 - _KEPT) * means
         self.losses = torch.where(counts > 0, moved, self.losses)
-        if self._is_published:
-            for c in sorted(set(labels.tolist())):
-                rows = torch.cat([self.logits[c], logits[labels == c]])
-                self.logits[c] = rows[-self.logits.shape[1] :]
-            return
-        members = one_hot(labels, len(self.logits)).to(logits)
-        if self._options.only_correct:
-            members = members * (logits.argmax(1) == labels)[:, None]
+        is_right = (logits.argmax(1) == labels)[:, None]
+        members = one_hot(labels, len(self.logits)).to(logits) * is_right
         counts = members.sum(0)
         means = (members.T @ logits) / counts.clamp_min(1)[:, None]
         m = self._options.momentum
-        old, seen = self.logits[:, 0], counts > 0
-        moved = torch.where(self.known, m * old + (1 - m) * means, means)
-        self.logits = torch.where(seen[:, None], moved, old)[:, None]
-        self.known = self.known | seen[:, None]
+        seen = counts > 0
+        moved = torch.where(self.known[:, None], m * self.logits + (1 - m) * means, means)
+        self.logits = torch.where(seen[:, None], moved, self.logits)
+        self.known = self.known | seen
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors for a checkpoint."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ from torch.optim import AdamW, Optimizer
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Companion, Site
-from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError
@@ -55,22 +54,23 @@ _IGNORES, _COLLAPSED = 0.02, 0.9
 
 @dataclass(frozen=True)
 class ILoRA(LoRA):
-    """LoRA whose rank is split among experts, weighted by a gate for each example."""
+    """LoRA whose rank is split among experts, weighted by a gate for each example.
+
+    The gate sees the `history` of items, encoded by which items occur together in the training
+    rows, or, where rows have none, the frozen backbone's feature of the text.
+    """
 
     name: ClassVar[str] = "ilora"
     summary: ClassVar[str] = "LoRA split into experts, weighted by a gate for each example"
     use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
+    retired: ClassVar[tuple[str, ...]] = ("context",)
 
     r: Count = 8
     """Rank of the change of each adapted weight, a multiple of `num_experts`."""
     num_experts: Count = 4
     """Number of parts of the rank, each with its own gate; 1 is LoRA."""
-    context: Literal["auto", "history", "text"] = "auto"
-    """Input of the gate: the `history` of items, encoded by which items occur together in the
-    training rows, or the frozen backbone's feature of the `text`. `auto` means the history if the
-    rows have one, else the text."""
     gate_lr_factor: Positive = 0.3
     """Learning rate of the router, relative to that of the factors."""
 
@@ -86,15 +86,6 @@ class ILoRA(LoRA):
     def no_gate(self) -> str:
         """Another gate is impossible, since this adapter has its own."""
         return "it already has its own gate there"
-
-    def settled(self, data: TrainingData) -> Self:
-        """Check that the rows have a history if `context` is `history`."""
-        if self.context == "history" and getattr(data.rows, "history", None) is None:
-            raise InputError(
-                f"{data.rows.source}: context=history needs rows with a history of items (columns "
-                "history, candidates, answer); leave context out to gate by the text"
-            )
-        return self
 
     def companion(self, network: Network, rows: Any = None) -> InstanceGate:
         """Return the gate, attached to the sites."""
@@ -269,9 +260,9 @@ class InstanceGate(Companion):
             site.attach(self.gated, num_blocks=self.num_experts, constant=self.constant)
 
     def learn(self, rows: Any) -> None:
-        """Encode the items of the training histories if the gate sees histories."""
+        """Encode the items of the training histories, if the rows have any."""
         history = getattr(rows, "history", None)
-        if self._config.context == "text" or history is None:
+        if history is None:
             return
         self.items.learn(history)
         self._begin(NUM_COORDINATES)
@@ -309,20 +300,8 @@ class InstanceGate(Companion):
         return logits.softmax(-1)
 
     def gated(self, h: Tensor) -> Tensor:
-        """Return the outputs [B, …, r] of first factors, multiplied by each expert's gate.
-
-        Raises:
-            InputError: No context is set, or it does not match these examples.
-        """
-        gates = self._gates
-        if gates is None:
-            raise InputError("adapter 'ilora' was called without the contexts of its examples")
-        if len(gates) not in {1, len(h)}:
-            raise InputError(
-                "adapter 'ilora' has one gate per example, but the inputs of one of its layers "
-                f"have shape {list(h.shape)}, which does not start with the {len(gates)} examples "
-                "of the batch; choose other target_modules"
-            )
+        """Return the outputs [B, …, r] of first factors, multiplied by each expert's gate."""
+        gates = cast("Tensor", self._gates)
         expanded = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
         return h * expanded.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
 

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -60,24 +59,16 @@ class LISA(Adapter):
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
-    retired: ClassVar[Mapping[str, str]] = {"ramp": "the learning rate does not rise after a draw"}
+    retired: ClassVar[tuple[str, ...]] = ("ramp", "weights", "state")
 
     num_active: Count = 2
     """Number of layers that train at a time."""
     interval: Count | None = None
     """Optimiser steps between draws; None means as many as give each layer about four draws, 1 to
     20."""
-    mode: Literal["cycle", "fixed", "uniform", "weighted"] = "uniform"
+    mode: Literal["cycle", "fixed", "uniform"] = "uniform"
     """How layers are drawn: `uniform` (as published), `cycle` (each layer once before any repeats),
-    `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole fit, as a
-    control)."""
-    weights: Annotated[tuple[NotNegative, ...], MinLen(1)] | None = None
-    """For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in proportion
-    to its number, at most in every draw."""
-    state: Literal["drop", "keep", "offload"] = "drop"
-    """Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, and
-    `offload` moves it to CPU memory."""
-
+    or `fixed` (one draw for the whole fit, as a control)."""
     num_layers: Count | None = 6
     """Number of last transformer layers to draw from; None means all. The layers below run once per
     text."""
@@ -90,18 +81,7 @@ class LISA(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.weights is None) == (self.mode == "weighted"):
-            raise InputError(
-                "weights must be given for mode 'weighted', one number >= 0 per layer, and for "
-                f"no other mode; got mode {self.mode!r} and weights {self.weights!r}"
-            )
-        if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
-            raise InputError(
-                f"at least num_active = {self.num_active} of the weights must be > 0, got "
-                f"{list(self.weights)}"
-            )
         if self.num_layers is not None:
-            # `weights` are checked later: a backbone may have fewer than `num_layers` layers.
             self._check_active(self.num_layers)
 
     def _check_active(self, num_layers: int) -> None:
@@ -139,11 +119,6 @@ class LISA(Adapter):
         path, layers = find_layers(encoder.model)
         num_layers = len(layers) - self.lowest(len(layers))
         self._check_active(num_layers)
-        if self.weights is not None and len(self.weights) != num_layers:
-            raise InputError(
-                f"weights must have one number for each of the {num_layers} layers to draw from, "
-                f"got {len(self.weights)}"
-            )
         called, last = [*encoder.count_calls()], f"{path}.{len(layers) - 1}"
         after = [
             name for name in called[called.index(last) + 1 :] if not name.startswith(f"{last}.")
@@ -160,7 +135,7 @@ class LayerSampler(StepHook):
     """Draws the layers that train, and lets the others rest.
 
     Args:
-        options: Number of active layers, mode and state of the draws.
+        options: Number of active layers and mode of the draws.
         full: The layers; all of them train until the first step.
         num_steps: Steps of the fit.
         seed: Seed of the draws.
@@ -199,7 +174,8 @@ class LayerSampler(StepHook):
                 self._rest(self.layers[number], optimizer)
         names = {*(self.layers[number] for number in new), ALWAYS} & self.full.groups.keys()
         for name in names:
-            self._wake(name, optimizer)
+            for parameter in self.full.groups[name].values():
+                parameter.requires_grad_(True)
         self.full.changed |= names
         self._active = new
 
@@ -215,40 +191,25 @@ class LayerSampler(StepHook):
 
         Returns:
             Under `layer_sampling`: `interval`; `layers`, their names; `blocks`, the indices of the
-            active layers per block; `draws`, the number of active blocks per layer.
+            active layers per block.
         """
         blocks = [list(self.draw(block)) for block in range(-(-num_steps // self.interval))]
-        entries = {
-            "interval": self.interval,
-            "layers": self.layers,
-            "blocks": blocks,
-            "draws": [
-                sum(number in block for block in blocks) for number in range(len(self.layers))
-            ],
+        return {
+            "layer_sampling": {"interval": self.interval, "layers": self.layers, "blocks": blocks}
         }
-        return {"layer_sampling": entries}
 
     def _rest(self, name: str, optimizer: Any) -> None:
         for parameter in self.full.groups[name].values():
             parameter.requires_grad_(False)
             parameter.grad = None
-            if self.options.state == "drop":
-                optimizer.state.pop(parameter, None)
-            elif self.options.state == "offload":
-                _move(optimizer, parameter, torch.device("cpu"))
-
-    def _wake(self, name: str, optimizer: Any) -> None:
-        for parameter in self.full.groups[name].values():
-            parameter.requires_grad_(True)
-            if self.options.state == "offload":
-                _move(optimizer, parameter, parameter.device)
+            optimizer.state.pop(parameter, None)
 
 
 def draw(options: LISA, num_layers: int, seed: int, block: int) -> tuple[int, ...]:
     """Return the indices of the active layers of a block, ascending.
 
     Args:
-        options: `num_active`, `mode` and `weights`.
+        options: `num_active` and `mode`.
         num_layers: N.
         seed: Seed of the draws.
         block: Index of the block, from 0.
@@ -257,51 +218,8 @@ def draw(options: LISA, num_layers: int, seed: int, block: int) -> tuple[int, ..
     if options.mode == "cycle":
         return _in_turn(num_layers, count, seed, block)
     generator = np.random.default_rng([seed, 0 if options.mode == "fixed" else block])
-    if options.mode == "weighted":
-        shares = inclusion(options.weights or (), count)
-        return _systematic(shares, generator)
     chosen = generator.choice(num_layers, count, replace=False)
     return tuple(sorted(int(number) for number in chosen))
-
-
-def inclusion(weights: Sequence[float], count: int) -> np.ndarray:
-    """Return the inclusion probability of each layer in `count` weighted draws, [N], sum `count`.
-
-    They are `count · w / Σw` if none exceeds 1. Layers that would exceed 1 are always drawn, and
-    the remaining draws are distributed over the others in the same way.
-    """
-    weight = np.asarray(weights, dtype=np.float64)
-    shares = np.zeros(len(weight))
-    certain = np.zeros(len(weight), dtype=bool)
-    while True:
-        candidates = ~certain & (weight > 0)
-        remaining = count - int(certain.sum())
-        if remaining == 0:
-            return np.where(certain, 1.0, 0.0)
-        # Scaled first: the sum of numbers near the largest float would overflow.
-        scaled = weight[candidates] / weight[candidates].max()
-        probabilities = remaining * scaled / scaled.sum()
-        if not (probabilities >= 1).any():
-            shares[candidates] = probabilities
-            return np.where(certain, 1.0, shares)
-        certain[np.flatnonzero(candidates)[probabilities >= 1]] = True
-
-
-def _systematic(shares: np.ndarray, generator: np.random.Generator) -> tuple[int, ...]:
-    """Return a systematic sample, in which each layer has exactly the probability of its share.
-
-    Layers in random order cover intervals of their share's length; those at u, u + 1, … are drawn.
-    (Sequential draws without replacement would favour unlikely layers.)
-    """
-    chosen = [int(number) for number in np.flatnonzero(shares >= 1)]
-    uncertain = generator.permutation(np.flatnonzero((shares > 0) & (shares < 1)))
-    if len(uncertain):
-        ends = np.cumsum(shares[uncertain])
-        count = round(float(ends[-1]))
-        ends[-1] = count
-        picks = np.searchsorted(ends, generator.random() + np.arange(count), side="right")
-        chosen += [int(number) for number in uncertain[picks]]
-    return tuple(sorted(chosen))
 
 
 def _in_turn(num_layers: int, count: int, seed: int, block: int) -> tuple[int, ...]:
@@ -311,14 +229,6 @@ def _in_turn(num_layers: int, count: int, seed: int, block: int) -> tuple[int, .
     first = (block % blocks) * count
     chosen = order[np.arange(first, first + count) % num_layers]
     return tuple(sorted(int(number) for number in chosen))
-
-
-def _move(optimizer: Any, parameter: nn.Parameter, device: torch.device) -> None:
-    """Move a parameter's moments to a device; step counts stay in place."""
-    state = optimizer.state.get(parameter)
-    for key, value in (state or {}).items():
-        if isinstance(value, Tensor) and value.ndim:
-            state[key] = value.to(device)
 
 
 ALWAYS = "outside the layers"

@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import shown_path
 from bayeslora.plain_text import listed, shown
 
 Record = dict[str, Any]
@@ -34,7 +32,6 @@ LONGEST_FIELD = 2**24
 """Characters of a field in CSV; a longer one is an unclosed quotation mark."""
 
 _PACKED = ".gz"
-_HEAD = 2**12  # bytes
 _NAMING = 4096  # records of JSON that name the columns
 _BATCH = 2048  # rows of Parquet that are converted at a time
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -83,11 +80,6 @@ class Reading:
     kind: str | None = None
     optional: tuple[str, ...] = ()
 
-    @property
-    def is_of_text_file(self) -> bool:
-        """Whether an option is set that only text files take."""
-        return self.delimiter is not None or self.encoding is not None
-
     def __post_init__(self) -> None:
         if self.delimiter is not None:
             character = _NAMED.get(self.delimiter, self.delimiter)
@@ -95,7 +87,6 @@ class Reading:
                 raise InputError(
                     "delimiter must be one ASCII character, such as ';', or 'tab', "
                     f"got {shown(self.delimiter)}",
-                    option="delimiter",
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
@@ -105,7 +96,6 @@ class Reading:
                 raise InputError(
                     "encoding must be a text encoding supported by Python, such as "
                     f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}",
-                    option="encoding",
                 ) from None
 
 
@@ -127,7 +117,7 @@ class File:
     reading: Reading
 
     def __str__(self) -> str:
-        return shown_path(self.path)
+        return str(self.path)
 
     @property
     def is_csv(self) -> bool:
@@ -191,39 +181,23 @@ class File:
 
 
 def open_file(path: str | Path, reading: Reading = DEFAULT) -> File:
-    """Open a file after checking its name, type and first bytes.
+    """Open a file after checking its name and type.
 
     Raises:
-        InputError: The file does not exist, is not a regular file, is empty, or has an unsupported
-            suffix; or an option does not apply to it.
+        InputError: The file does not exist, is a directory, is empty, or has an unsupported suffix.
     """
-    file, head = Path(path), b""
-    try:
-        state = file.stat()
-        if stat.S_ISREG(state.st_mode):
-            with file.open("rb") as stream:
-                head = stream.read(_HEAD)
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(file)[:200]} cannot be read: {reason}") from None
-    if not stat.S_ISREG(state.st_mode):
-        what = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
-        raise InputError(
-            f"{file} is {what}; pass a file ({', '.join(SUFFIXES)}), or pipe the rows to standard "
-            "input and pass '-'"
-        )
+    file = Path(path)
     opened = File(file, kind_of(file), reading)
-    if not head:
+    if file.is_dir():
+        raise InputError(f"{file} is a directory; pass a file ({', '.join(SUFFIXES)})")
+    try:
+        is_empty = file.stat().st_size == 0
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "does not exist" if is_missing else f"cannot be read: {error.strerror}"
+        raise InputError(f"{file} {reason}") from None
+    if is_empty:
         raise InputError(f"{file} is empty; at least one row is needed")
-    # A sparse file, of any size; no text, not even UTF-16, has so many in a row.
-    if opened.kind != ".parquet" and bytes(64) in head:
-        raise InputError(f"{file} is not a text file: it has null characters")
-    if reading.delimiter is not None and not opened.is_csv:
-        raise InputError(f"{file}: delimiter applies only to .csv and .tsv files")
-    if reading.encoding is not None and opened.kind == ".parquet":
-        raise InputError(f"{file}: encoding applies only to text files; Parquet is always UTF-8")
     return opened
 
 
@@ -469,34 +443,3 @@ def python_values(column: Any) -> list[Any]:
         column = pc.cast(column, pa.string())
     values: list[Any] = column.cast(pa.int64()).to_pylist() if is_duration else column.to_pylist()
     return values
-
-
-def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Infer the suffix of a file from its first bytes.
-
-    Parquet is detected by its first bytes and JSON by its first character; everything else is a
-    comma-separated table, or tab-separated if its first line has a tab and no comma.
-
-    Args:
-        head: The first few thousand bytes, which may be compressed by gzip.
-        encoding: Encoding of the text; None for UTF-8.
-
-    Raises:
-        InputError: The bytes are not the start of a table.
-    """
-    packed = ".gz" if head.startswith(b"\x1f\x8b") else ""
-    if packed:
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, 16 * len(head))
-        except zlib.error as error:
-            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    text = head.decode(Reading(encoding=encoding).encoding or "utf-8-sig", "replace").lstrip()
-    if "\0" in text:
-        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
-    if text.startswith(("{", "[")):
-        return f".json{packed}"
-    line = text.partition("\n")[0]
-    suffix = ".tsv" if "\t" in line and "," not in line else ".csv"
-    return f"{suffix}{packed}"

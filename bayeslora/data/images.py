@@ -1,6 +1,6 @@
-"""Images as rows: directories with one directory per class, array files, and single images.
+"""Images as rows: directories with one directory per class, and single images.
 
-An image is identified by its path, and an image in an array by `<path>#<row>`, with rows from 0.
+An image is identified by its path, and a digit of scikit-learn by `digits#<row>`, with rows from 0.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ DIGITS = "digits"
 """The images of `sklearn.datasets.load_digits`, of shape 8 × 8, as an array."""
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_ARRAYS = (".npz", ".npy")
 _SMALL = 96  # pixels of a thumbnail's longer side, at most
-_IN_ARRAY = re.compile(rf"(?P<array>{DIGITS}|.+\.np[yz])#(?P<row>[0-9]+)")
+_DIGIT = re.compile(rf"{DIGITS}#([0-9]+)")
 
 
 def is_image(path: str | Path) -> bool:
@@ -34,44 +33,13 @@ def is_image(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def holds_images(path: str | Path) -> bool:
-    """Return whether a path is a directory or an array file, which `image_columns` reads."""
-    return Path(path).suffix.lower() in _ARRAYS or Path(path).is_dir()
-
-
-def image_columns(path: str | Path) -> dict[str, list[Any]]:
-    """Return the columns of a directory or an array file: `image` and optionally `label`.
-
-    Args:
-        path: A directory with images, or with one directory of images per class; or a `.npy` file
-            with images [N, H, W] or [N, H, W, 3]; or a `.npz` file with `images` and optionally
-            `labels` [N], integers or strings. Images are uint8, or floats between 0 and 1.
+def image_columns(folder: str | Path) -> dict[str, list[Any]]:
+    """Return the columns of a directory: `image` and, if it has one directory per class, `label`.
 
     Raises:
-        InputError: The path is none of these.
+        InputError: It has no images, or both directories and images.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _folder(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    arrays = _array(str(path), _changed(path))
-    images = arrays["images"]
-    columns: dict[str, list[Any]] = {IMAGE: [f"{path.name}#{row}" for row in range(len(images))]}
-    if "labels" in arrays:
-        labels = arrays["labels"]
-        if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iuUS":
-            raise InputError(
-                f"{path}: labels must be {len(images)} integers or strings, one per image, got "
-                f"{labels.dtype} of shape {list(labels.shape)}"
-            )
-        columns["label"] = (
-            labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
-        )
-    return columns
-
-
-def _folder(folder: Path) -> dict[str, list[Any]]:
+    folder = Path(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path))
     parts = [path.relative_to(folder).parts for path in paths]
     if not paths:
@@ -100,14 +68,9 @@ def located(image: str, source: str) -> str:
             memory.
     """
     path = Path(source)
-    if source.startswith("<") or _is_digit(image):
+    if source.startswith("<") or _DIGIT.fullmatch(image):
         return image
     return str((path if path.is_dir() else path.parent) / image)
-
-
-def _is_digit(image: str) -> bool:
-    match = _IN_ARRAY.fullmatch(image)
-    return match is not None and match["array"] == DIGITS
 
 
 def read_image(image: str) -> NDArray[np.uint8]:
@@ -116,8 +79,11 @@ def read_image(image: str) -> NDArray[np.uint8]:
     Raises:
         InputError: The image does not exist or cannot be read; the message names it.
     """
-    match = _IN_ARRAY.fullmatch(image)
-    return _read_file(image) if match is None else _read_row(match["array"], int(match["row"]))
+    digit = _DIGIT.fullmatch(image)
+    if digit is None:
+        return _read_file(image)
+    pixels = (_digits()["images"][int(digit[1])] * 255).round().astype(np.uint8)
+    return np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def _read_file(image: str) -> NDArray[np.uint8]:
@@ -133,28 +99,13 @@ def _read_file(image: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def _read_row(array: str, row: int) -> NDArray[np.uint8]:
-    if array == DIGITS:
-        images = _digits()["images"]
-    elif Path(array).is_file():
-        images = _array(array, _changed(Path(array)))["images"]
-    else:
-        raise InputError(f"image {array}#{row} does not exist")
-    if row >= len(images):
-        raise InputError(f"image {array}#{row} does not exist: the file has {len(images)} images")
-    pixels = images[row]
-    if pixels.dtype != np.uint8:
-        pixels = (pixels * 255).round().astype(np.uint8)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
-
-
 def thumbnail(image: str) -> str:
     """Return a thumbnail as a data URI of a PNG file; empty if there is no such image.
 
     Args:
         image: Path of an image, or any text.
     """
-    if not (is_image(image) or _IN_ARRAY.fullmatch(image)):
+    if not (is_image(image) or _DIGIT.fullmatch(image)):
         return ""
     from PIL import Image
 
@@ -196,39 +147,3 @@ def _digits() -> Mapping[str, NDArray[Any]]:
 
     bunch = load_digits()
     return {"images": bunch.images / 16.0, "labels": bunch.target}
-
-
-def _changed(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
-
-
-@lru_cache(maxsize=2)
-def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
-    """Return checked `images` and, if present, `labels` of an array file; cached."""
-    try:
-        # Opened here, since numpy does not close files that it cannot read.
-        with Path(path).open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                arrays = {"images": content}
-            else:
-                with content:
-                    arrays = {
-                        name: content[name] for name in ("images", "labels") if name in content
-                    }
-    except Exception as error:  # numpy raises anything for a damaged or forged header
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
-    if "images" not in arrays:
-        raise InputError(f"{path} has no array 'images'")
-    images = arrays["images"]
-    if images.ndim == 4 and images.shape[3] == 1:
-        arrays["images"] = images = images[..., 0]
-    shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-    is_share = images.dtype.kind == "f" and images.size and 0 <= images.min() <= images.max() <= 1
-    if not shaped or not images.size or not (images.dtype == np.uint8 or is_share):
-        raise InputError(
-            f"{path}: images must have shape [N, H, W] or [N, H, W, 3] and be uint8, or floats "
-            f"between 0 and 1, got {images.dtype} of shape {list(images.shape)}"
-        )
-    return arrays

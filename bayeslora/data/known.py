@@ -46,8 +46,6 @@ from bayeslora.plain_text import counted
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
-_INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
-"""Tasks whose rows are part of installed packages."""
 _OOD = "ood:"
 _MMLU = "mmlu-"
 
@@ -138,7 +136,7 @@ def known_name(name: str) -> str:
     if key not in KNOWN_TASKS:
         of_mmlu = plain.startswith(_MMLU)
         names = [task for task in KNOWN_TASKS if task.startswith(_MMLU) == of_mmlu]
-        raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
+        raise unknown_choice("task", name, names if of_mmlu else [*names, "mmlu-SUBJECT"])
     return key
 
 
@@ -263,16 +261,6 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     reading = Reading(kind="text-classification", optional=task.keep)
     examples = read(table, columns, labels="required", reading=reading)
     return _named(examples, classes, indexed=task.indexed)
-
-
-def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
-    """Return whether the rows of a known task are available locally.
-
-    Args:
-        name: Name of a known task; see `known_name`.
-        data_dir: As for `load_known`.
-    """
-    return known_name(name) in _INSTALLED or _directory(data_dir) is not None
 
 
 def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:

@@ -36,7 +36,7 @@ from bayeslora.data.formats import Record, Table
 from bayeslora.errors import InputError, located, unknown_choice
 from bayeslora.io.files import read_yaml
 from bayeslora.option_checks import Options, Text, Texts, option_names
-from bayeslora.plain_text import counted, shown
+from bayeslora.plain_text import counted, listed, shown
 
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
 """Default columns of questions."""
@@ -68,18 +68,6 @@ def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
     return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[2])))
 
 
-def _check_numbering(names: Sequence[str]) -> None:
-    """Raise InputError unless columns of options are numbered 1, 2, 3 and so on."""
-    match = _NUMBERED.fullmatch(names[0])
-    if match is None:
-        return
-    expected = [f"{match[1]}_{number}" for number in range(1, max(len(names), 2) + 1)]
-    if wrong := [name for name in names if name not in expected]:
-        raise InputError(f"column {wrong[0]!r}: options must be numbered {', '.join(expected)}")
-    if missing := [name for name in expected if name not in names]:
-        raise InputError(f"column {missing[0]!r} is missing; a question needs at least two options")
-
-
 class QuestionReader(Reader):
     """Reads a table as questions with options.
 
@@ -100,9 +88,10 @@ class QuestionReader(Reader):
             pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
         if choices in (None, QUESTIONS.choices):
             choices = _choice_columns(names) or ("candidates" if self._history else "choices")
-            if isinstance(choices, tuple):
-                with located(table.source):
-                    _check_numbering(choices)
+            if isinstance(choices, tuple) and not choices[-1].endswith(f"_{len(choices)}"):
+                raise InputError(
+                    f"{table.source}: options must be numbered from 1, got {listed(choices)}"
+                )
         self._choices = (choices,) if isinstance(choices, str) else choices or ()
         columns = replace(columns, text=text, label=label, pair=pair, choices=choices)
         super().__init__(table, columns, **options)

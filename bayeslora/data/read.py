@@ -79,11 +79,11 @@ def read(
 
     Args:
         data: Path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats also
-            with `.gz`; a directory of images, or of one directory of images per class, or a `.npz`
-            or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a data
-            frame); a list or another iterable of mappings, or of texts; a pair (texts, labels),
-            where labels may be None; or examples, which are returned with the columns to keep.
-            Without required labels, a string may also be a text; see `as_texts`.
+            with `.gz`; a directory of images, or of one directory of images per class; an object
+            with named columns (a `datasets.Dataset`, a data frame); a list or another iterable of
+            mappings, or of texts; a pair (texts, labels), where labels may be None; or examples,
+            which are returned with the columns to keep. Without required labels, a string may also
+            be a text; see `as_texts`.
         columns: Names of the columns. Labels may be missing if they are optional. The default
             columns also find questions with options, and images.
         labels: `required` raises an error for examples without a label.
@@ -178,8 +178,6 @@ def _table(data: Any, columns: DataColumns, reading: Reading) -> Table:
         return data
     if isinstance(data, str | Path):
         return _file_table(data, columns, reading)
-    if reading.is_of_text_file:
-        raise InputError("delimiter and encoding apply only to files, but the data is in memory")
     names = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(names, Mapping):
         raise InputError(
@@ -225,13 +223,13 @@ def _with_class_names(table: Table, data: Any, label: str) -> Table:
 
 
 def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
-    if columns.images or Path(path).suffix.lower() in (".npz", ".npy") or Path(path).is_dir():
+    if columns.images or Path(path).is_dir():
         # Imported here: texts do not need it.
-        from bayeslora.data.images import holds_images, image_columns, is_image
+        from bayeslora.data.images import image_columns, is_image
 
         if columns.images and is_image(path):
             return _pair_table([str(path)], None, columns)
-        if holds_images(path) and not reading.is_of_text_file:
+        if Path(path).is_dir():
             values = image_columns(path)
             return _columns_table(values.__getitem__, [*values], str(path), len(values[IMAGE]))
     return open_table(path, reading)

@@ -129,7 +129,7 @@ class Fitter:
             directory = None if work is None else work / f"member-{number}{suffix}"
             fit = replace(fit, directory=directory, title=f"{title}{many}")
             results.append(fit_network(fit))
-            states += member_states(fit)
+            states.append(fit.network.trained_state())
         fit.network.load_trained_state(states[0])
         return fit.network, states, results
 
@@ -207,7 +207,7 @@ def fit_network(fit: Training) -> FitResult:
     adapter = fit.plan.adapter
     if adapter.trains_itself:
         figures = adapter.train(fit)
-        adapter.variants(fit.network, fit.train)[0]()
+        adapter.merge_for(fit.network, fit.train)
         return replace(fit_frozen(fit), adapter=summary(fit.network.sites) | figures)
     if not adapter.trains:
         return fit_frozen(fit)
@@ -215,18 +215,6 @@ def fit_network(fit: Training) -> FitResult:
         result = train_network(fit)
         # A stage is chosen before the last layer is fitted.
         return result if fit.settings.choose_epochs else fit_posterior(fit, result)
-
-
-def member_states(fit: Training) -> list[dict[str, Tensor]]:
-    """Return the trained tensors of a network, and of the other variants that predict."""
-    states = [fit.network.trained_state()]
-    if fit.plan.adapter.has_members:
-        quiet = replace(fit, plan=replace(fit.plan, progress=False))
-        for put in fit.plan.adapter.variants(fit.network, fit.train)[1:]:
-            put()
-            fit_frozen(quiet)
-            states.append(fit.network.trained_state())
-    return states
 
 
 _PARTS, _ENOUGH_ROWS = 5, 128

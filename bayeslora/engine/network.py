@@ -32,7 +32,7 @@ from bayeslora.posteriors.types import LastLayer, WeightPosterior
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.backbones.final_layer import FinalLayerEncoder
+    from bayeslora.backbones.sequence import FinalLayerEncoder
 
 Members = list[dict[str, Tensor]]
 

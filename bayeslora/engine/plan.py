@@ -175,8 +175,7 @@ class Plan:
                 allowed.
         """
         reading, known = record.backbone, {item.name for item in fields(TrainingSettings)}
-        is_ours = reading.get("kind") == ADAPTED or record.adapter is not None
-        adapter = {"adapter": stored_adapter(record.adapter)} if is_ours else {}
+        adapter = {} if record.adapter is None else {"adapter": stored_adapter(record.adapter)}
         return cls(
             backbone=reading["name"],
             posterior=stored_posterior(record.posterior),

@@ -60,13 +60,14 @@ def by_rows(plan: Plan, data: TrainingData) -> tuple[Plan, TrainingData]:
     if plan.training.hold_out:
         data = split_off(data, plan.training.hold_out, plan.training.seed)
     check_fit(plan, data)
-    several = plan.training.keep_folds or plan.adapter.has_members
     adapter = build.adapter_for(plan.adapter.with_rate(), plan.posterior).settled(data)
     # Class names of several tasks are `task: class`, not words.
     no_words = bool(data.tasks) and plan.verbaliser is None
     plan = replace(
         plan,
-        feature_scores=() if several else settled_scores(plan.feature_scores, plan.posterior),
+        feature_scores=()
+        if plan.training.keep_folds
+        else settled_scores(plan.feature_scores, plan.posterior),
         adapter=adapter,
         verbaliser="none" if no_words else plan.verbaliser,
     )
@@ -171,7 +172,6 @@ def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, B
         build.default_template(plan, loaded, data.rows, data.held_out),
         pairs=data.rows.pairs is not None,
         adapted=plan.adapter.trains,
-        max_length=plan.max_length,
     )
     check_max_length(whole, plan.max_length)
     build.check_format(plan.format, whole, backbone, len(data.classes))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import re
 import resource
 import shutil
 import sys
@@ -310,7 +308,7 @@ class _ChecksPassedError(Exception):
 
 def _named(text: str) -> set[str]:
     """Return the options that a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
-    return {*parsed("method", text.partition(":")[2])}
+    return {*parsed(text.partition(":")[2])}
 
 
 def _check_predictions(setup: Setup) -> None:
@@ -423,7 +421,7 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
     from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
-    training, reading, num_train = record.training, record.backbone, len(setup.train)
+    training, num_train = record.training, len(setup.train)
     # An upper bound: a held-out part and early stopping take fewer.
     per_epoch = -(-num_train // training["batch_size"]) if setup.adapter.trains else 0
     num_samples = setup.predict.get("num_samples")
@@ -436,34 +434,12 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
         "num_reported": len(rows.reported),
         "dropped": dict(rows.dropped),
         "steps": per_epoch and training["epochs"] * per_epoch,
-        "backbone": {**reading, "name": cell.backbone},
-        "prompt_hash": _prompt_hash(reading, rows.reported),
+        "backbone": {**record.backbone, "name": cell.backbone},
         "num_parameters": int(record.results.get("adapter", {}).get("num_parameters", 0)),
         "passes": num_passes(setup.posterior, num_samples, record.num_members),
         "peak_memory_bytes": _peak_memory(),
         "versions": dict(record.versions),
-        "processor": _processor(),
     }
-
-
-def _prompt_hash(reading: Mapping[str, Any], rows: Examples) -> str:
-    """Return the hexadecimal SHA-256 of the first 100 texts or questions as a model reads them.
-
-    Args:
-        reading: `backbone` in the record of the model.
-        rows: The rows.
-    """
-    from bayeslora.backbones.encoder import with_letters
-    from bayeslora.backbones.template import Template
-
-    rows, digest = rows.take(range(min(len(rows), 100))), hashlib.sha256()
-    frame = Template(reading.get("template") or "{text}")
-    letters = reading.get("format") == "letters"
-    pairs, choices = rows.pairs or [None] * len(rows), rows.choices or [()] * len(rows)
-    for text, pair, options in zip(rows.texts, pairs, choices, strict=True):
-        prompt = frame.filled(with_letters(text, options) if letters else text, pair).whole
-        digest.update("\0".join([prompt, *(() if letters else options)]).encode())
-    return digest.hexdigest()
 
 
 def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
@@ -497,18 +473,6 @@ def prior_scores(predictions: Predictions, train: Examples) -> dict[str, float]:
         probs = np.tile(shares, (len(predictions), 1))
     results = evaluate(replace(predictions.with_probs(probs), scores={}), num_resamples=20)
     return {score: float(results[score].value) for score in SCORES}
-
-
-def _processor() -> str:
-    """Return the model of the GPU, or of the CPU if there is none."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.is_file() else ""
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return model[1] if model else platform.processor() or platform.machine()
 
 
 def _reset_peak_memory() -> None:

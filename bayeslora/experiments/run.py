@@ -18,13 +18,11 @@ import shutil
 import socket
 import tempfile
 import traceback
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError, MissingAssetError, first_line, located
@@ -46,8 +44,6 @@ Outcome = tuple[Cell, Record, Mapping[str, bytes]]
 """A cell with its record and the contents of its files by name."""
 
 _MARKER, _VERSION = "experiment.json", 1
-_KEYS = ("task", "backbone", "method", "rows")
-"""Parts of a cell's key that its seeds share."""
 _REPEATED = ("bayeslora.engine.data", "bayeslora.engine.network", "bayeslora.metrics.ood")
 """Loggers whose notes on the same rows are shown once."""
 
@@ -60,13 +56,11 @@ class Experiment:
         out: Its directory, with `results.parquet`, `summary.md` and the cells.
         records: Records of all finished cells in it, sorted.
         failed: Errors of the cells that failed in this run, by the cell in words.
-        crashed: Cells that failed twice, for reasons other than their input.
     """
 
     out: Path
     records: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str] = field(default_factory=dict)
-    crashed: tuple[str, ...] = ()
 
     @property
     def table(self) -> pa.Table:
@@ -80,19 +74,14 @@ class Plan:
 
     Attributes:
         protocol: Name of the protocol.
-        num_cells: Number of cells.
-        num_finished: Number of finished cells.
-        cells: Task, backbone, method and rows of each cell without its seed, with the numbers of
-            its `seeds` and of those `finished`, and the mean `seconds` of these, None without any.
+        cells: Every cell in words, and whether it is finished.
         deviations: All deviations from the protocol.
         missing: What is not on this machine and was not checked, in sentences.
         settings: The settings of each checked cell, JSON-ready.
     """
 
     protocol: str
-    num_cells: int
-    num_finished: int
-    cells: Sequence[Mapping[str, Any]]
+    cells: Mapping[str, bool]
     deviations: Sequence[str]
     missing: Sequence[str]
     settings: Mapping[Cell, dict[str, Any]]
@@ -114,7 +103,7 @@ def experiment(
     """Compute the cells of a grid that are missing in `out`, and write the results.
 
     The same call resumes a killed run: finished cells are kept, and an interrupted fit continues
-    from its last epoch. A failed cell is retried once, unless its input is wrong. A grid with
+    from its last epoch. A failed cell is tried again by the next call. A grid with
     additional cells adds them; a changed setting of a finished cell is refused.
 
     Args:
@@ -128,8 +117,7 @@ def experiment(
 
     Raises:
         InputError: The grid is invalid, a file, a backbone or the device is missing, or `out` is
-            not the directory of an experiment or in use; nothing is computed then. Or the backbone
-            of a computed cell has other weights than that of the finished cells.
+            not the directory of an experiment or in use; nothing is computed then.
 
     Example:
         >>> import bayeslora as bl
@@ -153,14 +141,13 @@ def experiment(
             device: Any = parsed.model.get("device")
             pick_device(device)
     failed: dict[str, str] = {}
-    crashed: list[str] = []
     with lock(store.out), ExitStack() as stack:
         waiting = [cell for cell in parsed.cells if store.record(cell) is None]
         outcomes: Iterable[Outcome] = (
             (cell, *compute(workshop, cell, store.work(cell))) for cell in waiting
         )
         if waiting and (ray or workers > 1):
-            task = stack.enter_context(_ray_task(parsed, ray or "local", workers))
+            task = stack.enter_context(_ray_task(ray or "local", workers))
             outcomes = _on_ray(task, parsed, data_dir, waiting, store)
         store.claim(parsed.model_dump(mode="json", exclude_unset=True))
         stack.enter_context(each_note_once(*_REPEATED))
@@ -169,13 +156,11 @@ def experiment(
             if "error" in record:
                 logger.warning("%s failed: %s", cell, record["error"])
                 failed[str(cell)] = record["error"]
-                if not record["is_input"]:
-                    crashed.append(str(cell))
                 continue
             nll = record["scores"][REPORTED]["scores"]["nll"]["value"]
             logger.info("%d of %d: %s: NLL %.3f", number, len(waiting), cell, nll)
         records = store.collect(parsed.reference)
-    return Experiment(store.out, records, failed, tuple(crashed))
+    return Experiment(store.out, records, failed)
 
 
 def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | None = None) -> Plan:
@@ -214,32 +199,16 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
                 missing.append(f"backbone {name} is not checked: it is not on this machine")
         except InputError as error:
             missing.append(str(error))
-    seconds = defaultdict(list)
-    for cell in parsed.cells:
-        if store and (record := store.record(cell)):
-            seconds[_without_seed(cell)].append(sum(record["seconds"].values()))
-    plans = [
-        {
-            **dict(zip(_KEYS, key, strict=True)),
-            "seeds": count,
-            "finished": len(seconds[key]),
-            "seconds": fmean(seconds[key]) if seconds[key] else None,
-        }
-        for key, count in Counter(map(_without_seed, parsed.cells)).items()
-    ]
+    cells_in_words = {
+        str(cell): store is not None and store.record(cell) is not None for cell in parsed.cells
+    }
     return Plan(
         parsed.protocol,
-        num_cells=len(parsed.cells),
-        num_finished=sum(map(len, seconds.values())),
-        cells=plans,
+        cells=cells_in_words,
         deviations=[*dict.fromkeys(text for each in setups.values() for text in each.deviations)],
         missing=missing,
         settings={cell: each.settings for cell, each in setups.items()},
     )
-
-
-def _without_seed(cell: Cell) -> tuple[Any, ...]:
-    return tuple(cell.key[name] for name in _KEYS)
 
 
 def _in_file(grid: Any) -> AbstractContextManager[None]:
@@ -337,24 +306,11 @@ class Store:
             cell: The cell.
             record: JSON-ready; with the key `error` if it failed.
             files: Contents of predictions files by name.
-
-        Raises:
-            InputError: The backbone has other weights than that of a finished cell.
         """
         error = self._cells / f"{cell.id}.error.json"
         if "error" in record:
             write_json(error, record)
             return
-        backbone = record["backbone"]
-        for other in (record["backbone"] for record in self.records()):
-            if (
-                other["name"] == backbone["name"]
-                and other["fingerprint"] != backbone["fingerprint"]
-            ):
-                raise InputError(
-                    f"cell {cell}: the weights of backbone {other['name']} differ from those of "
-                    "the finished cells; choose another --out"
-                )
         for file, content in files.items():
             with atomic_file(self._cells / f"{cell.id}.{file}") as temporary:
                 temporary.write_bytes(content)
@@ -383,24 +339,20 @@ def _by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compute(workshop: Workshop, cell: Cell, work: Path) -> tuple[Record, dict[str, bytes]]:
-    """Return the record of a cell with its files, or why it failed twice or for its input."""
-    failure: Record = {}
-    for _ in range(2):
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            record = workshop.run(cell, work)
-            outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
-            return record, {file.name: file.read_bytes() for file in outputs}
-        except InputError as error:
-            return _failure(cell, first_line(error), is_input=True), {}
-        except Exception as error:
-            failure = _failure(cell, f"{type(error).__name__}: {first_line(error)}")
-    return failure, {}
+    """Return the record of a cell with its files, or why it failed."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        record = workshop.run(cell, work)
+    except Exception as error:
+        return _failure(cell, error), {}
+    outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
+    return record, {file.name: file.read_bytes() for file in outputs}
 
 
-def _failure(cell: Cell, error: str, *, is_input: bool = False) -> Record:
+def _failure(cell: Cell, error: Exception) -> Record:
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     trace = traceback.format_exc()
-    return {"cell": cell.key, "error": error, "traceback": trace, "is_input": is_input}
+    return {"cell": cell.key, "error": f"{kind}{first_line(error)}", "traceback": trace}
 
 
 @lru_cache(maxsize=1)
@@ -428,20 +380,18 @@ def compute_apart(
 
 
 @contextmanager
-def _ray_task(grid: Grid, address: str, workers: int) -> Iterator[Any]:
+def _ray_task(address: str, workers: int) -> Iterator[Any]:
     """Connect to a Ray cluster, and yield `compute_apart` as its task, with a GPU if there are any.
 
     Ray restarts a task if its worker or machine is lost, and ends all tasks with the connection.
 
     Args:
-        grid: The grid.
         address: `local` for a cluster on this machine during the experiment, or the address of a
             running one (`auto`, `host:port`, `ray://host:port`).
         workers: Number of tasks at a time on a cluster on this machine; 1 for one a processor.
 
     Raises:
-        InputError: Ray is not installed or cannot be reached, or the cluster has no GPU for the
-            grid's device.
+        InputError: Ray is not installed or cannot be reached.
     """
     try:
         import ray
@@ -461,9 +411,6 @@ def _ray_task(grid: Grid, address: str, workers: int) -> Iterator[Any]:
         raise InputError(f"--ray {address}: {first_line(error)}") from None
     try:
         gpus: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        device = grid.model.get("device")
-        if str(device).startswith("cuda") and not gpus:
-            raise InputError(f"model: device {device!r}: the Ray cluster has no GPU")
         share = min(1, gpus / workers)
         yield ray.remote(num_cpus=threads, num_gpus=share, max_retries=3)(compute_apart)
     finally:
@@ -484,5 +431,5 @@ def _on_ray(
         try:
             record, files = ray.get(done)
         except ray.exceptions.RayError as error:  # its workers have died
-            record, files = _failure(cell, f"{type(error).__name__}: {first_line(error)}"), {}
+            record, files = _failure(cell, error), {}
         yield cell, record, files

@@ -31,7 +31,7 @@ def results_table(records: Sequence[Record]) -> pa.Table:
     """Return one row per score per cell.
 
     Columns: the key of the cell (`protocol`, `task`, `backbone`, `method`, `rows`, `seed`),
-    `adapter`, `posterior`, `split`, `num_classes`, `num_bins`, `num_train`, `prompt_hash`, `set`
+    `adapter`, `posterior`, `split`, `num_classes`, `num_bins`, `num_train`, `set`
     (the reported split, an OOD set, or `cost`), `score`, `by` (the uncertainty of a detection
     score) and `value` with `low` and `high`, its 95 % interval over rows.
     """
@@ -42,7 +42,7 @@ def results_table(records: Sequence[Record]) -> pa.Table:
         **dict.fromkeys(("rows", "seed"), pa.int64()),
         **dict.fromkeys(("adapter", "posterior", "split"), pa.string()),
         **dict.fromkeys(("num_classes", "num_bins", "num_train"), pa.int64()),
-        **dict.fromkeys(("prompt_hash", "set", "score", "by"), pa.string()),
+        **dict.fromkeys(("set", "score", "by"), pa.string()),
         **dict.fromkeys(("value", "low", "high"), pa.float64()),
     }
     rows = [

@@ -26,12 +26,8 @@ DIRECTORY_VARIABLE = "BAYESLORA_CACHE"
 SIZE_VARIABLE = "BAYESLORA_CACHE_GIB"
 _DEFAULT_GIB = 2.0
 
-FROZEN_STATES, SECOND_MOMENTS = "frozen-states", "second-moments"
-"""Kinds of cached files: outputs of the frozen layers, for the next fit to the same texts, and
-context statistics from which adapters are initialised."""
-
-WEIGHTS_CHECKSUM = "model.safetensors.sha256"
-"""File beside de-quantised weights that identifies their directory as part of the cache."""
+FROZEN_STATES = "frozen-states"
+"""Kind of cached files: outputs of the frozen layers, for the next fit to the same texts."""
 
 _SUFFIX = ".safetensors"
 
@@ -48,19 +44,13 @@ def most_bytes() -> int:
     """Return the size limit of each kind except backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB.
 
     Raises:
-        InputError: The variable is not a number from 0 to a million.
+        InputError: The variable is not a number.
     """
-    chosen = os.environ.get(SIZE_VARIABLE, "")
+    chosen = os.environ.get(SIZE_VARIABLE) or _DEFAULT_GIB
     try:
-        gib = float(chosen.replace("_", "x")) if chosen else _DEFAULT_GIB
-    except ValueError:
-        gib = -1.0
-    if not 0 <= gib <= 1e6:
-        raise InputError(
-            f"{SIZE_VARIABLE} must be a number of GiB from 0 (no cache) to a million, got "
-            f"{chosen!r}"
-        )
-    return int(gib * (1 << 30))
+        return int(float(chosen) * (1 << 30))
+    except (ValueError, OverflowError):
+        raise InputError(f"{SIZE_VARIABLE} must be a number of GiB, got {chosen!r}") from None
 
 
 def kept_file(kind: str, key: str) -> Path:
@@ -117,18 +107,10 @@ def mark_used(path: Path) -> None:
     """
     with suppress(OSError):  # another user's cache is read-only; another process may delete it
         os.utime(path)
-        files = sorted(_files(path.parent), key=lambda file: file.stat().st_mtime)
-        excess = sum(map(_size, files)) - most_bytes()
-        for file in files:
-            if excess > 0 and file != path:
-                excess -= _size(file)
+        # Also the temporary files that killed writers left.
+        files = [file for file in path.parent.iterdir() if file.suffix in (_SUFFIX, PART)]
+        sizes = {file: file.stat().st_size for file in files}
+        for file in sorted(files, key=lambda file: file.stat().st_mtime):
+            if sum(sizes.values()) > most_bytes() and file != path:
                 file.unlink()
-
-
-def _files(directory: Path) -> list[Path]:
-    """Return the files of a kind, including temporary files left by killed writers."""
-    return [path for path in directory.iterdir() if path.suffix in (_SUFFIX, PART)]
-
-
-def _size(path: Path) -> int:
-    return path.lstat().st_size
+                del sizes[file]

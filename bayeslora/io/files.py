@@ -1,22 +1,27 @@
-"""Files that are whole or absent, and files that are read with checks.
+"""Files and directories that are whole or absent, and files that are read with checks.
 
-A file is written under the name `.NAME.part` beside its target, and renamed. A lock, `.NAME.lock`,
-keeps other processes from writing it at the same time. After a kill, the target is the old or the
-new file, and the next writer deletes what is left.
+An output is written under the name `.NAME.part` beside its target, and renamed. A lock,
+`.NAME.lock`, keeps other processes from writing it at the same time. After a kill, the target is
+the old or the new output, and the next writer deletes what is left.
+
+A directory of ours has a marker, a JSON file such as `bayeslora.json`, that lists our files; it is
+replaced only if nothing in it is somebody else's.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,21 +29,7 @@ if TYPE_CHECKING:
 PART, OLD, LOCK = ".part", ".old", ".lock"
 """Endings of our hidden files beside an output: unfinished, replaced, locked."""
 
-STDIN = "<stdin>"
-"""Name of standard input in messages and results."""
-
-SPOOL = "bayeslora-stdin-"
-"""Prefix of the temporary directory that holds standard input while a command runs."""
-
-# Of files that we write into directories; another hidden file may be the user's.
-_LEFTOVER = re.compile(
-    r"\.(bayeslora\.json|interrupted-fit\.json|experiment\.json|scores\.json|README\.md"
-    rf"|(adapter|posterior|checkpoint)\.safetensors|results\.parquet)({PART}|{LOCK})"
-)
 _PATIENCE = 60.0  # seconds
-_DEEPEST_YAML = 100
-_LARGEST_TEXT = 1 << 28  # bytes of a record or a card
-_LONGEST_YAML = 200_000  # characters; options fill a page, and PyYAML takes seconds for more
 
 
 def hidden(target: Path, suffix: str) -> Path:
@@ -48,7 +39,7 @@ def hidden(target: Path, suffix: str) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Return whether a path in a directory of ours is what a killed writer leaves."""
-    return _LEFTOVER.fullmatch(path.name) is not None
+    return path.name.startswith(".") and path.suffix in (PART, LOCK)
 
 
 @contextmanager
@@ -63,20 +54,14 @@ def lock(path: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         wait: Seconds to wait for another process.
 
     Raises:
-        InputError: Another process is writing to it, or it cannot be written.
+        InputError: Another process is writing to it.
+        OSError: It cannot be written.
     """
     from filelock import FileLock, Timeout
 
     target = real_path(path)
-    if not target.name:
-        raise InputError(f"{path} is the root directory; choose another path")
     made = [folder for folder in target.parents if not folder.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"{target} cannot be written: a file is in the place of its directory"
-        ) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
     file = hidden(target, LOCK)
     guard = FileLock(file, thread_local=False, is_singleton=True)
     try:
@@ -126,11 +111,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     link, its target is written. A replaced file's mode is kept.
 
     Raises:
-        InputError: `path` is a pipe, a socket or a device, or another process keeps writing it.
+        InputError: Another process keeps writing it.
         OSError: The file cannot be written, as on a full disk.
     """
     target = real_path(path)
-    refuse_special(target)
     with lock(target, wait=_PATIENCE):
         temporary = hidden(target, PART)
         temporary.touch()
@@ -143,24 +127,126 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
-    """Raise InputError if `path` exists and may not be replaced; an empty directory is allowed.
+FILES = "files"
+"""Key of a marker: the names of our files."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one kind of output directory.
+
+    Attributes:
+        marker: Name of the JSON file that identifies it, with `format_version` and, as `files`,
+            the names of our files.
+        files: Patterns of further files of ours, which the marker need not list.
+    """
+
+    marker: str
+    files: tuple[str, ...] = ()
+
+
+@contextmanager
+def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`, and rename it to `path` if the block succeeds.
+
+    An old directory is first renamed to `.NAME.old`. After a kill between the two renames, the next
+    writer restores it. If `path` is a link, its target is replaced.
+
+    Args:
+        path: The directory to create. An empty one is filled.
+        layouts: Layouts that may be replaced; none allows any directory, as for our own caches.
+        overwrite: Whether anything may be replaced at all.
 
     Raises:
-        InputError: It exists and `overwrite` is not true; or as `refuse_special`.
+        InputError: As `refuse_target`, or another process is writing to it.
     """
-    refuse_special(path)
+    target = real_path(path)
+    with lock(target):
+        refuse_target(path, *layouts, overwrite=overwrite)
+        temporary, old = hidden(target, PART), hidden(target, OLD)
+        temporary.mkdir()
+        mode = temporary.stat().st_mode & 0o666
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)  # safetensors writes private files
+            # Checked again, since a file may have been added in the meantime.
+            refuse_target(path, *layouts, overwrite=overwrite)
+            if target.exists():
+                if target.is_dir():
+                    temporary.chmod(target.stat().st_mode)
+                target.rename(old)
+            temporary.rename(target)
+            remove(old)
+        finally:
+            remove(temporary)
+
+
+def refuse_target(path: str | Path, *layouts: Layout, overwrite: bool | None) -> None:
+    """Raise InputError if a directory may not be written at `path`.
+
+    Raises:
+        InputError: It exists and `overwrite` is false, it contains the working directory, or as
+            `refuse_foreign`.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    if Path.cwd().is_relative_to(real_path(path)):
+        raise InputError(f"{path} is or contains the working directory; choose another path")
+    if layouts:
+        refuse_foreign(path, *layouts)
+
+
+def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
+    """Raise InputError if replacing `path` would delete a file that we did not write.
+
+    A missing path and an empty directory pass. A directory may combine several layouts, such as a
+    model and an interrupted fit.
+
+    Raises:
+        InputError: It holds a foreign file, or is one; the message names the first.
+    """
+    folder = real_path(path)
+    patterns: list[str] = []
+    for layout in layouts:
+        listed = _listed(folder / layout.marker)
+        if listed is not None:
+            patterns += [layout.marker, *layout.files, *map(glob.escape, listed)]
+    for name in [folder.name] if folder.is_file() else listed_files(folder):
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            raise InputError(
+                f"{path} is not overwritten: bayeslora did not write {name!r}; choose another path",
+                code="exists",
+            )
+
+
+def _listed(marker: Path) -> list[str] | None:
+    """Return the names that a marker lists; None if it is missing, damaged or not ours."""
+    try:
+        content = read_json(marker)
+    except InputError:
+        return None
+    if not isinstance(content, dict) or "format_version" not in content:
+        return None
+    return list(content.get(FILES) or ())
+
+
+def listed_files(directory: Path) -> list[str]:
+    """Return the relative paths of all files in a directory but leftovers, sorted."""
+    files = (
+        path
+        for path in directory.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and not is_leftover(path)
+    )
+    return sorted(path.relative_to(directory).as_posix() for path in files)
+
+
+def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
+    """Raise InputError if `path` exists and may not be replaced; an empty directory is allowed."""
     if Path(path).exists() and not overwrite and not is_empty_directory(path):
         raise InputError(
             f"{path} exists; choose another path or pass overwrite (--overwrite)", code="exists"
         )
-
-
-def refuse_special(path: str | Path) -> None:
-    """Raise InputError if an output is a pipe, socket or device, which a rename would replace."""
-    target = Path(path)
-    if target.exists() and not target.is_file() and not target.is_dir():
-        raise InputError(f"{path} is not a regular file and is never replaced; choose another path")
 
 
 def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
@@ -173,23 +259,16 @@ def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
     for path in inputs:
         source = real_path(path)
         if source.is_relative_to(target) and source.exists():
-            relation = "is" if source == target else f"contains {path},"
-            raise InputError(f"{out} {relation} an input of this command; choose another path")
+            raise InputError(f"{out} is an input of this command, or contains {path}")
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise InputError if nothing can be written at `path`, before anything is computed.
-
-    Raises:
-        InputError: Its parent directory is not writable, or is a file.
-    """
+    """Raise InputError if nothing can be written at `path`, before anything is computed."""
     parent = real_path(path).parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir():
-        raise InputError(f"{path} cannot be written: {parent} is not a directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: no permission to write to {parent}")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: {parent} is not a directory to write to")
 
 
 def is_empty_directory(path: str | Path) -> bool:
@@ -198,41 +277,22 @@ def is_empty_directory(path: str | Path) -> bool:
     return folder.is_dir() and all(map(is_leftover, folder.iterdir()))
 
 
-def shown_path(path: str | Path) -> str:
-    """Return a path for results and messages: `<stdin>` for the copy of standard input."""
-    is_spooled = Path(path).parent.name.startswith(SPOOL)
-    return STDIN if is_spooled else str(path)
-
-
 def real_path(path: str | Path) -> Path:
-    """Return an absolute path without links.
-
-    Raises:
-        InputError: Its links form a cycle.
-    """
-    # Path.resolve fails on cycles only before Python 3.13.
-    real = Path(os.path.realpath(path))
-    if real.is_symlink():
-        raise InputError(f"{path} is a symbolic link that points back to itself")
-    return real
+    """Return an absolute path without links."""
+    return Path(os.path.realpath(path))
 
 
 def read_text(path: str | Path) -> str:
     """Return the content of a UTF-8 file.
 
     Raises:
-        InputError: It is missing, not a regular file (reading a pipe would block) or not UTF-8.
+        InputError: It is missing or not UTF-8.
     """
-    file = Path(path)
-    if not file.exists():
-        raise InputError(f"{path} does not exist")
-    if not file.is_file():
-        raise InputError(f"{path} is not a regular file")
-    if file.stat().st_size > _LARGEST_TEXT:
-        raise InputError(f"{path} has more than {_LARGEST_TEXT >> 20} MiB", code="damaged")
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist, or is not a file")
     try:
-        return file.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: {error}", code="damaged") from None
 
 
@@ -240,18 +300,14 @@ def read_json(path: str | Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: As `read_text`, or it is not JSON that Python can read and write.
+        InputError: As `read_text`, or it is not JSON.
     """
-    text = read_text(path)
     try:
-        content = json.loads(text)
-        # A lone surrogate could be neither printed nor written.
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise InputError(f"{path} cannot be read as JSON: it is nested too deeply") from None
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}", code="damaged") from None
-    return content
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -273,62 +329,37 @@ def read_yaml(path: str | Path) -> Any:
         InputError: As `read_text` and `load_yaml`; the message names the file.
     """
     text = read_text(path)
-    try:
+    with located(path):
         return load_yaml(text)
-    except InputError as error:
-        raise error.within(path) from None
 
 
 def load_yaml(text: str) -> Any:
     """Return the value of a YAML document as plain Python types.
 
-    Aliases (`*name`) are refused: nine lines of them can expand to a billion values.
-
     Raises:
-        InputError: The document is too long, not plain YAML, or has an alias.
+        InputError: The document is not plain YAML, or has a key twice.
     """
     import yaml
 
-    if len(text) > _LONGEST_YAML:
-        raise InputError(f"has {len(text):,} characters; at most {_LONGEST_YAML:,} are allowed")
     try:
-        _check_structure(text)
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
     except InputError:
         raise
-    # PyYAML converts tagged text, such as `!!int x`, without a check.
-    except (ValueError, TypeError, AttributeError, KeyError):
-        raise InputError("cannot be read as YAML: a value is not of the type of its tag") from None
-
-
-def _check_structure(text: str) -> None:
-    """Raise InputError for aliases and deep nesting, which PyYAML takes minutes to read."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise InputError("cannot be read as YAML: aliases are not supported")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST_YAML:
-            raise InputError("cannot be read as YAML: it is nested too deeply")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
 
 
 def _check_keys(node: Any) -> None:
     """Raise InputError for a key that occurs twice, of which PyYAML would take the last."""
-    parts = node.value if node is not None and isinstance(node.value, list) else []
-    pairs = [part for part in parts if isinstance(part, tuple)]
-    keys = [key.value for key, _ in pairs]
-    for key in keys:
-        if isinstance(key, str) and keys.count(key) > 1:
-            raise InputError(f"cannot be read as YAML: key {key!r} occurs twice")
-    for part in parts:
-        for inner in part if isinstance(part, tuple) else (part,):
-            _check_keys(inner)
+    if node is None or isinstance(node.value, str):
+        return
+    if node.id == "mapping":
+        keys = [key.value for key, _ in node.value if key.id == "scalar"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise InputError(f"cannot be read as YAML: key {twice[0]!r} occurs twice")
+    for part in node.value:
+        _check_keys(part[1] if node.id == "mapping" else part)
 
 
 @contextmanager
@@ -336,15 +367,12 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     """Yield an open safetensors file, with `keys`, `metadata` and `get_tensor`.
 
     Raises:
-        InputError: It is missing, not a regular file, damaged or truncated.
+        InputError: It is missing, damaged or truncated.
     """
     from safetensors import SafetensorError, safe_open
 
-    source = Path(path)
-    if not source.exists():
-        raise InputError(f"{path} does not exist")
-    if not source.is_file():
-        raise InputError(f"{path} is not a regular file")
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist, or is not a file", code="damaged")
     try:
         with safe_open(str(path), "pt") as file:
             yield file

@@ -40,9 +40,6 @@ LEAST_BLOCK = 4
 MOST_NUMBERS = 1_000_000
 """Counts held in memory at a time, unless a single resample has more."""
 
-JACKKNIFE_GROUPS = 100
-"""Largest number of parts that the jackknife leaves out in turn."""
-
 Counts = NDArray[np.float64]
 """[N] how often each row occurs, or [N, R] for R resamples at once."""
 
@@ -126,46 +123,6 @@ def blocks(resamples: int, numbers: int) -> Iterator[int]:
         yield min(size, resamples - done)
 
 
-def acceleration(
-    prepare: Prepare,
-    sizes: Sequence[int],
-    seed: int,
-    clusters: Sequence[NDArray[np.int64] | None] | None = None,
-    *,
-    stream: int = 0,
-) -> NDArray[np.float64]:
-    """Return the acceleration of each score for BCa intervals, [K].
-
-    It is the rate at which the standard error changes with the score: a sixth of the skewness of
-    the jackknife values, which leave out each row (or cluster, or one of `JACKKNIFE_GROUPS` parts)
-    in turn. Parts of h rows lose a factor √h of skewness and regain it through their number. Efron
-    (1987), JASA 82, equation 6.6; for several groups Davison and Hinkley (1997), equation 5.25.
-
-    Args:
-        prepare: As in `bootstrap_deviations`.
-        sizes: Number of rows in each group.
-        seed: Seed of the generators.
-        clusters: For each group the cluster of each row, or None.
-        stream: As in `bootstrap_deviations`.
-    """
-    generators, groups = _groups(sizes, clusters, seed, stream)
-    statistic = prepare(*(group.rows for group in groups))
-    second: NDArray[np.float64] | float = 0.0
-    third: NDArray[np.float64] | float = 0.0
-    for index, group in enumerate(groups):
-        if group.units < 2:
-            continue
-        left_out = group.of_rows(_without_parts(group.units, generators[index]))
-        ones = [np.ones((len(other.rows), left_out.shape[1])) for other in groups]
-        values = statistic(*ones[:index], left_out, *ones[index + 1 :])
-        deviations = values.mean(axis=1, keepdims=True) - values
-        share = group.units / group.draws
-        second = second + (deviations**2).sum(axis=1) * share
-        third = third + (deviations**3).sum(axis=1) * share**2
-    scale = np.atleast_1d(np.asarray(second, dtype=np.float64)) ** 1.5
-    return np.nan_to_num(np.where(scale > 0, third / np.where(scale > 0, 6 * scale, 1.0), 0.0))
-
-
 def _groups(
     sizes: Sequence[int],
     clusters: Sequence[NDArray[np.int64] | None] | None,
@@ -205,13 +162,6 @@ def _counts(group: Drawn, drawn: NDArray[np.int64]) -> Counts:
     cells = drawn + group.units * np.arange(resamples)[:, None]
     counts = np.bincount(cells.ravel(), minlength=resamples * group.units)
     return np.ascontiguousarray(counts.reshape(resamples, -1).T, dtype=np.float64)
-
-
-def _without_parts(units: int, generator: np.random.Generator) -> Counts:
-    """Return counts that each leave out one of G random parts, [units, G]."""
-    parts = min(units, JACKKNIFE_GROUPS)
-    part = generator.permutation(np.arange(units) % parts)
-    return np.asarray(part[:, None] != np.arange(parts), dtype=np.float64)
 
 
 def cell_matrix(

@@ -4,48 +4,27 @@ Bins are left-closed, [k/B, (k+1)/B), and the last one also holds 1, all in floa
 convention (`netcal.metrics.ECE` on confidence and correctness), which these functions match within
 rounding on every input it accepts. They are implemented here because the bootstrap needs an error
 as a function of counts, because netcal rejects equal-mass bins with tied confidences, and because
-it takes longer to import than to compute all scores of a thousand rows. Optionally, bins are
-right-closed, (k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. The two
-differ only for values exactly on an edge; torchmetrics gives a confidence of 1.0 its own bin.
+it takes longer to import than to compute all scores of a thousand rows. scikit-learn's bins are
+right-closed, and torchmetrics gives a confidence of 1.0 its own bin.
 
 Every function takes `counts`, [N], how often each row occurs in a resample; None counts each row
 once. `bin_sums` computes the errors of R resamples at a time.
 
 Scores take confidence and correctness (`TopLabel`) and no other form: class labels with a vector of
 confidences, which some libraries accept, give a meaningless number.
-
-The debiased ECE follows Kumar, Liang and Ma (2019), arXiv:1909.10155. A bin's gap g is measured
-with noise of variance s² = a(1 − a)/n_b, where a is its accuracy, so |g| is biased upwards. The
-bias is estimated as E|g + s ε| − |g| for a standard normal ε and subtracted: 2 |g| − E|g + s ε|,
-weighted and summed as in ECE. The authors sample ε; here the mean of a folded normal variable is
-computed in closed form (Leone, Nelson and Nottingham 1961, Technometrics 3). The estimate may be
-slightly negative for well-calibrated predictions.
-
-The smooth error follows Błasiok and Nakkiran (2023), arXiv:2309.12236. With residuals
-r_i = correct_i − confidence_i and K_σ the Gaussian kernel reflected at 0 and 1,
-
-    smECE_σ = ∫ |(1/n) Σ_i r_i K_σ(t, confidence_i)| dt
-
-decreases in σ, and the reported error is the fixed point σ* = smECE_σ*. Residuals are interpolated
-linearly to a grid, so that, as with bins, the sums are linear in the row counts. On the midpoints
-of a grid the reflected Gaussian is diagonal in the cosine basis (DCT-II): it multiplies coefficient
-k by exp(−(π k σ)²/2).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.fft import dct, idct
-from scipy.special import erf
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import cell_matrix, clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
@@ -63,12 +42,10 @@ class BinSums:
 
     Attributes:
         size: Number of rows.
-        right: Number of correct rows.
         gap: Number of correct rows minus the sum of the confidences.
     """
 
     size: NDArray[np.float64]
-    right: NDArray[np.float64]
     gap: NDArray[np.float64]
 
     @property
@@ -115,37 +92,23 @@ def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     return np.linspace(0.0, 1.0, as_num_bins(num_bins) + 1)
 
 
-def check_closed(closed: str) -> None:
-    """Raise InputError if `closed` is neither `left` nor `right`.
-
-    Raises:
-        InputError: `closed` is another value.
-    """
-    if closed not in {"left", "right"}:
-        raise unknown_choice("closed edge", closed, ("left", "right"))
-
-
-def bin_places(
-    values: NDArray[np.float64], num_bins: int, closed: Closed = "left"
-) -> NDArray[np.int64]:
+def bin_places(values: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
     """Return the equal-width bin, from 0, of each value between 0 and 1."""
     inner = equal_width_edges(num_bins)[1:-1]
     if num_bins > _FEW_BINS:
-        return np.searchsorted(inner, values, side="right" if closed == "left" else "left")
+        return np.searchsorted(inner, values, side="right")
     # For unsorted values, comparing all of them with each edge is twice as fast as binary search.
     index = np.zeros(values.shape, dtype=np.int8)
     for edge in inner:
-        index += values >= edge if closed == "left" else values > edge
+        index += values >= edge
     return index.astype(np.int64)
 
 
-def bin_sums(
-    rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left"
-) -> Callable[[Counts | None], BinSums]:
+def bin_sums(rows: TopLabel, num_bins: int = NUM_BINS) -> Callable[[Counts | None], BinSums]:
     """Return the function from row counts, [N] or [N, R], to the sums of equal-width bins."""
-    starts = rows.starts(equal_width_edges(num_bins), closed)
+    starts = rows.starts(equal_width_edges(num_bins))
     index = np.repeat(np.arange(num_bins, dtype=np.int32), np.diff(starts))
-    values = (np.ones(len(rows)), rows.correct, rows.correct - rows.confidence)
+    values = (np.ones(len(rows)), rows.correct - rows.confidence)
     cells = np.concatenate([index + part * num_bins for part in range(len(values))])
     numbers = np.tile(np.arange(len(rows), dtype=np.int32), len(values))
     matrix = cell_matrix(
@@ -182,7 +145,7 @@ def quantile_edges(rows: TopLabel, upto: NDArray[np.float64], num_bins: int) -> 
     return np.asarray(edges)
 
 
-def ece(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
+def ece(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
     """Return the expected calibration error, Σ_k (n_k/n)·|accuracy_k − confidence_k|.
 
     Over equal-width bins of the confidence; empty bins add nothing. Naeini et al. (2015), AAAI.
@@ -192,13 +155,13 @@ def ece(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> fl
         >>> round(ece(rows, num_bins=10), 3)  # 2/3 * (0.9 - 1/2) + 1/3 * 0.3
         0.367
     """
-    gaps = np.bincount(bin_places(rows.stated, num_bins, closed), rows.right - rows.stated)
+    gaps = np.bincount(bin_places(rows.stated, num_bins), rows.right - rows.stated)
     return float(np.abs(gaps).sum() / len(rows))
 
 
-def mce(rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left") -> float:
+def mce(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
     """Return the largest |accuracy_k − confidence_k| of any equal-width bin that holds a row."""
-    return float(bin_sums(rows, num_bins, closed)(None).mce)
+    return float(bin_sums(rows, num_bins)(None).mce)
 
 
 def aece(rows: TopLabel, num_bins: int = NUM_BINS) -> float:
@@ -222,26 +185,21 @@ def adaptive_errors(
 def reliability_bins(
     rows: TopLabel,
     num_bins: int = NUM_BINS,
-    *,
-    equal_mass: bool = False,
-    closed: Closed = "left",
     clusters: NDArray[np.int64] | None = None,
 ) -> tuple[Bin, ...]:
     """Return the bins of a reliability diagram, each with its Wilson interval.
 
-    Weighted by their counts, their gaps add up to `ece` (`aece` with `equal_mass`).
+    Weighted by their counts, their gaps add up to `ece`.
 
     Args:
         rows: Confidence and correctness.
         num_bins: Number of bins.
-        equal_mass: Whether bins hold equally many rows instead of having equal widths.
-        closed: Which edge equal-width bins include.
         clusters: [N] cluster of each row, in the original order of the rows. Intervals then use the
             number of clusters in a bin as its number of trials: rows of a cluster are assumed to be
             all right or all wrong.
     """
-    edges = equal_mass_edges(rows, num_bins) if equal_mass else equal_width_edges(num_bins)
-    starts = rows.starts(edges, "left" if equal_mass else closed)
+    edges = equal_width_edges(num_bins)
+    starts = rows.starts(edges)
     sizes = np.diff(starts)
     full = np.maximum(sizes, 1)
     right = segment_sums(rows.correct, starts)
@@ -254,53 +212,6 @@ def reliability_bins(
     cells = zip(edges[:-1].tolist(), edges[1:].tolist(), sizes.tolist(), means, strict=True)
     return tuple(Bin(left, end, n, *(values if n else ())) for left, end, n, values in cells)
 
-
-def calibration_errors(rows: TopLabel, num_bins: int) -> tuple[float, float]:
-    """Return (ECE, MCE) over equal-width, left-closed bins, computed by netcal.
-
-    netcal gets confidence and correctness in float64, not labels and a probability matrix, whose
-    meaning it would guess. Tests check that the package's own sums, which the bootstrap needs as
-    functions of row counts, equal these within rounding; reports use the own sums, since netcal is
-    slow to import.
-
-    Args:
-        rows: Confidence and correctness of N rows.
-        num_bins: Number of bins.
-    """
-    from netcal.metrics import ECE, MCE
-
-    pair = (rows.confidence.astype(np.float64), rows.correct.astype(np.int64))
-    return float(ECE(bins=num_bins).measure(*pair)), float(MCE(bins=num_bins).measure(*pair))
-
-
-def ece_debiased(sums: BinSums) -> NDArray[np.float64]:
-    """Return the debiased ECE, [] or [R].
-
-    Args:
-        sums: From `bin_sums`.
-    """
-    size = np.maximum(sums.size, 1)
-    gap, accuracy = np.abs(sums.gap) / size, sums.right / size
-    noise = np.sqrt(np.maximum(accuracy * (1 - accuracy), 0) / size)
-    folded = folded_mean(gap, noise)
-    return np.asarray((sums.size * (2 * gap - folded)).sum(axis=0) / sums.rows)
-
-
-def folded_mean(mean: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return E|mean + noise·ε| for a standard normal ε, element by element.
-
-    Args:
-        mean: Non-negative means, of any shape.
-        noise: Non-negative standard deviations, of the same shape.
-    """
-    safe = np.where(noise > 0, noise, 1.0)
-    ratio = mean / safe
-    tail = noise * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2)
-    return np.asarray(np.where(noise > 0, tail + mean * erf(ratio / math.sqrt(2)), mean))
-
-
-Closed = Literal["left", "right"]
-"""Which edge a bin includes."""
 
 FEW = 8
 """Number of sums up to which counting those below a level is faster than a binary search."""
@@ -349,17 +260,14 @@ class TopLabel:
         ordered = weights if self._in_order else weights.take(self.order, axis=0)
         return np.asarray(ordered, dtype=np.float64)
 
-    def starts(self, edges: NDArray[np.float64], closed: Closed = "left") -> NDArray[np.int64]:
+    def starts(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the first row of each bin, [B+1]; bin k holds rows `starts[k]:starts[k + 1]`.
 
         Args:
-            edges: [B+1] increasing, from 0 to 1, or [B+1, R] for R resamples.
-            closed: `left`: bins include their left edge, and the last both; `right`: bins include
-                their right edge, and the first both.
+            edges: [B+1] increasing, from 0 to 1, or [B+1, R] for R resamples. Bins include their
+                left edge, and the last both.
         """
-        starts = np.searchsorted(
-            self.confidence, edges, side="left" if closed == "left" else "right"
-        )
+        starts = np.searchsorted(self.confidence, edges)
         starts[0], starts[-1] = 0, len(self)
         return starts
 
@@ -444,98 +352,3 @@ def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDA
             np.where(above, middle, high),
         )
     return low
-
-
-GRID = 512
-"""Number of grid points; errors agree with the direct sum over rows to about 1e-4."""
-
-TOLERANCE = 1e-6
-"""Largest difference between the reported error and its width."""
-
-MOST_STEPS = 50
-"""Upper bound on the steps, for non-finite values; about ten are usual."""
-
-
-def grid_matrix(confidence: NDArray[np.float64]) -> Any:
-    """Return the sparse [GRID, N] matrix that interpolates rows to the two nearest grid points."""
-    position = confidence * GRID - 0.5
-    left = np.floor(position)
-    share = position - left
-    numbers = np.arange(len(confidence))
-    # reflection maps the neighbours of the outer points to the outer points themselves
-    cells = np.clip(np.concatenate([left, left + 1]).astype(np.int64), 0, GRID - 1)
-    return cell_matrix(
-        cells,
-        np.concatenate([numbers, numbers]),
-        np.concatenate([1 - share, share]),
-        (GRID, len(confidence)),
-    )
-
-
-def smooth_errors(rows: TopLabel) -> Callable[[NDArray[Any] | None], NDArray[np.float64]]:
-    """Return the function from row counts, [N] or [N, R], to smECE, [] or [R]."""
-    ones = np.ones(len(rows))
-    # the format that scipy returns for a sparse array times a vector is slower to multiply
-    matrix = (grid_matrix(rows.confidence) * (rows.correct - rows.confidence)).tocsr()
-
-    def errors(counts: NDArray[Any] | None) -> NDArray[np.float64]:
-        weights = rows.counts(counts)
-        return fixed_points(matrix @ weights / (ones @ weights))
-
-    return errors
-
-
-def smece(rows: TopLabel) -> float:
-    """Return the smooth calibration error of the confidence.
-
-    Args:
-        rows: Confidence and correctness.
-    """
-    return float(smooth_errors(rows)(None))
-
-
-def fixed_points(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return σ with smECE_σ = σ for residuals on the grid, [GRID] or [GRID, R]."""
-    waves = dct(residuals, axis=0)
-    decay = -0.5 * (np.pi * np.arange(GRID)) ** 2
-
-    def excess(width: NDArray[np.float64]) -> NDArray[np.float64]:
-        smoothed = idct((waves.T * np.exp(np.multiply.outer(width**2, decay))).T, axis=0)
-        return np.asarray(np.abs(smoothed).sum(axis=0) - width)
-
-    # The limits of the error as σ goes to infinity and to zero are bounds.
-    low, high = np.abs(residuals.sum(axis=0)), np.abs(residuals).sum(axis=0)
-    return falling_root(excess, low, high)
-
-
-def falling_root(
-    excess: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return the roots of functions with a slope of at most −1.
-
-    Uses false position, halving the value at an end that stays (the Illinois rule). With such a
-    slope the absolute value at a point bounds its distance from the root, which gives the stopping
-    rule.
-
-    Args:
-        excess: Function from points [R] to values [R].
-        low: [R] lower bounds of the roots.
-        high: [R] upper bounds of the roots.
-    """
-    at_low, at_high = excess(low), excess(high)
-    moved = np.zeros_like(low)
-    point = low
-    for _ in range(MOST_STEPS):
-        gap = at_low - at_high
-        point = low + (high - low) * np.divide(at_low, gap, out=np.zeros_like(low), where=gap > 0)
-        value = excess(point)
-        if (np.abs(value) <= TOLERANCE).all():
-            break
-        side = np.where(value > 0, 1.0, -1.0)
-        stays = np.where(side == moved, 0.5, 1.0)
-        low, at_low = np.where(side > 0, (point, value), (low, at_low * stays))
-        high, at_high = np.where(side > 0, (high, at_high * stays), (point, value))
-        moved = side
-    return point

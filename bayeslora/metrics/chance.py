@@ -25,11 +25,8 @@ from bayeslora.metrics.bootstrap import blocks, cell_matrix, num_units
 from bayeslora.metrics.calibration import (
     BinSums,
     bin_places,
-    ece_debiased,
     equal_mass_edges,
     first_above,
-    fixed_points,
-    grid_matrix,
     top_label,
 )
 from bayeslora.metrics.intervals import Resampling
@@ -41,8 +38,6 @@ CHANCE_KEYS = (
     "aece",
     "cwece",
     "mce",
-    "ece_debiased",
-    "smece",
     "brier_reliability",
 )
 """Scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
@@ -157,30 +152,25 @@ def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
     indices, confidence = np.arange(n), rows.confidence
     predicted = rows.probs.argmax(1)
     ones = np.ones(n)
-    by_bin = cell_matrix(bin_places(confidence, bins, scoring.closed), indices, ones, (bins, n))
+    by_bin = cell_matrix(bin_places(confidence, bins), indices, ones, (bins, n))
     sizes = (by_bin @ ones)[:, None]
     top = top_label(confidence, rows.correct)
     starts = top.starts(equal_mass_edges(top, bins))
     mass_bin = np.empty(n, dtype=np.int64)
     mass_bin[top.order] = np.repeat(np.arange(bins), np.diff(starts))
     by_mass = cell_matrix(mass_bin, indices, ones, (bins, n))
-    grid = grid_matrix(confidence)
     by_class = class_measure(rows, scoring)
 
     def measure(labels: NDArray[np.int64]) -> NDArray[np.float64]:
         right = (labels == predicted[:, None]).astype(np.float64)
         residual = right - confidence[:, None]
-        sums = BinSums(
-            np.broadcast_to(sizes, (bins, right.shape[1])), by_bin @ right, by_bin @ residual
-        )
+        sums = BinSums(np.broadcast_to(sizes, (bins, right.shape[1])), by_bin @ residual)
         classes = by_class(labels)
         errors = {
             "ece": sums.ece,
             "aece": np.abs(by_mass @ residual).sum(axis=0) / n,
             "cwece": classes.cwece,
             "mce": sums.mce,
-            "ece_debiased": ece_debiased(sums),
-            "smece": fixed_points(grid @ residual / n),
             "brier_reliability": brier_parts(classes, np.zeros(right.shape[1])).reliability,
         }
         return np.stack([errors[key] for key in CHANCE_KEYS])
@@ -194,7 +184,7 @@ def class_measure(
     """Return the function from labels [N, R] to the sums of each class's bins."""
     n, classes = rows.probs.shape
     bins = scoring.num_bins
-    index = bin_places(rows.probs, bins, scoring.closed).astype(np.int32)
+    index = bin_places(rows.probs, bins).astype(np.int32)
     cells = np.arange(classes, dtype=np.int32) * bins + index
     known = cells.ravel() if rows.available is None else cells[rows.available]
     sizes = np.bincount(known, minlength=classes * bins).astype(np.float64)

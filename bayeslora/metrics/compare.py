@@ -28,7 +28,6 @@ from bayeslora.metrics.differences import (
     Contest,
     Fits,
     chosen_statistic,
-    distances,
     fits_of,
     holm,
     over_rows,
@@ -38,7 +37,7 @@ from bayeslora.metrics.differences import (
 from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
-from bayeslora.plain_text import counted, quoted, table_html
+from bayeslora.plain_text import counted, table_html
 from bayeslora.predictions import collection
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.record import Predictions
@@ -61,8 +60,6 @@ class ComparisonRow:
         name: Name of the predictions.
         scores: The method's own scores on the common rows, by their keys.
         differences: Its scores minus those of the reference, paired; zero for the reference.
-        distances: Its distances from the method `Comparison.distance_to`, by the keys of
-            `DISTANCES`; empty without such a method.
         p: The p-value of each difference by a two-sided permutation test; empty for the reference.
         p_holm: The p-values corrected for the number of methods, per score.
         seeds: Seeds that the scores are averaged over; empty for a single fit.
@@ -71,7 +68,6 @@ class ComparisonRow:
     name: str
     scores: Mapping[str, Score]
     differences: Mapping[str, Score]
-    distances: Mapping[str, Score] = field(default_factory=dict)
     p: Mapping[str, float] = field(default_factory=dict)
     p_holm: Mapping[str, float] = field(default_factory=dict)
     seeds: tuple[str, ...] = ()
@@ -98,8 +94,6 @@ class Comparison:
         num_resamples: Paired bootstrap resamples behind the 95 % intervals over rows.
         seed: Seed of the bootstrap and of the permutations.
         rows: One row per method.
-        distance_to: Method that distances are measured from, or None.
-        interval: Method of the bootstrap intervals; those of ECE and similar scores are reflected.
         cluster_by: Column whose equal values mark rows that are resampled together; None if rows
             are resampled independently.
         num_permutations: Permutations behind the p-values; 0 without p-values.
@@ -117,8 +111,6 @@ class Comparison:
     num_resamples: int
     seed: int
     rows: tuple[ComparisonRow, ...]
-    distance_to: str | None = None
-    interval: str = "percentile"
     cluster_by: str | None = None
     num_permutations: int = 0
     num_clusters: int | None = None
@@ -205,7 +197,6 @@ def compare(
     reference: str | None = None,
     scores: Sequence[str] | None = None,
     over_seeds: bool = True,
-    distance_to: str | None = None,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
     num_permutations: int = 1999,
@@ -229,8 +220,6 @@ def compare(
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
         over_seeds: Whether to average the fits of one method.
-        distance_to: Name of the method to measure distances from, such as exact chains; None skips
-            distances. See `bayeslora.metrics.differences`.
         cluster_by: A column of the first predictions whose equal values mark related rows, which
             are resampled and permuted together.
         num_bins: Bins of the calibration errors.
@@ -256,12 +245,9 @@ def compare(
     use_seeds = all(method.seeds for method in methods)
     measured = over_seeds_of(contest) if use_seeds else over_rows(contest, resampling)
     p = _p_values(contest, num_permutations, resampling.seed)
-    method_distances = _distances(methods, distance_to, resampling, clusters)
     rows = [
-        ComparisonRow(method.name, *results, distance, *tests, seeds=method.seeds)
-        for method, results, tests, distance in zip(
-            methods, measured, p, method_distances, strict=True
-        )
+        ComparisonRow(method.name, *results, *tests, seeds=method.seeds)
+        for method, results, tests in zip(methods, measured, p, strict=True)
     ]
     return Comparison(
         by=by,
@@ -271,8 +257,6 @@ def compare(
         num_resamples=resampling.num_resamples,
         seed=resampling.seed,
         rows=tuple(rows[index] for index in _order(methods, by, num_bins)),
-        distance_to=distance_to,
-        interval=resampling.interval,
         cluster_by=cluster_by,
         num_permutations=num_permutations,
         num_clusters=None if clusters is None else num_units(clusters, 0),
@@ -307,25 +291,6 @@ def _clusters(methods: Sequence[Fits], column: str | None) -> NDArray[np.int64] 
         return None
     first = methods[0]
     return without_gaps(values_of(first.predictions[0], column)[0][first.rows[0].index])
-
-
-def _distances(
-    methods: Sequence[Fits],
-    name: str | None,
-    resampling: Resampling,
-    clusters: NDArray[np.int64] | None,
-) -> Sequence[Mapping[str, Score]]:
-    if name is None:
-        return [{} for _ in methods]
-    index = _index_of("method to measure distances from", name, [method.name for method in methods])
-    for method in methods:
-        if method.seeds:
-            raise InputError(
-                f"distances compare single fits, but {quoted(method.name)} has the seeds "
-                f"{', '.join(method.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
-            )
-    labelled = [fit.take(fit.labelled) for method in methods for fit in method.predictions]
-    return distances(labelled, index, resampling, clusters)
 
 
 def _order(methods: Sequence[Fits], by: str, num_bins: int) -> list[int]:

@@ -5,18 +5,6 @@ method has several fits: Student's t, for the paired differences if all methods 
 (Student 1908), else for the difference of two means with unequal variances (Welch 1947, Biometrika
 34).
 
-Distances measure how far the predictions of a method are from those of a reference, row by row:
-
-    tv               mean over rows of ½ Σ_c |p_c − r_c|, the total variation distance from the
-                     reference's probabilities r; 0 to 1
-    epistemic_ratio  mean epistemic uncertainty over that of the reference; 1 where they agree
-
-With exact chains (`nuts`) as the reference they measure the quality of an approximation; they are
-defined for any predictions. Total variation is the largest difference between the probabilities of
-any set of classes (Levin and Peres 2017, Markov Chains and Mixing Times, proposition 4.2). It
-includes the reference's own Monte Carlo error: two sets of S independent draws of a probability
-with posterior deviation σ differ by about σ √(2/S).
-
 *Permutation tests*: under the null hypothesis the two predictions of a row are exchangeable between
 the methods. The predictions of each row (or cluster) are swapped with a probability of one half, R
 times; the p-value is the share of permutations in which the score differs at least as much,
@@ -40,9 +28,7 @@ A compared method has one fit, or several fits with different seeds that are ave
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -60,17 +46,14 @@ from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Score
 from bayeslora.metrics.seeds import t_interval, welch_interval
 from bayeslora.plain_text import quoted
-from bayeslora.predictions.collection import QUESTION_FORMAT, Seeds, group_seeds
+from bayeslora.predictions.collection import Seeds, group_seeds
 from bayeslora.predictions.record import Predictions
-
-logger = logging.getLogger(__name__)
 
 
 def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     """Return the predictions with rows and classes in the order of the first.
 
-    Rows are matched by id where all have ids, else by position. A warning says if questions were
-    answered in different formats.
+    Rows are matched by id where all have ids, else by position.
 
     Raises:
         InputError: Fewer than two predictions, an empty or repeated name, or different rows,
@@ -88,18 +71,6 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     first = predictions[0]
     if not first.labelled.any():
         raise InputError(f"{quoted(first.name)} has no labels, so it cannot be compared")
-    formats = {
-        record.metadata[QUESTION_FORMAT]: record.name
-        for record in predictions
-        if QUESTION_FORMAT in record.metadata
-    }
-    if len(formats) > 1:
-        named = ", ".join(f"{quoted(name)} by {format}" for format, name in formats.items())
-        logger.warning(
-            "questions were answered in different formats (%s), so a difference is one of formats "
-            "as well as of methods",
-            named,
-        )
     by_id = all(record.ids is not None for record in predictions)
     return [first, *(_like(first, other, by_id) for other in predictions[1:])]
 
@@ -115,7 +86,6 @@ def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
         other = _rows_of(first, other, names)
     other = _classes_of(first, other)
     _check_labels(first, other, names)
-    _check_options(first, other, names)
     return other
 
 
@@ -173,17 +143,6 @@ def _check_labels(first: Predictions, other: Predictions, names: str) -> None:
         raise InputError(
             f"{names} have different labels in {at}: {shown[0]} and {shown[1]}; rows that differ: "
             f"{int(different.sum())}"
-        )
-
-
-def _check_options(first: Predictions, other: Predictions, names: str) -> None:
-    counts = [record.num_options for record in (first, other)]
-    different = counts[0] != counts[1]
-    if different.any():
-        row = int(np.argmax(different))
-        raise InputError(
-            f"{names} have different numbers of options in row {row + 1}: {counts[0][row]} and "
-            f"{counts[1][row]}; rows that differ: {int(different.sum())}"
         )
 
 
@@ -309,7 +268,7 @@ def chosen_statistic(rows: LabelledRows, num_bins: int, keys: Sequence[str]) -> 
     """
     if _beyond_means(keys):
         indices = [SCORE_KEYS.index(key) for key in keys]
-        everything = statistic(rows, num_bins, "left")
+        everything = statistic(rows, num_bins)
         return lambda counts: everything(counts)[indices]
     means = row_means(rows)
     binned = bin_sums(top_label(rows.confidence, rows.correct), num_bins)
@@ -467,70 +426,6 @@ def _farthest(key: str) -> float:
 
 def _kind_of_difference(key: str) -> Kind:
     return "mean" if key == "ece" or SCORES[key].kind in {"share", "mean"} else "other"
-
-
-DISTANCES = ("tv", "epistemic_ratio")
-"""The keys of `distances`, in order."""
-
-_CEILINGS = {"tv": 1.0, "epistemic_ratio": math.inf}
-
-
-def distances(
-    predictions: Sequence[Predictions],
-    index: int,
-    resampling: Resampling | None = None,
-    clusters: NDArray[np.int64] | None = None,
-) -> list[Mapping[str, Score]]:
-    """Return each method's distances from one of them, with 95 % bootstrap intervals over rows.
-
-    `epistemic_ratio` is omitted if the method or the reference has no epistemic uncertainty, or
-    that of the reference is zero for all rows.
-
-    Args:
-        predictions: Predictions of each method, with the same rows and classes in the same order.
-        index: Index of the reference.
-        resampling: Options of the intervals.
-        clusters: [N] cluster of each row, or None.
-    """
-    base = predictions[index]
-    tv = np.stack([0.5 * np.abs(record.probs - base.probs).sum(1) for record in predictions])
-    uncertainties = [record.epistemic for record in predictions]
-    reference = uncertainties[index]
-    rated = reference is not None and bool(reference.any())
-    doubts = np.stack(
-        [
-            epistemic if epistemic is not None and rated else np.zeros(len(base))
-            for epistemic in uncertainties
-        ]
-    )
-    totals = doubts.sum(1)
-
-    def statistic(rows: Rows, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = doubts[:, rows] @ counts
-        # The ratio is undefined for resamples without a row that the reference is uncertain about.
-        whole = (totals / (totals[index] or math.inf)).reshape(-1, *[1] * (counts.ndim - 1))
-        ratios = np.where(sums[index] > 0, sums / np.where(sums[index] > 0, sums[index], 1), whole)
-        return np.concatenate([tv[:, rows] @ counts / counts.sum(axis=0), ratios])
-
-    every = np.arange(len(base))
-    width = len(predictions)
-    values = statistic(every, np.ones(len(base))).reshape(len(DISTANCES), width)
-    spread = (resampling or Resampling()).spread(
-        lambda rows: lambda counts: statistic(rows, counts), [len(base)], [clusters]
-    )
-
-    def measured(method: int) -> dict[str, Score]:
-        keys = DISTANCES if rated and uncertainties[method] is not None else DISTANCES[:1]
-        own = {key: (k, float(values[k, method])) for k, key in enumerate(keys)}
-        equal = _are_equal([predictions[method].probs], [base.probs])
-        if method == index or (equal and np.array_equal(doubts[method], doubts[index])):
-            return {key: Score(value, value, value) for key, (_, value) in own.items()}
-        return {
-            key: spread.score(k * width + method, value, 0.0, _CEILINGS[key], kind="mean")
-            for key, (k, value) in own.items()
-        }
-
-    return [measured(method) for method in range(width)]
 
 
 Exchange = Callable[[NDArray[np.float64]], NDArray[np.float64]]

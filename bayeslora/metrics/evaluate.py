@@ -34,14 +34,10 @@ from bayeslora.metrics.bootstrap import (
 )
 from bayeslora.metrics.calibration import (
     NUM_BINS,
-    Closed,
     adaptive_errors,
     as_num_bins,
     bin_sums,
-    check_closed,
-    ece_debiased,
     reliability_bins,
-    smooth_errors,
     top_label,
 )
 from bayeslora.metrics.catalogue import (
@@ -64,7 +60,7 @@ from bayeslora.metrics.intervals import (
     wilson,
     with_rare_errors,
 )
-from bayeslora.metrics.ood import check_kinds, detect, grouped
+from bayeslora.metrics.ood import detect
 from bayeslora.metrics.rowwise import (
     LabelledRows,
     Scoring,
@@ -89,13 +85,10 @@ def evaluate(
     ood: Mapping[str, PredictionsLike] | Any = None,
     *,
     ood_score: str | None = None,
-    near: str | Sequence[str] | None = None,
-    far: str | Sequence[str] | None = None,
     group_by: str | Sequence[str] | None = None,
     by_class: bool = False,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
-    closed: Closed = "left",
     **bootstrap: Unpack[Bootstrap],
 ) -> Scores:
     """Score predictions, with a 95 % bootstrap interval over rows for each score.
@@ -112,17 +105,13 @@ def evaluate(
         ood_score: Uncertainty to detect OOD rows by; by default `unfamiliarity` if both sets have
             it, else `epistemic` if it is informative, else `max_probability`. See
             `Predictions.uncertainty` and `metrics.ood`.
-        near: Names of the OOD sets to average over as near OOD.
-        far: Names of the OOD sets to average over as far OOD.
         group_by: Columns of the predictions; the rows of each value are scored separately, too.
         by_class: Whether to also score every class, with the confusion matrix.
         cluster_by: Column whose equal values mark related rows, such as the two sentences of a
             twin, which the bootstrap draws together. OOD sets may lack the column.
         num_bins: Bins of the calibration errors and of the reliability diagram; 15 by default.
-        closed: Edge that bins include: `left` by default, or `right` as in scikit-learn.
-        **bootstrap: `num_resamples`, 1000 unless given; `seed`, 0 unless given; and `interval`,
-            `percentile` (default) or `bca`: scores that noise biases upwards always have reflected
-            intervals, and groups of rows and means over sets percentile intervals.
+        **bootstrap: `num_resamples`, 1000 unless given; and `seed`, 0 unless given. Scores that
+            noise biases upwards have reflected intervals, the others percentile intervals.
 
     Raises:
         InputError: A file, a value in it, or an option is wrong.
@@ -138,10 +127,7 @@ def evaluate(
     if ood is not None and not isinstance(ood, Mapping):
         predictions, ood = Predictions.from_arrays(ood, predictions), None
     num_bins = as_num_bins(num_bins)
-    check_closed(closed)
     resampling = Resampling(**bootstrap)
-    kinds = {"near": column_names(near), "far": column_names(far)}
-    check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)
     inside = as_predictions(predictions, (*columns, *column_names(cluster_by)))
     check_columns(inside, columns)
@@ -166,10 +152,8 @@ def evaluate(
         num_classes=inside.num_classes,
         class_names=inside.classes,
         num_bins=num_bins,
-        closed=closed,
         scores=set_scores(inside, resampling, clusters),
-        ood={name: detection.scores() for name, detection in detected.items()},
-        ood_groups=grouped(detected, kinds),
+        ood=detected,
         uncertainty=uncertainty_means(inside, resampling, clusters),
         intervals=_interval_notes(resampling, cluster_by, sets=inside.sets is not None),
         stated_coverage=stated_coverage(inside),
@@ -181,7 +165,7 @@ def evaluate(
         )
     rows = labelled_rows(inside, clusters)
     row_clusters = None if clusters is None else without_gaps(clusters[rows.index])
-    scoring = Scoring(num_bins, closed, resampling, row_clusters)
+    scoring = Scoring(num_bins, resampling, row_clusters)
     return _with_labels(scores, inside, rows, scoring, columns, by_class=by_class)
 
 
@@ -230,11 +214,10 @@ def _interval_notes(
     resampling: Resampling, cluster_by: str | None, *, sets: bool
 ) -> dict[str, str | int | float]:
     drawn = "over rows" if cluster_by is None else f"over clusters of equal {cluster_by!r}"
-    shape = {"percentile": "percentile", "bca": "BCa"}[resampling.interval]
     notes = {key: text for key, text in SET_KEYS.items() if cluster_by is None or "class" in key}
     return {
         "level": LEVEL,
-        "method": f"{shape} bootstrap {drawn}",
+        "method": f"percentile bootstrap {drawn}",
         **dict.fromkeys(sorted(REFLECTED), f"reflected (basic) bootstrap {drawn}"),
         "bins": "Wilson" if cluster_by is None else "Wilson, as of one row a cluster",
         "few_rows": f"below {LEAST_ROWS} rows or where none differ: Wilson for shares, else wide or"
@@ -249,12 +232,11 @@ def _interval_notes(
 
 def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
     """Return the results that depend on the confidence alone, as attributes of `Scores`."""
-    bins, closed = scoring.num_bins, scoring.closed
     top = top_label(rows.confidence, rows.correct)
     return {
-        "bins": reliability_bins(top, bins, closed=closed, clusters=scoring.clusters),
+        "bins": reliability_bins(top, scoring.num_bins, scoring.clusters),
         # The last of ten bins of equal width: confidence from 0.9 to 1.
-        "sure": reliability_bins(top, 10, clusters=scoring.clusters)[-1],
+        "sure": reliability_bins(top, 10, scoring.clusters)[-1],
         "risk_coverage": risk_curve(top),
     }
 
@@ -382,12 +364,12 @@ def all_scores(
         rows: At least one labelled row.
         scoring: Bins, intervals and clusters.
     """
-    num_bins, closed = scoring.num_bins, scoring.closed
+    num_bins = scoring.num_bins
 
     def prepare(indices: Rows) -> Statistic:
-        return statistic(rows.take(indices), num_bins, closed)
+        return statistic(rows.take(indices), num_bins)
 
-    estimates = statistic(rows, num_bins, closed)(np.ones(len(rows)))
+    estimates = statistic(rows, num_bins)(np.ones(len(rows)))
     values = dict(zip(SCORE_KEYS, estimates.tolist(), strict=True))
     width = 2 * num_bins * rows.probs.shape[1]
     spread = scoring.resampling.spread(prepare, [len(rows)], [scoring.clusters], width=width)
@@ -418,16 +400,15 @@ def all_scores(
     )
 
 
-def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
+def statistic(rows: LabelledRows, num_bins: int) -> Statistic:
     """Return the function from row counts to scores in the order of `SCORE_KEYS`.
 
     It takes counts [N] or [N, R] and returns [K] or [K, R].
     """
     means = rows.means.T
     surest = top_label(rows.confidence, rows.correct)
-    bins = bin_sums(surest, num_bins, closed)
-    by_class = classwise_bins(rows.probs, rows.labels, num_bins, closed, rows.available)
-    smooth = smooth_errors(surest)
+    bins = bin_sums(surest, num_bins)
+    by_class = classwise_bins(rows.probs, rows.labels, num_bins, rows.available)
     per_class = class_counts(rows)
     select = Selection(surest)
     ones = np.ones(len(rows))
@@ -454,8 +435,6 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
             "aece": adaptive_errors(surest, weighed, num_bins),
             "cwece": classes.cwece,
             "mce": sums.mce,
-            "ece_debiased": ece_debiased(sums),
-            "smece": smooth(weights),
             "aurc": chosen.aurc,
             **{f"accuracy_at_{percent}": chosen.accuracy_at(percent) for percent in COVERAGES},
             "mean_confidence": confidence,

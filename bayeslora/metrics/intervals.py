@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson for proportions; percentile, reflected and BCa for the bootstrap.
+"""Confidence intervals: Wilson for proportions; percentile and reflected for the bootstrap.
 
 The bootstrap knows only the observed rows: if every resample gives the same score, for example
 because all rows are right, it would claim certainty, and its intervals are too narrow for very few
@@ -25,12 +25,10 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import (
     Prepare,
     Rows,
     Statistic,
-    acceleration,
     bootstrap_deviations,
     num_units,
 )
@@ -44,10 +42,8 @@ LEVEL = 0.95
 ALIKE = 1e-6
 """Intervals no wider than this, relative to scores above 1, count as missing."""
 
-IntervalMethod = Literal["percentile", "bca", "reflected"]
-
-INTERVALS: tuple[IntervalMethod, ...] = ("percentile", "bca")
-"""Available methods; scores that noise biases upwards always get the reflected interval."""
+IntervalMethod = Literal["percentile", "reflected"]
+"""The second for scores that noise biases upwards."""
 
 
 class Bootstrap(TypedDict, total=False):
@@ -55,7 +51,6 @@ class Bootstrap(TypedDict, total=False):
 
     num_resamples: int
     seed: int
-    interval: IntervalMethod
 
 
 @dataclass(frozen=True)
@@ -65,21 +60,16 @@ class Resampling:
     Attributes:
         num_resamples: Number of resamples.
         seed: Seed of the bootstrap intervals; 0 by default.
-        interval: Bootstrap interval: `percentile` by default, or `bca` (bias-corrected and
-            accelerated); calibration errors have reflected intervals.
 
     Raises:
-        InputError: `interval` is neither of the two, `seed` is not from 0 to 2³² − 1, or
-            `num_resamples` is below 1 or above `LARGEST_COUNT`.
+        InputError: `seed` is not from 0 to 2³² − 1, or `num_resamples` is below 1 or above
+            `LARGEST_COUNT`.
     """
 
     num_resamples: int = 1000
     seed: int = 0
-    interval: IntervalMethod = "percentile"
 
     def __post_init__(self) -> None:
-        if self.interval not in INTERVALS:
-            raise unknown_choice("interval", self.interval, INTERVALS)
         as_integer("num_resamples", self.num_resamples, 1)
         object.__setattr__(self, "seed", as_seed(self.seed))
 
@@ -96,28 +86,21 @@ class Resampling:
         deviations = bootstrap_deviations(
             prepare, sizes, self.num_resamples, self.seed, clusters, stream=stream, width=width
         )
-        speed = np.zeros(deviations.shape[1])
-        if self.interval == "bca":
-            speed = acceleration(prepare, sizes, self.seed, clusters, stream=stream)
         groups = zip(sizes, clusters or [None] * len(sizes), strict=True)
         units = min(num_units(cluster, size) for size, cluster in groups)
-        return Spread(deviations, speed, self.interval, units)
+        return Spread(deviations, units)
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """Deviations of the resampled scores, and the accelerations for BCa intervals.
+    """Deviations of the resampled scores.
 
     Attributes:
         deviations: [R, K] resampled scores minus scores.
-        speed: [K] the acceleration of each score; zeros where `interval` is not `bca`.
-        interval: Method of the intervals.
         units: Number of rows or clusters drawn from; for several groups the smallest.
     """
 
     deviations: NDArray[np.float64]
-    speed: NDArray[np.float64]
-    interval: IntervalMethod
     units: int
 
     def score(
@@ -132,14 +115,13 @@ class Spread:
         units: int | None = None,
     ) -> Score:
         """Return the score at an index with its interval; see `interval_of`."""
-        method: IntervalMethod = "reflected" if reflected else self.interval
+        method: IntervalMethod = "reflected" if reflected else "percentile"
         return interval_of(
             value,
             self.deviations[:, index],
             method,
             floor,
             ceiling,
-            speed=float(self.speed[index]),
             kind=kind,
             units=self.units if units is None else units,
         )
@@ -187,7 +169,6 @@ def interval_of(
     *,
     units: int,
     kind: Kind = "other",
-    speed: float = 0.0,
 ) -> Score:
     """Return a value with its bootstrap interval, or a substitute for it.
 
@@ -195,20 +176,18 @@ def interval_of(
     interval.
 
     Args:
-        value: The score of all rows. The next four arguments and `speed` are as in
-            `bootstrap_interval`.
+        value: The score of all rows. The next four arguments are as in `bootstrap_interval`.
         deviations: [R] deviations of the resampled scores.
         method: Method of the interval.
         floor: Lowest possible value of the score.
         ceiling: Highest possible value of the score.
         units: Number of rows or clusters that the score is computed from.
         kind: How the score is computed from rows.
-        speed: The acceleration, for `bca`.
     """
     if units >= LEAST_ROWS:
         shapes: tuple[IntervalMethod, ...] = (method, "percentile")
         for shape in shapes:
-            score = bootstrap_interval(value, deviations, shape, floor, ceiling, speed=speed)
+            score = bootstrap_interval(value, deviations, shape, floor, ceiling)
             if score.high - score.low > ALIKE * max(1.0, abs(value)):
                 return score
     return _of_few_rows(value, units, kind, floor, ceiling)
@@ -231,15 +210,12 @@ def bootstrap_interval(
     method: IntervalMethod,
     floor: float = -math.inf,
     ceiling: float = math.inf,
-    *,
-    speed: float = 0.0,
 ) -> Score:
     """Return a value with its bootstrap interval.
 
     `percentile` uses the quantiles of the resampled scores, the (R + 1)·level-th order statistics
-    (Davison and Hinkley 1997, equation 5.6), which have the nominal level for any R. `bca` uses
-    quantiles corrected for the median's bias and for a standard error that changes with the score
-    (Efron 1987, JASA 82). `reflected` mirrors the quantiles at the value (the basic bootstrap;
+    (Davison and Hinkley 1997, equation 5.6), which have the nominal level for any R. `reflected`
+    mirrors the quantiles at the value (the basic bootstrap;
     Davison and Hinkley 1997, section 5.2), for scores that noise only increases, such as
     calibration errors. There every resampled score is too high by about as much as the value
     itself, and the percentile interval lies above the truth: in 100 simulated sets of 600 rows with
@@ -253,14 +229,11 @@ def bootstrap_interval(
         method: Method of the interval.
         floor: Lowest possible value of the score.
         ceiling: Highest possible value of the score.
-        speed: The acceleration, for `bca`.
     """
     valid = deviations[~np.isnan(deviations)]
     if not valid.size:
         valid = np.zeros(1)
     levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    if method == "bca":
-        levels = bca_levels(valid, speed)
     low, high = np.quantile(valid, levels, method="weibull").tolist()
     if method == "reflected":
         low, high = -high, -low
@@ -276,28 +249,6 @@ def from_zero(score: Score) -> Score:
     if not score.has_interval:
         return score
     return Score(score.value, min(score.low, 0.0), score.high)
-
-
-def bca_levels(deviations: NDArray[np.float64], speed: float) -> list[float]:
-    """Return the two quantile levels of the BCa interval.
-
-    Φ(z₀ + (z₀ + z)/(1 − a(z₀ + z))), with z₀ the normal quantile of the share of resampled scores
-    below the score, ties counting half. Efron (1987), equation 3.8.
-
-    Args:
-        deviations: [R] resampled score minus the score.
-        speed: The acceleration a.
-    """
-    normal = NormalDist()
-    below = ((deviations < 0).mean() + (deviations <= 0).mean()) / 2
-    edge = 0.5 / len(deviations)
-    shift = normal.inv_cdf(float(np.clip(below, edge, 1 - edge)))
-    levels = []
-    for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        z = shift + normal.inv_cdf(level)
-        # beyond 1 the formula changes direction; its limit before is the end of the draws
-        levels.append(normal.cdf(shift + z / (1 - speed * z)) if speed * z < 1 else float(z > 0))
-    return levels
 
 
 Clusters = NDArray[np.int64] | None

@@ -26,17 +26,12 @@ mean and variance are related by
 and the mean of K independent draws has the relative variance 2ρ/K. K is S − 1 for passes of a
 network, whose own mean is subtracted, and S/2 for draws of Gaussian logits, which are pairs ±ε with
 the same value. Epistemic uncertainty in closed form has no such error.
-
-*Groups*, near and far: the mean over sets gives each set equal weight (Yang et al. 2022,
-arXiv:2210.07242, OpenOOD), rather than each row. All sets share the resamples of the
-in-distribution rows, so the intervals account for the correlation between sets.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +42,10 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic
 from bayeslora.metrics.catalogue import DETECTION_SCORES
 from bayeslora.metrics.intervals import Resampling, Spread
-from bayeslora.metrics.scores import OODGroup, OODScores, Score
+from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.option_checks import LINKS
 from bayeslora.predictions.collection import QUESTION_FORMAT
 from bayeslora.predictions.record import Predictions
-
-logger = logging.getLogger(__name__)
 
 DETECTION = tuple(DETECTION_SCORES)
 """Scores that `detection` returns, in order."""
@@ -142,60 +135,6 @@ def detection(
     return np.stack([auroc, aupr, fpr95, aupr_in])
 
 
-@dataclass(frozen=True, eq=False)
-class Detected:
-    """How well each uncertainty separates one OOD set from the in-distribution rows.
-
-    Attributes:
-        n_in: Number of in-distribution rows.
-        n_out: Number of OOD rows.
-        score: Uncertainty that is reported first.
-        names: Names of the S uncertainties that both sets have.
-        values: [S, 4] scores in the order of `DETECTION`.
-        spread: Their resampled deviations, [R, S · 4].
-        doubt: Why the epistemic uncertainty is uninformative, or empty.
-    """
-
-    n_in: int
-    n_out: int
-    score: str
-    names: tuple[str, ...]
-    values: NDArray[np.float64]
-    spread: Spread
-    doubt: str = ""
-
-    def scores(self) -> OODScores:
-        """Return the scores with their intervals."""
-        by_score = {
-            name: detection_scores(self.values[index], self.spread, index * len(DETECTION))
-            for index, name in enumerate(self.names)
-        }
-        return OODScores(
-            n_in=self.n_in,
-            n_out=self.n_out,
-            score=self.score,
-            by_score=by_score,
-            doubt=self.doubt,
-            better=FALLBACK if self._is_beaten() else "",
-            **by_score[self.score],
-        )
-
-    def _is_beaten(self) -> bool:
-        """Return whether the highest probability has a significantly higher AUROC than `score`.
-
-        Both are computed on the same resamples, so the interval of their difference is paired.
-        """
-        auroc = DETECTION.index("auroc")
-        chosen, fallback = (
-            self.names.index(name) * len(DETECTION) + auroc for name in (self.score, FALLBACK)
-        )
-        deviations = self.spread.deviations
-        gain = deviations[:, [fallback]] - deviations[:, [chosen]]
-        value = float(self.values.flat[fallback] - self.values.flat[chosen])
-        difference = Spread(gain, np.zeros(1), "percentile", self.spread.units)
-        return difference.score(0, value, -1.0, 1.0, kind="mean").low > 0
-
-
 def detect(
     inside: Predictions,
     outside: Mapping[str, Predictions],
@@ -204,7 +143,7 @@ def detect(
     *,
     clusters: Mapping[str, NDArray[np.int64]] | None = None,
     inside_clusters: NDArray[np.int64] | None = None,
-) -> dict[str, Detected]:
+) -> dict[str, OODScores]:
     """Return how well the uncertainties separate each OOD set from `inside`.
 
     Both sets are resampled independently, with the same resamples of `inside` for all OOD sets.
@@ -222,8 +161,6 @@ def detect(
         InputError: A set lacks `ood_score`.
     """
     groups = clusters or {}
-    for name, other in outside.items():
-        _compare_options(name, inside, other)
     return {
         name: _detect(
             name,
@@ -235,22 +172,6 @@ def detect(
         )
         for stream, (name, other) in enumerate(outside.items())
     }
-
-
-def _compare_options(name: str, inside: Predictions, outside: Predictions) -> None:
-    """Log a warning if the rows of two sets differ in their number of classes."""
-    counts = [record.num_options for record in (inside, outside)]
-    means = [float(count.mean()) for count in counts]
-    same = all(len(np.unique(count)) == 1 for count in counts) and means[0] == means[1]
-    if not same:
-        logger.warning(
-            "OOD set %r: its rows have %.4g options on average and the in-distribution rows "
-            "%.4g; entropies and the highest probability depend on the number of options, which "
-            "may explain part of the detection",
-            name,
-            means[1],
-            means[0],
-        )
 
 
 def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) -> dict[str, Score]:
@@ -279,7 +200,7 @@ def _detect(
     *,
     clusters: list[NDArray[np.int64] | None],
     stream: int,
-) -> Detected:
+) -> OODScores:
     inside, outside = sets
     shared = [score for score in inside.uncertainty_names if score in outside.uncertainty_names]
     if ood_score is None:
@@ -299,15 +220,38 @@ def _detect(
         )
 
     spread = resampling.spread(prepare, [len(inside), len(outside)], clusters, stream=stream)
-    return Detected(
-        len(inside),
-        len(outside),
-        ood_score,
-        tuple(shared),
-        values,
-        spread,
-        doubt(inside, outside),
+    by_score = {
+        score: detection_scores(values[index], spread, index * len(DETECTION))
+        for index, score in enumerate(shared)
+    }
+    auroc = np.arange(len(shared)) * len(DETECTION) + DETECTION.index("auroc")
+    chosen, fallback = (auroc[shared.index(score)] for score in (ood_score, FALLBACK))
+    return OODScores(
+        n_in=len(inside),
+        n_out=len(outside),
+        score=ood_score,
+        by_score=by_score,
+        doubt=doubt(inside, outside),
+        better=FALLBACK if _is_beaten(values.ravel(), spread, chosen, fallback) else "",
+        **by_score[ood_score],
     )
+
+
+def _is_beaten(values: NDArray[np.float64], spread: Spread, chosen: int, fallback: int) -> bool:
+    """Return whether one AUROC is significantly higher than the chosen one.
+
+    Both are computed on the same resamples, so the interval of their difference is paired.
+
+    Args:
+        values: [K] scores.
+        spread: Their deviations.
+        chosen: Index of the AUROC of the chosen uncertainty.
+        fallback: Index of that of the other one.
+    """
+    gain = spread.deviations[:, [fallback]] - spread.deviations[:, [chosen]]
+    value = float(values[fallback] - values[chosen])
+    difference = Spread(gain, spread.units)
+    return difference.score(0, value, -1.0, 1.0, kind="mean").low > 0
 
 
 def auroc_difference_p(
@@ -450,64 +394,3 @@ def _num_draws(predictions: Predictions) -> float | None:
     gaussian = predictions.metadata.get("link") in LINKS
     independent = draws / 2 if gaussian else draws - 1
     return float(independent) if independent >= 1 else None
-
-
-KINDS = ("near", "far")
-"""Names of the groups of sets."""
-
-
-def check_kinds(kinds: Mapping[str, Sequence[str]], sets: Sequence[str]) -> None:
-    """Raise InputError if a group names an unknown set, or a set is in both groups.
-
-    Raises:
-        InputError: A set is unknown or in both groups.
-    """
-    seen: dict[str, str] = {}
-    for kind, names in kinds.items():
-        for name in names:
-            if not sets:
-                raise InputError(f"{kind} set {name!r}: no out-of-distribution set is given")
-            if name not in sets:
-                raise unknown_choice(f"{kind} set", name, sets)
-            if seen.setdefault(name, kind) != kind:
-                raise InputError(f"OOD set {name!r} is listed as both {seen[name]} and {kind}")
-
-
-def grouped(
-    detected: Mapping[str, Detected], kinds: Mapping[str, Sequence[str]]
-) -> dict[str, OODGroup]:
-    """Return the mean detection scores of each group of sets.
-
-    Args:
-        detected: Results of `detect`, by name of the set.
-        kinds: Names of the sets by kind; empty kinds are omitted.
-    """
-    return {
-        kind: _group(detected, tuple(dict.fromkeys(names)))
-        for kind, names in kinds.items()
-        if names
-    }
-
-
-def _group(detected: Mapping[str, Detected], sets: tuple[str, ...]) -> OODGroup:
-    members = [detected[name] for name in sets]
-    shared = [score for score in members[0].names if all(score in other.names for other in members)]
-    units = min(member.spread.units for member in members)
-    by_score = {}
-    for score in shared:
-        indices = [member.names.index(score) for member in members]
-        values = np.mean(
-            [member.values[index] for member, index in zip(members, indices, strict=True)], 0
-        )
-        width = len(DETECTION)
-        deviations = np.mean(
-            [
-                member.spread.deviations[:, index * width : (index + 1) * width]
-                for member, index in zip(members, indices, strict=True)
-            ],
-            axis=0,
-        )
-        spread = Spread(deviations, np.zeros(width), "percentile", units)
-        by_score[score] = detection_scores(values, spread, 0)
-    score = common_first(member.score for member in members)
-    return OODGroup(sets, score, by_score[score], by_score)

@@ -48,7 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.bootstrap import cell_matrix
-from bayeslora.metrics.calibration import NUM_BINS, Closed, bin_places, equal_width_edges
+from bayeslora.metrics.calibration import NUM_BINS, bin_places, equal_width_edges
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.predictions.record import Predictions
 
@@ -167,13 +167,11 @@ class Scoring:
 
     Attributes:
         num_bins: Bins of the calibration errors.
-        closed: Which edge the bins include.
         resampling: Options of the bootstrap intervals.
         clusters: [N] cluster of each labelled row, numbered from 0 without gaps, or None.
     """
 
     num_bins: int
-    closed: Closed
     resampling: Resampling
     clusters: NDArray[np.int64] | None = None
 
@@ -298,7 +296,6 @@ def classwise_bins(
     probs: NDArray[np.float64],
     labels: NDArray[np.int64],
     num_bins: int = NUM_BINS,
-    closed: Closed = "left",
     available: NDArray[np.bool_] | None = None,
 ) -> Callable[..., ClasswiseSums]:
     """Return the sums of equal-width bins of every class's probability, as a function of counts.
@@ -311,17 +308,16 @@ def classwise_bins(
         probs: [N, C] float64.
         labels: [N] class indices.
         num_bins: Number of bins B.
-        closed: Which edge the bins include.
         available: [N, C] which classes each row has, or None; missing classes have probability 0.
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
-    positions = np.flatnonzero(probs >= first if closed == "left" else probs > first)
+    positions = np.flatnonzero(probs >= first)
     values = probs.ravel()[positions]
     # int32 takes half the memory
     row, column = (index.astype(np.int32) for index in np.divmod(positions, classes))
     del positions
-    cell = classes + column * num_bins + bin_places(values, num_bins, closed).astype(np.int32)
+    cell = classes + column * num_bins + bin_places(values, num_bins).astype(np.int32)
     gap = (labels[row] == column) - values
     matrix = cell_matrix(
         np.concatenate([labels.astype(np.int32), cell, cell + classes * num_bins]),

@@ -128,23 +128,6 @@ class OODScores:
 
 
 @dataclass(frozen=True)
-class OODGroup:
-    """Detection scores averaged over the out-of-distribution sets of one kind, such as near ones.
-
-    Attributes:
-        sets: Names of the sets, which have equal weights.
-        score: Uncertainty that `scores` is computed for.
-        scores: Mean over the sets of `auroc`, `aupr`, `fpr95` and `aupr_in`.
-        by_score: The same for every uncertainty that all sets have.
-    """
-
-    sets: tuple[str, ...]
-    score: str
-    scores: Mapping[str, Score]
-    by_score: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class PartScores:
     """Scores of a subset of the rows: those with one value of a column, or of one class.
 
@@ -206,13 +189,11 @@ class Scores(Mapping[str, Score]):
         calibration_p: p-value of perfect calibration: how often chance alone gives an ECE at least
             as large. None without labels.
         chance_p: The same for every calibration error, by its key.
-        closed: Which edge the bins include, `left` or `right`.
         sure: Labelled rows of confidence 0.9 or more, where people automate; None without labels.
         risk_coverage: Risk-coverage curve at each per cent of the rows; empty without labels.
         uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, and mean
             `logit_variance`, if known: of all rows (`mean`), of those predicted correctly (`right`)
             and incorrectly (`wrong`).
-        ood_groups: Detection averaged over the sets marked as `near` and `far`.
         groups: Scores by the values of a column, by column.
         classes: Scores by class: `recall`, `precision`, `f1`, `mean_probability`, `ece`.
         class_names: Names of the C classes in index order.
@@ -238,11 +219,9 @@ class Scores(Mapping[str, Score]):
     stated_coverage: float | None = None
     calibration_p: float | None = None
     chance_p: Mapping[str, float] = field(default_factory=dict)
-    closed: str = "left"
     sure: Bin | None = None
     risk_coverage: tuple[CoveragePoint, ...] = ()
     uncertainty: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
-    ood_groups: Mapping[str, OODGroup] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, PartScores]] = field(default_factory=dict)
     classes: Mapping[str, PartScores] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()

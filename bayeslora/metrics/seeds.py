@@ -21,7 +21,7 @@ from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.evaluate import PARTS
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import common_first
-from bayeslora.metrics.scores import OODGroup, OODScores, PartScores, Score, Scores
+from bayeslora.metrics.scores import OODScores, PartScores, Score, Scores
 
 Floats = Sequence[float] | NDArray[np.float64]
 Part = TypeVar("Part")
@@ -47,7 +47,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         raise InputError(f"an interval over seeds needs at least two seeds, got {len(scores)}")
     first = scores[0]
     for index, other in enumerate(scores[1:], 2):
-        for field in ("n", "n_labelled", "num_classes", "num_bins", "closed"):
+        for field in ("n", "n_labelled", "num_classes", "num_bins"):
             expected, actual = getattr(first, field), getattr(other, field)
             if expected != actual:
                 raise InputError(
@@ -64,7 +64,6 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         sure=None,
         risk_coverage=(),
         ood=_each([result.ood for result in scores], _ood),
-        ood_groups=_each([result.ood_groups for result in scores], _group),
         uncertainty=_each([result.uncertainty for result in scores], _means),
         groups=_each([result.groups for result in scores], lambda parts: _each(parts, _part)),
         classes=_each([result.classes for result in scores], _part),
@@ -169,12 +168,6 @@ def _common(values: Iterable[str]) -> str:
     """Return the common value of all seeds, or an empty string if they differ."""
     distinct = {*values}
     return distinct.pop() if len(distinct) == 1 else ""
-
-
-def _group(results: Sequence[OODGroup]) -> OODGroup:
-    by_score = _each([result.by_score for result in results], _means)
-    score = common_first(result.score for result in results)
-    return replace(results[0], score=score, scores=by_score[score], by_score=by_score)
 
 
 def _part(results: Sequence[PartScores]) -> PartScores:

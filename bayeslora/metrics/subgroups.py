@@ -76,7 +76,7 @@ def group_scores(
     deviations = _resampled(statistic, group, scoring) - values
     sizes = np.bincount(group)
     units = clusters_in(group, scoring.clusters).tolist()
-    cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
+    cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins)
     by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, scoring.resampling)
     chance = p_values(by_chance, values[GROUP_KEYS.index("ece")])
     keys = GROUP_KEYS if sets is not None else GROUP_KEYS[:-2]
@@ -114,7 +114,7 @@ def _group_statistic(
         covered = np.take_along_axis(sets, rows.labels[:, None], 1)[:, 0]
         features += [covered.astype(np.float64), sets.sum(1).astype(np.float64)]
     groups, num_bins = int(group.max()) + 1, scoring.num_bins
-    cell = group * num_bins + bin_places(rows.confidence, num_bins, scoring.closed)
+    cell = group * num_bins + bin_places(rows.confidence, num_bins)
     cells = [group + part * groups for part in range(len(features))]
     cells.append(len(features) * groups + cell)
     values = [*features, rows.correct - rows.confidence]
@@ -232,7 +232,7 @@ def class_scores(
 
 
 def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
-    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, scoring.closed, rows.available)
+    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, rows.available)
     per_class = class_counts(rows)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:

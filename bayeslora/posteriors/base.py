@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, OnlyWith, Options, Positive
 
 if TYPE_CHECKING:
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
         FinalFit,
         LastLayer,
         Network,
-        TrainingRun,
         WeightPosterior,
-        WeightTraining,
     )
 
 T = TypeVar("T")
@@ -32,8 +29,6 @@ T = TypeVar("T")
 DEFAULT_PRIOR_SCALE = 2.0
 """τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
 or the mean is divided out, so that τ means the same for every backbone."""
-
-KLWeights = Literal["cyclic", "uniform"]
 
 FEW_ROWS = 256
 """Up to this many training rows, a language model or a wide prior helps more than the labels do."""
@@ -86,8 +81,6 @@ class Posterior(Options):
             `head(config, num_features, num_classes, mean_sq_norm=…, seed=…)`.
         shared_head: The same for a last layer whose weights all options of a row share, called with
             one class; empty where there is none.
-        per_class: Why the last layer needs classes, which the options of a row are not; empty where
-            it does not.
         weights: Makes the posterior over the weights of a network, `module:object`, called as
             `weights(config, network, seed=…, fitted=…)`: a `WeightPosterior`, whose hooks these
             options call. Empty where only the last layer is random, or `over_weights` is
@@ -109,8 +102,7 @@ class Posterior(Options):
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
-        head_steps: Gradient steps of the last layer before each step of the adapter.
-        head_lr: Their learning rate; None means that of the fit.
+        head_lr: Learning rate of the last layer; None means that of the fit.
         has_members: Whether it consists of networks that are trained apart, even if of one.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
@@ -125,7 +117,6 @@ class Posterior(Options):
 
     head: ClassVar[str | Callable[..., Any]] = "bayeslora.posteriors.point:PointHead.of"
     shared_head: ClassVar[str] = "bayeslora.posteriors.point:SharedPointHead.of"
-    per_class: ClassVar[str] = ""
     weights: ClassVar[str] = ""
     only_with: ClassVar[OnlyWith] = {}
 
@@ -148,53 +139,7 @@ class Posterior(Options):
     num_samples: int | None = None
     """Number of draws per prediction."""
     num_members: int = 1
-    head_steps: int = 1
     head_lr: float | None = None
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer: what `head` makes.
-
-        Args:
-            num_features: d, including the constant column, if any.
-            num_classes: C.
-            mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
-
-        Raises:
-            InputError: An option does not support this number of classes.
-        """
-        head = type(self).head  # of the class, where a function is not bound to the options
-        make: Callable[..., LastLayer] = resolve_name(head) if isinstance(head, str) else head
-        return make(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer with one weight vector, which all options of a row share.
-
-        Its weights are [1, d], and its features [N, C, d]; see `posteriors.features`.
-
-        Args:
-            num_features: d.
-            mean_sq_norm: Mean ‖φ‖² of the training options when training starts.
-            seed: Seed for the draws of a sampled bound and for Markov chains.
-
-        Raises:
-            InputError: The posterior does not support options.
-        """
-        cls = type(self)
-        has_form = cls.head is Posterior.head or cls.shared_head is not Posterior.shared_head
-        if self.per_class or not has_form:
-            reason = self.per_class or "has a weight vector per class"
-            raise InputError(
-                f"posterior {self.name!r} {reason}, and the options of a question have no class; "
-                "choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
-                code="not-on-options",
-            )
-        make: Callable[..., LastLayer] = resolve_name(self.shared_head)
-        return make(self, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def check_fit(self, facts: FitFacts) -> None:
         """Check a fit before anything is loaded.
@@ -283,10 +228,6 @@ class Posterior(Options):
         own = cast("WeightPosterior", network.weights)
         return own if self.is_over_weights() else WeightPosterior()
 
-    def training(self, run: TrainingRun) -> WeightTraining:
-        """Return how the posterior takes part in training; by default it does not."""
-        return self.own_weights(run.network).weight_training(run)
-
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Run before the last layer of a trained or finished network is fitted.
 
@@ -294,10 +235,6 @@ class Posterior(Options):
             Whether the network's features have changed.
         """
         return self.own_weights(fit.network).before_last_layer(fit)
-
-    def after_last_layer(self, fit: FinalFit) -> None:
-        """Run after the last layer is fitted."""
-        self.own_weights(fit.network).after_last_layer(fit)
 
     @property
     def drawing(self) -> dict[str, Any]:
@@ -386,12 +323,10 @@ class FactorPosterior(Posterior):
     passes: ClassVar[str] = "num_samples"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
+    retired: ClassVar[tuple[str, ...]] = ("kl_weights",)
 
     # Meaning of these options.
     kl_lr: Positive = 0.01
     """Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; it
     follows the adapter's schedule."""
-    kl_weights: KLWeights = "uniform"
-    """Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in
-    cycles whose weights sum to one, as published for BLoB."""
     num_samples: Draws = 10

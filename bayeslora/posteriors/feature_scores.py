@@ -86,7 +86,7 @@ FEATURE_SCORES = {
 def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Return unique names of scores from a sequence or comma-separated text.
 
-    `none` and an empty sequence mean no score; None stays None, for `USUAL_SCORES` where possible.
+    `none` and an empty sequence are no score; None stays None, for `USUAL_SCORES` where possible.
     `unfamiliarity` adds the distance that it is computed from.
 
     Raises:
@@ -94,22 +94,14 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if value is None:
         return None
-    parts: Sequence[object] = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, Sequence):
-        raise InputError(f"feature_scores must be names of scores, got {value!r}")
-    names = [part.strip() if isinstance(part, str) else repr(part) for part in parts]
-    if names == [NO_SCORE]:
-        return ()
-    if NO_SCORE in names:
-        raise InputError(
-            f"feature score {NO_SCORE!r} cannot be combined with others, got {', '.join(names)}"
-        )
+    parts = value.split(",") if isinstance(value, str) else value
+    names = [name for part in parts if (name := str(part).strip()) not in ("", NO_SCORE)]
     for name in names:
-        if name and name not in FEATURE_SCORES:
+        if name not in FEATURE_SCORES:
             raise unknown_choice("feature score", name, [*FEATURE_SCORES, NO_SCORE])
     if UNFAMILIARITY in names and DISTANCE not in names:
         names.insert(names.index(UNFAMILIARITY), DISTANCE)
-    return tuple(dict.fromkeys(filter(None, names)))
+    return tuple(dict.fromkeys(names))
 
 
 def check_middle(names: Sequence[str] | None, *, has_middle: bool) -> None:

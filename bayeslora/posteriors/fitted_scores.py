@@ -406,28 +406,18 @@ class FeatureScores(nn.Module):
 
     @classmethod
     def empty(cls, extra: Mapping[str, Any], num_features: int) -> FeatureScores:
-        """Return empty scores with the shapes in `extra_config`, to load tensors into.
-
-        Raises:
-            InputError: `extra` is not a valid `extra_config`.
-        """
+        """Return empty scores with the shapes in `extra_config`, to load tensors into."""
         parts: dict[str, AnyScore] = {}
-        try:
-            for name, config in extra.items():
-                if name in _RELATIVE:
-                    shape = (int(config["classes"]), num_features, int(config["rank"]))
-                    parts[name] = Mahalanobis(TiedGaussian(*shape), relative=_RELATIVE[name])
-                elif name == MIDDLE:
-                    shape = (1, int(config["width"]), int(config["rank"]))
-                    parts[name] = MiddleDistance(TiedGaussian(*shape))
-                elif name == UNFAMILIARITY and not config and DISTANCE in extra:
-                    parts[name] = Unfamiliarity()
-                elif name not in FORMER:
-                    parts[name] = {"knn": NearestRows}[name](int(config["rows"]), num_features)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"the record of the feature scores is damaged: {error}", code="damaged"
-            ) from None
+        for name, config in extra.items():
+            if name in _RELATIVE:
+                gaussian = TiedGaussian(config["classes"], num_features, config["rank"])
+                parts[name] = Mahalanobis(gaussian, relative=_RELATIVE[name])
+            elif name == MIDDLE:
+                parts[name] = MiddleDistance(TiedGaussian(1, config["width"], config["rank"]))
+            elif name == UNFAMILIARITY:
+                parts[name] = Unfamiliarity()
+            elif name not in FORMER:
+                parts[name] = NearestRows(config["rows"], num_features)
         return cls(parts)
 
     @torch.no_grad()

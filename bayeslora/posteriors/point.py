@@ -10,7 +10,6 @@ The MAP penalty is in the loss. Weight decay in the optimiser would be another p
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
-from bayeslora.logits import GaussianLogits
+from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive, UpTo1000
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
@@ -180,8 +179,12 @@ class PointHead(LastLayer):
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return the mean cross-entropy, plus the prior's penalty / `num_train`."""
-        deviation = self.weight if self.prior_mean is None else self.weight - self.prior_mean
-        loss = cross_entropy(rows.logits(self.weight), rows.targets)
+        return self._objective(self.weight, rows, num_train)
+
+    def _objective(self, weight: Tensor, rows: Features, num_train: int) -> Tensor:
+        """Return the loss of weights [C, d]."""
+        deviation = weight if self.prior_mean is None else weight - self.prior_mean
+        loss = cross_entropy(rows.logits(weight), rows.targets)
         if self.prior_scale is None:
             return loss
         # A tensor, to avoid synchronising with the device.
@@ -198,9 +201,9 @@ class PointHead(LastLayer):
         Without a prior, separable classes have no finite optimum; the search then stops after
         `max_steps` iterations.
         """
-        head, rows = copy.deepcopy(self).double(), rows.double()
+        weight, rows = self.weight.detach().double().requires_grad_(), rows.double()
         search: Any = torch.optim.LBFGS(
-            [head.weight],
+            [weight],
             max_iter=max_steps,
             tolerance_grad=1e-7,
             tolerance_change=1e-12,
@@ -209,12 +212,12 @@ class PointHead(LastLayer):
 
         def closure() -> Tensor:
             search.zero_grad()
-            loss = head.loss(rows, len(rows))
+            loss = self._objective(weight, rows, len(rows))
             torch.autograd.backward(loss)
             return loss
 
         search.step(closure)
-        self.set_mean(head.weight.detach())
+        self.set_mean(weight.detach())
 
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
@@ -227,7 +230,7 @@ class PointHead(LastLayer):
         check_fit(train, validation)
 
     @torch.no_grad()
-    def predict(self, rows: Features) -> GaussianLogits:
+    def predict(self, rows: Features) -> Logits:
         """Return the logits with zero variance, in float64.
 
         Raises:
@@ -289,11 +292,10 @@ class SharedPointHead(PointHead):
         self.weight.mul_(factor)
 
 
-class AroundPoint(LastLayer):
+class AroundPoint(PointHead):
     """Base of last layers that train as a point estimate and are fitted around it at the end.
 
     Attributes:
-        point: The point estimate.
         config: Options of the posterior.
         seed: Seed of its draws.
     """
@@ -307,43 +309,14 @@ class AroundPoint(LastLayer):
         mean_sq_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.point = PointHead.of(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+        scale = getattr(config, "prior_scale", None)
+        super().__init__(num_features, num_classes, prior_scale=scale, mean_sq_norm=mean_sq_norm)
         self.config = config
         self.seed = seed
 
-    def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return the objective of the point estimate."""
-        return self.point.loss(rows, num_train)
-
-    def data_loss(self, rows: Features) -> Tensor:
-        """Return the mean cross-entropy with detached weights."""
-        return self.point.data_loss(rows)
-
-    @property
-    def mean_weight(self) -> Tensor:
-        """[C, d]: the weights of the point estimate."""
-        return self.point.mean_weight
-
-    def set_mean(self, weight: Tensor) -> None:
-        """Set the [C, d] weights to start from, instead of zero."""
-        self.point.set_mean(weight)
-
-    def prior_centre(self) -> Tensor | None:
-        """Return the prior's mean [C, d]; None for zero."""
-        return self.point.prior_mean
-
-    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior at [C, d] weights; with `start`, also start there."""
-        self.point.set_prior_mean(weight, start=start)
-
-    def solve(self, rows: Features) -> None:
-        """Minimise `loss` over the weights for fixed features."""
-        self.point.solve(rows)
-
-    def set_mean_sq_norm(self, value: float) -> None:
-        """Set the features' mean squared norm, which converts prior scales to precisions."""
-        self.point.set_mean_sq_norm(value)
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a stored state; earlier versions kept the point estimate in a head of its own."""
+        return {name.removeprefix("point."): value for name, value in state.items()}
 
 
 class TemperedHead(PointHead):
@@ -381,7 +354,7 @@ class TemperedHead(PointHead):
         self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), rows.targets.cpu().numpy()))
 
     @torch.no_grad()
-    def predict(self, rows: Features) -> GaussianLogits:
+    def predict(self, rows: Features) -> Logits:
         """Return the scaled logits, without variance, in float64."""
         return super().predict(rows).scaled(1 / float(self.temperature))
 

@@ -7,11 +7,12 @@ that they describe, which `build_head` or `build_weights` makes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, checked
-from bayeslora.plugins import BuiltIn, Catalogue
+from bayeslora.options import BuiltIn, Catalogue
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
@@ -131,12 +132,8 @@ def check_link(config: Any, link: str | None) -> None:
         return
     checked("link", link, Link)
     if config.link is None:
-        names = names_where(lambda posterior: bool(posterior.link))
         raise InputError(
-            f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
-            "the softmax of its logits, or the mean softmax over its draws; leave link (--link) "
-            f"out: it is for {names}",
-            code="no-effect",
+            f"link {link!r} has no effect on posterior {config.name!r}", code="no-effect"
         )
 
 
@@ -151,7 +148,7 @@ def check_draws(config: Any, num_samples: int) -> None:
     if num_samples and config.name in POSTERIORS and config.num_samples is None:
         raise InputError(
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which makes "
-            "no draws; leave num_samples (--num-samples) out",
+            "no draws",
             code="no-effect",
         )
 
@@ -168,27 +165,9 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
     """
     if config.over_factors and not low_rank:
         raise InputError(
-            f"posterior {config.name!r} needs low-rank factors, and this adapter has none; choose "
-            "a low-rank adapter, or another posterior: "
-            f"{names_where(lambda posterior: not posterior.over_factors)}",
+            f"posterior {config.name!r} needs low-rank factors, and this adapter has none",
             code="no-factors",
         )
-
-
-def draws_to_predict(config: Any, num_samples: int | None) -> bool:
-    """Return whether a prediction draws random numbers, so that its seed has an effect.
-
-    Chains and mixtures keep the draws of their fit. A posterior of another package is assumed to
-    draw.
-
-    Args:
-        config: Options of the posterior.
-        num_samples: Requested draws; None means the posterior's default.
-    """
-    if config.name not in POSTERIORS:
-        return True
-    draws = config.link is not None or config.is_sampled
-    return bool(draws and (config.num_samples if num_samples is None else num_samples))
 
 
 def build_head(
@@ -207,25 +186,27 @@ def build_head(
         config: Options of the posterior.
         num_features: d, including the constant column, if any.
         num_classes: C.
-        shared: Whether one weight vector is shared by all options of a row.
+        shared: Whether one weight vector is shared by all options of a row: weights are then
+            [1, d] and features [N, C, d], see `posteriors.features`.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-        seed: Seed for the draws of a sampled bound and for Markov chains.
+        seed: Seed of draws and Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: `extra` is not an `extra_config()` of such a head, or the posterior supports
-            neither options nor this number of classes.
+        InputError: The posterior does not support options.
     """
-    if shared:
-        head = config.make_shared_head(num_features, mean_sq_norm=mean_sq_norm, seed=seed)
-    else:
-        head = config.make_head(num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-    try:
-        head.prepare(extra or {})
-    except (KeyError, TypeError, ValueError) as error:
+    cls = type(config)
+    if shared and cls.head is not Posterior.head and cls.shared_head is Posterior.shared_head:
         raise InputError(
-            f"the record of a fitted {config.name} head is damaged: {error}", code="damaged"
-        ) from None
+            f"posterior {config.name!r} has a weight vector per class, and the options of a "
+            "question have no class",
+            code="not-on-options",
+        )
+    made = cls.shared_head if shared else cls.head
+    make: Callable[..., LastLayer] = resolve_name(made) if isinstance(made, str) else made
+    classes = 1 if shared else num_classes
+    head = make(config, num_features, classes, mean_sq_norm=mean_sq_norm, seed=seed)
+    head.prepare(extra or {})
     return head
 
 
@@ -239,10 +220,5 @@ def build_weights(
         network: Network, complete except for this posterior.
         seed: Seed of a random initialisation.
         fitted: Whether tensors of a fitted posterior will be loaded into it.
-
-    Raises:
-        InputError: There are too many weights for the requested structure, or the posterior needs
-            low-rank factors and the sites have none.
     """
-    check_factors(config, low_rank=all(site.has_factors for site in network.sites))
     return config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)

@@ -140,10 +140,6 @@ class LastLayer(nn.Module):
         """Return the choices and results of the fit, JSON-ready, such as prior scale and ELBO."""
         return {}
 
-    def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return further results of a fit to these training rows, beside `report`, JSON-ready."""
-        return {}
-
     def scores_of(self, rows: Features) -> dict[str, Tensor]:
         """Return additional scores [N] by name, higher = more uncertain."""
         return {}
@@ -266,14 +262,12 @@ class TrainingRun:
         adapter: Adapter, whose learning rate applies.
         num_train: Training rows N.
         num_steps: Optimiser steps without early stopping.
-        batch_size: Rows per step.
     """
 
     network: Network
     adapter: Adapter
     num_train: int
     num_steps: int
-    batch_size: int
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.io.files import STDIN, shown_path
 from bayeslora.plain_text import clean, listed, shorten
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
@@ -131,7 +130,7 @@ class Method:
     @property
     def file(self) -> str:
         """Displayed path of the predictions file; empty for an object in memory."""
-        return "" if self.source.path is None else shown_path(self.source.path)
+        return "" if self.source.path is None else str(self.source.path)
 
 
 def gather(
@@ -398,10 +397,7 @@ def _labels(
 
     A label is a name; if several fits share it, with that place and the seed as far as they differ.
     """
-    files = [
-        None if path is None or shown_path(path) == STDIN else Path(path).absolute().with_suffix("")
-        for path in paths
-    ]
+    files = [None if path is None else Path(path).absolute().with_suffix("") for path in paths]
     fits = list(zip(names, seeds, files, strict=True))
     labels, places = [], []
     for name, seed, file in fits:

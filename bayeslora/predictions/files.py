@@ -44,7 +44,7 @@ from bayeslora.data import formats
 from bayeslora.data.columns import check_spelling
 from bayeslora.data.formats import File, Reading, Record, Table
 from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.io.files import STDIN, atomic_file
+from bayeslora.io.files import atomic_file
 from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.logs import (
     is_sample_log,
@@ -168,7 +168,7 @@ class Columns:
     @property
     def title(self) -> str:
         """The chosen or stored name of the predictions, else the file's without its suffix."""
-        stem = "stdin" if self.source == STDIN else Path(self.source.removesuffix(".gz")).stem
+        stem = Path(self.source.removesuffix(".gz")).stem
         return self.reading.name or self.metadata.get("name") or stem
 
     @property

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bayeslora import options
 from bayeslora.held_out import fitting_rows, held_out, settled_order
+from bayeslora.options import BuiltIn, Catalogue
 from bayeslora.plain_text import counted
-from bayeslora.plugins import BuiltIn, Catalogue
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions

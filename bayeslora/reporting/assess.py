@@ -5,9 +5,7 @@ Fits of one method with several seeds count as one method if they share their ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import shown_path
 from bayeslora.metrics.bootstrap import clusters_in, values_of
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
@@ -26,6 +23,7 @@ from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.plain_text import quoted
 from bayeslora.predictions.collection import Method, Source, by_group, named_predictions
 from bayeslora.predictions.record import Predictions
 
@@ -37,8 +35,6 @@ class EvaluateOptions(Bootstrap, total=False):
     """Keywords of `evaluate` that a report passes on, with the same meaning and defaults."""
 
     ood_score: str | None
-    near: Names
-    far: Names
     group_by: Names
     by_class: bool
     cluster_by: str | None
@@ -101,10 +97,6 @@ class Answers:
         """[C] numbers of rows per label."""
         return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1])
 
-    def units(self, chosen: NDArray[np.bool_]) -> int:
-        """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
-        return int(clusters_in(chosen, self.clusters, 2)[1])
-
     def surest(self) -> tuple[Share, Share] | None:
         """Return the accuracy on the `ANSWERED` most confident rows and on the others.
 
@@ -117,7 +109,8 @@ class Answers:
         return self._accuracy(chosen), self._accuracy(~chosen)
 
     def _accuracy(self, chosen: NDArray[np.bool_]) -> Share:
-        accuracy, units = float(self.correct[chosen].mean()), self.units(chosen)
+        accuracy = float(self.correct[chosen].mean())
+        units = int(clusters_in(chosen, self.clusters, 2)[1])  # independent rows
         low, high = wilson(accuracy * units, units)
         return Share(accuracy, float(low), float(high), int(chosen.sum()))
 
@@ -195,7 +188,7 @@ class Assessed:
 
 def shared_options(options: EvaluateOptions) -> dict[str, Any]:
     """Return the options that scores of all sets of rows and comparisons share."""
-    shared = ("num_bins", "num_resamples", "seed", "interval")
+    shared = ("num_bins", "num_resamples", "seed")
     return {key: value for key, value in options.items() if key in shared}
 
 
@@ -290,89 +283,44 @@ def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:
     return True
 
 
-SHIFT_KEYS = ("accuracy", "nll", "ece")
-"""The scores to keep."""
+Shift = Mapping[tuple[str, str, float], Scores]
+"""(label, corruption, severity or radius) -> scores, ascending; 0: uncorrupted rows."""
 
 
-@dataclass(frozen=True)
-class ShiftCurve:
-    """A method under a corruption such as `typos`.
-
-    `scores` holds those of `SHIFT_KEYS` by severity or radius, ascending; 0: uncorrupted rows.
-    """
-
-    label: str
-    kind: str
-    scores: Mapping[float, Mapping[str, Score]]
-
-
-def shift_curves(
+def shift_scores(
     methods: Sequence[Assessed], shifted: Sequence[Source], options: EvaluateOptions
-) -> tuple[ShiftCurve, ...]:
-    """Return a curve for each corruption and method.
+) -> Shift:
+    """Score predictions of the same rows, corrupted.
 
-    `shifted` are predictions of the same rows, corrupted. Their metadata hold `corruption` and
-    `severity`; the model's fingerprint or the name identifies the method.
+    Their metadata hold `corruption` and `severity`; the model's fingerprint or the name identifies
+    the method.
 
     Raises:
-        InputError: Metadata are missing, two sets are the same corruption and severity, or there
-            are no labels.
+        InputError: Metadata or labels are missing, or no single method fits.
     """
-    curves: dict[tuple[str, str], dict[float, Mapping[str, Score]]] = {}
+    shift: dict[tuple[str, str, float], Scores] = {}
     for source in shifted:
-        kind, severity = _corruption(source)
-        method = _owner(methods, source)
-        scores = curves.setdefault(
-            (kind, method.label), {0.0: _shift_scores(method.scores, method.label)}
-        )
-        if severity in scores:
+        predictions, notes = source.predictions, source.predictions.metadata
+        name, model = quoted(predictions.name), _model(predictions)
+        made_by = [each for each in methods if _model(each.method.predictions) == model]
+        if len(methods) > 1 and len(made_by) != 1:
+            labels = ", ".join(quoted(method.label) for method in methods)
+            raise InputError(f"{name} was made by none of the methods, or by several: {labels}")
+        method = (made_by or methods)[0]
+        try:
+            kind, severity = notes["corruption"], float(notes["severity"])
+        except (KeyError, ValueError):
             raise InputError(
-                f"{_called(source)} is {kind} of severity {severity:g} of {method.label!r}, and so "
-                "is another file"
-            )
-        result = evaluate(source.predictions, **shared_options(options))
-        scores[severity] = _shift_scores(result, _called(source))
-    return tuple(
-        ShiftCurve(label, kind, dict(sorted(scores.items())))
-        for (kind, label), scores in sorted(curves.items())
-    )
-
-
-def _shift_scores(scores: Scores, name: str) -> dict[str, Score]:
-    if not scores.n_labelled:
-        raise InputError(f"{name} has no labels, so calibration under shift is not known")
-    return {key: scores[key] for key in SHIFT_KEYS}
-
-
-def _corruption(source: Source) -> tuple[str, float]:
-    notes = source.predictions.metadata
-    with suppress(KeyError, ValueError):
-        kind, severity = notes["corruption"], float(notes["severity"])
-        if kind and 0 < severity < math.inf:
-            return kind, severity
-    raise InputError(
-        f"{_called(source)} does not say its corruption and severity, as the Parquet files of "
-        "`bayeslora predict --corrupt` do"
-    )
-
-
-def _owner(methods: Sequence[Assessed], source: Source) -> Assessed:
-    """Return the method that made these predictions, known by its model or its name."""
-    made_by = _model(source.predictions)
-    matches = [each for each in methods if _model(each.method.predictions) == made_by]
-    if len(methods) == 1 or len(matches) == 1:
-        return (matches or methods)[0]
-    raise InputError(
-        f"{_called(source)} was made by none of the methods, or by more than one: "
-        f"{', '.join(repr(method.label) for method in methods)}"
-    )
+                f"{name} does not say its corruption and severity, as the Parquet files of "
+                "`bayeslora predict --corrupt` do"
+            ) from None
+        scores = evaluate(predictions, **shared_options(options))
+        if not (scores.n_labelled and method.scores.n_labelled):
+            raise InputError(f"{name} has no labels, so calibration under shift is not known")
+        shift[method.label, kind, 0.0] = method.scores
+        shift[method.label, kind, severity] = scores
+    return dict(sorted(shift.items()))
 
 
 def _model(predictions: Predictions) -> str:
     return predictions.metadata.get("model_fingerprint") or predictions.name
-
-
-def _called(source: Source) -> str:
-    if source.path is None:
-        return f"predictions {source.predictions.name!r}"
-    return shown_path(source.path)

@@ -9,36 +9,38 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 from bayeslora._version import __version__
-from bayeslora.conformal import CONFORMAL
-from bayeslora.io.files import shown_path
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Source
-from bayeslora.recalibration.recalibrate import RECALIBRATORS
 from bayeslora.reporting import score_tables as tables_of
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.blocks import Block, Details, Document, Figure, Record, Section, Term
-from bayeslora.reporting.comparison import difference_table
+from bayeslora.reporting.blocks import (
+    Block,
+    Details,
+    Document,
+    Figure,
+    Record,
+    Section,
+    Table,
+    Term,
+)
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figure_style import Panel
 from bayeslora.reporting.figures import Drawings
 from bayeslora.reporting.sentences import advice, findings, overview
-from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of, listed, words
+from bayeslora.reporting.text import classes_of, listed, say, words
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
 """Most columns of a title, as in a terminal."""
 
 
-LONGEST = 160
-"""Width of a summary in terminal columns; of sources, it is doubled."""
+LONGEST = 320
+"""Most columns of a value of the metadata."""
 
 PACKAGES = (
     *("numpy", "scipy", "netcal", "torchmetrics", "torch", "transformers"),
@@ -63,10 +65,6 @@ def compose(
     """
     methods, scores = facts.methods, facts.scores
     glance, drawings = _first_screen(facts, drawings)
-    selective: list[Block] = [*_drawn(drawings["selective"])]
-    kinds = [means for method in scores for means in method.uncertainty.values()]
-    if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
-        selective.append(tables_of.uncertainty_table(scores).called("uncertainties"))
     parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
     terms = glossary()
     sections = (
@@ -76,10 +74,13 @@ def compose(
         Section(
             "reliability",
             "Reliability",
-            _drawn(*(drawings[topic] for topic in ("reliability", "confidence", "shift"))),
+            (
+                *_drawn(drawings["reliability"], drawings["confidence"]),
+                *_numbered("shift", [tables_of.shift_table(facts.shift)]),
+            ),
         ),
         Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
-        Section("confidence", "Selective prediction", tuple(selective)),
+        Section("confidence", "Selective prediction", _drawn(drawings["selective"])),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section(
@@ -88,7 +89,7 @@ def compose(
             () if column is None else wrong_answers(facts.fits, column),
             page_only=True,
         ),
-        Section("methods", "Methods", tuple(map(method_card, facts.fits))),
+        Section("methods", "Methods", tuple(method_card(fit, facts.sets) for fit in facts.fits)),
         Section("run", "Run", (run_record(facts, provenance),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms", terms),)),
     )
@@ -106,14 +107,13 @@ def compose(
 def _first_screen(facts: Facts, drawings: Drawings) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
     first, to_do = overview(facts), advice(facts)
-    chosen: list[Panel] = []
-    others = dict(drawings)
-    for topic in ("reliability", "confidence"):
-        panels = drawings[topic].panels
-        chosen += [panel for panel in panels if panel.name == first.figure]
-        rest = tuple(panel for panel in panels if panel.name != first.figure)
-        others[topic] = replace(drawings[topic], panels=rest)
-    blocks: list[Block] = [first, *_drawn(Figure(first.caption, tuple(chosen)))]
+    panels = [panel for figure in drawings.values() for panel in figure.panels]
+    chosen = tuple(panel for panel in panels if panel.name == first.figure)
+    others = {
+        topic: replace(figure, panels=tuple(p for p in figure.panels if p not in chosen))
+        for topic, figure in drawings.items()
+    }
+    blocks: list[Block] = [first, *_drawn(Figure(first.caption, chosen))]
     if len(facts.methods) > 1 and facts.leader is not None:
         blocks.append(tables_of.first_table(facts).called("overview"))
     return (*blocks, *([] if to_do is None else [to_do])), others
@@ -131,13 +131,14 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 def _scores(facts: Facts) -> tuple[Block, ...]:
     scores, every = (
-        tables_of.score_table(facts.scores, {}, keys, facts, chance=True)
+        tables_of.score_table(facts.scores, {}, keys, facts)
         for keys in (None, tuple(tables_of.COLUMNS))
     )
     every = every.transposed("Score").called("every")
     blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
     if facts.comparison is not None:
-        blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
+        table = tables_of.difference_table(facts.comparison).called("differences")
+        blocks.append(replace(table, notes=f"{table.notes} {say('chosen_by')}"))
     return tuple(blocks)
 
 
@@ -145,12 +146,10 @@ def _ood(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
-    groups = tables_of.near_far_table(methods)
     every = _numbered("ood", [tables_of.ood_table(methods, *names) for names in sets.items()])
     return (
         tables_of.detection_table(methods, sets, facts).called("detection"),
-        *([groups.called("near-far")] if groups.rows else []),
-        *_drawn(drawings["roc"], drawings["densities"]),
+        *_drawn(drawings["roc"]),
         Details("Every uncertainty of every method", every),
     )
 
@@ -159,7 +158,7 @@ def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = facts.leader.title if facts.leader is not None else ""
     ordered = sorted(facts.scores, key=lambda method: method.name != first)
-    tables = _numbered("confused", tables_of.confusion_tables(ordered, captioned=True))
+    tables = _numbered("confused", tables_of.confusion_tables(ordered))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 
@@ -188,93 +187,58 @@ def _size(facts: Facts) -> str:
     return f"{counted(len(methods), 'method')}{fits} · {size} · {classes} · {first.num_bins} bins"
 
 
-def method_card(assessed: Assessed) -> Record:
-    """Return the card of a method."""
-    notes, scores = assessed.method.predictions.metadata, assessed.scores
-    parts = [
-        _described(notes[key], notes.get(f"{key}_summary", ""))
-        for key in ("adapter", "posterior")
-        if key in notes
-    ]
-    unknown = "The file has no record of the method; this report uses only its probabilities."
-    without = scores.n - scores.n_labelled
-    unlabelled = f", {without:,} of them without a label" if without else ""
-    size = f"{counted(scores.n, 'example')} of {classes_of(scores)}{unlabelled}"
+def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:
+    """Return the card of a method: its metadata, and what it was scored on."""
+    method, scores, notes = assessed.method, assessed.scores, assessed.method.predictions.metadata
+    links = words()["links"]
     rows = [
-        (as_label(key.replace("_", " ")), _in_words(key, value))
+        (as_label(key.replace("_", " ")), as_label(links.get(value, value), LONGEST))
         for key, value in notes.items()
-        if not key.endswith("_summary")
     ]
-    summary = " with ".join(parts) if notes else unknown
-    return Record(assessed.label, (*rows, ("scored on", size)), summary)
-
-
-def _in_words(key: str, value: str) -> str:
-    """Return a value of the metadata, a link and a post-hoc step in words."""
-    if key == "link":
-        value = words()["links"].get(value, value)
-    known: Any = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}.get(key, {})
-    return _described(value, getattr(known.get(value), "summary", ""))
-
-
-def _described(name: str, summary: str) -> str:
-    shown = as_label(name, 2 * LONGEST)
-    return f"{shown} ({as_label(summary, LONGEST)})" if summary else shown
+    classes = [as_label(name) for name in method.predictions.classes]
+    unlabelled = f"{scores.n - scores.n_labelled:,} of them without a label"
+    rows += [
+        ("predictions", _origin(method.source)),
+        ("scored on", f"{counted(scores.n, 'example')} of {classes_of(scores)}, {unlabelled}"),
+        ("classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"),
+    ]
+    rows += [
+        (f"out of distribution: {sets[name]}", _origin(source))
+        for name, source in method.ood.items()
+    ]
+    return Record(assessed.label, tuple(rows))
 
 
 def run_record(facts: Facts, provenance: Provenance) -> Details:
     """Return everything needed to reproduce the numbers, below the run in one line."""
-    first = facts.fits[0].scores
-    notes = first.intervals
+    scores = facts.fits[0].scores
+    notes = scores.intervals
     settings = {
-        "bins": f"{first.num_bins} of equal width, [low, high), the last one holds 1",
+        "bins": f"{scores.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {notes['method']}, {notes['num_resamples']:,} resamples",
         "seed of the bootstrap": str(notes["seed"]),
+        "bayeslora": __version__,
+        "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        **{package: version(package) for package in PACKAGES},
     }
-    command = provenance.get("command")
-    stated = as_label(command, 100) if isinstance(command, str) else ""
-    line = " · ".join(filter(None, (stated, f"bayeslora {__version__}", settings["intervals"])))
-    parts: dict[str, Mapping[str, str]] = {"The run": {}}
-    for key, value in provenance.items():
-        if isinstance(value, Mapping):
-            parts[key] = value
-        else:
-            title = "command to repeat it" if key == "command" else key
-            parts["The run"] = {**parts["The run"], title: value}
-    for fit in facts.fits:
-        parts[f"Method: {fit.label}"] = dict(_method_rows(fit, facts.sets))
-    parts["This report"] = {**settings, **_versions()}
+    alone = {key: value for key, value in provenance.items() if isinstance(value, str)}
+    parts = {
+        "The run": alone,
+        **{key: value for key, value in provenance.items() if not isinstance(value, str)},
+        "This report": settings,
+    }
     records = tuple(
-        Record(as_label(title), tuple((as_label(k), clean(str(v))) for k, v in rows.items()))
+        Record(as_label(title), tuple((as_label(k), clean(v)) for k, v in rows.items()))
         for title, rows in parts.items()
         if rows
     )
-    return Details(line, records)
-
-
-def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    method, scores = assessed.method, assessed.scores
-    if clean(method.name) != assessed.label:
-        yield "name", method.name
-    yield "predictions", _origin(method.source)
-    yield "examples", f"{scores.n:,}, of which {scores.n - scores.n_labelled:,} unlabelled"
-    classes = [as_label(name) for name in method.predictions.classes]
-    yield "classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"
-    for name, source in method.ood.items():
-        size = counted(len(source.predictions), "example")
-        yield f"out of distribution: {sets[name]}", f"{size}, {_origin(source)}"
+    line = [f"bayeslora {__version__}", settings["intervals"]]
+    if "command" in alone:
+        line.insert(0, as_label(alone["command"], 100))
+    return Details(" · ".join(line), records)
 
 
 def _origin(source: Source) -> str:
     if source.path is None:
         return "in memory"
-    return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "bayeslora": __version__,
-        "Python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{package: version(package) for package in PACKAGES},
-    }
+    return f"{clean(str(source.path))} (SHA-256 {source.sha256})"

@@ -28,7 +28,7 @@ from bayeslora.metrics.differences import are_same_rows, farther_from_zero_p, ho
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
 from bayeslora.metrics.scores import OODScores, Score, Scores
-from bayeslora.reporting.assess import Assessed, Point, ShiftCurve, labelled, occupied
+from bayeslora.reporting.assess import Assessed, Point, Shift, labelled, occupied
 from bayeslora.reporting.text import listed_names
 
 SURE = 0.9
@@ -197,7 +197,6 @@ class Standing:
         others: Number of other methods.
         paired: Type of pairing, such as `row by row`, if paired differences decided for all other
             methods; else empty.
-        equal: Labels of the methods in `tied` with exactly the same score.
     """
 
     label: str
@@ -205,12 +204,6 @@ class Standing:
     tied: tuple[str, ...]
     others: int
     paired: str = ""
-    equal: tuple[str, ...] = ()
-
-    def decided(self, tied: tuple[str, ...], paired: str) -> Standing:
-        """Return the standing in which differences have decided which methods are tied."""
-        equal = tuple(label for label in self.equal if label in tied)
-        return replace(self, tied=tied, equal=equal, paired=paired)
 
     def is_top(self, label: str) -> bool:
         """Return whether a method is the best or tied with it."""
@@ -226,22 +219,23 @@ class Standing:
 
 
 def standing(
-    key: str, scores: Mapping[str, Score], of_fits: Mapping[str, Sequence[Score]] | None = None
+    key: str, methods: Sequence[Assessed], score_of: Callable[[Scores], Score]
 ) -> Standing:
-    """Find the best of one or more scores by label, and the scores whose intervals overlap it.
+    """Find the best of some methods by a score, and the methods whose intervals overlap its one.
 
-    `of_fits` holds the scores of the seeds of a mean. Its interval is extended to cover theirs,
-    which are over rows: seeds on the same rows carry no information about other rows. If zero is
-    best, intervals are those of the distance from zero.
+    The interval of a mean over seeds is extended to cover those of the seeds, which are over rows:
+    seeds on the same rows carry no information about other rows. If zero is best, intervals are
+    those of the distance from zero.
     """
+    scores = {method.label: score_of(method.scores) for method in methods}
     ends = {}
-    for label, score in scores.items():
-        fits = [score, *(of_fits or {}).get(label, ())]
+    for method in methods:
+        fits = [scores[method.label], *(score_of(fit.scores) for fit in method.fits)]
         low, high = min(fit.low for fit in fits), max(fit.high for fit in fits)
         if ORDERED[key].goal == 0:
             near, far = sorted((abs(low), abs(high)))
             low, high = 0.0 if low <= 0 <= high else near, far
-        ends[label] = low, high
+        ends[method.label] = low, high
     best = min(scores, key=lambda label: ORDERED[key].loss(scores[label].value))
     tied = tuple(
         label
@@ -249,23 +243,7 @@ def standing(
         # Intervals overlap, or one is missing.
         if label != best and not (low > ends[best][1] or ends[best][0] > high)
     )
-    value = scores[best].value
-    equal = tuple(  # up to rounding errors
-        label
-        for label in tied
-        if math.isclose(scores[label].value, value, rel_tol=1e-12, abs_tol=1e-15)
-    )
-    return Standing(best, scores[best], tied, len(scores) - 1, equal=equal)
-
-
-def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
-    """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
-    labels = list(map(str, range(len(scores))))
-    pairs = zip(labels, scores, strict=True)
-    present = {label: score for label, score in pairs if score is not None}
-    if key not in ORDERED or not present:
-        return [False] * len(scores)
-    return standing(key, present).marks(labels)
+    return Standing(best, scores[best], tied, len(scores) - 1)
 
 
 def standing_of(
@@ -276,11 +254,7 @@ def standing_of(
     Differences in `comparison` decide if its reference is the best method, else intervals do. Of
     overconfidence, the difference of the distances from zero decides.
     """
-    best = standing(
-        key,
-        {method.label: method.scores[key] for method in methods},
-        {method.label: [fit.scores[key] for fit in method.fits] for method in methods},
-    )
+    best = standing(key, methods, lambda scores: scores[key])
     if key == "overconfidence":
 
         def gaps(method: Assessed) -> NDArray[np.float64]:
@@ -289,24 +263,19 @@ def standing_of(
         return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
-    labels = [method.label for method in methods]
-    clear = {row.name for row in comparison.rows if row.is_clear(key)}
-    tied = tuple(label for label in labels if label != best.label and label not in clear)
+    clear = {best.label, *(row.name for row in comparison.rows if row.is_clear(key))}
+    tied = tuple(method.label for method in methods if method.label not in clear)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
-    return best.decided(tied, f"{over_seeds}row by row")
+    return replace(best, tied=tied, paired=f"{over_seeds}row by row")
 
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return the method that separates a set best, and its results on that set."""
     tested = {method.label: method for method in methods if name in method.scores.ood}
-    best = standing(
-        "auroc",
-        {label: method.scores.ood[name].auroc for label, method in tested.items()},
-        {label: [fit.scores.ood[name].auroc for fit in m.fits] for label, m in tested.items()},
-    )
-    first, *sets = (method.method.ood[name].predictions for method in tested.values())
+    methods = list(tested.values())
+    best = standing("auroc", methods, lambda scores: scores.ood[name].auroc)
+    first, *sets = (method.method.ood[name].predictions for method in methods)
     if all(are_same_rows(first, other) for other in sets):
-        methods = list(tested.values())
         best = _paired(best, methods, lambda m: m.uncertainties(name), auroc_difference_p)
     return best, tested[best.label].scores.ood[name]
 
@@ -335,7 +304,7 @@ def _paired(
     others = [label for label in values if label != best.label]
     p = holm([p_of(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
-    return best.decided(tied, "row by row")
+    return replace(best, tied=tied, paired="row by row")
 
 
 @dataclass(frozen=True)
@@ -364,7 +333,7 @@ class Facts:
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     sets: Mapping[str, str] = field(default_factory=dict)
     fits: Sequence[Assessed] = ()
-    shift: Sequence[ShiftCurve] = ()
+    shift: Shift = field(default_factory=dict)
 
     @property
     def comparison(self) -> Comparison | None:
@@ -421,18 +390,11 @@ class Facts:
             return None
         return standing_of(key, scored, self.comparisons.get(key))
 
-    def marks(self, key: str) -> list[bool]:
-        """Return for each of `methods` whether a table marks its score."""
-        best = self.standing(key)
-        if best is None:
+    def marks(self, best: Standing | None) -> list[bool]:
+        """Return for each of `methods` whether a table marks it as best; none if classes differ."""
+        if best is None or not self.same_classes:
             return [False] * len(self.methods)
         return best.marks([method.label for method in self.methods])
-
-    def marks_on(self, name: str) -> list[bool]:
-        """Return for each of `methods` whether a table marks its detection of a set."""
-        if not self.same_classes:
-            return [False] * len(self.methods)
-        return self.detectors[name][0].marks([method.label for method in self.methods])
 
 
 def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:

@@ -7,42 +7,101 @@ miscalibration of a class that is rare, or often confused with another (Kull et 
 arXiv:1910.12656), which the scores of each class show.
 
 A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
-(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), beside those of a perfect and a random order
-of the rows. In a ROC curve the rows of the out-of-distribution set are the positive class, and each
-method has the uncertainty of its `auroc`; a higher one means "more likely of the set".
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). In a ROC curve the rows of the
+out-of-distribution set are the positive class, and each method has the uncertainty of its `auroc`;
+a higher one means "more likely of the set".
+
+Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
+vision deficiencies; line style, hatch or marker shape encodes the same information, so that figures
+work in grey. Names are plain text: never formulas, and escaped by matplotlib. The same figure gives
+the same bytes on every run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullLocator
-from numpy.typing import NDArray
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
+from bayeslora.errors import unknown_choice
 from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.plain_text import counted
-from bayeslora.reporting import figure_style as style
-from bayeslora.reporting.assess import Assessed, Point, ShiftCurve, every_fit, labelled
-from bayeslora.reporting.blocks import Figure
+from bayeslora.reporting import blocks
+from bayeslora.reporting.assess import Assessed, Point, every_fit, labelled
 from bayeslora.reporting.facts import SURE, Facts
-from bayeslora.reporting.figure_style import Panel, Role, panels_of
+from bayeslora.reporting.panel import Panel, drawing_style
 from bayeslora.reporting.text import number, score_words, shown_ece, words
 
-Drawings = Mapping[str, Figure]
+FORMATS = ("svg", "png", "pdf")
+"""Formats of figure files; the first is the default."""
+
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
+GREEN = "#009E73"
+INK = "#222222"
+MUTED = "#5a5a5a"
+RULE = "#8a8a8a"
+GRID = "#e6e6e6"
+
+WIDTH = 3.4
+"""Width of every figure, in inches."""
+
+LEFT = 0.5
+"""Room left of the axes for tick labels and the axis label, in inches."""
+
+SMALL = 7.5
+"""Font size of labels inside the axes and of legends, in points."""
+
+ENTRY_HEIGHT = 0.31
+"""Height of an entry of a legend with two lines, in inches."""
+
+Look = Mapping[str, Any]
+"""Properties of matplotlib's lines, or of its patches for an area."""
+
+MEETS: Look = {"color": BLUE, "marker": "o"}
+MISSES: Look = {"color": VERMILLION, "marker": "s"}
+RIGHT: Look = {"edgecolor": BLUE, "facecolor": "#73b1d4"}
+WRONG: Look = {"edgecolor": VERMILLION, "facecolor": "#f4d6bf", "hatch": "////"}
+ACCURACY: Look = {"color": INK}
+CERTAINTY: Look = {"color": INK, "linestyle": (0, (3, 2))}
+DIAGONAL: Look = {"color": RULE, "linestyle": (0, (4, 2))}
+METHODS: tuple[Look, ...] = (
+    {"color": BLUE, "linestyle": "-", "marker": "o"},
+    {"color": VERMILLION, "linestyle": (0, (5, 1.5)), "marker": "s"},
+    {"color": INK, "linestyle": (0, (1.2, 1.2)), "marker": "^"},
+    {"color": GREEN, "linestyle": (0, (7, 1.5, 1.2, 1.5)), "marker": "D"},
+    {"color": PURPLE, "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "v"},
+)
+"""Lines of the methods of a panel; their number limits the methods per panel."""
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise InputError if a format of figure files is unknown."""
+    for kind in formats:
+        if kind not in FORMATS:
+            raise unknown_choice("figure format", kind, FORMATS)
+
+
+Drawings = Mapping[str, blocks.Figure]
 """Topic, one of `figures` in the table of sentences -> its figure, maybe without drawings."""
 
 
 def draw(facts: Facts) -> Drawings:
     """Draw every figure."""
     drawn: dict[str, list[Panel]] = {topic: [] for topic in words()["figures"]}
-    with style.drawing_style():
+    with drawing_style():
         for topic, panel in _panels(facts):
             drawn[topic].append(panel)
     return {
-        topic: Figure(about["caption"], tuple(drawn[topic]), about["heading"])
+        topic: blocks.Figure(about["caption"], tuple(drawn[topic]), about["heading"])
         for topic, about in words()["figures"].items()
     }
 
@@ -52,25 +111,10 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
     fits = every_fit(facts.methods)
     with_labels = labelled(fits)
     for index, fit in enumerate(fits, start=1):
-        scores, name = fit.scores, f"confidence-{index}"
         if fit in with_labels:
-            note = f"ECE {shown_ece(scores)}, n = {scores.n_labelled:,}"
-            diagram = reliability_panel(f"reliability-{index}", fit.label, fit.points, note)
-            yield "reliability", diagram
-            sure, correct = fit.answers.rows.confidence, fit.answers.correct
-            yield "confidence", confidence_panel(name, fit.label, sure, correct, scores.num_bins)
-        elif not with_labels and fit is fits[0]:
-            sure = fit.method.predictions.confidence
-            yield "confidence", confidence_panel(name, fit.label, sure, None, scores.num_bins)
-        for panel in density_panels(index, fit, facts.sets):
-            yield "densities", panel
-    groups = [
-        group
-        for kind in dict.fromkeys(curve.kind for curve in facts.shift)
-        for _, group in panels_of([curve for curve in facts.shift if curve.kind == kind])
-    ]
-    for index, group in enumerate(groups, start=1):
-        yield "shift", shift_panel(f"shift-{index}", group)
+            yield "reliability", reliability_panel(f"reliability-{index}", fit)
+        if fit in with_labels or fit is fits[0]:
+            yield "confidence", confidence_panel(f"confidence-{index}", fit)
     points = [point for fit in with_labels for point in fit.scores.risk_coverage]
     # The first few rows may all be wrong by chance, which would stretch the axis.
     top = max((point.risk for point in points if point.coverage >= 0.1), default=0.0)
@@ -81,60 +125,106 @@ def _panels(facts: Facts) -> Iterator[tuple[str, Panel]]:
             yield "roc", roc_panel(f"roc-{number_of_set}-{index}", name, label, tested)
 
 
-NARROWEST_LABELLED = 0.04
-"""Narrowest bar labelled with its count, in units of confidence."""
+Item = TypeVar("Item")
 
 
-def reliability_panel(name: str, label: str, points: Sequence[Point], note: str) -> Panel:
-    """Return the diagram of a method from its non-empty bins.
+def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Look, Item]]]]:
+    """Yield the number of each panel, from 1, with its items and their lines.
 
-    `note` is the line below the label, the calibration error and its interval.
+    Panels have at most as many items as there are lines.
     """
-    figure, (main, counts) = style.figure_with_axes(4.12, label, note, (1.14, 2.24), (0.4, 0.62))
-    legend = [(style.MEETS, "95 % interval meets the diagonal")]
-    if any(point.off_diagonal for point in points):
-        legend.append((style.MISSES, "misses it"))
-    style.add_legend(figure, legend, top=0.5, columns=2)
-    _draw_points(main, points)
-    side: dict[str, Any] = {"fontsize": style.SMALL, "color": style.MUTED, "zorder": 0}
-    main.text(0.03, 0.97, "underconfident", ha="left", va="top", **side)
-    main.text(0.97, 0.03, "overconfident", ha="right", va="bottom", **side)
-    main.set_ylabel("accuracy in the bin")
-    _draw_counts(counts, points)
-    counts.set_xlabel("confidence")
-    rows = [
-        f"confidence {number(point.confidence, digits=2)}:"
-        f" accuracy {number(point.accuracy, digits=2)}"
-        f" (95 % interval {number(point.accuracy_low, digits=2)} to"
-        f" {number(point.accuracy_high, digits=2)}, {counted(point.count, 'row')})"
-        for point in points
+    starts = range(0, len(items), len(METHODS))
+    for index, start in enumerate(starts, start=1):
+        yield index, list(zip(METHODS, items[start:], strict=False))
+
+
+def figure_with_axes(
+    height: float, title: str, note: str, *boxes: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of the common width with a title, a note below it, and stacked axes.
+
+    Boxes are bottoms and heights of the axes, in inches.
+    """
+    figure = Figure(figsize=(WIDTH, height))
+    across = (WIDTH - LEFT - 0.12) / WIDTH
+    axes = [
+        figure.add_axes((LEFT / WIDTH, bottom / height, across, tall / height))
+        for bottom, tall in boxes
     ]
-    description = f"{note}. Bins: {'; '.join(rows) or 'none'}."
-    return Panel(name, figure, f"Reliability diagram of {label}", description)
+    left = 0.06 / WIDTH
+    bold: Any = {"fontsize": 8.5, "weight": "bold", "color": INK}
+    figure.text(left, 1 - 0.17 / height, title, va="center", **bold)
+    figure.text(left, 1 - 0.36 / height, note, va="center", fontsize=SMALL, color=MUTED)
+    return figure, axes
 
 
-def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
-    style.draw_diagonal(axes)
-    for off, role in ((False, style.MEETS), (True, style.MISSES)):
+def add_legend(figure: Figure, entries: Sequence[tuple[Look, str]], columns: int = 1) -> None:
+    """Draw a legend of looks and words below the note."""
+    handles = [
+        Patch(**look) if "facecolor" in look else Line2D([], [], **look) for look, _ in entries
+    ]
+    place = 0.06 / WIDTH, 1 - 0.5 / figure.get_figheight()
+    legend = figure.legend(
+        handles, [""] * len(handles), loc="upper left", bbox_to_anchor=place, ncols=columns
+    )
+    # As labels, names that begin with an underscore would be left out.
+    for text, (_, words_of_entry) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(words_of_entry)
+
+
+def draw_curve(
+    axes: Axes, look: Look, across: ArrayLike, up: ArrayLike, clipped: bool = False
+) -> None:
+    """Draw a curve; it may lie on the edge of the axes, and leave them unless it is clipped."""
+    axes.plot(across, up, **{**look, "marker": ""}, linewidth=1.4, clip_on=clipped)
+
+
+def draw_points(axes: Axes, look: Look, across: ArrayLike, up: ArrayLike) -> None:
+    """Draw points that stand out from a curve below them."""
+    white: Any = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.5}
+    axes.plot(across, up, **{**look, **white}, zorder=3, clip_on=False)
+
+
+def reliability_panel(name: str, fit: Assessed) -> Panel:
+    """Return the diagram of a fit with labelled rows."""
+    points, note = fit.points, f"ECE {shown_ece(fit.scores)}, n = {fit.scores.n_labelled:,}"
+    figure, (main, counts) = figure_with_axes(4.12, fit.label, note, (1.14, 2.24), (0.4, 0.62))
+    legend = [(MEETS, "95 % interval meets the diagonal")]
+    if any(point.off_diagonal for point in points):
+        legend.append((MISSES, "misses it"))
+    add_legend(figure, legend, columns=2)
+    main.plot([0, 1], [0, 1], **DIAGONAL, linewidth=0.9, zorder=1)
+    for look, off in ((MEETS, False), (MISSES, True)):
         chosen = [point for point in points if point.off_diagonal is off]
-        axes.errorbar(
+        main.errorbar(
             [point.confidence for point in chosen],
             [point.accuracy for point in chosen],
             yerr=[
                 [max(0.0, point.accuracy - point.accuracy_low) for point in chosen],
                 [max(0.0, point.accuracy_high - point.accuracy) for point in chosen],
             ],
-            fmt=role.marker,
-            color=role.color,
+            **look,
+            linestyle="none",
             elinewidth=1.1,
             capsize=2.2,
             zorder=3,
             clip_on=False,
         )
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.tick_params(labelbottom=False)
-    axes.grid(color=style.GRID, linewidth=0.5)
-    axes.set_axisbelow(True)
+    main.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy in the bin")
+    main.tick_params(labelbottom=False)
+    main.grid(color=GRID, linewidth=0.5)
+    main.set_axisbelow(True)
+    side: dict[str, Any] = {"fontsize": SMALL, "color": MUTED, "zorder": 0}
+    main.text(0.03, 0.97, "underconfident", ha="left", va="top", **side)
+    main.text(0.97, 0.03, "overconfident", ha="right", va="bottom", **side)
+    _draw_counts(counts, points)
+    rows = [
+        f"confidence {point.confidence:.2f}: accuracy {point.accuracy:.2f} (95 % interval"
+        f" {point.accuracy_low:.2f} to {point.accuracy_high:.2f}, {counted(point.count, 'row')})"
+        for point in points
+    ]
+    description = f"{note}. Bins: {'; '.join(rows)}."
+    return Panel(name, figure, f"Reliability diagram of {fit.label}", description)
 
 
 def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
@@ -144,284 +234,120 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
         width=[point.high - point.low for point in points],
         align="edge",
         color="#c9d6df",
-        edgecolor=style.MUTED,
+        edgecolor=MUTED,
         linewidth=0.5,
     )
     # Upright, since numbers of many digits are wider than a bar.
-    wide = [point.high - point.low >= NARROWEST_LABELLED for point in points]
-    labels = [_short_count(p.count) if shown else "" for p, shown in zip(points, wide, strict=True)]
-    axes.bar_label(bars, labels, padding=1.5, rotation=90, fontsize=7.0, color=style.INK)
-    tallest = max((point.count for point in points), default=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.7 * tallest), ylabel="examples")
+    axes.bar_label(bars, fmt="{:,.0f}", padding=1.5, rotation=90, fontsize=7.0, color=INK)
+    tallest = max(point.count for point in points)
+    axes.set(xlim=(0, 1), ylim=(0, 1.7 * tallest), xlabel="confidence", ylabel="examples")
     axes.set_yticks([])
 
 
-def _short_count(count: int) -> str:
-    return str(count) if count < 10_000 else f"{count / 1000:,.0f}k"
+def confidence_panel(name: str, fit: Assessed) -> Panel:
+    """Return the histogram of a fit's confidence, in equal-width bins over 0 to 1.
 
-
-_ACCURACY = style.Role(style.INK, "-")
-_CERTAINTY = style.Role(style.INK, (0, (3, 2)))
-
-
-def confidence_panel(
-    name: str,
-    label: str,
-    confidence: NDArray[np.float64],
-    correct: NDArray[np.bool_] | None,
-    bins: int,
-) -> Panel:
-    """Return the histogram of a method's confidence, in equal-width bins over 0 to 1.
-
-    `confidence` holds the [N] highest class probabilities of the labelled rows, and `correct`
-    whether that class is the label; if no row has a label, it is None and `confidence` of all rows.
+    If no row has a label, it is that of all rows.
     """
-    means = {"mean confidence": (_CERTAINTY, float(confidence.mean()))}
-    if correct is None:
-        heading = f"{len(confidence)} examples without labels"
-        key = [(style.RIGHT, "all examples")]
-        wrong, title = np.zeros(len(confidence), dtype=np.bool_), f"Confidence of {label}"
-        counts = f"{len(confidence)} examples"
+    if "nll" in fit.scores:
+        confidence, correct = fit.answers.rows.confidence, fit.answers.correct
+        right = int(correct.sum())
+        note, wrong = f"{len(correct):,} labelled examples", len(correct) - right
+        legend = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({wrong})")]
+        means = {"accuracy": (ACCURACY, float(correct.mean()))}
+        sure = int(np.count_nonzero(confidence[~correct] >= SURE))
+        counts = (
+            f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"
+            f" confidence of {SURE:g} or more"
+        )
     else:
-        heading = f"{len(correct):,} labelled examples"
-        wrong, title = ~correct, f"Confidence of correct and wrong predictions of {label}"
-        errors = int(np.count_nonzero(wrong))
-        right = len(correct) - errors
-        key = [(style.RIGHT, f"correct ({right})"), (style.WRONG, f"wrong ({errors})")]
-        means = {"accuracy": (_ACCURACY, float(correct.mean())), **means}
-        counts = f"{right} predictions are correct and {errors} wrong"
-    figure, (axes,) = style.figure_with_axes(3.1, label, heading, (0.42, 1.8))
-    lines = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
-    style.add_legend(figure, [*key, *lines], top=0.5, columns=2)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    rights, wrongs = (np.histogram(confidence[part], edges)[0] for part in (~wrong, wrong))
+        confidence = fit.method.predictions.confidence
+        correct, means = np.ones(len(confidence), dtype=np.bool_), {}
+        note = counts = f"{len(confidence):,} examples without labels"
+        legend = [(RIGHT, "all examples")]
+    means["mean confidence"] = (CERTAINTY, float(confidence.mean()))
+    figure, (axes,) = figure_with_axes(3.1, fit.label, note, (0.42, 1.8))
+    lines = [(look, f"{title} {number(mean)}") for title, (look, mean) in means.items()]
+    add_legend(figure, [*legend, *lines], columns=2)
+    edges = np.linspace(0.0, 1.0, fit.scores.num_bins + 1)
     # Wrong predictions start at the axis: they are few, and their heights are compared.
-    for heights, base, role in (
-        (wrongs, np.zeros(bins), style.WRONG),
-        (rights, wrongs, style.RIGHT),
-    ):
+    base = np.zeros(len(edges) - 1)
+    for look, part in ((WRONG, ~correct), (RIGHT, correct)):
+        heights = np.histogram(confidence[part], edges)[0]
         shown = heights > 0
         axes.bar(
             edges[:-1][shown],
             heights[shown],
             bottom=base[shown],
-            width=1.0 / bins,
+            width=edges[1],
             align="edge",
-            facecolor=role.area,
-            edgecolor=role.color,
-            hatch=role.hatch,
             linewidth=0.6,
+            **look,
         )
+        base = base + heights
     axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for role, mean in means.values():
-        axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
-    judged = confidence if correct is None else confidence[wrong]
-    sure = int(np.count_nonzero(judged >= SURE))
-    whose = "" if correct is None else " of the wrong ones"
-    stated = ", ".join(words for _, words in lines).capitalize()
-    words = f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more. {stated}."
-    return Panel(name, figure, title, words)
-
-
-NUM_BINS = 30
-"""Bins of a density panel."""
-
-_WIDE = 100.0
-"""Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
-
-
-DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
-    "max_probability": ("", (0.0, 1.0)),
-    "epistemic": (" (nats)", None),
-    "logit_variance": ("", None),
-}
-"""Uncertainty whose density is drawn -> its unit, and limits of its axis, if fixed."""
-
-
-def density_panels(index: int, fit: Assessed, sets: Mapping[str, str]) -> Iterator[Panel]:
-    """Yield a panel per uncertainty of a fit that varies, with all of its sets."""
-    for score, (unit, limits) in DRAWN_SCORES.items():
-        outside = {
-            sets[name]: (
-                source.predictions.uncertainty(score),
-                f"AUROC {number(fit.scores.ood[name].by_score[score]['auroc'].value)}",
-            )
-            for name, source in fit.method.ood.items()
-            if score in fit.scores.ood[name].by_score
-        }
-        if outside:
-            stem, words = f"{score.replace('_', '-')}-{index}", score_words(score)
-            inside, axis = fit.method.predictions.uncertainty(score), words + unit
-            panel = density_panel(stem, fit.label, words, inside, outside, axis=axis, limits=limits)
-            if panel is not None:
-                yield panel
-
-
-def density_panel(
-    stem: str,
-    label: str,
-    score: str,
-    inside: NDArray[np.float64],
-    outside: Mapping[str, tuple[NDArray[np.float64], str]],
-    *,
-    axis: str,
-    limits: tuple[float, float] | None = None,
-) -> Panel | None:
-    """Return the panel of a method and a score in words; None if the score is constant.
-
-    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain, and
-    `outside` by the label of a set the [M] scores of its rows and a text such as `AUROC 0.912`.
-    `axis` is the score with its unit; without `limits` of a linear axis, it follows from the
-    values.
-    """
-    everything = np.concatenate([inside, *(values for values, _ in outside.values())])
-    everything = everything[np.isfinite(everything)]
-    if everything.size == 0 or float(np.ptp(everything)) == 0.0:
-        return None
-    edges, logarithmic = _edges(everything, limits)
-    key = 0.5 + (len(outside) + 1) * style.KEY_ROW
-    figure, (axes,) = style.figure_with_axes(2.3 + key, label, score, (0.42, 1.7))
-    role = style.IN_DISTRIBUTION
-    area: dict[str, Any] = {"facecolor": role.area, "edgecolor": role.color}
-    axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
-    medians = [f"median {number(float(np.median(inside)))} in distribution"]
-    entries = [(role, f"in distribution (n {len(inside)})")]
-    for index, (name, (values, auroc)) in enumerate(outside.items()):
-        role = style.OUTSIDE[index % len(style.OUTSIDE)]
-        look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
-        axes.stairs(_shares(values, edges), edges, baseline=None, linewidth=1.4, **look)
-        medians.append(f"{number(float(np.median(values)))} on {name} ({auroc})")
-        entries.append((role, f"{name} (n {len(values)}), {auroc}"))
-    style.add_legend(figure, entries, top=0.5)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_ylim(bottom=0)
-    axes.set(ylabel="% of the set", xlabel=axis)
-    if logarithmic:
-        axes.set(xscale="log", xlabel=f"{axis}, log scale")
-        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's powers of ten need mathtext
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(edges[0], edges[-1])
-    title = f"{score} of {label}, in distribution and outside"
-    return Panel(stem, figure, title, f"{', '.join(medians)}.")
-
-
-def _edges(
-    values: NDArray[np.float64], limits: tuple[float, float] | None
-) -> tuple[NDArray[np.float64], bool]:
-    """Return the edges of the bins, and whether their axis is logarithmic."""
-    if limits is not None:
-        return np.linspace(*limits, NUM_BINS + 1), False
-    low, high = np.quantile(values, [0.005, 0.995])
-    if low > 0 and high / low > _WIDE:
-        return np.geomspace(low, high, NUM_BINS + 1), True
-    if not high > low:
-        low, high = values.min(), values.max()
-    return np.linspace(low, high, NUM_BINS + 1), False
-
-
-def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the percentage of rows in each bin; values out of range count in the end bins."""
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return 100 * counts / max(1, len(values))
+    for look, mean in means.values():
+        axes.axvline(mean, **look, linewidth=1.3)
+    words_of_means = ", ".join(text for _, text in lines).capitalize()
+    return Panel(name, figure, f"Confidence of {fit.label}", f"{counts}. {words_of_means}.")
 
 
 MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""
 
 
-def _entries(figures: Sequence[tuple[Role, str, str]]) -> tuple[list[tuple[Role, str]], str]:
-    """Return a legend of methods with their numbers below the names, and the same in words."""
-    legend = [(role, f"{name}\n{numbers}") for role, name, numbers in figures]
-    return legend, f"{'; '.join(f'{name}: {numbers}' for _, name, numbers in figures)}."
-
-
-def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Assessed]], top: float) -> Panel:
-    """Return the risk-coverage curves of some labelled methods.
-
-    The rows of the first determine the reference lines; `top` is the largest share of errors on the
-    axis.
-    """
-    sizes = sorted({method.scores.n_labelled for _, method in methods})
-    note = f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first"
-    key = 0.5 + len(methods) * style.ENTRY_HEIGHT
-    figure, (axes,) = style.figure_with_axes(
-        key + 2 * style.KEY_ROW + 2.6, "Errors left at each coverage", note, (0.42, 2.0)
-    )
-    of_marked = [
-        [method.scores[f"accuracy_at_{percent}"].value for percent in MARKED]
-        for _, method in methods
-    ]
-    legend, words = _entries(
-        [
-            (
-                role,
-                method.label,
-                f"AURC {number(method.scores['aurc'].value)}; accuracy"
-                f" {', '.join(map(number, accuracies))} at {', '.join(map(str, MARKED))} %",
-            )
-            for (role, method), accuracies in zip(methods, of_marked, strict=True)
-        ]
-    )
-    whose = " of the first" if len(methods) > 1 else ""
-    random, perfect = Role(style.RULE, (0, (4, 2))), Role(style.RULE, (0, (1, 1.5)))
-    legend += [
-        (random, f"examples{whose} in random order"),
-        (perfect, f"examples{whose}, all correct ones first"),
-    ]
-    style.add_legend(figure, legend, top=0.5)
-    accuracy = methods[0][1].scores["accuracy"].value
-    style.draw_curve(axes, random, [0, 1], [100 * (1 - accuracy)] * 2)
-    answered = np.linspace(0.01, 1, 200)
-    style.draw_curve(axes, perfect, answered, 100 * np.maximum(0, 1 - accuracy / answered))
-    marks = [percent / 100 for percent in MARKED]
-    for (role, method), accuracies in zip(methods, of_marked, strict=True):
-        curve = method.scores.risk_coverage
+def risk_coverage_panel(name: str, methods: Sequence[tuple[Look, Assessed]], top: float) -> Panel:
+    """Return the risk-coverage curves of labelled methods; `top` is the largest risk to show."""
+    key = 0.5 + len(methods) * ENTRY_HEIGHT
+    title, note = "Errors left at each coverage", "most confident first"
+    figure, (axes,) = figure_with_axes(key + 2.6, title, note, (0.42, 2.0))
+    legend = []
+    for look, method in methods:
+        scores, curve = method.scores, method.scores.risk_coverage
+        accuracies = [scores[f"accuracy_at_{percent}"].value for percent in MARKED]
         across, up = [point.coverage for point in curve], [100 * point.risk for point in curve]
-        style.draw_curve(axes, role, across, up, clipped=True)
-        style.draw_points(axes, role, marks, [100 * (1 - share) for share in accuracies])
-    for mark in marks:
-        axes.axvline(mark, color=style.GRID, linewidth=0.6, zorder=0)
-    axes.set_xlabel("coverage: share of examples answered", color=style.INK)
-    axes.set_ylabel("errors among them (%)", color=style.INK)
+        draw_curve(axes, look, across, up, clipped=True)
+        marks = [percent / 100 for percent in MARKED]
+        draw_points(axes, look, marks, [100 * (1 - share) for share in accuracies])
+        stated = f"{', '.join(map(number, accuracies))} at {', '.join(map(str, MARKED))} %"
+        text = f"{method.label}\nAURC {number(scores['aurc'].value)}; accuracy {stated}"
+        legend.append((look, text))
+    add_legend(figure, legend)
+    axes.set(xlabel="coverage: share of examples answered", ylabel="errors among them (%)")
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
     title = f"Risk and coverage of {', '.join(method.label for _, method in methods)}"
-    return Panel(name, figure, title, words)
+    return Panel(name, figure, title, _in_words(legend))
+
+
+def _in_words(legend: Sequence[tuple[Look, str]]) -> str:
+    """Return the entries of a legend, each a name above its numbers, as text."""
+    return f"{'; '.join(text.replace(chr(10), ': ') for _, text in legend)}."
 
 
 DETECTED = 0.95
 """Share of the set's rows flagged at the marked point, as in FPR95."""
 
 
-def roc_panel(name: str, ood: str, label: str, methods: Sequence[tuple[Role, Assessed]]) -> Panel:
+def roc_panel(name: str, ood: str, label: str, methods: Sequence[tuple[Look, Assessed]]) -> Panel:
     """Return the ROC curves of some methods on the set `ood` with a label."""
-    results = [method.scores.ood[ood] for _, method in methods]
-    sizes = sorted({(result.n_out, result.n_in) for result in results})
-    counts = [f"{out:,} of the set (positive), {n:,} in distribution" for out, n in sizes]
-    note = f"Rows: {' or '.join(counts)}"
-    legend, words = _entries(
-        [
-            (
-                role,
-                method.label,
-                f"AUROC {number(result.auroc.value)}, FPR95 {number(result.fpr95.value)}, by"
-                f" {score_words(result.score)}",
-            )
-            for (role, method), result in zip(methods, results, strict=True)
-        ]
-    )
-    key = 0.5 + len(methods) * style.ENTRY_HEIGHT
-    figure, (axes,) = style.figure_with_axes(key + 3.16, label, note, (0.42, 2.7))
-    style.add_legend(figure, legend, top=0.5)
-    style.draw_diagonal(axes)
-    axes.axhline(DETECTED, color=style.GRID, linewidth=0.8, zorder=0)
-    for (role, method), result in zip(methods, results, strict=True):
-        style.draw_curve(axes, role, *roc_curve(*method.uncertainties(ood)))
-        style.draw_points(axes, role, [result.fpr95.value], [DETECTED])
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    first = methods[0][1].scores.ood[ood]
+    note = f"{first.n_out:,} examples of the set (positive), {first.n_in:,} in distribution"
+    key = 0.5 + len(methods) * ENTRY_HEIGHT
+    figure, (axes,) = figure_with_axes(key + 3.16, label, note, (0.42, 2.7))
+    axes.plot([0, 1], [0, 1], **DIAGONAL, linewidth=0.9, zorder=1)
+    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
+    legend = []
+    for look, method in methods:
+        result = method.scores.ood[ood]
+        draw_curve(axes, look, *roc_curve(*method.uncertainties(ood)))
+        draw_points(axes, look, [result.fpr95.value], [DETECTED])
+        numbers = f"AUROC {number(result.auroc.value)}, FPR95 {number(result.fpr95.value)}"
+        legend.append((look, f"{method.label}\n{numbers}, by {score_words(result.score)}"))
+    add_legend(figure, legend)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="examples of the set flagged")
     axes.set_xlabel("in-distribution examples flagged (point: FPR95)")
-    axes.set_ylabel("examples of the set flagged")
-    return Panel(name, figure, f"ROC of detecting {label}", f"{note}. {words}")
+    return Panel(name, figure, f"ROC of detecting {label}", f"{note}. {_in_words(legend)}")
 
 
 def roc_curve(
@@ -436,46 +362,3 @@ def roc_curve(
     hits = np.cumsum(rows.is_out)[rows.ends]
     alarms = rows.ends + 1 - hits
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
-
-
-_SHIFTED = {"ece": "ECE", "accuracy": "accuracy"}
-_TALL, _GAP = 1.25, 0.25
-
-
-def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
-    """Return ECE and accuracy of some methods, at least one, under one corruption."""
-    kind = curves[0][1].kind.replace("_", " ")
-    entries = []
-    for role, curve in curves:
-        first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
-        ends = ", ".join(
-            f"{words} {number(first[key].value)} to {number(last[key].value)}"
-            for key, words in _SHIFTED.items()
-        )
-        entries.append((role, curve.label, f"{ends} at severity {max(curve.scores):.4g}"))
-    legend, words = _entries(entries)
-    boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
-    height = 0.9 + len(curves) * style.ENTRY_HEIGHT + len(_SHIFTED) * (_TALL + _GAP)
-    note = "bars: 95 % intervals; severity 0: the examples as they are"
-    heading = f"Calibration against severity: {kind}"
-    figure, axes = style.figure_with_axes(height, heading, note, *boxes[::-1])
-    style.add_legend(figure, legend, top=0.5)
-    levels = sorted({level for _, curve in curves for level in curve.scores})
-    for ax, (score, title) in zip(axes, _SHIFTED.items(), strict=True):
-        for index, (role, curve) in enumerate(curves):
-            # Shifted so that the error bars of methods do not overlap.
-            shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]
-            across = [severity + shift for severity in curve.scores]
-            scores = [by_key[score] for by_key in curve.scores.values()]
-            values = [each.value for each in scores]
-            style.draw_curve(ax, role, across, values)
-            style.draw_points(ax, role, across, values)
-            lows, highs = [each.low for each in scores], [each.high for each in scores]
-            ax.vlines(across, lows, highs, color=role.color, linewidth=0.8)
-        ax.set_ylabel(title, color=style.INK)
-        if all(float(level).is_integer() for level in levels):
-            ax.set_xticks(levels)
-        ax.set_ylim(bottom=0)
-    axes[-1].set_xlabel("severity", color=style.INK)
-    title = f"Calibration under {kind} of {', '.join(curve.label for _, curve in curves)}"
-    return Panel(name, figure, title, words)

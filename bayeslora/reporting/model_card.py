@@ -7,7 +7,7 @@ which `huggingface_hub` reads and writes. Other keys keep their values, but not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
 }
 """Key of a score -> type and name of its metric in the metadata."""
 
-SHOWN = (*METRICS, "overconfidence", "coverage", "set_size")
+SHOWN = (*METRICS, "mean_confidence", "overconfidence", "coverage", "set_size")
 """Keys of the scores in the section, if present."""
 
 
@@ -56,9 +56,8 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         scores: Result of `evaluate` for the model.
         dataset: Name of the rows.
     """
-    keys = SHOWN if scores.n_labelled else ("mean_confidence",)
     cells = {
-        COLUMNS[key].title_and_arrow: score_cell(key, scores[key]) for key in keys if key in scores
+        COLUMNS[key].title_and_arrow: score_cell(key, scores[key]) for key in SHOWN if key in scores
     }
     return render_text(
         "card.md.j2",
@@ -112,17 +111,15 @@ def update_model_card(
     path = Path(path)
     card = read_card(path)
     data = card.data
-    results = list(_results(scores, clean(dataset), dataset_type))
-    if not results:
-        raise InputError("no row has a label and there is no OOD set: nothing for the model index")
+    results = _results(scores, clean(dataset), dataset_type)
     present = data.get("eval_results") or []
     others = [old for old in present if not any(new.is_equal_except_value(old) for new in results)]
-    data["model_name"] = model or data.get("model_name") or path.resolve().parent.name or "model"
-    data["eval_results"] = [*others, *results]
+    if results:  # none of rows without labels
+        data["model_name"] = model or data.get("model_name") or path.resolve().parent.name
+        data["eval_results"] = [*others, *results]
     section = model_card_section(scores, dataset=dataset)
     if START in card.text:
-        head, tail = card.text.split(START)
-        card.text = head + section + tail.split(END)[1]
+        card.text = card.text.split(START)[0] + section + card.text.split(END)[1]
     else:
         card.text = f"{card.text.rstrip()}\n\n{section}\n".lstrip()
     with atomic_file(path) as temporary:
@@ -142,27 +139,28 @@ def read_card(path: str | Path) -> ModelCard:
     from huggingface_hub import ModelCard
 
     text = read_text(path).replace("\r\n", "\n")
-    if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)} or (
-        START in text and text.index(START) > text.index(END)
-    ):
-        raise InputError(f"model card {path}: expected one {START!r} and then one {END!r}, or none")
-    if not text.lstrip("\ufeff \n").startswith("---"):
-        text = f"---\n{{}}\n---\n{text}"
+    if (text.count(START), text.count(END)) not in {(0, 0), (1, 1)}:
+        raise InputError(f"model card {path}: expected one {START!r} and one {END!r}, or none")
     try:
         return ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"model card {path}: its metadata cannot be read: {error!s:.200}"
-        ) from None
+        raise InputError(f"model card {path}: metadata cannot be read: {error!s:.200}") from None
 
 
-def _results(scores: Scores, dataset: str, dataset_type: str | None) -> Iterator[EvalResult]:
+def _results(scores: Scores, dataset: str, dataset_type: str | None) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "custom"
-
-    def result(kind: str, name: str, value: float, args: dict[str, Any] | None) -> EvalResult:
-        return EvalResult(
+    values: list[tuple[str, str, float, dict[str, Any] | None]] = [
+        (kind, name, scores[key].value, {"num_bins": scores.num_bins} if key == "ece" else None)
+        for key, (kind, name) in METRICS.items()
+        if key in scores
+    ]
+    for name, detected in scores.ood.items():
+        by = clean(f"{name} as out of distribution, by {score_words(detected.score)}")
+        values.append(("roc_auc", f"AUROC, {by}", detected.auroc.value, None))
+    return [
+        EvalResult(
             task_type="text-classification",
             dataset_type=dataset_type or slug,
             dataset_name=dataset,
@@ -171,14 +169,8 @@ def _results(scores: Scores, dataset: str, dataset_type: str | None) -> Iterator
             metric_value=round(value, 6),
             metric_args=args,
         )
-
-    for key, (kind, name) in METRICS.items():
-        if key in scores:
-            args = {"num_bins": scores.num_bins} if key == "ece" else None
-            yield result(kind, name, scores[key].value, args)
-    for name, detected in scores.ood.items():
-        by = clean(f"{name} as out of distribution, by {score_words(detected.score)}")
-        yield result("roc_auc", f"AUROC, {by}", detected.auroc.value, None)
+        for kind, name, value, args in values
+    ]
 
 
 def _write_eval_result(folder: Path, dataset_id: str, scores: Scores) -> None:

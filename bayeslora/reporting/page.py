@@ -14,19 +14,22 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 from bayeslora._version import __version__
+from bayeslora.errors import unknown_choice
+from bayeslora.io.files import atomic_file, check_writable, refuse_existing
+from bayeslora.metrics.compare import Comparison
 from bayeslora.plain_text import clean
-from bayeslora.reporting.tables import Table, escape_markdown, sentence_to_markdown, to_markdown
-from bayeslora.reporting.text import NAME_END, NAME_START, brief, score_words, shown
+from bayeslora.reporting.blocks import Block, Document, Table
+from bayeslora.reporting.score_tables import difference_table
+from bayeslora.reporting.text import NAME_END, NAME_START, brief, plain, score_words, shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-    from bayeslora.reporting.blocks import Block, Document
 
 _ASSETS = files("bayeslora.reporting").joinpath("templates")
 
@@ -57,7 +60,8 @@ PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
 def render_latex(document: Document) -> str:
     """Return all tables of a report."""
     title = clean(document.title).replace("\\", "/")
-    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, document.tables))
+    tables = [block for block in document.blocks if isinstance(block, Table)]
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, tables))
 
 
 def render(name: str, values: Mapping[str, Any], *, script: str, styles: Sequence[str]) -> str:
@@ -101,7 +105,7 @@ def _environment() -> Environment:
         "breakable": _breakable,
         "md": escape_markdown,
         "sentence": sentence_to_markdown,
-        "plain": lambda text: text.replace(NAME_START, "").replace(NAME_END, ""),
+        "plain": plain,
         "pipes": to_markdown,
         "tex": escape_latex,
         "brief": brief,
@@ -127,6 +131,39 @@ def _names(sentence: str) -> Markup:
 def _breakable(name: str) -> Markup:
     """Escape a name, which may then be broken behind its separators."""
     return Markup("<wbr>").join(re.split(r"(?<=[._/:-])(?=.)", name))
+
+
+def to_markdown(table: Table) -> str:
+    """Return a pipe table, with the best values in bold and markup in names escaped."""
+    titles = [
+        f"{column.title_and_arrow} {escape_markdown(column.detail)}" for column in table.columns
+    ]
+    lines = [
+        [*table.headings, *map(str.strip, titles)],
+        ["---"] * len(table.headings) + ["---:"] * len(table.columns),
+    ]
+    for row in table.rows:
+        cells = [
+            (f"**{cell.value}**" if cell.best else cell.value, *cell.below) for cell in row.cells
+        ]
+        headings = map(escape_markdown, row.headings)
+        lines.append([*headings, *(" ".join(filter(None, cell)) for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_MARKDOWN = str.maketrans(
+    {char: f"\\{char}" for char in "\\`*_{}[]#|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
+
+
+def escape_markdown(text: str) -> str:
+    """Escape `text` so that Markdown shows it verbatim."""
+    return text.translate(_MARKDOWN)
+
+
+def sentence_to_markdown(text: str) -> str:
+    """Return a sentence with names in bold."""
+    return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
 
 
 MOST_COLUMNS = 4
@@ -182,3 +219,30 @@ _LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
 def escape_latex(text: str) -> str:
     """Escape `text` so that LaTeX shows it verbatim."""
     return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
+
+
+def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the table of `compare` atomically as Markdown or LaTeX, and return the file.
+
+    Args:
+        comparison: The paired differences.
+        out: A `.md` or `.tex` file.
+        overwrite: Whether a file may be replaced.
+
+    Raises:
+        InputError: The suffix is another, or `out` exists and may not be replaced, or cannot be
+            written.
+    """
+    target = Path(out)
+    if target.suffix not in (".md", ".tex"):
+        raise unknown_choice("ending of a comparison's file", target.suffix, (".md", ".tex"))
+    check_writable(target)
+    refuse_existing(target, overwrite=overwrite)
+    table = difference_table(comparison).called("differences")
+    text = f"{PREAMBLE}\n{to_latex(table)}"
+    if target.suffix == ".md":
+        words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
+        text = f"{words}\n\n{to_markdown(table)}\n"
+    with atomic_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return target

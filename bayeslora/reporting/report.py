@@ -8,16 +8,23 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
-from bayeslora.io.files import check_writable, refuse_inputs, write_json
+from bayeslora.io.files import (
+    Layout,
+    atomic_directory,
+    check_writable,
+    listed_files,
+    refuse_inputs,
+    refuse_target,
+    write_json,
+)
 from bayeslora.metrics.bootstrap import column_names
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
-from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_curves
+from bayeslora.reporting.assess import EvaluateOptions, assess, pair, pool, shift_scores
+from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
-from bayeslora.reporting.figure_style import FORMATS, check_formats
-from bayeslora.reporting.figures import draw
+from bayeslora.reporting.figures import FORMATS, check_formats, draw
 from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.score_files import scores_json, write_csv
 
@@ -25,9 +32,6 @@ if sys.platform == "win32":  # a path class must be derived from the system's ow
     from pathlib import WindowsPath as SystemPath
 else:
     from pathlib import PosixPath as SystemPath
-
-HEIGHT = 640
-"""Height of the page in a notebook, in pixels."""
 
 
 class Report(SystemPath):
@@ -44,7 +48,7 @@ class Report(SystemPath):
         page = escape(self.read_text(encoding="utf-8"), quote=True)
         return (
             f'<iframe title="{escape(str(self), quote=True)}" sandbox="allow-scripts"'
-            f' style="width: 100%; height: {HEIGHT}px; border: 1px solid #d9dee3"'
+            f' style="width: 100%; height: 640px; border: 1px solid #d9dee3"'
             f' srcdoc="{page}"></iframe>'
         )
 
@@ -52,7 +56,7 @@ class Report(SystemPath):
 PAGE = "index.html"
 SCORES = "scores.json"
 
-LAYOUT = Layout("a report", SCORES)
+LAYOUT = Layout(SCORES)
 """Contents of a report's directory."""
 
 
@@ -112,8 +116,8 @@ def report(
         provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
         reading: How to read files in another format than this package writes.
         **options: What the page shows, see `PageOptions`: `title`, `examples`, `example_column`
-            and `figures`; and keywords of `evaluate`: `ood_score`, `near`, `far`, `group_by`,
-            `by_class`, `cluster_by`, `num_bins`, `interval`, `num_resamples`, `seed`.
+            and `figures`; and keywords of `evaluate`: `ood_score`, `group_by`, `by_class`,
+            `cluster_by`, `num_bins`, `num_resamples`, `seed`.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.
@@ -122,7 +126,8 @@ def report(
         InputError: `out` exists and may not be replaced, or an input is invalid.
     """
     scoring: Any = {key: options[key] for key in EvaluateOptions.__annotations__ if key in options}  # type: ignore[literal-required]
-    formats = check_formats(options.get("figures", FORMATS[:1]))
+    formats = options.get("figures", FORMATS[:1])
+    check_formats(formats)
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items, worse = collection.as_list(items), collection.as_list(shifted)
@@ -145,7 +150,7 @@ def report(
             pair(pooled, scoring),
             collection.ood_names(methods),
             fits=fits,
-            shift=shift_curves(fits, sources, scoring),
+            shift=shift_scores(fits, sources, scoring),
         )
         document = compose(
             options.get("title", ""), facts, draw(facts), provenance=provenance or {}, column=column
@@ -157,7 +162,8 @@ def report(
         }.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
         (folder / "figures").mkdir()
-        for panel in document.panels:
+        drawings = [block for block in document.blocks if isinstance(block, Figure)]
+        for panel in (panel for figure in drawings for panel in figure.panels):
             for kind in formats:
                 (folder / "figures" / f"{panel.name}.{kind}").write_bytes(panel.saved(kind))
         write_csv(folder / "scores.csv", facts)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bayeslora._version import __version__
-from bayeslora.metrics.scores import Score, Scores, without_nan
+from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.plain_text import clean
-from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.facts import Facts
+from bayeslora.reporting.score_tables import SHIFT_KEYS
 
 _FORMULA = re.compile(r"[=@＝＋－＠]|[+-](?!\d+(\.\d+)?$)")
 
@@ -45,9 +45,9 @@ CSV_COLUMNS = (
 )
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
-`by` is only set for parts: `group:<column>`, `class`, `sets` (near and far) and `answers` (right
-and wrong), with the value of the column, the class, and so on in `part`. Means over seeds follow
-all fits, with the number of seeds in `method`.
+`by` is only set for parts: `group:<column>`, `class` and `answers` (right and wrong),
+with the value of the column, the class, and so on in `part`. Means over seeds follow all fits, with
+the number of seeds in `method`.
 """
 
 
@@ -75,60 +75,51 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
         "comparison": None if comparison is None else comparison.to_json(),
         "shift": [
             {
-                "label": curve.label,
-                "corruption": curve.kind,
-                "scores": [
-                    without_nan({"severity": level, **{k: vars(s) for k, s in by_key.items()}})
-                    for level, by_key in curve.scores.items()
-                ],
+                "label": label,
+                "corruption": kind,
+                "severity": severity,
+                "scores": without_nan({key: vars(scores[key]) for key in SHIFT_KEYS}),
             }
-            for curve in facts.shift
+            for (label, kind, severity), scores in facts.shift.items()
         ],
     }
 
 
 def write_csv(path: Path, facts: Facts) -> None:
     """Write `scores.csv` with numbers in full precision."""
+    lines = [
+        {"method": method.title, "name": method.method.name, **line}
+        for method in (*facts.fits, *(method for method in facts.methods if method.fits))
+        for line in _lines(method.scores)
+    ]
     with path.open("w", encoding="utf-8", newline="") as stream:
         write_rows(stream, [CSV_COLUMNS])
-        for assessed in (*facts.fits, *(method for method in facts.methods if method.fits)):
-            write_rows(stream, _lines(assessed))
+        write_rows(stream, ([line.get(column, "") for column in CSV_COLUMNS] for line in lines))
 
 
-def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
-    scores, names = assessed.scores, (assessed.title, assessed.method.name)
+def _lines(scores: Scores) -> Iterator[dict[str, object]]:
     rows = scores.n_labelled or scores.n
     for key, score in scores.items():
-        yield (*names, "", "", key, *score_numbers(score), rows, "", "", "")
+        yield {"score": key, **vars(score), "n": rows}
     for key in ("ece_if_calibrated", "calibration_p"):
         if (value := getattr(scores, key)) is not None:
-            yield (*names, "", "", key, value, "", "", rows, "", "", "")
+            yield {"score": key, "value": value, "n": rows}
     for name, result in scores.ood.items():
+        sizes = {"n": result.n_in, "n_ood": result.n_out}
         for uncertainty, by_key in result.by_score.items():
             for key, score in by_key.items():
-                numbers = (*score_numbers(score), result.n_in, result.n_out)
-                yield (*names, name, uncertainty, key, *numbers, "", "")
-    for line in _part_lines(scores):
-        yield (*names, *line)
+                about = {"ood": name, "uncertainty": uncertainty, "score": key}
+                yield {**about, **vars(score), **sizes}
+    yield from _lines_of_parts(scores)
 
 
-def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
-    """Yield the lines of parts, without the names of the method."""
-    for kind, group in scores.ood_groups.items():
-        size = sum(scores.ood[name].n_out for name in group.sets)
-        for uncertainty, by_key in group.by_score.items():
-            for key, score in by_key.items():
-                yield ("", uncertainty, key, *score_numbers(score), scores.n, size, "sets", kind)
+def _lines_of_parts(scores: Scores) -> Iterator[dict[str, object]]:
     for uncertainty, means in scores.uncertainty.items():
         for part, score in means.items():
-            yield ("", uncertainty, "mean", *score_numbers(score), "", "", "answers", part)
+            about = {"uncertainty": uncertainty, "score": "mean", "by": "answers", "part": part}
+            yield {**about, **vars(score)}
     groups = {f"group:{column}": parts for column, parts in scores.groups.items()}
     for by, parts in {**groups, "class": scores.classes}.items():
         for name, of_part in parts.items():
             for key, score in of_part.scores.items():
-                yield ("", "", key, *score_numbers(score), of_part.n, "", by, name)
-
-
-def score_numbers(score: Score) -> tuple[float, float, float]:
-    """Return value, low and high."""
-    return score.value, score.low, score.high
+                yield {"score": key, **vars(score), "n": of_part.n, "by": by, "part": name}

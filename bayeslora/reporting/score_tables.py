@@ -1,4 +1,4 @@
-"""Tables of scores: methods, detection by each uncertainty, parts of the rows, confusion."""
+"""Tables of scores: methods and their differences, detection, parts of the rows, confusion."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
+from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
-from bayeslora.plain_text import as_label, clean, counted, shorten
-from bayeslora.predictions.files import UNCERTAINTIES
-from bayeslora.reporting.facts import Facts, best_or_tied
-from bayeslora.reporting.tables import Cell, Column, Row, Table
+from bayeslora.plain_text import as_label, clean, counted
+from bayeslora.reporting.assess import Shift
+from bayeslora.reporting.blocks import Cell, Column, Row, Table
+from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.text import (
     interval,
-    listed,
     named,
     number,
     p_text,
@@ -30,28 +30,21 @@ COLUMNS: Mapping[str, Column] = {
 }
 """Key -> column, for every score of labelled predictions and of prediction sets."""
 
-SCORE_COLUMNS: Mapping[str, Column] = {
-    key: COLUMNS[key] for key in ("accuracy", "nll", "ece", "brier", "overconfidence", "aurc")
-}
-"""Key -> column of the table of methods."""
-
-LISTED_COLUMNS: Mapping[str, Column] = {
-    **SCORE_COLUMNS,
-    **{key: column for key, column in COLUMNS.items() if ALL_SCORES[key].listed},
-}
-"""`SCORE_COLUMNS` and further scores, for lists."""
+SCORE_KEYS = ("accuracy", "nll", "ece", "brier", "overconfidence", "aurc")
+"""Scores in the table of methods."""
 
 OF_SETS = ("coverage", "set_size")
 """Scores of prediction sets in the table of methods, if a method has sets."""
+
+LISTED_KEYS = tuple(
+    dict.fromkeys([*SCORE_KEYS, *(key for key, info in ALL_SCORES.items() if info.listed)])
+)
+"""Scores in the list of a single method, if present."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
     key: Column(info.title, info.arrow) for key, info in DETECTION_SCORES.items()
 }
 """Key -> column of the table of out-of-distribution detection."""
-
-HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
-"""Uncertainties listed only in `scores.json` and `scores.csv`: entropy equals the total, and the
-aleatoric part is not designed to detect out-of-distribution examples."""
 
 FIRST_KEYS, MOST_COLUMNS, MOST_SETS = ("accuracy", "nll", "overconfidence", "ece"), 5, 2
 """Scores of the first screen, its most columns, and most out-of-distribution sets among them."""
@@ -64,67 +57,55 @@ def score_table(
     sets: Mapping[str, str],
     keys: Sequence[str] | None = None,
     facts: Facts | None = None,
-    *,
-    chance: bool = False,
 ) -> Table:
     """Return the table of methods: one row each, with a column per out-of-distribution set.
 
     Args:
         methods: Scores by the names to show.
         sets: Name -> label of each out-of-distribution set.
-        keys: The scores to show, in this order. None means those of `SCORE_COLUMNS`, or the mean
-            confidence if no method has any of them, and those of `OF_SETS`.
-        facts: Facts on the same methods in the same order, which determine the marks; None marks by
-            intervals alone.
-        chance: Whether `CHANCE_COLUMN` follows ECE, if there is an ECE.
+        keys: The scores to show, in this order. None means `SCORE_KEYS`, or the mean confidence if
+            no method has any of them, and `OF_SETS`.
+        facts: Facts on the same methods in the same order, which determine the best values; None
+            marks none.
     """
     if keys is None:
-        some = any(key in method for method in methods for key in SCORE_COLUMNS)
-        keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
+        some = any(key in method for method in methods for key in SCORE_KEYS)
+        keys = (*(SCORE_KEYS if some else ("mean_confidence",)), *OF_SETS)
     shown = [key for key in keys if any(key in method for method in methods)]
+    none = [False] * len(methods)
     columns: list[tuple[Column, list[Cell]]] = []
     for key in shown:
-        scores = [method.get(key) for method in methods]
-        marks = best_or_tied(key, scores) if facts is None else facts.marks(key)
+        marks = facts.marks(facts.standing(key)) if facts else none
         cells = [
-            score_cell(key, score, best, digits=digits_of(key, method, shown))
-            for score, best, method in zip(scores, marks, methods, strict=True)
+            score_cell(key, method.get(key), best, digits=digits_of(key, method, shown))
+            for best, method in zip(marks, methods, strict=True)
         ]
         columns.append((COLUMNS[key], cells))
-        if chance and key == "ece":
+        if key == "ece":
             columns.append((CHANCE_COLUMN, [chance_cell(method) for method in methods]))
     for name, label in sets.items():
-        results = [method.ood.get(name) for method in methods]
-        scores = [None if result is None else result.auroc for result in results]
-        marks = best_or_tied("auroc", scores) if facts is None else facts.marks_on(name)
+        marks = facts.marks(facts.detectors[name][0]) if facts else none
         cells = [
-            score_cell("auroc", score, best, p=_judged_by(result))
-            for result, score, best in zip(results, scores, marks, strict=True)
+            _auroc_cell(method.ood.get(name), best)
+            for best, method in zip(marks, methods, strict=True)
         ]
         columns.append((Column("AUROC", "↑", label), cells))
     rows = tuple(
         Row((method.name,), tuple(cells[index] for _, cells in columns))
         for index, method in enumerate(methods)
     )
-    labelled = any(method.n_labelled for method in methods)
-    sizes = sorted({method.n_labelled or method.n for method in methods})
-    size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    noun = f"{'' if labelled else 'un'}labelled {'example' if sizes == [1] else 'examples'}"
-    bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
-    used = {method.ood[name].score for method in methods for name in sets if name in method.ood}
     notes = (
-        f"Calibration errors in {bins} bins; {_brackets(methods)}."
-        if shown
-        else f"The set is the positive class; {_brackets(methods)}.",
+        f"Calibration errors in {methods[0].num_bins} bins. {say('brackets')}",
         say("ties") if len(methods) > 1 else "",
-        f"AUROC by {' or '.join(map(score_words, sorted(used)))}." if used else "",
         say("reflected") if any(REFLECTED & {*method} for method in methods) else "",
         clamped_note(methods),
-        sets_note(methods),
-        say("chance") if chance and "ece" in shown else "",
+        say("chance") if "ece" in shown else "",
     )
+    sizes = [method.n_labelled or method.n for method in methods]
+    size = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+    kind = "labelled" if any(method.n_labelled for method in methods) else "unlabelled"
     return Table(
-        f"Scores on {size} {noun}.{_marks(methods, facts)}",
+        f"Scores on {size} {kind} examples.{_marks(facts)}",
         ("Method",),
         tuple(column for column, _ in columns),
         rows,
@@ -132,71 +113,59 @@ def score_table(
     )
 
 
+def _auroc_cell(result: OODScores | None, best: bool) -> Cell:
+    if result is None:
+        return Cell()
+    return score_cell("auroc", result.auroc, best, p=f"by {score_words(result.score)}")
+
+
 def first_table(facts: Facts) -> Table:
     """Return the table of methods of the first screen, without intervals."""
     sets = dict(list(facts.sets.items())[:MOST_SETS])
     table = score_table(facts.scores, sets, FIRST_KEYS[: MOST_COLUMNS - len(sets)], facts)
+    chosen = [index for index, column in enumerate(table.columns) if column != CHANCE_COLUMN]
     rows = tuple(
-        replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
+        replace(row, cells=tuple(replace(row.cells[i], interval="", p="") for i in chosen))
         for row in table.rows
     )
-    bold = say("bold" if facts.same_classes else "different_classes")
     auroc = " AUROC: OOD detection." if sets else ""
-    caption = f"{bold} {say('arrows')}{auroc}"
-    return replace(table, caption=caption, rows=rows, notes="")
+    caption = f"{_marks(facts)} {say('arrows')}{auroc}".strip()
+    columns = tuple(table.columns[index] for index in chosen)
+    return replace(table, caption=caption, columns=columns, rows=rows, notes="")
 
 
-def _marks(methods: Sequence[Scores], facts: Facts | None) -> str:
+def _marks(facts: Facts | None) -> str:
     """Return the meaning of bold numbers in a table of several methods, or why there are none."""
-    if len(methods) < 2:
+    if facts is None or len(facts.methods) < 2:
         return ""
-    comparable = facts is None or facts.same_classes
-    return f" {say('bold' if comparable else 'different_classes')}"
+    return f" {say('bold' if facts.same_classes else 'different_classes')}"
 
 
 def detection_table(
     methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None = None
 ) -> Table:
     """Return the table of detection of each set by each method's own uncertainty."""
+    ties = f" {say('ties')}" if len(methods) > 1 else ""
+    notes = f"The set is the positive class. {say('brackets')}{ties}"
     table = score_table(methods, sets, (), facts)
-    return replace(table, caption=f"{say('detection')}{_marks(methods, facts)}")
-
-
-def _judged_by(result: OODScores | None) -> str:
-    return "" if result is None else f"by {score_words(result.score)}"
-
-
-def listed_scores(result: OODScores) -> Mapping[str, Mapping[str, Score]]:
-    """Return the scores of detection by each uncertainty that a table lists.
-
-    `HIDDEN_SCORES` and constant scores, for which all pairs tie in every resample, are left out.
-    """
-    return {
-        score: scores
-        for score, scores in result.by_score.items()
-        if score not in HIDDEN_SCORES
-        and not (scores["auroc"].value == 0.5 and scores["fpr95"].value == 1)
-    }
+    return replace(table, caption=f"{say('detection')}{_marks(facts)}", notes=notes)
 
 
 def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
-    """Return the table of the detection of a set by each uncertainty in `listed_scores`."""
+    """Return the table of the detection of a set by each uncertainty of each method."""
+    results = {method.name: method.ood[name] for method in methods if name in method.ood}
     lines = [
-        ((method.name, score_words(score)), scores)
-        for method in methods
-        if name in method.ood
-        for score, scores in listed_scores(method.ood[name]).items()
+        ((method, score_words(score)), scores)
+        for method, result in results.items()
+        for score, scores in result.by_score.items()
     ]
-    results = [method.ood[name] for method in methods if name in method.ood]
     counts = " or ".join(
         f"{outside:,} against {inside:,} in distribution"
-        for inside, outside in sorted({(result.n_in, result.n_out) for result in results})
+        for inside, outside in sorted({(each.n_in, each.n_out) for each in results.values()})
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts})."
-    notes = f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
-    if len(lines) > 1:
-        caption, notes = f"{caption} {say('bold')}", f"{notes} {say('ties_by_intervals')}"
-    return _table(caption, ("Method", "Uncertainty"), OOD_COLUMNS, lines, notes, marked=True)
+    notes = f"The set is the positive class; higher = more uncertain. {say('brackets')}"
+    return _table(caption, ("Method", "Uncertainty"), OOD_COLUMNS, lines, notes)
 
 
 def _table(
@@ -205,23 +174,11 @@ def _table(
     columns: Mapping[str, Column],
     lines: Sequence[tuple[tuple[str, ...], Mapping[str, Score]]],
     notes: str,
-    *,
-    marked: bool = False,
 ) -> Table:
     """Return a table of scores by key, with the headings of each line."""
-    best = {
-        key: marked and best_or_tied(key, [scores.get(key) for _, scores in lines])
-        for key in columns
-    }
     rows = tuple(
-        Row(
-            line_headings,
-            tuple(
-                score_cell(key, scores.get(key), best=marks[index] if marks else False)
-                for key, marks in best.items()
-            ),
-        )
-        for index, (line_headings, scores) in enumerate(lines)
+        Row(line_headings, tuple(score_cell(key, scores.get(key)) for key in columns))
+        for line_headings, scores in lines
     )
     return Table(caption, headings, tuple(columns.values()), rows, notes)
 
@@ -258,34 +215,78 @@ def chance_cell(scores: Scores) -> Cell:
     return Cell(number(scores.ece_if_calibrated), p)
 
 
-def clamped_note(scores: Sequence[Scores]) -> str:
+def clamped_note(methods: Sequence[Scores]) -> str:
     """Return a note on the rows whose NLL was clamped; empty if there are none."""
-    clipped = [
-        f"{result.nll_clamped:,} of {result.n_labelled:,} examples"
-        + (f" of {named(result.name)}" if len(scores) > 1 else "")
-        for result in scores
-        if result.nll_clamped and "nll" in result
+    clamped = sum(method.nll_clamped for method in methods)
+    return say("clamped", rows=clamped) if clamped else ""
+
+
+SHIFT_KEYS = ("accuracy", "nll", "ece")
+"""Scores of corrupted rows."""
+
+
+def shift_table(shift: Shift) -> Table:
+    """Return the table of corrupted rows; without rows if there are none."""
+    columns = {key: COLUMNS[key] for key in SHIFT_KEYS}
+    lines = [
+        ((label, as_label(kind.replace("_", " ")), f"{severity:g}"), scores)
+        for (label, kind, severity), scores in shift.items()
     ]
-    if not clipped:
-        return ""
-    return say("clamped", rows=listed(clipped))
+    headings = ("Method", "Corruption", "Severity")
+    return _table(say("shift"), headings, columns, lines, say("brackets"))
 
 
-def sets_note(scores: Sequence[Scores]) -> str:
-    """Return a note on the coverage of prediction sets and their intervals; empty without sets."""
-    if not any("set_size" in result for result in scores):
-        return ""
-    stated = sorted({f"{result.stated_coverage:g}" for result in scores if result.stated_coverage})
-    made = f"Prediction sets were made for a coverage of {' or '.join(stated)}. " if stated else ""
-    return f"{made}Shares of prediction sets have Wilson intervals."
+def difference_table(comparison: Comparison) -> Table:
+    """Return the table of paired differences from the reference, best method first.
+
+    A cell holds the difference, its interval, and p; the row of the reference holds its scores.
+    """
+    columns = [COLUMNS[key] for key in comparison.keys]
+    rows = tuple(_difference_row(row, comparison) for row in comparison.rows)
+    tested = " and corrected p < 0.05" if comparison.num_permutations else ""
+    reference = named(as_label(comparison.reference))
+    caption = say("differences", of=comparison, reference=reference, tested=tested)
+    notes = " ".join(_notes_on_differences(comparison, reference))
+    return Table(caption, ("Method",), tuple(columns), rows, notes)
 
 
-def _brackets(methods: Sequence[Scores]) -> str:
-    """Return a note on what intervals are over: rows, or the seeds of a method."""
-    pooled = sum("num_seeds" in method.intervals for method in methods)
-    if not pooled:
-        return say("over_rows")
-    return say("over_seeds_all" if pooled == len(methods) else "over_seeds_some")
+def _notes_on_differences(comparison: Comparison, reference: str) -> Iterator[str]:
+    """Yield how intervals and tests were computed."""
+    drawn = "examples" if comparison.num_clusters is None else "clusters"
+    if any(row.seeds for row in comparison.rows):
+        yield say("means_over_seeds")
+    if comparison.num_clusters is not None:
+        yield say("clusters", of=comparison, column=clean(comparison.cluster_by or ""))
+    if comparison.intervals_over == "seeds":
+        yield say("t_intervals")
+    else:
+        yield say("paired", of=comparison, drawn=drawn)
+    if comparison.num_permutations:
+        yield say("permutation", of=comparison, drawn=drawn, reference=reference)
+    if comparison.nll_clamped and "nll" in comparison.keys:
+        yield say("clamped", rows=comparison.nll_clamped)
+
+
+def with_seeds(row: ComparisonRow) -> str:
+    """Return a method's name with the number of its seeds."""
+    name = as_label(row.name)
+    return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
+
+
+def _difference_row(row: ComparisonRow, comparison: Comparison) -> Row:
+    title = with_seeds(row)
+    if row.name == comparison.reference:
+        title = f"{title} (reference)"
+        cells = [Cell(score_cell(key, row.scores[key]).value) for key in comparison.keys]
+    else:
+        cells = []
+        for key, score in row.differences.items():
+            digits = comparison.digits(row, key)
+            p = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" if key in row.p else ""
+            value = number(score.value, signed=True, digits=digits)
+            ends = interval(score.low, score.high, signed=True, digits=digits)
+            cells.append(Cell(value, ends, row.is_clear(key), p))
+    return Row((title,), tuple(cells))
 
 
 def group_tables(methods: Sequence[Scores]) -> list[Table]:
@@ -341,50 +342,6 @@ def _parts(
     return Table(caption, ("Method", as_label(heading)), titles, rows, say("brackets"))
 
 
-def near_far_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of detection averaged over near and far sets; without rows if none."""
-    lines = [
-        (
-            (
-                method.name,
-                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
-                score_words(group.score),
-            ),
-            group.scores,
-        )
-        for method in methods
-        for kind, group in method.ood_groups.items()
-    ]
-    caption = "Means over near and over far sets; every set counts the same."
-    headings = ("Method", "Mean over sets", "Uncertainty")
-    return _table(caption, headings, OOD_COLUMNS, lines, say("brackets"))
-
-
-_UNCERTAINTY_COLUMNS: Mapping[str, Column] = {
-    "mean": Column("all examples"),
-    "right": Column("correct predictions"),
-    "wrong": Column("wrong predictions"),
-}
-
-
-def uncertainty_table(methods: Sequence[Scores]) -> Table:
-    """Return the table of mean uncertainties; without rows if no method has any."""
-    lines = [
-        (
-            (
-                method.name,
-                f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " "),
-            ),
-            means,
-        )
-        for method in methods
-        for name, means in method.uncertainty.items()
-    ]
-    notes = say("in_nats")
-    headings = "Method", "Mean"
-    return _table(say("uncertainties"), headings, _UNCERTAINTY_COLUMNS, lines, notes)
-
-
 MOST_CLASSES = 10
 """Most classes of a full matrix; with more, the most frequent mistakes are listed."""
 
@@ -392,41 +349,35 @@ MOST_PAIRS = 20
 """Most mistakes listed per method."""
 
 
-def confusion_tables(methods: Iterable[Scores], *, captioned: bool = False) -> list[Table]:
+def confusion_tables(methods: Iterable[Scores]) -> list[Table]:
     """Return the confusion matrix of each method, and a table of mistakes for many classes.
 
     Methods without labelled rows are left out, and so are methods without mistakes in the table of
-    mistakes. If `captioned`, a matrix does not repeat what its caption says: the method and
-    "predicted".
+    mistakes.
     """
     tables: list[Table] = []
     rows: list[Row] = []
-    sums: list[str] = []
     for method in methods:
         if method.confusion and method.num_classes <= MOST_CLASSES:
-            tables.append(_matrix_table(method, captioned))
+            tables.append(_matrix_table(method))
         elif method.confusion:
             rows += _most_frequent_mistakes(method)
-            sums.append(_summed(method))
     if rows:
-        caption = say("mistakes", most=MOST_PAIRS, seeds="".join(dict.fromkeys(sums)))
+        caption = say("mistakes", most=MOST_PAIRS)
         columns = (Column("examples"), Column("share of the class"))
         tables.append(Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows)))
     return tables
 
 
-def _matrix_table(method: Scores, captioned: bool) -> Table:
+def _matrix_table(method: Scores) -> Table:
     names = list(map(as_label, method.class_names))
     rows = []
     for name, line in zip(names, method.confusion, strict=True):
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
-        headings = (name,) if captioned else (method.name, name)
-        rows.append(Row(headings, (*cells, Cell(f"{total:,}"))))
-    title = "" if captioned else "predicted"
-    columns = (*(Column(title, detail=name) for name in names), Column("examples"))
-    caption = say("confusion", name=named(method.name), seeds=_summed(method))
-    return Table(caption, ("Method", "Label")[captioned:], columns, tuple(rows))
+        rows.append(Row((name,), (*cells, Cell(f"{total:,}"))))
+    columns = (*(Column("", detail=name) for name in names), Column("examples"))
+    return Table(say("confusion", name=method.name), ("Label",), columns, tuple(rows))
 
 
 def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
@@ -440,8 +391,3 @@ def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
         if count := mistakes[label, prediction]:
             cells = Cell(f"{count:,}"), Cell(percent(count / sizes[label]))
             yield Row((method.name, names[label], names[prediction]), cells)
-
-
-def _summed(method: Scores) -> str:
-    seeds = method.intervals.get("num_seeds")
-    return f" Counts are sums over {counted(int(seeds), 'seed')}." if seeds else ""

@@ -12,8 +12,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, OODScores, Scores
 from bayeslora.plain_text import as_label, counted
@@ -39,7 +37,6 @@ from bayeslora.reporting.text import (
     listed_names,
     named,
     number,
-    p_text,
     percent,
     phrase,
     say,
@@ -49,8 +46,6 @@ from bayeslora.reporting.text import (
     whole_percent,
     words,
 )
-
-SURELY = f"{100 * SURE:.0f} %"
 
 
 def verdict_of(scores: Scores) -> tuple[str, Kind]:
@@ -64,9 +59,6 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
 
 def calibration_sentence(scores: Scores) -> str:
     """Return the evidence on calibration, the same for every verdict, without its subject."""
-    floor, p, chance = scores.ece_if_calibrated, scores.calibration_p, ""
-    if floor is not None:
-        chance = say("by_chance", floor=floor, p="" if p is None else f", p = {p_text(p)}")
     gap, digits = scores["overconfidence"], scores.gap_digits
     ends = f"({NO_INTERVAL})"
     if gap.has_interval:
@@ -76,7 +68,7 @@ def calibration_sentence(scores: Scores) -> str:
         gap=f"{hundredths(gap.value, signed=True, digits=digits)} points {ends}",
         bins=bins_that_miss(calibration_of(scores).points),
         ece=shown_ece(scores),
-        chance=chance,
+        chance="" if scores.calibration_p is None else say("by_chance", scores=scores),
     )
 
 
@@ -102,7 +94,6 @@ def _values(scores: Scores, calibration: Calibration) -> dict[str, object]:
         "ends": " to ".join(hundredths(end, signed=True) for end in (gap.low, gap.high)),
         "ece": hundredths(scores["ece"].value),
         "chance": "" if chance is None else f" (chance: {hundredths(chance)})",
-        "surely": SURELY,
         "confident": calibration.sure and say("confident", sure=calibration.sure),
     }
 
@@ -241,7 +232,7 @@ def _face_value(facts: Facts) -> Iterator[str]:
             values = _values(scores, calibration_of(scores))
             yield phrase(sentence, of=of, recalibrate=verb, **values)
             if verdict in MISCALIBRATED and values["confident"] and len(methods) == 1:
-                yield say("limit_sure", surely=SURELY, confident=values["confident"])
+                yield say("limit_sure", confident=values["confident"])
 
 
 def _should_be_checked(sure: Share, rest: Share) -> bool:
@@ -284,7 +275,7 @@ def _more_labels(leader: Assessed, whose: str) -> list[str]:
     # Examples of the same clusters tell little more.
     size = counted(leader.scores.n_labelled, "labelled example")
     if clusters is not None:
-        size = f"{counted(len(np.unique(clusters)), 'cluster')} of labelled examples"
+        size = f"{counted(len({*clusters}), 'cluster')} of labelled examples"
     gaps = [fit.scores["overconfidence"] for fit in leader.each]
     half_widths = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
     if not half_widths:
@@ -301,7 +292,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         first = [Finding("unlabelled", "No labels", (say("unlabelled"),))]
     else:
         fits = every_fit(facts.labelled)
-        first = [*_ranking(facts, leader), _accuracy(leader.each[0]), *_calibration(fits)]
+        first = [*_ranking(facts), _accuracy(leader.each[0]), *_calibration(fits)]
         first.append(_limits(leader.each[0], facts))
     sets = (
         Finding("sets", f"Prediction sets: {named(fit.label)}", tuple(sentences))
@@ -311,35 +302,25 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
     return (*first, *sets, *(_detection(facts, name) for name in facts.sets))
 
 
-def _ranking(facts: Facts, leader: Assessed) -> list[Finding]:
-    """Return the ranking of methods; empty for a single fit of a single method."""
+def _ranking(facts: Facts) -> list[Finding]:
+    """Return the ranking of methods; empty for a single method."""
     nll, accuracy = facts.standing("nll"), facts.standing("accuracy")
     if nll is None or accuracy is None:
         return [Finding("ranking", "Different classes", (say("not_compared"),), "warning")]
-    sentences = []
-    if nll.others:
-        for fact, best in {"lowest_nll": nll, "highest_accuracy": accuracy}.items():
-            names, has = (best.label, *best.equal), "share" if best.equal else "has"
-            sentences.append(say(fact, names=names, has=has, score=best.score, lead=_lead(best)))
-        if facts.comparison is None:
-            sentences.append(say("other_rows"))
-    if leader.fits:
-        first, count = leader.fits[0].label, len(leader.fits)
-        sentences.append(say("over_seeds", count=count, name=leader.label, first=first))
-    return [Finding("ranking", "Best predictions", tuple(sentences))] if sentences else []
+    if not nll.others:
+        return []
+    standings = {"lowest_nll": nll, "highest_accuracy": accuracy}
+    sentences = [say(fact, best=best, lead=_lead(best)) for fact, best in standings.items()]
+    return [Finding("ranking", "Best predictions", tuple(sentences))]
 
 
 def _lead(best: Standing) -> str:
-    """Return the comparison with the worse methods, the second half of a sentence, if any."""
-    behind = [label for label in best.tied if label not in best.equal]
-    if behind:
-        whom = "all others" if len(behind) == best.others > 1 else listed_names(behind)
+    """Return the comparison with the other methods, the second half of a sentence, if any."""
+    if best.tied:
+        whom = "all others" if len(best.tied) == best.others > 1 else listed_names(best.tied)
         reason = f"compared {best.paired}" if best.paired else "intervals overlap"
-        whose = "their" if best.equal else "its"
-        return say("lead_by_chance", whose=whose, whom=whom, reason=reason)
-    if len(best.equal) < best.others:
-        return say("lead", reason=f" ({best.paired})" if best.paired else "")
-    return ""
+        return say("tied", whom=whom, reason=reason)
+    return say("lead", reason=f" ({best.paired})" if best.paired else "") if best.others else ""
 
 
 def _accuracy(leader: Assessed) -> Finding:
@@ -370,7 +351,6 @@ def _calibration(fits: Sequence[Assessed]) -> Iterator[Finding]:
         entry = verdicts[verdict]
         fits = list(group)
         sentences = [f"{named(fit.label)}: {calibration_sentence(fit.scores)}" for fit in fits]
-        sentences += [say("maybe_chance")] if verdict == "possible" else []
         topic = phrase(entry["topic"], calibration=calibration_of(fits[0].scores))
         kind: Kind = "plain" if entry["kind"] == "open" else entry["kind"]
         yield Finding(verdict, topic, tuple(sentences), kind)
@@ -386,13 +366,12 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     sentences = []
     if sure is not None and sure.accuracy is not None and sure.accuracy < 1:
         confident = say("confident", sure=Point(**vars(sure)))
-        sentences.append(say("limit_sure", surely=SURELY, confident=confident))
+        sentences.append(say("limit_sure", confident=confident))
     weakest = leader.answers.weakest_class()
     if weakest is not None:
         index, share = weakest
         name = as_label(leader.method.predictions.classes[index])
         sentences.append(say("limit_class", name=name, share=share))
-    sentences += filter(None, [single_rows(leader.scores)])
     tested = [name for name in facts.sets if name in leader.scores.ood]
     for name in tested:
         confidence = leader.method.ood[name].predictions.confidence
@@ -401,7 +380,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
                 "limit_ood",
                 name=facts.sets[name],
                 mean=confidence.mean(),
-                surely=SURELY,
                 share=(confidence >= SURE).mean(),
                 size=len(confidence),
             )
@@ -411,14 +389,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     kind: Kind = "warning" if wrong or unnoticed else "plain"
     topic = f"Limits of {named(leader.label)}"
     return Finding("limits", topic, (*sentences, say("unseen")), kind)
-
-
-def single_rows(scores: Scores) -> str:
-    """Return a warning that names the classes with a single labelled row; empty without any."""
-    fits = scores.intervals.get("num_seeds", 1)
-    sizes = zip(scores.class_names, map(sum, scores.confusion), strict=False)
-    names = [as_label(name) for name, size in sizes if size == fits]
-    return say("single_rows", names=names, n=len(names), of=scores.num_classes) if names else ""
 
 
 def _detection(facts: Facts, name: str) -> Finding:
@@ -433,7 +403,6 @@ def _detection(facts: Facts, name: str) -> Finding:
             best=best,
             result=result,
             detects="does not detect the set" if is_blind(result) else detects,
-            also=f"; {listed_names(best.equal)} too" if best.equal else "",
             lead=_lead(best),
         )
     ]
@@ -480,36 +449,8 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     )
     if "coverage" not in scores:
         return [size]
-    score, stated, compared = scores["coverage"], scores.stated_coverage, ""
-    if stated is not None:
-        requested = f"the requested {percent(stated)}"
-        compared = f"; {requested} is within chance"
-        if score.high < stated or score.low > stated:
-            compared = f", {'fewer' if score.high < stated else 'more'} than {requested}"
+    score, stated = scores["coverage"], scores.stated_coverage
+    compared = "" if stated is None else f"; {percent(stated)} was requested"
     covered = say("covered", covered=score, n=scores.n_labelled, compared=compared)
-    return [covered, size, *_worst_covered(predictions, scores)]
-
-
-def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
-    """Name the class with the lowest coverage, the first if tied."""
-    if predictions.sets is None or predictions.labels is None:
-        return []
-    rows = predictions.labelled
-    labels = predictions.labels[rows]
-    covered = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
-    present, counts = np.unique(labels, return_counts=True)
-    if len(present) < 2:
-        return []
-    shares = np.bincount(labels, covered)[present] / counts
-    worst, lowest = int(np.argmin(shares)), scores["worst_class_coverage"]
-    classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
-    return [
-        say(
-            "worst_covered",
-            name=as_label(predictions.classes[present[worst]]),
-            share=shares[worst],
-            size=int(counts[worst]),
-            lowest=lowest,
-            hint="" if classwise else say("classwise"),
-        )
-    ]
+    worst = say("worst_covered", lowest=scores["worst_class_coverage"])
+    return [covered, size, worst]

@@ -26,10 +26,12 @@ def words() -> dict[str, Any]:
 
 
 class _Phrases(Formatter):
-    """Fills sentences with values in the forms of `FORMS`: `{share:percent}`."""
+    """Fills sentences with values in the forms of `FORMS`, or counted: `{n:count example}`."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Return a value in a form, or in a format of Python."""
+        if format_spec.startswith("count "):
+            return counted(value, format_spec.removeprefix("count "))
         form = FORMS.get(format_spec)
         return format(value, format_spec) if form is None else form(value)
 
@@ -48,6 +50,11 @@ NAME_START, NAME_END = "\u2068", "\u2069"
 """Marks around a name in a sentence: Unicode isolates, which keep right-to-left letters from
 reordering adjacent numbers. Each format converts them to its own markup. `clean` removes them from
 names."""
+
+
+def plain(sentence: str) -> str:
+    """Return a sentence without the marks around names."""
+    return sentence.replace(NAME_START, "").replace(NAME_END, "")
 
 
 def brief(text: str) -> str:
@@ -92,13 +99,13 @@ def shown(score: Score) -> str:
     return f"{number(score.value)} {ends}"
 
 
-def shown_ece(scores: Scores, key: str = "ece") -> str:
+def shown_ece(scores: Scores) -> str:
     """Return a calibration error with its noise-corrected interval.
 
     Noise only adds to such an error. Only the interval is corrected for noise, so the value can be
     at its upper end.
     """
-    score = scores[key]
+    score = scores["ece"]
     if score.has_interval:
         return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
     return f"{number(score.value)} ({NO_INTERVAL})"
@@ -179,15 +186,10 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "uncertainty": score_words,
     "capital": str.capitalize,
     "number": number,
+    "p": p_text,
     "percent": percent,
     "score": shown,
     "ends": lambda score: share_interval(score.low, score.high),
     "share": lambda share: f"{percent(share.value)} {share_interval(share.low, share.high)}",
-    "labelled": lambda count: counted(count, "labelled example"),
-    "bins": lambda count: counted(count, "bin"),
-    "clusters": lambda count: counted(count, "cluster"),
-    "examples": lambda count: counted(count, "example"),
-    "permutations": lambda count: counted(count, "permutation"),
-    "resamples": lambda count: counted(count, "resample"),
 }
 """Form of a value in the table of sentences -> its text."""

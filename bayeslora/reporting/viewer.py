@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.io.files import atomic_file
-from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.plain_text import as_label, clean
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
@@ -65,11 +64,6 @@ def view(
     if examples and example_column is not None:
         collection.check_column(methods, example_column)
     column = (example_column or collection.EXAMPLE_COLUMN) if examples else None
-    losses = {
-        method.label: float(labelled_rows(method.predictions).nll.mean())
-        for method in methods
-        if method.predictions.labelled.any()
-    }
     content = {
         "sources": [
             {
@@ -80,7 +74,6 @@ def view(
             for method in methods
             for name, source in {"": method.source, **method.ood}.items()
         ],
-        "leader": min(losses, key=losses.__getitem__, default=methods[0].label),
     }
     data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":  # so that no character can end the script element

@@ -47,10 +47,7 @@ def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[Block, ...]
             )
         )
         blocks.append(Details(f"{named(method.label)}: {facts}", examples, not blocks))
-    note = (
-        "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
-        " wrong labels."
-    )
+    note = "The method of lowest NLL comes first. Some errors may be wrong labels."
     return (Prose(note), *blocks) if blocks else ()
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ from bayeslora.adapters.inject import (
 )
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.site import Companion, Site
-from bayeslora.errors import InputError
 
 
 class Stack(nn.Module):
@@ -139,29 +137,13 @@ class SiteLaws:
         """The output is bit-equal."""
         assert torch.equal(output(plain, self.inputs()), output(adapted[0], self.inputs()))
 
-    def test_a_trained_adapter_changes_the_function(
-        self, plain: nn.Module, trained: Adapted
-    ) -> None:
-        """Values other than the initial ones change the output."""
-        difference = output(plain, self.inputs()) - output(trained[0], self.inputs())
-        assert difference.abs().max() > 1e-3
-
-    def test_the_change_is_zero_at_the_start(self, adapted: Adapted) -> None:
-        """The change of the weight is zero in every entry."""
-        assert all(torch.count_nonzero(site.delta()) == 0 for site in adapted[1])
-
-    def test_origin_has_the_keys_and_shapes_of_trainable(self, adapted: Adapted) -> None:
-        """The origin is a point in the space of the trained parameters."""
-        for site in adapted[1]:
-            shapes = {key: value.shape for key, value in site.trainable().items()}
-            assert {key: value.shape for key, value in site.origin().items()} == shapes
-
     def test_the_change_is_zero_at_the_origin_after_training(self, trained: Adapted) -> None:
         """Setting the parameters to the origin makes the change zero again."""
         for site in trained[1]:
             assert torch.count_nonzero(site.delta()) > 0
+            assert site.origin().keys() == site.trainable().keys()
             for key, value in site.origin().items():
-                site.trainable()[key].data = value
+                site.trainable()[key].data.copy_(value)
             assert torch.count_nonzero(site.delta()) == 0
 
     def test_delta_is_the_difference_to_the_host(self, plain: nn.Module, trained: Adapted) -> None:
@@ -170,12 +152,6 @@ class SiteLaws:
             host = plain.get_submodule(site.name).weight
             # A single float32 addition of numbers of order 1.
             torch.testing.assert_close(host + site.delta(), site.merged().weight, atol=1e-6, rtol=0)
-
-    def test_merged_computes_the_same(self, trained: Adapted) -> None:
-        """A site and its merged layer have the same output."""
-        for site in trained[1]:
-            x = torch.randn(7, site.in_features, generator=torch.Generator().manual_seed(3))
-            torch.testing.assert_close(site.merged()(x), site(x), atol=1e-5, rtol=1e-5)
 
     def test_export_is_plain_and_computes_the_same(self, trained: Adapted) -> None:
         """An exported model has linear layers, and the original is unchanged."""
@@ -186,14 +162,6 @@ class SiteLaws:
         assert find_sites(model) == sites
         expected = output(model, self.inputs())
         torch.testing.assert_close(output(plain, self.inputs()), expected, atol=1e-5, rtol=1e-5)
-
-    def test_inject_export_inject(self, trained: Adapted) -> None:
-        """Injecting adapters into an exported model does not change its output."""
-        plain = export(trained[0])
-        before = output(plain, self.inputs())
-        again = self.put(plain, seed=5)
-        assert [site.name for site in again] == [site.name for site in trained[1]]
-        assert torch.equal(output(plain, self.inputs()), before)
 
     def test_only_adapters_are_trained(self, trained: Adapted) -> None:
         """All other parameters have no gradient and are unchanged."""
@@ -221,27 +189,10 @@ class SiteLaws:
         difference = output(fresh, self.inputs()) - output(model, self.inputs())
         assert torch.count_nonzero(difference) == 0
 
-    def test_tensors_of_another_adapter_are_refused_and_nothing_changes(
-        self, trained: Adapted
-    ) -> None:
-        """The error names a missing, unexpected or misshaped tensor."""
-        _, sites = trained
-        before = adapter_state(sites)
-        name = next(iter(before))
-        renamed = {f"other.{key}": value for key, value in before.items()}
-        for tensors, message in (
-            (renamed, f"unexpected adapter tensor 'other.{name}'"),
-            ({key: value for key, value in before.items() if key != name}, f"'{name}' is missing"),
-            ({**before, name: before[name][..., None]}, f"'{name}' has shape|vector of integers"),
-        ):
-            with pytest.raises(InputError, match=message):
-                load_adapter_state(sites, tensors)
-        after = adapter_state(sites)
-        assert all(torch.equal(after[key], value) for key, value in before.items())
-
     def test_constraints_hold_after_steps_of_the_optimiser(self, adapted: Adapted) -> None:
-        """Orthonormal factors stay orthonormal."""
+        """Orthonormal factors are orthonormal at the start, and stay so."""
         model, sites = adapted
+        self.check_orthonormal(sites)
         tags = [site.manifold() for site in sites]
         optimizer = build_optimizer(sites, [], self.config, 0.01)
         for _ in range(5):
@@ -305,13 +256,6 @@ class SiteLaws:
                         value.sub_(1e-3 * value.grad)
         assert self.along(model) < before
 
-    def test_sites_are_independent(self, adapted: Adapted) -> None:
-        """Changing one site does not change the others."""
-        _, sites = adapted
-        randomise(sites[:1])
-        assert torch.count_nonzero(sites[0].delta()) > 0
-        assert all(torch.count_nonzero(site.delta()) == 0 for site in sites[1:])
-
     def test_moves_take_everything_along(self, trained: Adapted) -> None:
         """Moving the model to another precision moves every tensor."""
         model, sites = trained
@@ -344,10 +288,6 @@ class SiteLaws:
         differs = any(not torch.equal(first[name], other[name]) for name in first)
         assert differs == self.is_random
 
-    def test_orthonormal_factors_are_orthonormal(self, adapted: Adapted) -> None:
-        """The factors are orthonormal at initialisation."""
-        self.check_orthonormal(adapted[1])
-
     def check_orthonormal(self, sites: Sequence[Any]) -> None:
         """Assert that factors declared as orthonormal are orthonormal."""
         for site in sites:
@@ -357,13 +297,6 @@ class SiteLaws:
                 Z = Z.T if key == "A" else Z
                 # Rounding to float32 moves each of n entries by 6e-8 relative.
                 assert torch.linalg.norm(Z.T @ Z - torch.eye(site.r)) < 1e-6
-
-    def test_a_copy_of_the_model_is_independent(self, trained: Adapted) -> None:
-        """A copy has its own adapters."""
-        model, sites = trained
-        twin = copy.deepcopy(model)
-        randomise(find_sites(twin), seed=8)
-        assert not torch.equal(find_sites(twin)[0].delta(), sites[0].delta())
 
 
 class CompanionLaws:

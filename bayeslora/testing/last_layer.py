@@ -14,6 +14,7 @@ why in its docstring.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -140,22 +141,18 @@ def _without_samples(logits: Logits) -> Logits:
 class PredictionLaws(LastLayerCase):
     """Logits are a proper and reproducible distribution for each row, independent of other rows."""
 
-    def test_logits_are_float64_and_of_one_row_each(self, head: LastLayer, rows: Features) -> None:
-        """This also holds for float32 features; predictions have no gradient."""
+    def test_logits_are_a_proper_distribution(self, head: LastLayer, rows: Features) -> None:
+        """They are float64, also for float32 features, have no gradient, and no negative variance.
+
+        Clamp variances that should be zero. Probabilities sum to one up to rounding.
+        """
         logits = head.predict(rows.to(torch.float32))
         assert logits.mean.dtype == logits.covariance.dtype == F64
         assert logits.mean.shape == (20, self.num_classes)
         assert not logits.mean.requires_grad
-
-    def test_probabilities_are_finite_and_sum_to_one(self, head: LastLayer, rows: Features) -> None:
-        """The tolerance is the rounding of a sum in float64."""
-        probs = link_probabilities(head.predict(rows)).probs
-        assert torch.isfinite(probs).all()
+        assert (logits.variance >= 0).all()
+        probs = link_probabilities(logits).probs
         assert_close(probs.sum(1), torch.ones(20, dtype=F64), atol=1e-12, rtol=0)
-
-    def test_variances_are_not_negative(self, head: LastLayer, rows: Features) -> None:
-        """This includes rounding: clamp variances that should be zero."""
-        assert (head.predict(rows).variance >= 0).all()
 
     def test_variance_reaches_the_probabilities(self, head: LastLayer, rows: Features) -> None:
         """Logits with variance need an option `num_samples`, and a head with an attribute `config`.
@@ -289,29 +286,19 @@ class FitLaws(LastLayerCase):
         with pytest.raises(InputError, match="1 of 60 rows"):
             head.predict(rows)
 
-    @pytest.mark.parametrize("value", [math.nan, 1e200, 1e11])
-    def test_strange_rows_are_refused_or_answered(
-        self, head: LastLayer, rows: Features, value: float
-    ) -> None:
-        """Logits are never NaN: not for huge features, nor for held-out rows out of range."""
-        strange, validation = self.toy(), self.held_out()
-        for part in (strange, validation):
-            part.values[5, 1] = value
-        if not math.isnan(value):
-            self._assert_proper(self.make(), strange, None, rows)
-            self._assert_proper(head, None, None, strange)
-        self._assert_proper(self.make(), self.toy(), validation, rows)
+    def test_huge_features_are_refused_or_answered(self, head: LastLayer, rows: Features) -> None:
+        """A fit to them and a prediction raise InputError, or no logit is NaN or infinite."""
+        huge = self.toy()
+        huge.values[5, 1] = 1e11
+        fresh = self.make()
+        with contextlib.suppress(InputError):
+            fresh.fit(huge)
+            self._assert_finite(fresh, rows)
+        with contextlib.suppress(InputError):
+            self._assert_finite(head, huge)
 
-    def _assert_proper(
-        self, head: LastLayer, train: Features | None, validation: Features | None, rows: Features
-    ) -> None:
-        """Assert that the fit or the prediction raises InputError, or all logits are finite."""
-        try:
-            if train is not None:
-                head.fit(train, validation)
-            logits = head.predict(rows)
-        except InputError:
-            return
+    def _assert_finite(self, head: LastLayer, rows: Features) -> None:
+        logits = head.predict(rows)
         assert torch.isfinite(logits.mean).all()
         assert torch.isfinite(logits.covariance).all()
 

@@ -27,7 +27,7 @@ from benchmarks.claims.verdicts import (
 from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.task_rows import TASKS
-from benchmarks.multiple_choice.summary import FILE, REPLACED
+from benchmarks.multiple_choice.summary import FILE
 from benchmarks.unfamiliarity_weight.__main__ import KEY as DETECTION_KEY
 from benchmarks.unfamiliarity_weight.__main__ import TAKEN
 
@@ -233,7 +233,7 @@ def _detects(rows: Sequence[Row], tasks: Collection[str], suffix: str) -> Iterat
 
 def _multiple_choice(folder: Path) -> tuple[list[Claim], str]:
     """Return the claims on multiple choice, and what was run."""
-    rows = [row for row in pq.read_table(folder / FILE).to_pylist() if not row[REPLACED]]
+    rows = pq.read_table(folder / FILE).to_pylist()
     key = ("protocol", "task", "backbone", "rows", "seed", "method")
     cells: dict[str, dict[tuple[str, ...], Row]] = {}
     for row in rows:

@@ -6,8 +6,7 @@ each population data sets of n rows are drawn; the scores of each get their inte
 counted how many of these hold the score of the population: the limit of infinitely many rows, bins
 included. Accuracy, NLL, Brier, AUROC and ECE are taken of 1,000 data sets, so that a share of 95 %
 is known to ± 1.4 points (twice its standard error), the other scores of fewer: they cost more.
-Prediction sets hold the classes whose stated probability is at least `IN_SET`; `near` averages
-detection over two out-of-distribution sets.
+Prediction sets hold the classes whose stated probability is at least `IN_SET`.
 
     python -m benchmarks.interval_coverage
 """
@@ -33,7 +32,7 @@ from bayeslora.metrics.chance import (
 )
 from bayeslora.metrics.evaluate import set_scores, statistic, uncertainty_means
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
-from bayeslora.metrics.ood import DETECTION, detect, detection, grouped, sorted_by_uncertainty
+from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
@@ -45,7 +44,7 @@ CLASSES = 5
 WIDTH = 2.5
 MODELS = {"calibrated": 1.0, "overconfident": 1.6}
 SIZES = (200, 2000)
-METHODS = ("percentile", "bca", "reflected")
+METHODS = ("percentile", "reflected")
 POPULATION = 400_000
 BINS = 15
 RESAMPLES = 199
@@ -53,8 +52,6 @@ KINDS = {f"{model}-{size}": (model, size) for model in MODELS for size in SIZES}
 FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
 SELECTIVE = ("aurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
-NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
-"""Width of the logits in each out-of-distribution set that `near` averages over."""
 IN_SET = 0.15
 TOO_RARELY = 0.85
 """Coverage below which the table marks an interval."""
@@ -133,11 +130,10 @@ def population_scores(power: float) -> dict[str, float]:
         clamped=0,
         index=row,
     )
-    soft = statistic(every, BINS, "left")(true.reshape(-1))
-    drawn = statistic(with_labels(generator, true, stated), BINS, "left")(np.ones(POPULATION))
+    soft = statistic(every, BINS)(true.reshape(-1))
+    drawn = statistic(with_labels(generator, true, stated), BINS)(np.ones(POPULATION))
     truth = dict(zip(SCORE_KEYS, soft.tolist(), strict=True))
     truth |= {key: float(drawn[SCORE_KEYS.index(key)]) for key in SELECTIVE}
-    truth["ece_debiased"] = truth["ece"]
     outside = draw(generator, POPULATION, power, WIDTH / 2)[1]
     truth["auroc"] = float(
         detection(sorted_by_uncertainty(1 - stated.max(1), 1 - outside.max(1)))[0]
@@ -160,7 +156,7 @@ def coverage(
         rows = with_labels(generator, *draw(generator, size, power))
         outside = 1 - draw(generator, size, power, WIDTH / 2)[1].max(1)
         values, chance, prepare, sizes = scored(rows, outside, seed)
-        spread = Resampling(RESAMPLES, seed, "bca").spread(prepare, sizes)
+        spread = Resampling(RESAMPLES, seed).spread(prepare, sizes)
         for place, (key, value) in enumerate(values.items()):
             record = records.setdefault(key, {"truth": truth[key], "mean": 0.0})
             record["mean"] += value / sets
@@ -174,7 +170,6 @@ def coverage(
                     method,
                     low,
                     high,
-                    speed=float(spread.speed[place]),
                 )
                 count(record, method, score, sets)
                 if method == used:
@@ -223,12 +218,12 @@ def further_scores(rows: LabelledRows, _outside: NDArray[np.float64], seed: int)
     places = [SCORE_KEYS.index(key) for key in FURTHER]
 
     def prepare(indices: Rows) -> Statistic:
-        scores = statistic(rows.take(indices), BINS, "left")
+        scores = statistic(rows.take(indices), BINS)
         return lambda counts: scores(counts)[places]
 
-    every = statistic(rows, BINS, "left")(np.ones(len(rows)))
+    every = statistic(rows, BINS)(np.ones(len(rows)))
     values = dict(zip(SCORE_KEYS, every.tolist(), strict=True))
-    scoring = Scoring(BINS, "left", Resampling(RESAMPLES, seed))
+    scoring = Scoring(BINS, Resampling(RESAMPLES, seed))
     observed = np.array([values[key] for key in CHANCE_KEYS])
     p = p_values(errors_by_chance(rows, scoring), observed)
     chance = dict(zip(CHANCE_KEYS, p.tolist(), strict=True))
@@ -257,17 +252,12 @@ def printed_scores(
     inside = Predictions(
         stated, tuple("abcde"), labels, sets=stated >= IN_SET, total=entropy(stated)
     )
-    outside = {
-        name: Predictions(draw(generator, size, power, width)[1], tuple("abcde"))
-        for name, width in NEAR.items()
-    }
+    outside = Predictions(draw(generator, size, power, WIDTH / 2)[1], tuple("abcde"))
     how = Resampling(RESAMPLES, seed)
-    detected = detect(inside, outside, "max_probability", how)
-    far, near = detected["far"].scores(), grouped(detected, {"near": tuple(NEAR)})["near"]
+    far = detect(inside, {"far": outside}, "max_probability", how)["far"]
     total = uncertainty_means(inside, how)["total"]
     return {
         **{key: far.by_score["max_probability"][key] for key in DETECTION[1:]},
-        **{f"near {key}": near.by_score["max_probability"][key] for key in DETECTION},
         **set_scores(inside, how),
         **{f"total, {part}": score for part, score in total.items()},
     }
@@ -280,18 +270,10 @@ def printed_truth(power: float) -> dict[str, float]:
     sets, total = stated >= IN_SET, entropy(stated)
     right = np.take_along_axis(true, stated.argmax(1)[:, None], 1)[:, 0]
     unsure = 1 - stated.max(1)
-    areas = [
-        detection(
-            sorted_by_uncertainty(unsure, 1 - draw(generator, POPULATION, power, width)[1].max(1))
-        )
-        for width in NEAR.values()
-    ]
+    outside = 1 - draw(generator, POPULATION, power, WIDTH / 2)[1].max(1)
+    areas = detection(sorted_by_uncertainty(unsure, outside))
     return {
-        **dict(zip(DETECTION, areas[0].tolist(), strict=True)),
-        **{
-            f"near {key}": value
-            for key, value in zip(DETECTION, np.mean(areas, 0).tolist(), strict=True)
-        },
+        **dict(zip(DETECTION, areas.tolist(), strict=True)),
         "coverage": float((true * sets).sum(1).mean()),
         "set_size": float(sets.sum(1).mean()),
         "singletons": float((sets.sum(1) == 1).mean()),
@@ -332,14 +314,14 @@ def write_summary(out: Path) -> None:
         f"± {200 * (0.0475 / settings['further_sets']) ** 0.5:.1f}.",
     ]
     for name in filter(tables.__contains__, KINDS):
-        heading = "| score | truth | mean | printed | percentile | BCa | reflected | Wilson |"
+        heading = "| score | truth | mean | printed | percentile | reflected | Wilson |"
         model, size = KINDS[name]
         lines += [
             "",
             f"## {model}, n = {size:,}",
             "",
             heading,
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            "|---|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [line(key, row) for key, row in tables[name].items()]
     with atomic_file(out / "summary.md") as temporary:

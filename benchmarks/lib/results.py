@@ -8,12 +8,10 @@ earlier row of the same cell.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora.errors import InputError
 from bayeslora.experiments.summary import sort_key
 from bayeslora.io.files import atomic_file, lock
 
@@ -40,9 +38,6 @@ class Results:
         """Return the last row of every cell whose columns have these values, sorted by key.
 
         An incomplete last line, left by a killed process, is ignored.
-
-        Raises:
-            InputError: If a line is not a JSON object.
         """
         cells = {self._cell(row): row for row in self._lines()}
         rows = [cells[cell] for cell in sorted(cells, key=lambda cell: [*map(sort_key, cell)])]
@@ -65,21 +60,13 @@ class Results:
         Raises:
             InputError: If another process has locked the file for a minute.
             ValueError: If a number is not finite.
-            OSError: If the file cannot be written, such as on a full disk; it is left unchanged.
         """
         line = (_dumped(self._ordered(row)) + "\n").encode("utf-8")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(self.path, wait=_PATIENCE):
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                # With the lock, an incomplete last line must come from a killed process.
-                end = _end(self.path.read_bytes())
-                os.ftruncate(handle, end)
-                if os.write(handle, line) < len(line):
-                    os.ftruncate(handle, end)
-                    raise OSError(f"{self.path} cannot be written: the disk is full")
-            finally:
-                os.close(handle)
+        with lock(self.path, wait=_PATIENCE), self.path.open("ab") as file:
+            # With the lock, an incomplete last line must come from a killed process.
+            file.truncate(_end(self.path.read_bytes()))
+            file.write(line)
 
     def sort(self) -> None:
         """Rewrite the file, sorted by key, without replaced rows."""
@@ -100,14 +87,7 @@ class Results:
             return
         data = self.path.read_bytes()
         lines = data[: _end(data)].decode("utf-8").split("\n")[:-1]
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise InputError(f"{self.path}, line {number}: not a JSON object")
-            yield row
+        yield from map(json.loads, lines)
 
 
 def _dumped(row: Row) -> str:

@@ -1,8 +1,7 @@
 """Join runs of the multiple-choice grids, and write their summary.
 
 The cells of a grid may be computed on several machines, in pieces: a run adds its cells to those
-that are stored, and replaces those of the same task, method and seed. The summary compares a
-replaced cell with the new one.
+that are stored, and replaces those of the same task, method and seed.
 
     bayeslora experiment benchmarks/grids/multiple-choice-core.yaml --data-dir DIR --out RUN
     python -m benchmarks.multiple_choice --add RUN
@@ -14,14 +13,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from bayeslora.io.files import atomic_file
 from benchmarks.lib.arguments import study_parser
-from benchmarks.multiple_choice.summary import (
-    FILE,
-    joined,
-    stored_cells,
-    write_cells,
-    write_summary,
-)
+from benchmarks.multiple_choice.summary import FILE, joined, write_summary
 
 
 def main() -> None:
@@ -31,12 +25,13 @@ def main() -> None:
     args = parser.parse_args()
     file: Path = args.out / FILE
     if args.add:
-        new = [pq.read_table(run / "results.parquet") for run in args.add]
-        empty = new[0].slice(0, 0)
-        stored, former = stored_cells(file) if file.is_file() else (empty, empty)
-        cells, replaced = joined(stored, new)
-        former, _ = joined(former, [replaced])
-        write_cells(file, cells, former)
+        files = [
+            *([file] if file.is_file() else []),
+            *(run / "results.parquet" for run in args.add),
+        ]
+        cells = joined([pq.read_table(each) for each in files])
+        with atomic_file(file) as temporary:
+            pq.write_table(cells, temporary)
     write_summary(args.out)
 
 

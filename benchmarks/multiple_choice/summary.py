@@ -8,16 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bayeslora.errors import InputError
 from bayeslora.experiments.summary import SCORES, markdown_table, shown
 from bayeslora.io.files import atomic_file
 
 FILE = "cells.parquet"
-REPLACED = "replaced"
-"""Column of that file: whether a later run has replaced the cell."""
 REFERENCE = "PoLAR VBLL"
 KEY = ("protocol", "task", "backbone", "method", "rows", "seed")
 COST = "cost"
@@ -34,80 +30,35 @@ fifth), ECE with 15 bins. OpenBookQA has 500 test questions with 4 options; ARC-
 5 (4 on average).
 
 *{REFERENCE}* is what `fit` returns by default: the average of the networks that `cv` trains. Fits
-ran beside other work, on two kinds of processors, so seconds are too long and not comparable.
+ran beside other work, on two kinds of processors (*BLoB* and *Laplace-LoRA*, seed 0, on another
+than their other seeds), so seconds are too long and not comparable.
 
 Means over seeds, ± half of a 95 % t interval (none for a single seed). Differences are paired by
 seed, method minus *{REFERENCE}*; a number in brackets counts the pairs if there are fewer than the
 method has seeds. NLL in nats.
 """
 
-_TWICE = f"""\
-Differences of a cell from an earlier run. *{REFERENCE}* ran twice on one kind of processor, at two
-commits; only chemistry moved, since long options of other questions no longer cut a question. All
-others ran first on another kind of processor, where rounding takes a fit elsewhere, as another seed
-does: on one kind, *LoRA MLE*, seed 0, has the same bits at commit 0a990b46 of the first run. *BLoB*
-and *Laplace-LoRA*, seed 0, are still of that other kind.
-"""
-
 Cells = dict[str, dict[int, dict[tuple[str, str, str | None], float]]]
 """Values by method and seed, then by set, score and uncertainty."""
 
 
-def stored_cells(file: Path) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of the cells in a file, and of those that were replaced."""
-    table = pq.read_table(file)
-    former = table[REPLACED]
-    return tuple(
-        table.filter(mask).drop_columns([REPLACED]) for mask in (pc.invert(former), former)
-    )
-
-
-def write_cells(file: Path, cells: pa.Table, former: pa.Table) -> None:
-    """Write the rows of cells, and of those that were replaced."""
-    tables = [
-        table.append_column(REPLACED, pa.array([replaced] * table.num_rows, pa.bool_()))
-        for table, replaced in ((cells, False), (former, True))
-    ]
-    with atomic_file(file) as temporary:
-        pq.write_table(pa.concat_tables(tables), temporary)
-
-
-def joined(stored: pa.Table, new: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of all tables, and those that were replaced.
-
-    A cell of a later table replaces that of an earlier one.
-
-    Raises:
-        InputError: Two cells of a task have read different prompts.
-    """
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of all tables; a cell of a later one replaces that of an earlier one."""
     by_cell: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    replaced: list[dict[str, Any]] = []
-    for table in (stored, *new):
-        cells = _by_cell(table)
-        replaced += [row for key in cells.keys() & by_cell.keys() for row in by_cell[key]]
+    for table in tables:
+        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in table.to_pylist():
+            cells.setdefault(tuple(row[key] for key in KEY), []).append(row)
         by_cell |= cells
-    prompts: dict[str, str] = {}
-    for cell, rows in by_cell.items():
-        if prompts.setdefault(rows[0]["task"], rows[0]["prompt_hash"]) != rows[0]["prompt_hash"]:
-            raise InputError(f"{', '.join(map(str, cell))}: its prompts differ from other cells'")
     ordered = sorted(by_cell, key=lambda cell: (cell[1] != "openbookqa", *map(str, cell)))
     together = [row for cell in ordered for row in by_cell[cell]]
-    return tuple(pa.Table.from_pylist(rows, schema=stored.schema) for rows in (together, replaced))
-
-
-def _by_cell(table: pa.Table) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        cells.setdefault(tuple(row[key] for key in KEY), []).append(row)
-    return cells
+    return pa.Table.from_pylist(together, schema=tables[0].schema)
 
 
 def write_summary(folder: Path) -> None:
     """Write the tables of the stored cells."""
-    stored, former = stored_cells(folder / FILE)
-    rows = stored.to_pylist()
     tasks: dict[str, Cells] = {}
-    for row in rows:
+    for row in pq.read_table(folder / FILE).to_pylist():
         where = "reported" if row["set"] == row["split"] else row["set"]
         cells = tasks.setdefault(row["task"], {})
         cell = cells.setdefault(row["method"], {}).setdefault(row["seed"], {})
@@ -115,8 +66,6 @@ def write_summary(folder: Path) -> None:
     parts = [_HEAD]
     for task, cells in tasks.items():
         parts += [f"## {task}", _scores(cells), _differences(cells), _shifts(cells)]
-    if former.num_rows:
-        parts += ["## Cells computed twice", _TWICE, _twice(stored, former)]
     parts += ["## Cost", _cost(tasks)]
     with atomic_file(folder / "summary.md") as temporary:
         temporary.write_text(
@@ -174,31 +123,6 @@ def _shifts(cells: Cells) -> str:
         head += ["accuracy ↑", "nll ↓", "ece ↓"]
         blocks.append(f"Shift to {name}:\n\n" + markdown_table(head, lines))
     return "\n\n".join(blocks)
-
-
-def _twice(stored: pa.Table, replaced: pa.Table) -> str:
-    """Return how far the scores of a cell are from those of an earlier run, by set."""
-    now, lines = _by_cell(stored), []
-    for key, rows in sorted(_by_cell(replaced).items()):
-        again = {(row["set"], row["score"], row["by"]): row["value"] for row in now[key]}
-        apart: dict[str, dict[str, float]] = {}
-        for row in rows:
-            value = again.get((row["set"], row["score"], row["by"]))
-            if row["set"] != COST and value is not None:
-                scores = apart.setdefault(row["set"], {})
-                name = row["score"]
-                scores[name] = max(scores.get(name, 0.0), abs(value - row["value"]))
-        names = dict(zip(KEY, key, strict=True))
-        lines += [
-            [
-                *(names["task"], names["method"], str(names["seed"]), where, str(len(scores))),
-                f"{max(scores.values()):.1e}" if any(scores.values()) else "0: equal in every bit",
-                f"{scores['nll']:.1e}",
-            ]
-            for where, scores in sorted(apart.items())
-        ]
-    head = ["task", "method", "seed", "set", "scores", "largest difference", "difference in NLL"]
-    return markdown_table(head, lines)
 
 
 def _cost(tasks: dict[str, Cells]) -> str:

@@ -9,9 +9,6 @@ command goes on; delete a row to measure it again.
 
     python -m benchmarks.speed             (make bench-speed)
     python -m benchmarks.speed --quick
-    python -m benchmarks.speed --before CLONE
-
-`--before` measures our side with another clone of this repository too, by its own `work.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +32,6 @@ from benchmarks.speed.work import ROWS, THREADS, WORDS
 
 ROOT = Path(__file__).parents[2]
 KEY = ("kind", "name")
-BEFORE = "before"
 PEERS = ("torch", "transformers", "peft", "netcal", "torchmetrics", "laplace-torch")
 
 
@@ -45,7 +41,6 @@ def main() -> None:
     parser = study_parser(__doc__, "build/speed", data_dir=False, threads=None)
     parser.add_argument("--quick", action="store_true", help="one repeat of the short cases")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual)
-    parser.add_argument("--before", type=Path, metavar="CLONE", help="another version of ours")
     parser.add_argument("--measure", nargs=2, metavar=("CASE", "SIDE"))
     args = parser.parse_args()
     if args.measure:
@@ -60,16 +55,12 @@ def main() -> None:
             continue
         place = {"kind": "case", "name": name}
         known = results.get(**place) or {**place, "machine": machine(), "sides": {}}
-        clones = dict.fromkeys(case.sides, ROOT)
-        if args.before is not None:
-            clones[BEFORE] = args.before
         repeats = 1 if args.quick else case.repeats
         for _ in range(repeats):
-            for side, clone in clones.items():
+            for side in case.sides:
                 runs = known["sides"].setdefault(side, [])
                 if len(runs) < repeats:
-                    ours = next(iter(case.sides))
-                    runs.append(measured(name, ours if side == BEFORE else side, clone))
+                    runs.append(measured(name, side))
                     print(name, side, runs[-1], flush=True)
                     results.append(known)
         write_table(args.out)
@@ -77,8 +68,8 @@ def main() -> None:
     write_table(args.out)
 
 
-def measured(case: str, side: str, clone: Path) -> dict[str, float]:
-    """Return seconds and MiB of one side in a process with an empty cache, by the code of a clone.
+def measured(case: str, side: str) -> dict[str, float]:
+    """Return seconds and MiB of one side in a process with an empty cache.
 
     Raises:
         CalledProcessError: If the measurement fails.
@@ -86,9 +77,9 @@ def measured(case: str, side: str, clone: Path) -> dict[str, float]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
     command = [sys.executable, "-m", "benchmarks.speed", "--measure", case, side]
     surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
-    surroundings["PYTHONPATH"] = str(clone.absolute())
+    surroundings["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings, cwd=clone
+        command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings, cwd=ROOT
     )
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -128,7 +119,7 @@ def write_table(out: Path) -> None:
             continue
         machines[", ".join(f"{key} {value}" for key, value in known["machine"].items())] = None
         ours = median(run["seconds"] for run in known["sides"][next(iter(case.sides))])
-        for side in (*case.sides, BEFORE):
+        for side in case.sides:
             runs = known["sides"].get(side)
             if not runs:
                 continue

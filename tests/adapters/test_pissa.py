@@ -22,19 +22,13 @@ def matrix(rows, columns, seed=0):
     return torch.randn(rows, columns, generator=seeded(seed), dtype=torch.float64)
 
 
-def decaying(rows, columns, seed=0):
-    """Return a matrix with singular values 1, 0.7, 0.49, …, roughly those of trained weights."""
-    U, _, Vh = torch.linalg.svd(matrix(rows, columns, seed), full_matrices=False)
-    return (U * 0.7 ** torch.arange(len(Vh))) @ Vh
-
-
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.1, 8.0), st.integers(0, 99), st.data())
 def test_the_product_is_the_best_approximation(rows, columns, scale, seed, data):
     """The residual has the remaining singular values (Eckart and Young)."""
     r = data.draw(st.integers(1, min(rows, columns)))
     W = matrix(rows, columns, seed)
-    A, B, core, orthonormal, centred = pissa(W, r, scale, seeded())
+    A, B, core, orthonormal, centred = pissa(W, r, scale)
     assert (core, orthonormal, centred) == (None, False, True)
     residual = W - scale * B.double() @ A.double()
     values = torch.linalg.svdvals(W)
@@ -47,7 +41,7 @@ def test_the_product_is_the_best_approximation(rows, columns, scale, seed, data)
 
 def test_the_factors_are_balanced_and_orthogonal():
     W, r, scale = matrix(9, 7), 4, 2.0
-    A, B, *_ = pissa(W, r, scale, seeded())
+    A, B, *_ = pissa(W, r, scale)
     expected = torch.diag(torch.linalg.svdvals(W)[:r] / scale)
     for gram in (A.double() @ A.double().T, B.double().T @ B.double()):
         torch.testing.assert_close(gram, expected, atol=1e-6, rtol=0)
@@ -55,27 +49,12 @@ def test_the_factors_are_balanced_and_orthogonal():
 
 def test_signs_do_not_depend_on_the_decomposition():
     W = matrix(9, 7)
-    A, B, *_ = pissa(W, 3, 1.0, seeded())
-    turned = pissa(-W, 3, 1.0, seeded())
+    A, B, *_ = pissa(W, 3, 1.0)
+    turned = pissa(-W, 3, 1.0)
     largest = B.abs().argmax(0)
     assert (B.gather(0, largest[None]) > 0).all()
     torch.testing.assert_close(turned.B, B, atol=1e-6, rtol=0)
     torch.testing.assert_close(turned.A, -A, atol=1e-6, rtol=0)
-
-
-def test_the_fast_decomposition_comes_close_and_follows_from_its_seed():
-    """If singular values fall by 0.7, eight more directions and four iterations leave an error of
-    about 0.7^(8·(2·4+1)), far below float32.
-    """
-    W = decaying(40, 30)
-    exact = pissa(W, 5, 1.0, seeded())
-    fast = pissa(W, 5, 1.0, seeded(3), niter=4)
-    again = pissa(W, 5, 1.0, seeded(3), niter=4)
-    assert torch.equal(fast.A, again.A)
-    torch.testing.assert_close(fast.B @ fast.A, exact.B @ exact.A, atol=1e-6, rtol=0)
-    rough = pissa(matrix(40, 30), 5, 1.0, seeded(3), niter=0)
-    other = pissa(matrix(40, 30), 5, 1.0, seeded(4), niter=0)
-    assert not torch.equal(rough.A, other.A)
 
 
 def test_a_bfloat16_host_keeps_its_bits_and_its_function():
@@ -90,7 +69,7 @@ def test_a_bfloat16_host_keeps_its_bits_and_its_function():
 def test_it_is_the_published_residual_form():
     host = nn.Linear(7, 6).double()
     W = host.weight.detach().clone()
-    factors = pissa(W, 3, 0.5, seeded())
+    factors = pissa(W, 3, 0.5)
     site = LowRank("here", host, factors, scale=0.5).double()
     residual = W - 0.5 * factors.B.double() @ factors.A.double()
     site.A.weight.data += 0.1 * matrix(3, 7)

@@ -89,13 +89,6 @@ def test_a_broken_pattern_is_named():
         find_targets(tiny_llama(), ("*.q_proj",))
 
 
-def test_a_second_adapter_on_a_layer_is_refused():
-    model = stack()
-    inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
-    with refused("input", "layers.0"):
-        find_targets(model, (r"layers\..",))
-
-
 @pytest.mark.parametrize(
     ("name", "place"),
     [

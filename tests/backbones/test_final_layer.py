@@ -77,9 +77,7 @@ def test_other_heads_are_refused(tmp_path, kind, family):
     [
         (["x", "y"], ("2 names", "3 outputs")),
         (["x", "y", "x"], ("['x', 'y', 'x']",)),
-        (["x", " ", "y"], ("['x', ' ', 'y']",)),
-        ([1, 2, 3], ("[1, 2, 3]",)),
-        ("xyz", ("'xyz'",)),
+        ("xyz", ("xyz",)),
     ],
 )
 def test_wrong_class_names_are_refused(classes, named):

@@ -46,7 +46,7 @@ NOT_FOUND = RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, 
 @pytest.mark.parametrize(
     ("error", "named"),
     [
-        (NOT_FOUND, "'owner/name'"),
+        (NOT_FOUND, "owner/name"),
         (OfflineModeIsEnabled("offline mode is on"), "offline mode is on"),
         (HTTPError("Name or service not known\nmore"), "Name or service not known"),
     ],

@@ -9,7 +9,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
-from bayeslora.io.cache import FROZEN_STATES, SECOND_MOMENTS, cache_directory
+from bayeslora.io.cache import FROZEN_STATES, cache_directory
 
 TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 
@@ -109,4 +109,3 @@ def test_a_damaged_file_is_made_again(folder, passes, caplog, damage):
 def test_their_directory_is_for_its_owner_alone(folder):
     encoder(folder).prepare(TEXTS, keep=True)
     assert files()[0].parent.stat().st_mode & 0o077 == 0
-    assert not [*(cache_directory() / SECOND_MOMENTS).glob("*")]

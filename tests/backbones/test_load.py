@@ -125,9 +125,9 @@ def remove(*names):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (truncate, "is damaged or truncated"),
-        (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
-        (remove("config.json"), "has no config.json"),
+        (truncate, "cannot be loaded: SafetensorError"),
+        (remove(WEIGHTS), "cannot be loaded: OSError: Error no file named model.safetensors"),
+        (remove("config.json"), "the config cannot be loaded"),
         (write("config.json", "{"), "the config cannot be loaded"),
         (write("config.json", "{}"), "the config cannot be loaded"),
         (write("tokenizer.json", "{"), "the tokenizer cannot be loaded"),
@@ -144,15 +144,6 @@ def test_a_damaged_directory_is_an_input_error(tmp_path, change, message):
         loaded(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("minilmm", "minilm"), ("smollm2", "smollm2-135m"), ("smollm2-135", "smollm2-135m")],
-)
-def test_a_mistyped_short_name_gets_a_hint(name, hint):
-    with refused("unknown", f"'{name}'", f"'{hint}'"):
-        loaded(name)
 
 
 def test_encoder_decoders_are_refused(tmp_path):

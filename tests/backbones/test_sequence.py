@@ -65,7 +65,7 @@ def test_a_wrong_final_layer_is_refused(tmp_path, layer):
     path = saved("bert", tmp_path / "model")
     with pytest.raises(InputError) as caught:
         loaded(path, layer=layer)
-    assert f"layer '{layer}' is not a linear layer with 3 outputs" in str(caught.value)
+    assert f"linear layer with 3 outputs, got '{layer}'" in str(caught.value)
     assert "classifier" in str(caught.value)
 
 
@@ -83,14 +83,6 @@ def test_a_head_without_weights_is_refused(tmp_path):
     del tensors["classifier.weight"]
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     with refused("input", "classifier.weight"):
-        loaded(path)
-
-
-def test_damaged_weights_are_refused(tmp_path):
-    path = saved("bert", tmp_path / "model")
-    weights = path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-    with refused("damaged", "model.safetensors"):
         loaded(path)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from refusal import refused
 
 from benchmarks.lib import task_rows
 from benchmarks.lib.arguments import study_parser
@@ -70,14 +69,6 @@ def test_what_a_killed_writer_left_is_not_there(results):
     assert len(results.rows()) == 1
     results.append(row("a", 128, 0))
     assert [json.loads(line)["size"] for line in results.path.read_text().splitlines()] == [32, 128]
-
-
-def test_a_damaged_line_is_named(results):
-    results.append(row("a", 32, 0))
-    with results.path.open("a") as file:
-        file.write("[1]\n")
-    with refused("input", "line 2"):
-        results.rows()
 
 
 def test_numbers_have_to_be_finite(results):

@@ -24,6 +24,7 @@ def in_process(monkeypatch):
         return million_rows.Run(1.0, 500.0, hashlib.sha256(out.read_bytes()).hexdigest())
 
     monkeypatch.setattr(million_rows, "predict", predict)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # outside of the main thread
     monkeypatch.setattr(million_rows, "PIECE", 8)
     monkeypatch.setattr("bayeslora.data.examples.PIECE", 8)
     return points

@@ -61,7 +61,7 @@ def test_unknown_labels_are_an_error_or_out_of_distribution(shared):
     ("options", "message"),
     [
         ({"num_samples": -1}, "num_samples must be"),
-        ({"link": "probitt"}, "unknown link 'probitt' (did you mean 'probit'?)"),
+        ({"link": "probitt"}, "link must be 'mc' or 'probit'"),
         ({"unknown_labels": "skip"}, "must be 'error' or 'ood', got 'skip'"),
     ],
 )
@@ -83,8 +83,8 @@ def test_links_are_chosen_and_remembered(shared, link):
     [
         ({"adapter": "lorra"}, "unknown adapter 'lorra' (did you mean 'lora'?)"),
         ({"posterior": "vbl"}, "unknown posterior 'vbl' (did you mean 'vbll'?)"),
-        ({"posterior": "vbll:links=mc"}, "unknown option of posterior vbll 'links'"),
-        ({"adapter": None}, "adapter must be a name or an object"),
+        ({"posterior": "vbll:links=mc"}, "posterior 'vbll': unknown option 'links'"),
+        ({"adapter": None}, "adapter must be a name"),
         ({"max_length": 0}, "max_length must be"),
     ],
 )

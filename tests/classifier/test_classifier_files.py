@@ -21,10 +21,9 @@ COMBINATIONS = [
     *(("lora:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS),
     *(("polar:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS[:-1]),
     ("polar:r=4", "vbll"),
-    ("polar:r=4", f"{QUICK_VBLL},covariance=diagonal,link=probit"),
+    ("polar:r=4", f"{QUICK_VBLL},covariance=eigenbasis,link=probit"),
     ("polar:r=4", "laplace"),
-    ("polar:r=4", "laplace:structure=full"),
-    ("polar:r=4", "laplace:structure=diag,link=bridge"),
+    ("polar:r=4", "laplace:structure=full,link=bridge"),
 ]
 
 
@@ -140,12 +139,10 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": {"fitted": True}}, "the record of a fitted vbll head is damaged"),
         ({"num_members": 2}, "belongs to no member"),
         ({"classes": ["a", "b"]}, "expected ["),
-        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in and no installed"),
+        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),
         ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
-        ({"adapter": None}, "adapter must be a name or an object"),
         ({"format_version": 2}, "has format version 2"),
     ],
 )
@@ -173,7 +170,7 @@ def test_a_fit_writes_its_directory_once_it_is_finished(llama, tmp_path):
 @pytest.mark.parametrize(
     ("options", "rows", "message"),
     [
-        ({"backbone": "minilmm"}, toy_rows(24), "unknown backbone 'minilmm'"),
+        ({"backbone": "minilmm"}, toy_rows(24), "smollm2-135m, minilm, dinov2-s"),
         ({"adapter": "lora:r=999"}, toy_rows(24), "r must be between 1 and"),
         ({"adapter": "lora:target_modules=[wq]"}, toy_rows(24), "target_modules 'wq' matches"),
         ({"posterior": "mc_dropout"}, toy_rows(24), "'mc_dropout' needs active dropout"),

@@ -99,7 +99,7 @@ def test_the_command_asks_the_language_model(backbones, tmp_path):
         record = json.loads((tmp_path / f"m{place}" / "bayeslora.json").read_text())
         factors.append(record["results"]["prior_factor"])
     assert factors[0] != factors[1] == factors[2]
-    for bad in ("animals", "=dog", "animals= ", "sports=goal", "animals=food"):
+    for bad in ("animals", "=dog", "animals= ", "sports=goal"):
         assert main([*fit, *llama, "--verbaliser", bad, "--out", str(tmp_path / "bad")]) == 2
     for both in (["none", "names"], ["animals=dog", "animals=cat"]):
         options = [part for text in both for part in ("--verbaliser", text)]

@@ -30,7 +30,7 @@ def test_every_verb_refuses_a_wrong_row(refused, tmp_path):
     ("name", "content", "parts"),
     [
         ("text.json", b"{}", ["text.json", "prob_<class>"]),
-        ("folder", None, ["no predictions/test.parquet", "run directory"]),
+        ("folder", None, ["predictions/test.parquet"]),
     ],
 )
 def test_files_that_hold_no_predictions(refused, tmp_path, name, content, parts):

@@ -107,7 +107,3 @@ def test_info_shows_a_models_record(run, world):
     text = run("info", world.model).out
     assert "- animals\n- food\n- weather" in text
     assert "vbll" in text
-
-
-def test_info_refuses_what_is_no_model(refused, tmp_path):
-    assert "is not a bayeslora model" in refused("info", tmp_path)

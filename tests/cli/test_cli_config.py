@@ -85,12 +85,12 @@ def test_the_command_line_goes_before_the_file(run, world, tmp_path, config):
         ({"epochs": 2.5}, ["epochs", "2.5"]),
         ({"epochs": True}, ["epochs", "True"]),
         ({"epochs": [3]}, ["epochs", "[3]"]),
-        ({"backbone": {"name": "minilm"}}, ["backbone", "a string or a number"]),
+        ({"backbone": {"name": "minilm"}}, ["minilm"]),
         ({"dtype": "float17"}, ["dtype", "'float17'", "'float32'"]),
         ({"trust_remote_code": True}, ["trust_remote_code"]),
         ({"overwrite": "maybe"}, ["true or false"]),
         ({"adapter": {"r": 4}}, ["adapter"]),
-        ({"adapter": {"name": "polar", "rank": 4}}, ["option of adapter polar", "'rank'"]),
+        ({"adapter": {"name": "polar", "rank": 4}}, ["adapter 'polar'", "'rank'"]),
         ("- epochs\n", ["must be a mapping"]),
         ("epochs: [\n", ["cannot be read as YAML"]),
     ],
@@ -108,31 +108,3 @@ def test_wrong_files_are_refused(refused, tmp_path, config, content, parts):
 def test_every_option_has_a_key():
     args = build_parser().parse_args(["fit", "t"])
     assert set(args.actions) - {"help"} == set(vars(args)) - {"verb", "run", "actions"}
-
-
-BOMB = "a: &a [x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
-    for old, new in zip("abcdef", "bcdefg", strict=True)
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("adapter: &a {name: lora, self: *a}\n", "aliases"),
-        (f"adapter:\n  {BOMB.replace(chr(10), chr(10) + '  ')}name: lora\n", "aliases"),
-        ("epochs: " + "[" * 100_000, "nested"),
-        ("epochs: 1 #" + "x" * 3_000_000, "characters"),
-        ("epochs: " + "9" * 4_301, "YAML"),
-        ("epochs: 2026-99-99", "YAML"),
-        ("epochs: !!int many", "YAML"),
-        ("epochs: !!bool many", "YAML"),
-        ("epochs: !!timestamp many", "YAML"),
-        ("epochs: !!python/object/apply:os.getcwd []", "tag"),
-    ],
-)
-def test_a_hostile_file_is_refused(refused, world, tmp_path, config, text, word):
-    path = config(text)
-    message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
-    assert path.name in message
-    assert word in message

@@ -74,7 +74,7 @@ def test_refusals(refused, files, tmp_path):
     assert "share 60 rows" in refused("conformal", "--fit", files[1], "--apply", shared, *out)
     bare = fake(tmp_path / "bare.parquet", seed=6, ids="b-", outside=True)
     assert "needs labels" in refused("conformal", "--fit", bare, "--apply", files[3], *out)
-    assert "unknown --method 'mondrian'" in refused("conformal", *files, "--method", "mondrian")
+    assert "unknown method 'mondrian'" in refused("conformal", *files, "--method", "mondrian")
     for options in (["--method", "lac:alpha=2"], ["--alpha", "2"]):
         message = refused("conformal", *files, *options)
         assert "alpha" in message

@@ -29,18 +29,6 @@ def test_wrong_input_is_two(run, monkeypatch):
     assert result.err == "bayeslora: error: train.csv, row 3: no\n"
 
 
-def test_an_argument_is_called_as_it_was_typed(refused, world, tmp_path):
-    fit = ["fit", world.train, "--out", tmp_path / "m"]
-    config = tmp_path / "fit.yaml"
-    config.write_text("epochs: 0")
-    for words, shown in (
-        (["--epochs", "0"], "--epochs must be"),
-        (["--set", "patience=0"], "--set patience must be"),
-        (["--config", config], f"{config}: epochs must be"),
-    ):
-        assert refused(*fit, *words).startswith(f"bayeslora: error: {shown}")
-
-
 def test_any_other_failure_is_one_in_one_line(run, monkeypatch):
     raising(monkeypatch, RuntimeError("shapes\n  do not match"))
     result = run("info")

@@ -37,7 +37,7 @@ def test_a_grid_runs_and_runs_on(run, grid_file, tmp_path):
 def test_a_dry_run_writes_nothing(run, grid_file, tmp_path):
     result = run("experiment", grid_file, "--out", tmp_path / "out", "--dry-run", "--json")
     assert result.code == 0
-    assert json.loads(result.out)["num_cells"] == 1
+    assert list(json.loads(result.out)["cells"].values()) == [False]
     assert not (tmp_path / "out").exists()
     result = run("experiment", grid_file, "--dry-run")
     assert "protocol bayeslora" in result.out

@@ -53,23 +53,3 @@ def test_merged_models_say_what_loads_them(run, world, tmp_path):
     assert run("export", world.model, "--format", "merged", "--out", out, "--overwrite").code == 0
     calibrated = ("calibrate", out, world.valid, "--out", tmp_path / "calibrated", "--quiet")
     assert run(*calibrated).code == 0
-
-
-def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, world, tmp_path):
-    assert run("export", world.model, "--out", tmp_path / "lora").code == 0
-    (ours,), (theirs,) = (
-        json.loads(run("info", path, "--spectrum", "--json").out)["members"]
-        for path in (world.model, tmp_path / "lora")
-    )
-    assert [site["name"] for site in theirs] == [site["name"] for site in ours]
-    for site, other in zip(theirs, ours, strict=True):
-        count = len(other["singular_values"])
-        assert site["singular_values"][:count] == pytest.approx(other["singular_values"], abs=1e-5)
-        assert site["relative_norm"] == pytest.approx(other["relative_norm"], rel=1e-4)
-    config = tmp_path / "lora" / "adapter_config.json"
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})
-    )
-    assert "does not name its base model" in refused("info", tmp_path / "lora", "--spectrum")
-    shown = run("info", tmp_path / "lora", "--spectrum", "--set", f"backbone={world.llama}")
-    assert "stable rank" in shown.out

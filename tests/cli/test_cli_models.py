@@ -61,7 +61,7 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
         "model": str(out),
         "validation": f"NLL {nll} nats, accuracy {results['validation_accuracy']:.3f}",
     }
-    for part in (f"{out} in ", "polar-vbll", "prior scale 1,", nll):
+    for part in (f"{out} in ", "polar-vbll", nll):
         assert part in summary
     assert re.search(r" in \d+ (s|min): ", summary)
 
@@ -199,4 +199,4 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         ["compare", mine, mine, "--out", tmp_path / "c.md"],
         ["report", mine, "--out", tmp_path / "r"],
     ):
-        assert f"no permission to write to {tmp_path}" in refused(*words)
+        assert "is not a directory to write to" in refused(*words)

@@ -101,11 +101,11 @@ def test_bad_tasks_are_refused(refused, world, files, tmp_path):
         ((*train, "--validation", valid), "NAME=FILE"),
         ((*train[:2],), "topic"),
         ((*train, *train[:2]), "topic"),
-        ((*train, files["topic-train"]), "TRAIN"),
+        ((*train, files["topic-train"]), "train"),
         (("--multi-task", files["topic-train"]), "NAME=FILE"),
         (("--multi-task", f"a={colons}", "--multi-task", f"a: b={world.train}"), "a: b: animals"),
         ((*train, "--validation", f"topic={files['animal-valid']}"), "'no'|'yes'"),
-        ((*train, "--task", "sst2_sentences"), "--task"),
+        ((*train, "--task", "sst2_sentences"), "task"),
         ((world.train, "--validation", valid, "--validation", valid), "--validation"),
     ):
         text = refused("fit", *options, *out)

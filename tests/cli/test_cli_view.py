@@ -47,7 +47,7 @@ def test_the_page_goes_where_it_is_told(file, opened, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "options",
-    [["--out", "v.txt"], ["--overwrite"], ["--example-column", "none"]],
+    [["--out", "v.txt"], ["--example-column", "none"]],
 )
 def test_what_cannot_be_is_refused(file, opened, options):
     assert main(["view", str(file), *options]) == 2

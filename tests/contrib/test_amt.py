@@ -1,11 +1,13 @@
 """The pool of AMT: outputs of mixtures, merging, invalid arguments."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
-from bayeslora.contrib.amt import AMT, separation
+from bayeslora.adapters.inject import export, inject
+from bayeslora.contrib.amt import AMT, published_weights, separation
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
 
 P, R = 3, 2
@@ -22,13 +24,11 @@ class Host(nn.Module):
         return self.up(x)
 
 
-def pool(start="svd", double=True):
+def pool():
     """Return a host with a pool whose members differ, its plain twin and the site."""
-    host = Host().double() if double else Host()
-    plain = Host().double() if double else Host()
-    (site,) = inject(host, AMT(**OPTIONS, start=start), 0)
-    if double:
-        site.double()
+    host, plain = Host().double(), Host().double()
+    (site,) = inject(host, AMT(**OPTIONS), 0)
+    site.double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in site.trainable().values():
@@ -47,10 +47,9 @@ def member(site, number):
 X = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("start", ["svd", "random"])
-def test_the_start_changes_nothing(start):
+def test_the_start_changes_nothing():
     host, plain = Host(), Host()
-    inject(host, AMT(**OPTIONS, start=start), 0)
+    inject(host, AMT(**OPTIONS), 0)
     torch.testing.assert_close(host(X.float()), plain(X.float()), atol=1e-6, rtol=0)
 
 
@@ -89,16 +88,6 @@ def test_members_can_be_permuted():
     torch.testing.assert_close(host(X), before)
 
 
-def test_a_pool_is_saved_with_its_mixture():
-    host, _, site = pool(double=False)
-    site.select([0.0, 0.25, 0.75])
-    state = adapter_state(find_sites(host))
-    other = Host()
-    (again,) = inject(other, AMT(**OPTIONS), 5, blank=True)
-    load_adapter_state([again], state)
-    assert torch.equal(other(X.float()), host(X.float()))
-
-
 # Prototypes and merging.
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
@@ -127,20 +116,9 @@ def test_separation_is_the_published_score():
     intra = [cosines[n == LABELS, n].mean() for n in range(3)]
     inter = [cosines[n == LABELS][:, [m for m in range(3) if m != n]].mean() for n in range(3)]
     expected = 0.6 * sum(intra) / 3 - 0.4 * sum(inter) / 3
-    assert separation(cosines, LABELS, 0.6) == pytest.approx(float(expected))
+    assert separation(cosines, LABELS) == pytest.approx(float(expected))
 
 
-def support(member):
-    cosines = held_out_cosines(features(member), LABELS, 3)
-    return cosines, LABELS, 10.0
-
-
-def test_merges():
-    assert AMT().mixtures(3, support) == [[1 / 3] * 3]
-    assert len(AMT(merge="ensemble").mixtures(3, support)) == 3
-    losses = [nn.functional.cross_entropy(10 * support(m)[0], LABELS) for m in range(3)]
-    best = min(range(3), key=losses.__getitem__)
-    assert AMT(merge="best").mixtures(3, support)[0][best] == 1
-    options = {"eps": (0.0,) * 3, "weight_eps": (0.0,) * 3, "merge": "published"}
-    alike = AMT(**options, top=3, beta=0.0).mixtures(3, support)[0]
-    assert alike == pytest.approx([1 / 3] * 3)
+def test_the_published_merge_averages_the_best_two():
+    weights = published_weights([0.1, 0.4, 0.3])
+    assert weights == pytest.approx([0, 1 / (1 + math.exp(-0.1)), 1 / (1 + math.exp(0.1))])

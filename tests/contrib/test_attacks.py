@@ -10,7 +10,7 @@ from usage import TEST, new
 
 import bayeslora as bl
 from bayeslora.cli import main
-from bayeslora.contrib.attacks import Attack, _Piece, attacked
+from bayeslora.contrib.attacks import _Piece, attacked
 from bayeslora.contrib.attacks import main as attack_main
 from bayeslora.contrib.perturbation import Inputs, TokenBall, ascend
 
@@ -56,7 +56,7 @@ def nll(predictions):
 
 @pytest.fixture(scope="module")
 def curve(clf):
-    return attacked(clf, TEST, Attack(eps=(0.1, 0.3, 1.0), steps=5))
+    return attacked(clf, TEST, (0.1, 0.3, 1.0), steps=5)
 
 
 def test_the_loss_grows_with_the_radius(curve, clf):
@@ -76,16 +76,15 @@ def label_probs(clf, predictions):
 
 def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
     single = []
-    predictions_of = _Piece._predictions
+    predictions_of = _Piece.predictions
 
     def listed(self, texts):
         single.append(predictions_of(self, texts))
         return single[-1]
 
-    monkeypatch.setattr(_Piece, "_predictions", listed)
-    options = {"eps": (0.3,), "steps": 2}
+    monkeypatch.setattr(_Piece, "predictions", listed)
     worst = [
-        label_probs(clf, attacked(clf, TEST, Attack(restarts=count, **options))[0.3])
+        label_probs(clf, attacked(clf, TEST, (0.3,), steps=2, restarts=count)[0.3])
         for count in (1, 2, 3)
     ]
     assert len(single) == 1 + 2 + 3
@@ -101,18 +100,15 @@ def test_the_worst_of_several_restarts_counts_for_each_row(clf, monkeypatch):
     ("adapter", "posterior"),
     [
         ("polar:r=4", "vbll:prior_scale=2"),
-        ("lora:r=2", "laplace"),
         ("lora:r=2", "ensemble:num_members=2"),
-        ("lora:r=2", "mc_dropout:num_samples=3"),
         ("lora:r=2", "blob:num_samples=2"),
         ("lora:r=2,num_layers=1", "prototypes"),
-        ("none", "gvbll:shrinkage=0.5,inflation=1"),
     ],
 )
 def test_every_posterior_can_be_attacked(bert, adapter, posterior):
-    options = {} if adapter == "none" else {"epochs": 2, "batch_size": 8}
-    clf = new(bert, adapter, posterior, dtype="float32").fit(toy_rows(24), **options)
-    assert nll(attacked(clf, TEST, Attack(eps=(1.0,), steps=4))[1.0]) > nll(clf.predict(TEST))
+    clf = new(bert, adapter, posterior, dtype="float32")
+    clf.fit(toy_rows(24), epochs=2, batch_size=8)
+    assert nll(attacked(clf, TEST, (1.0,), steps=4)[1.0]) > nll(clf.predict(TEST))
 
 
 def test_the_command_and_the_report(clf, tmp_path):
@@ -120,7 +116,7 @@ def test_the_command_and_the_report(clf, tmp_path):
     data = tmp_path / "test.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in TEST))
     words = [str(tmp_path / "model"), str(data), "--out", str(tmp_path / "attacked")]
-    assert attack_main([*words, "--attack", "eps=[0.3],steps=2"]) == 0
+    assert attack_main([*words, "--eps", "0.3", "--steps", "2"]) == 0
     (written,) = (tmp_path / "attacked").iterdir()
     assert written.name == "attack-0.3.parquet"
     clf.predict(TEST).save(tmp_path / "test.parquet")
@@ -128,22 +124,12 @@ def test_the_command_and_the_report(clf, tmp_path):
     words = ["report", str(tmp_path / "test.parquet"), "--shifted", str(written)]
     assert not main([*words, "--out", str(report), "--quiet"])
     scores = json.loads((report / "scores.json").read_text())
-    (curve,) = scores["shift"]
-    assert [point["severity"] for point in curve["scores"]] == [0, 0.3]
-    assert (report / "figures" / "shift-1.svg").is_file()
-
-
-@pytest.mark.parametrize("attack", ["eps=", "radius=1"])
-def test_a_wrong_attack_ends_with_code_2(attack, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        attack_main(["model", "data.jsonl", "--attack", attack, "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2
-    assert not (tmp_path / "out").exists()
+    assert [point["severity"] for point in scores["shift"]] == [0, 0.3]
 
 
 def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(bert):
     parts = {"topic": toy_rows(24), "other": toy_rows(12, 3)}
     clf = new(bert, "lora:r=2", "mle", dtype="float32").fit(parts, epochs=1, batch_size=8)
-    worse = attacked(clf, parts, {"eps": [0.5], "steps": 3})[0.5]
+    worse = attacked(clf, parts, (0.5,), steps=3)[0.5]
     assert nll(worse) > nll(clf.predict(parts))
     assert (worse.probs[~worse.available] == 0).all()

@@ -1,11 +1,9 @@
-"""A context runs once through the frozen prefix before training; the result is cached."""
-
-import dataclasses
+"""A context runs once through the frozen prefix before training."""
 
 import pytest
 import torch
 from refusal import refused
-from small_fits import equal_states, fresh
+from small_fits import fresh
 from tiny import tiny_llama, toy_rows
 
 from bayeslora import MLE
@@ -14,16 +12,8 @@ from bayeslora.contrib.corda import CorDA, corda
 from bayeslora.contrib.moments import second_moments
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.data import TrainingData
-from bayeslora.io.cache import read_kept
 
 CORDA = CorDA(r=4, num_layers=2)
-CONTEXT = tuple(row["text"] for row in toy_rows(40, 8))
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "second-moments"
 
 
 def begin(backbone, adapter=CORDA):
@@ -70,29 +60,6 @@ def test_sites_start_where_the_backbones_own_inputs_say(decoder):
         torch.testing.assert_close(site.B0 @ site.A0, expected.B @ expected.A, atol=1e-5, rtol=0)
         assert torch.equal(site.A.weight, site.A0)
         assert torch.count_nonzero(site.delta()) == 0
-
-
-def test_what_was_gathered_is_read_from_disk(decoder, cache):
-    first = started(begin(decoder))
-    (path,) = cache.iterdir()
-    names = {f"layers.{n}.self_attn.{kind}" for n in (1, 2) for kind in ("q_proj", "v_proj")}
-    assert read_kept(path).keys() == names | {f"{name}.count" for name in names}
-    fit = begin(decoder)
-    states = []
-    assert layers_run(fit, lambda: states.append(started(fit))) == [0, 0, 0]
-    assert equal_states(first, states[0])
-
-
-def test_other_texts_lengths_targets_and_weights_are_gathered_anew(decoder, encoder, cache):
-    fit = begin(decoder)
-    started(fit)
-    started(begin(decoder, dataclasses.replace(CORDA, r=2)))
-    assert len(list(cache.iterdir())) == 1
-    started(begin(decoder, dataclasses.replace(CORDA, target_modules=("k_proj",))))
-    started(begin(decoder, dataclasses.replace(CORDA, context=CONTEXT)))
-    started(begin(decoder, dataclasses.replace(CORDA, context_rows=7)))
-    started(begin(encoder))
-    assert len(list(cache.iterdir())) == 5
 
 
 def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):

@@ -1,7 +1,10 @@
-"""EMTAL in training: what fades, what is kept, and LoRA without a router."""
+"""EMTAL in training: what fades, LoRA without a router, and the export for PEFT."""
 
 import pytest
+import torch
+from refusal import refused
 from small_fits import equal_states, fresh
+from usage import fitted
 
 from bayeslora import MLE
 from bayeslora.adapters.lora import LoRA
@@ -52,3 +55,25 @@ def test_the_router_fades_with_the_steps_and_is_off_in_evaluation(encoder, tmp_p
     # Even if B is zero, the output of the units depends on their weights.
     assert [moves for _, moves in seen] == [fade > 0 for fade in expected]
     assert site.fade == 0
+
+
+def test_peft_loads_the_same_features_without_a_router(bert, tmp_path):
+    from peft import AutoPeftModelForFeatureExtraction
+
+    adapter = "emtal:r=2,num_experts=4,num_layers=2,lr=2e-2"
+    clf = fitted(bert, adapter, "mle", dtype="float32")
+    clf.export_peft(tmp_path / "peft")
+    model = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path / "peft").eval()
+    assert not any("router" in name or "experts" in name for name in model.state_dict())
+    network = clf.network.eval()
+    batch = network.encoder.probe().collate([0, 1])
+    with torch.no_grad():
+        hidden, expected = model(**batch).last_hidden_state, network.encoder(batch)
+    mask = batch["attention_mask"]
+    pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_experts_that_do_not_divide_the_units_are_refused(llama):
+    with refused("input", "num_experts", "24", "16"):
+        fitted(llama, "emtal:num_experts=16", "mle")

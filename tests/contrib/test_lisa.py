@@ -6,12 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_hosts import tiny_llama, tokens
 from torch import nn
 
-from bayeslora.contrib.lisa import ALWAYS, LISA, FullLayers, LayerSampler, draw, inclusion
+from bayeslora.contrib.lisa import ALWAYS, LISA, FullLayers, LayerSampler, draw
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import CompanionLaws, output
 
@@ -112,19 +110,6 @@ MATRICES = (
 )
 
 
-def test_weights_are_for_their_mode_and_enough():
-    for options in ({"mode": "weighted"}, {"weights": (1.0,)}):
-        with pytest.raises(InputError, match="weights"):
-            LISA(**options)
-    with pytest.raises(InputError, match="num_active"):
-        LISA(mode="weighted", weights=(1.0, 0.0))
-    with pytest.raises(InputError, match="num_active"):
-        LISA(num_active=3, num_layers=2)
-
-
-STATES = ("drop", "keep", "offload")
-
-
 class Tower(nn.Module):
     """A first and a last layer around five layers to sample from."""
 
@@ -182,7 +167,7 @@ def equal(model, other):
 
 def test_all_layers_active_is_plain_adamw_step_for_step():
     model, other = tower(), tower()
-    lisa = policy(model, num_active=5, state="keep", interval=2)
+    lisa = policy(model, num_active=5, interval=2)
     first, second = optimizer_of(model, weight_decay=0.1), optimizer_of(other, weight_decay=0.1)
     for step in range(7):
         train(model, lisa, first, step + 1, begin=step)
@@ -190,17 +175,14 @@ def test_all_layers_active_is_plain_adamw_step_for_step():
         assert equal(model, other)
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted"])
-def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
-    options = {"mode": mode, "state": state}
-    options |= {"weights": (1.0, 2.0, 3.0, 1.0, 1.0)} if mode == "weighted" else {}
+@pytest.mark.parametrize("mode", ["uniform", "cycle"])
+def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(mode):
     whole = tower()
-    train(whole, policy(whole, **options), optimizer_of(whole, weight_decay=0.1), 11)
+    train(whole, policy(whole, mode=mode), optimizer_of(whole, weight_decay=0.1), 11)
     for stop in range(11):
         model = tower()
         optimizer = optimizer_of(model, weight_decay=0.1)
-        train(model, policy(model, **options), optimizer, stop)
+        train(model, policy(model, mode=mode), optimizer, stop)
         file = io.BytesIO()
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
         file.seek(0)
@@ -210,14 +192,13 @@ def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
         other = optimizer_of(again, weight_decay=0.1)
         again.load_state_dict(stored["model"])
         other.load_state_dict(stored["optimizer"])
-        train(again, policy(again, **options), other, 11, begin=stop)
+        train(again, policy(again, mode=mode), other, 11, begin=stop)
         assert equal(again, whole), stop
 
 
-@pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted", "fixed"])
+@pytest.mark.parametrize("mode", ["uniform", "cycle", "fixed"])
 def test_draws_follow_from_seed_and_block_alone(mode):
-    weights = (3.0, 1.0, 1.0, 2.0, 1.0) if mode == "weighted" else None
-    options = LISA(num_layers=None, mode=mode, weights=weights)
+    options = LISA(num_layers=None, mode=mode)
     np.random.seed(5)
     torch.manual_seed(5)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
@@ -232,29 +213,6 @@ def test_draws_follow_from_seed_and_block_alone(mode):
     assert all(len(set(item)) == 2 and sorted(item) == list(item) for item in expected)
 
 
-@given(st.lists(st.just(0.0) | st.floats(1e-9, 1e9), min_size=1, max_size=12), st.data())
-@settings(deadline=None, max_examples=100)
-def test_inclusion_is_in_proportion_to_the_weights(weights, data):
-    positive = sum(weight > 0 for weight in weights)
-    if not positive:
-        return
-    count = data.draw(st.integers(1, positive))
-    shares = inclusion(weights, count)
-    assert ((shares >= 0) & (shares <= 1)).all()
-    assert shares.sum() == pytest.approx(count, rel=1e-9)
-    assert all(share == 0 for share, weight in zip(shares, weights, strict=True) if weight == 0)
-    # Shares below 1 are proportional to the weights; a share of 1 is at most its proportion.
-    part = [(w, s) for w, s in zip(weights, shares, strict=True) if 0 < s < 1]
-    for w, s in part:
-        assert s / part[0][1] == pytest.approx(w / part[0][0], rel=1e-9)
-    options = LISA(num_layers=None, num_active=count, mode="weighted", weights=tuple(weights))
-    for block in range(3):
-        chosen = draw(options, len(weights), 0, block)
-        assert len(set(chosen)) == count
-        assert all(shares[number] > 0 for number in chosen)
-        assert set(np.flatnonzero(shares >= 1)) <= set(chosen)
-
-
 @pytest.mark.parametrize(
     ("steps", "layers", "expected"), [(400, 6, 20), (400, 30, 6), (60, 6, 5), (3, 6, 1)]
 )
@@ -262,3 +220,8 @@ def test_the_default_interval_gives_about_four_draws_a_layer(steps, layers, expe
     """It is max(1, min(20, Tγ / 4N)); a requested interval is used as it is."""
     assert LISA(num_layers=None).interval_of(steps, layers) == expected
     assert LISA(num_layers=None, interval=7).interval_of(steps, layers) == 7
+
+
+def test_no_more_layers_train_than_there_are():
+    with pytest.raises(InputError, match="num_active"):
+        LISA(num_active=3, num_layers=2)

@@ -9,11 +9,6 @@ from bayeslora.classifier import BayesianClassifier
 ADAPTER = "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("columns") / "llama"))
@@ -23,24 +18,16 @@ def fitted(backbone, posterior, more="", **options):
     clf = BayesianClassifier(
         backbone, ADAPTER + more, posterior, dtype="float32", max_length=32, progress=False
     )
-    held_out = toy_rows(18, 1) if posterior in ("temperature", "gvbll") else None
-    return clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8, **options)
+    return clf.fit(toy_rows(30), epochs=2, batch_size=8, **options)
 
 
 def columns(clf):
     return {site.name: site.idx.tolist() for site in clf.network.sites}
 
 
-@pytest.mark.parametrize(
-    ("selection", "posterior"),
-    [
-        *((name, "mle") for name in ("activation", "product", "gradient", "weight")),
-        ("gradient", "swag:num_samples=3,start=0.0"),
-        ("gradient", "laplace_lora"),
-    ],
-)
-def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection, posterior):
-    clf = fitted(backbone, posterior, f",selection={selection}", out=tmp_path / "model")
+@pytest.mark.parametrize("selection", ["activation", "product", "weight"])
+def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection):
+    clf = fitted(backbone, "mle", f",selection={selection}", out=tmp_path / "model")
     assert sum(map(len, columns(clf).values())) == 2 * 4 + 10
     assert columns(clf) != columns(fitted(backbone, "mle"))
     expected = clf.predict(toy_rows(9, 5)).probs
@@ -54,25 +41,8 @@ def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection
     assert (again.predict(toy_rows(9, 5)).probs == expected).all()
 
 
-@pytest.mark.parametrize("selection", ["random", "gradient"])
-def test_a_second_fit_can_leave_the_columns_of_the_first_alone(backbone, tmp_path, selection):
-    """Loading the model does not need the directory again."""
-    more = f",selection={selection}"
-    clf = fitted(backbone, "mle", more, out=tmp_path / "one")
-    avoid = f"{more},avoid={tmp_path / 'one'}"
-    other = fitted(backbone, "mle", avoid, out=tmp_path / "other")
-    assert not {
-        (layer, column)
-        for layer, chosen in columns(clf).items()
-        for column in set(chosen) & set(columns(other)[layer])
-    }
-    (tmp_path / "one").rename(tmp_path / "gone")
-    again = BayesianClassifier.from_pretrained(tmp_path / "other", progress=False)
-    assert columns(again) == columns(other)
-
-
 def test_draws_and_curvature_are_of_the_columns_alone(backbone):
-    clf = fitted(backbone, "laplace_lora:prior_precision=1", ",selection=gradient")
+    clf = fitted(backbone, "laplace_lora:prior_precision=1", ",selection=product")
     network = clf.network
     trained = sum(16 * site.k for site in network.sites)
     assert network.weights.num_weights == trained + 3 * 16

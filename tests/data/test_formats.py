@@ -175,14 +175,3 @@ def test_half_a_surrogate_pair_in_a_column_is_refused(value, tmp_path):
     path.write_text(f'{{"text": "a", "extra": {value}}}\n')
     with refused("input", "row 1"):
         read(path, keep=["extra"])
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
-@pytest.mark.parametrize("start", [b"", b"\xf8\xff\xff", b"text,label\n"])
-def test_null_characters_are_no_text(tmp_path, suffix, start):
-    path = tmp_path / f"rows{suffix}"
-    with path.open("wb") as file:
-        file.write(start)
-        file.truncate(1 << 36)  # sparse
-    with refused("input", path.name):
-        read(path)

@@ -1,4 +1,4 @@
-"""Images from folders, arrays and files: accepted and refused input."""
+"""Images from folders and files: accepted and refused input."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 from refusal import refused
 
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.images import image_columns, read_image
+from bayeslora.data.images import read_image
 from bayeslora.data.known import load_task
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
@@ -65,44 +65,6 @@ def test_the_column_can_be_named(tmp_path):
         [{"text": "a note", "picture": str(path)}], columns=DataColumns("picture", images=True)
     )
     assert rows.texts == (str(path),)
-
-
-@pytest.mark.parametrize("floats", [False, True])
-def test_an_array_file_gives_its_images(tmp_path, floats):
-    images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
-    path = tmp_path / "some.npz"
-    np.savez(path, images=images / 255.0 if floats else images, labels=np.array(["x", "y"]))
-    rows = read(path)
-    assert rows.labels == ("x", "y")
-    np.testing.assert_array_equal(read_image(rows.texts[1]), np.stack([images[1]] * 3, -1))
-
-
-def test_an_array_of_images_alone(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
-    np.save(tmp_path / "some.npy", images)
-    rows = read(tmp_path / "some.npy")
-    np.testing.assert_array_equal(read_image(rows.texts[0]), images[0])
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"labels": np.zeros(2)},
-        {"images": np.zeros((2, 3))},
-        {"images": np.zeros((2, 3, 4)) + 2.0},
-        {"images": np.zeros((2, 3, 4), dtype=np.int64)},
-        {"images": np.full((2, 3, 4), np.nan)},
-        {"images": np.zeros((2, 3, 4)), "labels": np.zeros(3, dtype=int)},
-        {"images": np.zeros((2, 3, 4)), "labels": np.zeros(2)},
-        {"images": np.array([{}, {}])},
-    ],
-)
-def test_other_arrays_are_refused(tmp_path, arrays):
-    path = tmp_path / "some.npz"
-    np.savez(path, **arrays)
-    with pytest.raises(InputError) as caught:
-        image_columns(path)
-    assert str(path) in str(caught.value)
 
 
 def test_grey_and_transparent_images_become_colours(tmp_path):

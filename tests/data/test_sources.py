@@ -6,7 +6,7 @@ import json
 import pytest
 from refusal import refused
 
-from bayeslora.data.formats import Reading, kind_of, open_table, suffix_of
+from bayeslora.data.formats import Reading, kind_of, open_table
 
 ROWS = [{"text": "é 1", "label": "ü"}, {"text": "é 2", "label": "ü"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -51,22 +51,6 @@ def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
     with refused("input", "row 2") as caught:
         read(path)
     assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("head", "suffix"),
-    [
-        (b"PAR1\0\0", ".parquet"),
-        (b' \n[{"a": 1}]', ".json"),
-        (b"\xef\xbb\xbf" + b'{"a": 1}', ".json"),
-        (b"a,b\n1\t,2", ".csv"),
-        (b"a\tb\n1,\t2", ".tsv"),
-        (gzip.compress(b"a\tb\n", mtime=0), ".tsv.gz"),
-        (b"text", ".csv"),
-    ],
-)
-def test_the_format_of_standard_input_is_that_of_its_beginning(head, suffix):
-    assert suffix_of(head) == suffix
 
 
 def test_names_say_the_kind(tmp_path):

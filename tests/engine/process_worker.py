@@ -8,7 +8,7 @@ import torch
 
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.processes import ProcessLostError, current, is_repeated, together
+from bayeslora.processes import current, is_repeated, together
 
 
 def commands(path):
@@ -111,5 +111,5 @@ def failing_other():
             raise SystemExit(3)
         try:
             world.told(1)
-        except ProcessLostError:
+        except RuntimeError:
             raise SystemExit(4) from None

@@ -238,7 +238,7 @@ def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapt
         (-1, "option"),
         (25, "input"),
         (2.5, "option"),
-        ("five", "unknown"),
+        ("five", "option"),
         (True, "option"),
     ],
 )

@@ -10,5 +10,5 @@ def test_small_problems_stay_dense_and_400_classes_do_not():
     assert VBLL().sized(400, 384, 2000).covariance == "eigenbasis"
     # Few rows make a dense fit cheap, but not small.
     assert VBLL().sized(400, 576, 300).covariance == "eigenbasis"
-    for family in ("dense", "diagonal"):
+    for family in ("dense", "eigenbasis"):
         assert VBLL(covariance=family).sized(400, 384, 2000).covariance == family

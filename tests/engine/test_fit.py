@@ -24,7 +24,6 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 
 RECIPES = {
     "polar-vbll": (PoLAR(r=4, num_layers=2), VBLL()),
-    "polar-vbll-mc": (PoLAR(r=4, num_layers=2), VBLL(bound="mc")),
     "landing-laplace": (PoLAR(r=4, num_layers=2, constraint="landing"), Laplace()),
     "lora-temperature": (LoRA(r=2, num_layers=2, dropout=0.2), TemperatureScaling()),
 }

@@ -19,7 +19,7 @@ ROWS = [
 ]
 TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
 SHARE, NUM_HELD_OUT = 0.25, 8
-QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
+QUICK = "vbll:prior_scale=2,link=probit"
 
 
 def fitted(backbone, adapter="polar:r=2", posterior="vbll:link=probit", rows=ROWS, **options):

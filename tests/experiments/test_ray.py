@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from refusal import refused
 
 import bayeslora as bl
@@ -84,14 +83,6 @@ def test_a_killed_worker_and_a_lost_machine_lose_nothing(cluster, finished, grid
     assert cluster.second is None
     assert result.failed == {}
     assert scores(result) == scores(finished[2])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the cluster has GPUs")
-def test_a_cluster_without_the_device_is_refused_before_the_work(cluster, grid, tmp_path):
-    content = {**grid, "model": {**grid["model"], "device": "cuda"}}
-    with refused("input", "'cuda'"):
-        bl.experiment(content, tmp_path / "out", ray=cluster.address)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_cluster_that_is_not_there_is_an_error(grid, tmp_path):

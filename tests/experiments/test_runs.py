@@ -38,7 +38,6 @@ def test_a_cell_has_predictions_and_a_record(finished):
     assert record["steps"] == 4  # at most: 60 rows in batches of 16
     assert record["passes"] == 1
     assert record["scores"]["reported"]["num_bins"] == 15
-    assert len(record["prompt_hash"]) == 64
     assert record["seconds"]["fit"] > 0
     assert record["peak_memory_bytes"] > 1e7
     assert {"bayeslora", "torch"} <= record["versions"].keys()
@@ -109,29 +108,27 @@ def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, mo
     assert "seed 0" in str(caught.value)
 
 
-def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
-    grid, tmp_path, monkeypatch
-):
+def test_a_failed_cell_is_listed_and_forgotten_when_it_succeeds(grid, tmp_path, monkeypatch):
     calls = []
     true = cells.Workshop.run
 
     def run_or_fail(workshop, cell, *more):
         calls.append(cell.seed)
-        if cell.seed == 1 and calls.count(1) < 3:
+        if cell.seed == 1 and calls.count(1) < 2:
             raise ValueError("no luck")
         return true(workshop, cell, *more)
 
     monkeypatch.setattr(cells.Workshop, "run", run_or_fail)
     grid["posteriors"] = ["mle"]
     result = bl.experiment(grid, tmp_path / "out")
-    assert calls == [0, 1, 1]
+    assert calls == [0, 1]
     assert list(result.failed.values()) == ["ValueError: no luck"]
     assert len(result.records) == 1
     error = json.loads(next((tmp_path / "out/cells").glob("*.error.json")).read_text())
     assert error["cell"]["seed"] == 1
     assert "no luck" in error["traceback"]
     again = bl.experiment(grid, tmp_path / "out")
-    assert calls == [0, 1, 1, 1]
+    assert calls == [0, 1, 1]
     assert (again.failed, len(again.records)) == ({}, 2)
     assert not list((tmp_path / "out/cells").glob("*.error.json"))
 
@@ -182,25 +179,6 @@ def test_another_seed_with_other_settings_is_refused(finished):
     assert run.plan({**content, "seeds": [2]}, out).settings
     with refused("input", "experiment.json"):
         run.plan(content, out / "cells")
-
-
-def test_cells_of_one_run_have_the_same_weights(grid, tmp_path, monkeypatch):
-    """As on machines of a cluster with different files of the same name."""
-    true = cells.Workshop.run
-
-    def with_other_weights(workshop, cell, *more):
-        record = true(workshop, cell, *more)
-        return (
-            record
-            if cell.seed == 0
-            else record | {"backbone": record["backbone"] | {"fingerprint": "x"}}
-        )
-
-    monkeypatch.setattr(cells.Workshop, "run", with_other_weights)
-    with refused("input", "weights of backbone", "seed 1"):
-        bl.experiment({**grid, "posteriors": ["mle"]}, tmp_path / "out")
-    (record,) = (tmp_path / "out/cells").glob("*.json")
-    assert json.loads(record.read_text())["cell"]["seed"] == 0
 
 
 def test_one_process_at_a_time_runs_an_experiment(grid, tmp_path):
@@ -265,8 +243,7 @@ def test_a_plan_needs_no_weights_and_no_network(grid, monkeypatch):
     ]
     plan = run.plan({**grid, "tasks": tasks, "backbones": "meta-llama/Llama-3.1-8B"})
     content = json.loads(json.dumps(plan.to_json()))
-    assert content["num_cells"] == 12
-    assert [cell["seeds"] for cell in content["cells"]] == [2] * 6
+    assert list(content["cells"].values()) == [False] * 12
     assert {cell.task for cell in plan.settings} == {"toy"}
     for missing, sentence in zip(
         ("sst2", "clinc150", "Llama-3.1-8B"), content["missing"], strict=True

@@ -59,28 +59,26 @@ def test_equal_mass_edges_are_numpy_quantiles(data, num_bins):
 
 
 @settings(max_examples=200, deadline=None)
-@given(confidences(), BINS, st.booleans())
-def test_bins_add_up_to_the_error_and_to_netcal_counts(data, num_bins, equal_mass):
+@given(confidences(), BINS)
+def test_bins_add_up_to_the_error_and_to_netcal_counts(data, num_bins):
     rows = top_label(*data)
-    bins = reliability_bins(rows, num_bins, equal_mass=equal_mass)
+    bins = reliability_bins(rows, num_bins)
     full = [bin_ for bin_ in bins if bin_.count]
     total = sum(bin_.count * abs(bin_.accuracy - bin_.confidence) for bin_ in full) / len(rows)
-    error = aece if equal_mass else ece
-    assert total == pytest.approx(error(rows, num_bins), abs=CLOSE)
+    assert total == pytest.approx(ece(rows, num_bins), abs=CLOSE)
     assert sum(bin_.count for bin_ in bins) == len(rows)
     assert all(
         bin_.confidence is bin_.accuracy is bin_.accuracy_low is None
         for bin_ in bins
         if not bin_.count
     )
-    if not equal_mass:
-        # for two equal columns netcal's detection mode returns the gaps and counts of single bins
-        _, gaps, counts = ECE(bins=[num_bins, num_bins], detection=True).measure(
-            np.stack([data[0], data[0]], 1), data[1], return_map=True, return_num_samples=True
-        )
-        assert [bin_.count for bin_ in bins] == counts.tolist()
-        ours = [abs(bin_.accuracy - bin_.confidence) if bin_.count else 0.0 for bin_ in bins]
-        np.testing.assert_allclose(ours, gaps, rtol=0, atol=CLOSE)
+    # for two equal columns netcal's detection mode returns the gaps and counts of single bins
+    _, gaps, counts = ECE(bins=[num_bins, num_bins], detection=True).measure(
+        np.stack([data[0], data[0]], 1), data[1], return_map=True, return_num_samples=True
+    )
+    assert [bin_.count for bin_ in bins] == counts.tolist()
+    ours = [abs(bin_.accuracy - bin_.confidence) if bin_.count else 0.0 for bin_ in bins]
+    np.testing.assert_allclose(ours, gaps, rtol=0, atol=CLOSE)
 
 
 def test_five_rows_by_hand():

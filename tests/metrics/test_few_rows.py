@@ -27,8 +27,6 @@ def every(scores):
     yield from scores.values()
     for result in scores.ood.values():
         yield from (score for by_key in result.by_score.values() for score in by_key.values())
-    for group in scores.ood_groups.values():
-        yield from group.scores.values()
     for parts in (*scores.groups.values(), scores.classes):
         yield from (score for part in parts.values() for score in part.scores.values())
     yield from (score for means in scores.uncertainty.values() for score in means.values())
@@ -56,7 +54,6 @@ def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
         scores = evaluate(
             inside,
             outside,
-            near="far",
             group_by="source",
             by_class=True,
             cluster_by=clustered,
@@ -83,7 +80,7 @@ def test_a_mean_of_rows_that_are_all_alike_allows_for_others():
 
 def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
     inside, outside = alike(400, probs=(0.9, 0.1)), alike(50, probs=(0.5, 0.5))
-    far = evaluate(inside, {"far": outside}, near="far").ood["far"]
+    far = evaluate(inside, {"far": outside}).ood["far"]
     assert far.auroc.value == 1
     assert (far.auroc.low, far.auroc.high) == wilson_by_scipy(50, 50)
     assert (far.fpr95.low, far.fpr95.high) == wilson_by_scipy(0, 50)

@@ -60,17 +60,6 @@ class Single(Sound):
         return GaussianLogits(logits.mean.float(), logits.covariance.float())
 
 
-class Infinite(Sound):
-    def mean(self, rows):
-        return super().mean(rows) / 0
-
-
-class Negative(Sound):
-    def predict(self, rows):
-        logits = super().predict(rows)
-        return GaussianLogits(logits.mean, -logits.covariance)
-
-
 class Forgetful(Sound):
     def __init__(self, config, *sizes, **options):
         super().__init__(config, *sizes, **options)
@@ -126,6 +115,11 @@ class Trusting(Sound):
         return GaussianLogits(mean, (self.variance * squares).expand_as(mean))
 
 
+class Overflowing(Sound):
+    def mean(self, rows):
+        return super().mean(rows).float().pow(9)
+
+
 class Wide(Sound):
     def loss(self, rows, num_train):
         return super().loss(rows, num_train).expand(1)
@@ -159,9 +153,7 @@ class Scaling(Sound):
 
 
 MISTAKES = {
-    "test_logits_are_float64_and_of_one_row_each": Single,
-    "test_probabilities_are_finite_and_sum_to_one": Infinite,
-    "test_variances_are_not_negative": Negative,
+    "test_logits_are_a_proper_distribution": Single,
     "test_variance_reaches_the_probabilities": Forgetful,
     "test_same_seed_same_probabilities": Random,
     "test_rows_do_not_depend_on_their_company": Social,
@@ -172,7 +164,7 @@ MISTAKES = {
     "test_a_prior_that_is_not_chosen_is_that_of_the_training": Choosing,
     "test_single_and_double_precision_features_agree": Rough,
     "test_features_that_are_not_finite_are_refused": Trusting,
-    "test_strange_rows_are_refused_or_answered": Trusting,
+    "test_huge_features_are_refused_or_answered": Overflowing,
     "test_loss_is_a_scalar_that_trains_every_parameter": Wide,
     "test_data_loss_reaches_the_features_alone": Leaking,
     "test_what_a_fit_says_is_json": Speechless,
@@ -189,7 +181,7 @@ def broken(law, head, options, tmp_path):
     config = type("Config", (Options,), {"head": head})
     suite.config = config(**options)
     arguments = {"head": suite.fitted, "tmp_path": lambda: tmp_path, "count": lambda: 60}
-    arguments["value"] = lambda: math.inf if "refused" in law.split("_")[-1] else 1e200
+    arguments["value"] = lambda: math.inf
     arguments["rows"] = lambda: suite.toy(rows=20, seed=4)
     method = getattr(suite, law)
     method(**{name: arguments[name]() for name in inspect.signature(method).parameters})

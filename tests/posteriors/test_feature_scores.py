@@ -1,5 +1,6 @@
 """Feature-space scores against scikit-learn and direct formulas, and their invariances."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,13 @@ from bayeslora.links import link_probabilities
 from bayeslora.posteriors import fitted_scores
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.fitted_scores import FeatureScores, Mahalanobis, NearestRows, ledoit_wolf
+from bayeslora.posteriors.fitted_scores import (
+    FeatureScores,
+    Mahalanobis,
+    NearestRows,
+    Unfamiliarity,
+    ledoit_wolf,
+)
 from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
@@ -116,23 +123,6 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     assert loaded.extra_config() == extra
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"mahalanobis": {"rank": 3}},
-        {"knn": {"rows": "many"}},
-        {"unfamiliarity": {}},
-        {"unfamiliarity": {"rows": 3}},
-        {"novelty": {}},
-        {"middle_mahalanobis": {"rank": 3}},
-        {"knn": 3},
-    ],
-)
-def test_damaged_records_are_refused(extra):
-    with refused("damaged"):
-        FeatureScores.empty(extra, 4)
-
-
 @pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])
 def test_the_distance_in_the_middle_is_that_of_one_gaussian(rows, size):
     """Ledoit and Wolf's covariance of all rows, by scikit-learn."""
@@ -154,3 +144,11 @@ def test_unfamiliarity_takes_the_distance_in_the_middle_where_there_is_one():
         assert list(without.parts) == ["mahalanobis", "unfamiliarity"]
     with refused("no-middle"):
         FeatureScores.fitted(["middle_mahalanobis"], features, labels)
+
+
+def test_the_definition_of_unfamiliarity():
+    doubt, distance, middle = torch.tensor([[0.3], [7.0], [5.0]], dtype=F64)
+    alone = math.log(7) + math.log(0.3) / 4
+    assert Unfamiliarity()(doubt, distance).item() == pytest.approx(alone)
+    both = 0.75 * math.log(7) + 0.25 * math.log(5) + 0.25 * math.log(0.3)
+    assert Unfamiliarity()(doubt, distance, middle).item() == pytest.approx(both)

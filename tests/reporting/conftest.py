@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.figure_style import Panel
+from bayeslora.reporting.panel import Panel
 from bayeslora.reporting.report import report
 
 SAVED = Panel.saved

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -63,9 +63,6 @@ def test_the_hub_reads_the_metadata(card, scores):
     [entry] = yaml.safe_load((card.parent / ".eval_results/fancyzhx--ag_news.yaml").read_text())
     assert entry["dataset"]["id"] == "fancyzhx/ag_news"
     assert entry["value"] == pytest.approx(scores["accuracy"].value, abs=5e-7)
-    # the Hub's own library would write the same
-    again = ModelCardData(model_name="my-model", eval_results=data.eval_results).to_dict()
-    assert again[KEY] == yaml.safe_load(card.read_text().split("---\n")[1])[KEY]
 
 
 def test_everything_else_keeps_its_value(card, scores):
@@ -139,7 +136,6 @@ def test_the_section_says_what_was_measured(scores):
     [
         (b"\xff", "cannot be read"),
         (START.encode(), "expected one"),
-        (f"{END} {START}".encode(), "expected one"),
         (b"---\na: [1\n---\n", "metadata cannot be read"),
         (b"---\n[a, 1]\n---\n", "metadata cannot be read"),
         (b"---\nmodel-index: 3\n---\n", "metadata cannot be read"),

@@ -5,62 +5,29 @@ import pytest
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import gather
-from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import assess, pair, pool
-from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
+from bayeslora.reporting.blocks import Figure, Finding, Overview, Table
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.facts import Facts
+from bayeslora.reporting.score_tables import detection_table
 from bayeslora.reporting.sentences import overview
-from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import words
+from bayeslora.reporting.text import number, words
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
-def first_screen(*items, ood=None):
-    methods = pool(assess(gather(list(items), ood), {"num_resamples": 200}))
-    sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(Facts(methods, {}, sets))
+def first_screen(*items):
+    return overview(Facts(pool(assess(gather(list(items)), {"num_resamples": 200}))))
 
 
-def composed(items, ood=None):
-    """Return the facts of a report, and its blocks of text and tables."""
-    facts, document = document_of(items, ood)
-    return facts, [block for section in document.sections for block in walk(section.blocks)]
-
-
-def document_of(items, ood=None, title="t"):
+def document_of(items):
     """Return the facts of a report, and its whole document."""
     options = {"num_resamples": 100}
-    methods = assess(gather(items, ood), options)
+    methods = assess(gather(items), options)
     comparisons = pair(methods, options)
-    sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
-    sets = {name: name for name in sets}
     drawings = dict.fromkeys(words()["figures"], Figure("", ()))
-    analysis = Facts(methods, comparisons, sets, fits=methods)
-    return analysis, compose(title, analysis, drawings, provenance={}, column=None)
-
-
-def finding(blocks, key):
-    """Return the finding with the given key."""
-    [result] = [block for block in blocks if isinstance(block, Finding) and block.key == key]
-    return result
-
-
-def best_by_nll(blocks):
-    """Return the methods marked as best by NLL in each table of methods."""
-    tables = {block.name: block for block in blocks if isinstance(block, Table)}
-    every = tables["every"]
-    cells = next(row.cells for row in every.rows if row.headings == ("NLL ↓",))
-    return [
-        *(
-            {row.headings[0] for row in table.rows if row.cells[place].best}
-            for table in (tables["overview"], tables["scores"])
-            for place, column in enumerate(table.columns)
-            if column.title == "NLL"
-        ),
-        {column.detail for column, cell in zip(every.columns, cells, strict=True) if cell.best},
-    ]
+    analysis = Facts(methods, comparisons, fits=methods)
+    return analysis, compose("t", analysis, drawings, provenance={}, column=None)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +43,6 @@ def test_the_verdict_is_that_of_the_tests(make, options, kind, word):
     screen = first_screen(make("x", **options))
     assert screen.kind == kind
     assert word in screen.verdict
-
-
-def test_few_rows_that_cannot_be_judged_say_so():
-    screen = first_screen(Predictions([[0.7, 0.3]] * 3, ("a", "b"), [0, 0, 0], name="x"))
-    assert screen.kind == "open"
-    assert "3" in screen.verdict
 
 
 def test_the_numbers_are_those_of_the_scores(make):
@@ -112,11 +73,36 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     """On the same rows, the paired difference is clear where the separate scores are not."""
     first = make("one", rows=300)
     second = make("other", rows=300, sharpness=1.7)
-    facts, blocks = composed([first, second])
+    facts, document = document_of([first, second])
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
     assert facts.standing("nll").tied == ()
-    assert best_by_nll(blocks) == [{"one"}] * 3
+    tables = {block.name: block for block in document.blocks if isinstance(block, Table)}
+    for name in ("overview", "scores"):
+        place = [column.title for column in tables[name].columns].index("NLL")
+        assert [row.cells[place].best for row in tables[name].rows] == [True, False]
+    [nll] = [row for row in tables["every"].rows if row.headings == ("NLL ↓",)]
+    assert [cell.best for cell in nll.cells] == [True, False]
+
+
+def test_marks_of_detection_follow_the_paired_difference_too(make):
+    outside = make("first", rows=150, labelled=False, signal=1.2, seed=1)
+    second = outside.replace(name="second", total=outside.total + 0.05)
+    methods = gather(
+        [make("first"), make("first").replace(name="second")],
+        {"first": {"far": outside}, "second": {"far": second}},
+    )
+    facts = Facts(
+        assess(methods, {"ood_score": "total", "num_resamples": 200}), sets={"far": "far"}
+    )
+    worse, better = (scores.ood["far"].auroc for scores in facts.scores)
+    assert worse.high > better.low
+    best, _ = facts.detectors["far"]
+    assert (best.label, best.tied, best.paired) == ("second", (), "row by row")
+    table = detection_table(facts.scores, facts.sets, facts)
+    assert [row.cells[0].best for row in table.rows] == [False, True]
+    assert [row.cells[0].value for row in table.rows] == [number(worse.value), number(better.value)]
+    assert {row.cells[0].p for row in table.rows} == {"by total uncertainty"}
 
 
 @pytest.fixture
@@ -135,24 +121,15 @@ def other_classes(make):
 
 def test_methods_of_different_classes_are_not_ranked(make, other_classes):
     facts, document = document_of([make("m"), other_classes])
-    blocks = [block for section in document.sections for block in walk(section.blocks)]
+    tables = {block.name: block for block in document.blocks if isinstance(block, Table)}
+    findings = {block.key: block for block in document.blocks if isinstance(block, Finding)}
     assert facts.standing("nll") is None
     assert facts.leader.label == "m"
-    assert finding(blocks, "ranking").kind == "warning"
-    [first] = [block for block in blocks if isinstance(block, Overview)]
+    assert findings["ranking"].kind == "warning"
+    [first] = [block for block in document.blocks if isinstance(block, Overview)]
     assert "classes differ" in first.about
-    assert not any(
-        cell.best
-        for block in blocks
-        if isinstance(block, Table)
-        for row in block.rows
-        for cell in row.cells
-    )
-    captions = [
-        block.caption for block in blocks if isinstance(block, Table) and block.name == "overview"
-    ]
-    assert captions
-    assert not any("Bold" in caption for caption in captions)
-    advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
-    assert not any("Prefer" in line for block in advised for line in block.sentences)
+    cells = [cell for table in tables.values() for row in table.rows for cell in row.cells]
+    assert not any(cell.best for cell in cells)
+    assert "Bold" not in tables["overview"].caption
+    assert not any("Prefer" in line for line in findings["advice"].sentences)
     assert "2 to 4 classes" in document.facts

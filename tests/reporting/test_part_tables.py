@@ -1,19 +1,12 @@
 """Groups, classes, kinds of sets, clusters and the test of the ECE in every file of a report."""
 
 import csv
-import dataclasses
 import json
 
 import pytest
 
 import bayeslora as bl
-from bayeslora.errors import InputError
 from bayeslora.metrics.catalogue import SCORE_KEYS
-from bayeslora.metrics.scores import Score, Scores
-from bayeslora.predictions.collection import Method, Source
-from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS
 
@@ -21,12 +14,9 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 FEW = {"num_resamples": 20}
 ASKED = {
-    "near": "near",
-    "far": ["far"],
     "group_by": "source<b>",
     "by_class": True,
     "cluster_by": "twin",
-    "interval": "bca",
 }
 
 
@@ -69,7 +59,7 @@ def test_the_json_is_what_evaluate_says(written, scores):
 
 def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     page = (written / "index.html").read_text(encoding="utf-8")
-    for part in ("every", "uncertainties", "parts-1", "parts-2", "near-far"):
+    for part in ("every", "parts-1", "parts-2"):
         assert f'id="{part}-caption"' in page
     for name in ("<i>mail", "source<b>"):
         assert name not in page
@@ -78,8 +68,8 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
         (written / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex")
     ]
     shown = [scores.groups["source<b>"]["web"].scores["nll"]]
-    shown += [scores.classes["crypto"].scores["recall"], scores.ood_groups["far"].scores["aupr_in"]]
-    shown += [scores.uncertainty["epistemic"]["wrong"], scores["smece"]]
+    shown += [scores.classes["crypto"].scores["recall"], scores.ood["far"].aupr_in]
+    shown.append(scores["aece"])
     for text in texts:
         assert "ECE by chance" in text
         for score in shown:
@@ -106,64 +96,5 @@ def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
     assert (float(line["value"]), line["n"]) == (web.scores["ece"].value, "120")
     crypto = scores.classes["crypto"]
     assert float(lines["class", "crypto", "", "recall"]["low"]) == crypto.scores["recall"].low
-    far = scores.ood_groups["far"].by_score["epistemic"]["auroc"]
-    assert float(lines["sets", "far", "epistemic", "auroc"]["value"]) == far.value
     wrong = scores.uncertainty["total"]["wrong"]
     assert float(lines["answers", "wrong", "total", "mean"]["value"]) == wrong.value
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"near": "mear"}, "'mear'"),
-        ({"near": "near", "far": "near"}, "'near'"),
-        ({"group_by": "sorce<b>"}, "sorce<b>"),
-        ({"cluster_by": "twins"}, "twins"),
-        ({"interval": "bcc"}, "'bcc'"),
-    ],
-)
-@pytest.mark.parametrize("in_memory", [False, True])
-def test_what_is_not_there_is_named_and_nothing_is_written(
-    files, tmp_path, options, named, in_memory
-):
-    inside, near = files["m"], files["near"]
-    if in_memory:
-        inside, near = (
-            Predictions.load(inside, columns=("source<b>", "twin")),
-            Predictions.load(near),
-        )
-    with pytest.raises(InputError) as caught:
-        report(inside, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
-    assert named in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def assessed(p):
-    """Return a method without average bias, with few bins and p-value `p` of its ECE."""
-    values = {
-        "ece": Score(0.06, 0.02, 0.09),
-        "overconfidence": Score(0.0, -0.02, 0.02),
-        "mean_confidence": Score(0.8, 0.7, 0.9),
-        "accuracy": Score(0.8, 0.7, 0.9),
-    }
-    scores = Scores("m", "", 600, 600, 4, 15, values, ece_if_calibrated=0.021)
-    changed = dataclasses.replace(scores, calibration_p=p)
-    rows = Predictions([[0.8, 0.2]], ("a", "b"), ids=(f"row {p}",))
-    return Assessed(Method("m", "m", Source(rows), {}), changed)
-
-
-@pytest.mark.parametrize(("p", "clear"), [(0.042, True), (0.37, False)])
-def test_what_may_be_chance_is_no_clear_sign(p, clear):
-    """The reason for a recommendation claims no more than the finding on the same method."""
-    nll = {"nll": Score(0.6, 0.5, 0.7)}
-    pair = [
-        dataclasses.replace(
-            item,
-            method=dataclasses.replace(item.method, name=name, label=name),
-            scores=dataclasses.replace(item.scores, scores=dict(item.scores) | nll),
-        )
-        for name, item in (("a", assessed(p)), ("b", assessed(0.5)))
-    ]
-    choice = Facts(pair, {}, {}).choice
-    assert len(choice.equal) == 1
-    assert ("clear" in choice.reasons[-1]) == clear

@@ -2,16 +2,19 @@
 
 import base64
 import io
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image
 
-from bayeslora.reporting.assess import Point
-from bayeslora.reporting.figure_style import FORMATS, drawing_style
-from bayeslora.reporting.figures import reliability_panel
+from bayeslora.predictions.collection import gather
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.assess import assess
+from bayeslora.reporting.figures import FORMATS, reliability_panel
+from bayeslora.reporting.panel import drawing_style
 
-POINTS = [Point(0.8, 1.0, 50, 0.9, 0.7, 0.56, 0.81), Point(0.4, 0.6, 9, 0.5, 0.5, 0.2, 0.8)]
+ROWS = Predictions([[0.9, 0.1]] * 50, ("a", "b"), [0] * 35 + [1] * 15)
 HOSTILE = [
     "<script>alert(1)</script>",
     "</svg></title>",
@@ -24,8 +27,10 @@ HOSTILE = [
 
 
 def panel(label="vbll"):
+    [fit] = assess(gather([ROWS]), {"num_resamples": 5})
+    fit = replace(fit, method=replace(fit.method, label=label))
     with drawing_style():
-        return reliability_panel("reliability-1", label, POINTS, "ECE 0.200")
+        return reliability_panel("reliability-1", fit)
 
 
 @pytest.mark.parametrize("label", HOSTILE)

@@ -15,40 +15,27 @@ from bayeslora.reporting.text import say
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 NAN = re.compile(r"\bnan\b", re.IGNORECASE)
-CASES = {
-    "one row": (1, "right"),
-    "three right": (3, "right"),
-    "nine, some wrong": (9, "some"),
-    "forty right": (40, "right"),
-    "forty wrong": (40, "wrong"),
-}
 
 
-def made(name, rows, answers, top=0.7):
-    labels = {"right": [0] * rows, "wrong": [1] * rows, "some": [0, 0, 1] * (rows // 3)}[answers]
-    return Predictions(
-        [[top, 1 - top]] * rows,
-        ("a", "b"),
-        labels,
-        name=name,
-        ids=tuple(map(str, range(rows))),
-        total=np.full(rows, 0.6),
-        columns={"source": ["x"] * rows},
-    )
-
-
-def two(case):
-    return [made("first", *CASES[case]), made("second", *CASES[case], top=0.9)]
+def two(labels):
+    """Return two methods that give every row the same probabilities."""
+    rows = len(labels)
+    return [
+        Predictions(
+            [[top, 1 - top]] * rows, ("a", "b"), labels, name=name, total=np.full(rows, 0.6)
+        )
+        for name, top in (("first", 0.7), ("second", 0.9))
+    ]
 
 
 def far():
     return Predictions([[0.5, 0.5]] * 2, ("a", "b"), name="far", total=np.full(2, 0.69))
 
 
-@pytest.mark.parametrize("case", ["one row", "forty wrong"])
-def test_every_file_of_a_report(case, tmp_path):
+@pytest.mark.parametrize("labels", [[0], [1] * 40], ids=["one row", "forty wrong"])
+def test_every_file_of_a_report(labels, tmp_path):
     out = tmp_path / "report"
-    report(two(case), out=out, ood={"first": {"far": far()}}, num_resamples=40)
+    report(two(labels), out=out, ood={"first": {"far": far()}}, num_resamples=40)
     for name in ("index.html", "report.md", "tables.tex", "scores.csv", "scores.json"):
         text = next(out.glob(f"**/{name}")).read_text(encoding="utf-8")
         assert not NAN.search(re.sub(r"<script.*?</script>|data:[^\"]*", "", text, flags=re.S)), (
@@ -68,7 +55,7 @@ def test_every_file_of_a_report(case, tmp_path):
 
 def test_no_claim_is_made_without_an_interval(tmp_path):
     out = tmp_path / "report"
-    report(two("nine, some wrong"), out=out, num_resamples=40)
+    report(two([0, 0, 1] * 3), out=out, num_resamples=40)
     text = next(out.glob("**/report.md")).read_text(encoding="utf-8")
     assert "which includes 0" not in text
     assert "±–" not in text

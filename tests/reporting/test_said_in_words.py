@@ -1,5 +1,7 @@
 """Text beside the tables: the floor of the NLL, the detection score, and sets."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -26,8 +28,8 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
         bl.evaluate(predictions, num_resamples=5)
         for predictions in (floored(make, "hit"), make("m"))
     )
-    assert "3 of 240 examples" in scores_table([hit])
-    assert "3 of 240 examples of hit" in scores_table([hit, clear])
+    assert "cut off on 3 examples" in scores_table([hit])
+    assert "cut off on 3 examples" in scores_table([hit, clear])
     assert "1e-12" not in scores_table([clear])
     assert "1e-12" not in scores_table([hit], keys=["accuracy"])
     comparison = bl.compare([floored(make, "hit"), make("m")], num_resamples=5, num_permutations=0)
@@ -41,13 +43,10 @@ def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
         floored(make, "hit").replace(ids=None).take(rows).save(tmp_path / f"{name}.csv")
     words = ["recalibrate", *(f"--{k}={tmp_path / k}.csv" for k in ("fit", "apply"))]
     assert main([*words, "--out", str(tmp_path / "out.csv")]) == 0
-    shown = capsys.readouterr().out
-    assert any(
-        "NLL, --fit, before: cut off" in line and " 2 " in line for line in shown.splitlines()
-    )
+    assert re.search("NLL, --fit, before: cut off +2 ", capsys.readouterr().out)
 
 
-def with_sets(alpha="0.1", **notes):
+def with_sets():
     """Return 40 rows of two classes; sets of class b contain the label in 12 of 20 rows."""
     labels = np.repeat([0, 1], 20)
     sets = np.zeros((40, 2), dtype=bool)
@@ -55,9 +54,7 @@ def with_sets(alpha="0.1", **notes):
     sets[20:28, 1] = False
     sets[:5] = True
     probs = np.where(np.arange(2) == labels[:, None], 0.7, 0.3)
-    return bl.Predictions(
-        probs, ("a", "b"), labels, sets=sets, metadata={"conformal_alpha": alpha, **notes}
-    )
+    return bl.Predictions(probs, ("a", "b"), labels, sets=sets, metadata={"conformal_alpha": "0.1"})
 
 
 def test_sets_are_explained_with_the_class_of_lowest_coverage():
@@ -67,7 +64,4 @@ def test_sets_are_explained_with_the_class_of_lowest_coverage():
     # 32 of 40 sets contain their label; sizes are 2 (5 times), 1 (27) and 0 (8)
     assert "80.0\N{NO-BREAK SPACE}%" in sentences[0].replace(" %", "\N{NO-BREAK SPACE}%")
     assert "0.93 of 2 classes" in sentences[1]
-    assert all(part in sentences[2] for part in ("b", "20 examples", "classwise"))
-    classwise = with_sets(conformal_classwise="true")
-    sentences = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
-    assert "classwise" not in sentences[2]
+    assert "60.0 %" in sentences[2].replace("\N{NO-BREAK SPACE}", " ")

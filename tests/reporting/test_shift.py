@@ -2,15 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 from refusal import refused
 
 from bayeslora.cli import main
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Source, gather
-from bayeslora.reporting.assess import SHIFT_KEYS, assess, shift_curves
-from bayeslora.reporting.report import report
+from bayeslora.reporting.assess import assess, shift_scores
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -25,64 +23,37 @@ def worse(predictions, severity, kind="typos", **notes):
     return predictions.replace(labels=labels, metadata={**predictions.metadata, **notes})
 
 
-def assessed(*items):
-    return assess(gather(list(items)), OPTIONS)
+def shifts(methods, *shifted):
+    methods = assess(gather(list(methods), None), OPTIONS)
+    return shift_scores(methods, [Source(predictions) for predictions in shifted], OPTIONS)
 
 
-def curves(methods, *shifted):
-    return shift_curves(
-        assessed(*methods), [Source(predictions) for predictions in shifted], OPTIONS
-    )
-
-
-def test_a_curve_begins_with_the_rows_as_they_are(make):
-    clean = make("m")
-    [curve] = curves([clean], worse(clean, 3), worse(clean, 1))
-    assert (curve.label, curve.kind, list(curve.scores)) == ("m", "typos", [0, 1, 3])
-    for severity, predictions in ((0, clean), (1, worse(clean, 1)), (3, worse(clean, 3))):
-        expected = evaluate(predictions, **OPTIONS)
-        assert {key: expected[key] for key in SHIFT_KEYS} == dict(curve.scores[severity])
-    assert curve.scores[3]["accuracy"].value < curve.scores[0]["accuracy"].value
-
-
-def test_several_methods_are_told_apart_by_fingerprint_or_name(make):
+def test_every_method_begins_with_its_rows_as_they_are(make):
     first = make("a", metadata={"model_fingerprint": "1"})
     second = make("b", sharpness=2.0, metadata={"model_fingerprint": "2"})
-    by_fingerprint = curves([first, second], worse(second, 1).replace(name="a"), worse(first, 1))
-    assert [curve.label for curve in by_fingerprint] == ["a", "b"]
-    accuracy = [curve.scores[1]["accuracy"].value for curve in by_fingerprint]
-    assert accuracy[0] == evaluate(worse(first, 1), **OPTIONS)["accuracy"].value
-    named = curves([make("a"), make("b", sharpness=2.0)], worse(make("b", sharpness=2.0), 2))
-    assert [curve.label for curve in named] == ["b"]
+    # The fingerprint decides, whatever the file is called.
+    shift = shifts([first, second], worse(second, 3).replace(name="a"), worse(first, 1))
+    assert [(label, severity) for label, _, severity in shift] == [
+        *(("a", 0), ("a", 1), ("b", 0), ("b", 3))
+    ]
+    for predictions, key in ((first, ("a", "typos", 0)), (worse(second, 3), ("b", "typos", 3))):
+        assert shift[key].scores == evaluate(predictions, **OPTIONS).scores
+    assert list(shifts([make("a"), make("b")], worse(make("b"), 2))) == [
+        ("b", "typos", 0),
+        ("b", "typos", 2),
+    ]
 
 
-def test_what_is_not_said_is_refused(make):
+def test_what_is_not_known_is_refused(make):
     clean = make("m")
-    with refused("input", "corruption"):
-        curves([clean], clean)
-    with refused("input", "severity"):
-        curves([clean], clean.replace(metadata={"corruption": "typos", "severity": "x"}))
-    with refused("input", "severity 1"):
-        curves([clean], worse(clean, 1), worse(clean, 1))
-    with refused("input", "labels"):
-        curves([clean], worse(clean, 1).replace(labels=None))
-    with refused("input", "'a', 'b'"):
-        curves([make("a"), make("b")], worse(clean, 1))
-
-
-def test_the_page_and_the_files_have_it(make, tmp_path):
-    clean = make("m")
-    shifted = [worse(clean, 1), worse(clean, 2), worse(clean, 2, "word_drop")]
-    page = report(clean, shifted=shifted, out=tmp_path / "r", num_resamples=5)
-    assert "Calibration under shift" in page.read_text()
-    names = {path.name for path in (tmp_path / "r" / "figures").iterdir()}
-    assert {"shift-1.svg", "shift-2.svg"} <= names
-    content = json.loads((tmp_path / "r" / "scores.json").read_text())["shift"]
-    assert [curve["corruption"] for curve in content] == ["typos", "word_drop"]
-    assert [entry["severity"] for entry in content[0]["scores"]] == [0, 1, 2]
-    assert "shift-1" in (tmp_path / "r" / "report.md").read_text()
-    plain = report(clean, out=tmp_path / "p", num_resamples=5)
-    assert "Calibration under shift" not in plain.read_text()
+    for methods, predictions, words in (
+        (["m"], clean, "corruption"),
+        (["m"], clean.replace(metadata={"corruption": "typos", "severity": "x"}), "severity"),
+        (["m"], worse(clean, 1).replace(labels=None), "labels"),
+        (["a", "b"], worse(clean, 1), "'a', 'b'"),
+    ):
+        with refused("input", words):
+            shifts(map(make, methods), predictions)
 
 
 def test_a_run_directory_keeps_corruptions_apart_from_other_sets(make, tmp_path):
@@ -97,5 +68,9 @@ def test_a_run_directory_keeps_corruptions_apart_from_other_sets(make, tmp_path)
     assert main(["report", str(tmp_path / "run"), *more, "--out", str(tmp_path / "r")]) == 0
     content = json.loads((tmp_path / "r" / "scores.json").read_text())
     assert list(content["methods"][0]["ood"]) == ["far"]
-    assert [entry["severity"] for entry in content["shift"][0]["scores"]] == [0, 1, 2]
-    np.testing.assert_equal(len(content["shift"]), 1)
+    assert [(entry["corruption"], entry["severity"]) for entry in content["shift"]] == [
+        ("typos", 0),
+        ("typos", 1),
+        ("typos", 2),
+    ]
+    assert "| m | typos | 2 |" in (tmp_path / "r" / "report.md").read_text()

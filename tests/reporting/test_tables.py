@@ -1,14 +1,8 @@
 """The table model and its two text forms."""
 
-from bayeslora.reporting.tables import (
-    Cell,
-    Column,
-    Row,
-    Table,
-    escape_markdown,
-    to_markdown,
-    to_text,
-)
+from bayeslora.reporting.blocks import Cell, Column, Row, Table
+from bayeslora.reporting.console import to_text
+from bayeslora.reporting.page import escape_markdown, to_markdown
 
 
 def example(first="vbll", second="猫"):
@@ -34,11 +28,11 @@ def test_markdown_table():
 
 def test_text_table_is_aligned_and_starred():
     assert to_text(example()).splitlines() == [
-        "Method           NLL ↓      AUROC ↑",
-        "                               near",
-        "──────  ───────────────  ───────────",
-        "vbll             0.250*       0.900",
-        "        [0.200, 0.300]   [0.8, 1.0]",
+        "Method           NLL ↓     AUROC ↑",
+        "                              near",
+        "──────  ──────────────  ──────────",
+        "vbll            *0.250       0.900",
+        "        [0.200, 0.300]  [0.8, 1.0]",
         "猫               0.500",
         "        [0.400, 0.600]",
     ]
@@ -61,12 +55,4 @@ def test_a_transposed_table_has_a_row_for_each_score():
         "| --- | ---: | ---: |",
         "| NLL ↓ | **0.250** [0.200, 0.300] | 0.500 [0.400, 0.600] |",
         "| AUROC ↑ near | 0.900 [0.8, 1.0] |  |",
-    ]
-    assert to_text(table).splitlines() == [
-        "Score                    a|b               猫",
-        "────────────  ───────────────  ───────────────",
-        "NLL ↓                  0.250*           0.500",
-        "              [0.200, 0.300]   [0.400, 0.600]",
-        "AUROC ↑ near           0.900",
-        "                  [0.8, 1.0]",
     ]

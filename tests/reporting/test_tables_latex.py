@@ -7,13 +7,8 @@ import subprocess
 
 import pytest
 
+from bayeslora.reporting.blocks import Cell, Column, Row, Table
 from bayeslora.reporting.page import escape_latex, to_latex
-from bayeslora.reporting.tables import (
-    Cell,
-    Column,
-    Row,
-    Table,
-)
 from bayeslora.reporting.text import named
 
 LATEX = shutil.which("pdflatex")
@@ -86,7 +81,6 @@ def test_a_report_has_all_tables(made):
         "detection",
         "ood-1",
         "ood-2",
-        "uncertainties",
         *(f"confused-{place}" for place in (1, 2, 3)),
     ]
     assert r"\usepackage{booktabs}" in text

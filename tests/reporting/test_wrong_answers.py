@@ -1,16 +1,12 @@
 """The most confident errors, the method cards, and identifiers of inputs and runs."""
 
 import numpy as np
-import pytest
 from refusal import refused
 
 from bayeslora.predictions.collection import check_column, gather
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.document import method_card
-from bayeslora.reporting.report import report
 from bayeslora.reporting.wrong_answers import MOST, wrong_answers
-
-pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def assessed(*items):
@@ -35,32 +31,9 @@ def test_examples_are_the_most_confident_errors(make):
     assert f"{len(wrong)} of 240 labelled examples wrong; the 10 most" in errors.summary
 
 
-@pytest.fixture
-def file(make, tmp_path):
-    path = tmp_path / "a.parquet"
-    columns = {"text": ["secret words"] * 240, "note": ["a remark"] * 240}
-    make("m", columns=columns).save(path)
-    return path
-
-
-def page_of(file, tmp_path, **options):
-    written = report(file, out=tmp_path / "report", num_resamples=5, overwrite=True, **options)
-    return written.read_text(encoding="utf-8")
-
-
-def test_texts_enter_the_page_from_files_unless_told_not_to(file, tmp_path):
-    page = page_of(file, tmp_path)
-    assert "secret words" in page
-    assert "a remark" not in page
-    page = page_of(file, tmp_path, example_column="note")
-    assert "a remark" in page
-    assert "secret words" not in page
-    page = page_of(file, tmp_path, examples=False)
-    assert "secret words" not in page
-    assert "Most confidently wrong" not in page
-
-
-def test_a_column_that_is_not_there_is_named(file, make):
+def test_a_column_that_is_not_there_is_named(make, tmp_path):
+    file = tmp_path / "a.parquet"
+    make("m", columns={name: ["words"] * 240 for name in ("text", "note")}).save(file)
     with refused("unknown", "'texts'", "'note', 'text'"):
         check_column(gather(file, columns=["texts"]), "texts")
     with refused("unknown", "'text'"):
@@ -78,17 +51,15 @@ def test_cards_say_what_the_metadata_say(make):
         "num_samples": "20",
         "seed": "3",
         "fit_seed": "4",
-        "recalibration": "temperature",
-        "recalibration_rows": "200",
         "prior_share": "0.412",
         "held_out_nll": "0.436; bag of words 0.463",
     }
-    [card] = map(method_card, assessed(make("m", metadata=notes)))
+    [method] = assessed(make("m", metadata=notes))
+    card = method_card(method, {})
     rows = dict(card.rows)
-    assert card.summary == "polar with theirs (a Gaussian of theirs)"
+    assert (rows["posterior"], rows["posterior summary"]) == ("theirs", "a Gaussian of theirs")
     assert rows["passes"] == rows["num samples"] == "20"
     assert rows["link"] == "softmax of each pass, averaged"
     assert rows["prior share"] == "0.412"
     assert rows["held out nll"] == "0.436; bag of words 0.463"
-    assert rows["recalibration"].startswith("temperature (")
     assert (rows["fit seed"], rows["seed"], rows["sources"]) == ("4", "3", "They 2026")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, PLACE, argument, given, option, refuse
 from bayeslora.errors import InputError
-from bayeslora.io.files import check_writable, real_path, refuse_inputs
+from bayeslora.io.files import check_writable, real_path, refuse_inputs, refuse_target
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -40,9 +40,6 @@ class Options(arguments.Rows, arguments.Overwriting):
     """name of the final linear layer, if it is not found automatically"""
     classes: str | None = option("A,B[,…]")
     """class names in index order, if MODEL has no names or other names than the data"""
-    new_classes: bool = option()
-    """TRAIN has a few rows of new classes: fit the last layer to these rows only, and merge a pool
-    of adapters (amt) again. MODEL must be a bayeslora model; its posterior is the default"""
     trust_remote_code: bool = option(of=PLACE)
     feature_scores: list[str] | None = option(of=f"{CLASSIFIER}.calibrate", further=True)
     max_length: Any = option(of=f"{CLASSIFIER}.from_transformers", further=True)
@@ -60,9 +57,6 @@ def run(args: Options) -> None:
         raise InputError("TRAIN is missing; for several tasks use --multi-task NAME=FILE")
     record = _own_record(args)
     _check_out(args, record)
-    if args.new_classes:
-        _adapt(args, record)
-        return
     # Before the rows are read and the model is loaded.
     posterior: Posterior | None = None
     if args.posterior not in (None, BEST):
@@ -79,31 +73,10 @@ def run(args: Options) -> None:
     _show(args, classifier)
 
 
-def _adapt(args: Options, record: ModelRecord | None) -> None:
-    """Save a classifier for new classes, fitted to a few rows of them."""
-    from bayeslora.engine.fitted.card import fit_words
-    from bayeslora.posteriors.registry import resolve_posterior
-
-    idle = ("validation", "hold_out", "feature_scores", "multi_task")
-    refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
-    posterior = None if args.posterior is None else resolve_posterior(args.posterior)
-    rows, _ = data.training_rows(args, record, new_classes=True)
-    adapted = _load(args, None, is_ours=True).adapt(rows, posterior=posterior)
-    adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
-    if args.json:
-        output.print_json({"model": str(args.out), "classes": list(adapted.classes)})
-        return
-    output.print_columns([("model", str(args.out)), ("classes", ", ".join(adapted.classes))])
-    classes = f"{len(adapted.classes)} new classes, {fit_words(adapted.record)}"
-    output.show_last(f"Saved {args.out}: {classes}")
-    output.hint_to_predict(args)
-
-
 def _check_out(args: Options, record: ModelRecord | None) -> None:
     """Check the output against the files and directories that the new model depends on."""
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import LAYOUTS
-    from bayeslora.io.directories import refuse_target
 
     refuse_target(args.out, *LAYOUTS, overwrite=args.overwrite)
     backbone = args.backbone if record is None else args.backbone or record.backbone["name"]
@@ -119,7 +92,7 @@ def _own_record(args: Options) -> ModelRecord | None:
     from bayeslora.checkpoint import is_model, read_record
 
     if not is_model(args.model):
-        of_ours = ("backbone", "new_classes", "multi_task")
+        of_ours = ("backbone", "multi_task")
         refuse(args, of_ours, f"requires a bayeslora model, but {args.model} is not one")
         return None
     fixed = ("layer", "classes", "max_length")
@@ -170,8 +143,6 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         rows.append(("layer", layer))
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
-    if scores is None and record.posterior.get("prior_precision") == "validation":
-        rows.append(("prior", "the default; use --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), card.shown_value(value)) for key, value in chosen.items()]
     # The scores of a comparison that cross-fits these rows replace the validation scores.
     if scores is not None and not card.is_cross_fitted(record.results):
@@ -192,4 +163,3 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         if own_softmax().name in nll:
             measured += f" (the network's own probabilities: {nll[own_softmax().name]:.3f})"
     output.show_last(f"Saved {args.out}: {posterior}{measured}")
-    output.hint_to_predict(args)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
-from bayeslora.cli.output import next_step, print_json, show, show_last, table_width
-from bayeslora.io.files import STDIN, refuse_inputs, shown_path
+from bayeslora.cli.output import print_json, show, show_last, terminal_width
+from bayeslora.io.files import refuse_inputs
 
 COMPARE = "bayeslora.metrics.compare:compare"
 
@@ -16,9 +16,8 @@ class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, argume
 
     by: str | None = option("SCORE", COMPARE)
     reference: str | None = option(of=COMPARE)
-    distance_to: str | None = option(of=COMPARE)
     out: str | None = option("FILE")
-    """also write the table to a file ending in .md, .tex, .csv or .json"""
+    """also write the table to a file ending in .md or .tex"""
 
 
 def run(args: Options) -> None:
@@ -26,11 +25,10 @@ def run(args: Options) -> None:
     from bayeslora.metrics.catalogue import SCORE_KEYS
     from bayeslora.metrics.compare import compare
     from bayeslora.predictions.collection import named_predictions
-    from bayeslora.reporting.comparison import comparison_target, write_comparison
     from bayeslora.reporting.console import compare_table, comparison_line
+    from bayeslora.reporting.page import write_comparison
 
     if args.out is not None:
-        comparison_target(args.out, overwrite=bool(args.overwrite))
         refuse_inputs(args.out, *args.files)
     keys = score_keys(args, SCORE_KEYS)
     methods = find(args).methods(args.cluster_by)
@@ -39,15 +37,13 @@ def run(args: Options) -> None:
         [named_predictions(method, over_seeds=together) for method in methods],
         scores=keys,
         over_seeds=together,
-        **given(args, "by", "reference", "distance_to", *SCORING_OPTIONS),
+        **given(args, "by", "reference", *SCORING_OPTIONS),
     )
     if args.out is not None:
         write_comparison(comparison, args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json(comparison.to_json())
         return
-    show(compare_table(comparison, table_width()))
+    show(compare_table(comparison, terminal_width()))
     saved = "" if args.out is None else f"; saved in {args.out}"
     show_last(f"{comparison_line(comparison)}{saved}")
-    if STDIN not in map(shown_path, args.files):
-        next_step("report", *args.files, "--out", "report")

@@ -53,11 +53,6 @@ def run(args: Options) -> None:
         ("target coverage", f"{1 - predictor.alpha:.4g}"),
         ("calibration rows", f"{predictor.num_rows:,}"),
     ]
-    if finite := sorted({value for value in thresholds.values() if value is not None}):
-        ends = dict.fromkeys(f"{end:.4f}" for end in (finite[0], finite[-1]))
-        rows.append(("threshold", " to ".join(ends)))
-    if infinite := [*thresholds.values()].count(None):
-        rows.append(("classes in every set", f"{infinite} of {len(thresholds)}: too few rows"))
     for key, info in SET_SCORES.items():
         if key in scores:
             title = f"{'mean ' if info.kind == 'mean' else ''}{info.title.lower()}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
-from bayeslora.cli.output import print_json, show, table_width
+from bayeslora.cli.output import print_json, show, terminal_width
 
 
 class Options(arguments.Overwriting):
@@ -28,18 +28,18 @@ def run(args: Options) -> None:
     from bayeslora.reporting.console import scores_table
     from bayeslora.reporting.model_card import scores_of_report
 
-    result = run_demo(progress=not args.quiet, **given(args, "seed"))
+    test, ood, provenance = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
-        result.test,
-        ood=result.ood,
+        test,
+        ood=ood,
         out=args.out,
         title="Demo: newsgroup posts",
         overwrite=bool(args.overwrite),
-        provenance={"command": args.command, **result.provenance},
+        provenance={"command": args.command, **provenance},
     )
     scores = list(scores_of_report(page).values())
     if args.json:
         print_json({"page": str(page), "methods": [each.to_json() for each in scores]})
         return
-    show(scores_table(scores, table_width()))
+    show(scores_table(scores, terminal_width()))
     show(f"\nreport: {page}")

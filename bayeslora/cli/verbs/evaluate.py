@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
-from bayeslora.cli.output import print_json, show, show_last, table_width
-from bayeslora.errors import InputError
-from bayeslora.plain_text import quoted
+from bayeslora.cli.output import print_json, show, show_last, terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,23 +22,28 @@ class Options(arguments.Evaluated, arguments.ScoreChoice):
 
     over_seeds: bool = option()
     """treat files of the same method as its seeds: means with t intervals"""
-    closed: str | None = option(of=arguments.EVALUATE, further=True)
 
 
 def run(args: Options) -> None:
     """Score every file and print one table, or JSON: an object, or a list for several files."""
     from bayeslora.metrics.catalogue import ALL_SCORES
+    from bayeslora.metrics.seeds import over_seeds
+    from bayeslora.predictions.collection import by_group
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = score_keys(args, ALL_SCORES)
-    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS, "closed")
+    options = given(args, *PART_OPTIONS, *SCORING_OPTIONS)
     methods = find(args).methods(*args.group_by or (), args.cluster_by)
-    scores = _over_seeds(methods, options) if args.over_seeds else _scores(methods, options)
+    if args.over_seeds:
+        groups = by_group(methods)
+        scores = [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]
+    else:
+        scores = _scores(methods, options)
     if args.json:
         content = [result.to_json() for result in scores]
         print_json(content[0] if len(content) == 1 else content)
         return
-    show(scores_table(scores, table_width(), keys))
+    show(scores_table(scores, terminal_width(), keys))
     line, warns = summary_line(scores)
     if line and keys is None:
         show_last(line, warns=warns)
@@ -56,22 +59,3 @@ def _scores(methods: Sequence[Method], options: dict[str, Any]) -> list[Scores]:
         result = evaluate(method.predictions, ood, **options)
         scores.append(replace(result, name=method.label, file=method.file))
     return scores
-
-
-def _over_seeds(methods: Sequence[Method], options: dict[str, Any]) -> list[Scores]:
-    """Return the mean scores over the seeds of each method.
-
-    Raises:
-        InputError: A method has one seed.
-    """
-    from bayeslora.metrics.seeds import over_seeds
-    from bayeslora.predictions.collection import by_group
-
-    groups = by_group(methods)
-    for name, seeds in groups.items():
-        if len(seeds) == 1:
-            raise InputError(
-                f"--over-seeds: {quoted(name)} has one file, {seeds[0].file}; other seeds have the "
-                "same rows and fit_options, and their own fit_seed, or a name ending in seed-1"
-            )
-    return [over_seeds(_scores(seeds, options), name) for name, seeds in groups.items()]

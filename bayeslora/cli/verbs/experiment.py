@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments
@@ -38,8 +37,7 @@ def run(args: Options) -> None:
     """Check the grid, then show the plan, or compute missing cells and show the results.
 
     Raises:
-        InputError: Cells failed because of their input; all others are finished and stored.
-        FailedError: A cell failed for another reason.
+        FailedError: A cell failed; all others are finished and stored.
     """
     if not args.dry_run and args.directory is None:
         raise InputError("--out is missing; only --dry-run works without it")
@@ -62,8 +60,7 @@ def run(args: Options) -> None:
     )
     _show(args, result)
     if result.failed:
-        errors = FailedError if result.crashed else InputError
-        raise errors(
+        raise FailedError(
             f"{counted(len(result.failed), 'cell')} failed; see the errors above, and the "
             f"tracebacks in {result.out}/cells/*.error.json"
         )
@@ -72,26 +69,11 @@ def run(args: Options) -> None:
 def _show_plan(args: Options, plan: Plan) -> None:
     from bayeslora.experiments.grid import PROTOCOLS
 
-    content = plan.to_json()
     if args.json:
-        print_json(content)
+        print_json(plan.to_json())
         return
-    columns = ("task", "backbone", "method", "rows", "seeds", "finished", "seconds")
-    rows: list[tuple[str, ...]] = [columns]
-    known = [cell["seconds"] for cell in content["cells"] if cell["finished"]]
-    left, typical = 0.0, sum(known) / max(len(known), 1)
-    for cell in content["cells"]:
-        seconds = cell["seconds"]
-        shown = cell | {
-            "rows": "all" if cell["rows"] is None else cell["rows"],
-            "seconds": "?" if seconds is None else f"{seconds:.0f}",
-        }
-        rows.append(tuple(str(shown[name]) for name in columns))
-        left += (cell["seeds"] - cell["finished"]) * (seconds or typical)
-    print_columns(rows)
-    show(f"\n{counted(content['num_cells'], 'cell')}, {content['num_finished']} finished")
-    if left:
-        show(f"about {timedelta(seconds=round(left))} left, by finished cells")
+    print_columns([(cell, "finished" if done else "") for cell, done in plan.cells.items()])
+    show(f"\n{counted(len(plan.cells), 'cell')}, {sum(plan.cells.values())} finished")
     show(f"protocol {plan.protocol}: {PROTOCOLS[plan.protocol].described()}")
     if plan.deviations:
         show("\n  ".join(["deviations from the protocol:", *plan.deviations]))

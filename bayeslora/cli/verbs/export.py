@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import LOADING, argument, given, option
+from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option
 from bayeslora.cli.output import hint, print_json, show
 
 
-class Options(arguments.Overwriting, arguments.Loading):
+class Options(arguments.Overwriting):
     """Arguments of the verb."""
 
     model: Any = argument("MODEL", "model")
@@ -20,6 +20,9 @@ class Options(arguments.Overwriting, arguments.Loading):
     """peft: the adapter as a plain LoRA (default); merged: a transformers classifier (of a decoder,
     or a calibrated checkpoint, whose default it is). Both are the mean network, without
     uncertainty"""
+    backbone: str | None = option(of=LOADED, further=True)
+    device: str | None = option(of=PLACE, further=True)
+    trust_remote_code: bool = option(of=PLACE, further=True)
 
 
 def run(args: Options) -> None:
@@ -35,7 +38,8 @@ def run(args: Options) -> None:
     inputs = [args.model, *directories(args.backbone or record.backbone["name"])]
     overwrite = bool(args.overwrite)
     check_export(args.out, format, overwrite=overwrite, inputs=inputs)
-    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **given(args, *LOADING))
+    loading = given(args, "backbone", "device", "trust_remote_code")
+    clf = BayesianClassifier.from_pretrained(args.model, progress=False, **loading)
     if format == "peft":
         clf.export_peft(args.out, overwrite=overwrite)
         hint("load it with peft.AutoPeftModelForFeatureExtraction")

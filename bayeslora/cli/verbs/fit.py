@@ -13,7 +13,6 @@ from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
 from bayeslora.io.files import refuse_inputs
 from bayeslora.option_checks import KINDS
-from bayeslora.options import refuse_idle
 from bayeslora.plain_text import duration
 from bayeslora.processes import current
 
@@ -56,8 +55,8 @@ class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
     """Arguments of the verb."""
 
     train: Any = argument("TRAIN", "train", nargs="?")
-    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or .npz file of
-    images; with --task and a known task, the name of a split (default: train)"""
+    """.jsonl, .json, .csv, .tsv or .parquet, also .gz; a directory of images; with --task and a
+    known task, the name of a split (default: train)"""
     validation: Any = option("[NAME=]FILE", action="append")
     """held-out examples, used to choose the epoch and options of the posterior; with --multi-task
     one file per task, as NAME=FILE"""
@@ -100,7 +99,7 @@ def run(args: Options) -> None:
         args.adapter = "none"
     for name in ("out",) if args.zero_shot else ("train", "out"):
         if getattr(args, name) is None:
-            raise InputError(f"{args.typed[name]} is missing; set it here or in --config")
+            raise InputError(f"{name} is missing; set it here or in --config")
     inputs = data.files_of(args.train, args.validation, args.config)
     current().first(partial(refuse_inputs, args.out, *inputs))
 
@@ -110,10 +109,6 @@ def run(args: Options) -> None:
 
     chosen = given(args, "adapter", "posterior", *_READING, *_LOADING)
     classifier = BayesianClassifier(**chosen, progress=not args.quiet)
-    for name in ("adapter", "posterior"):
-        value = getattr(args, name)
-        if isinstance(value, Mapping):  # of --config
-            refuse_idle(name, getattr(classifier, name), value.keys() - {"name"})
     if args.zero_shot:
         source = data.named_rows(args.train, args)
         columns, how = data.columns_for(args, None), data.reading(args)
@@ -156,21 +151,17 @@ def _as_text(value: Any) -> Any:
 
 def _settle_task(args: Options) -> None:
     """Set the prompt of a described task, and the default split of a known task."""
-    from bayeslora.backbones.template import check_prompt
     from bayeslora.data.questions import is_description, read_description
 
     if is_description(args.task):
         if args.template is None:
             args.template = read_description(args.task).prompt
-            check_prompt(args.task, args.template)
     elif args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
         args.train = "train"
 
 
 def _refuse_with_zero_shot(args: Options) -> None:
     """Raise InputError for options that have no effect without training."""
-    if current().size > 1:
-        raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     of_data = ("task", "data_dir", "image_column") if args.train is None else ()
     of_rows = ("validation", "multi_task", *of_data)
     idle = (*of_rows, "quick", "adapter", "posterior", "seed", "feature_scores", *CHOSEN)
@@ -187,7 +178,6 @@ def _show(args: Options, record: ModelRecord, seconds: float) -> None:
     first = ": ".join(measured[0]) if measured else ""
     words = ", ".join(filter(None, [*_made_of(record), first]))
     output.show_last(f"Saved {args.out} in {duration(seconds)}: {words}")
-    output.hint_to_predict(args)
 
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:
@@ -211,18 +201,13 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
 
 
 def _made_of(record: ModelRecord) -> list[str]:
-    """Return method, rows and scale of the logits of a fit in words."""
+    """Return method and rows of a fit in words."""
     from bayeslora.engine.fitted.card import fit_words, method_name
 
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"
         return ["the language model's own answer", f"{len(record.classes)} {kind}"]
-    words = [method_name(record), fit_words(record)]
-    if chosen := record.results.get("logit_scale"):
-        return [*words, f"logits times {chosen['factor']:.2f}"]
-    scales = record.results.get("posterior", {})
-    names = (name for name in ("temperature", "prior_scale") if name in scales)
-    return words + [f"{name.replace('_', ' ')} {scales[name]:.3g}" for name in names]
+    return [method_name(record), fit_words(record)]
 
 
 def _scores(scores: Mapping[str, float], prefix: str = "") -> str:

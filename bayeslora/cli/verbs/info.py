@@ -10,43 +10,32 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import LOADING, argument, given, option, refuse
+from bayeslora.cli.arguments import argument, option, refuse
 from bayeslora.cli.output import note, print_columns, print_json, show
-from bayeslora.errors import InputError
 
 PACKAGES = (
     *("bayeslora", "torch", "transformers", "pyro-ppl", "numpy", "pyarrow", "safetensors"),
     *("matplotlib", "peft", "gguf", "ivon-opt", "datasets"),
 )
 
-# More would not fit a terminal; --json prints all.
-_SHOWN_VALUES = 4
 
-
-class Options(arguments.Loading):
+class Options(arguments.Everywhere):
     """Arguments of the verb."""
 
     model: str | None = argument("MODEL", "model", nargs="?")
-    """a model directory; with --spectrum also a PEFT checkpoint"""
-    spectrum: bool = option()
-    """show the size, stable rank and singular values of each adapted layer's weight change, and how
-    far orthonormal factors drifted; loads the model"""
+    """a model directory"""
     verify: bool = option()
     """compare every file of the model with its saved size and SHA-256; exit code 2 if a file is
     changed, missing or unexpected"""
 
 
 def run(args: Options) -> None:
-    """Print this machine's setup, or a model's record, the state of its files or its spectrum."""
+    """Print this machine's setup, or a model's record or the state of its files."""
     if args.model is None:
-        refuse(args, ["verify", "spectrum"], "requires a model; pass its directory")
+        refuse(args, ["verify"], "requires a model; pass its directory")
     if args.verify:
         _verify(args, str(args.model))
         return
-    if args.spectrum:
-        _spectrum(args, str(args.model))
-        return
-    refuse(args, LOADING, "has no effect without --spectrum, because the model is not loaded")
     from bayeslora.checkpoint import read_record
 
     content = _machine() if args.model is None else dataclasses.asdict(read_record(args.model))
@@ -60,8 +49,7 @@ def run(args: Options) -> None:
 
 
 def _verify(args: Options, model: str) -> None:
-    from bayeslora.checkpoint import verify_model
-    from bayeslora.io.directories import damage
+    from bayeslora.checkpoint import refuse_damage, verify_model
 
     states = verify_model(model)
     if args.json:
@@ -73,41 +61,7 @@ def _verify(args: Options, model: str) -> None:
             rows.append((state.name, "-" if state.size is None else f"{state.size:,}", state.state))
         print_columns(rows)
         note("the backbone is checked only when the model is loaded, such as by predict")
-    wrong = [state for state in states if state.problem]
-    if wrong:
-        raise InputError(damage(model, wrong), code="damaged")
-
-
-def _spectrum(args: Options, model: str) -> None:
-    """Print the spectra of a bayeslora model by member, or of a PEFT checkpoint's adapters."""
-    from bayeslora.backbones.sequence import is_peft
-    from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.export import peft_spectrum
-    from bayeslora.metrics.scores import without_nan
-
-    loading = given(args, *LOADING)
-    if is_peft(model):
-        members = [peft_spectrum(model, **loading)]
-    else:
-        clf = BayesianClassifier.from_pretrained(model, progress=False, **loading)
-        members = clf.spectrum()
-    if args.json:
-        content = [[dataclasses.asdict(site) for site in sites] for sites in members]
-        print_json({"model": model, "members": without_nan(content)})
-        return
-    for number, sites in enumerate(members, 1):
-        if len(members) > 1:
-            show(f"member {number}")
-        rows = [("layer", "norm", "relative", "stable rank", "drift", "singular values")]
-        for site in sites:
-            values = " ".join(f"{value:.2g}" for value in site.singular_values[:_SHOWN_VALUES])
-            more = " …" if len(site.singular_values) > _SHOWN_VALUES else ""
-            size = (f"{site.norm:.3g}", f"{site.relative_norm:.2%}", f"{site.stable_rank:.2f}")
-            drift = f"{site.drift:.1e}" if site.drift else "-"
-            rows.append((site.name, *size, drift, f"{values}{more}"))
-        print_columns(rows)
-    if any(site.is_gated for sites in members for site in sites):
-        show("gates that depend on the input are excluded; these are the factors alone")
+    refuse_damage(model, states)
 
 
 def _machine() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
-    from bayeslora.plugins import Catalogue
+    from bayeslora.options import Catalogue
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
@@ -32,11 +32,8 @@ def run(args: Options) -> None:
     """Print one line per method, or the options of the named ones, or everything as JSON.
 
     Raises:
-        InputError: A name is unknown, or a package's method is invalid.
+        InputError: A name is unknown.
     """
-    for kind in _catalogues():
-        for name in args.names:
-            kind.get(name)  # raises, while the list would only warn of an invalid method
     methods = catalogue()
     known = {entry["name"] for entries in methods.values() for entry in entries}
     for name in args.names:

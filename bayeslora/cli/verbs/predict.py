@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments, data, output
@@ -24,7 +23,7 @@ class Options(arguments.Rows, arguments.Overwriting):
     model: str = argument("MODEL", "model")
     """a model directory"""
     data: Any = argument("DATA", "data", nargs="?")
-    """texts, with or without labels; '-' for stdin. For a model of several tasks use --multi-task,
+    """texts, with or without labels. For a model of several tasks use --multi-task,
     or rows with a column task"""
     out: str = option("FILE", required=True)
     """.parquet, .csv or .jsonl"""
@@ -51,7 +50,6 @@ def run(args: Options) -> None:
     from bayeslora.engine.fitted.load import saved_model
     from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
     from bayeslora.engine.plan import Plan
-    from bayeslora.posteriors.registry import draws_to_predict
     from bayeslora.predictions.parts import PredictionParts
 
     data.settle_tasks(args, "data")
@@ -65,9 +63,6 @@ def run(args: Options) -> None:
     posterior = Plan.of(record).posterior
     options = given(args, "num_samples", "link", "seed", "unknown_labels")
     drawing = Drawing.of(posterior, **options)
-    uses_seed = args.corrupt is not None or draws_to_predict(posterior, args.num_samples)
-    if args.seed is not None and not uses_seed:
-        output.note(f"--seed has no effect: posterior {posterior.name!r} predicts without draws")
     corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
@@ -97,7 +92,6 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
         output.show_last("  ".join(line))
-        output.next_step("view", args.out)
         return
 
     from bayeslora.metrics.evaluate import evaluate
@@ -113,8 +107,4 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
     output.print_columns([line, *output.score_rows(scores), *output.cut_off("NLL", scores)])
     for task, part in scores.groups[by_task].items() if by_task else ():
         output.print_columns([("task", task), *output.score_rows(part.scores)])
-    words = {"accuracy": "accuracy {:.3f}", "nll": "NLL {:.3f} nats", "ece": "ECE {:.3f}"}
-    figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
-    made = f"{counted(rows.num_rows, 'prediction')} by {name}"
-    output.show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
-    output.next_step("report", args.out, "--out", f"{Path(args.out).with_suffix('')}-report")
+    output.show_last(f"Saved {args.out}: {counted(rows.num_rows, 'prediction')} by {name}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option, refuse
+from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
-from bayeslora.errors import unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.io.files import read_json, refuse_inputs
 
 
@@ -26,11 +26,6 @@ class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Ov
     """add the reliability section and the metadata to this Hugging Face model card"""
     card_dataset: str | None = option("NAME")
     """name of the data set in the card"""
-    card_method: str | None = option("NAME", further=True)
-    """method to describe in the card, if there are several"""
-    card_model: str | None = option("NAME", further=True)
-    """model name in the card's metadata (default: the first name in the card, else the name of its
-    directory)"""
 
 
 def run(args: Options) -> None:
@@ -38,20 +33,12 @@ def run(args: Options) -> None:
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import SCORES, report
 
-    if args.examples is False:
-        refuse(args, ["example_column"], "has no effect with --no-examples")
-    if args.model_card is None:
-        of_card = ("card_method", "card_model", "card_dataset")
-        refuse(args, of_card, "has no effect without --model-card")
     scored = find(args)
-    about = ""
     if args.model_card is not None:
         refuse_inputs(args.out, args.model_card)
         read_card(args.model_card)
-        labels = [method.label for method in scored.methods()]
-        about = args.card_method or labels[0]
-        if about not in labels or (args.card_method is None and len(labels) > 1):
-            raise unknown_choice("card_method", args.card_method or "", labels)
+        if len(scored.items) > 1:
+            raise InputError("--model-card describes one method; pass its predictions alone")
     look = given(args, "title", "examples", "example_column", "figures")
     page = report(
         scored.items,
@@ -64,14 +51,14 @@ def run(args: Options) -> None:
         **given(args, "over_seeds", *PART_OPTIONS, *SCORING_OPTIONS),
         **look,
     )
-    card = [] if args.model_card is None else [args.model_card]
-    for path in card:
-        named = {"model": args.card_model, "dataset": args.card_dataset}
-        metadata = {key: value for key, value in named.items() if value is not None}
-        update_model_card(Path(path), scores_of_report(page)[about], **metadata)
+    if args.model_card is not None:
+        (scores,) = scores_of_report(page).values()
+        dataset = {} if args.card_dataset is None else {"dataset": args.card_dataset}
+        update_model_card(args.model_card, scores, **dataset)
     if args.json:
         written = read_json(page.with_name(SCORES))
         files = [str(page.parent / name) for name in [*written["files"], SCORES]]
-        print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
+        files += filter(None, [args.model_card])
+        print_json({"page": str(page), "files": files, "methods": written["methods"]})
         return
     show(page)

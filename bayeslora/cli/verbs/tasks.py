@@ -7,12 +7,10 @@ import dataclasses
 from bayeslora.cli.arguments import Everywhere as Options
 from bayeslora.cli.output import print_json, show, show_wrapped
 
-_NOTES = (
-    "In parentheses: splits. Out-of-distribution sets are splits too, such as ood:arc-easy of "
-    "openbookqa.",
-    "newsgroups, movielens-100k and digits come with packages; the others are read from --data-dir "
-    "or BAYESLORA_DATA, else from the Hugging Face hub, if the package datasets is installed.",
-    "Your own files need no --task: columns of questions are detected.",
+_NOTE = (
+    "In parentheses: splits. newsgroups, movielens-100k and digits come with packages; the others "
+    "are read from --data-dir or BAYESLORA_DATA, else from the Hugging Face hub, if the package "
+    "datasets is installed."
 )
 
 
@@ -36,6 +34,5 @@ def run(args: Options) -> None:
     width = 2 + max(map(len, tasks))
     for name, about in tasks.items():
         show_wrapped(name.ljust(width) + about, " " * width)
-    for note in _NOTES:
-        show()
-        show_wrapped(note, "")
+    show()
+    show_wrapped(_NOTE, "")

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import given, option, refuse
+from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import find
 from bayeslora.cli.output import check_new_file, hint, print_json, show
 
@@ -28,7 +28,6 @@ def run(args: Options) -> None:
 
     scored = find(args)
     if args.out is None:
-        refuse(args, ["overwrite"], "has no effect without --out")
         args.out = str(Path(tempfile.mkdtemp(prefix="bayeslora-view-")) / "view.html")
     else:
         check_new_file(args.out, overwrite=args.overwrite, inputs=args.files, ending=".html")

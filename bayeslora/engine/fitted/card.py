@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.adapters.registry import CATALOGUE, table_name
+from bayeslora.adapters.registry import CATALOGUE
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.engine.data import format_of
 from bayeslora.engine.plan import Plan
@@ -72,7 +72,6 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         question=question,
         record=record,
         results=record.results,
-        table_name=table_name,
         task=task,
         title=title,
         trains=bool(record.adapter) and plan.adapter.trains,
@@ -159,7 +158,7 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
 
 def method_name(record: ModelRecord, num_samples: int | None = None) -> str:
     """Return the name of a classifier in tables, such as `polar-vbll`; see `answering`."""
-    adapter = f"{table_name(record.adapter)}-" if record.adapter else ""
+    adapter = f"{record.adapter['name']}-" if record.adapter else ""
     return f"{adapter}{answering(record, num_samples).name}"
 
 

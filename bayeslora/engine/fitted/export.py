@@ -18,20 +18,16 @@ from torch import Tensor
 
 from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
-from bayeslora.adapters.low_rank import spectrum
-from bayeslora.adapters.peft_bridge import export_peft, load_peft
-from bayeslora.adapters.site import SiteSpectrum
+from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
-from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.sequence import base_name
 from bayeslora.backbones.tokens import usable_length
 from bayeslora.engine.fitted.card import method_name, rendered
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
 from bayeslora.io import files
-from bayeslora.io.directories import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io.files import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.posteriors.features import Features
 
 ExportKind = Literal["peft", "merged"]
@@ -41,8 +37,8 @@ MANIFEST = "bayeslora-export.json"
 README = "README.md"
 
 EXPORTS = {
-    "peft": Layout("a PEFT checkpoint", MANIFEST),
-    "merged": Layout("a transformers model", MANIFEST),
+    "peft": Layout(MANIFEST),
+    "merged": Layout(MANIFEST),
 }
 """Directories of exports, by format."""
 
@@ -253,25 +249,4 @@ def write_peft(network: Network, directory: str | Path, *, overwrite: bool) -> N
         "pooling": encoder.pooling,
     }
     with _directory(network, directory, "peft", overwrite=overwrite, **facts) as temporary:
-        short = name if embedded else None
-        task = "FEATURE_EXTRACTION"
-        export_peft(network.sites, temporary, base, task_type=task, embedded=short)
-
-
-def peft_spectrum(
-    directory: str | Path, *, backbone: str | None = None, **loading: Any
-) -> list[SiteSpectrum]:
-    """Return the spectrum of every layer that a checkpoint adapts.
-
-    Args:
-        directory: PEFT checkpoint with a LoRA that a plain site can reproduce.
-        backbone: Its base model; None for the one named in the checkpoint.
-        loading: Options of `load_backbone`.
-
-    Raises:
-        InputError: The checkpoint cannot be read, or its base is not named or cannot be loaded.
-        MissingAssetError: peft is not installed.
-    """
-    with quiet_transformers():
-        model = load_backbone(backbone or base_name(str(directory)), **loading).model
-    return [spectrum(site) for site in load_peft(model, directory)]
+        export_peft(network.sites, temporary, base)

@@ -34,9 +34,9 @@ from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider
 
 if TYPE_CHECKING:
-    from bayeslora.backbones.final_layer import Encode, FinalLayerEncoder, ModuleEncoder
+    from bayeslora.backbones.sequence import Encode, FinalLayerEncoder, ModuleEncoder
 
-_FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
+_FORMER = ("weights.measured", *(f"scores.{name}." for name in sorted(FORMER)))
 
 
 def saved_model(
@@ -75,7 +75,7 @@ def saved_model(
                     f"({known['name']}): load it in Python with "
                     "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
                 )
-            from bayeslora.backbones.final_layer import wrap_module
+            from bayeslora.backbones.sequence import wrap_module
 
             layer = known.get("layer")
             encoder = wrap_module(module, encode, record.classes, layer=layer, device=device)
@@ -107,7 +107,6 @@ def saved_model(
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
         members = [_load(network, member, files.directory) for member in members[::-1]][::-1]
-    files.warn_unverified()
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**known, "name": lasting_name(backbone)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from bayeslora import options
-from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
@@ -302,7 +301,6 @@ def for_new_classes(
     posterior: Posterior,
     rows: Examples,
     *,
-    adapter: Adapter | None,
     columns: DataColumns,
 ) -> Network:
     """Return a classifier of the classes of some rows; `fitted` is unchanged.
@@ -311,7 +309,6 @@ def for_new_classes(
         fitted: Classifier whose network computes the features.
         posterior: Posterior of the last layer.
         rows: Labelled rows of the new classes.
-        adapter: Options of a pool's merge; None for those of the fit.
         columns: Columns that the rows were read from.
 
     Raises:
@@ -325,43 +322,30 @@ def for_new_classes(
         )
     check_images(rows, images=columns_of(record).images)
     check_last_layer(posterior, adapted=False)
-    merged = None if record.adapter is None else fitted.plan.adapter
-    if adapter is not None:
-        if merged is None or type(adapter) is not type(merged):
-            raise InputError(
-                f"{method_name(record)} has no pool of adapters to merge; leave adapter out"
-            )
-        merged = merged.for_new_classes(adapter)
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
     network = _with_head(fitted, posterior, len(classes))
     with quiet_transformers():
         support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
-    variants: Sequence[Callable[[], None]] = [lambda: None]
-    if merged is not None and merged.trains_itself:
-        variants = merged.variants(network, support)
+    if record.adapter is not None and fitted.plan.adapter.trains_itself:
+        fitted.plan.adapter.merge_for(network, support)
     # Distances between rows need a class with several.
     differ = bool((torch.bincount(labels) > 1).any())
-    scores = settled_scores(None, posterior) if len(variants) == 1 and differ else ()
+    scores = settled_scores(None, posterior) if differ else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
-    fit = Training(network, plan, support)
-    members, fits = [], []
-    for put in variants:
-        put()
-        fits.append(fit_frozen(fit))
-        members.append(network.trained_state())
-    network.load_trained_state(members[0])
-    results = {"posterior": fits[0].posterior, "history": []}
+    results = {
+        "posterior": fit_frozen(Training(network, plan, support)).posterior,
+        "history": [],
+    }
     new_record = replace(
         refitted_record(record, network, rows, None, columns=columns, results=results),
-        adapter=record.adapter if merged is None else merged.recorded(),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
         tasks={},
-        num_members=len(members),
+        num_members=1,
         versions=record.versions | registry.provider(posterior),
     )
-    return network.finished(new_record, members, progress=fitted.progress)
+    return network.finished(new_record, [network.trained_state()], progress=fitted.progress)
 
 
 def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:

@@ -202,7 +202,6 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
         ALL_LAYERS if plan.depth is None else plan.depth,
         plan.template,
         pairs=texts is not None and texts.pairs is not None,
-        max_length=plan.max_length,
     )
     if cut.depth is not None and texts is None:
         raise InputError(

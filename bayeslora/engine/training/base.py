@@ -22,8 +22,15 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.io.directories import atomic_directory, refuse_target
-from bayeslora.io.files import atomic_file, read_json, real_path, remove, write_json
+from bayeslora.io.files import (
+    atomic_directory,
+    atomic_file,
+    read_json,
+    real_path,
+    refuse_target,
+    remove,
+    write_json,
+)
 from bayeslora.plain_text import counted
 from bayeslora.processes import current
 

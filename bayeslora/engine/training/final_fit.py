@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.backbones.final_layer import FinalLayerEncoder
+from bayeslora.backbones.sequence import FinalLayerEncoder
 from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
@@ -115,8 +115,8 @@ def fit_last_layer(
     """
     with _watched(network.head, shown=plan.progress):
         fit_head(network, train, held_out)
-    chosen = network.head.report() | network.head.fit_report(train)
-    plan.posterior.after_last_layer(fit)
+    chosen = network.head.report()
+    plan.posterior.own_weights(network).after_last_layer(fit)
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(train.values, network.head.mean_weight, centre)

@@ -137,8 +137,8 @@ class Loop:
         self._batches = LengthBatchSampler(
             fit.train.tokens.lengths, settings.batch_size, settings.seed
         )
-        weights = plan.posterior.training(
-            TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps, settings.batch_size)
+        weights = plan.posterior.own_weights(network).weight_training(
+            TrainingRun(network, plan.adapter, fit.num_train, fit.num_steps)
         )
         self._noise = weights.noise  # opened around each pass, with the batch
         head_lr = plan.posterior.head_lr
@@ -269,10 +269,9 @@ class Loop:
     def update_head(self, rows: Features) -> None:
         """Step the head by its own loss on detached features, before the adapter's step."""
         head = self.fit.network.head
-        for _ in range(self.fit.plan.posterior.head_steps):
-            head.zero_grad()
-            torch.autograd.backward(head.loss(rows, self.fit.num_train))
-            self.optimizer.head_step()
+        head.zero_grad()
+        torch.autograd.backward(head.loss(rows, self.fit.num_train))
+        self.optimizer.head_step()
         # Clipping must see the norm of the adapter's gradient alone.
         head.zero_grad()
 

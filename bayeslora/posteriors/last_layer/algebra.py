@@ -218,13 +218,6 @@ LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 # The grid need not be wider. With a narrower prior the posterior is a point, and the score stops
 # changing. With a wider prior, probabilities tend to uniform on unfamiliar rows, which improves the
 # NLL of a very overconfident network for the wrong reason.
-_WIDEST, _NARROWEST = LOG10_GRID[0], LOG10_GRID[-1]
-_AT_THE_EDGE = {
-    _WIDEST: "the widest prior does not compensate for the network's overconfidence; calibrate "
-    "with posterior 'best' to compare others",
-    _NARROWEST: "the narrowest prior leaves almost no uncertainty, so predictions are nearly the "
-    "softmax of the mean weights",
-}
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -249,13 +242,12 @@ def log_marginal_likelihood(
     return log_likelihood + 0.5 * (prior - log_determinant)
 
 
-def best_on_grid(score: Callable[[float], float], unit: float, name: str) -> float:
+def best_on_grid(score: Callable[[float], float], unit: float) -> float:
     """Return the precision on the grid with the largest score.
 
     Args:
         score: Score of a precision; larger is better.
         unit: Precision at log10 = 0.
-        name: Name of the score, for messages.
 
     Raises:
         InputError: No score is finite.
@@ -263,14 +255,11 @@ def best_on_grid(score: Callable[[float], float], unit: float, name: str) -> flo
     scores = {power: score(unit * 10**power) for power in LOG10_GRID}
     finite = {power: value for power, value in scores.items() if math.isfinite(value)}
     if not finite:
-        raise InputError(f"the {name} is not finite for any prior precision")
+        raise InputError("no prior precision has finite predictions")
     best = max(finite, key=finite.__getitem__)
-    if best in _AT_THE_EDGE:
+    if best in (LOG10_GRID[0], LOG10_GRID[-1]):
         logger.warning(
-            "the best prior precision by %s, %g, is at the edge of the search: %s",
-            name,
-            unit * 10**best,
-            _AT_THE_EDGE[best],
+            "the best prior precision, %g, is at the edge of the search", unit * 10**best
         )
     return unit * 10**best
 

@@ -9,7 +9,6 @@ logits are
 
     full     H = Σ_n (diag p_n − p_n p_nᵀ) ⊗ φ_n φ_nᵀ,   V(φ) = (I ⊗ φᵀ) (H + δI)⁻¹ (I ⊗ φ)
     kron     H ≈ B ⊗ A, see `KronCurvature`
-    diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
 
 A prior scale τ, the deviation of a logit under the prior, is δ = mean ‖φ‖² / τ²; grids of δ are in
 units of mean ‖φ‖². δ is a number, or has the lowest NLL on validation rows, or the highest
@@ -21,8 +20,7 @@ The options of a row share one weight vector:
 
     H = Σ_n Φ_nᵀ (diag p_n − p_n p_nᵀ) Φ_n,   V(Φ) = Φ (H + δI)⁻¹ Φᵀ
 
-H is then [d, d] for any number of options; `kron` and `full` are the same, and `diag` keeps its
-diagonal.
+H is then [d, d] for any number of options, and `kron` and `full` are the same.
 
 Sources: MacKay 1992; Ritter, Botev and Barber 2018 (ICLR) for `kron`, without damping; Daxberger et
 al. 2021, arXiv 2106.14806; for options McFadden 1974.
@@ -32,10 +30,9 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +41,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import (
@@ -52,7 +49,6 @@ from bayeslora.posteriors.last_layer.algebra import (
     best_on_grid,
     class_contrasts,
     log_marginal_likelihood,
-    precision_factor,
     refine,
 )
 from bayeslora.posteriors.point import AroundPoint
@@ -68,8 +64,8 @@ _LARGEST = 16384
 class Laplace(Posterior):
     """Laplace approximation of the last layer around its trained weights."""
 
-    structure: Structure = "kron"
-    """Structure of the covariance of all head weights: `full`, `kron` or `diag`."""
+    structure: Literal["full", "kron"] = "kron"
+    """Structure of the covariance of all head weights: `full` or `kron`."""
     prior_precision: Positive | Literal["marglik", "validation"] = "validation"
     """Precision δ of the Gaussian prior on a weight. `validation` minimises the validation NLL, or
     means the precision of `prior_scale` if there are no validation rows; `marglik` maximises the
@@ -96,57 +92,13 @@ class Laplace(Posterior):
         return not adapter_trains
 
 
-class Curvature(nn.Module, ABC):
-    """The Hessian of a last layer's weights, float64.
-
-    All are made alike, from (d, C, r) with r the rank of the training features; empty before `fit`.
-    """
-
-    def allocate(self, **shapes: tuple[int, ...]) -> None:
-        """Register float64 zeros of these shapes by name."""
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-
-    @abstractmethod
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from features and probabilities [N, C], both float64."""
-
-    @abstractmethod
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI|, over all weights."""
-
-    @abstractmethod
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' variances [N, C], or covariances [N, C, C]."""
+def _allocate(curvature: nn.Module, **shapes: tuple[int, ...]) -> None:
+    """Register float64 zeros of these shapes by name."""
+    for name, shape in shapes.items():
+        curvature.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
 
-class DiagCurvature(Curvature):
-    """The diagonal of the Hessian, float64, with V(φ) = diag_c( Σ_i φ_i² / (h_ci + δ) ).
-
-    Attributes:
-        diagonal: [C, d], h ≥ 0.
-    """
-
-    diagonal: Tensor
-
-    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__()
-        self.allocate(diagonal=(num_classes, num_features))
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
-        self.diagonal = (probs * (1 - probs)).T @ features.square()
-
-    def log_determinant(self, precision: float) -> float:
-        """Return log|H + δI| over all C d weights."""
-        return float((self.diagonal + precision).log().sum())
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' variances [N, C] for [N, d] float64 features."""
-        return features.square() @ (1 / (self.diagonal + precision)).T
-
-
-class KronCurvature(Curvature):
+class KronCurvature(nn.Module):
     """Eigenpairs of the two Kronecker factors, float64.
 
         A = (1/N) Σ_n φ_n φ_nᵀ  [d, d],   B = Σ_n (diag p_n − p_n p_nᵀ)  [C, C]
@@ -172,8 +124,8 @@ class KronCurvature(Curvature):
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        self.allocate(basis=(num_features, rank), feature_eigenvalues=(rank,))
-        self.allocate(class_basis=(num_classes, num_classes), class_eigenvalues=(num_classes,))
+        _allocate(self, basis=(num_features, rank), feature_eigenvalues=(rank,))
+        _allocate(self, class_basis=(num_classes, num_classes), class_eigenvalues=(num_classes,))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -205,8 +157,8 @@ class KronCurvature(Curvature):
         return torch.outer(self.feature_eigenvalues, self.class_eigenvalues) + precision
 
 
-class FullCurvature(Curvature):
-    """The Hessian between class contrasts in row-space coordinates, float64.
+class FullCurvature(nn.Module):
+    """Eigenpairs of the Hessian between class contrasts in row-space coordinates, float64.
 
     Two kinds of directions have no curvature, so the posterior equals the prior there, and neither
     is stored:
@@ -222,14 +174,14 @@ class FullCurvature(Curvature):
     The last term, the prior variance of the common shift, does not affect the softmax.
 
     Attributes:
-        hessian: [(C−1) r, (C−1) r], H_U, contrasts outermost.
+        values: [P], eigenvalues of H_U, P = (C−1) r.
+        vectors: [P, P], its eigenvectors, contrasts outermost.
         basis: [d, r] of the row space; None if r = d.
     """
 
-    hessian: Tensor
+    values: Tensor
+    vectors: Tensor
     basis: Tensor | None
-    _inverse: Tensor | None
-    _spectrum: Tensor | None
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
@@ -241,17 +193,10 @@ class FullCurvature(Curvature):
             )
         self.num_features = num_features
         self.num_classes = num_classes
-        self.allocate(hessian=(size, size))
+        _allocate(self, values=(size,), vectors=(size, size))
         self.register_buffer("basis", None)
         if rank < num_features:
-            self.allocate(basis=(num_features, rank))
-        self.register_buffer("_inverse", None, persistent=False)
-        self.register_buffer("_spectrum", None, persistent=False)
-        self._inverted_at = 0.0
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._inverse = self._spectrum = None
+            _allocate(self, basis=(num_features, rank))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, d] features and [N, C] probabilities, both float64."""
@@ -261,140 +206,109 @@ class FullCurvature(Curvature):
         centred = contrasts - (probs @ contrasts)[:, None, :]
         # The rows of this root are √p_c (e_c − p)ᵀU; its Gram matrix is Uᵀ(diag p − ppᵀ)U.
         roots = probs.sqrt()[..., None] * centred
-        size = self.hessian.shape[0]
-        self.hessian = features.new_zeros(size, size)
+        size = len(self.values)
+        hessian = features.new_zeros(size, size)
         for rows in row_slices(len(inside), self.num_classes * size):
             jacobian = torch.einsum("nck,ni->ncki", roots[rows], inside[rows]).reshape(-1, size)
-            self.hessian.addmm_(jacobian.T, jacobian)
+            hessian.addmm_(jacobian.T, jacobian)
+        self.values, self.vectors = _eigenpairs(hessian)
         self.basis = space.basis
-        self._inverse = self._spectrum = None
 
     def log_determinant(self, precision: float) -> float:
         """Return log|H + δI| over all C d weights."""
-        if self._spectrum is None:
-            self._spectrum = torch.linalg.eigvalsh(self.hessian).clamp_min(0)
-        flat = self.num_classes * self.num_features - len(self._spectrum)
-        return float((self._spectrum + precision).log().sum()) + flat * math.log(precision)
+        flat = self.num_classes * self.num_features - len(self.values)
+        return float((self.values + precision).log().sum()) + flat * math.log(precision)
 
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
         space = RowSpace(self.basis)
         inside = space.coordinates(features)
         contrasts = class_contrasts(self.num_classes).to(features)
-        num_contrasts, rank = contrasts.shape[1], inside.shape[1]
-        inverse = self._inverted(precision).view(num_contrasts, rank, num_contrasts, rank)
-        parts = [
-            torch.einsum("kilj,ni,nj->nkl", inverse, inside[rows], inside[rows])
-            for rows in row_slices(len(inside), num_contrasts * num_contrasts * rank)
-        ]
+        size = len(self.values)
+        scaled = self.vectors * (self.values + precision).rsqrt()
+        scaled = scaled.view(contrasts.shape[1], inside.shape[1], size)
+        parts = []
+        for rows in row_slices(len(inside), contrasts.shape[1] * size):
+            root = torch.einsum("kip,ni->nkp", scaled, inside[rows])
+            parts.append(root @ root.mT)
         reduced = torch.cat(parts)
         outside = space.outside(features) / precision
         reduced.diagonal(dim1=-2, dim2=-1).add_(outside)
         shift = features.square().sum(-1) / precision / self.num_classes
         return contrasts @ reduced @ contrasts.T + shift[:, None, None]
 
-    def _inverted(self, precision: float) -> Tensor:
-        """Return (H + δI)⁻¹, cached for the last δ."""
-        if self._inverse is None or self._inverted_at != precision:
-            matrix = self.hessian.clone()
-            matrix.diagonal().add_(precision)
-            self._inverse = torch.cholesky_inverse(precision_factor(matrix))
-            self._inverted_at = precision
-        return self._inverse
 
-
-class SharedCurvature(Curvature):
-    """The Hessian of the shared weights, float64.
+class SharedCurvature(nn.Module):
+    """Eigenpairs of the Hessian of the shared weights, float64.
 
     Attributes:
-        hessian: [d, d].
+        values: [d], eigenvalues.
+        vectors: [d, d], eigenvectors.
     """
 
-    hessian: Tensor
+    values: Tensor
+    vectors: Tensor
 
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
-        self.allocate(hessian=(num_features, num_features))
+        _allocate(self, values=(num_features,), vectors=(num_features, num_features))
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
         """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
-        self.hessian = torch.zeros_like(self.hessian)
+        hessian = torch.zeros_like(self.vectors)
         for rows in row_slices(len(features), features[0].numel()):
             part, p = features[rows], probs[rows]
             mean = (p[:, None] @ part)[:, 0]
-            self.hessian.addmm_((p[..., None] * part).flatten(0, 1).T, part.flatten(0, 1))
-            self.hessian.addmm_(mean.T, mean, alpha=-1)
+            hessian.addmm_((p[..., None] * part).flatten(0, 1).T, part.flatten(0, 1))
+            hessian.addmm_(mean.T, mean, alpha=-1)
+        self.values, self.vectors = _eigenpairs(hessian)
 
     def log_determinant(self, precision: float) -> float:
         """Return log|H + δI|."""
-        return 2 * float(self._factor(precision).diagonal().log().sum())
+        return float((self.values + precision).log().sum())
 
     def covariance(self, features: Tensor, precision: float) -> Tensor:
         """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
-        factor = self._factor(precision)
-        parts = []
-        for rows in row_slices(len(features), features[0].numel()):
-            part = features[rows]
-            solved = torch.linalg.solve_triangular(factor, part.flatten(0, 1).T, upper=False)
-            root = solved.T.view_as(part)
-            parts.append(root @ root.mT)
-        return torch.cat(parts)
-
-    def _factor(self, precision: float) -> Tensor:
-        matrix = self.hessian.clone()
-        matrix.diagonal().add_(precision)
-        return precision_factor(matrix)
+        scaled = self.vectors * (self.values + precision).rsqrt()
+        roots = (features[rows] @ scaled for rows in row_slices(len(features), features[0].numel()))
+        return torch.cat([root @ root.mT for root in roots])
 
 
-class SharedDiagCurvature(DiagCurvature):
-    """The diagonal of the Hessian, float64.
+def _eigenpairs(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, at least zero, and eigenvectors, in the layout of loaded ones."""
+    values, vectors = torch.linalg.eigh(hessian)
+    return values.clamp_min(0), vectors.contiguous()
 
-    Attributes:
-        diagonal: [d], at least zero.
-    """
 
-    def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
-        super().__init__(num_features, num_classes, rank)
-        self.allocate(diagonal=(num_features,))
-
-    def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set the curvature from [N, C, d] features and [N, C] probabilities, both float64."""
-        mean = (probs[:, None] @ features)[:, 0]
-        square = torch.einsum("nc,ncd->d", probs, features.square())
-        self.diagonal = (square - mean.square().sum(0)).clamp_min(0)
-
-    def covariance(self, features: Tensor, precision: float) -> Tensor:
-        """Return the logits' covariance [N, C, C] for [N, C, d] float64 features."""
-        root = features * (self.diagonal + precision).rsqrt()
-        return root @ root.mT
+AnyCurvature = KronCurvature | FullCurvature | SharedCurvature
+"""The Hessian of a last layer's weights, made from (d, C, r) with r the rank of the training
+features; zeros before `fit`."""
 
 
 class LaplaceHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
-        point: The MAP head that holds the mean weights.
         curvature: The Hessian, None before `fit`.
-        prior_precision: δ, a float64 scalar; NaN before `fit`.
+        precision: δ, a float64 scalar; NaN before `fit`.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
     uses_training_features = True
-    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Curvature]]] = {
-        "diag": DiagCurvature,
+    curvatures: ClassVar[Mapping[str, type[AnyCurvature]]] = {
         "full": FullCurvature,
         "kron": KronCurvature,
     }
-    prior_precision: Tensor
+    precision: Tensor
     log_evidence: Tensor
 
     def __init__(
         self, config: Laplace, num_features: int, num_classes: int, **options: Any
     ) -> None:
         super().__init__(config, num_features, num_classes, **options)
-        self.curvature: Curvature | None = None
+        self.curvature: AnyCurvature | None = None
         self.rank = 0
-        for name in ("prior_precision", "log_evidence"):
+        for name in ("precision", "log_evidence"):
             self.register_buffer(name, torch.tensor(math.nan, dtype=torch.float64))
 
     @torch.no_grad()
@@ -408,80 +322,86 @@ class LaplaceHead(AroundPoint):
         """
         check_fit(train, validation)
         train = train.double()
-        logits = self.point.predict(train).mean
+        logits = super().predict(train).mean
         self._allocate(min(len(train), train.values.shape[-1]))
         self._fitted().fit(train.values, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, train.targets, reduction="sum"))
         precision = self.config.prior_precision
         if isinstance(precision, str):
-            precision = self.point.prior_precision
+            precision = self.prior_precision
             if choose_prior:
                 precision = self._choose_precision(log_likelihood, validation)
-        self.prior_precision.fill_(precision)
+        self.precision.fill_(precision)
         self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(train))
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits:
-        """Return the logits' distribution.
-
-        Raises:
-            InputError: The head has not been fitted.
-        """
-        return self._logits(rows, float(self.prior_precision))
+        """Return the logits' distribution."""
+        return self._logits(rows, float(self.precision))
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""
-        point = self.point.extra_config()
+        point = super().extra_config()
         if self.curvature is None:
             return point | {"fitted": False}
         return point | {"fitted": True, "rank": self.rank}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the curvature that `extra` describes."""
-        self.point.prepare(extra)
+        super().prepare(extra)
         if extra.get("fitted"):
             self._allocate(int(extra["rank"]))
+
+    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a stored state with the eigenpairs of a Hessian that earlier versions stored."""
+        now = super().converted(state)
+        if "prior_precision" in now:
+            now["precision"] = now.pop("prior_precision")
+        if "curvature.hessian" in now:
+            pairs = _eigenpairs(now.pop("curvature.hessian"))
+            now |= dict(zip(("curvature.values", "curvature.vectors"), pairs, strict=True))
+        return now
 
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the equivalent prior scale, and the log evidence."""
         if self.curvature is None:
             return {"fitted": "no"}
-        precision = float(self.prior_precision)
+        precision = float(self.precision)
         return {
             "prior_precision": precision,
-            "prior_scale": math.sqrt(float(self.point.mean_sq_norm) / precision),
+            "prior_scale": math.sqrt(float(self.mean_sq_norm) / precision),
             "log_evidence": float(self.log_evidence),
         }
 
     def _allocate(self, rank: int) -> None:
-        classes, size = self.point.weight.shape
+        classes, size = self.weight.shape
         self.rank = rank
         curvature = self.curvatures[self.config.structure](size, classes, self.rank)
-        self.curvature = curvature.to(self.point.weight.device)
+        self.curvature = curvature.to(self.weight.device)
 
     def _choose_precision(self, log_likelihood: float, validation: Features | None) -> float:
-        unit = float(self.point.mean_sq_norm)
+        unit = float(self.mean_sq_norm)
         if self.config.prior_precision == "marglik":
 
             def evidence(precision: float) -> float:
                 return self._evidence(log_likelihood, precision)
 
-            return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+            return refine(evidence, best_on_grid(evidence, unit))
         if validation is None:
             logger.debug("no validation data: keeping prior scale %g", self.config.prior_scale)
-            return self.point.prior_precision
+            return self.prior_precision
 
         def score(precision: float) -> float:
             logits = self._logits(validation, precision)
             probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
             return -nll(probs, validation.targets)
 
-        return best_on_grid(score, unit, "validation NLL")
+        return best_on_grid(score, unit)
 
     def _evidence(self, log_likelihood: float, precision: float) -> float:
-        weight = self.point.weight.double()
-        if self.point.prior_mean is not None:
-            weight = weight - self.point.prior_mean.double()
+        weight = self.weight.double()
+        if self.prior_mean is not None:
+            weight = weight - self.prior_mean.double()
         return log_marginal_likelihood(
             log_likelihood,
             float(weight.square().sum()),
@@ -494,23 +414,16 @@ class LaplaceHead(AroundPoint):
         check_features(rows)
         rows = rows.double()
         covariance = self._fitted().covariance(rows.values, precision)
-        return GaussianLogits(self.point.predict(rows).mean, covariance)
+        return GaussianLogits(super().predict(rows).mean, covariance)
 
-    def _fitted(self) -> Curvature:
-        if self.curvature is None:
-            raise InputError(
-                "posterior 'laplace' has no covariance yet; call fit first, or calibrate for a "
-                "finished classifier",
-                code="not-fitted",
-            )
-        return self.curvature
+    def _fitted(self) -> AnyCurvature:
+        return cast("AnyCurvature", self.curvature)
 
 
 class SharedLaplaceHead(LaplaceHead):
     """The Laplace approximation for options: features are [N, C, d]."""
 
-    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Curvature]]] = {
-        "diag": SharedDiagCurvature,
+    curvatures: ClassVar[Mapping[str, type[AnyCurvature]]] = {
         "full": SharedCurvature,
         "kron": SharedCurvature,
     }

@@ -50,7 +50,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from annotated_types import Interval
@@ -60,7 +60,7 @@ from torch.nn.functional import one_hot
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
-from bayeslora.option_checks import LARGEST_COUNT, Count, OnlyWith, Positive, Share, UpTo1000
+from bayeslora.option_checks import LARGEST_COUNT, Count, Positive, Share, UpTo1000
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import (
     Features,
@@ -100,9 +100,6 @@ class NUTS(Posterior):
     max_draws: Count = 1000
     """Maximum number of draws kept for prediction, evenly spaced over all chains; files and
     predictions grow with it."""
-    # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
-    max_tree_depth: Annotated[int, Interval(ge=1, le=20)] = 10
-    """Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps."""
     target_accept: Share = 0.8
     """Target acceptance probability for adapting the step size."""
 
@@ -115,7 +112,7 @@ class NUTS(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
     moves_mean: ClassVar[bool] = True
-    only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
+    retired: ClassVar[tuple[str, ...]] = ("max_tree_depth",)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True: the chains depend on the features and the prior only."""
@@ -313,11 +310,7 @@ def _run_chain(
         kernel = (
             mcmc.HMC(potential_fn=potential, trajectory_length=_length(), target_accept_prob=accept)
             if config.kernel == "hmc"
-            else mcmc.NUTS(
-                potential_fn=potential,
-                target_accept_prob=accept,
-                max_tree_depth=config.max_tree_depth,
-            )
+            else mcmc.NUTS(potential_fn=potential, target_accept_prob=accept)
         )
         chain = mcmc.MCMC(
             kernel,
@@ -416,7 +409,6 @@ class NUTSHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
-        point: The trained MAP head, from which the search for the chains' mode starts.
         draws: [S, C, r] float32 weights in row-space coordinates; they sum to zero over classes.
         noise: [S, C + 1] float64: ε and, last, η.
         basis: [d, r] float64 of the row space; None if r = d.
@@ -471,7 +463,7 @@ class NUTSHead(AroundPoint):
             draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
         weights = target.class_weights(draws)
         count, classes, _ = weights.shape
-        device = self.point.weight.device
+        device = self.weight.device
         self.draws = weights.float().to(device)
         self.noise = antithetic_noise(count, (classes + 1,), self.seed).to(device)
         self.basis = None if space.basis is None else space.basis.to(device)
@@ -483,27 +475,18 @@ class NUTSHead(AroundPoint):
         target = Target.of(
             space.coordinates(rows.values),
             rows.targets,
-            space.coordinates(self.point.weight.double().cpu() - centre),
-            self.point.prior_precision,
+            space.coordinates(self.weight.double().cpu() - centre),
+            self.prior_precision,
             rows.logits(centre),
         )
         return target, space
 
     @torch.no_grad()
     def predict(self, rows: Features) -> SampledLogits:
-        """Return the logits of each draw, [S, N, C].
-
-        Raises:
-            InputError: The head has not been fitted.
-        """
-        if self.draws is None or self.noise is None:
-            raise InputError(
-                "posterior 'nuts' has no draws yet; call fit first, or calibrate for a finished "
-                "classifier",
-                code="not-fitted",
-            )
+        """Return the logits of each draw, [S, N, C]."""
+        draws, noise = cast("tuple[Tensor, Tensor]", (self.draws, self.noise))
         check_features(rows)
-        return SampledLogits(self._logits(rows.double(), self.draws.double(), self.noise))
+        return SampledLogits(self._logits(rows.double(), draws.double(), noise))
 
     def _logits(self, rows: Features, draws: Tensor, noise: Tensor) -> Tensor:
         """Return the logits [S, N, C] of rows under [S, C, r] draws of the weights."""
@@ -517,30 +500,30 @@ class NUTSHead(AroundPoint):
         prior_noise = (
             space.outside(states).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
         )
-        drawn: Tensor = logits + prior_noise / math.sqrt(self.point.prior_precision)
+        drawn: Tensor = logits + prior_noise / math.sqrt(self.prior_precision)
         return drawn
 
     @property
     def mean_weight(self) -> Tensor:
         """[C, d]: the mean of the draws; before a fit, the trained weights."""
         if self.draws is None:
-            return self.point.mean_weight
+            return super().mean_weight
         mean = RowSpace(self.basis).expand(self.draws.double().mean(0)) + self._prior_mean()
-        return mean.to(self.point.weight)
+        return mean.to(self.weight)
 
     def extra_config(self) -> dict[str, Any]:
         """Return the number of draws and the rank of the training features."""
-        point = self.point.extra_config()
+        point = super().extra_config()
         if self.draws is None:
             return point | {"fitted": False}
         return point | {"fitted": True, "draws": self.draws.shape[0], "rank": self.draws.shape[2]}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the tensors that `extra` describes."""
-        self.point.prepare(extra)
+        super().prepare(extra)
         if not extra.get("fitted"):
             return
-        classes, size = self.point.weight.shape
+        classes, size = self.weight.shape
         count, rank = int(extra["draws"]), int(extra["rank"])
         self.draws = torch.zeros(count, classes, rank)
         self.noise = torch.zeros(count, classes + 1, dtype=torch.float64)
@@ -556,8 +539,8 @@ class NUTSHead(AroundPoint):
 
     def _prior_mean(self) -> Tensor:
         """Return the prior mean, the origin of the draws: [C, d] float64."""
-        centre = self.point.prior_mean
-        weight = self.point.weight.detach()
+        centre = self.prior_mean
+        weight = self.weight.detach()
         return torch.zeros_like(weight).double() if centre is None else centre.double()
 
     def _measure(self, chains: Chains) -> None:
@@ -642,9 +625,9 @@ class SharedNUTSHead(NUTSHead):
 
     def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         centre = self._prior_mean().cpu()
-        start = self.point.weight.double().cpu() - centre
+        start = self.weight.double().cpu() - centre
         target = SharedTarget.of(
-            rows.values, rows.targets, start, self.point.prior_precision, rows.logits(centre)
+            rows.values, rows.targets, start, self.prior_precision, rows.logits(centre)
         )
         return target, RowSpace(None)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from bayeslora.adapters.site import Site
-from bayeslora.logits import GaussianLogits
+from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
@@ -42,7 +42,6 @@ class Prototypes(Posterior):
 
     name: ClassVar[str] = "prototypes"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.prototypes:PrototypeHead"
-    per_class: ClassVar[str] = "uses the mean feature of each class"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
     use: ClassVar[str] = "Few examples per class, or classes not seen in training."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
@@ -65,7 +64,6 @@ class PrototypeHead(AroundPoint):
     """The head; a `LastLayer`. Before a fit it is the trained softmax layer.
 
     Attributes:
-        point: The softmax layer.
         centres: [C, d] float64, NaN before `fit`.
         scale: κ, float64 scalar.
         given_scale: Fixed κ, float64 scalar; NaN if κ is chosen by `fit`.
@@ -120,10 +118,10 @@ class PrototypeHead(AroundPoint):
         self.scale.fill_(USUAL_SCALE * factor)
 
     @torch.no_grad()
-    def predict(self, rows: Features) -> GaussianLogits:
+    def predict(self, rows: Features) -> Logits:
         """Return the logits without variance, in float64; before a fit, the softmax logits."""
         if not bool(self.centres.isfinite().all()):
-            return self.point.predict(rows)
+            return super().predict(rows)
         check_features(rows)
         rows = rows.double()
         mean = cosine_logits(rows.values, self.centres, self.scale)
@@ -133,7 +131,7 @@ class PrototypeHead(AroundPoint):
     def data_loss(self, rows: Features) -> Tensor:
         """Return the mean cross-entropy, with the parameters of `predict` held constant."""
         if not bool(self.centres.isfinite().all()):
-            return self.point.data_loss(rows)
+            return super().data_loss(rows)
         values = rows.values
         logits = cosine_logits(values, self.centres.to(values), self.scale.to(values))
         logits = logits if rows.known is None else logits + rows.known

@@ -34,11 +34,10 @@ from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.option_checks import Draws, Positive
-from bayeslora.posteriors.base import FactorPosterior, KLWeights
+from bayeslora.posteriors.base import FactorPosterior
 from bayeslora.posteriors.weights.draws import (
     MovesToPrior,
     RandomLayer,
-    check_texts_apart,
     gaussian_kl,
     initial_root,
     replaced,
@@ -59,7 +58,6 @@ class BLoB(FactorPosterior):
     initial_std: Positive = 2.5e-3
     """Largest initial standard deviation of an entry; the smallest is half of it."""
     kl_lr: Positive = 0.01
-    kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "blob"
@@ -109,19 +107,11 @@ class BLoBWeights(MovesToPrior):
             step_root(root, rate, self.prior_std)
 
     @contextmanager
-    def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Draw weights for each text of a pass; gradients reach the standard deviations.
-
-        Args:
-            num_texts: Number of texts of the pass, compared with the inputs of each site.
-
-        Raises:
-            InputError: A site does not see one input per text.
-        """
+    def noise(self) -> Iterator[None]:
+        """Draw weights for each text of a pass; gradients reach the standard deviations."""
         with ExitStack() as hooks:
             for random_layer, root in zip(self._random, self.roots, strict=True):
-                hook = _flipout(random_layer.site.name, root, num_texts)
-                hooks.enter_context(random_layer.layer.register_forward_hook(hook))
+                hooks.enter_context(random_layer.layer.register_forward_hook(_flipout(root)))
             yield
 
     @contextmanager
@@ -142,12 +132,9 @@ class BLoBWeights(MovesToPrior):
         return {"kl": float(self.kl()), "weight_std": float(stds.square().mean().sqrt())}
 
 
-def _flipout(
-    name: str, root: Tensor, num_texts: int | None
-) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _flipout(root: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         x = inputs[0]
-        check_texts_apart(name, x, num_texts)
         shared = root.square() * torch.randn_like(root)
         flipped: Tensor = _signs(x) * x
         return output + _signs(output) * (flipped @ shared.T)

@@ -34,22 +34,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from bayeslora.adapters.base import Adapter, StepHook
+from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.tokens import Batch, real_tokens
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
-from bayeslora.posteriors.base import FactorPosterior, KLWeights
-from bayeslora.posteriors.types import FinalFit, TrainingRun, WeightPosterior, WeightTraining
-from bayeslora.posteriors.weights.draws import (
-    KLWeight,
-    check_texts_apart,
-    gaussian_kl,
-    initial_root,
-    kl_weight,
-)
+from bayeslora.posteriors.base import FactorPosterior
+from bayeslora.posteriors.types import TrainingRun, WeightPosterior, WeightTraining
+from bayeslora.posteriors.weights.draws import gaussian_kl, initial_root
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,6 @@ class CLoRA(FactorPosterior):
     """Largest initial standard deviation of an entry; the smallest is half of it."""
     num_hidden: Count = 64
     """Hidden units of the small network that predicts mean and standard deviation."""
-    kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "clora"
@@ -101,7 +93,7 @@ class CLoRA(FactorPosterior):
 StateNoise = Callable[[Tensor], Tensor]
 """Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""
 
-_BATCH, _BLOCK = 64, 64
+_BLOCK = 64
 
 
 class TokenGate(nn.Module):
@@ -196,11 +188,7 @@ class CLoRAWeights(WeightPosterior):
     Attributes:
         gates: One per site.
         prior_std: σp.
-        measured: [3] float64: KL in nats and the mean squares of M and σ over the real tokens of
-            the training rows; zero before the fit.
     """
-
-    measured: Tensor
 
     def __init__(self, config: CLoRA, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Attach a gate to each of `sites`, whose outputs do not change."""
@@ -213,7 +201,6 @@ class CLoRAWeights(WeightPosterior):
             TokenGate(site.r, config.num_hidden, config.initial_std, generator) for site in sites
         )
         self.gates = nn.ModuleList(self._gates)
-        self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
         for site, gate in zip(sites, self._gates, strict=True):
             site.attach(gate)
 
@@ -228,7 +215,13 @@ class CLoRAWeights(WeightPosterior):
             InputError: A gate took no part in the pass, or its inputs are neither per token nor
                 per row.
         """
-        return self._kl(self._moments(seen, mask))
+        parts = []
+        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
+            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
+            change, std = gate.moments(torch.cat(real))
+            kl = gaussian_kl(change, std.clamp_min(_LEAST_STD), self.prior_std)
+            parts.append(kl / len(change))
+        return torch.stack(parts).sum()
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
@@ -260,37 +253,17 @@ class CLoRAWeights(WeightPosterior):
             yield
 
     def weight_training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with the KL's gradient added."""
-        weight = kl_weight(self.config.kl_weights, run.num_train, run.batch_size)
-        gradient = KLGradient(self, weight)
-        return WeightTraining(
-            noise=gradient.noise, callbacks=(gradient,), parameters=tuple(self.parameters())
-        )
+        """Return a training under noise, with the gradient of KL / N added to that of a pass."""
 
-    @torch.no_grad()
-    def before_last_layer(self, fit: FinalFit) -> bool:
-        """Store the quantities of the report, as means over the real tokens of training rows."""
-        network, (texts, _) = fit.network, fit.train
-        network.eval()
-        total, num_tokens = torch.zeros(3, dtype=torch.float64), 0
-        for rows in network.encoder.batches(texts.tokens.lengths, _BATCH):
-            batch = texts.collate(rows)
-            with self.watching() as seen:
-                network(batch)
-            mask = batch["attention_mask"]
-            count = int(mask.sum())
-            moments = self._moments(seen, mask)
-            squares = [[moment.square().mean() for moment in pair] for pair in moments]
-            means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
-            total += count * torch.cat([self._kl(moments)[None], means]).double().cpu()
-            num_tokens += count
-        self.measured.copy_(total / num_tokens)
-        return False
+        @contextmanager
+        def noise(batch: Batch) -> Iterator[None]:
+            # The pass, forward and backward; then the KL's gradient, for the same step.
+            with self.noise(), self.watching() as seen:
+                yield
+            kl = self.kl(seen, batch["attention_mask"])
+            torch.autograd.backward((1 / run.num_train) * kl)
 
-    def report(self) -> dict[str, float | str]:
-        """Return the KL in nats and the root mean squares of M and σ, at the training rows."""
-        kl, change, std = self.measured.tolist()
-        return {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
+        return WeightTraining(noise=noise, parameters=tuple(self.parameters()))
 
     @contextmanager
     def _under(self, noises: Sequence[StateNoise]) -> Iterator[None]:
@@ -301,42 +274,3 @@ class CLoRAWeights(WeightPosterior):
         finally:
             for gate in self._gates:
                 gate.noise = None
-
-    def _kl(self, moments: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        parts = [
-            gaussian_kl(change, std.clamp_min(_LEAST_STD), self.prior_std) / len(change)
-            for change, std in moments
-        ]
-        return torch.stack(parts).sum()
-
-    def _moments(self, seen: Seen, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return M and σ of each site at the real tokens, [tokens, r, r]."""
-        moments = []
-        for gate, states, name in zip(self._gates, seen, self._names, strict=True):
-            for z in states:
-                # The noise of a prediction is indexed by position in a text.
-                check_texts_apart(name, z, len(mask))
-            real = [z[real_tokens(f"the adapter at {name}", z, mask)] for z in states]
-            moments.append(gate.moments(torch.cat(real)))
-        return moments
-
-
-class KLGradient(StepHook):
-    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step."""
-
-    def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
-        self._weights = weights
-        self._weight = weight
-        self._step = 0
-
-    def before_step(self, step: int, num_steps: int, optimizer: Optimizer) -> None:
-        """Read the number of steps taken."""
-        self._step = step
-
-    @contextmanager
-    def noise(self, batch: Batch) -> Iterator[None]:
-        """Run a pass, forward and backward, under noise; then add the KL's gradient."""
-        with self._weights.noise(), self._weights.watching() as seen:
-            yield
-        kl = self._weights.kl(seen, batch["attention_mask"])
-        (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]

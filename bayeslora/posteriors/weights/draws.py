@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
-from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.types import Network, TrainingRun, WeightPosterior, WeightTraining
 from bayeslora.processes import current
@@ -188,29 +187,6 @@ def random_layers(site: Site) -> list[RandomLayer]:
     return [RandomLayer(site, key) for key in site.linears() if key not in fixed]
 
 
-def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
-    """Raise InputError if the inputs of a site are not separated by text.
-
-    Args:
-        name: Name of the site.
-        states: [B, …, d] if separated; some networks pass the tokens of all texts in one list.
-        num_texts: B; None if unknown.
-
-    Raises:
-        InputError: The inputs are not separated by text.
-    """
-    if num_texts is not None and len(states) != num_texts:
-        raise InputError(
-            f"the posterior draws weights per text, but the adapter at {name} has inputs of shape "
-            f"{list(states.shape)}, which does not start with the {num_texts} texts of the batch; "
-            "choose other target_modules"
-        )
-
-
-# N^(π/8), with the published digits of π.
-_CYCLE_EXPONENT = 3.14159 / 8
-
-
 def gaussian_kl(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
     """Return KL(N(mean, std²) ‖ N(0, prior_std²)) in nats, summed over all entries."""
     ratio = (std.square() + mean.square()) / (2 * prior_std**2)
@@ -244,50 +220,29 @@ def step_root(root: Tensor, rate: float, prior_std: float) -> None:
     root.copy_((moved + sign * (moved.square() + 8 * rate).sqrt()) / 2)
 
 
-KLWeight = Callable[[int], float]
-"""Maps the number of steps taken to the weight of the KL in the next, for a loss per row."""
-
-
-def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
-    """Return weights 2^(i − 1) / (2^M − 1) of the steps i = 1 … M of a cycle; they sum to one.
-
-    M = 100 N^(π/8) / batch size. Nearly all of the weight is in the last ten steps of a cycle.
-    Source: Wang et al. 2024, arXiv 2406.11675; the weights are those of Blundell et al. 2015,
-    arXiv 1505.05424, in reverse order.
-    """
-    length = max(1, int(100 * num_train**_CYCLE_EXPONENT / batch_size))
-    # With negative exponents, since 2^M overflows.
-    return lambda step: 2.0 ** (step % length - length) / (1 - 2.0**-length)
-
-
-def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
-    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`."""
-    if name == "cyclic":
-        return cyclic_weight(num_train, batch_size)
-    # The mean loss of a row plus KL / N is the negative ELBO / N.
-    return lambda _: 1 / num_train
-
-
 class KLSteps(StepHook):
-    """Takes a step on the KL after each step of the adapter, with its schedule."""
+    """Takes a step on the KL after each step of the adapter, with its schedule.
 
-    def __init__(self, weights: MovesToPrior, lr: float, weight: KLWeight) -> None:
+    The mean loss of a row plus KL / N is the negative ELBO / N.
+    """
+
+    def __init__(self, weights: MovesToPrior, lr: float, num_train: int) -> None:
         self._weights = weights
         self._lr = lr
-        self._weight = weight
+        self._weight = 1 / num_train
 
     def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Move the posterior towards its prior."""
         group = optimizer.param_groups[0]
         share = group["lr"] / group["initial_lr"]
-        self._weights.kl_step(self._lr * share * self._weight(step))
+        self._weights.kl_step(self._lr * share * self._weight)
 
 
 class MovesToPrior(WeightPosterior):
     """Base of posteriors that train under noise, with a step on the KL after each adapter step.
 
     Attributes:
-        config: Options, with the learning rate of the KL steps and their weights.
+        config: Options, with the learning rate of the KL steps.
         prior_std: σp.
     """
 
@@ -300,15 +255,14 @@ class MovesToPrior(WeightPosterior):
         """Take a gradient step of length `rate` on the KL."""
         raise NotImplementedError
 
-    def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
+    def noise(self) -> AbstractContextManager[None]:
         """Draw weights for each text of a pass."""
         raise NotImplementedError
 
     def weight_training(self, run: TrainingRun) -> WeightTraining:
         """Return a training under noise, with a step on the KL after each adapter step."""
-        weight = kl_weight(self.config.kl_weights, run.num_train, run.batch_size)
         return WeightTraining(
-            noise=lambda batch: self.noise(len(batch["attention_mask"])),
-            callbacks=(KLSteps(self, self.config.kl_lr, weight),),
+            noise=lambda _: self.noise(),
+            callbacks=(KLSteps(self, self.config.kl_lr, run.num_train),),
             parameters=tuple(self.parameters()),
         )

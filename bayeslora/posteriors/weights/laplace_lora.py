@@ -53,10 +53,9 @@ from torch.nn.functional import cross_entropy
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import real_tokens
-from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
-from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, feature_gradient
 from bayeslora.posteriors.last_layer.algebra import (
@@ -77,15 +76,12 @@ class LaplaceLoRA(Posterior):
     network is trained by maximum likelihood and stays as it is.
     """
 
-    structure: Structure = "kron"
-    """Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over all
-    random weights, if there are few."""
+    structure: Literal["diag", "kron"] = "kron"
+    """Curvature: `kron`, two Kronecker factors per layer, or `diag`."""
     prior_precision: Positive | Literal["marglik", "validation"] = "validation"
     """Precision δ of the Gaussian prior on every random weight. `validation` minimises the
     validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises the
     marginal likelihood, which assumes that the mean weights are its optimum."""
-    last_layer: bool = True
-    """Whether the last layer is random too."""
     link: Link = "mc"
     """Link from logits to probabilities, also used for tuning."""
     num_samples: Draws = 1000
@@ -93,6 +89,7 @@ class LaplaceLoRA(Posterior):
 
     name: ClassVar[str] = "laplace_lora"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
+    retired: ClassVar[tuple[str, ...]] = ("last_layer",)
     calls_once: ClassVar[bool] = True
     over_trained: ClassVar[bool] = True
     only_softens: ClassVar[bool] = True
@@ -222,10 +219,6 @@ class KronLayers(nn.Module):
             a.decompose(max(count, 1))
             b.decompose(1)
 
-    def sums(self) -> list[Tensor]:
-        """Return the diagonals of both factors of each layer, before `finish`."""
-        return [torch.cat([a.basis.diagonal(), b.basis.diagonal()]) for a, b in self._factors()]
-
     def eigenvalues(self) -> list[Tensor]:
         """Return the products of both factors' eigenvalues, [out · in] for each layer."""
         return [torch.outer(b.values, a.values).flatten() for a, b in self._factors()]
@@ -258,47 +251,13 @@ class DiagLayers(nn.Module):
     def finish(self) -> None:
         """Do nothing: the sums are the eigenvalues."""
 
-    def sums(self) -> list[Tensor]:
-        """Return h of each layer."""
-        return [self.get_buffer(name) for name in self._names]
-
     def eigenvalues(self) -> list[Tensor]:
         """Return h, [out · in] for each layer."""
-        return [diagonal.flatten() for diagonal in self.sums()]
+        return [self.get_buffer(name).flatten() for name in self._names]
 
     def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
         """Yield the unchanged Jacobians, [B, C, out · in]."""
         return (layer.matrices().flatten(-2) for layer in layers)
-
-
-class JointLayers(nn.Module):
-    """H over the weights of all layers together, [P, P]."""
-
-    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
-        self.hessian = _Factor(sum(out * size for out, size in shapes))
-        self._sizes = [out * size for out, size in shapes]
-
-    def add(self, layers: Sequence[LayerGradients]) -> None:
-        """Add rows, whose gradients are j_nk for all k."""
-        j = _joined(layers).flatten(0, 1)
-        self.hessian.basis += j.T @ j
-
-    def finish(self) -> None:
-        """Decompose the sum, once all rows are added."""
-        self.hessian.decompose(1)
-
-    def sums(self) -> list[Tensor]:
-        """Return the diagonal of each layer, before `finish`."""
-        return list(torch.split(self.hessian.basis.diagonal(), self._sizes))
-
-    def eigenvalues(self) -> list[Tensor]:
-        """Return the eigenvalues, [P]."""
-        return [self.hessian.values]
-
-    def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
-        """Yield J Q, [B, C, P]."""
-        yield _joined(layers) @ self.hessian.basis
 
 
 class _Factor(nn.Module):
@@ -317,22 +276,13 @@ class _Factor(nn.Module):
         self.basis, self.values = basis.contiguous(), values.clamp_min(0)
 
 
-def _joined(layers: Sequence[LayerGradients]) -> Tensor:
-    """Return the Jacobians of all layers side by side, [B, K, P]."""
-    return torch.cat([layer.matrices().flatten(-2) for layer in layers], -1)
-
-
-AnyLayers = KronLayers | DiagLayers | JointLayers
+AnyLayers = KronLayers | DiagLayers
 """Structures of H over layers of shapes [(out, in), …], with float64 buffers.
 
 `add` adds rows with gradients j_nk for all k, and `finish` decomposes the sums.
 """
 
-LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
-    "diag": DiagLayers,
-    "full": JointLayers,
-    "kron": KronLayers,
-}
+LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {"diag": DiagLayers, "kron": KronLayers}
 
 
 def fisher_columns(logits: Tensor) -> Tensor:
@@ -342,35 +292,7 @@ def fisher_columns(logits: Tensor) -> Tensor:
     return (torch.diag_embed(root) - probs[:, :, None] * root[:, None, :]).permute(2, 0, 1)
 
 
-def log_determinant(curvature: AnyLayers, precision: float) -> float:
-    """Return log|H + δI| over all weights."""
-    return float(
-        sum((eigenvalues + precision).log().sum() for eigenvalues in curvature.eigenvalues())
-    )
-
-
-def covariances(
-    curvature: AnyLayers, layers: Sequence[LayerGradients], precisions: Sequence[float]
-) -> Tensor:
-    """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C].
-
-    Args:
-        curvature: Curvature after `finish`.
-        layers: Gradients of the C logits, K = C.
-        precisions: D values of δ.
-    """
-    result = torch.zeros(())
-    for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
-        roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
-        # M Mᵀ is symmetric and positive semi-definite.
-        result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
-    return result
-
-
 logger = logging.getLogger(__name__)
-
-MOST_FULL = 3000
-"""Largest number of random weights of a `full` curvature: 72 MB, and half a minute to decompose."""
 
 # The same limit as for the covariances of VBLL.
 _MOST_BYTES = 1 << 30
@@ -403,9 +325,6 @@ class LaplaceLoRAWeights(WeightPosterior):
             config: Options.
             sites: The adapters, which are not registered as submodules.
             last_shape: (C, d) of the last layer.
-
-        Raises:
-            InputError: The structure is `full`, with too many random weights.
         """
         super().__init__()
         self.config = config
@@ -415,8 +334,7 @@ class LaplaceLoRAWeights(WeightPosterior):
             (random_layer.layer.out_features, random_layer.layer.in_features)
             for random_layer in self.layers
         ]
-        if config.last_layer:
-            self._shapes.append(last_shape)
+        self._shapes.append(last_shape)
         self.structure = affordable_structure(config.structure, self._shapes)
         self.curvature: AnyLayers | None = None
         for name in ("prior_precision", "log_evidence"):
@@ -442,20 +360,19 @@ class LaplaceLoRAWeights(WeightPosterior):
     def gaussian_logits(
         self, network: Network, texts: PreparedTexts, rows: Features, advance: Advance
     ) -> GaussianLogits:
-        """Return the logits linearised in the random weights."""
+        """Return the logits linearised in the random weights, around those of the mean network."""
+        network.eval()
         mean: Tensor = network.head.predict(rows).mean
-        return self.linearised(network, texts, mean, advance)
+        result = torch.empty(*mean.shape, mean.shape[1], dtype=torch.float64)
+        precision = float(self.prior_precision)
+        for places, layers in self._batches(network, texts, unit_vectors, advance):
+            result[places] = self._covariances(layers, [precision])[0].cpu()
+        return GaussianLogits(mean, result.to(mean.device))
 
     @property
     def num_weights(self) -> int:
         """P, the number of random weights."""
         return sum(out * size for out, size in self._shapes)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the random layers, including the last one if it is random."""
-        last = ["the last layer"] if self.config.last_layer else []
-        return [*(random_layer.name for random_layer in self.layers), *last]
 
     def prepare(self) -> AnyLayers:
         """Allocate an empty curvature, for a fit or to load tensors into."""
@@ -478,28 +395,21 @@ class LaplaceLoRAWeights(WeightPosterior):
             train: Texts and labels [N] int64.
             validation: Held-out texts and labels, for choosing the prior if configured.
             advance: Called with the number of texts after each batch of gradients.
-
-        Raises:
-            InputError: The curvature is not finite; the message names the site.
         """
         network.eval()
         texts, labels = train
         curvature = self.prepare()
         for _, layers in self._batches(network, texts, fisher_columns, advance):
             curvature.add(layers)
-        for name, diagonal in zip(self.names, curvature.sums(), strict=True):
-            if not bool(diagonal.isfinite().all()):
-                raise InputError(
-                    f"the Hessian of {name} is not finite: gradients of the logits overflow; "
-                    "lower the adapter's learning rate (lr), or choose dtype 'float32'"
-                )
         curvature.finish()
         mean = network_logits(network, texts)
         log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
         distance = self.sq_distance(network.head.mean_weight)
 
         def evidence(precision: float) -> float:
-            determinant = log_determinant(curvature, precision)
+            determinant = float(
+                sum((values + precision).log().sum() for values in curvature.eigenvalues())
+            )
             size = self.num_weights
             return log_marginal_likelihood(log_likelihood, distance, determinant, size, precision)
 
@@ -511,36 +421,18 @@ class LaplaceLoRAWeights(WeightPosterior):
                 # The gradients of a row are the same for every precision, and too many to store.
                 grid = [unit * 10**power for power in LOG10_GRID]
                 losses = dict(zip(grid, self._nll(network, validation, grid, advance), strict=True))
-                precision = best_on_grid(lambda value: -losses[value], unit, "validation NLL")
+                precision = best_on_grid(lambda value: -losses[value], unit)
             else:
                 if precision == "validation":
                     logger.debug("no validation data: choosing the prior by marginal likelihood")
-                precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
+                precision = refine(evidence, best_on_grid(evidence, unit))
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(evidence(precision) / len(labels))
 
-    def linearised(
-        self,
-        network: Network,
-        texts: PreparedTexts,
-        mean: Tensor,
-        advance: Advance = lambda _: None,
-    ) -> GaussianLogits:
-        """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
-        network.eval()
-        result = torch.empty(*mean.shape, mean.shape[1], dtype=torch.float64)
-        precision = float(self.prior_precision)
-        for rows, layers in self._batches(network, texts, unit_vectors, advance):
-            result[rows] = self._covariances(layers, [precision])[0].cpu()
-        return GaussianLogits(mean, result.to(mean.device))
-
     def sq_distance(self, last_weight: Tensor) -> float:
         """Return ‖θ̂ − θ₀‖²."""
-        changes = [
-            random_layer.layer.weight.detach() - random_layer.origin for random_layer in self.layers
-        ]
-        if self.config.last_layer:
-            changes.append(last_weight.detach())
+        changes = [item.layer.weight.detach() - item.origin for item in self.layers]
+        changes.append(last_weight.detach())
         return float(sum(change.double().square().sum() for change in changes))
 
     def report(self) -> dict[str, float | str]:
@@ -570,8 +462,19 @@ class LaplaceLoRAWeights(WeightPosterior):
         return [float(value) / len(labels) for value in total]
 
     def _covariances(self, layers: Sequence[LayerGradients], precisions: Sequence[float]) -> Tensor:
-        """Return the logits' covariance under each prior precision, [D, B, C, C] float64."""
-        return covariances(cast("AnyLayers", self.curvature), layers, precisions)
+        """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C] float64.
+
+        Args:
+            layers: Gradients of the C logits, K = C.
+            precisions: D values of δ.
+        """
+        curvature = cast("AnyLayers", self.curvature)
+        result = torch.zeros(())
+        for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
+            roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
+            # M Mᵀ is symmetric and positive semi-definite.
+            result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
+        return result
 
     def _batches(
         self,
@@ -602,27 +505,15 @@ class LaplaceLoRAWeights(WeightPosterior):
         names = [random_layer.name for random_layer in self.layers]
         directions = feature_gradient(states, weight, seeds)
         layers = backward(rows.values, seen, names, directions, batch["attention_mask"])
-        if self.config.last_layer:
-            if states.ndim == 3:  # the options of a row share the weights, as its tokens elsewhere
-                layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
-            else:
-                layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
-        return layers
+        if states.ndim == 3:  # the options of a row share the weights, as its tokens elsewhere
+            last = LayerGradients(states, seeds[..., None], states.shape[:2].numel())
+        else:
+            last = LayerGradients(states[:, None], seeds[:, :, None], len(states))
+        return [*layers, last]
 
 
 def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
-    """Return the structure, or `diag` if Kronecker factors would take too much memory.
-
-    Raises:
-        InputError: The structure is `full`, with too many weights.
-    """
-    total = sum(out * size for out, size in shapes)
-    if structure == "full" and total > MOST_FULL:
-        raise InputError(
-            f"structure 'full' of posterior 'laplace_lora' supports at most {MOST_FULL} random "
-            f"weights, got {total}; choose 'kron' or 'diag', or adapter 'polar', whose core alone "
-            "is random"
-        )
+    """Return the structure, or `diag` if Kronecker factors would take too much memory."""
     num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
     if structure == "kron" and num_bytes > _MOST_BYTES:
         logger.warning(

@@ -25,10 +25,9 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Positive
-from bayeslora.posteriors.base import FactorPosterior, KLWeights
+from bayeslora.posteriors.base import FactorPosterior
 from bayeslora.posteriors.weights.draws import (
     MovesToPrior,
-    check_texts_apart,
     gaussian_kl,
     replaced,
     standard_normal,
@@ -44,7 +43,6 @@ class ScalaBL(FactorPosterior):
     initial_std: Positive = 0.05
     """Largest initial standard deviation of a scale; the smallest is 1 / √2 of it."""
     kl_lr: Positive = 0.2
-    kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "scalabl"
@@ -85,7 +83,6 @@ class ScalaBLWeights(MovesToPrior):
         """Rotate the fresh adapters `sites` to their singular directions, and start there."""
         super().__init__(config)
         self._layers = tuple(site.A for site in sites)
-        self._names = tuple(site.name for site in sites)
         generator = torch.Generator().manual_seed(seed)
         means = torch.stack([_turn(layer).log() for layer in self._layers])
         low, high = config.initial_std / 2**0.5, config.initial_std
@@ -110,23 +107,14 @@ class ScalaBLWeights(MovesToPrior):
         self.held.copy_(self.log_mean)
 
     @contextmanager
-    def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Draw scales for each text of a pass; gradients reach means and standard deviations.
-
-        Args:
-            num_texts: Number of texts of the pass, compared with the inputs of each site.
-
-        Raises:
-            InputError: A site does not see one input per text.
-        """
+    def noise(self) -> Iterator[None]:
+        """Draw scales for each text of a pass; gradients reach means and standard deviations."""
         # Relative to the means in the adapters: 1 in value, but with a gradient.
         means = (self.log_mean - self.held).exp()
         stds = (self.log_std - self.held).exp()
         with ExitStack() as hooks:
-            sites = zip(self._layers, self._names, means, stds, strict=True)
-            for layer, name, mean, std in sites:
-                hook = _scaled(name, mean, std, num_texts)
-                hooks.enter_context(layer.register_forward_hook(hook))
+            for layer, mean, std in zip(self._layers, means, stds, strict=True):
+                hooks.enter_context(layer.register_forward_hook(_scaled(mean, std)))
             yield
 
     @contextmanager
@@ -156,12 +144,9 @@ def _turn(layer: nn.Linear) -> Tensor:
     return rounded
 
 
-def _scaled(
-    name: str, mean: Tensor, std: Tensor, num_texts: int | None
-) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _scaled(mean: Tensor, std: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         del inputs
-        check_texts_apart(name, output, num_texts)
         shape = (output.shape[0], *[1] * (output.ndim - 2), output.shape[-1])
         noise = torch.randn(shape, dtype=output.dtype, device=output.device)
         return output * (mean + std * noise)

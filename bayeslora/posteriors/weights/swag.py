@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from annotated_types import Interval
@@ -52,9 +52,6 @@ class SWAG(Posterior):
     """Number of most recent deviations from the running mean kept for the covariance."""
     scale: Positive = 0.5
     """Factor on the covariance; with 0.5, the diagonal and the low-rank part count half each."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: `constant`, so that late snapshots spread as widely as early
-    ones, or `cosine`."""
     num_samples: Draws = 10
 
     name: ClassVar[str] = "swag"
@@ -67,6 +64,7 @@ class SWAG(Posterior):
     parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights during training"
     chooses_epoch: ClassVar[bool] = False
+    retired: ClassVar[tuple[str, ...]] = ("schedule",)
 
     def check_fit(self, facts: FitFacts) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""
@@ -135,11 +133,13 @@ class SWAGWeights(WeightPosterior):
     def weight_training(self, run: TrainingRun) -> WeightTraining:
         """Return a training that takes snapshots, over all epochs.
 
+        Its learning rate is constant, so that late snapshots spread as widely as early ones.
+
         Raises:
             InputError: There is room for fewer than 2 snapshots.
         """
         steps = self._config.snapshot_steps(run.num_steps)
-        return WeightTraining(callbacks=(Snapshots(self, steps),), schedule=self._config.schedule)
+        return WeightTraining(callbacks=(Snapshots(self, steps),), schedule="constant")
 
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Set the weights to the mean of the snapshots."""

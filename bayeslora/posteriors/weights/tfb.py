@@ -3,8 +3,8 @@
     B Θ = U diag(d) Vᵀ,   B' = U diag(d),   A' = Vᵀ A          (the same ΔW = s B' A')
     A'_ij ~ N(A'_ij, (σ / (s d_i))²)   ⇒   ΔW + σ U E,   E_ij ~ N(0, 1)
 
-Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest in a range for which a metric on
-some training rows, the anchors, deteriorates by no more than a tolerance. It is the standard
+Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest in a range for which the NLL of
+some training rows, the anchors, rises by no more than a tolerance. It is the standard
 deviation of ΔW itself: the factor s is divided out, unlike in the published code.
 
 An iLoRA site is rotated expert by expert: a rotation that mixes them would not commute with the
@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,12 +42,7 @@ class TFB(Posterior):
     """Training-free: the widest isotropic noise on a trained adapter that a tolerance allows."""
 
     tolerance: Positive = 0.003
-    """Allowed degradation of `metric` on the anchor rows, relative to its value for the mean
-    weights."""
-    metric: Literal["accuracy", "nll"] = "nll"
-    """Metric compared on the anchor rows."""
-    labels: Literal["mean", "true"] = "true"
-    """Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights."""
+    """Allowed rise of the NLL on the anchor rows, relative to its value for the mean weights."""
     num_anchors: Count = 500
     """Maximum number of training rows in the search."""
     sigma_min: Positive = 1e-3
@@ -73,6 +68,7 @@ class TFB(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
+    retired: ClassVar[tuple[str, ...]] = ("metric", "labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,8 +123,8 @@ class TFBWeights(WeightPosterior):
 
         Args:
             config: Range and tolerance.
-            degradation: Returns the relative deterioration of the metric under draws with the
-                current σ, compared with the mean.
+            degradation: Returns the relative rise of the NLL under draws with the current σ,
+                compared with the mean.
 
         Raises:
             InputError: A site's `B·core` is rank deficient.
@@ -245,10 +241,10 @@ def degradation_on_anchors(
     seed: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Callable[[], float]:
-    """Return a function that measures the relative deterioration of a metric under weight draws.
+    """Return a function that measures the relative rise of the NLL under weight draws.
 
     Args:
-        config: Metric, labels, and numbers of anchors and draws.
+        config: Numbers of anchors and draws.
         network: Trained, with the mean weights.
         weights: Posterior to draw from, with the same noise each time.
         texts: The training texts.
@@ -267,22 +263,13 @@ def degradation_on_anchors(
         return logits.samples.softmax(-1).mean(0)
 
     mean = probs(0)
-    truth = mean.argmax(1) if config.labels == "mean" else labels[rows].to(mean.device)
-    baseline = _badness(config, mean, truth)
+    truth = labels[rows].to(mean.device)
+    baseline = nll(mean, truth)
 
     def degradation() -> float:
-        score = _badness(config, probs(config.num_search_samples), truth)
-        # For the accuracy, the loss is relative to the accuracy.
-        reference = 1 - baseline if config.metric == "accuracy" else baseline
+        score = nll(probs(config.num_search_samples), truth)
         if score <= baseline:
             return 0.0
-        return (score - baseline) / reference if reference > 0 else math.inf
+        return (score - baseline) / baseline if baseline > 0 else math.inf
 
     return degradation
-
-
-def _badness(config: TFB, probs: Tensor, labels: Tensor) -> float:
-    """Return the NLL in nats per row, or the error rate."""
-    if config.metric == "nll":
-        return nll(probs, labels)
-    return float((probs.argmax(1) != labels).double().mean())

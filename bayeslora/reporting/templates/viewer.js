@@ -2,7 +2,7 @@
 // Filters predictions and shows what is left: numbers, charts and the rows themselves.
 // Everything from the data is set as text or as an attribute, never as markup.
 (() => {
-  const { sources, leader } = JSON.parse(document.getElementById("data").textContent);
+  const { sources } = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const BINS = 15;
   const BARS = 30;
@@ -409,7 +409,6 @@
   }
 
   fill($("method"), [...new Set(sources.map((one) => one.method))]);
-  $("method").value = leader;
   for (const id of ["method", "set"]) $(id).addEventListener("change", chooseSource);
   $("column").addEventListener("change", () => { fillValues(); update(); });
   for (const id of ["label", "prediction", "outcome", "value"]) $(id).addEventListener("change", update);

@@ -2,7 +2,7 @@ import torch
 from acme_methods.fixed_first import FixedFirst
 from torch import nn
 
-from bayeslora.adapters.inject import inject_at
+from bayeslora.adapters.inject import inject
 from bayeslora.testing.adapter import SiteLaws
 
 
@@ -12,7 +12,7 @@ class TestLaws(SiteLaws):
 
 def test_the_layer_adds_the_scaled_product_and_trains_the_second_factor():
     model = nn.Sequential(nn.Linear(4, 3))
-    (site,) = inject_at(model, ["0"], FixedFirst(r=2, alpha=4.0), seed=0)
+    (site,) = inject(model, FixedFirst(r=2, alpha=4.0, target_modules=("0",)), seed=0)
     assert list(site.trainable()) == ["B"]
     torch.testing.assert_close(site.A @ site.A.T, torch.eye(2))
     nn.init.normal_(site.B.weight)

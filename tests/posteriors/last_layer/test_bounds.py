@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from gaussian_oracles import quadrature
+from gaussian_oracles import best_bound, quadrature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.links import antithetic_noise
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.last_layer.vbll.bounds import TILTS, best_tilt, wright_omega
+from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, wright_omega
 
 F64 = torch.float64
 
@@ -26,12 +26,12 @@ def moments(rows=6, classes=4, scale=1.0, seed=0):
 def test_order_of_the_bounds(classes, scale, seed):
     """Jensen's bound is below Knowles-Minka's, and no other tilt gives a higher bound."""
     mean, variance, labels = moments(5, classes, scale, seed)
-    best = bounds.closed_form("knowles_minka", mean, variance, labels)
+    best = best_bound(mean, variance, labels)
     others = [torch.zeros_like(mean), mean.softmax(-1), torch.rand(5, classes, dtype=F64)]
     for tilt in others:
         assert (best >= bounds.tilted(mean, variance, labels, tilt) - 1e-10).all()
     zero = bounds.tilted(mean, variance, labels, torch.zeros_like(mean))
-    torch.testing.assert_close(zero, bounds.closed_form("jensen", mean, variance, labels))
+    torch.testing.assert_close(zero, bounds.jensen(mean, variance, labels))
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 10.0])
@@ -41,9 +41,9 @@ def test_bounds_are_below_the_sampled_likelihood(scale):
     sampled = (mean + variance.sqrt() * noise).logsumexp(-1)
     error = sampled.std(0) / 400_000**0.5
     truth = mean.gather(1, labels[:, None])[:, 0] - sampled.mean(0)
-    for bound in TILTS:
+    for bound in (bounds.jensen, best_bound):
         # Six standard errors: one false alarm in 1e9 rows.
-        assert (bounds.closed_form(bound, mean, variance, labels) <= truth + 6 * error).all()
+        assert (bound(mean, variance, labels) <= truth + 6 * error).all()
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1, 10.0, 1e4])
@@ -73,14 +73,13 @@ def correlated(rows=6, classes=4, scale=1.0, rank=4, seed=0):
 
 
 @pytest.mark.parametrize("is_full", [True, False])
-@pytest.mark.parametrize("name", sorted(TILTS))
-@pytest.mark.parametrize("share", [1.0, 0.9])
-def test_what_the_ascent_is_told_are_the_derivatives_of_the_bound(name, is_full, share):
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.0])
+def test_what_the_ascent_is_told_are_the_derivatives_of_the_bound(is_full, share):
     mean, covariance, labels = (correlated if is_full else moments)(scale=3.0)
     mean.requires_grad_()
     covariance.requires_grad_()
     # Away from the best tilt the derivatives at a fixed tilt are as exact.
-    tilt = share * TILTS[name](mean.detach(), covariance.detach())
+    tilt = share * best_tilt(mean.detach(), covariance.detach())
     value = bounds.tilted(mean, covariance, labels, tilt)
     by_mean, by_covariance = torch.autograd.grad(value.sum(), (mean, covariance))
     weights = bounds.curvature(mean.detach(), covariance.detach(), tilt)
@@ -106,10 +105,10 @@ def test_the_tilted_bound_of_dependent_logits(classes, rank, scale, seed):
     tilt = best_tilt(mean, covariance)
     shift, _ = bounds.tilt_terms(covariance, tilt)
     torch.testing.assert_close(tilt, (mean + shift).softmax(-1), atol=1e-9, rtol=0)
-    best = bounds.closed_form("knowles_minka", mean, covariance, labels)
+    best = best_bound(mean, covariance, labels)
     for other in (torch.zeros_like(mean), mean.softmax(-1), torch.rand(5, classes, dtype=F64)):
         assert (best >= bounds.tilted(mean, covariance, labels, other) - 1e-9).all()
-    moved = bounds.closed_form("knowles_minka", mean + 3.0, covariance + 7.0, labels)
+    moved = best_bound(mean + 3.0, covariance + 7.0, labels)
     torch.testing.assert_close(moved, best, atol=1e-8, rtol=0)
 
 
@@ -122,8 +121,8 @@ def test_dependent_logits_against_sampling(classes, scale, rank):
     sampled = (mean + torch.einsum("bij,kj->kbi", root, noise[:, 0])).logsumexp(-1)
     truth = mean.gather(1, labels[:, None])[:, 0] - sampled.mean(0)
     error = 6 * sampled.std(0) / 200_000**0.5
-    tight = bounds.closed_form("knowles_minka", mean, covariance, labels)
-    loose = bounds.closed_form("jensen", mean, covariance, labels)
+    tight = best_bound(mean, covariance, labels)
+    loose = bounds.jensen(mean, covariance, labels)
     assert (tight <= truth + error).all()
     assert (loose <= tight).all()
     assert (truth - tight).sum() < 0.6 * (truth - loose).sum()
@@ -149,10 +148,10 @@ def test_detached_tilt_gives_the_total_derivative():
         assert slope[0, c].item() == pytest.approx(difference.item(), abs=1e-8)
 
 
-def test_two_classes_by_quadrature_and_by_sampling():
+def test_two_classes_by_quadrature():
     mean, variance, labels = moments(rows=5, classes=2, scale=4.0, seed=2)
-    noise = antithetic_noise(200_000, (5, 2), seed=3)
-    sampled = bounds.monte_carlo(mean, variance, labels, noise)
     exact = quadrature(mean, variance, labels)
-    # A log-sigmoid is 1-Lipschitz in the difference, whose standard deviation is at most √8.
-    torch.testing.assert_close(sampled, exact, atol=6 * 8**0.5 / 200_000**0.5, rtol=0)
+    tight, loose = best_bound(mean, variance, labels), bounds.jensen(mean, variance, labels)
+    assert (loose <= tight).all()
+    assert (tight <= exact).all()
+    assert (exact - tight).max() < 0.2 < (exact - loose).max()

@@ -22,8 +22,7 @@ def stored(family):
     """Return random stored tensors of a family."""
     if family == "dense":
         return {"scale": drawn(CLASSES, SIZE, SIZE).tril()}
-    basis = {"basis": torch.linalg.qr(drawn(SIZE, SIZE))[0]} if family == "eigenbasis" else {}
-    return {"scale": drawn(CLASSES, SIZE).exp(), **basis}
+    return {"scale": drawn(CLASSES, SIZE).exp(), "basis": torch.linalg.qr(drawn(SIZE, SIZE))[0]}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,10 +40,10 @@ def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     assert logit_covariance(features[:0], **tensors).shape == (0, CLASSES)
 
 
-@pytest.mark.parametrize("family", ["dense", "diagonal"])
-def test_options_have_the_covariance_of_their_weights(family):
+@pytest.mark.parametrize("is_fitted", [True, False])
+def test_options_have_the_covariance_of_their_weights(is_fitted):
     features = drawn(4, 3, SIZE, seed=1)
-    scale = drawn(1, SIZE, SIZE).tril() if family == "dense" else drawn(1, SIZE).exp()
+    scale = drawn(1, SIZE, SIZE).tril() if is_fitted else drawn(1, SIZE).exp()
     expected = features @ matrix({"scale": scale}) @ features.mT
     torch.testing.assert_close(logit_covariance(features, scale), expected)
 

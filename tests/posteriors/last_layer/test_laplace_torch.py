@@ -40,7 +40,7 @@ def laplace_class():
 @pytest.mark.parametrize(
     ("structure", "batch_size"),
     # Their Kronecker factors depend on the batch size; a single batch is the textbook case.
-    [("full", 40), ("full", 2), ("diag", 40), ("diag", 2), ("kron", 40)],
+    [("full", 40), ("full", 2), ("kron", 40)],
 )
 # With fewer rows than features, ours works in the row space of the features, theirs does not.
 @pytest.mark.parametrize(("rows", "size"), [(40, 5), (4, 10)])
@@ -68,7 +68,6 @@ def test_covariance_and_evidence_agree(laplace_class, structure, batch_size, row
     head.set_mean(linear.weight)
     head.fit(Features(features, labels))
     ours = head.predict(Features(other)).covariance
-    ours = ours if ours.ndim == 3 else ours.diag_embed()
     torch.testing.assert_close(ours, covariance.detach(), atol=1e-6, rtol=0)
     evidence = reference.log_marginal_likelihood().item() / rows
     assert head.report()["log_evidence"] == pytest.approx(evidence, abs=1e-6)

@@ -21,25 +21,9 @@ for _posterior in default_heads():
     globals()[_name] = type(_name, (LastLayerLaws,), {"config": _posterior()})
 
 
-class TestDiagonalJensenVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, polish_bound="jensen", covariance="diagonal")
-
-
-class TestSampledVBLL(LastLayerLaws):
-    config = VBLL(prior_scale="empirical-bayes", bound="mc")
-
-
-class TestKnowlesMinkaVBLL(LastLayerLaws):
-    config = VBLL(prior_scale=2.0, bound="knowles_minka")
+class TestEigenbasisVBLL(LastLayerLaws):
+    config = VBLL(prior_scale=2.0, covariance="eigenbasis")
 
 
 class TestFullLaplace(LastLayerLaws):
     config = Laplace(structure="full")
-
-
-class TestKronLaplace(LastLayerLaws):
-    config = Laplace(structure="kron")
-
-
-class TestDiagLaplace(LastLayerLaws):
-    config = Laplace(structure="diag", prior_precision="validation", num_samples=200)

@@ -19,8 +19,6 @@ from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64
-BOUNDS = ["jensen", "knowles_minka"]
-CASES = [(bound, family) for bound in BOUNDS for family in FAMILIES]
 
 
 def fit(features, labels, **options):
@@ -32,18 +30,14 @@ def start_of(fitted):
     return Start(fitted.mean, fitted._state.covariance.train_covariance)
 
 
-def lower_triangle(raw):
-    return raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-
-
-@pytest.mark.parametrize(("bound", "family"), CASES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", [60, 5])
-def test_gradient_of_the_elbo_vanishes(bound, family, rows):
+def test_gradient_of_the_elbo_vanishes(family, rows):
     features, labels = toy(rows=rows, size=6)
-    fitted = fit(features, labels, bound=bound, covariance=family)
+    fitted = fit(features, labels, covariance=family)
     mean, stored = fitted.mean.clone().requires_grad_(), fitted.covariance()
     stored["scale"].requires_grad_()
-    value = elbo((features, labels), mean, stored, bound=bound)
+    value = elbo((features, labels), mean, stored)
     assert fitted.elbo[-1] == pytest.approx(value.item(), rel=1e-8)
     # The ascent stops on the value of the bound: a gap of 1e-13 · 60 nats allows a slope near 1e-5.
     by_mean, by_scale = torch.autograd.grad(value, (mean, stored["scale"]))
@@ -53,49 +47,23 @@ def test_gradient_of_the_elbo_vanishes(bound, family, rows):
     assert fitted.mean.sum(0).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-def test_a_generic_optimiser_finds_the_same_optimum(bound):
-    features, labels = toy(rows=40, size=3)
-    fitted = fit(features, labels, bound=bound)
-    mean = torch.zeros(3, 3, dtype=F64, requires_grad=True)
-    raw = torch.zeros(3, 3, 3, dtype=F64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [mean, raw], max_iter=500, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-    )
-
-    def value():
-        return elbo((features, labels), mean, {"scale": lower_triangle(raw)}, bound=bound)
-
-    def closure():
-        optimiser.zero_grad()
-        loss = -value()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    assert fitted.elbo[-1] == pytest.approx(value().item(), abs=1e-6)
-    torch.testing.assert_close(fitted.mean, mean.detach(), atol=1e-3, rtol=0)
-    expected = matrix({"scale": lower_triangle(raw.detach())})
-    torch.testing.assert_close(matrix(fitted.covariance()), expected, atol=2e-3, rtol=0)
-
-
 def test_a_richer_family_has_a_higher_bound():
     features, labels = toy(rows=60, size=6, classes=4)
-    diagonal, dense = (fit(features, labels, covariance=name) for name in ("diagonal", "dense"))
-    assert dense.elbo[-1] > diagonal.elbo[-1]
+    dense, eigenbasis = (fit(features, labels, covariance=name) for name in FAMILIES)
+    assert dense.elbo[-1] > eigenbasis.elbo[-1]
 
 
 @pytest.mark.parametrize("learn_prior", [False, True])
-@pytest.mark.parametrize(("bound", "covariance"), CASES)
-def test_the_bound_never_falls(bound, covariance, learn_prior):
-    seed = 2 * CASES.index((bound, covariance)) + learn_prior
+@pytest.mark.parametrize("covariance", FAMILIES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_bound_never_falls(seed, covariance, learn_prior):
+    seed = 4 * seed + 2 * FAMILIES.index(covariance) + learn_prior
     # From fewer rows than features to five times as many, under narrow and wide priors.
     features, labels = toy(rows=4 + 7 * seed % 37, size=8, classes=4, seed=seed)
     fitted = polish(
         Features(features, labels),
         4,
         prior_variance=(0.3, 1.0, 3.0, 10.0)[seed % 4] ** 2,
-        bound=bound,
         covariance=covariance,
         learn_prior=learn_prior,
         max_iterations=20,
@@ -114,24 +82,6 @@ def test_moments_are_those_of_the_stored_covariance(covariance):
         torch.testing.assert_close(logits, other @ fitted.mean.T, atol=1e-12, rtol=0)
         expected = logit_covariance(other, **fitted.covariance())
         torch.testing.assert_close(variance, expected, atol=1e-9, rtol=0)
-
-
-@pytest.mark.parametrize("learn_prior", [False, True])
-@pytest.mark.parametrize("rows", [60, 5])
-def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
-    features, labels = toy(rows=rows, size=9)
-    basis = torch.linalg.eigh(features.T @ features)[1]
-    options = {"learn_prior": learn_prior, "tolerance": 1e-11}
-    fitted = fit(features, labels, covariance="eigenbasis", **options)
-    turned = fit(features @ basis, labels, covariance="diagonal", **options)
-    assert fitted.elbo[-1] == pytest.approx(turned.elbo[-1], rel=1e-8)
-    # The searches approach from different sides, and the bound is flat at its maximum.
-    torch.testing.assert_close(fitted.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
-    other = toy(rows=7, size=9, seed=5)[0]
-    for actual, expected in zip(
-        fitted.moments(Features(other)), turned.moments(Features(other @ basis)), strict=True
-    ):
-        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):

@@ -100,15 +100,15 @@ def fitted(network, texts, validation=None, **options):
 
 
 def covariance(network, weights, texts):
-    mean = torch.zeros(len(texts), len(network.head.weight), dtype=F64)
-    return weights.linearised(network, texts, mean).covariance
+    rows = network.scaled(network.features(texts, 1))
+    return weights.gaussian_logits(network, texts, rows, lambda _: None).covariance
 
 
 def parameter_names(network, weights):
     """Return the names of the random parameters in the order of the random layers."""
     known = {id(parameter): name for name, parameter in network.named_parameters()}
     names = [known[id(item.layer.weight)] for item in weights.layers]
-    return names + ["head.weight"] * weights.config.last_layer
+    return [*names, "head.weight"]
 
 
 def jacobians(network, names, texts):

@@ -27,7 +27,7 @@ def centred_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
     host = nn.Linear(inputs, out)
     with torch.no_grad():
         host.weight.copy_(torch.randn(out, inputs, generator=generator))
-    return LowRank("layer.0.query", host, pissa(host.weight, r, scale, generator), scale).eval()
+    return LowRank("layer.0.query", host, pissa(host.weight, r, scale), scale).eval()
 
 
 def _site(factors, moved, scale, generator):

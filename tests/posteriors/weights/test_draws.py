@@ -68,26 +68,6 @@ def test_each_kind_of_dropout_alone_gives_spread(kind, live):
     assert logits.variance.max() > 0
 
 
-def test_draws_follow_from_the_seed_alone():
-    model = network(residual=0.5)
-    draws = draws_of(model)
-    first = sample_logits(draws, model, batches(), 3, seed=5).samples
-    torch.rand(10)
-    assert torch.equal(sample_logits(draws, model, batches(), 3, seed=5).samples, first)
-    assert not torch.equal(sample_logits(draws, model, batches(), 3, seed=6).samples, first)
-
-
-def test_global_random_state_and_modes_are_restored():
-    model = network(attention=0.5, residual=0.5)
-    buffers = {name: item.clone() for name, item in model.named_buffers()}
-    state = torch.get_rng_state()
-    sample_logits(draws_of(model), model, batches(), 2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module.training for module in model.modules())
-    for name, item in model.named_buffers():
-        assert torch.equal(item, buffers[name])
-
-
 class Functional(nn.Module):
     """Calls functional dropout, as some decoders do, so no dropout module exists."""
 
@@ -120,29 +100,6 @@ def test_a_decoder_that_drops_in_its_layers_is_sampled_whole(tmp_path):
     assert [name for name in draws.live if name.count(".") == 2] == [
         f"decoder.layers.{number}" for number in range(3)
     ]
-
-
-def test_bert_attention_dropout_alone_is_live():
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.5,
-    )
-    model = BertModel(config).eval()
-    tokens = torch.arange(12).view(2, 6)
-
-    def forward(batch):
-        return model(batch).last_hidden_state[:, 0]
-
-    draws = MCDropoutDraws(model, lambda: forward(tokens))
-    assert sample_logits(draws, forward, [tokens], 3).variance.max() > 0
 
 
 def test_every_draw_lasts_for_all_batches():

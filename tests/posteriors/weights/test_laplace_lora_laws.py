@@ -7,7 +7,6 @@ import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
-from bayeslora.posteriors.weights.laplace_lora import network_logits
 from bayeslora.testing.last_layer import PredictionLaws
 
 
@@ -19,8 +18,8 @@ class OneTokenTexts:
 
     def predict(self, rows):
         texts = SmallTexts([row[None].double() for row in rows.values])
-        mean = network_logits(self.network, texts)
-        return self.weights.linearised(self.network, texts, mean)
+        states = self.network.scaled(self.network.features(texts, 1))
+        return self.weights.gaussian_logits(self.network, texts, states, lambda _: None)
 
 
 class TestLoRA(PredictionLaws):
@@ -46,7 +45,3 @@ class TestPolar(TestLoRA):
 
 class TestDiagonal(TestLoRA):
     config = LaplaceLoRA(structure="diag", prior_precision=0.7)
-
-
-class TestFull(TestLoRA):
-    config = LaplaceLoRA(structure="full", prior_precision=0.7)

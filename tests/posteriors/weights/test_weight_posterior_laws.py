@@ -45,19 +45,13 @@ def measure(site, weights):
     jitter(site)
 
 
-def gate(site, weights):
-    """Update the parameters and set the measured moments of the gates."""
-    move(site, weights)
-    weights.measured.copy_(torch.tensor([3.0, 0.01, 0.04]))
-
-
 def move(site, weights):
     """Update the parameters, as gradient steps do."""
     jitter(weights)
     jitter(site)
 
 
-TRAINED = {"swag": collect, "tfb": search, "ivon": measure, "clora": gate}
+TRAINED = {"swag": collect, "tfb": search, "ivon": measure}
 """Training of posteriors where it changes more than parameters."""
 OPTIONS = {"ivon": {"ess": 50.0}}
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Draws, Link, OnlyWith, Positive, UpTo1000
+from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.types import LastLayer
 
@@ -27,9 +27,7 @@ SPREAD_PRIOR_SCALE = 0.5
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
 AUTO: Literal["auto"] = "auto"
 
-ClosedFormBound = Literal["jensen", "knowles_minka"]
-Bound = Literal["jensen", "knowles_minka", "mc"]
-Covariance = Literal["auto", "dense", "diagonal", "eigenbasis"]
+Covariance = Literal["auto", "dense", "eigenbasis"]
 ScaleChoice = Literal["auto", "cross-validation", "empirical-bayes"]
 
 LARGEST_ROUND = 5e10
@@ -58,27 +56,18 @@ class VBLL(Posterior):
     """Prior standard deviation of a logit while the adapter trains; None means `prior_scale` if
     that is a number, and otherwise a prior around the means, so that only deviations are penalised,
     with scale 0.5."""
-    bound: Bound = "jensen"
-    """Bound on the expected log-likelihood that the adapter trains against: `jensen`,
-    `knowles_minka` or `mc` (sampled, unbiased)."""
-    polish_bound: ClosedFormBound = "knowles_minka"
-    """Bound of the final fit: `jensen` or `knowles_minka`."""
     polish_mean: Literal["validation", "refit", "trained"] = "validation"
     """Means of the final fit. `refit`: fitted in closed form, with the covariances. `trained`:
     those of the last training step; only the covariances are refitted. `validation`: whichever of
     the two has the lower validation NLL. Without validation rows, `validation` means `refit` in
     `calibrate` and without an adapter; otherwise it means `trained`."""
     covariance: Covariance = AUTO
-    """Covariance of the weights after the final fit, per class: `dense`, `diagonal`, or
-    `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which classes
-    share). `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would take more
-    than a minute or 100 MB. It is diagonal while the adapter trains."""
+    """Covariance of the weights after the final fit, per class: `dense`, or `eigenbasis` (diagonal
+    along the eigenvectors of the features' second moment, which classes share). `auto` means
+    `dense`, or `eigenbasis` (logged) if a dense covariance would take more than a minute or 100 MB.
+    It is diagonal while the adapter trains."""
     head_lr: Positive = 2e-2
     """Learning rate of the head's gradient steps."""
-    head_steps: UpTo1000 = 1
-    """Gradient steps of the head per step of the adapter."""
-    num_bound_samples: UpTo1000 = 16
-    """Number of draws of the `mc` bound."""
     link: Link = "mc"
     """Link from logits to probabilities."""
     num_samples: Draws = 1000
@@ -95,20 +84,10 @@ class VBLL(Posterior):
     parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
-    only_with: ClassVar[OnlyWith] = {"num_bound_samples": (("bound", "mc"),)}
-    retired: ClassVar[Mapping[str, str]] = {
-        "head_step": "the head takes `head_steps` gradient steps per step of the adapter",
-        "rank": "choose covariance=dense, diagonal or eigenbasis, which have no rank",
-        "refits_per_epoch": "the head takes `head_steps` gradient steps per step of the adapter",
-        "laplace_refinement": "choose posterior laplace, or calibrate the fitted model with it",
-        "training_covariance": "it is diagonal; `covariance` is that of the final fit",
-        "bound=gauss_hermite": "choose knowles_minka",
-        "bound=tilted": "choose knowles_minka",
-        "polish_bound=gauss_hermite": "choose knowles_minka",
-        "polish_bound=tilted": "choose knowles_minka",
-        "covariance=full": "choose dense, which has one covariance per class",
-        "covariance=low_rank": "choose dense, diagonal or eigenbasis",
-    }
+    retired: ClassVar[tuple[str, ...]] = (
+        *("bound", "polish_bound", "num_bound_samples", "head_step", "head_steps"),
+        *("laplace_refinement", "rank", "refits_per_epoch", "training_covariance"),
+    )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
         """Return the options with `auto` resolved: `dense`, unless that is too large.
@@ -170,22 +149,19 @@ class VBLL(Posterior):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options in a record; bounds and priors of earlier versions by the nearest.
+        """Return the options in a record; a prior of earlier versions by the nearest.
 
         Raises:
             InputError: The covariance of the fit is of a family of earlier versions.
         """
         chosen = super().from_record(record)
         family = chosen.get("covariance")
-        if family in ("full", "low_rank"):
+        if family in ("diagonal", "full", "low_rank"):
             raise InputError(
                 f"the model's covariance is {family!r}, which only earlier versions of bayeslora "
                 "read; calibrate it there with vbll:covariance=dense, or fit it again",
                 code="option",
             )
-        for field in ("bound", "polish_bound"):
-            if chosen.get(field) in ("gauss_hermite", "tilted"):
-                chosen[field] = "knowles_minka"
         if chosen.get("prior_scale") == "validation":
             chosen["prior_scale"] = "empirical-bayes"
         return chosen

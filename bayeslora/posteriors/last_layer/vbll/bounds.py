@@ -6,13 +6,11 @@ over classes,
 
     jensen          m_y − lse(m + ½ v)
     knowles_minka   m_y − ½ aᵀVa − lse(m + ½ v − V a),   the best a
-    mc              m_y − the average over draws of lse(z)
 
 The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives a bound
 for any tilt a: z_c − aᵀz has the mean m_c − aᵀm and the variance v_c − 2 (V a)_c + aᵀVa, and aᵀm
 cancels. a = 0 yields Jensen's bound; the best a solves a = softmax(m + ½ v − V a), and gives for
-independent logits, where V a = v a elementwise, the bound of Knowles and Minka. `TILTS` tells the
-two apart, and everything else is the same.
+independent logits, where V a = v a elementwise, the bound of Knowles and Minka.
 
 For fixed logit covariances and tilts both are, as a function of the means,
 
@@ -27,12 +25,8 @@ follows by the same two steps as for a diagonal one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-from bayeslora.logits import GaussianLogits
 
 
 def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,10 +39,21 @@ def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
     return 0.5 * variance - product, 0.5 * (tilt * product).sum(-1)
 
 
+def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
+    """Return Jensen's bound [B], in nats.
+
+    Args:
+        mean: [B, C] logit means.
+        covariance: [B, C] logit variances, or [B, C, C].
+        labels: [B] int64 class indices.
+    """
+    return tilted(mean, covariance, labels, torch.zeros_like(mean))
+
+
 def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
     """Return the bound [B] at a tilt [B, C]."""
     shift, cost = tilt_terms(covariance, tilt)
-    return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
+    return mean.gather(-1, labels[:, None])[:, 0] - cost - (mean + shift).logsumexp(-1)
 
 
 def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
@@ -69,10 +74,6 @@ def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
     gap = tilt - probs
     jacobian = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
     return jacobian + gap[..., :, None] * gap[..., None, :]
-
-
-def _at_label(mean: Tensor, labels: Tensor) -> Tensor:
-    return mean.gather(-1, labels[:, None])[:, 0]
 
 
 @torch.no_grad()
@@ -170,50 +171,3 @@ def wright_omega(x: Tensor) -> Tensor:
         square = 2 * above * (above + 2 / 3 * residual)
         omega = omega * (1 + residual / above * (square - residual) / (square - 2 * residual))
     return torch.where(x < -40, x.exp(), omega)
-
-
-TILTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "jensen": lambda mean, _: torch.zeros_like(mean),
-    "knowles_minka": best_tilt,
-}
-"""From the moments of logits to the tilt [B, C], by the name of the bound."""
-
-
-def closed_form(bound: str, mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
-    """Return the bound of each row at its tilt.
-
-    A best tilt maximises the bound, so its derivative does not contribute to the gradient: it is
-    taken of detached moments.
-
-    Args:
-        bound: `jensen` or `knowles_minka`.
-        mean: [B, C] logit means.
-        covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
-
-    Returns:
-        [B] nats.
-    """
-    tilt = TILTS[bound](mean.detach(), covariance.detach())
-    return tilted(mean, covariance, labels, tilt)
-
-
-def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-    """Return an unbiased estimate of each row's expected log-likelihood.
-
-    Args:
-        mean: [B, C] logit means.
-        covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
-        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
-
-    Returns:
-        [B] nats.
-    """
-    if covariance.ndim == 2:
-        # The square root has no derivative at zero; the floor is far below any trained variance.
-        deviation = covariance.clamp_min(1e-12).sqrt() * noise
-    else:
-        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
-    # E z_y is m_y exactly; only the normaliser needs draws.
-    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)

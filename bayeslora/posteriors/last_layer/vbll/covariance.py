@@ -7,7 +7,6 @@ At the optimum of the variational objective the precision of class c is
 as far as the family allows, with w_nc the curvature of the bound at each training row:
 
     dense        S_c = L_c L_cᵀ, that precision
-    diagonal     S_c = diag(s_c²),      s_ci² = 1 / (1/σ0² + Σ_n w_nc φ_ni²)
     eigenbasis   S_c = U diag(s_c²) Uᵀ, s_ci² = 1 / (1/σ0² + Σ_n w_nc (u_iᵀφ_n)²)
 
 with U the eigenvectors of Σ_n φ_n φ_nᵀ: features have a few long directions that all classes share,
@@ -15,8 +14,7 @@ and there the precision is nearly diagonal for every class.
 
 The options of a row share one weight vector. Their logits are always correlated, so V is [N, C, C]:
 
-    dense        S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n,   V_n = Φ_n S Φ_nᵀ
-    diagonal     the diagonal of that precision
+    S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n,   V_n = Φ_n S Φ_nᵀ
 
 An `Optimum` holds the factorised precisions and provides the terms of coordinate ascent: the
 covariance of logits, the log-determinant and trace for the KL, and a preconditioner for the means.
@@ -27,13 +25,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bayeslora.posteriors.last_layer.algebra import (
-    bounding_factor,
     precision_factor,
     precision_to_lower,
 )
@@ -79,7 +75,6 @@ class Optimum(ABC):
     """The optimal covariance S of C classes' weights in d dimensions; all tensors are float64.
 
     Attributes:
-        turns: Whether the family is closed under rotations of the feature space.
         train_covariance: Covariance of the training rows' logits, [N, C], or [N, C, C] of options.
         log_determinant: log|S|.
         trace: tr S.
@@ -87,7 +82,6 @@ class Optimum(ABC):
         dtype: Dtype of the matrices.
     """
 
-    turns: ClassVar[bool] = False
     train_covariance: Tensor
     log_determinant: float
     trace: float
@@ -136,47 +130,13 @@ class Optimum(ABC):
         return (size - rows) / self.prior_precision
 
 
-class Independent(Optimum):
-    """Weights that are independent along some axes, with variances s_ci² there."""
-
-    _variances: Tensor
-
-    def _settle(self, squares: Tensor, weights: Tensor) -> None:
-        """Set the attributes from the rows' squared coordinates along the axes, [N, d]."""
-        self._variances = 1 / (weights.T @ squares + self.prior_precision)
-        self.train_covariance = squares @ self._variances.T
-        self.log_determinant = float(self._variances.log().sum())
-        self.trace = float(self._variances.sum())
-
-
-class Diagonal(Independent):
-    """Independent weights; stored as `scale` [C, d], their standard deviations."""
-
-    def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
-        self._settle(features.square(), weights)
-        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
-        self._factor = bounding_factor(features, self.prior_precision)
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return Σ_i s_ci² φ_i², [M, C]."""
-        return features.square() @ self._variances.T
-
-    def precondition(self, gradient: Tensor) -> Tensor:
-        """Return the step for the curvature that bounds that of every class."""
-        return torch.cholesky_solve(gradient.T, self._factor).T
-
-    def stored(self, features: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Return the standard deviations."""
-        return {"scale": self._variances.sqrt()}
-
-
-class Eigenbasis(Independent):
-    """Weights that are independent along the eigenvectors of ΦᵀΦ.
+class Eigenbasis(Optimum):
+    """Weights that are independent along the eigenvectors of ΦᵀΦ, with variances s_ci² there.
 
     Stored as `scale` [C, d], standard deviations, along the columns of `basis` [d, d].
     """
 
-    turns: ClassVar[bool] = True
+    _variances: Tensor
     _basis: Tensor
     _squares: Tensor
 
@@ -186,7 +146,10 @@ class Eigenbasis(Independent):
         else:
             self._basis = torch.linalg.eigh(features.T @ features)[1]
             self._squares = (features @ self._basis).square()
-        self._settle(self._squares, weights)
+        self._variances = 1 / (weights.T @ self._squares + self.prior_precision)
+        self.train_covariance = self._squares @ self._variances.T
+        self.log_determinant = float(self._variances.log().sum())
+        self.trace = float(self._variances.sum())
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² (u_iᵀφ)², [M, C]."""
@@ -209,7 +172,6 @@ class Dense(Optimum):
     Stored as `scale` [C, d, d], the lower triangles L_c with L_c L_cᵀ = S_c.
     """
 
-    turns: ClassVar[bool] = True
     _near: Eigenbasis
 
     def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
@@ -260,35 +222,16 @@ class SharedDense(Optimum):
         return _of_options(features, self._scale)
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """Return S g, or for independent weights the step for a bound on the curvature."""
+        """Return S g."""
         return torch.cholesky_solve(gradient.T, self._factor).T
 
     def stored(self, features: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Return the triangle, or the standard deviations."""
+        """Return the triangle."""
         return {"scale": self._scale[None]}
 
 
-class SharedDiagonal(SharedDense):
-    """Independent weights that all options share; stored as `scale` [1, d]."""
-
-    def _solve(self, features: Tensor, weights: Tensor, previous: Optimum | None) -> None:
-        precision = ((weights @ features) * features).sum((0, 1)) + self.prior_precision
-        self._scale = precision.rsqrt()
-        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
-        self._factor = bounding_factor(features.flatten(0, 1), self.prior_precision)
-        self.train_covariance = self.of_logits(features)
-        self.log_determinant = 2 * float(self._scale.log().sum())
-        self.trace = self._trace(len(precision), weights)
-
-
-FAMILIES: dict[str, type[Optimum]] = {
-    "dense": Dense,
-    "diagonal": Diagonal,
-    "eigenbasis": Eigenbasis,
-}
+FAMILIES: dict[str, type[Optimum]] = {"dense": Dense, "eigenbasis": Eigenbasis}
 """Families of the weights of classes, by name."""
-SHARED_FAMILIES: dict[str, type[Optimum]] = {"dense": SharedDense, "diagonal": SharedDiagonal}
-"""Families of the weights that options share, by name."""
 
 
 def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:

@@ -3,7 +3,7 @@
 Coordinate ascent over means, prior variance and covariances until the evidence lower bound
 converges. Algebra is batched over classes, and done in the row space of the features if that is
 smaller. Dense covariances are fitted in stages, each started from the result of the previous stage:
-in the eigenbasis, in float32, and finally in float64 like all other families. `Polisher` also
+in the eigenbasis, in float32, and finally in float64. `Polisher` also
 chooses the prior scale and the means.
 
 With q the class probabilities of the bound and W its curvature at the current logit moments
@@ -36,13 +36,13 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
 from bayeslora.posteriors.last_layer.vbll import CROSS_VALIDATION, VBLL
-from bayeslora.posteriors.last_layer.vbll.bounds import TILTS, curvature, tilt_terms, tilted
+from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, curvature, tilt_terms, tilted
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     FAMILIES,
-    SHARED_FAMILIES,
     Dense,
     Eigenbasis,
     Optimum,
+    SharedDense,
 )
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
@@ -102,7 +102,6 @@ class Ascent:
         features: [N, d] float64, or [N, C, d] for options.
         labels: [N] int64.
         targets: [N, C] one-hot labels, float64.
-        bound: `jensen` or `knowles_minka`.
         family: Family of the covariances.
         offset: [N, C], logits of the prior mean, the origin of the means, plus known logits; None
             for zero.
@@ -117,7 +116,6 @@ class Ascent:
     features: Tensor
     labels: Tensor
     targets: Tensor
-    bound: str
     family: type[Optimum]
     offset: Tensor | None
     learn_prior: bool
@@ -163,9 +161,9 @@ class Ascent:
             previous: Covariances for the same features, if any.
         """
         logits = self._logits(mean)
-        weights = curvature(logits, covariance, self._tilt(logits, covariance))
+        weights = curvature(logits, covariance, best_tilt(logits, covariance))
         optimum = self._optimum(weights, 1 / prior_variance, previous)
-        tilt = self._tilt(logits, optimum.train_covariance)
+        tilt = best_tilt(logits, optimum.train_covariance)
         return self._rated(State(mean, optimum, weights, tilt, prior_variance, -math.inf))
 
     def improve_mean(self, state: State) -> State:
@@ -174,7 +172,7 @@ class Ascent:
             return state
         covariance = state.covariance.train_covariance
         tolerance = 0.1 * self.tolerance * abs(state.elbo)
-        for _ in range(_TILTS_PER_ROUND if self.bound == "knowles_minka" else 1):
+        for _ in range(_TILTS_PER_ROUND):
             shift = tilt_terms(covariance, state.tilt)[0]
             shift = shift if self.offset is None else shift + self.offset
             mean = maximise_mean(
@@ -183,7 +181,7 @@ class Ascent:
                 state.covariance.precondition,
                 tolerance=tolerance,
             )
-            tilt = self._tilt(self._logits(mean), covariance)
+            tilt = best_tilt(self._logits(mean), covariance)
             candidate = self._rated(replace(state, mean=mean, tilt=tilt))
             gain, state = candidate.elbo - state.elbo, candidate
             if gain < tolerance:
@@ -228,7 +226,7 @@ class Ascent:
             weights = torch.lerp(state.weights, target, step)
             precision = current + step * (1 / state.prior_variance - current)
             optimum = self._optimum(weights, precision, state.covariance)
-            tilt = self._tilt(logits, optimum.train_covariance)
+            tilt = best_tilt(logits, optimum.train_covariance)
             candidate = self._rated(
                 replace(state, covariance=optimum, weights=weights, tilt=tilt, step=step)
             )
@@ -236,9 +234,6 @@ class Ascent:
                 return candidate
             step /= 2
         return state
-
-    def _tilt(self, logits: Tensor, covariance: Tensor) -> Tensor:
-        return TILTS[self.bound](logits, covariance)
 
     def _logits(self, mean: Tensor) -> Tensor:
         logits = mean_logits(self.features, mean)
@@ -330,7 +325,6 @@ def polish(
     num_classes: int,
     *,
     prior_variance: float,
-    bound: str = "knowles_minka",
     covariance: str = "dense",
     start: Start | None = None,
     learn_prior: bool = False,
@@ -345,8 +339,7 @@ def polish(
         rows: Labelled.
         num_classes: C, or 1 for options, for their shared weight vector.
         prior_variance: σ0² of a weight, or its initial value if it is learned.
-        bound: `jensen` or `knowles_minka`.
-        covariance: `dense`, `eigenbasis` or `diagonal`.
+        covariance: `dense` or `eigenbasis`; options have only `dense`.
         start: A fit of a similar problem; None starts from the prior mean.
         learn_prior: Also maximise over σ0² (empirical Bayes).
         hold_mean: Keep the means of `start` fixed.
@@ -356,10 +349,10 @@ def polish(
     """
     rows = rows.double()
     features = rows.values
-    family = (SHARED_FAMILIES if features.ndim == 3 else FAMILIES)[covariance]
-    # A diagonal covariance is not diagonal in rotated coordinates.
-    space = RowSpace.of(features) if family.turns else RowSpace(None)
-    options = features.shape[1] if features.ndim == 3 else num_classes
+    shared = features.ndim == 3
+    family = SharedDense if shared else FAMILIES[covariance]
+    space = RowSpace(None) if shared else RowSpace.of(features)
+    options = features.shape[1] if shared else num_classes
     targets = torch.nn.functional.one_hot(rows.targets, options).double()
     offset = rows.known
     if prior_mean is not None:
@@ -373,7 +366,6 @@ def polish(
         features=space.coordinates(features),
         labels=rows.targets,
         targets=targets,
-        bound=bound,
         family=family,
         offset=offset,
         learn_prior=learn_prior,
@@ -383,7 +375,7 @@ def polish(
         tolerance=tolerance,
     )
     logit_covariance = start.covariance.double()
-    if features.ndim == 3 and logit_covariance.ndim == 2:
+    if shared and logit_covariance.ndim == 2:
         logit_covariance = torch.diag_embed(logit_covariance)
     mean, optimum = space.coordinates(start_mean), None
     for stage in ascent.stages():
@@ -415,7 +407,7 @@ class Polisher:
     """Final fits of a variational last layer to the features of one adapter.
 
     Attributes:
-        config: Bound, covariance, prior scale, means, link.
+        config: Covariance, prior scale, means, link.
         train: Training rows.
         num_classes: C, or 1 for options.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
@@ -493,7 +485,6 @@ class Polisher:
             self.train,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
-            bound=self.config.polish_bound,
             covariance=self.config.with_family("dense").covariance,
             start=start,
             prior_mean=self.prior_mean,

@@ -15,7 +15,7 @@ that fits these keeps the means from reaching their optimum.
 Afterwards `fit` finds the optimum for the final features in closed form, at the trained means or
 over the means too (`final.py`), and stores it separately from the training parameters. The bound is
 Jensen's in training, which is cheap, and that of Knowles and Minka in the final fit, which is
-tighter, unless options say otherwise. `predict` needs one pass.
+tighter. `predict` needs one pass.
 
 The options of a row share one weight vector:
 
@@ -39,28 +39,24 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL, bounds
+from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL
+from bayeslora.posteriors.last_layer.vbll.bounds import jensen
 from bayeslora.posteriors.last_layer.vbll.covariance import (
-    SHARED_FAMILIES,
     logit_covariance,
     packed,
     stored_shapes,
     unpacked,
 )
-from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
+from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start
 from bayeslora.posteriors.types import LastLayer
-from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
 
 # Initial standard deviation of a logit under q.
 _INITIAL_LOGIT_STD = 0.1
-# Dtypes of fitted covariances in files.
-_STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
 def negative_elbo(
@@ -115,7 +111,6 @@ class VBLLHead(LastLayer):
 
     uses_training_features = True
     mean_sq_norm: Tensor
-    num_draws: Tensor
     prior_mean: Tensor | None
     fitted_mean: Tensor | None
     fitted_scale: Tensor | None
@@ -133,15 +128,13 @@ class VBLLHead(LastLayer):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        del seed
         # Callers that know the number of rows have already resolved `auto`.
         self.config = config = config.with_family("dense")
-        self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
         log_std = math.log(_INITIAL_LOGIT_STD / math.sqrt(mean_sq_norm))
         self.spread = nn.Parameter(torch.full((num_classes, num_features), log_std))
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
-        # Counts the draws of the sampled bound, so that resumed training sees new ones.
-        self.register_buffer("num_draws", torch.tensor(0))
         self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
@@ -181,21 +174,6 @@ class VBLLHead(LastLayer):
     def data_loss(self, rows: Features) -> Tensor:
         """Return −mean bound with q held constant, in nats per row."""
         return -self._bound(rows, self.mean.detach(), self.spread.detach().exp()).mean()
-
-    @torch.no_grad()
-    def refit(self, rows: Features, iterations: int = 8) -> None:
-        """Move the means near their optimum under a prior around m0, in closed form."""
-        polished = polish(
-            rows,
-            len(self.mean),
-            covariance="diagonal",
-            prior_variance=self.prior_variance,
-            bound=self.config.bound if self.config.bound != "mc" else self.config.polish_bound,
-            start=Start(self.mean, _variance_under({"scale": self.spread.exp()}, rows.double())),
-            prior_mean=self.prior_mean,
-            max_iterations=iterations,
-        )
-        self.mean.copy_(polished.mean)
 
     @torch.no_grad()
     def fit(
@@ -244,29 +222,6 @@ class VBLLHead(LastLayer):
         mean, stored = self._posterior()
         rows = rows.double()
         return GaussianLogits(rows.logits(mean.double()), _variance_under(stored, rows))
-
-    def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return `bound_gap` on the training rows."""
-        return {"bound_gap": self.bound_gap(rows)}
-
-    @torch.no_grad()
-    def bound_gap(self, rows: Features, num_draws: int = 50) -> float:
-        """Return the gap of the bound below the sampled log-likelihood, in nats per row."""
-        bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
-        if bound == "mc":
-            return 0.0
-        classes = len(self.mean)
-        total = 0.0
-        parts = row_slices(len(rows), max(num_draws, classes) * classes)
-        for index, chunk in enumerate(parts):
-            part = rows.take(chunk)
-            logits, labels = self.predict(part), part.targets
-            shape = tuple(logits.mean.shape)
-            noise = antithetic_noise(num_draws, shape, self.seed + index, logits.mean)
-            sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
-            closed = bounds.closed_form(bound, logits.mean, logits.covariance, labels)
-            total += float((sampled - closed).sum())
-        return total / len(rows)
 
     @property
     def trained_mean(self) -> Tensor:
@@ -321,17 +276,13 @@ class VBLLHead(LastLayer):
             self.prior_mean = torch.zeros_like(self.mean.detach())
         if not extra.get("fitted"):
             return
-        if extra["covariance"] != self.config.covariance:
-            raise ValueError(f"its covariance is {extra['covariance']!r}")
-        # Models without this key are older than the option.
-        dtype = extra.get("dtype", "float64")
-        if dtype not in _STORED:
-            raise ValueError(f"the dtype of its covariance is {dtype!r}")
+        # Models without this key are older.
+        dtype = torch.float32 if extra.get("dtype") == "float32" else torch.float64
         self._packs = self._packs and extra.get("packed") is True
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
         for name, shape in stored_shapes(self.config.covariance, classes, size).items():
-            setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=_STORED[dtype]))
+            setattr(self, f"fitted_{name}", self.mean.new_zeros(shape, dtype=dtype))
         self.fitted_prior_scale = torch.zeros_like(self.mean_sq_norm)
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 
@@ -366,9 +317,11 @@ class VBLLHead(LastLayer):
         """Return a stored state with the deviations alone of a covariance that was trained.
 
         Earlier versions stored them as the diagonal of `spread`, of triangles [C, d, d] or one
-        [C d, C d]; `factor` were directions of low rank. A fitted posterior has nothing of these.
+        [C d, C d]; `factor` were directions of low rank, and `num_draws` counted draws of a sampled
+        bound. A fitted posterior has nothing of these.
         """
-        now = {name: value for name, value in state.items() if name != "factor"}
+        former = ("factor", "num_draws")
+        now = {name: value for name, value in state.items() if name not in former}
         classes, size = self.mean.shape
         whole = (classes, size, size), (classes * size, classes * size)
         if "spread" in now and now["spread"].shape in whole:
@@ -389,18 +342,8 @@ class VBLLHead(LastLayer):
 
     def _bound(self, rows: Features, mean: Tensor, deviations: Tensor) -> Tensor:
         rows = rows.to(mean.dtype)
-        logits, covariance = rows.logits(mean), logit_covariance(rows.values, deviations)
-        labels = rows.targets
-        if self.config.bound != "mc":
-            return bounds.closed_form(self.config.bound, logits, covariance, labels)
-        self.num_draws += 1
-        noise = antithetic_noise(
-            self.config.num_bound_samples,
-            tuple(logits.shape),
-            self.seed + int(self.num_draws),
-            logits,
-        )
-        return bounds.monte_carlo(logits, covariance, labels, noise)
+        covariance = logit_covariance(rows.values, deviations)
+        return jensen(rows.logits(mean), covariance, rows.targets)
 
 
 def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
@@ -419,10 +362,10 @@ class SharedVBLLHead(VBLLHead):
         Raises:
             InputError: A basis that classes share is not for options.
         """
-        if config.covariance not in ("auto", *SHARED_FAMILIES):
+        if config.covariance == "eigenbasis":
             raise InputError(
-                f"covariance {config.covariance!r} is not supported for the format 'options', "
-                "whose options share one weight vector; choose 'dense' or 'diagonal'",
+                "covariance 'eigenbasis' is not supported for the format 'options', whose options "
+                "share one weight vector; choose 'dense'",
                 code="not-on-options",
             )
         return cls(config, num_features, num_classes, **options)
