@@ -11,7 +11,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 from tables import ON_THE_SITE
 
-from bayeslora.cli.parser import build_parser
+from bayeslora.cli import build_parser
 
 _COLUMNS = "90"  # what fits beside the sidebar at 1280 pixels
 

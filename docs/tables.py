@@ -18,7 +18,7 @@ from typing import Any
 from bayeslora.adapters import registry as adapters
 from bayeslora.cli.verbs.methods import catalogue
 from bayeslora.errors import CODES
-from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
+from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors
 
 DOCS = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
+from bayeslora.metrics.scores import ALL_SCORES, DETECTION_SCORES
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -146,7 +146,7 @@ def _parameters(name):
 
 def _options():
     """Return the number of each verb's own options, and of those that every verb has."""
-    from bayeslora.cli.parser import EVERYWHERE, build_parser
+    from bayeslora.cli import EVERYWHERE, build_parser
 
     (verbs,) = (
         action.choices

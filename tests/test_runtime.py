@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bayeslora.recalibration.recalibrator import minimise
+from bayeslora.recalibration.recalibrate import minimise
 from bayeslora.runtime import MOST_WORKERS, row_slices, threaded
 
 

@@ -358,7 +358,7 @@ def score_keys(args: ScoreChoice, known: Iterable[str]) -> tuple[str, ...] | Non
         args: The arguments.
         known: All keys.
     """
-    from bayeslora.metrics.catalogue import chosen_keys
+    from bayeslora.metrics.scores import chosen_keys
 
     if args.all:
         return tuple(known)

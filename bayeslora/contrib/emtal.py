@@ -55,7 +55,7 @@ from bayeslora.engine.training.base import Training
 from bayeslora.errors import InputError, located
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import BelowOne, Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.types import LastLayer, WeightPosterior
+from bayeslora.posteriors.types import Features, LastLayer, WeightPosterior
 from bayeslora.processes import current
 
 if TYPE_CHECKING:

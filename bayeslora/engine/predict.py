@@ -16,9 +16,8 @@ from bayeslora.engine.network import Network
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import Features, LastLayer
 from bayeslora.predictions.record import Predictions
 
 _BATCH = 64

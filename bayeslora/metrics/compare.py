@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import num_units, values_of, without_gaps
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
-from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.differences import (
     Contest,
@@ -35,7 +34,7 @@ from bayeslora.metrics.differences import (
     permutation_p,
 )
 from bayeslora.metrics.intervals import Bootstrap, Resampling
-from bayeslora.metrics.scores import Score, difference_digits, without_nan
+from bayeslora.metrics.scores import SCORES, Score, chosen_keys, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted, table_html
 from bayeslora.predictions import collection

@@ -39,11 +39,10 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix, num_units
 from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
-from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES, Kind
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import SCORE_KEYS, SCORES, Kind, Score
 from bayeslora.metrics.seeds import t_interval, welch_interval
 from bayeslora.plain_text import quoted
 from bayeslora.predictions.collection import Seeds, group_seeds

@@ -40,14 +40,6 @@ from bayeslora.metrics.calibration import (
     reliability_bins,
     top_label,
 )
-from bayeslora.metrics.catalogue import (
-    REFLECTED,
-    SCORE_KEYS,
-    SCORES,
-    SET_SCORES,
-    UNLABELLED_KEYS,
-    Kind,
-)
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.intervals import (
     LEVEL,
@@ -70,7 +62,18 @@ from bayeslora.metrics.rowwise import (
     confusion,
     labelled_rows,
 )
-from bayeslora.metrics.scores import LEAST_ROWS, PartScores, Score, Scores
+from bayeslora.metrics.scores import (
+    LEAST_ROWS,
+    REFLECTED,
+    SCORE_KEYS,
+    SCORES,
+    SET_SCORES,
+    UNLABELLED_KEYS,
+    Kind,
+    PartScores,
+    Score,
+    Scores,
+)
 from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.predictions.collection import PredictionsLike, as_predictions

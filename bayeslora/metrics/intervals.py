@@ -32,8 +32,7 @@ from bayeslora.metrics.bootstrap import (
     bootstrap_deviations,
     num_units,
 )
-from bayeslora.metrics.catalogue import SCORES, Kind
-from bayeslora.metrics.scores import LEAST_ROWS, Score
+from bayeslora.metrics.scores import LEAST_ROWS, SCORES, Kind, Score
 from bayeslora.option_checks import as_integer, as_seed
 
 LEVEL = 0.95

@@ -40,9 +40,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.catalogue import DETECTION_SCORES
 from bayeslora.metrics.intervals import Resampling, Spread
-from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.metrics.scores import DETECTION_SCORES, OODScores, Score
 from bayeslora.option_checks import LINKS
 from bayeslora.predictions.collection import QUESTION_FORMAT
 from bayeslora.predictions.record import Predictions

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.evaluate import PARTS
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import common_first
-from bayeslora.metrics.scores import OODScores, PartScores, Score, Scores
+from bayeslora.metrics.scores import ALL_SCORES, OODScores, PartScores, Score, Scores
 
 Floats = Sequence[float] | NDArray[np.float64]
 Part = TypeVar("Part")

@@ -32,7 +32,6 @@ from bayeslora.metrics.bootstrap import (
     without_gaps,
 )
 from bayeslora.metrics.calibration import bin_places
-from bayeslora.metrics.catalogue import ALL_SCORES, Kind
 from bayeslora.metrics.chance import (
     SIGNIFICANT,
     class_measure,
@@ -48,7 +47,7 @@ from bayeslora.metrics.intervals import (
     with_rare_errors,
 )
 from bayeslora.metrics.rowwise import LabelledRows, Scoring, class_counts, classwise_bins
-from bayeslora.metrics.scores import PartScores
+from bayeslora.metrics.scores import ALL_SCORES, Kind, PartScores
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
 """Scores of a group, in order; the last two only with prediction sets."""

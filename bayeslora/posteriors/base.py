@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
-    from bayeslora.posteriors.features import Features
     from bayeslora.posteriors.types import (
+        Features,
         FinalFit,
         LastLayer,
         Network,

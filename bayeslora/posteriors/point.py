@@ -22,8 +22,7 @@ from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive, UpTo1000
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
-from bayeslora.posteriors.features import Features, check_features, check_fit
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
 from bayeslora.recalibration.temperature import best_inverse
 
 

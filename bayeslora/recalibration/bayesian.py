@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bayeslora.held_out import settled_order
 from bayeslora.option_checks import Count, Seed
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.recalibrator import FLOOR, Array, Recalibrator, log_probs, renormalised
+from bayeslora.recalibration.recalibrate import FLOOR, Array, Recalibrator, log_probs, renormalised
 from bayeslora.recalibration.temperature import SMALLEST
 from bayeslora.runtime import row_slices
 

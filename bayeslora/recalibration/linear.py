@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from bayeslora.held_out import settled_order
 from bayeslora.option_checks import Positive
-from bayeslora.recalibration.recalibrator import (
+from bayeslora.recalibration.recalibrate import (
     EXACT,
     ROUGH,
     Array,

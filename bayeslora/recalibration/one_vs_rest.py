@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.option_checks import Count, NotNegative, Positive
-from bayeslora.recalibration.recalibrator import (
+from bayeslora.recalibration.recalibrate import (
     FLOOR,
     Array,
     Recalibrator,

@@ -1,4 +1,7 @@
-"""Recalibrators by name, and `recalibrate`, which separates fit and evaluation rows.
+"""Recalibrators: base class, names, and `recalibrate`, which separates fit and evaluation rows.
+
+A recalibrator is a dataclass of options and fitted parameters with the methods `fit`, `apply` and
+`report`.
 
 With few rows a recalibrator overfits, and its scores on these rows cannot show this: with fewer
 than `ROWS_PER_PARAMETER` rows per parameter, or fewer than `LEAST_ROWS` rows, it is evaluated by
@@ -8,22 +11,239 @@ cross-validation.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import options
-from bayeslora.held_out import fitting_rows, held_out, settled_order
+from bayeslora.errors import InputError
+from bayeslora.held_out import (
+    STEPS,
+    check_classes,
+    fitting_rows,
+    held_out,
+    recalibrations,
+    settled_order,
+    with_gaps,
+)
+from bayeslora.option_checks import Options
 from bayeslora.options import BuiltIn, Catalogue
 from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.recalibrator import Recalibrator
+from bayeslora.runtime import one_blas_thread
+
+FLOOR = float(np.finfo(np.float64).eps)
+"""Lower bound on probabilities whose logarithm enters a regression."""
+
+
+def log_probs(probs: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.float64]:
+    """Return logarithms of probabilities clipped to at least `floor`."""
+    return np.log(np.maximum(probs, floor))
+
+
+def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return one-hot labels, [N, C] float64."""
+    return np.asarray(labels[:, None] == np.arange(num_classes), dtype=np.float64)
+
+
+def base_rates(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return the share of each class by Laplace's rule, (k + 1) / (N + C), [C]."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.asarray((counts + 1) / (len(labels) + num_classes))
+
+
+def renormalised(values: NDArray[np.float64], stated: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normalise one-vs-rest values to probabilities that sum to 1.
+
+    Args:
+        values: [..., N, C] non-negative values, independent per class.
+        stated: [N, C] original probabilities, kept for rows whose values are all zero and thus
+            cannot be normalised.
+    """
+    sums = values.sum(-1, keepdims=True)
+    return np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), stated)
+
+
+Array = NDArray[np.float64]
+
+MAX_STEPS = 3000
+
+EXACT, ROUGH = 1e-9, 1e-5
+"""Gradient tolerances for a mean over rows: for final fits; for choosing between fits."""
+
+
+def minimise(
+    objective: Callable[[Array], tuple[float, Array]],
+    start: Array,
+    bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    tolerance: float = EXACT,
+) -> Array:
+    """Return the minimiser of a convex function; log a warning if the search stops early.
+
+    Args:
+        objective: Function from [P] to the value and the gradient, [P].
+        start: [P] starting point.
+        bounds: Lower and upper bound of every parameter; None is unbounded.
+        tolerance: Largest absolute entry of the gradient at which the search stops.
+    """
+    from scipy.optimize import minimize
+
+    with one_blas_thread():
+        result = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={
+                "maxiter": MAX_STEPS,
+                "maxfun": 2 * MAX_STEPS,
+                "maxcor": 20,
+                "ftol": 1e-15 if tolerance == EXACT else tolerance**2,
+                "gtol": tolerance,
+            },
+        )
+    if result.nit >= MAX_STEPS:
+        gradient = float(np.abs(result.jac).max())
+        logger.warning("recalibration stopped after %d steps, gradient %.1e", result.nit, gradient)
+    return np.asarray(result.x, dtype=np.float64)
+
+
+@dataclass(eq=False)
+class Recalibrator(Options, ABC):
+    """A map from probabilities to probabilities, fitted to held-out labels.
+
+    Subclasses implement `learn` for the fit, `mapped` for the map, and `report` for a summary.
+
+    Attributes:
+        name: Name to choose it by.
+        summary: Short description.
+        source: Reference: authors, year, venue.
+        title: Name in a sentence.
+        classes: Class names of the fit rows; empty before `fit`.
+        num_rows: Number of labelled fit rows.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    title: ClassVar[str]
+    by_class: ClassVar[bool] = True
+    """Whether the map differs by class, so that each class needs rows."""
+    takes_gaps: ClassVar[bool] = False
+    """Whether rows may lack classes, whose probability is NaN, and 0 after the map."""
+
+    classes: tuple[str, ...] = field(default=(), init=False)
+    num_rows: int = field(default=0, init=False)
+
+    def fit(self, predictions: Predictions) -> Self:
+        """Fit to the labelled rows; unlabelled ones are skipped.
+
+        Args:
+            predictions: Predictions of rows that the model was not trained on.
+
+        Returns:
+            The recalibrator itself.
+
+        Raises:
+            InputError: No row has a label, or rows lack classes and the method needs all classes.
+        """
+        self._check_gaps(predictions)
+        probs, labels = fitting_rows(predictions, self.title)
+        missing = sorted(set(range(len(predictions.classes))) - set(labels.tolist()))
+        if missing and self.by_class:
+            logger.warning(
+                "%s has no labelled row of %s, and lowers its probability regardless of the "
+                "model's prediction",
+                self.title,
+                ", ".join(repr(predictions.classes[index]) for index in missing),
+            )
+        self.learn(probs, labels)
+        self.classes, self.num_rows = predictions.classes, len(labels)
+        return self
+
+    def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
+        """Return the predictions with recalibrated probabilities, and the method in the metadata.
+
+        `total`, if present, becomes the entropy of the new probabilities; `aleatoric` and
+        `epistemic` are dropped, because they describe draws that this does not change. Prediction
+        sets are dropped too; further scores are kept.
+
+        Args:
+            predictions: Predictions over the same classes, labelled or not.
+            name: New name; None keeps the name.
+
+        Raises:
+            InputError: The recalibrator is not fitted, or fitted on other classes.
+        """
+        if not self.classes:
+            raise InputError(
+                f"this {self.name} is not fitted yet; call fit first", code="not-fitted"
+            )
+        check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
+        self._check_gaps(predictions)
+        new = predictions.with_probs(self.mapped(with_gaps(predictions)), name)
+        total = None if predictions.total is None else new.uncertainty("entropy")
+        return new.replace(
+            total=total,
+            metadata={**_kept_metadata(predictions), **self._notes(), **_history(predictions)},
+        )
+
+    def _check_gaps(self, predictions: Predictions) -> None:
+        if predictions.available is not None and not self.takes_gaps:
+            raise InputError(
+                f"{self.title} maps each class separately, but the rows differ in their number of "
+                "options; choose 'temperature'"
+            )
+
+    @abstractmethod
+    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+        """Fit to probabilities, [N, C], and labels, [N], with N ≥ 1."""
+
+    @abstractmethod
+    def mapped(self, probs: Array) -> Array:
+        """Return the recalibrated probabilities, [N, C], whose rows sum to 1."""
+
+    @abstractmethod
+    def num_parameters(self, num_classes: int) -> int:
+        """Return the number of fitted parameters; more parameters need more rows."""
+
+    @abstractmethod
+    def report(self) -> dict[str, float | str]:
+        """Return a few numbers that summarise the fit."""
+
+    def _notes(self) -> dict[str, str]:
+        chosen = [option for option in dataclasses.fields(self) if option.init]
+        values = {f"recalibration_{option.name}": getattr(self, option.name) for option in chosen}
+        numbers = {
+            key: value if isinstance(value, str) else repr(value)
+            for key, value in self.report().items()
+        }
+        return {
+            "recalibration": self.name,
+            **{key: json.dumps(value) for key, value in values.items()},
+            **numbers,
+            "recalibration_rows": str(self.num_rows),
+        }
+
+
+def _kept_metadata(predictions: Predictions) -> dict[str, str]:
+    dropped = ("conformal", "recalibration")
+    return {k: v for k, v in predictions.metadata.items() if not k.startswith(dropped)}
+
+
+def _history(predictions: Predictions) -> dict[str, str]:
+    steps = recalibrations(predictions)
+    return {"recalibration_before": STEPS.join(steps)} if steps else {}
+
 
 logger = logging.getLogger(__name__)
 

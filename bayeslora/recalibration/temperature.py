@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.plain_text import counted
-from bayeslora.recalibration.recalibrator import Array, Recalibrator, log_probs
+from bayeslora.recalibration.recalibrate import Array, Recalibrator, log_probs
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import clusters_in, values_of
-from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.differences import paired
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
-from bayeslora.metrics.scores import Bin, Score, Scores
+from bayeslora.metrics.scores import SCORES, Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.plain_text import quoted
 from bayeslora.predictions.collection import Method, Source, by_group, named_predictions

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from textwrap import fill
 
-from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, SCORES, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.collection import unique_labels
 from bayeslora.predictions.record import Predictions

@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from bayeslora._version import __version__
-from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
+from bayeslora.metrics.scores import ALL_SCORES, DETECTION_SCORES
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Source
 from bayeslora.reporting import score_tables as tables_of

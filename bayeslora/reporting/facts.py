@@ -21,13 +21,12 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.differences import are_same_rows, farther_from_zero_p, holm
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
-from bayeslora.metrics.scores import OODScores, Score, Scores
+from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, OODScores, Score, ScoreInfo, Scores
 from bayeslora.reporting.assess import Assessed, Point, Shift, labelled, occupied
 from bayeslora.reporting.text import listed_names
 

@@ -7,9 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.compare import Comparison, ComparisonRow
-from bayeslora.metrics.scores import DIGITS, OODScores, PartScores, Score, Scores
+from bayeslora.metrics.scores import (
+    ALL_SCORES,
+    DETECTION_SCORES,
+    DIGITS,
+    REFLECTED,
+    OODScores,
+    PartScores,
+    Score,
+    Scores,
+)
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.assess import Shift

@@ -34,9 +34,8 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits, SampledLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import Features, LastLayer
 
 
 def toy(
@@ -277,7 +276,7 @@ class FitLaws(LastLayerCase):
     def test_features_that_are_not_finite_are_refused(self, head: LastLayer, value: float) -> None:
         """Both the fit and the prediction raise an error that counts the rows.
 
-        `bayeslora.posteriors.features.check_features` implements the check.
+        `bayeslora.posteriors.types.check_features` implements the check.
         """
         rows = self.toy()
         rows.values[5, 1] = value

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from bayeslora.io.files import atomic_file
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
-from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.chance import (
     CHANCE_KEYS,
     SIGNIFICANT,
@@ -34,7 +33,7 @@ from bayeslora.metrics.evaluate import set_scores, statistic, uncertainty_means
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
 from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import SCORE_KEYS, SCORES, Score
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results

@@ -207,8 +207,8 @@ def head_fit(num_classes: int) -> Run:
 
     def run() -> float:
         from bayeslora import VBLL
-        from bayeslora.posteriors.features import Features
         from bayeslora.posteriors.registry import build_head
+        from bayeslora.posteriors.types import Features
 
         config = VBLL(polish_mean="refit").sized(num_classes, FEATURES, ROWS)
         rows = Features(*_head_rows(num_classes))
@@ -328,8 +328,8 @@ def our_laplace(*, predicts: bool) -> Run:
 
         from bayeslora import Laplace
         from bayeslora.links import link_probabilities
-        from bayeslora.posteriors.features import Features
         from bayeslora.posteriors.registry import build_head
+        from bayeslora.posteriors.types import Features
 
         features, labels, layer = laplace_features()
         norm = float(features.square().sum(1).mean())

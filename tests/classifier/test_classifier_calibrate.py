@@ -13,7 +13,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.card import fit_options
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 

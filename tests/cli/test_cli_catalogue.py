@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from bayeslora import __version__
+from bayeslora._version import __version__
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal import CONFORMAL
 from bayeslora.data.known import KNOWN_TASKS

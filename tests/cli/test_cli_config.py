@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cli_files import write_rows
 
-from bayeslora.cli.parser import build_parser
+from bayeslora.cli import build_parser
 
 METHODS = Path(__file__).parents[2] / "docs" / "training.md"
 

@@ -8,10 +8,9 @@ import sys
 import pytest
 from cli_files import NOWHERE, write_rows
 
-from bayeslora import BayesianClassifier
-from bayeslora._version import __version__
+from bayeslora import BayesianClassifier, __version__
+from bayeslora.cli import VERBS, build_parser
 from bayeslora.cli.arguments import number
-from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.engine.training_options import TrainingSettings
 

@@ -18,7 +18,7 @@ from bayeslora.engine.training.starts import (
     LinearProbes,
 )
 from bayeslora.engine.training_options import STAGES
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 
 
 def blobs(classes, per_class, spread, size=12, seed=0):

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from bayeslora import BayesianClassifier
 from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
-from bayeslora.cli.parser import build_parser
+from bayeslora.cli import build_parser
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine import progress as bars

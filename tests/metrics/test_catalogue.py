@@ -8,9 +8,9 @@ from refusal import refused
 from sklearn.metrics import auc
 
 from bayeslora.metrics.calibration import ece, top_label
-from bayeslora.metrics.catalogue import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.scores import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.selective import answered, aurc, risk_curve
 from bayeslora.predictions.record import Predictions
 

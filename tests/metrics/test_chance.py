@@ -52,7 +52,7 @@ def test_errors_of_drawn_labels_are_those_of_the_same_rows_with_these_labels():
     errors = errors_by_chance(rows, scoring)
     drawn = drawn_errors(rows.probs, lambda labels: labels.astype(float), scoring.resampling)
     labels = drawn.astype(int)
-    from bayeslora.metrics.catalogue import SCORE_KEYS
+    from bayeslora.metrics.scores import SCORE_KEYS
 
     for draw in range(3):
         again = statistic(rows_of(rows.probs, labels[:, draw]), 15)(np.ones(80))

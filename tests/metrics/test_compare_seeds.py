@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import SCORE_KEYS
 from bayeslora.metrics.seeds import over_seeds, welch_interval
 from bayeslora.predictions.record import Predictions
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import ALL_SCORES
 from bayeslora.predictions.record import Predictions
 
 CLASSES = ("a", "b")

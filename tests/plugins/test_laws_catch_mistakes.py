@@ -10,8 +10,8 @@ import torch
 
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import check_features
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.types import check_features
 from bayeslora.testing.last_layer import LastLayerLaws
 
 

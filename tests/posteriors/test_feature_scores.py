@@ -14,7 +14,6 @@ from bayeslora import VBLL
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors import fitted_scores
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.fitted_scores import (
     FeatureScores,
     Mahalanobis,
@@ -23,6 +22,7 @@ from bayeslora.posteriors.fitted_scores import (
     ledoit_wolf,
 )
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 
 
 def rows(*, options=False):

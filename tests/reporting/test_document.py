@@ -5,7 +5,7 @@ from html import unescape
 from pathlib import Path
 
 import bayeslora.reporting
-from bayeslora.cli.parser import VERBS
+from bayeslora.cli import VERBS
 from bayeslora.reporting.document import glossary
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 from bayeslora.reporting.text import words

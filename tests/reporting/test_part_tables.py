@@ -6,7 +6,7 @@ import json
 import pytest
 
 import bayeslora as bl
-from bayeslora.metrics.catalogue import SCORE_KEYS
+from bayeslora.metrics.scores import SCORE_KEYS
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.plain_text import clean
-from bayeslora.reporting.report import report
-from bayeslora.reporting.score_files import write_rows
+from bayeslora.reporting.report import report, write_rows
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 

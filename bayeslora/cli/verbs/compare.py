@@ -22,8 +22,8 @@ class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, argume
 
 def run(args: Options) -> None:
     """Compare all methods and print one table, or JSON."""
-    from bayeslora.metrics.catalogue import SCORE_KEYS
     from bayeslora.metrics.compare import compare
+    from bayeslora.metrics.scores import SCORE_KEYS
     from bayeslora.predictions.collection import named_predictions
     from bayeslora.reporting.console import compare_table, comparison_line
     from bayeslora.reporting.page import write_comparison

@@ -26,8 +26,8 @@ def run(args: Options) -> None:
     import numpy as np
 
     from bayeslora.conformal import conformal_sets
-    from bayeslora.metrics.catalogue import SET_SCORES
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.metrics.scores import SET_SCORES
     from bayeslora.reporting.console import sets_text
     from bayeslora.reporting.text import shown
 

@@ -26,7 +26,7 @@ class Options(arguments.Evaluated, arguments.ScoreChoice):
 
 def run(args: Options) -> None:
     """Score every file and print one table, or JSON: an object, or a list for several files."""
-    from bayeslora.metrics.catalogue import ALL_SCORES
+    from bayeslora.metrics.scores import ALL_SCORES
     from bayeslora.metrics.seeds import over_seeds
     from bayeslora.predictions.collection import by_group
     from bayeslora.reporting.console import scores_table, summary_line

@@ -39,8 +39,8 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import BEST, COMPARED, POSTERIORS, own_softmax, resolve_posterior
+from bayeslora.posteriors.types import Features
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
 from bayeslora.io import files
 from bayeslora.io.files import Layout, atomic_directory, listed_files, refuse_target
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 
 ExportKind = Literal["peft", "merged"]
 

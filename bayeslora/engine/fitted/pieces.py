@@ -39,8 +39,8 @@ from bayeslora.errors import InputError
 from bayeslora.io.files import lock
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import check_draws, check_link
+from bayeslora.posteriors.types import Features
 from bayeslora.predictions.collection import EXAMPLE_COLUMN, QUESTION_FORMAT
 from bayeslora.predictions.parts import PredictionParts, joined
 from bayeslora.predictions.record import Predictions

@@ -39,7 +39,7 @@ from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.posteriors import registry
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import settled_scores
-from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import Features
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

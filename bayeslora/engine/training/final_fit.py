@@ -21,9 +21,8 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training.base import FitResult, Training
 from bayeslora.errors import DivergedError
 from bayeslora.links import best_scale, link_probabilities, nll
-from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.fitted_scores import FeatureScores
-from bayeslora.posteriors.types import FinalFit, LastLayer
+from bayeslora.posteriors.types import Features, FinalFit, LastLayer, centred_logits
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)

@@ -43,9 +43,8 @@ from bayeslora.engine.training.base import (
 )
 from bayeslora.engine.training.final_fit import validation_metrics
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_weights
-from bayeslora.posteriors.types import TrainingRun
+from bayeslora.posteriors.types import Features, TrainingRun
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.foreign import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.types import Features
 from bayeslora.processes import current
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

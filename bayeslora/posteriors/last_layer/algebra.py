@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.features import mean_logits, weight_gradient
+from bayeslora.posteriors.types import mean_logits, weight_gradient
 
 
 @dataclass(frozen=True)

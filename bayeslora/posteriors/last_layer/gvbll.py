@@ -55,9 +55,9 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.option_checks import Count, Positive
 from bayeslora.posteriors.base import FitFacts, Posterior
-from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.fitted_scores import TiedGaussian, ledoit_wolf, principal
 from bayeslora.posteriors.point import AroundPoint
+from bayeslora.posteriors.types import Features, check_features, check_fit
 from bayeslora.runtime import row_slices
 
 

@@ -43,7 +43,6 @@ from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
-from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import (
     RowSpace,
     best_on_grid,
@@ -52,6 +51,7 @@ from bayeslora.posteriors.last_layer.algebra import (
     refine,
 )
 from bayeslora.posteriors.point import AroundPoint
+from bayeslora.posteriors.types import Features, check_features, check_fit
 from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)

@@ -62,13 +62,6 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
 from bayeslora.option_checks import LARGEST_COUNT, Count, Positive, Share, UpTo1000
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import (
-    Features,
-    check_features,
-    check_fit,
-    mean_logits,
-    weight_gradient,
-)
 from bayeslora.posteriors.last_layer.algebra import (
     MeanProblem,
     RowSpace,
@@ -78,6 +71,13 @@ from bayeslora.posteriors.last_layer.algebra import (
     precision_factor,
 )
 from bayeslora.posteriors.point import AroundPoint
+from bayeslora.posteriors.types import (
+    Features,
+    check_features,
+    check_fit,
+    mean_logits,
+    weight_gradient,
+)
 from bayeslora.runtime import restored_random_state
 
 

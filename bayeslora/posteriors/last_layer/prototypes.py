@@ -22,9 +22,8 @@ from bayeslora.adapters.site import Site
 from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.point import AroundPoint
-from bayeslora.posteriors.types import FinalFit
+from bayeslora.posteriors.types import Features, FinalFit, check_features, check_fit
 from bayeslora.recalibration.temperature import best_inverse
 
 

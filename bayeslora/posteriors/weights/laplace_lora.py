@@ -57,14 +57,21 @@ from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features, feature_gradient
 from bayeslora.posteriors.last_layer.algebra import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightPosterior
+from bayeslora.posteriors.types import (
+    Advance,
+    Features,
+    FinalFit,
+    Network,
+    Rows,
+    WeightPosterior,
+    feature_gradient,
+)
 from bayeslora.posteriors.weights.draws import random_layers
 
 

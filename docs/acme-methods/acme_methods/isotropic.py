@@ -11,8 +11,8 @@ from torch import Tensor
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.types import Features
 
 
 class IsotropicHead(PointHead):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from bayeslora.option_checks import Share
-from bayeslora.recalibration.recalibrator import Recalibrator
+from bayeslora.recalibration.recalibrate import Recalibrator
 
 
 @dataclass(eq=False)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from acme_methods.isotropic import Isotropic
 
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import LastLayerLaws, toy
 
 

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 
 from bayeslora import GVBLL
 from bayeslora.links import link_probabilities, nll
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import SHRINKAGE_GRID, Scatter
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import LastLayerLaws, toy
 
 F64 = torch.float64

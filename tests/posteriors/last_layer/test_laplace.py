@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from bayeslora import Laplace
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import (
     LOG10_GRID,
     best_on_grid,
     log_marginal_likelihood,
 )
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

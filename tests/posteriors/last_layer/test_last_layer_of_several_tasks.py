@@ -12,7 +12,6 @@ import torch
 
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import ABSENT, GaussianLogits
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import GVBLL
 from bayeslora.posteriors.last_layer.laplace import Laplace
 from bayeslora.posteriors.last_layer.prototypes import Prototypes
@@ -20,6 +19,7 @@ from bayeslora.posteriors.last_layer.vbll import VBLL
 from bayeslora.posteriors.last_layer.vbll.final import polish
 from bayeslora.posteriors.point import MAP
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40
 CLASSES = sum(SIZES)

@@ -8,8 +8,8 @@ import torch
 from bayeslora import MAP, VBLL, Laplace
 from bayeslora.links import entropy, link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

@@ -9,10 +9,10 @@ import torch
 
 from bayeslora import NUTS
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer import nuts
 from bayeslora.posteriors.last_layer.nuts import Chains, Target, run_chains
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

@@ -3,8 +3,8 @@
 import torch
 
 from bayeslora import MAP, MLE
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 

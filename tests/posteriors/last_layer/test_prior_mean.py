@@ -9,11 +9,11 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from bayeslora import Laplace
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts import Target
 from bayeslora.posteriors.last_layer.vbll.final import polish
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 
 F64 = torch.float64
 CLASSES, SIZE = 3, 5

@@ -12,11 +12,11 @@ import torch
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.laplace import SharedCurvature
 from bayeslora.posteriors.last_layer.nuts import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.registry import build_head, resolve_posterior
+from bayeslora.posteriors.types import Features
 
 ROWS, OPTIONS, SIZE = 40, 3, 4
 

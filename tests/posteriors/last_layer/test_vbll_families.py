@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import minimize
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.final import polish
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

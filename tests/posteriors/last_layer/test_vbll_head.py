@@ -6,10 +6,10 @@ from gaussian_oracles import FAMILIES, kl_to_prior
 
 from bayeslora import VBLL
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.bounds import jensen
 from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
 from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

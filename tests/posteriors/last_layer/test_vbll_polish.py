@@ -8,13 +8,13 @@ import torch
 from gaussian_oracles import FAMILIES, elbo, matrix
 
 from bayeslora import VBLL
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Dense,
     class_precisions,
     logit_covariance,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
+from bayeslora.posteriors.types import Features
 from bayeslora.runtime import row_slices
 from bayeslora.testing.last_layer import toy
 

@@ -10,8 +10,8 @@ from torch.func import functional_call, jacrev
 
 from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
-from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
+from bayeslora.posteriors.types import Features
 from bayeslora.posteriors.weights.laplace_lora import LaplaceLoRAWeights
 
 F64 = torch.float64

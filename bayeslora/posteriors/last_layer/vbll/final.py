@@ -33,7 +33,6 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
 from bayeslora.posteriors.last_layer.vbll import CROSS_VALIDATION, VBLL
 from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, curvature, tilt_terms, tilted
@@ -44,6 +43,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     Optimum,
     SharedDense,
 )
+from bayeslora.posteriors.types import Features, mean_logits
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
 _SMALLEST_STEP = 1e-3

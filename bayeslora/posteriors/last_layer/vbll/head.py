@@ -41,7 +41,6 @@ from torch import Tensor, nn
 from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.vbll import SPREAD_PRIOR_SCALE, VBLL
 from bayeslora.posteriors.last_layer.vbll.bounds import jensen
 from bayeslora.posteriors.last_layer.vbll.covariance import (
@@ -51,7 +50,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start
-from bayeslora.posteriors.types import LastLayer
+from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
 
 logger = logging.getLogger(__name__)
 
