@@ -57,8 +57,6 @@ class Examples:
         images: Whether the texts are paths of images to classify.
         among: Which classes each row can have, in their order: the classes of its task if there are
             several tasks; None for all classes, and for questions.
-        columns: The columns named by a description of the data, as stored in a model's record; None
-            without a description.
     """
 
     ids: tuple[str, ...]
@@ -75,7 +73,6 @@ class Examples:
     dropped: Mapping[str, int] = field(default_factory=dict)
     images: bool = False
     among: tuple[tuple[bool, ...], ...] | None = None
-    columns: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

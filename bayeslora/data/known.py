@@ -37,7 +37,6 @@ from bayeslora.data.examples import LETTERS, Examples, without_duplicates, witho
 from bayeslora.data.formats import Reading, Record, Table, open_table
 from bayeslora.data.images import DIGITS, load_digits
 from bayeslora.data.newsgroups import installed_file, load_newsgroups
-from bayeslora.data.questions import QUESTIONS
 from bayeslora.data.read import read, records_table
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.io.files import read_json, read_yaml
@@ -300,8 +299,8 @@ def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
             else:
                 yield row, record
 
-    reading = Reading(optional=keep)
-    examples = read(replace(table, rows=distinct), QUESTIONS, labels="required", reading=reading)
+    reading = Reading(kind="multiple-choice", optional=keep)
+    examples = read(replace(table, rows=distinct), labels="required", reading=reading)
     return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
 

@@ -329,7 +329,6 @@ class TrainingData:
         if examples.is_union(train) or examples.is_union(validation):
             return cls._of_tasks(train, validation, columns)
         rows = read_labelled(train, columns)
-        columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         columns = _with_images(columns, rows)
         held_out = None if validation is None else read_validation(validation, columns, rows)
         classes = examples.class_names(rows)
