@@ -360,7 +360,7 @@ def _id(value: Any) -> str:
         return _whole(value)
     if value is None:
         raise BadValueError(f"the id is missing; {_IDS}")
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise BadValueError(f"the id is {shown(value)}; {_IDS}")
     return str(value)
 
