@@ -311,10 +311,11 @@ def _decoded(file: File, row: int, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
+        reason = str(error)
         if isinstance(error, json.JSONDecodeError):
-            row += error.lineno - 1
+            row, reason = row + error.lineno - 1, f"{error.msg}, column {error.colno}"
         raise InputError(
-            f"{file}, row {row}: invalid JSON ({str(error).partition(':')[0]}) in {shown(text)}; "
+            f"{file}, row {row}: invalid JSON ({reason}) in {shown(text)}; "
             "expected one object per line, or a list of objects"
         ) from None
 
