@@ -763,8 +763,6 @@ class BayesianClassifier:
             check_writable(out)
         names = DataColumns().renamed(**columns_in(columns))
         rows = None if texts is None else read(texts, names)
-        if rows is not None and rows.columns is not None:
-            names = DataColumns.of(rows.columns)
         with quiet_transformers():
             self._take(zero_shot(self.plan, classes, rows, names, self._load_backbone))
         if out is not None:

@@ -352,7 +352,7 @@ def framed(
     may change.
 
     Args:
-        tokenizer: Tokenizer; with `is_fast` the cut is exact, otherwise proportional.
+        tokenizer: Fast tokenizer, which knows the characters of each token.
         template: Template whose frame alone fits.
         texts: N texts.
         pairs: N second texts, or None; cut once the text is empty.
@@ -370,7 +370,7 @@ def framed(
         encoded = tokenizer(
             [item.whole for item in filled],
             add_special_tokens=True,
-            return_offsets_mapping=bool(tokenizer.is_fast),
+            return_offsets_mapping=True,
             verbose=False,
         )
         too_long = []
@@ -378,7 +378,7 @@ def framed(
             ids[row] = encoded["input_ids"][index]
             excess = len(ids[row]) - int(most[row])
             if excess > 0:
-                offsets = encoded["offset_mapping"][index] if tokenizer.is_fast else None
+                offsets = encoded["offset_mapping"][index]
                 pair = item.pair if item.pair is not None and item.pair[0] < item.pair[1] else None
                 cuts_pair = pair is not None and (pair_first or item.text[0] == item.text[1])
                 if pair is not None and cuts_pair:
@@ -396,11 +396,9 @@ def framed(
     return {"input_ids": ids}, cut
 
 
-def _num_kept(span: tuple[int, int], excess: int, offsets: Sequence[tuple[int, int]] | None) -> int:
+def _num_kept(span: tuple[int, int], excess: int, offsets: Sequence[tuple[int, int]]) -> int:
     """Return how many characters of a text, fewer than it has, remain without `excess` tokens."""
     start, end = span
-    if offsets is None:
-        return max(0, min(end - start - excess, (end - start) * 9 // 10))
     inside = [low for low, high in offsets if low < end and high > start and high > low]
     if len(inside) <= excess:
         return 0

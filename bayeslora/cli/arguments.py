@@ -233,8 +233,7 @@ class _Tasks(Everywhere):
     group = "tasks"
     task: Any = option("NAME")
     """a known task (see `bayeslora tasks`); the data arguments are then names of its splits. For
-    your own data: multiple-choice, text-classification, or a YAML file with the columns and the
-    prompt (default: detected from the columns)"""
+    your own data: multiple-choice or text-classification (default: detected from the columns)"""
     data_dir: str | None = option("DIR")
     """directory with the files of known tasks (default: the environment variable BAYESLORA_DATA,
     else the Hugging Face hub)"""
@@ -244,8 +243,6 @@ class _Tasks(Everywhere):
 
 class Rows(_Columns, _Tasks, TextFile):
     """Rows of data: their columns, task and files."""
-
-    blank: str | None = option(of=READING, further=True)
 
 
 class PredictionsFiles(TextFile):

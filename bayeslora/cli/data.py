@@ -40,7 +40,7 @@ def reading(args: Any) -> Reading:
     from bayeslora.data.formats import Reading
 
     kind = args.task if args.task in KINDS else None
-    return Reading(**given(args, "delimiter", "encoding", "blank"), kind=kind)
+    return Reading(**given(args, "delimiter", "encoding"), kind=kind)
 
 
 def predictions_reading(args: Any) -> PredictionsReading:
@@ -67,20 +67,14 @@ def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
     """Return the columns set by options, with a bayeslora model's columns as defaults.
 
     Raises:
-        InputError: A description names the columns, too, or the model takes no second texts.
+        InputError: The model takes no second texts.
     """
     from bayeslora.data.columns import DataColumns
-    from bayeslora.data.questions import is_description, read_description
     from bayeslora.engine.data import check_pairs, columns_of
     from bayeslora.engine.training_options import columns_in
 
-    named = column_options(args)
-    if is_description(args.task):
-        if named:
-            raise InputError(f"--task {args.task} names the columns; remove {', '.join(named)}")
-        return read_description(args.task).columns(args.task)
     known = DataColumns() if record is None else columns_of(record)
-    columns = known.renamed(**columns_in(named))
+    columns = known.renamed(**columns_in(column_options(args)))
     if record is not None:
         check_pairs(record, columns.pair)
     return columns
@@ -96,8 +90,6 @@ def named_rows(files: Any, args: Any) -> Any:
     Raises:
         InputError: A task or split is unknown, or an option has no effect.
     """
-    from bayeslora.data.questions import is_description
-
     if files is None:
         return None
     if isinstance(files, Mapping):
@@ -105,7 +97,7 @@ def named_rows(files: Any, args: Any) -> Any:
         return {task: Path(file) for task, file in files.items()}
     if args.task is None:
         refuse(args, ["data_dir"], "has no effect without --task")
-    if args.task is None or args.task in KINDS or is_description(args.task):
+    if args.task in (None, *KINDS):
         return Path(files)
 
     from bayeslora.data.known import load_task

@@ -199,7 +199,7 @@ def across_tasks(parts: Mapping[str, Any]) -> Examples:
         parts: Labelled data by the name of the task.
 
     Raises:
-        InputError: There are fewer than two tasks, or the rows are of several kinds.
+        InputError: A task has fewer than two classes, or the rows are of several kinds.
     """
     rows = {task: read(data, DataColumns(), labels="required") for task, data in parts.items()}
     union_classes(rows)

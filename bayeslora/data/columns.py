@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from difflib import SequenceMatcher, get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -25,10 +24,8 @@ from bayeslora.plain_text import listed, shown
 
 logger = logging.getLogger(__name__)
 
-_ALIKE = 0.8  # of the letters; `lable` is as near to `label`
-_DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
 _FIELD = re.compile(r"\{([^{}]+)\}")
-_INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
+_INTEGER = re.compile(r"(?:0|-?[1-9][0-9]*)(?:\.0)?")
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,7 @@ class DataColumns:
             as `{subject}\n{body}`, in which an empty cell is an empty text.
         label: The label; may be missing if labels are optional.
         pair: A second text, or None.
-        choices: The options of a question: a column of lists, or one column per option; None for
-            texts to classify.
         images: Whether `text` contains image paths, relative to the file.
-        described: Path of the description that names the columns, or None.
 
     Raises:
         InputError: Two roles have the same column, or images have second texts.
@@ -52,9 +46,7 @@ class DataColumns:
     text: str = "text"
     label: str = "label"
     pair: str | None = None
-    choices: str | tuple[str, ...] | None = None
     images: bool = False
-    described: str | None = None
 
     def __post_init__(self) -> None:
         if self.images and self.pair is not None:
@@ -72,19 +64,11 @@ class DataColumns:
     def of(cls, recorded: Mapping[str, Any]) -> DataColumns:
         """Return the columns of texts, questions or images named in a model's record."""
         images = recorded.get("image") is not None
-        choices = recorded.get("choices")
-        return cls(
-            str(recorded["text"]),
-            str(recorded["label"]),
-            recorded["pair"],
-            tuple(choices) if isinstance(choices, list) else choices,
-            images=images,
-        )
+        return cls(recorded["text"], recorded["label"], recorded["pair"], images)
 
     def recorded(self) -> dict[str, Any]:
         """Return the columns for a model's record, with `image` if they contain images."""
         columns = asdict(self)
-        del columns["described"]
         return columns | {"image": self.text} if columns.pop("images") else columns
 
     def renamed(
@@ -118,15 +102,7 @@ class DataColumns:
     @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns to read, if they exist."""
-        choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
-        return (
-            "id",
-            self.text,
-            *self.text_columns,
-            self.label,
-            *filter(None, [self.pair]),
-            *choices,
-        )
+        return ("id", self.text, *self.text_columns, self.label, *filter(None, [self.pair]))
 
 
 Rows = Sequence[tuple[int, Record]]
@@ -153,7 +129,6 @@ class Reader:
         *,
         required: bool = False,
         keep: Sequence[str] = (),
-        skip_blank: bool = False,
     ) -> None:
         """Check that the columns exist.
 
@@ -162,15 +137,13 @@ class Reader:
             columns: Names of the columns to use.
             required: Whether a missing or empty label is an error.
             keep: Further columns to keep, as texts.
-            skip_blank: Whether to skip rows with a missing or blank text.
 
         Raises:
             InputError: A column is missing.
         """
         self.table, self.columns, self.required = table, columns, required
         self.source = table.source
-        self._keep, self._skip_blank = keep, skip_blank
-        self._num_skipped = 0
+        self._keep = keep
         self._has_ids = self._has_pairs = False
         self._integer_labels = table.is_text
         # Texts in a list have the template as their column's name.
@@ -181,23 +154,15 @@ class Reader:
         """Yield the examples in the first pass, before `finished`.
 
         Raises:
-            InputError: A value is not allowed, an id is repeated, or no row is left.
+            InputError: A value is not allowed, or an id is repeated.
         """
         hashes = array("q")  # eight bytes per row
-        num_rows = 0
         for piece in self._parts():
-            num_rows += len(piece)
             if self._has_ids:
                 hashes.extend(map(hash, piece.ids))
             self._has_pairs |= any(piece.pairs or ())
             self._integer_labels = self._integer_labels and all(map(is_integer, piece.labels))
             yield piece
-        if not num_rows:
-            raise InputError(f"{self.source}: the text of every row is blank, so no rows are left")
-        if self._num_skipped:
-            total = num_rows + self._num_skipped
-            message = "%s: skipped %d of %d rows without text"
-            logger.warning(message, self.source, self._num_skipped, total)
         ordered = np.sort(np.frombuffer(hashes, np.int64))
         self._check_ids(set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()))
 
@@ -223,9 +188,6 @@ class Reader:
 
     def _parts(self) -> Iterator[Examples]:
         rows = self.table.rows(self._names)
-        if self._skip_blank:
-            self._num_skipped = 0
-            rows = filter(self._has_text, rows)
         is_first = True
         while part := list(islice(rows, examples.PIECE)):
             if is_first:  # all rows have ids, or none has
@@ -242,27 +204,11 @@ class Reader:
                 images=self.columns.images,
             )
 
-    def _has_text(self, row: tuple[int, Record]) -> bool:
-        """Return whether a row has all its texts; count those without."""
-        has_text = not any(map(is_blank, self._texts(row[1])))
-        self._num_skipped += not has_text
-        return has_text
-
-    def _texts(self, record: Record) -> list[Any]:
-        """Return the texts of a row that may not be blank."""
-        pair = self.columns.pair
-        return [self._text(record), *([] if pair is None else [record.get(pair)])]
-
-    def _text(self, record: Record) -> Any:
-        """Return the raw text of a row, with its template filled."""
-        text = self.columns.text
-        if not self._is_template:
-            return record.get(text)
+    def _filled(self, record: Record) -> str:
+        """Return the text of a row, with the template filled."""
         cells = {name: as_text(record.get(name)) or "" for name in self.columns.text_columns}
-        return _FIELD.sub(lambda field: cells[field[1]], text.replace("\\n", "\n"))
-
-    def _whole_text(self, record: Record) -> str:
-        return text_value(self._text(record))
+        template = self.columns.text.replace("\\n", "\n")
+        return text_value(_FIELD.sub(lambda field: cells[field[1]], template))
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -275,7 +221,7 @@ class Reader:
         convert = self._image if self.columns.images else text_value
         whole = [record for _, record in rows] if self._is_template else None
         return {
-            "texts": self._each(rows, text, convert if whole is None else self._whole_text, whole),
+            "texts": self._each(rows, text, convert if whole is None else self._filled, whole),
             "pairs": None if pair is None else self._each(rows, pair, text_value),
             "labels": self._each(rows, self.columns.label, self._label),
         }
@@ -302,10 +248,7 @@ class Reader:
         except BadValueError as problem:
             row, _ = rows[len(converted)]
             where = f"{self.source}, row {row}, column {shown(name)}"
-            is_text = convert in (text_value, self._whole_text)
-            skips = is_text and isinstance(problem, BlankTextError)
-            hint = "; blank='skip' (--set blank=skip) leaves out such rows" if skips else ""
-            raise InputError(f"{where}: {problem}{hint}") from None
+            raise InputError(f"{where}: {problem}") from None
         return tuple(converted)
 
     def _image(self, value: Any) -> str:
@@ -329,13 +272,9 @@ class Reader:
 
     def _require_columns(self) -> None:
         columns, names = self.columns, self.table.names
-        text, image = "text_column (--text-column)", "image_column (--image-column)"
-        if columns.images:
-            text = image
-        elif "candidates" in names:
-            text += "; rows with candidates need a column 'history' or 'question'"
-        elif not (self._is_template or self._near(columns.text)):
-            text += f", or for images {image}"
+        text = "image_column (--image-column)"
+        if not columns.images:
+            text = f"text_column (--text-column), or for images {text}"
         texts = columns.text_columns if self._is_template else (columns.text,)
         needed = dict.fromkeys(texts, text)
         if columns.pair is not None:
@@ -344,7 +283,6 @@ class Reader:
             needed[columns.label] = "label_column (--label-column)"
         self._require(needed | dict.fromkeys(self._keep, "keep (--keep)"))
         if not self.required:
-            check_spelling(self.source, names, columns.label, "set --label-column")
             others = [name for name in names if name not in (*self._names, "id")]
             if columns.label not in names and others:
                 logger.warning(
@@ -361,32 +299,18 @@ class Reader:
         missing = [name for name in options if name not in names]
         if not missing:
             return
-        lacks = " and no column ".join(
-            shown(name) + "".join(f" (did you mean {shown(other)}?)" for other in self._near(name))
-            for name in missing
-        )
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
-        end = f"Use {' and '.join(dict.fromkeys(options[name] for name in missing))}"
-        if mark is not None:
-            end = f"{end}, or set the delimiter {mark!r} (--set delimiter={mark!r})"
-        if self.columns.described is not None:
-            end = f"The columns are set by {self.columns.described}"
+        delimiter = "" if mark is None else f", or set the delimiter (--set delimiter={mark!r})"
         raise InputError(
-            f"{self.source} has no column {lacks}; its columns are {listed(names)}. {end}",
+            f"{self.source} has no column {' and no column '.join(map(shown, missing))}; its "
+            f"columns are {listed(names)}. Use "
+            f"{' and '.join(dict.fromkeys(options[name] for name in missing))}{delimiter}",
             code="unknown",
         )
-
-    def _near(self, name: str) -> list[str]:
-        """Return the most similar column name, if any is similar."""
-        return get_close_matches(name, self.table.names[:1000], n=1)
 
 
 class BadValueError(ValueError):
     """An invalid value; the caller adds its location."""
-
-
-class BlankTextError(BadValueError):
-    """A missing or blank text."""
 
 
 def is_blank(value: object) -> bool:
@@ -405,7 +329,7 @@ def text_value(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise BadValueError(f"{shown(value)} is not a string")
     text = "is missing or empty" if value is None else f"{shown(value)} is blank"
-    raise BlankTextError(f"the text {text}")
+    raise BadValueError(f"the text {text}")
 
 
 def _whole(text: str) -> str:
@@ -424,12 +348,8 @@ def as_text(value: Any) -> str | None:
     """Return a further value as text; values other than strings are encoded as JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, str):
-        return _whole(value)
-    try:
-        return _whole(json.dumps(value, ensure_ascii=False, default=str))
-    except (RecursionError, ValueError, TypeError):
-        raise BadValueError(f"{shown(value)} cannot be stored as text") from None
+    is_text = isinstance(value, str)
+    return _whole(value if is_text else json.dumps(value, ensure_ascii=False, default=str))
 
 
 _IDS = "ids must be strings or integers, in every row or in none"
@@ -440,8 +360,7 @@ def _id(value: Any) -> str:
         return _whole(value)
     if value is None:
         raise BadValueError(f"the id is missing; {_IDS}")
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or abs(int(value)) >= 10**_DIGITS:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise BadValueError(f"the id is {shown(value)}; {_IDS}")
     return str(value)
 
@@ -466,7 +385,7 @@ def _label(value: Any) -> Label:
     is_whole = isinstance(value, numbers.Integral) or (
         isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0
     )
-    if is_whole and abs(int(value)) < 10**_DIGITS:
+    if is_whole:
         return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
 
@@ -483,30 +402,3 @@ def is_integer(label: Label) -> bool:
 def as_integer(label: Label) -> Label:
     """Convert a label for which `is_integer` holds to an integer."""
     return None if label is None else int(str(label).removesuffix(".0"))
-
-
-def check_spelling(source: str, names: Collection[str], name: str, advice: str) -> None:
-    """Raise InputError if a column is missing and another name looks like a misspelling of it.
-
-    Otherwise `Label`, `labels` or `lable` instead of `label` would silently mean that no row has a
-    label. A longer name, such as `label_source`, is a different column.
-    """
-    if name in names:
-        return
-    for other in names:
-        if _is_slip(_plain(other), _plain(name)):
-            raise InputError(
-                f"{source} has no column {shown(name)} but {shown(other)} (did you mean "
-                f"{shown(other)}?); {advice}, or rename the column"
-            )
-
-
-def _plain(name: str) -> str:
-    """Normalise a name: case, plural and surrounding spaces."""
-    return name.strip(" _-\t").casefold().removesuffix("s")
-
-
-def _is_slip(name: str, expected: str) -> bool:
-    # Digits make different names (`label2`).
-    alike = name.isalpha() and SequenceMatcher(None, name, expected).ratio() >= _ALIKE
-    return name == expected or alike

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bayeslora.data.examples import Examples
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -35,20 +35,11 @@ class Corruption:
         kind: `typos`, `word_drop` or `truncation`.
         severity: From 1 to 5.
         seed: Seed of the random draws.
-
-    Raises:
-        InputError: The kind or the severity is not allowed.
     """
 
     kind: str
     severity: int
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in CORRUPTIONS:
-            raise unknown_choice("corruption", self.kind, CORRUPTIONS)
-        if self.severity not in SEVERITIES:
-            raise InputError(f"severity must be from 1 to 5, got {self.severity!r}")
 
     @classmethod
     def of(cls, text: str, seed: int = 0) -> Corruption:
@@ -57,9 +48,12 @@ class Corruption:
         Raises:
             InputError: The text has another form, or the kind or the severity is unknown.
         """
-        kind, colon, severity = text.partition(":")
-        if not colon or not (severity.isascii() and severity.isdecimal() and len(severity) < 3):
-            raise InputError(f"expected KIND:SEVERITY such as typos:3, got {text!r}")
+        kind, _, severity = text.partition(":")
+        if kind not in CORRUPTIONS or severity not in {*map(str, SEVERITIES)}:
+            raise InputError(
+                f"expected KIND:SEVERITY such as typos:3, of {', '.join(CORRUPTIONS)} and 1 to 5, "
+                f"got {text!r}"
+            )
         return cls(kind, int(severity), seed)
 
     def __call__(self, text: str) -> str:
@@ -81,8 +75,8 @@ class Corruption:
     @property
     def notes(self) -> dict[str, str]:
         """Metadata for predictions of corrupted texts."""
-        numbers = {"severity": self.severity, "corruption_seed": self.seed}
-        return {"corruption": self.kind, **{key: str(value) for key, value in numbers.items()}}
+        severity, seed = str(self.severity), str(self.seed)
+        return {"corruption": self.kind, "severity": severity, "corruption_seed": seed}
 
 
 def _typos(text: str, level: int, rng: np.random.Generator) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from itertools import chain
 from typing import Any, Literal
 
@@ -57,8 +56,6 @@ class Examples:
         images: Whether the texts are paths of images to classify.
         among: Which classes each row can have, in their order: the classes of its task if there are
             several tasks; None for all classes, and for questions.
-        columns: The columns named by a description of the data, as stored in a model's record; None
-            without a description.
     """
 
     ids: tuple[str, ...]
@@ -75,7 +72,6 @@ class Examples:
     dropped: Mapping[str, int] = field(default_factory=dict)
     images: bool = False
     among: tuple[tuple[bool, ...], ...] | None = None
-    columns: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -253,8 +249,6 @@ def encode_labels(
     Raises:
         InputError: A label is not among `classes` and `unknown` is `error`.
     """
-    if unknown not in {"error", "ood"}:
-        raise InputError(f"unknown must be 'error' or 'ood', got {unknown!r}")
     index = {str(position): position for position in range(len(classes))} if indexed else {}
     index |= {name: position for position, name in enumerate(classes)}
     codes = np.array(
@@ -262,9 +256,13 @@ def encode_labels(
         dtype=np.int64,
     )
     if unknown == "error":
-        for position in np.flatnonzero(codes < 0):
-            if examples.labels[position] is not None:
-                raise _unknown_label(examples, int(position), classes, advice)
+        for row, label, code in zip(examples.rows, examples.labels, codes, strict=True):
+            if code < 0 and label is not None:
+                raise InputError(
+                    f"{examples.source}, row {row}, column {examples.label_column!r}: unknown "
+                    f"label {shown(label)}; the classes are {listed(classes)}{advice}",
+                    code="unknown",
+                )
     return codes
 
 
@@ -291,20 +289,6 @@ def _keys(examples: Examples) -> Iterable[Hashable]:
     return zip(_inputs(examples), examples.labels, strict=True)
 
 
-def _unknown_label(
-    examples: Examples, position: int, classes: Sequence[str], advice: str
-) -> InputError:
-    label = str(examples.labels[position])
-    near = get_close_matches(label, classes, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return InputError(
-        f"{examples.source}, row {examples.rows[position]}, column {examples.label_column!r}: "
-        f"unknown label {shown(examples.labels[position])}{hint}; "
-        f"the classes are {listed(classes)}" + (f". {advice}" if advice else ""),
-        code="unknown",
-    )
-
-
 TASK = "task"
 """Further column with the name of each row's task."""
 
@@ -323,29 +307,12 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     """Return the class names of each task among the classes of all tasks.
 
     Raises:
-        InputError: There are fewer than two tasks, a task name is empty or a task has fewer than
-            two classes, or two classes would have the same name.
+        InputError: A task has fewer than two classes.
     """
-    if len(parts) < 2:
-        raise InputError(
-            f"several tasks need at least two names, got {listed(list(parts)) or 'none'}; for a "
-            "single task pass its data alone"
-        )
-    for task in parts:
-        if not isinstance(task, str) or not task.strip() or task != task.strip():
-            raise InputError(
-                f"a task name must be a non-empty string without surrounding spaces, got {task!r}"
-            )
-    classes = {
+    return {
         task: tuple(class_of(task, name) for name in class_names(rows))
         for task, rows in parts.items()
     }
-    every = [name for names in classes.values() for name in names]
-    if repeated := next((name for name in every if every.count(name) > 1), None):
-        raise InputError(
-            f"two tasks would have a class named {repeated!r}; rename one of {listed(list(parts))}"
-        )
-    return classes
 
 
 def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None = None) -> Examples:
@@ -359,20 +326,11 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None = None)
     Raises:
         InputError: Only some tasks have second texts or images, or one has questions with options.
     """
-    kinds = {
-        task: "questions with options"
-        if rows.choices is not None
-        else "images"
-        if rows.images
-        else "texts"
-        if rows.pairs is None
-        else "pairs of texts"
-        for task, rows in parts.items()
-    }
-    if len({*kinds.values()}) > 1 or "questions with options" in kinds.values():
+    kinds = {(rows.images, rows.pairs is None) for rows in parts.values()}
+    if len(kinds) > 1 or any(rows.choices is not None for rows in parts.values()):
         raise InputError(
-            "several tasks are supported for rows of one kind with labels: texts, pairs of texts "
-            f"or images, got {', '.join(f'{kind} in {task!r}' for task, kind in kinds.items())}"
+            "the rows of several tasks must all be texts, pairs of texts or images: "
+            f"{listed([*parts])}"
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     named_parts = [named(task, rows, common) for task, rows in parts.items()]
@@ -397,22 +355,6 @@ def named(task: str, rows: Examples, columns: Iterable[str] = ()) -> Examples:
         labels=tuple(None if label is None else class_of(task, label) for label in rows.labels),
         further={**further, TASK: (task,) * len(rows)},
     )
-
-
-def check_tasks(names: Iterable[str], known: Sequence[str], subject: str) -> None:
-    """Raise InputError for unknown task names.
-
-    Args:
-        names: Names to check.
-        known: Names of the tasks.
-        subject: What the names belong to, for the message.
-
-    Raises:
-        InputError: A name is unknown.
-    """
-    for name in names:
-        if name not in known:
-            raise unknown_choice(f"task of {subject}", str(name), known)
 
 
 def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
@@ -463,21 +405,12 @@ def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
     Args:
         rows: Rows with the column `task`; labels are classes of their task, or of all tasks.
         classes: Class names of all tasks.
-
-    Raises:
-        InputError: A label is a class of another task.
     """
-    labels = []
-    for row, name, label in zip(rows.rows, rows.further[TASK], rows.labels, strict=True):
-        is_whole = label in classes
-        is_own = str(label).startswith(class_of(str(name), ""))
-        if is_whole and not is_own and rows.among is not None:
-            raise InputError(
-                f"{rows.source}, row {row}, column {rows.label_column!r}: {label!r} is a class of "
-                f"another task than {name!r}"
-            )
-        labels.append(label if label is None or is_whole else class_of(str(name), label))
-    return replace(rows, labels=tuple(labels))
+    labels = tuple(
+        label if label is None or label in classes else class_of(str(name), label)
+        for name, label in zip(rows.further[TASK], rows.labels, strict=True)
+    )
+    return replace(rows, labels=labels)
 
 
 def counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:

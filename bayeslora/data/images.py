@@ -37,7 +37,7 @@ def image_columns(folder: str | Path) -> dict[str, list[Any]]:
     """Return the columns of a directory: `image` and, if it has one directory per class, `label`.
 
     Raises:
-        InputError: It has no images, or both directories and images.
+        InputError: It has no images.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path))
@@ -50,12 +50,6 @@ def image_columns(folder: str | Path) -> dict[str, list[Any]]:
     columns = {IMAGE: [str(Path(*part)) for part in parts]}
     if all(len(part) > 1 for part in parts):
         columns["label"] = [part[0] for part in parts]
-    elif any(len(part) > 1 for part in parts):
-        alone = next(path for path, part in zip(paths, parts, strict=True) if len(part) == 1)
-        raise InputError(
-            f"{folder} contains both folders and images, such as {alone.name}; put every image "
-            "into the folder of its class, or use no folders"
-        )
     return columns
 
 

@@ -1,10 +1,9 @@
 """Tasks known by name: texts to classify, and questions with options; `known.yaml` lists them.
 
 The files of a task are in `<data directory>/<folder>/`, one `<split>.jsonl` per split. Texts have
-an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class
-index, from 0); for labels, `classes.json` lists the classes in index order. Questions have the
-format of `questions`. Without a data directory, tasks are read from the Hugging Face hub with the
-package `datasets`, if it is installed.
+an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the index,
+from 0, among the classes in `known.yaml`). Questions have the format of `questions`. Without a data
+directory, tasks are read from the Hugging Face hub with the package `datasets`, if it is installed.
 
 *MovieLens-100K* as questions about the next film, from the installed package `recbole`, which is
 never imported. The data are the films that each user liked (4 or 5 of 5 stars) in chronological
@@ -37,17 +36,15 @@ from bayeslora.data.examples import LETTERS, Examples, without_duplicates, witho
 from bayeslora.data.formats import Reading, Record, Table, open_table
 from bayeslora.data.images import DIGITS, load_digits
 from bayeslora.data.newsgroups import installed_file, load_newsgroups
-from bayeslora.data.questions import QUESTIONS
 from bayeslora.data.read import read, records_table
-from bayeslora.errors import InputError, unknown_choice
-from bayeslora.io.files import read_json, read_yaml
+from bayeslora.errors import InputError, first_line, unknown_choice
+from bayeslora.io.files import read_yaml
 from bayeslora.plain_text import counted
 
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
 _OOD = "ood:"
-_MMLU = "mmlu-"
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,7 @@ class KnownTask:
         splits: Names of its splits.
         licence: Known terms of use.
         kind: `text-classification` or `multiple-choice`.
-        classes: Classes in index order; None if `classes.json` lists them.
-        indexed: Whether records have `answer_index` instead of `label`.
+        classes: Classes in index order; None if the labels of the rows name them.
         folder: Folder of its files; empty for the name with underscores.
         keep: Further columns to keep if the file has them.
         twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
@@ -82,7 +78,6 @@ class KnownTask:
     licence: str
     kind: str = "text-classification"
     classes: tuple[str, ...] | None = None
-    indexed: bool = False
     folder: str = ""
     keep: tuple[str, ...] = ()
     twins: bool = False
@@ -134,9 +129,8 @@ def known_name(name: str) -> str:
     plain = name.replace("_", "-")
     key = _OTHER_NAMES.get(plain, plain)
     if key not in KNOWN_TASKS:
-        of_mmlu = plain.startswith(_MMLU)
-        names = [task for task in KNOWN_TASKS if task.startswith(_MMLU) == of_mmlu]
-        raise unknown_choice("task", name, names if of_mmlu else [*names, "mmlu-SUBJECT"])
+        names = [task for task in KNOWN_TASKS if not task.startswith("mmlu-")]
+        raise unknown_choice("task", name, [*names, "mmlu-SUBJECT"])
     return key
 
 
@@ -161,7 +155,7 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
     if _directory(data_dir) is None:
         has_validation = "validation" in KNOWN_TASKS[key].hub_splits
     else:
-        has_validation = _path(key, "validation.jsonl", data_dir).exists()
+        has_validation = _path(key, "validation", data_dir).exists()
     return tuple(split for split in splits if has_validation or split != "validation")
 
 
@@ -253,14 +247,16 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         return load_movielens(split)
     if key == DIGITS:
         return load_digits(split)
-    table, classes = _table(key, split, data_dir)
+    of_hub = is_of_hub(key, data_dir)
+    table = _hub_table(key, split) if of_hub else open_table(_file(key, split, data_dir))
     if task.kind == "multiple-choice":
-        of_hub = is_of_hub(key, data_dir)
         return _twins(task, _load_questions(table, task.keep), of_hub=of_hub)
-    columns = DataColumns("question", "answer_index" if task.indexed else "label")
-    reading = Reading(kind="text-classification", optional=task.keep)
+    columns = DataColumns("question", "label" if task.classes is None else "answer_index")
+    reading = Reading(kind="text-classification")
     examples = read(table, columns, labels="required", reading=reading)
-    return _named(examples, classes, indexed=task.indexed)
+    if task.classes is None:
+        return examples
+    return replace(examples, labels=tuple(task.classes[int(str(k))] for k in examples.labels))
 
 
 def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:
@@ -284,7 +280,7 @@ def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple
         return
     available = splits_of(key, data_dir)
     for other in (other for other in ("test", "validation") if other in available):
-        if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
+        if _directory(data_dir) is None or _path(key, other, data_dir).exists():
             yield other, load_known(key, other, data_dir)
 
 
@@ -300,8 +296,8 @@ def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
             else:
                 yield row, record
 
-    reading = Reading(optional=keep)
-    examples = read(replace(table, rows=distinct), QUESTIONS, labels="required", reading=reading)
+    reading = Reading(kind="multiple-choice", optional=keep)
+    examples = read(replace(table, rows=distinct), labels="required", reading=reading)
     return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
 
@@ -323,18 +319,8 @@ def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
     return replace(examples, groups=groups, further={**examples.further, "twins": groups})
 
 
-def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
-    """Return the rows of a split, and the classes of the task unless they are letters."""
-    task = KNOWN_TASKS[key]
-    if is_of_hub(key, data_dir):
-        return _hub_table(key, split)
-    table = open_table(_file(key, f"{split}.jsonl", data_dir))
-    listed = task.kind == "text-classification" and task.classes is None
-    return table, _classes(key, data_dir) if listed else task.classes or ()
-
-
-def _hub_table(key: str, split: str) -> tuple[Table, tuple[str, ...]]:
-    """Return the rows of a split on the hub in our columns, and the class names."""
+def _hub_table(key: str, split: str) -> Table:
+    """Return the rows of a split on the hub in our columns."""
     import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     task = KNOWN_TASKS[key]
@@ -347,22 +333,20 @@ def _hub_table(key: str, split: str) -> tuple[Table, tuple[str, ...]]:
     try:
         rows = datasets.load_dataset(task.hub_id, task.hub_configuration, split=hub_split)
     except Exception as error:
-        reason = str(error).partition("\n")[0]
         raise InputError(
             f"task {key!r} cannot be loaded from the Hugging Face hub ({task.hub_id}): "
-            f"{type(error).__name__}: {reason}; pass its files with --data-dir"
+            f"{first_line(error)}; pass its files with --data-dir"
         ) from error
-    names = () if task.hub_classes is None else tuple(rows.features[task.hub_classes].names)
     records = []
     for index, row in enumerate(rows):
         record = {"id": f"{hub_split}-{index}", **_RECORDS[task.hub_record](row)}
         if task.hub_classes is not None:
-            record["label"] = names[row[task.hub_classes]]
+            record["label"] = rows.features[task.hub_classes].names[row[task.hub_classes]]
         records.append(record)
     if task.hub_outside is not None:
         is_outside = split.startswith("oos_")
         records = [row for row in records if (row["label"] == task.hub_outside) == is_outside]
-    return records_table(records, f"<{task.hub_id}, {hub_split}>"), names
+    return records_table(records, f"<{task.hub_id}, {hub_split}>")
 
 
 def _lettered(row: Record) -> Record:
@@ -401,53 +385,25 @@ _RECORDS: Mapping[str, Callable[[Record], Record]] = {
 """How a record on the hub becomes one of the files, by `KnownTask.hub_record`."""
 
 
-def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:
-    file = _file(key, "classes.json", data_dir)
-    names = read_json(file)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file} must contain a list of class names")
-    if len(set(names)) < max(len(names), 2):
-        raise InputError(f"{file} must contain at least two distinct class names, got {len(names)}")
-    return tuple(names)
-
-
 def _directory(data_dir: str | Path | None) -> str | Path | None:
     return (os.environ.get(DATA_VARIABLE) or None) if data_dir is None else data_dir
 
 
-def _path(key: str, part: str, data_dir: str | Path | None) -> Path:
+def _path(key: str, split: str, data_dir: str | Path | None) -> Path:
     folder = KNOWN_TASKS[key].folder or key.replace("-", "_")
-    return Path(_directory(data_dir) or "<data directory>") / folder / part
+    return Path(_directory(data_dir) or "<data directory>") / folder / f"{split}.jsonl"
 
 
-def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
-    file = _path(key, part, data_dir)
-    directory = _directory(data_dir)
-    if directory and file.exists():
+def _file(key: str, split: str, data_dir: str | Path | None) -> Path:
+    file = _path(key, split, data_dir)
+    if file.exists():
         return file
-    task = KNOWN_TASKS[key]
-    options = task.kind == "multiple-choice"
-    index = "answer_index" if options or task.indexed else "label, and classes.json"
-    hub = f"read from the hub ({task.hub_id}) by the package datasets, if HF_HUB_OFFLINE is not set"
+    hub = KNOWN_TASKS[key].hub_id or "where it is not"
     raise InputError(
-        f"{file} {'does not exist' if directory else 'cannot be found: no data directory is set'}; "
-        f"set data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
-        f"question, {'choices, ' if options else ''}{index}. Without a directory, the task is "
-        f"{'not available' if task.hub_id is None else hub}"
+        f"{file} does not exist; set data_dir (--data-dir) or {DATA_VARIABLE} to the directory of "
+        f"the files of known tasks, or neither to read the task from the hub ({hub}) by the "
+        "package datasets, if HF_HUB_OFFLINE is not set"
     )
-
-
-def _named(examples: Examples, classes: tuple[str, ...], *, indexed: bool) -> Examples:
-    """Return the examples with class names as labels, after checking that all are known."""
-    allowed: Mapping[object, str] = dict(enumerate(classes)) if indexed else {c: c for c in classes}
-    for row, label in zip(examples.rows, examples.labels, strict=True):
-        if label not in allowed:
-            kind = f"an index from 0 to {len(classes) - 1}" if indexed else "in classes.json"
-            raise InputError(
-                f"{examples.source}, row {row}, column {examples.label_column!r}: "
-                f"{label!r} is not {kind}"
-            )
-    return replace(examples, labels=tuple(allowed[label] for label in examples.labels))
 
 
 DISTRIBUTION = "recbole"

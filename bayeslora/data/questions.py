@@ -18,7 +18,7 @@ import json
 import numbers
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,10 @@ from bayeslora.data.columns import (
     text_value,
 )
 from bayeslora.data.examples import LETTERS, Examples
-from bayeslora.data.formats import Record, Table
-from bayeslora.errors import InputError, located, unknown_choice
-from bayeslora.io.files import read_yaml
-from bayeslora.option_checks import Options, Text, Texts, option_names
-from bayeslora.plain_text import counted, listed, shown
+from bayeslora.data.formats import Table
+from bayeslora.plain_text import shown
 
-QUESTIONS = DataColumns("question", "answer", None, choices="choices")
+QUESTIONS = DataColumns("question", "answer")
 """Default columns of questions."""
 
 _NUMBERED = re.compile(r"(choice|candidate)_([0-9]+)")
@@ -58,13 +55,12 @@ def are_questions(names: Sequence[str]) -> bool:
     return "history" in names or ("question" in names and bool(_choice_columns(names)))
 
 
-def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
+def _choice_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the column of lists of options, or a column for each option; empty without any."""
     for name in _OTHER_NAMES["choices"]:
         if name in names:
-            return name
+            return (name,)
     matches = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
-    if not matches:
-        return None
     return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[2])))
 
 
@@ -78,7 +74,7 @@ class QuestionReader(Reader):
         """Find the columns and check that they exist; see `Reader`."""
         names = table.names
         self._history = "history" if "history" in names else None
-        text, label, pair, choices = columns.text, columns.label, columns.pair, columns.choices
+        text, label, pair = columns.text, columns.label, columns.pair
         if text == QUESTIONS.text and text not in names and self._history is not None:
             text = self._history
         if label in ("label", QUESTIONS.label):
@@ -86,23 +82,13 @@ class QuestionReader(Reader):
             label = next(known, QUESTIONS.label)
         if pair in (None, "context"):
             pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
-        if choices in (None, QUESTIONS.choices):
-            choices = _choice_columns(names) or ("candidates" if self._history else "choices")
-            if isinstance(choices, tuple) and not choices[-1].endswith(f"_{len(choices)}"):
-                raise InputError(
-                    f"{table.source}: options must be numbered from 1, got {listed(choices)}"
-                )
-        self._choices = (choices,) if isinstance(choices, str) else choices or ()
-        columns = replace(columns, text=text, label=label, pair=pair, choices=choices)
-        super().__init__(table, columns, **options)
+        self._choices = _choice_columns(names) or ("candidates" if self._history else "choices",)
+        super().__init__(table, replace(columns, text=text, label=label, pair=pair), **options)
         self._require(dict.fromkeys(self._choices, "choices, or choice_1, choice_2 and so on"))
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return (*super()._names, *([] if self._history is None else [self._history]))
-
-    def _texts(self, record: Record) -> list[Any]:
-        return [record.get(self.columns.text)]
+        return (*super()._names, *self._choices, *filter(None, [self._history]))
 
     def _content(self, rows: Rows) -> dict[str, Any]:
         text, label, pair = self.columns.text, self.columns.label, self.columns.pair
@@ -132,11 +118,8 @@ class QuestionReader(Reader):
         """Return the options of a question, in a cell with a list or in one cell each."""
         if len(cells) == 1:
             return _options(self._list(cells[0]))
-        filled = [cell for cell in cells if not is_blank(cell)]
-        for name, cell in zip(self._choices, cells[: len(filled)], strict=False):
-            if is_blank(cell):
-                raise BadValueError(f"{shown(name)} is empty, but a later option is not")
-        return _options(filled)
+        count = max((place for place, cell in enumerate(cells, 1) if not is_blank(cell)), default=0)
+        return _options(cells[:count])
 
     def _list(self, value: Any) -> Any:
         """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""
@@ -153,16 +136,10 @@ class QuestionReader(Reader):
         value, options = pair
         by_index = self.columns.label == "answer_index"
         if value is None and self.required:
-            others = ", because other rows have one" if by_index else ""
-            raise BadValueError(
-                f"the answer is missing; every row needs a value in this column{others}"
-            )
+            raise BadValueError("the answer is missing; every row needs a value in this column")
         if value is None:
             return None
         last = len(options) - 1
-        allowed = f"an index from 0 to {last}" + ("" if self.table.is_text else " (a number)")
-        if not by_index:
-            allowed += f", a letter from A to {LETTERS[last]}, or the text of an option"
         matches = set()
         if isinstance(value, str):
             if not by_index:
@@ -172,14 +149,11 @@ class QuestionReader(Reader):
                 matches |= {int(float(value))} & {*range(last + 1)}
         elif not isinstance(value, bool) and isinstance(value, numbers.Real):
             matches |= {*range(last + 1)} & {value}
-        if len(matches) > 1:
+        if len(matches) != 1:
+            problem = "means several options" if matches else "is no option"
             raise BadValueError(
-                f"{shown(value)} is ambiguous: it is the text of one option and the letter or "
-                "index of another; use indices in a column 'answer_index'"
-            )
-        if not matches:
-            raise BadValueError(
-                f"{shown(value)} is not one of the {last + 1} options; expected {allowed}"
+                f"{shown(value)} {problem}; expected an index from 0 to {last} (in a column "
+                f"'answer_index'), a letter from A to {LETTERS[last]}, or the text of an option"
             )
         return LETTERS[int(matches.pop())]
 
@@ -219,27 +193,14 @@ def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:
 def _options(values: Any) -> tuple[str, ...]:
     allowed = f"expected a list of 2 to {len(LETTERS)} different texts"
     if not isinstance(values, list):
-        raise BadValueError(
-            f"the options are missing; every row of this table must be a question; {allowed}"
-            if values is None
-            else f"{shown(values)} is not a list; {allowed}"
-        )
-    if not 2 <= len(values) <= len(LETTERS):
-        raise BadValueError(f"got {counted(len(values), 'option')}; {allowed}")
+        raise BadValueError(f"got {shown(values)}; {allowed}")
     options = tuple(map(text_value, values))
-    stripped = [option.strip() for option in options]
-    for index, option in enumerate(options):
-        first = stripped.index(option.strip())
-        if first != index:
-            raise BadValueError(
-                f"options {first + 1} and {index + 1} are both {shown(option)}; {allowed}"
-            )
+    if not 2 <= len({option.strip() for option in options}) == len(options) <= len(LETTERS):
+        raise BadValueError(f"got {shown(values)}; {allowed}")
     return options
 
 
 def _items(items: Any) -> tuple[str, ...]:
-    if items is None:
-        raise BadValueError("the history is missing; other rows of this table have one")
     if not isinstance(items, list) or not items:
         raise BadValueError(f"{shown(items)} is not a list of one or more texts")
     return tuple(map(text_value, items))
@@ -247,65 +208,3 @@ def _items(items: Any) -> tuple[str, ...]:
 
 def _context(value: Any) -> str:
     return "" if is_blank(value) else text_value(value)
-
-
-@dataclass(frozen=True)
-class TaskDescription(Options):
-    """A YAML description of files of questions with options.
-
-        question: stem
-        choices: [option_a, option_b]
-        answer: key
-        context: story
-        prompt: "{text_pair} {text}"
-
-    All lines are optional; columns that are not named have their usual names (see `questions`).
-    """
-
-    question: Text = QUESTIONS.text
-    """Column of the question."""
-    choices: Texts = ("choices",)
-    """Column of lists of options, or a column for each option."""
-    answer: Text = QUESTIONS.label
-    """Column of the correct option."""
-    context: Text | None = None
-    """Column of the context."""
-    prompt: Text | None = None
-    """Prompt around each question, a `template`: `{text}` is the question, `{text_pair}` the
-    context."""
-
-    @property
-    def names(self) -> list[str]:
-        """All columns."""
-        names = [self.question, *self.choices, self.answer, self.context]
-        return [name for name in names if name is not None]
-
-    def columns(self, path: str) -> DataColumns:
-        """Return the columns of the questions, named by the description at a path."""
-        choices = self.choices[0] if len(self.choices) == 1 else self.choices
-        return DataColumns(self.question, self.answer, self.context, choices, described=path)
-
-
-def is_description(task: str | None) -> bool:
-    """Return whether `task` is the path of a description rather than a task name."""
-    return task is not None and task.lower().endswith((".yaml", ".yml"))
-
-
-def read_description(path: str) -> TaskDescription:
-    """Read a description.
-
-    Raises:
-        InputError: The file is missing or not YAML, or a key or value is not allowed.
-    """
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} must be a mapping, such as `question: stem`")
-    keys = option_names(TaskDescription)
-    if unknown := next((key for key in content if key not in keys), None):
-        raise InputError(f"{path}: {unknown_choice('key', str(unknown), keys)}")
-    with located(path):
-        description = TaskDescription(**content)
-        names = description.names
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise InputError(f"column {shown(repeated)} is listed twice")
-    return description

@@ -99,10 +99,7 @@ def read(
     rows = as_texts(data) if labels == "optional" else data
     reader = _reader(rows, columns, keep, reading, required=labels == "required")
     pieces = list(reader.checked())
-    examples = reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
-    if columns.described is None:
-        return examples
-    return replace(examples, columns=columns.recorded())
+    return reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
 
 
 def stream(
@@ -130,37 +127,28 @@ def _reader(
     required: bool = False,
 ) -> Reader:
     """Return the reader of `data` for its kind of rows."""
-    if reading.kind == KINDS[1] and columns.choices is None:
+    as_questions = reading.kind == KINDS[1]
+    if as_questions:
         columns = _as_questions(columns)
     table = _table(data, columns, reading)
     columns = columns.among(table.names)
-    if reading.kind is None and columns.described is None and are_questions(table.names):
-        # A model fitted to questions with other column names accepts the usual ones too.
-        if columns.choices is not None and columns.text not in table.names:
-            columns = QUESTIONS
-        elif columns.choices is None and columns.text == DataColumns.text and _lacks_text(table):
-            columns = _as_questions(columns)
-    kind = Reader if columns.choices is None else QuestionReader
+    is_named = columns.text != DataColumns.text or columns.text in table.names
+    if reading.kind is None and are_questions(table.names) and not is_named:
+        columns, as_questions = _as_questions(columns), True
+    kind = QuestionReader if as_questions else Reader
     return kind(
         table,
         columns,
         required=required,
         keep=tuple(dict.fromkeys([*keep, *(n for n in reading.optional if n in table.names)])),
-        skip_blank=reading.blank == "skip",
     )
-
-
-def _lacks_text(table: Table) -> bool:
-    """Return whether the first row has no text."""
-    name = DataColumns.text
-    return name not in table.names or next(table.rows([name]))[1].get(name) is None
 
 
 def _as_questions(columns: DataColumns) -> DataColumns:
     """Return columns of questions with options, with default names for those not named."""
     text = QUESTIONS.text if columns.text == DataColumns.text else columns.text
     label = QUESTIONS.label if columns.label == DataColumns.label else columns.label
-    return DataColumns(text, label, columns.pair, columns.choices or QUESTIONS.choices)
+    return DataColumns(text, label, columns.pair)
 
 
 def _kept(examples: Examples, keep: Sequence[str], optional: Sequence[str]) -> Examples:

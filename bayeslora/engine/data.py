@@ -20,7 +20,7 @@ from bayeslora.data.columns import DataColumns, Reader
 from bayeslora.data.examples import Examples
 from bayeslora.data.formats import DEFAULT, Reading
 from bayeslora.data.read import read, stream
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, unknown_choice
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import Format
 from bayeslora.plain_text import counted
@@ -70,7 +70,6 @@ def read_for(
     if examples.is_union(data) and not record.tasks:
         raise InputError("the classifier was fitted to one task; pass its rows without a task name")
     if examples.is_union(data):
-        examples.check_tasks(data, [*record.tasks], "the classifier")
         if not data:
             raise InputError("data by task is empty; name at least one task")
         read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
@@ -277,7 +276,11 @@ def encode_for(
     elif indexed:
         advice.append(f"Labels may also be indices, 0 to {len(classes) - 1}")
     return examples.encode_labels(
-        rows, classes, unknown=unknown or "error", indexed=indexed, advice=". ".join(advice)
+        rows,
+        classes,
+        unknown=unknown or "error",
+        indexed=indexed,
+        advice="".join(f". {text}" for text in advice),
     )
 
 
@@ -329,7 +332,6 @@ class TrainingData:
         if examples.is_union(train) or examples.is_union(validation):
             return cls._of_tasks(train, validation, columns)
         rows = read_labelled(train, columns)
-        columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         columns = _with_images(columns, rows)
         held_out = None if validation is None else read_validation(validation, columns, rows)
         classes = examples.class_names(rows)
@@ -350,7 +352,8 @@ class TrainingData:
                 "training and validation data must both name their tasks; give both as mappings "
                 "from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
             )
-        examples.check_tasks(validation or (), [*train], "validation data")
+        if unknown := next((task for task in validation or () if task not in train), None):
+            raise unknown_choice("task of validation data", unknown, train)
         parts = {task: read_labelled(data, columns) for task, data in train.items()}
         held_out = {
             task: read_validation(data, columns, parts[task])

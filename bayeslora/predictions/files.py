@@ -41,7 +41,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.data import formats
-from bayeslora.data.columns import check_spelling
 from bayeslora.data.formats import File, Reading, Record, Table
 from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.io.files import atomic_file
@@ -406,8 +405,6 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
         for column in columns:
             if column not in opened.further:
                 raise unknown_choice("column", column, opened.further)
-    if "label" not in columns:
-        check_spelling(opened.source, names, label, "set label_column (--label-column)")
     scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
     sets = [f"set_{name}" for name in class_of.values()]
     if len(sets) < 2 or not {*sets} <= {*names}:

@@ -124,19 +124,9 @@ def test_new_classes_are_those_of_one_task(llama, tmp_path):
 @pytest.mark.parametrize(
     ("train", "validation", "name"),
     [
-        ({"topic": toy_rows(9)}, None, "topic"),
-        ({"a": toy_rows(9), "": binary(9)}, None, "name"),
         (TRAIN, {"colour": toy_rows(9, 1)}, "colour"),
         (TRAIN, toy_rows(9, 1), "validation"),
         (toy_rows(9), HELD, "validation"),
-        (
-            {
-                "a": [{**row, "label": f"b: {row['label']}"} for row in toy_rows(9)],
-                "a: b": toy_rows(9, 1),
-            },
-            None,
-            "a: b: animals",
-        ),
         ({"a": toy_rows(9), "b": [{**r, "label": "x"} for r in toy_rows(9)]}, None, "'x'"),
         (TRAIN, {"topic": binary(9, 1)}, "'yes'"),
     ],

@@ -92,18 +92,12 @@ def test_a_model_of_several_tasks_is_calibrated_and_exported(run, refused, world
 def test_bad_tasks_are_refused(refused, world, files, tmp_path):
     train, valid = named(files, "train"), files["topic-valid"]
     out = ("--out", tmp_path / "model", "--backbone", "/nowhere/at/all")
-    colons = write_rows(
-        tmp_path / "colons.jsonl",
-        [{**row, "label": f"b: {row['label']}"} for row in toy_rows(9)],
-    )
     for options, name in (
         ((*train, "--validation", f"colour={valid}"), "colour"),
         ((*train, "--validation", valid), "NAME=FILE"),
-        ((*train[:2],), "topic"),
         ((*train, *train[:2]), "topic"),
         ((*train, files["topic-train"]), "train"),
         (("--multi-task", files["topic-train"]), "NAME=FILE"),
-        (("--multi-task", f"a={colons}", "--multi-task", f"a: b={world.train}"), "a: b: animals"),
         ((*train, "--validation", f"topic={files['animal-valid']}"), "'no'|'yes'"),
         ((*train, "--task", "sst2_sentences"), "task"),
         ((world.train, "--validation", valid, "--validation", valid), "--validation"),

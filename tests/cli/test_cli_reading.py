@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from cli_files import NOWHERE, fake
+from cli_files import fake
 
 from bayeslora.predictions.record import Predictions
 
@@ -93,14 +93,3 @@ def test_options_that_cannot_be_meant(refused, tmp_path, case):
     name, options, part = USELESS[case]
     path = fake(tmp_path / name, rows=6)
     assert part in refused("evaluate", path, *options)
-
-
-def test_rows_without_text_are_left_out_where_that_is_asked_for(run, refused, tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": "x", "label": "a"}\n{"text": " ", "label": "b"}\n')
-    fit = ["fit", path, "--out", tmp_path / "m", "--backbone", NOWHERE]
-    assert "row 2" in refused(*fit)
-    done = run(*fit, "--set", "blank=skip")
-    assert done.code == 2
-    assert "1 of 2" in done.err
-    assert "'a'" in done.err  # one class is left

@@ -63,7 +63,7 @@ def test_codes_are_positions_among_the_classes():
 
 def test_an_unknown_label_is_named_with_what_is_allowed():
     text = message(encode_labels, make(["sport", None, "politcs"]), ("politics", "sport"))
-    for part in ("data.csv", "row 4", "column 'label'", "'politcs'", "did you mean 'politics'"):
+    for part in ("data.csv", "row 4", "column 'label'", "'politcs'"):
         assert part in text
     assert text.endswith("the classes are 'politics', 'sport'")
 
@@ -71,9 +71,6 @@ def test_an_unknown_label_is_named_with_what_is_allowed():
 def test_unknown_labels_can_be_kept_as_out_of_distribution():
     codes = encode_labels(make(["a", "oos", None]), ("a", "b"), unknown="ood")
     assert codes.tolist() == [0, -1, -1]
-    assert "'error' or 'ood', got 'drop'" in message(
-        encode_labels, make(["a"]), ("a", "b"), unknown="drop"
-    )
 
 
 def test_repeats_are_equal_in_text_second_text_and_label():

@@ -41,9 +41,6 @@ def test_a_missing_column_may_be_one_of_images():
     rows = [{"file": "a.png", "label": "a"}]
     with refused("unknown", "--image-column"):
         read(rows)
-    with pytest.raises(InputError) as caught:
-        read([{"txet": "a cat", "label": "a"}])
-    assert "image" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "b.jsonl"])

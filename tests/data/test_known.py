@@ -48,7 +48,6 @@ def data_dir(tmp_path, monkeypatch):
         "clinc150/oos_test.jsonl",
         [{"id": "oos-0", "question": "how is the dow", "answer_index": 2, "label": "oos"}],
     )
-    (tmp_path / "clinc150/classes.json").write_text('["table", "alarm", "oos"]')
     put(
         "boolq_question_only/test.jsonl",
         [
@@ -102,7 +101,6 @@ def test_a_missing_file_says_where_to_get_it(data_dir):
         "--data-dir",
         "BAYESLORA_DATA",
         "fancyzhx/ag_news",
-        "id, question, label",
     ):
         assert part in text
 

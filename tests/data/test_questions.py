@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from refusal import refused
 
 from bayeslora.data.examples import (
     class_names,
@@ -14,7 +13,7 @@ from bayeslora.data.examples import (
     without_overlap,
 )
 from bayeslora.data.formats import Reading
-from bayeslora.data.questions import read_description, with_shuffled_options
+from bayeslora.data.questions import with_shuffled_options
 from bayeslora.data.read import read
 from tests.data.test_readers import message
 
@@ -27,10 +26,6 @@ ROWS = [
 
 
 AS_QUESTIONS = Reading(kind="multiple-choice")
-
-
-def columns(description):
-    return read_description(str(description)).columns(str(description))
 
 
 def written(path, rows=ROWS):
@@ -95,7 +90,7 @@ def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     assert examples.labels == ("B", "C", "B", None)
     assert examples.pairs == ("", "It is said.", "", "")
     assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
-    assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
+    assert "'choice_1'" in message(written_csv(tmp_path, "x,,y,0"))
 
 
 def written_csv(folder, row):
@@ -126,7 +121,6 @@ BAD = {
     "one choice": ({**GOOD, "choices": ["x"]}, "choices"),
     "21 choices": ({**GOOD, "choices": [str(k) for k in range(21)]}, "choices"),
     "repeated choices": ({**GOOD, "choices": ["x", "y", "x"]}, "choices"),
-    "another type": ({"text": "t", "label": "a"}, "question"),
     "no choices": ({"question": "q", "answer": 0}, "choices"),
     "a letter beyond": ({**GOOD, "answer": "C"}, "answer"),
     "an index beyond": ({**GOOD, "answer": 2}, "answer"),
@@ -166,33 +160,3 @@ def test_other_options_make_another_question():
     assert examples.num_shared(read([base])) == 2
     assert without_overlap(examples, read([base])).labels == ("A", "B")
     assert joined([examples.take([0]), examples.take([1])]).choices == (("x", "y"), ("x", "z"))
-
-
-def test_a_description_names_columns(tmp_path):
-    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B", "story": "s", "choices": 3}]
-    data = written(tmp_path / "q.jsonl", rows)
-    about = tmp_path / "task.yaml"
-    about.write_text(
-        "question: stem\nchoices: [first, second]\nanswer: key\ncontext: story\nprompt: '{text}?'\n"
-    )
-    examples = read(data, columns=columns(about))
-    assert examples.choices == (("x", "y"),)
-    assert (examples.labels, examples.pairs, examples.texts) == (("B",), ("s",), ("q",))
-    assert read_description(str(about)).prompt == "{text}?"
-    about.write_text("question: stem\n")
-    rows = [{"stem": "q", "choices": ["x", "y"], "answer_index": 1}]
-    assert read(rows, columns=columns(about)).labels == ("B",)
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        *((content, "input") for content in ("", "3", "questoin: stem", "a: [", "x: *a")),
-        *((content, "option") for content in ("question: 3", "choices: {a: b}")),
-    ],
-)
-def test_bad_descriptions(content, code, tmp_path):
-    about = tmp_path / "task.yaml"
-    about.write_text(content)
-    with refused(code, about):
-        columns(about)

@@ -121,7 +121,7 @@ def test_further_columns_are_kept_as_texts(kind):
 
 def test_a_further_column_that_is_not_there_is_named():
     text = message([{"text": "a", "source": "b"}], keep=["sauce"])
-    for part in ("'sauce'", "did you mean 'source'", "--keep"):
+    for part in ("'sauce'", "'source'", "--keep"):
         assert part in text
     text = message(read((["one"], None)), keep=["sauce"])
     assert "unknown column to keep 'sauce'; choose from 'text'" in text

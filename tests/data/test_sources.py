@@ -34,25 +34,6 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
             read(path)
 
 
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        ('{"text": "a", "text": "b"}', "duplicate key 'text'"),
-        ('{"text": "a: b", "n": {"x": 1, "x": 2}}', "duplicate key 'x'"),
-        ('{"text": "a", "\\ud800": "b"}', "surrogate"),
-        ('{"text": "a"} {"text": "b"}', "invalid JSON"),
-    ],
-)
-@pytest.mark.parametrize("listed", [False, True])
-def test_json_that_would_mislead_is_refused(tmp_path, line, part, listed):
-    path = tmp_path / "a.json"
-    good = '{"text": "\\ud83d\\ude00 fine", "other": {"a": [1]}}'
-    path.write_text(f"[{good},\n{line}]" if listed else f"{good}\n{line}\n")
-    with refused("input", "row 2") as caught:
-        read(path)
-    assert part in str(caught.value)
-
-
 def test_names_say_the_kind(tmp_path):
     assert kind_of(tmp_path / "A.JSONL.GZ") == ".jsonl"
     assert kind_of(tmp_path / "v1.2.csv") == ".csv"

@@ -91,14 +91,7 @@ def test_every_row_of_a_class_is_as_likely_as_any_other():
     [
         (lambda: stratified_sample(shuffled([5, 5]), 11, 0), ["draw 11 of 10 rows", "between 2 "]),
         (lambda: stratified_sample(shuffled([5, 5]), 1, 0), ["draw 1 of 10 rows"]),
-        (
-            lambda: stratified_sample(shuffled([9, 3]), 8, 0, balanced=True),
-            ["class 1 has 3 rows", "needs 4 for 8 rows of 2 classes"],
-        ),
-        (
-            lambda: stratified_split(np.array([0, 0, 0, 1]), 2, 0),
-            ["class 1 has 1 row,", "needs 2 to be in both parts"],
-        ),
+        (lambda: stratified_split(np.array([0, 0, 0, 1]), 2, 0), ["class 1 has one row"]),
         (lambda: stratified_split(shuffled([5, 5]), 9, 0), ["hold out 9 of 10", "2 to 8"]),
         (lambda: stratified_split(shuffled([5, 5]), 0.01, 0), ["hold out 0 of 10"]),
     ],
@@ -127,8 +120,7 @@ def test_folds_and_the_classes_in_them_differ_by_one_row_at_most(labels, folds, 
 @given(st.lists(st.integers(1, 4), min_size=3, max_size=30), SEEDS, st.floats(0.05, 0.6))
 def test_groups_stay_together(sizes, seed, share):
     groups = [f"g{k}" for k, size in enumerate(sizes) for _ in range(size)]
-    labels = np.zeros(len(groups), np.int64)
-    train, held_out = grouped_split(labels, groups, share, seed)
+    train, held_out = grouped_split(groups, share, seed)
     assert sorted([*train, *held_out]) == list(range(len(groups)))
     assert not {groups[k] for k in train} & {groups[k] for k in held_out}
     minimum = max(round(share * len(groups)), 1)

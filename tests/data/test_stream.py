@@ -7,7 +7,6 @@ from refusal import refused
 
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import joined
-from bayeslora.data.formats import Reading
 from bayeslora.data.read import read, stream
 from tests.data.test_formats import write
 
@@ -54,21 +53,3 @@ def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
     for reader in (read, lambda path: stream(path, COLUMNS)):
         with refused("input", f"row {place + 1}", "'id'", "'r0'", "row 1"):
             reader(path)
-
-
-@pytest.mark.parametrize("blank", [None, "", "  "])
-def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blank, caplog):
-    records = [{"text": blank, "label": "a"}, *rows(3), {"text": blank}, {"id": "z", "text": "z"}]
-    path = lines(
-        tmp_path / "a.jsonl", [{"id": str(k), **record} for k, record in enumerate(records)]
-    )
-    examples = read(path, reading=Reading(blank="skip"))
-    assert examples.rows == (2, 3, 4, 6)
-    assert "skipped 2 of 6 rows" in caplog.text
-    assert joined(list(stream(path, COLUMNS, reading=Reading(blank="skip")).pieces())) == examples
-    with refused("input", "row 1, column 'text'", "blank=skip"):
-        read(path)
-    with refused("input", "blank"):
-        read([{"text": blank}], reading=Reading(blank="skip"))
-    with refused("input", "row 1, column 'text'"):
-        read([{"text": 3}], reading=Reading(blank="skip"))

@@ -150,13 +150,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _settle_task(args: Options) -> None:
-    """Set the prompt of a described task, and the default split of a known task."""
-    from bayeslora.data.questions import is_description, read_description
-
-    if is_description(args.task):
-        if args.template is None:
-            args.template = read_description(args.task).prompt
-    elif args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
+    """Set the default split of a known task."""
+    if args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
         args.train = "train"
 
 
