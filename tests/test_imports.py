@@ -40,6 +40,7 @@ def loaded_after(statement):
         "import bayeslora; bayeslora.register_posterior",
         "from bayeslora import errors, options; from bayeslora.io import files",
         "from bayeslora.posteriors.registry import CATALOGUE; list(CATALOGUE)",
+        "from bayeslora.adapters.registry import CATALOGUE; list(CATALOGUE)",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement):

@@ -78,12 +78,6 @@ def test_the_spectrum_of_a_site_by_hand():
     assert math.isnan(spectrum(site).relative_norm)
 
 
-def test_stable_rank_by_hand():
-    eye = torch.eye(3)
-    core = torch.diag(torch.tensor([2.0, 1.0, 1.0]))
-    assert spectrum(site_of(eye, eye, core)).stable_rank == pytest.approx((4 + 1 + 1) / 4)
-
-
 def test_drift_by_hand():
     A = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     B = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])

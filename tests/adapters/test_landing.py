@@ -65,19 +65,6 @@ def test_absorption_when_it_is_due(landing, every):
             assert drift(sites[0]) > 1e-3
 
 
-def test_absorption_is_counted_across_a_resume():
-    sites = sites_of(8, 3)
-    optimizer = LandingAdam(sites, 0.05, 5e-3, absorb_every=3)
-    for step in range(2):
-        give_noise(sites, step)
-        optimizer.step()
-    resumed = LandingAdam(sites, 0.05, 5e-3, absorb_every=3)
-    resumed.load_state_dict(optimizer.state_dict())
-    give_noise(sites, 2)
-    resumed.step()
-    assert drift(sites[0]) < 2e-6
-
-
 @pytest.mark.parametrize(("n", "attraction"), [(192, 5e-3), (192, 2e-2), (384, 2e-2)])
 def test_drift_follows_its_law(n, attraction):
     """‖ZᵀZ − I‖_F settles at η n g √r / (2λ) under noise of root mean square entry g."""

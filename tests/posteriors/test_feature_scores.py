@@ -58,7 +58,8 @@ def test_mahalanobis_is_that_of_scikit_learns_ledoit_wolf(rows, size, relative):
 
 
 @pytest.mark.parametrize("rows", [4, 60])
-def test_knn_is_that_of_scikit_learn(rows):
+def test_knn_is_that_of_scikit_learn(rows, monkeypatch):
+    monkeypatch.setattr(fitted_scores, "row_slices", partial(row_slices, most=90))  # in parts
     features, _ = toy(rows=rows, size=6)
     other = toy(rows=25, size=6, seed=3)[0]
     k = min(fitted_scores.NEIGHBOUR, rows)
@@ -80,16 +81,6 @@ def test_knn_keeps_a_seeded_choice_of_many_rows(monkeypatch):
     assert not torch.equal(first.rows, other.rows)
     unit = (features / features.norm(dim=1, keepdim=True)).float()
     assert all((unit == row).all(1).any() for row in first.rows)
-
-
-def test_knn_in_parts_makes_no_difference(monkeypatch):
-    features, _ = toy(rows=30, size=6)
-    score = NearestRows.fitted(features, seed=0)
-    whole = score(features)
-    monkeypatch.setattr(
-        "bayeslora.posteriors.fitted_scores.row_slices", partial(row_slices, most=90)
-    )
-    torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
 
 
 def all_fitted(rows=60, size=6):

@@ -83,21 +83,6 @@ def test_histogram_binning_is_netcals_off_the_edges():
     np.testing.assert_allclose(fitted.apply(other).probs, expected, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_netcals_histogram_maps_an_edge_to_the_bin_below_that_it_was_fitted_in():
-    """Bins [0, .5) and [.5, 1] of `yes`: 1 of 2 and 3 of 3 rows; of `no`: 0 of 1 and 1 of 4."""
-    from netcal.binning import HistogramBinning as Theirs
-
-    predictions = two([0.1, 0.2, 0.5, 0.5, 0.9], [0, 1, 1, 1, 1])
-    theirs = Theirs(bins=2)
-    theirs.fit(np.array(predictions.probs), np.array(predictions.labels))
-    edge = np.array([[0.5, 0.5]])
-    assert theirs.transform(edge).tolist() == [0.5]
-    fitted = HistogramBinning(num_bins=2, bins="equal-width", smoothing=0).fit(predictions)
-    assert fitted.values[1, 1] == 1
-    assert fitted.apply(two([0.5], [1])).probs[0, 1] == pytest.approx(1 / (1 + 1 / 4))
-
-
 def test_histogram_binning_by_hand():
     """Bins [0, .5) and [.5, 1] of `yes`: 1 of 3 and 2 of 2 rows; its share is (3 + 1) / (5 + 2)."""
     predictions = two([0.1, 0.2, 0.4, 0.5, 0.9], [0, 0, 1, 1, 1])
@@ -166,12 +151,3 @@ def test_smoothed_blocks_rise_all_the_same():
     share = 22 / 73
     expected = [(1 + 2 * share) / 53] * 51 + [(20 + share) / 21] * 20
     np.testing.assert_allclose(np.interp(stated, *fitted.knots[1]), expected)
-
-
-@pytest.mark.parametrize("method", [BetaCalibration(), IsotonicRegression()])
-def test_the_curve_of_a_class_never_falls(method):
-    fitted = method.fit(rows(200, sharp=2))
-    p = np.linspace(0, 1, 201)
-    rising = np.column_stack([p, (1 - p) / 2, (1 - p) / 2])
-    mapped = fitted.apply(rows(201).replace(probs=rising)).probs[:, 0]
-    assert (np.diff(mapped) >= -1e-12).all()

@@ -151,24 +151,3 @@ def test_refusals(method):
         build(method).apply(rows(5))
     with refused("input", "['a', 'b']", "['a', 'b', 'c']"):
         build(method).fit(rows(5, classes=2)).apply(rows(5))
-
-
-@pytest.mark.parametrize(
-    ("method", "refusal"),
-    [
-        ("temprature", ("unknown", "'temperature'")),
-        ("temperature:temperature=2", ("unknown", "'temperature'")),
-        ("vector:prior_scale=0", ("option", "prior_scale", "0")),
-        ("matrix:off_diagonal_scale=cv", ("option", "cross-validation")),
-        ("matrix:prior_scale=-1", ("option", "prior_scale")),
-        ("beta:prior_scale=no", ("option", "prior_scale")),
-        ("histogram:num_bins=0", ("option", "num_bins", "0")),
-        ("histogram:bins=even", ("option", "'even'")),
-        ("histogram:smoothing=-1", ("option", "smoothing", "-1")),
-        ("isotonic:smoothing=inf", ("option", "smoothing")),
-        ("isotonic:weights=1", ("unknown", "'weights'")),
-    ],
-)
-def test_wrong_options_are_refused(method, refusal):
-    with refused(*refusal):
-        build(method)

@@ -42,27 +42,6 @@ def fitted(config, features, labels, classes):
 
 
 LAPLACE = Laplace(structure="full", prior_precision=1 / TAU**2)
-KNOWLES_MINKA = VBLL(prior_scale=TAU)
-
-
-def test_two_classes_two_features_against_a_grid():
-    """Two classes only depend on θ_1 − θ_0 ~ N(0, 2τ²I), integrated on a 400 x 400 grid."""
-    features, labels = toy(rows=40, size=2, classes=2, seed=1)
-    other = toy(rows=25, size=2, classes=2, seed=2)[0]
-    axis = torch.linspace(-10, 10, 400, dtype=F64)
-    grid = torch.cartesian_prod(axis, axis)
-    log_prior = -grid.square().sum(1) / (4 * TAU**2)
-    signs = 2.0 * labels - 1
-    log_likelihood = torch.nn.functional.logsigmoid(signs * (grid @ features.T)).sum(1)
-    weights = (log_prior + log_likelihood).softmax(0)
-    exact = weights @ (grid @ other.T).sigmoid()
-    gaps = {}
-    for name, config in {"la": LAPLACE, "km": KNOWLES_MINKA}.items():
-        logits = fitted(config, features, labels, 2).predict(Features(other))
-        probs = link_probabilities(logits, num_samples=20_000).probs[:, 1]
-        gaps[name] = (probs - exact).abs().max().item()
-    assert gaps["la"] < 0.02
-    assert gaps["km"] < 0.03
 
 
 def importance_sample(features, labels, num_draws=200_000, freedom=6.0):

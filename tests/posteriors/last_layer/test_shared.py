@@ -127,22 +127,6 @@ def test_the_curvature_of_options_is_the_hessian(prior):
     assert whole.log_determinant(delta) == pytest.approx(torch.logdet(hessian + delta * eye).item())
 
 
-def test_the_chains_sample_the_posterior_of_options():
-    """Means and deviations match 1-d quadrature within three Monte Carlo errors."""
-    rows = options_rows(size=1, rows=12)
-    head = fitted("nuts:num_chains=2,num_warmup=100,num_samples=500", rows)
-    grid = torch.linspace(-12, 12, 4001).double()
-    logits = rows.values.double() * grid
-    log_density = logits.log_softmax(1)[torch.arange(12), rows.labels].sum(0)
-    log_density = log_density - 0.5 * head.prior_precision * grid.square()
-    density = log_density.softmax(0)
-    mean = (density * grid).sum()
-    deviation = (density * (grid - mean).square()).sum().sqrt()
-    draws = head.draws[:, 0, 0].double()
-    assert draws.mean().item() == pytest.approx(mean.item(), abs=0.2 * deviation.item())
-    assert draws.std().item() == pytest.approx(deviation.item(), rel=0.15)
-
-
 def test_the_energy_of_options_is_the_posteriors():
     rows = options_rows()
     states, labels = rows.values.double(), rows.labels

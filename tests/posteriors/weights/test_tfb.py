@@ -47,12 +47,6 @@ def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector
     assert changes.mean(0).abs().max() < 5 * 0.3 / 8000**0.5
 
 
-def test_without_noise_a_draw_is_the_mean():
-    site = lora_site()
-    before = site.delta().clone()
-    assert torch.equal(drawn(TFBWeights(TFB(), [site]), site.delta, 1)[0].float(), before)
-
-
 @given(
     threshold=st.floats(1e-4, 1.0),
     low=st.floats(1e-3, 1e-2),
