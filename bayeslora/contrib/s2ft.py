@@ -64,7 +64,6 @@ class S2FT(Adapter):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
     parameters: ClassVar[str] = "out per column"
     default_lr: ClassVar[float] = 1e-2
-    retired: ClassVar[tuple[str, ...]] = ("avoid",)
     only_with: ClassVar[OnlyWith] = {
         "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
         "context_rows": tuple(("selection", name) for name in LEARNED),
