@@ -100,15 +100,6 @@ class S2FT(Adapter):
         """Whether the selection of columns depends on training rows."""
         return self.selection in LEARNED
 
-    @property
-    def start_alike(self) -> str:
-        """All selections except `random` give every member the same columns."""
-        return (
-            ""
-            if self.selection == "random"
-            else "choose selection=random, which gives each member other columns"
-        )
-
     def targets(self, model: nn.Module) -> list[str]:
         """Return the layers to select columns from; see `column_targets`."""
         return column_targets(model, self)

@@ -34,7 +34,6 @@ from bayeslora.engine.build import (
     check_last_layer,
     last_layer,
     rows_to_fit,
-    scores_of_format,
 )
 from bayeslora.engine.data import (
     check_images,
@@ -156,7 +155,8 @@ def _fitted(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = scores_of_format(network.plan.format, feature_scores)
+        # Options have no feature in common.
+        names = () if network.plan.format == "options" else feature_scores
         names = feature_options.settled_scores(names, posterior)
         new = with_posterior(network, posterior)
         refit(new, fitted_to, held_out, columns, names)

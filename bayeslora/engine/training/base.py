@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from bayeslora.errors import InputError
 from bayeslora.io.files import (
     atomic_directory,
     atomic_file,
+    open_tensors,
     read_json,
     real_path,
     refuse_target,
@@ -211,28 +210,25 @@ def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
 
 
-logger = logging.getLogger(__name__)
-
 _CHECKPOINT_FORMAT = 3
 """1 was a directory per epoch; 2 had other names of tensors."""
 
 
 def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the checkpoint of a network's directory; None if there is none that can be read.
+    """Return the checkpoint of a network's directory; None if there is none.
 
     Returns:
         Tensors by name, and everything else, JSON-ready.
+
+    Raises:
+        InputError: It is damaged.
     """
     path = None if directory is None else directory / CHECKPOINT
     if path is None or not path.is_file():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["state"])
-    except (SafetensorError, OSError) as error:
-        logger.warning("%s is damaged (%s); training starts over", path, error)
-        return None
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["state"])
 
 
 def write_checkpoint(
@@ -240,16 +236,11 @@ def write_checkpoint(
 ) -> None:
     """Replace the checkpoint of a network; after a kill, the old or the new one is in place.
 
-    If the output directory was deleted in the meantime, a warning says so and nothing is written.
-
     Args:
         directory: Directory of the network.
         tensors: Tensors by name.
         state: Everything else, JSON-ready.
     """
-    if not directory.parent.is_dir():
-        logger.warning("%s was deleted; the fit continues without checkpoints", directory.parent)
-        return
     directory.mkdir(exist_ok=True)
     target = directory / CHECKPOINT
     content = {name: item.contiguous() for name, item in tensors.items()}
