@@ -1,9 +1,13 @@
 """The checkpoint of a network: whole or absent, and never run."""
 
+import pytest
 import torch
 from crashes import survivors
 
-from bayeslora.engine.training.base import read_checkpoint, write_checkpoint
+from bayeslora.engine.training.base import (
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 def checkpoint(step):
@@ -19,6 +23,15 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
         assert read_checkpoint(folder) == checkpoint(step)
     assert [path.name for path in folder.iterdir()] == ["checkpoint.safetensors"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"whole"])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, caplog, content):
+    write_checkpoint(tmp_path, *checkpoint(1))
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-3] if content == b"whole" else content)
+    assert read_checkpoint(tmp_path) is None
+    assert str(path) in caplog.text
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path):
