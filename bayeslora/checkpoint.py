@@ -191,11 +191,9 @@ def read_record(directory: str | Path) -> ModelRecord:
     content = _content(path)
     names = {item.name for item in dataclasses.fields(ModelRecord)}
     try:
-        record = ModelRecord(**{name: content[name] for name in content.keys() & names})
+        return ModelRecord(**{name: content[name] for name in content.keys() & names})
     except TypeError as error:
         raise InputError(f"{path} is damaged: {error}", code="damaged") from None
-    # Models of earlier versions may classify among the classes of all tasks, as if of one task.
-    return dataclasses.replace(record, tasks={}) if content.get("across_tasks") else record
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ def verify_model(directory: str | Path) -> list[FileState]:
     """
     folder = Path(directory)
     read_record(folder)
-    listed = _content(folder / RECORD).get(FILES, {})  # none in models of earlier versions
+    listed = _content(folder / RECORD).get(FILES, {})
     others = [name for name in listed_files(folder) if name not in (RECORD, CARD, *listed)]
     return [
         FileState(RECORD, (folder / RECORD).stat().st_size, "ok"),

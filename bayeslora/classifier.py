@@ -483,7 +483,7 @@ class BayesianClassifier:
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Imported here: predictions do not need it.
-        from bayeslora.engine.fitted.refit import for_new_classes
+        from bayeslora.engine.fitted.calibrate import for_new_classes
 
         check_keywords("adapt", columns, ColumnNames)
         network = self.network

@@ -31,7 +31,6 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
-    ClassVar,
     Literal,
     TypeGuard,
     TypeVar,
@@ -109,14 +108,7 @@ LINKS: tuple[Link, ...] = get_args(Link)
 
 
 class Options:
-    """Base of dataclasses whose annotations define the allowed values.
-
-    Attributes:
-        retired: Options of earlier versions that may stand in the record of a model, in which they
-            change nothing.
-    """
-
-    retired: ClassVar[tuple[str, ...]] = ()
+    """Base of dataclasses whose annotations define the allowed values."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -131,15 +123,6 @@ class Options:
         values = {name: getattr(self, name) for name in option_names(type(self))}
         for name, value in _accepted(checks(type(self)), values).items():
             object.__setattr__(self, name, value)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options in the record of a stored model, without retired ones.
-
-        Raises:
-            InputError: A fit with these options cannot be read any more.
-        """
-        return {name: value for name, value in record.items() if name not in cls.retired}
 
 
 def checked(name: str, value: object, hint: Any) -> Any:
@@ -190,7 +173,7 @@ def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -
     except ValidationError as error:
         problems = error.errors(include_url=False)
     else:
-        # Integers stay integers where any number is allowed, as in records of earlier versions.
+        # Integers stay integers where any number is allowed.
         return {
             name: plain[name] if plain[name] == value else value for name, value in accepted.items()
         }

@@ -163,7 +163,7 @@ class Catalogue(Mapping[str, type[Any]]):
                 f"provides it, or call bayeslora.register_{self.kind} on its class",
                 code="package",
             )
-        return resolve(self.kind, self[name].from_record(record), self)
+        return resolve(self.kind, record, self)
 
     def provider(self, config: Any) -> dict[str, str]:
         """Return name and version of a method's package; empty for built-in and registered ones."""

@@ -81,7 +81,7 @@ def toy_next_items(n, seed=0):
 
 
 def without_hashes(model):
-    """Remove the hashes from a model directory, as in older versions; return it."""
+    """Remove the hashes from a model directory; return it."""
     path = Path(model) / "bayeslora.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in content.items() if k not in ("files", "sha256")}))

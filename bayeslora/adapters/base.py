@@ -192,11 +192,6 @@ class Adapter(Options):
         return options.as_mapping(self)
 
     @property
-    def start_alike(self) -> str:
-        """How to diversify ensemble members that would all start alike; empty if they differ."""
-        return "choose 'lora' or 'polar', which start at random" if self.from_weight else ""
-
-    @property
     def starts_from_rows(self) -> bool:
         """Whether the initialisation depends on texts; `begin` is then called before training."""
         return False

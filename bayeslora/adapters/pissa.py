@@ -35,7 +35,6 @@ class PiSSA(LowRankAdapter):
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
-    retired: ClassVar[tuple[str, ...]] = ("niter",)
 
     r: Count = 16
     """Rank of the trained subspace; the change has rank 2r at most."""

@@ -72,7 +72,6 @@ class PoLAR(LowRankAdapter):
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "max_rotation": (("constraint", "retraction"),),
     }
-    retired: ClassVar[tuple[str, ...]] = ("init",)
 
     r: Count = 8
     alpha: Positive = 32.0

@@ -86,7 +86,6 @@ class AMT(Adapter):
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"
     default_lr: ClassVar[float] = 5e-3
-    retired: ClassVar[tuple[str, ...]] = ("top", "gamma", "beta", "start")
 
     r: Count = 8
     """Rank of each member."""

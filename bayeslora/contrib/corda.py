@@ -55,7 +55,6 @@ class CorDA(LowRankAdapter):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
-    retired: ClassVar[tuple[str, ...]] = ("power", "damping")
 
     r: Count = 16
     """Rank of the trained subspace; the change has rank 2r at most."""

@@ -84,7 +84,6 @@ class EMTAL(LowRankAdapter):
         "momentum": (("quality_retaining", "mean"),),
         "temperature": (("quality_retaining", "mean"),),
     }
-    retired: ClassVar[tuple[str, ...]] = ("init", "largest", "only_correct")
 
     r: Count = 8
     alpha: Positive | None = None

@@ -65,7 +65,6 @@ class ILoRA(LoRA):
     use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
-    retired: ClassVar[tuple[str, ...]] = ("context",)
 
     r: Count = 8
     """Rank of the change of each adapted weight, a multiple of `num_experts`."""

@@ -59,7 +59,6 @@ class LISA(Adapter):
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
-    retired: ClassVar[tuple[str, ...]] = ("ramp", "weights", "state")
 
     num_active: Count = 2
     """Number of layers that train at a time."""

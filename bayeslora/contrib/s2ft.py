@@ -64,7 +64,6 @@ class S2FT(Adapter):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
     parameters: ClassVar[str] = "out per column"
     default_lr: ClassVar[float] = 1e-2
-    retired: ClassVar[tuple[str, ...]] = ("avoid",)
     only_with: ClassVar[OnlyWith] = {
         "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
         "context_rows": tuple(("selection", name) for name in LEARNED),
@@ -100,15 +99,6 @@ class S2FT(Adapter):
     def starts_from_rows(self) -> bool:
         """Whether the selection of columns depends on training rows."""
         return self.selection in LEARNED
-
-    @property
-    def start_alike(self) -> str:
-        """All selections except `random` give every member the same columns."""
-        return (
-            ""
-            if self.selection == "random"
-            else "choose selection=random, which gives each member other columns"
-        )
 
     def targets(self, model: nn.Module) -> list[str]:
         """Return the layers to select columns from; see `column_targets`."""

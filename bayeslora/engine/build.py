@@ -20,13 +20,13 @@ from bayeslora.adapters.inject import inject, lay_out
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import tokens_after
-from bayeslora.backbones.template import FILLED, Template, at_blank
+from bayeslora.backbones.template import Template, at_blank
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.questions import with_shuffled_options
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.plan import Plan
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Format, Pooling
+from bayeslora.option_checks import Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import build_head, build_weights, check_factors, names_where
 from bayeslora.posteriors.types import LastLayer
@@ -68,12 +68,20 @@ def build_network(
     names = [site.name for site in sites]
     path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
     reads_options = plan.format == "options"
-    encoder = _encoder_class(reads_options=reads_options)(
+    make = Encoder
+    if reads_options:  # imported where it is used
+        from bayeslora.backbones.options import OptionsEncoder
+
+        make = OptionsEncoder
+    encoder = make(
         clone,
         layers_path=path,
         start=start,
         max_length=plan.max_length,
-        pooling=pooling_of(clone, chosen),
+        pooling=chosen.pooling_of(
+            POOLING[clone.kind],
+            reads_end=clone.kind == "decoder" and clone.template is not None,
+        ),
     )
     if sites and posterior.calls_once:
         _check_called_once(encoder, names, posterior)
@@ -94,21 +102,6 @@ def build_network(
     return network.to(backbone.device)
 
 
-def _encoder_class(*, reads_options: bool) -> type[Encoder]:
-    """Return the class of the encoder; that of options is imported where it is used."""
-    if not reads_options:
-        return Encoder
-    from bayeslora.backbones.options import OptionsEncoder
-
-    return OptionsEncoder
-
-
-def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
-    """Return which state of a text is its feature, given the adapter."""
-    reads_end = backbone.kind == "decoder" and backbone.template is not None
-    return adapter.pooling_of(POOLING[backbone.kind], reads_end=reads_end)
-
-
 def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     """Return the adapter with the options that the posterior needs, such as dropout.
 
@@ -127,10 +120,9 @@ def check_combination(adapter: Adapter, posterior: Posterior) -> None:
     """Raise InputError if the adapter refuses the posterior."""
     reason = adapter.refuses(posterior)
     if reason:
-        names = names_where(lambda config: not adapter.refuses(config))
         raise InputError(
             f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}, which "
-            f"{reason}; choose another adapter, or {names}",
+            f"{reason}",
             code="not-with-adapter",
         )
 
@@ -141,9 +133,8 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
     if shared:
         raise InputError(
             f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
-            f"{calls[shared[0]]} times per pass. Posterior {posterior.name!r} draws or measures "
-            "weights separately at each call; choose "
-            f"{names_where(lambda config: not config.calls_once)}",
+            f"{calls[shared[0]]} times per pass, but posterior {posterior.name!r} draws or "
+            "measures weights separately at each call",
             code="shared-layers",
         )
 
@@ -177,30 +168,23 @@ def check_last_layer(posterior: Posterior, *, adapted: bool = True, gated_by: st
         InputError: The posterior is neither over the last layer nor fitted to trained adapters that
             the network has; or it would replace a posterior whose gates the network needs.
     """
-    of_last_layer = names_where(lambda config: not (config.from_start or config.over_trained))
     if gated_by:
         raise InputError(
-            f"a network fitted with posterior {gated_by!r} cannot be calibrated or given another "
-            f"posterior: its adapters need the gates of {gated_by!r}; fit the other posterior "
-            "from the start",
+            f"a network fitted with posterior {gated_by!r} takes no other posterior: its adapters "
+            "need the gates",
             code="gated",
         )
     if posterior.over_trained and not adapted:
         raise InputError(
             f"posterior {posterior.name!r} is over the weights of an adapter, and this classifier "
-            "has none: it is neither a bayeslora model nor a LoRA checkpoint loaded with "
-            f"from_transformers(directory, {posterior.name!r}); choose a posterior over the last "
-            f"layer, {of_last_layer}",
+            "has none",
             code="no-adapter",
         )
-    reason = posterior.from_start
-    if reason:
-        over_trained = names_where(lambda config: config.over_trained)
-        over = f", or {over_trained} over its adapters" if adapted else ""
+    if posterior.from_start:
+        names = names_where(lambda config: not (config.from_start or config.over_trained))
         raise InputError(
             f"posterior {posterior.name!r} cannot be fitted to a finished network, or without an "
-            f"adapter (--quick): it {reason}; fit an adapter with it from the start, or choose a "
-            f"posterior over the last layer: {of_last_layer}{over}",
+            f"adapter (--quick): it {posterior.from_start}; choose one of {names}",
             code="from-start",
         )
 
@@ -215,15 +199,8 @@ def with_format(plan: Plan, rows: Examples) -> Plan:
     """Return the choices with defaults for questions, if the rows are questions.
 
     Raises:
-        InputError: An option has no effect on such rows.
+        InputError: A format is chosen, and the rows are texts.
     """
-    template = plan.template
-    alone = rows.choices is None or plan.format == "letters"
-    if template is not None and template.fills and alone:
-        raise InputError(
-            f"template {template.frame!r} has {FILLED}, which needs questions with options and "
-            "the format 'options'; use {text} instead"
-        )
     if rows.choices is None:
         if plan.format is not None:
             raise InputError(
@@ -235,34 +212,8 @@ def with_format(plan: Plan, rows: Examples) -> Plan:
     layers = 1.0 if plan.depth is None else plan.depth
     if format == "letters":
         return replace(plan, format=format, depth=layers, verbaliser=plan.verbaliser or "names")
-    if plan.verbaliser not in (None, "none"):
-        raise InputError(
-            "verbaliser has no effect on the format 'options', in which the language model "
-            "scores the options themselves; leave it out",
-            code="no-effect",
-        )
-    scores = scores_of_format(format, plan.feature_scores)
-    return replace(plan, format=format, depth=layers, feature_scores=scores, verbaliser="none")
-
-
-def scores_of_format(format: Format | None, names: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the feature scores to fit: none in the format `options`.
-
-    Args:
-        format: Format of questions; None for texts.
-        names: Names of the scores; None for the default.
-
-    Raises:
-        InputError: Scores are requested for `options`, where every option has its own feature.
-    """
-    if format != "options":
-        return names
-    if names:
-        raise InputError(
-            "feature scores need one feature per row, but the format 'options' has one per "
-            "option; leave feature_scores out"
-        )
-    return ()
+    # The language model scores the options themselves, and each option has a feature of its own.
+    return replace(plan, format=format, depth=layers, feature_scores=(), verbaliser="none")
 
 
 def rows_to_fit(rows: Examples, format: Format | None, seed: int) -> Examples:
@@ -321,12 +272,6 @@ def check_format(format: Format | None, whole: Backbone, cut: Backbone, classes:
         InputError: Letters need a decoder with one token for each; options of a decoder need all
             its layers.
     """
-    if whole.template is not None and whole.template.fills and whole.kind != "decoder":
-        raise InputError(
-            f"template {whole.template.frame!r} is for language models, but {whole.name} is an "
-            "encoder, which reads each option next to its question; leave template (--template) "
-            "out"
-        )
     if format == "options" and whole.kind == "decoder" and cut.depth is not None:
         raise InputError(
             f"format 'options' needs all layers of {whole.name} for the language model's answer; "
@@ -334,11 +279,6 @@ def check_format(format: Format | None, whole: Backbone, cut: Backbone, classes:
         )
     if format != "letters":
         return
-    if whole.kind != "decoder":
-        raise InputError(
-            f"{whole.name} is an encoder, which cannot answer with a letter; choose the format "
-            "'options', or a decoder"
-        )
     known: list[Sequence[int]] = [[whole.tokenizer.unk_token_id]]
     for letter in LETTERS[:classes]:
         ids = list(tokens_after(whole.tokenizer, whole.template, letter))

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.adapters.base import USUAL_LAYERS
 from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
@@ -175,22 +174,8 @@ class Fitter:
     def _prepared(self, network: Network) -> tuple[PreparedTexts, PreparedTexts | None]:
         """Return training and validation rows, prepared once for all networks."""
         if self._texts is None:
-            plan, says = self.plan, self.notes
-            if says and plan.posterior.num_members > 1 and plan.adapter.start_alike:
-                logger.warning(
-                    "ensemble members with adapter %r start alike and differ only by the order of "
-                    "the rows; %s",
-                    *(plan.adapter.name, plan.adapter.start_alike),
-                )
-            layers = getattr(self.backbone.model.config, "num_hidden_layers", None)
-            num_adapted = plan.adapter.num_layers if plan.adapter.trains and says else None
-            # The usual number means "as many as there are" in a smaller model.
-            if layers and num_adapted not in (None, USUAL_LAYERS) and num_adapted > layers:
-                logger.warning(
-                    "num_layers=%d, but the backbone has %d layers; all of them are adapted",
-                    *(num_adapted, layers),
-                )
-            ready = partial(prepare, network.encoder, progress=plan.progress and says, say=says)
+            says, shows = self.notes, self.plan.progress and self.notes
+            ready = partial(prepare, network.encoder, progress=shows, say=says)
             held_out = self.data.validation
             self._texts = ready(self._rows), None if held_out is None else ready(held_out)
         return self._texts
@@ -234,7 +219,7 @@ def fit_networks(fitter: Fitter, final: TrainingData) -> tuple[Fitted, dict[str,
         The fitted networks, and entries for the record.
 
     Raises:
-        InputError: The folds are to be kept, but no row can be held out.
+        InputError: Folds were chosen, but no row can be held out.
     """
     plan, settings = fitter.plan, fitter.plan.training
     held_out = fitter.data.validation
@@ -245,11 +230,11 @@ def fit_networks(fitter: Fitter, final: TrainingData) -> tuple[Fitted, dict[str,
     folds = divided(*fitter.data.train, settings)
     if any(len(fold.unseen) for fold in folds):
         return cross_validate(fitter, plan, folds)
-    reason = "every text occurs in several rows or is the only one of its class"
-    if settings.keep_folds:
-        raise InputError(f"keep_folds needs rows to hold out, but {reason}; leave it out")
-    if settings.cv not in (0, "auto"):
-        logger.warning("cv=%s has no effect, since no row can be held out: %s", settings.cv, reason)
+    if settings.keep_folds or settings.cv not in (0, "auto"):
+        raise InputError(
+            "no row can be held out: every text occurs in several rows or is the only one of its "
+            "class; leave cv and keep_folds out"
+        )
     return fitter.fit(plan), {}
 
 
@@ -568,10 +553,7 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
     return replace(data, train=train, validation=validation)
 
 
-_ADVICE = {
-    "linear_probe": "adapter 'none' (--quick) trains no more than that",
-    "bag_of_words": "another backbone, or a larger max_length, may read these texts better",
-}
+_BASELINES = ("linear_probe", "bag_of_words")
 # TF-IDF with logistic regression stays within seconds.
 _MOST_ROWS = 4096
 _ABSENT = math.log(1e-6)
@@ -592,7 +574,7 @@ def baselines(
         probes: Logits of the linear probes.
         own: NLL of the fit, in nats per row.
     """
-    answers: dict[str, list[tuple[AnyLogits, Tensor]]] = {name: [] for name in _ADVICE}
+    answers: dict[str, list[tuple[AnyLogits, Tensor]]] = {name: [] for name in _BASELINES}
     for fold in folds:
         if not len(fold.unseen):
             continue
@@ -602,13 +584,12 @@ def baselines(
         if (counts := bag_of_words(train, fold)) is not None:
             answers["bag_of_words"].append((GaussianLogits.point(counts), labels))
     scores = {name: best_scale(known, num_samples=0)[2] for name, known in answers.items() if known}
-    if better := [name for name, score in scores.items() if score < own]:
-        logger.warning(
-            "on held-out rows, the NLL of the fit, %.3f, is above that of a %s; %s",
-            own,
-            " and a ".join(f"{name.replace('_', ' ')}, {scores[name]:.3f}" for name in better),
-            "; ".join(_ADVICE[name] for name in better),
-        )
+    for name, score in scores.items():
+        if score < own:
+            logger.warning(
+                "on held-out rows, the NLL of the fit, %.3f, is above that of a %s, %.3f",
+                *(own, name.replace("_", " "), score),
+            )
     return scores
 
 

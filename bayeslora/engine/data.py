@@ -120,9 +120,8 @@ def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = 
         rows = read_for(record, data, columns, labels="required")
     if rows.duplicates:
         logger.warning(
-            "%s: %d of %s %s an earlier row (same text and label)",
+            "%s: %d of %s repeat an earlier row (same text and label)",
             *(rows.source, rows.duplicates, counted(len(rows), "row")),
-            "repeats" if rows.duplicates == 1 else "repeat",
         )
     return rows
 
@@ -216,11 +215,7 @@ def read_validation(
     # If texts repeat by nature, such as single words, equal ones are not copies.
     repeats = train.num_texts < MOST_DISTINCT * len(train)
     if shared > MOST_EQUAL * len(rows) and not repeats:
-        raise InputError(
-            f"{rows.source}: {overlap}; validation rows must not be used for training, since a "
-            "prior or temperature chosen on training rows is overconfident. Leave them out, or "
-            "split the data"
-        )
+        raise InputError(f"{rows.source}: {overlap}; validation rows must not be used for training")
     logger.warning("%s: %s, so choices on them are slightly overconfident", rows.source, overlap)
     return rows
 

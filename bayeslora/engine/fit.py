@@ -9,19 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
-from bayeslora.data.examples import data_hash, dropped_by_split
+from bayeslora.data.examples import TASK, Examples, data_hash, dropped_by_split
 from bayeslora.engine import settle
 from bayeslora.engine.cross_validation import Fitter, fit_networks
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.fitted.refit import measured
+from bayeslora.engine.fitted.pieces import predict_rows
 from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import abandon, claim, refuse
 from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import DivergedError
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 
@@ -108,7 +111,7 @@ def fit_classifier(
     )
     network.finished(record, members, progress=plan.progress)
     if data.held_out is not None and not plan.training.refit:
-        scores = measured(network, data.held_out)
+        scores = _measured(network, data.held_out)
         network.record = replace(record, results=record.results | scores)
     return network
 
@@ -121,3 +124,25 @@ def _of_rows(data: TrainingData) -> dict[str, Any]:
         "num_train": len(data.rows),
         "tasks": data.tasks,
     }
+
+
+def _measured(network: Network, rows: Examples) -> dict[str, Any]:
+    """Return NLL and accuracy on labelled rows, for the record.
+
+    They are those of the saved classifier's default predictions with all its members.
+    """
+    predictions = predict_rows(network, rows, say=False)
+    scores = row_scores(predictions)
+    metrics: dict[str, Any] = {
+        "validation_nll": float(scores.nll.mean()),
+        "validation_accuracy": float(scores.correct.mean()),
+    }
+    for task in network.record.tasks:
+        own = np.asarray(predictions.columns[TASK]) == task
+        if own.any():
+            metrics.setdefault("validation_tasks", {})[task] = {
+                "nll": float(scores.nll[own].mean()),
+                "accuracy": float(scores.correct[own].mean()),
+                "num_rows": int(own.sum()),
+            }
+    return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bayeslora import options
@@ -174,7 +174,7 @@ class Plan:
             InputError: No installed package provides its adapter or posterior, or an option is not
                 allowed.
         """
-        reading, known = record.backbone, {item.name for item in fields(TrainingSettings)}
+        reading = record.backbone
         adapter = {} if record.adapter is None else {"adapter": stored_adapter(record.adapter)}
         return cls(
             backbone=reading["name"],
@@ -187,9 +187,6 @@ class Plan:
             verbaliser=reading.get("verbaliser"),
             format=reading.get("format"),
             feature_scores=tuple(record.feature_scores),
-            # Records of earlier versions lack some options, and may have others.
-            training=TrainingSettings(
-                **{name: value for name, value in record.training.items() if name in known}
-            ),
+            training=TrainingSettings(**record.training),
             **adapter,
         )

@@ -30,7 +30,7 @@ from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
-from bayeslora.posteriors.registry import build_head, names_where
+from bayeslora.posteriors.registry import build_head
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
@@ -90,11 +90,6 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
         if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
             number = epochs(validated=False, cross_validated=True)
             settings = replace(settings, epochs=number, choose_epochs=True)
-    if settings.patience != TrainingSettings.patience and not validated:
-        logger.warning(
-            "patience has no effect without validation (--validation) or hold_out "
-            "(--hold-out), because it monitors the validation NLL"
-        )
     return settings
 
 
@@ -208,12 +203,6 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
         )
-    if plan.adapter.trains_itself and (plan.training.cv or plan.training.keep_folds):
-        raise InputError(
-            f"cv and keep_folds fit to parts of the rows, but adapter {plan.adapter.name!r} "
-            f"{plan.adapter.trains_itself}; leave them out, or give validation data",
-            code="not-with-adapter",
-        )
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     posterior.check_fit(fit_facts(plan, data))
@@ -243,23 +232,13 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
     if len(used) > 1:
         reason = f"{' and '.join(used)} each provide held-out rows; use only one of them"
     elif training.refit and posterior.learns_from == "validation":
-        reason = (
-            f"refit leaves no rows to fit posterior {posterior.name!r} to; leave refit out, or use "
-            "cv with a point estimate, whose logit scale is an inverse temperature"
-        )
+        reason = f"refit leaves no rows to fit posterior {posterior.name!r} to; leave refit out"
     elif training.keep_folds and not training.cv:
         reason = "keep_folds keeps the fits of cv, but cv is 0; set cv"
     elif training.keep_folds and not (posterior.is_point or posterior.scales_logits):
-        names = names_where(lambda config: config.is_point or config.scales_logits)
-        reason = f"keep_folds does not support posterior {posterior.name!r}, only {names}"
-    elif training.keep_folds and plan.feature_scores:
-        reason = "feature scores need one set of features, but keep_folds has several"
+        reason = f"keep_folds does not support posterior {posterior.name!r}"
     if reason:
         raise InputError(reason, code="clash")
-    if training.keep_folds and not plan.adapter.trains:
-        raise InputError(
-            "keep_folds has no effect without an adapter; leave it out", code="no-effect"
-        )
 
 
 # More rows would only separate backbones of negligible difference.
@@ -304,7 +283,6 @@ def choose_backbone(
             f"installed; {embedded.INSTALL}, or name a backbone"
         )
     if len(read_as) == 1:
-        logger.info("backbone: %s, the only installed one that reads these rows", *read_as)
         return loaded[next(iter(read_as))]
     losses = {name: _loss(plan, data, backbone) for name, backbone in read_as.items()}
     best = min(losses, key=losses.__getitem__)

@@ -90,7 +90,6 @@ class Posterior(Options):
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
         learns_from: Rows that it is fitted to: `train`, `validation` or `nothing`.
         scales_logits: Whether held-out rows choose a factor for its logits.
-        only_softens: Whether it can only make probabilities less sure.
         moves_mean: Whether its fit finds mean weights of its own for the rows that it is given.
         settled_options: Options whose values the record of a fit takes as they were settled.
         over_factors: Whether it is over the factors of a low-rank adapter.
@@ -124,7 +123,6 @@ class Posterior(Options):
     is_sampled: ClassVar[bool] = False
     learns_from: ClassVar[str] = "train"
     scales_logits: ClassVar[bool] = False
-    only_softens: ClassVar[bool] = False
     moves_mean: ClassVar[bool] = False
     settled_options: ClassVar[tuple[str, ...]] = ()
     over_factors: ClassVar[bool] = False
@@ -323,7 +321,6 @@ class FactorPosterior(Posterior):
     passes: ClassVar[str] = "num_samples"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
-    retired: ClassVar[tuple[str, ...]] = ("kl_weights",)
 
     # Meaning of these options.
     kl_lr: Positive = 0.01

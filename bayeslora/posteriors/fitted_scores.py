@@ -216,9 +216,6 @@ def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
     return max(min(noise, dispersion) / dispersion, _LEAST_SHRINKAGE) if dispersion > 0 else 1.0
 
 
-FORMER = {"combined"}
-"""Scores of earlier versions, ignored when a model is loaded."""
-
 _RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
 
 
@@ -416,7 +413,7 @@ class FeatureScores(nn.Module):
                 parts[name] = MiddleDistance(TiedGaussian(1, config["width"], config["rank"]))
             elif name == UNFAMILIARITY:
                 parts[name] = Unfamiliarity()
-            elif name not in FORMER:
+            else:
                 parts[name] = NearestRows(config["rows"], num_features)
         return cls(parts)
 

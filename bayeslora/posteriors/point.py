@@ -313,10 +313,6 @@ class AroundPoint(PointHead):
         self.config = config
         self.seed = seed
 
-    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a stored state; earlier versions kept the point estimate in a head of its own."""
-        return {name.removeprefix("point."): value for name, value in state.items()}
-
 
 class TemperedHead(PointHead):
     """Softmax regression whose logits are divided by one number; a `LastLayer`.

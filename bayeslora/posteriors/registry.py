@@ -187,7 +187,7 @@ def build_head(
         num_features: d, including the constant column, if any.
         num_classes: C.
         shared: Whether one weight vector is shared by all options of a row: weights are then
-            [1, d] and features [N, C, d], see `posteriors.features`.
+            [1, d] and features [N, C, d], see `posteriors.types`.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
         seed: Seed of draws and Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.

@@ -291,10 +291,6 @@ class LastLayer(nn.Module):
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the tensors that `extra` describes, for `load_state_dict`."""
 
-    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state that an earlier version stored, as the tensors of this one."""
-        return dict(state)
-
     def report(self) -> dict[str, float | str]:
         """Return the choices and results of the fit, JSON-ready, such as prior scale and ELBO."""
         return {}

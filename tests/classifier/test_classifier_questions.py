@@ -189,8 +189,6 @@ def test_questions_from_the_command_line(model, tmp_path, capsys):
 BAD = [
     (("--set", "format=letters"), toy_rows(6), "format"),
     (("--depth", "2"), None, "all layers"),
-    (("--verbaliser", "A=cat"), None, "verbaliser"),
-    (("--set", "feature_scores=mahalanobis"), None, "feature"),
     (("--posterior", "gvbll:shrinkage=0.5,inflation=1"), None, "gvbll"),
     (("--posterior", "vbll:covariance=eigenbasis"), None, "eigenbasis"),
 ]

@@ -10,7 +10,7 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.contrib.ilora import CONTEXTS
 from bayeslora.engine.data import columns_of
-from bayeslora.engine.fitted.refit import prepare_rows
+from bayeslora.engine.fitted.calibrate import prepare_rows
 
 
 def nll(predictions):

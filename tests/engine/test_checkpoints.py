@@ -34,12 +34,6 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, caplog, conte
     assert str(path) in caplog.text
 
 
-def test_a_deleted_output_is_not_created_again(tmp_path, caplog):
-    write_checkpoint(tmp_path / "checkpoints" / "member-0", *checkpoint(1))
-    assert list(tmp_path.iterdir()) == []
-    assert "checkpoints" in caplog.text
-
-
 def test_killed_while_a_checkpoint_is_written(tmp_path):
     write_checkpoint(tmp_path, *checkpoint(1))
     seen = []

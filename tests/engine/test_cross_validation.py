@@ -308,8 +308,6 @@ def first_fold(backbone):
         ({"cv": 0}, ("clash", "cv")),
         ({"cv": 2, "posterior": "laplace"}, ("clash", "laplace")),
         ({"cv": 2, "posterior": "ensemble"}, ("clash", "ensemble")),
-        ({"cv": 2, "adapter": "none"}, ("no-effect", "adapter")),
-        ({"cv": 2, "feature_scores": "knn"}, ("clash", "feature")),
         ({"cv": 2, "keep_folds": 1}, ("option", "keep_folds")),
     ],
 )

@@ -119,7 +119,7 @@ def test_one_stage_is_chosen_on_the_rows_of_all_folds(backbone, monkeypatch):
     assert "stages" not in clf.record.results
 
 
-@pytest.mark.parametrize(("probe", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 1)])
+@pytest.mark.parametrize(("probe", "words", "warns"), [(0, 0, 0), (9, 0, 1), (0, 9, 1), (9, 9, 2)])
 def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     monkeypatch, caplog, probe, words, warns
 ):

@@ -181,15 +181,14 @@ def test_ivon_sees_the_same_draws(folder):
 
 
 def test_stdout_and_messages_appear_once(folder):
-    words = fit_words(
-        folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--set", "patience=3"
-    )
+    words = fit_words(folder, folder / "spoken", "lora:r=2,num_layers=1", "mle")
+    words = [*words, "--set", "max_length=5"]
     codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     assert "spoken" in outs[0]
     assert outs[1] == ""
-    assert "patience has no effect" in errs[0]
-    assert "patience" not in errs[1]
+    assert "were truncated" in errs[0]
+    assert "were truncated" not in errs[1]
 
 
 def launch(*words):

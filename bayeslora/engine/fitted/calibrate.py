@@ -1,11 +1,15 @@
-"""Fit a posterior to labelled rows of a finished network, beside others on the same rows."""
+"""Fit a posterior to labelled rows of a finished network, beside others on the same rows.
+
+`for_new_classes` fits a last layer to rows of other classes.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,37 +17,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayeslora.checkpoint import ModelRecord
+from bayeslora import options
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
+from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import Examples, data_hash
+from bayeslora.data.examples import (
+    Examples,
+    class_names,
+    data_hash,
+    dropped_by_split,
+    encode_labels,
+)
 from bayeslora.data.splits import split_examples, stratified_folds
-from bayeslora.engine.build import scores_of_format
+from bayeslora.engine.build import (
+    check_combination,
+    check_last_layer,
+    last_layer,
+    rows_to_fit,
+)
 from bayeslora.engine.data import (
+    check_images,
     check_pairs,
+    classes_for,
     columns_of,
     encode_for,
+    most_options,
     read_labelled,
     read_validation,
 )
-from bayeslora.engine.fitted import refit
-from bayeslora.engine.fitted.card import learnt_from
-from bayeslora.engine.network import Network
-from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.final_fit import fit_head
+from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
+from bayeslora.engine.fitted.pieces import Drawing, predict_texts
+from bayeslora.engine.network import Network, feature_rows, prepare
+from bayeslora.engine.plan import Plan
+from bayeslora.engine.predict import num_passes
+from bayeslora.engine.progress import progress_bar, quiet_transformers
+from bayeslora.engine.training.base import Training
+from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_head, fit_last_layer
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.metrics.compare import Comparison, ComparisonRow, compare
+from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.rowwise import row_scores
-from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
+from bayeslora.posteriors import registry
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, COMPARED, POSTERIORS, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import BEST, COMPARED, own_softmax, resolve_posterior
 from bayeslora.posteriors.types import Features
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
+
+# Zero mistakes on 59 rows mean an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
+_TELLING_ROWS = 59
+
+Known = tuple[Examples, PreparedTexts, Features]
+"""Rows as they were read, as a network reads them, and with its features."""
 
 
 def calibrate(
@@ -74,7 +104,7 @@ def calibrate(
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
-    refit.check_takes(network, posterior or own_softmax())
+    check_takes(network, posterior or own_softmax())
     validated, record = validation is not None, network.record
     scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
     if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
@@ -84,7 +114,7 @@ def calibrate(
     rows = read_labelled(train, columns, record)
     # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
     if learnt_from(posterior, has_validation=validated or bool(hold_out)) == "train":
-        check_labels(record, rows, moves=posterior is not None and posterior.moves_mean)
+        check_labels(record, rows)
     held_out = read_validation(validation, columns, rows, record) if validated else None
     parts = rows, held_out
     if hold_out:
@@ -111,10 +141,10 @@ def _fitted(
     feature_scores: Sequence[str] | None,
 ) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
     """Fit a posterior to rows that were checked; see `calibrate`."""
-    held_out = None if validation is None else refit.known(network, validation)
+    held_out = None if validation is None else known(network, validation)
     rows = None if held_out is None else held_out[2]
-    before = None if held_out is None else refit.scores_of(network, held_out)
-    fitted_to = refit.known(network, train, to_fit=True)
+    before = None if held_out is None else scores_of(network, held_out)
+    fitted_to = known(network, train, to_fit=True)
     features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None:
@@ -125,12 +155,13 @@ def _fitted(
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
-        names = scores_of_format(network.plan.format, feature_scores)
+        # Options have no feature in common.
+        names = () if network.plan.format == "options" else feature_scores
         names = feature_options.settled_scores(names, posterior)
-        new = refit.with_posterior(network, posterior)
-        refit.refit(new, fitted_to, held_out, columns, names)
+        new = with_posterior(network, posterior)
+        refit(new, fitted_to, held_out, columns, names)
         if race is None:
-            answer = partial(refit.answers, new, held_out or fitted_to)
+            answer = partial(answers, new, held_out or fitted_to)
             race = beside_others(network, posterior, features, rows, answer)
     except BaseException:
         # Both share the adapters, which an unfinished search may have rotated.
@@ -139,9 +170,11 @@ def _fitted(
     results = dict(new.record.results)
     scores: tuple[Scores, Scores] | None = None
     if held_out is not None and before is not None:
-        refit.say_too_wide(new, held_out)
-        scores = before, refit.scores_of(new, held_out)
-        results["validation"] = refit.compared(*scores)
+        scores = before, scores_of(new, held_out)
+        results["validation"] = {
+            key: without_nan({"before": asdict(before[key]), "after": asdict(scores[1][key])})
+            for key in ("accuracy", "nll", "ece")
+        }
     if race is not None:
         for note in race.notes:
             logger.warning("%s", note)
@@ -189,35 +222,205 @@ def check_calibration(
     return names
 
 
-def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
-    """Raise InputError if all rows are of one class, and warn about classes without rows.
-
-    Args:
-        record: Record of the classifier.
-        rows: Rows to fit a posterior to.
-        moves: Whether that posterior fits its own mean, from these rows alone.
+def check_labels(record: ModelRecord, rows: Examples) -> None:
+    """Raise InputError if all rows are of one class.
 
     Raises:
         InputError: All rows are of one class, or a label is unknown.
     """
-    if rows.choices is not None:  # letters are not classes
-        encode_for(record, rows)
-        return
-    classes = record.classes
-    counts = np.bincount(encode_for(record, rows), minlength=len(classes))
-    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if len(missing) == len(classes) - 1:
-        only = classes[int(counts.argmax())]
+    counts = np.bincount(encode_for(record, rows))
+    if rows.choices is None and np.count_nonzero(counts) == 1:  # letters are not classes
         raise InputError(
-            f"{rows.source}: all {len(rows)} rows have the label {only!r}; a posterior needs rows "
-            "of every class"
+            f"{rows.source}: all {len(rows)} rows have the label "
+            f"{record.classes[int(counts.argmax())]!r}; a posterior needs rows of every class"
         )
-    if missing and moves:
+
+
+def check_takes(network: Network, config: Posterior) -> None:
+    """Raise InputError if a posterior cannot be fitted to a finished network.
+
+    Raises:
+        InputError: `config` cannot be fitted to this network, or there is no single last layer.
+    """
+    sites, record = network.sites, network.record
+    # Gates that belong to the adapter stay with it.
+    gated = network.companion is None and any(site.is_gated for site in sites)
+    gated_by = network.posterior.name if gated else ""
+    check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
+    if record.adapter is not None and record.backbone["kind"] == ADAPTED:
+        check_combination(network.plan.adapter, config)
+    registry.check_factors(config, low_rank=all(site.has_factors for site in sites))
+    if len(network.members) != 1:
+        raise InputError(
+            "an ensemble has no single last layer to calibrate", code="several-networks"
+        )
+
+
+def with_posterior(network: Network, config: Posterior) -> Network:
+    """Return the same network with an unfitted posterior that starts from the current mean.
+
+    Args:
+        network: The finished network; unchanged.
+        config: Options of a posterior that it takes; see `check_takes`.
+    """
+    record, plan = network.record, network.plan
+    start, shared = config.start_from(network.head), plan.format == "options"
+    head = last_layer(config, start, plan.seed, shared=shared)
+    centre = network.head.prior_centre()
+    if record.adapter is not None and not record.num_train:  # the language model's answer
+        centre = network.head.mean_weight
+    if centre is not None:
+        head.set_prior_mean(centre, start=False)
+    new = Network(network.encoder, network.sites, head)
+    new.weights = registry.build_weights(config, new, plan.seed)
+    new.to(network.feature_scale.device)
+    new.feature_scale.copy_(network.feature_scale)
+    changed = replace(
+        record,
+        posterior=options.as_mapping(config),
+        data={"before": fit_options(record)},
+        versions=record.versions | registry.provider(config),
+    )
+    return new.finished(changed, network.members, progress=network.progress)
+
+
+def refit(
+    network: Network,
+    train: Known,
+    validation: Known | None,
+    columns: DataColumns,
+    feature_scores: Sequence[str] | None = (),
+) -> None:
+    """Fit the posterior of a network from `with_posterior` in place, and record it.
+
+    Args:
+        network: The network.
+        train: Labelled rows, from `known`.
+        validation: Held-out rows, from `known`, or None.
+        columns: Columns that the data was read from.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+
+    Raises:
+        InputError: The data is not allowed.
+    """
+    (examples, texts, rows), config = train, network.posterior
+    held_examples, held_texts, held_out = (None, None, None) if validation is None else validation
+    plan = Plan(
+        posterior=config,
+        feature_scores=feature_scores,
+        seed=network.record.seed,
+        progress=network.progress,
+    )
+    fit = final_fit(network, plan, texts, held_texts)
+    if config.before_last_layer(fit):
+        rows = feature_rows(network, texts)
+    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
+    accuracy = (predicted == rows.targets).double().mean().item()
+    if accuracy == 1 and len(predicted) >= _TELLING_ROWS:
         logger.warning(
-            "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
-            rows.source,
-            ", ".join(map(repr, missing)),
+            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
+            "posterior will be overconfident: use rows that it has not seen",
+            *(examples.source, len(predicted)),
         )
+    chosen = fit_last_layer(network, plan, fit, rows, held_out)
+    record = refitted_record(
+        network.record,
+        network,
+        examples,
+        held_examples,
+        columns=columns,
+        # Drop the fit's validation results, which were measured under another posterior.
+        results={
+            "posterior": chosen,
+            "calibration": {
+                "rows": len(examples),
+                "accuracy": accuracy,
+                "validation_rows": 0 if held_examples is None else len(held_examples),
+                "fitted_to": learnt_from(config, has_validation=validation is not None),
+            },
+        },
+    )
+    network.finished(record, progress=network.progress)
+
+
+def refitted_record(
+    record: ModelRecord,
+    network: Network,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    results: dict[str, Any],
+) -> ModelRecord:
+    """Return the record of a model whose last layer was fitted to other rows.
+
+    Args:
+        record: Record of the model before.
+        network: Network with the fitted last layer.
+        train: Rows that it was fitted to.
+        validation: Held-out rows, or None.
+        columns: Columns that the rows were read from.
+        results: Results of the fit; those on the network are taken over.
+    """
+    of_network = {name: value for name, value in record.results.items() if name == "adapter"}
+    return replace(
+        record,
+        columns=columns.recorded(),
+        num_train=len(train),
+        data={
+            "before": fit_options(record),
+            "train": data_hash(train),
+            "validation": None if validation is None else data_hash(validation),
+        },
+        dropped=dropped_by_split(train=train, validation=validation),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        results=results | of_network,
+    )
+
+
+def prepare_rows(network: Network, rows: Examples) -> PreparedTexts:
+    """Return rows prepared for a finished network; warn about truncated texts."""
+    labels = torch.from_numpy(encode_for(network.record, rows))
+    room = len(classes_for(network.record, most_options(rows)))
+    with quiet_transformers():
+        return prepare(network.encoder, (rows, labels), progress=network.progress, num_options=room)
+
+
+def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
+    """Return labelled rows with their features, which no posterior of the last layer changes.
+
+    Args:
+        network: The finished network.
+        rows: Labelled rows.
+        to_fit: Whether a last layer is fitted to them; see `rows_to_fit`.
+
+    Raises:
+        InputError: A label is unknown.
+    """
+    plan = network.plan
+    texts = prepare_rows(network, rows_to_fit(rows, plan.format, plan.seed) if to_fit else rows)
+    return rows, texts, feature_rows(network, texts)
+
+
+def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
+    """Return the predictions of rows with known features."""
+    drawing = Drawing.of(network.posterior, num_samples=num_samples)
+    examples, texts, features = rows
+    passes = num_passes(network.posterior, num_samples, len(network.members))
+    total = passes * len(examples)
+    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
+        return predict_texts(network, examples, texts, drawing, advance=advance, features=features)
+
+
+def scores_of(network: Network, rows: Known) -> Scores:
+    """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
+    from bayeslora.metrics.evaluate import evaluate
+
+    is_fitted = bool(network.record.num_train)
+    return evaluate(
+        answers(network if is_fitted else with_posterior(network, registry.own_softmax()), rows)
+    )
 
 
 FEWEST_EXAMPLES = 20
@@ -265,39 +468,21 @@ class SideBySide:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Conclusions in sentences: a clearly better posterior, and underconfidence."""
-        rows = {row.name: row for row in self.comparison.rows}
-        softmax = rows.get(own_softmax().name)
+        """A sentence if the chosen posterior is worse than the network's own softmax."""
+        own = next((row for row in self.comparison.rows if row.name == own_softmax().name), None)
         # Memorised examples say nothing about a posterior.
-        learnt = softmax is not None and softmax.scores["accuracy"].value == 1
-        if self.examples == "train" and learnt:
-            return ()
-        notes = []
-        examples = f"{self.comparison.n} {self.examples} examples"
+        learnt = own is not None and own.scores["accuracy"].value == 1
         worse = self.worse_than_network
-        for row in self.comparison.rows:
-            if row.is_clear("nll") and row.differences["nll"].value < 0:
-                notes.append(_better(row, rows[self.chosen], examples, len(rows) - 1))
-                if row is softmax:
-                    worse.pop("nll", None)  # said already
-                break
-        if worse:
-            scores = (
-                f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
-                f"{'' if each['is_clear'] else ' (within chance)'}"
-                for key, each in worse.items()
-            )
-            what = f"{self.chosen!r} is worse than the network's own softmax on {examples}"
-            notes.append(f"{what}: {', '.join(scores)}")
-        bias = None if softmax is None else softmax.scores["overconfidence"]
-        if bias is not None and bias.high < 0 and self.posterior.only_softens:
-            sharpen = (name for name in COMPARED[1:] if not POSTERIORS[name].only_softens)
-            notes.append(
-                f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
-                f"points below its accuracy on {examples}. {self.chosen!r} can only lower "
-                f"confidence; {' or '.join(map(repr, sharpen))} can also raise it"
-            )
-        return tuple(notes)
+        if not worse or (self.examples == "train" and learnt):
+            return ()
+        scores = ", ".join(
+            f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
+            for key, each in worse.items()
+        )
+        return (
+            f"{self.chosen!r} is worse than the network's own softmax on {self.comparison.n} "
+            f"{self.examples} examples: {scores}",
+        )
 
     @property
     def worse_than_network(self) -> dict[str, dict[str, float | bool]]:
@@ -437,7 +622,7 @@ def _cross_fitted(
             probs = np.empty((len(scored), len(classes)))
             for part in range(num_folds):
                 rows = fold == part
-                new = refit.with_posterior(network, few_draws)
+                new = with_posterior(network, few_draws)
                 fit_head(new, *split(rows))
                 logits = new.head.predict(scored.take(rows))
                 drawn = link_probabilities(logits, **few_draws.drawing).probs
@@ -445,19 +630,6 @@ def _cross_fitted(
                 advance(1)
             predictions[name] = Predictions(probs, classes, labels, name=name)
     return predictions
-
-
-def _better(best: ComparisonRow, chosen: ComparisonRow, examples: str, looks: int) -> str:
-    gain = best.differences["nll"]
-    who = "the network's own softmax" if best.name == own_softmax().name else repr(best.name)
-    words = (
-        f"{who} is clearly better than {chosen.name!r} on {examples}: NLL "
-        f"{best.scores['nll'].value:.3f} against {chosen.scores['nll'].value:.3f} nats, difference "
-        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-    )
-    if looks > 1:
-        words += f"; it is the best of {looks} compared here, so confirm it on other examples"
-    return words
 
 
 @contextmanager
@@ -470,3 +642,68 @@ def _without_notes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def for_new_classes(
+    fitted: Network,
+    posterior: Posterior,
+    rows: Examples,
+    *,
+    columns: DataColumns,
+) -> Network:
+    """Return a classifier of the classes of some rows; `fitted` is unchanged.
+
+    Args:
+        fitted: Classifier whose network computes the features.
+        posterior: Posterior of the last layer.
+        rows: Labelled rows of the new classes.
+        columns: Columns that the rows were read from.
+
+    Raises:
+        InputError: See `BayesianClassifier.adapt`.
+    """
+    record = fitted.record
+    if record.backbone["kind"] != ADAPTED or not isinstance(fitted.encoder, Encoder):
+        raise InputError(
+            f"{method_name(record)} is a classifier of another library, whose classes are fixed; "
+            "adapt needs a classifier that was fitted here"
+        )
+    check_images(rows, images=columns_of(record).images)
+    check_last_layer(posterior, adapted=False)
+    classes = class_names(rows)
+    labels = torch.from_numpy(encode_labels(rows, classes))
+    network = _with_head(fitted, posterior, len(classes))
+    with quiet_transformers():
+        support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
+    if record.adapter is not None and fitted.plan.adapter.trains_itself:
+        fitted.plan.adapter.merge_for(network, support)
+    # Distances between rows need a class with several.
+    differ = bool((torch.bincount(labels) > 1).any())
+    scores = feature_options.settled_scores(None, posterior) if differ else ()
+    plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
+    results = {
+        "posterior": fit_frozen(Training(network, plan, support)).posterior,
+        "history": [],
+    }
+    new_record = replace(
+        refitted_record(record, network, rows, None, columns=columns, results=results),
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        tasks={},
+        num_members=1,
+        versions=record.versions | registry.provider(posterior),
+    )
+    return network.finished(new_record, [network.trained_state()], progress=fitted.progress)
+
+
+def _with_head(fitted: Network, posterior: Posterior, num_classes: int) -> Network:
+    """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
+    encoder = fitted.encoder
+    shared = [*fitted.parameters(), *fitted.members, encoder.backbone.tokenizer]
+    shared += [encoder.backbone.prefix_states, encoder.backbone.known]
+    copied = copy.deepcopy(fitted, {id(item): item for item in shared})
+    head = registry.build_head(
+        posterior, encoder.num_features, num_classes, seed=fitted.record.seed
+    )
+    network = Network(copied.encoder, copied.sites, head)
+    return network.to(fitted.feature_scale.device).eval()

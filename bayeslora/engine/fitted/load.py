@@ -30,13 +30,11 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line, located
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.fitted_scores import FORMER, FeatureScores
+from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider
 
 if TYPE_CHECKING:
     from bayeslora.backbones.sequence import Encode, FinalLayerEncoder, ModuleEncoder
-
-_FORMER = ("weights.measured", *(f"scores.{name}." for name in sorted(FORMER)))
 
 
 def saved_model(
@@ -106,7 +104,8 @@ def saved_model(
         scores = FeatureScores.empty(record.feature_scores, network.head.mean_weight.shape[1])
         network.feature_scores = scores.to(network.feature_scale.device)
         # Load each member once to detect damaged tensors now; the first stays loaded.
-        members = [_load(network, member, files.directory) for member in members[::-1]][::-1]
+        for member in members[::-1]:
+            _load(network, member, files.directory)
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**known, "name": lasting_name(backbone)})
@@ -183,19 +182,11 @@ def _members(files: ModelFiles) -> Members:
     members = [under(member_prefix(member, count), tensors) for member in range(count)]
     if sum(map(len, members)) < len(tensors):
         raise _misfit(files.directory, "a tensor belongs to no member")
-    return [
-        {name: item for name, item in member.items() if not name.startswith(_FORMER)}
-        for member in members
-    ]
+    return members
 
 
-def _load(
-    network: Network, tensors: Mapping[str, Tensor], directory: Path | None
-) -> dict[str, Tensor]:
-    """Load a member, and return its tensors as this version has them."""
-    head = network.head.converted(under("head.", tensors))
-    rest = {name: value for name, value in tensors.items() if not name.startswith("head.")}
-    tensors = rest | {f"head.{name}": value for name, value in head.items()}
+def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
+    """Load the tensors of a member, which must be those that the network expects."""
     network.expect(tensors)
     expected = network.trained_state()
     for name in sorted(expected.keys() | tensors.keys()):
@@ -205,7 +196,6 @@ def _load(
         if stored != own:
             raise _misfit(directory, f"{name!r}: expected {own}, got {stored}")
     network.load_trained_state(tensors)
-    return tensors
 
 
 def _misfit(directory: Path | None, problem: str) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,11 +19,9 @@ from bayeslora.data.examples import Examples, class_names
 from bayeslora.engine.build import build_network, check_format, default_template, with_format
 from bayeslora.engine.network import Network, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.starts import class_prior, says_something
+from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.registry import own_softmax
-
-logger = logging.getLogger(__name__)
 
 # The mean answer to fewer texts depends too much on each of them.
 _FEWEST_TEXTS = 8
@@ -56,11 +53,9 @@ def zero_shot(
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
             or images; or see `class_prior`.
     """
-    if plan.backbone == AUTO:
-        raise InputError("backbone 'auto' is chosen on labelled rows by fit; name a backbone here")
     plan = replace(
         plan,
-        backbone=plan.backbone or QUESTIONS,
+        backbone=QUESTIONS if plan.backbone in (None, AUTO) else plan.backbone,
         adapter=no_adapter(),
         posterior=own_softmax(),
         feature_scores=(),
@@ -121,10 +116,7 @@ def _of_questions(
         weight = float(network.feature_scale) * class_rows(whole, words)
         network.head.set_mean(weight.to(network.head.mean_weight))
     elif not network.head.mean_weight.any():
-        raise InputError(
-            f"{whole.name} is an encoder, which cannot choose between options without labels; "
-            "choose a decoder"
-        )
+        raise InputError(f"{whole.name} is an encoder; zero-shot needs a language model")
     return _answering(network, plan, cut, classes, columns)
 
 
@@ -179,12 +171,6 @@ def _words(classes: list[str], plan: Plan) -> list[str]:
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different class names, got {classes}")
     words = class_words(classes, _mapping(plan))
-    if mute := [text for text in words if not says_something(text)]:
-        logger.warning(
-            "the words %s do not describe a class to a language model; give others: verbaliser "
-            "(--verbaliser CLASS=WORDS)",
-            ", ".join(map(repr, mute)),
-        )
     if len({*words}) < len(words):
         raise InputError(f"zero-shot needs different words for each class, got {words}")
     return words

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.io.files import (
     atomic_directory,
     atomic_file,
+    open_tensors,
     read_json,
     real_path,
     refuse_target,
@@ -227,11 +227,11 @@ def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str
     if path is None or not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
+        with open_tensors(path) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, json.loads(file.metadata()["state"])
-    except (SafetensorError, OSError) as error:
-        logger.warning("%s is damaged (%s); training starts over", path, error)
+    except InputError as error:
+        logger.warning("%s; training starts over", error)
         return None
 
 
@@ -240,16 +240,11 @@ def write_checkpoint(
 ) -> None:
     """Replace the checkpoint of a network; after a kill, the old or the new one is in place.
 
-    If the output directory was deleted in the meantime, a warning says so and nothing is written.
-
     Args:
         directory: Directory of the network.
         tensors: Tensors by name.
         state: Everything else, JSON-ready.
     """
-    if not directory.parent.is_dir():
-        logger.warning("%s was deleted; the fit continues without checkpoints", directory.parent)
-        return
     directory.mkdir(exist_ok=True)
     target = directory / CHECKPOINT
     content = {name: item.contiguous() for name, item in tensors.items()}

@@ -471,12 +471,6 @@ class GVBLLHead(AroundPoint):
             "inflation": float(self.inflation),
         }
 
-    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a stored state without the published bound, which earlier versions measured."""
-        now = super().converted(state)
-        now.pop("label_bound", None)
-        return now
-
     def _distances(self, gaussian: TiedGaussian, rows: Features) -> Distances:
         check_features(rows)
         values = rows.values.double()

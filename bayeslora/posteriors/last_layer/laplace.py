@@ -80,7 +80,6 @@ class Laplace(Posterior):
     name: ClassVar[str] = "laplace"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:LaplaceHead"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace:SharedLaplaceHead"
-    only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
     use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
@@ -351,16 +350,6 @@ class LaplaceHead(AroundPoint):
         super().prepare(extra)
         if extra.get("fitted"):
             self._allocate(int(extra["rank"]))
-
-    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a stored state with the eigenpairs of a Hessian that earlier versions stored."""
-        now = super().converted(state)
-        if "prior_precision" in now:
-            now["precision"] = now.pop("prior_precision")
-        if "curvature.hessian" in now:
-            pairs = _eigenpairs(now.pop("curvature.hessian"))
-            now |= dict(zip(("curvature.values", "curvature.vectors"), pairs, strict=True))
-        return now
 
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the equivalent prior scale, and the log evidence."""

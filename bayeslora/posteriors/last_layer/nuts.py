@@ -112,7 +112,6 @@ class NUTS(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"
     moves_mean: ClassVar[bool] = True
-    retired: ClassVar[tuple[str, ...]] = ("max_tree_depth",)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True: the chains depend on the features and the prior only."""

@@ -96,10 +96,8 @@ class LaplaceLoRA(Posterior):
 
     name: ClassVar[str] = "laplace_lora"
     weights: ClassVar[str] = "bayeslora.posteriors.weights.laplace_lora:LaplaceLoRAWeights.of"
-    retired: ClassVar[tuple[str, ...]] = ("last_layer",)
     calls_once: ClassVar[bool] = True
     over_trained: ClassVar[bool] = True
-    only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
     use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"

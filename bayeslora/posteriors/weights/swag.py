@@ -64,7 +64,6 @@ class SWAG(Posterior):
     parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights during training"
     chooses_epoch: ClassVar[bool] = False
-    retired: ClassVar[tuple[str, ...]] = ("schedule",)
 
     def check_fit(self, facts: FitFacts) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""

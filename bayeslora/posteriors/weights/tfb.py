@@ -68,7 +68,6 @@ class TFB(Posterior):
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
-    retired: ClassVar[tuple[str, ...]] = ("metric", "labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()

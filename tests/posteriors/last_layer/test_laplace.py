@@ -144,14 +144,3 @@ def test_an_optimum_at_the_edge_of_the_search_is_noted(best, notes, caplog):
     optimum = best_on_grid(lambda precision: -abs(precision - 3 * 10**best), 3.0)
     assert optimum == pytest.approx(3 * 10**best)
     assert len(caplog.records) == notes
-
-
-def test_a_hessian_of_earlier_versions_is_decomposed():
-    head, features, _ = fitted("full")
-    state = head.state_dict()
-    values, vectors = state.pop("curvature.values"), state.pop("curvature.vectors")
-    old = state | {"curvature.hessian": vectors @ values.diag() @ vectors.T}
-    again = build_head(head.config, 4, 3, extra=head.extra_config()).double()
-    again.load_state_dict(again.converted(old))
-    expected = head.predict(Features(features)).covariance
-    torch.testing.assert_close(again.predict(Features(features)).covariance, expected)

@@ -120,20 +120,3 @@ def test_fit_takes_the_configured_covariance(covariance):
     for name in ("fitted_scale", "fitted_basis"):
         saved, loaded = getattr(made, name), getattr(other, name)
         assert loaded is saved or torch.equal(loaded, saved)
-
-
-@pytest.mark.parametrize(
-    ("spread", "deviations"),
-    [
-        (
-            torch.arange(48.0).reshape(3, 4, 4),
-            torch.arange(48.0).reshape(3, 4, 4).diagonal(0, 1, 2),
-        ),
-        (torch.diag(torch.arange(12.0)), torch.arange(12.0).reshape(3, 4)),
-    ],
-)
-def test_training_covariances_of_earlier_versions_keep_their_deviations(spread, deviations):
-    made = build_head(VBLL(), 4, 3)
-    state = made.state_dict() | {"spread": spread, "factor": torch.ones(3, 4, 2)}
-    made.load_state_dict(made.converted(state))
-    assert torch.equal(made.spread.detach(), deviations)

@@ -9,13 +9,11 @@ The method is in `head.py` and `final.py`, with the families of `bounds.py` and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Link, Positive
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.types import LastLayer
@@ -84,10 +82,6 @@ class VBLL(Posterior):
     parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
-    retired: ClassVar[tuple[str, ...]] = (
-        *("bound", "polish_bound", "num_bound_samples", "head_step", "head_steps"),
-        *("laplace_refinement", "rank", "refits_per_epoch", "training_covariance"),
-    )
 
     def sized(self, num_classes: int, num_features: int, num_rows: int) -> VBLL:
         """Return the options with `auto` resolved: `dense`, unless that is too large.
@@ -146,22 +140,3 @@ class VBLL(Posterior):
         if self.polish_mean != "validation":
             return config
         return replace(config, polish_mean="trained" if facts.head_trains else "refit")
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options in a record; a prior of earlier versions by the nearest.
-
-        Raises:
-            InputError: The covariance of the fit is of a family of earlier versions.
-        """
-        chosen = super().from_record(record)
-        family = chosen.get("covariance")
-        if family in ("diagonal", "full", "low_rank"):
-            raise InputError(
-                f"the model's covariance is {family!r}, which only earlier versions of bayeslora "
-                "read; calibrate it there with vbll:covariance=dense, or fit it again",
-                code="option",
-            )
-        if chosen.get("prior_scale") == "validation":
-            chosen["prior_scale"] = "empirical-bayes"
-        return chosen

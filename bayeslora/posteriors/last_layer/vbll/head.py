@@ -137,7 +137,7 @@ class VBLLHead(LastLayer):
         self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
-        # Triangles are stored without their zeros; older versions stored them in full.
+        # Triangles are stored without their zeros.
         self._packs = config.covariance == "dense"
 
     @property
@@ -311,21 +311,6 @@ class VBLLHead(LastLayer):
         if self._packs and key in state:
             state[key] = unpacked(state[key])
         super()._load_from_state_dict(state, prefix, *args)
-
-    def converted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a stored state with the deviations alone of a covariance that was trained.
-
-        Earlier versions stored them as the diagonal of `spread`, of triangles [C, d, d] or one
-        [C d, C d]; `factor` were directions of low rank, and `num_draws` counted draws of a sampled
-        bound. A fitted posterior has nothing of these.
-        """
-        former = ("factor", "num_draws")
-        now = {name: value for name, value in state.items() if name not in former}
-        classes, size = self.mean.shape
-        whole = (classes, size, size), (classes * size, classes * size)
-        if "spread" in now and now["spread"].shape in whole:
-            now["spread"] = now["spread"].diagonal(dim1=-2, dim2=-1).reshape(classes, size)
-        return now
 
     def _posterior(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return means and stored covariance of the last fit, or of the training q before a fit."""
