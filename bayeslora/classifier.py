@@ -68,7 +68,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, resolve_posterior
+from bayeslora.posteriors.registry import BEST, DEFAULT_POSTERIOR, own_softmax, resolve_posterior
 from bayeslora.predictions.files import file_kind
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -199,6 +199,7 @@ class BayesianClassifier:
         self._place: Place = loading
         self._network: Network | None = None
         self._in_memory = False
+        self._undecided = False
         self.validation_scores: tuple[Scores, Scores] | None = None
         self.side_by_side: SideBySide | None = None
 
@@ -297,6 +298,8 @@ class BayesianClassifier:
         """
         check_keywords("fit", options, FitOptions)
         if are_labels(validation):
+            if isinstance(train, str | Path):
+                raise InputError(f"labels need texts, got the path {str(train)!r}; pass it alone")
             train, validation = (train, validation), None
         if out is not None:
             refuse_inputs(out, *_files(train, validation), *directories(self.plan.backbone))
@@ -426,9 +429,10 @@ class BayesianClassifier:
                 temperature, the means of `VBLL`, which are refitted without such data); scored
                 before and after in `validation_scores` and on the model card.
             posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` over
-                adapters; it starts from the mean of the current one. None keeps the current one.
-                `best` selects the lowest cross-validated NLL among `mle`, `temperature`, `laplace`
-                and `vbll`; the comparison is in `side_by_side` and on the model card.
+                adapters; it starts from the mean of the current one. None keeps the current one,
+                or is `best` if none was named. `best` selects the lowest cross-validated NLL among
+                `mle`, `temperature`, `laplace` and `vbll`, or `laplace` for fewer than 20 rows; the
+                comparison is in `side_by_side` and on the model card.
             hold_out: Share of the `train` rows to use as `validation`, stratified by class and
                 drawn with the classifier's seed.
             feature_scores: As for `fit`, but None refits the classifier's scores to the new rows,
@@ -444,8 +448,8 @@ class BayesianClassifier:
         check_keywords("calibrate", columns, ColumnNames)
         # After `zero_shot` the configured posterior has not been fitted yet.
         config: Posterior | None = (self.network if self.record.num_train else self).posterior
-        if posterior is not None:
-            config = None if posterior == BEST else resolve_posterior(posterior)
+        if posterior is not None or self._undecided:
+            config = None if posterior in (None, BEST) else resolve_posterior(posterior)
         self._take(
             *calibrate(
                 self.network,
@@ -636,7 +640,7 @@ class BayesianClassifier:
     def from_transformers(
         cls,
         model: Any,
-        posterior: Any = "laplace",
+        posterior: Any = None,
         *,
         tokenizer: Any = None,
         layer: str | None = None,
@@ -653,7 +657,8 @@ class BayesianClassifier:
                 last layer: `laplace`, whose mean is the classifier itself; `vbll` and `nuts`,
                 which move the mean; `gvbll` and `prototypes`, which replace the layer;
                 `temperature`; or, as a baseline, `mle` or `map`, both the classifier's own
-                softmax. Others need training and are refused.
+                softmax. Others need training and are refused. None leaves the choice to
+                `calibrate`, which takes `best`.
             tokenizer: Tokenizer of an in-memory model, if it cannot be found.
             layer: Dotted name of the final linear layer, if it cannot be found;
                 `record.backbone["layer"]` has the name in use.
@@ -673,7 +678,7 @@ class BayesianClassifier:
             model, tokenizer = model.model, tokenizer or model.tokenizer
         network = load.foreign_model(
             str(model) if isinstance(model, Path) else model,
-            resolve_posterior(posterior),
+            own_softmax() if posterior is None else resolve_posterior(posterior),
             tokenizer=tokenizer,
             layer=layer,
             classes=classes,
@@ -682,14 +687,14 @@ class BayesianClassifier:
             **place,
         )
         clf = cls._around(network, network.record.backbone["name"], place)
-        clf._in_memory = isinstance(model, nn.Module)
+        clf._in_memory, clf._undecided = isinstance(model, nn.Module), posterior is None
         return clf
 
     @classmethod
     def from_module(
         cls,
         module: nn.Module,
-        posterior: Any = "laplace",
+        posterior: Any = None,
         *,
         encode: Callable[..., Any],
         classes: Sequence[str],
@@ -721,10 +726,12 @@ class BayesianClassifier:
                 raises it if the layer does not have one input per row, or the module's logits are
                 not its output.
         """
-        config = resolve_posterior(posterior)
+        config = own_softmax() if posterior is None else resolve_posterior(posterior)
         encoder = wrap_module(module, encode, classes, layer=layer, device=device)
         network = load.module_model(encoder, config, progress=progress)
-        return cls._around(network, network.record.backbone["name"], {"device": device})
+        clf = cls._around(network, network.record.backbone["name"], {"device": device})
+        clf._undecided = posterior is None
+        return clf
 
     def zero_shot(
         self,

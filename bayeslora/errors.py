@@ -56,18 +56,21 @@ class InputError(ValueError):
 
     Attributes:
         code: The reason, a key of `CODES`. Codes are stable, while messages may change.
+        options: Names of options in the message, which the command line shows as they are typed.
     """
 
     code = "input"
+    options: tuple[str, ...] = ()
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", options: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         if code:
             self.code = code
+        self.options = options
 
     def within(self, location: object) -> InputError:
         """Return the same error with its location at the start of the message."""
-        return InputError(f"{location}: {self}", code=self.code)
+        return InputError(f"{location}: {self}", code=self.code, options=self.options)
 
 
 @contextmanager
@@ -133,10 +136,8 @@ def unknown_choice(kind: str, value: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     near = get_close_matches(value.lower(), names, n=1)
     hint = f" (did you mean {quoted(near[0])}?)" if near else ""
-    choices = ", ".join(map(quoted, names))
-    return InputError(
-        f"unknown {kind} {quoted(value)}{hint}; choose from {choices}", code="unknown"
-    )
+    choices = f"choose from {', '.join(map(quoted, names))}" if names else "there is none"
+    return InputError(f"unknown {kind} {quoted(value)}{hint}; {choices}", code="unknown")
 
 
 def first_line(error: BaseException) -> str:

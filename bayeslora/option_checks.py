@@ -182,7 +182,8 @@ def _accepted(adapter: TypeAdapter[dict[str, Any]], values: Mapping[str, Any]) -
     nested = [problem for problem in problems if problem["loc"][0] == name]
     value = max(nested, key=lambda problem: len(problem["loc"]))["input"]
     words = _allowed(adapter.json_schema()["properties"][name])
-    raise InputError(f"{name} must be {words}, got {value!r}", code="option")
+    message = f"{name} must be {words}, got {value!r}"
+    raise InputError(message, code="option", options=(name,))
 
 
 def _plain(value: Any) -> Any:
@@ -350,7 +351,6 @@ def as_integer(name: str, value: object, low: int, high: int = LARGEST_COUNT) ->
     """
     whole = as_whole(value)
     if whole is None or not low <= whole <= high:
-        raise InputError(
-            f"{name} must be an integer >= {low} and <= {high:,}, got {value!r}", code="option"
-        )
+        message = f"{name} must be an integer >= {low} and <= {high:,}, got {value!r}"
+        raise InputError(message, code="option", options=(name,))
     return whole

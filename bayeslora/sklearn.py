@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
 
 from bayeslora.classifier import BayesianClassifier
 
@@ -57,8 +58,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probabilities [N, C] of N texts."""
+        check_is_fitted(self)
         return self.classifier_.predict_proba(list(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable label of each of N texts."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])

@@ -37,8 +37,9 @@ def check_depth(depth: object) -> None:
     """Raise InputError unless a depth is layers >= 1 or a share of them in (0, 1]."""
     if not is_number(depth) or not (depth >= 1 if isinstance(depth, int) else 0 < depth <= 1):
         raise InputError(
-            "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
+            "depth must be a number of layers >= 1 or a fraction such as 0.8 (1.0 is all layers), "
             f"got {depth!r}",
+            options=("depth",),
         )
 
 

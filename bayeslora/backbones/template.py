@@ -50,7 +50,8 @@ class Template:
         if not ends or not {TEXT, FILLED, PAIR}.issuperset(fields):
             raise InputError(
                 f"template must contain {TEXT} once, or end in {FILLED} after other words, and "
-                f"{PAIR} at most once, but no other placeholder, got {self.frame!r}"
+                f"{PAIR} at most once, but no other placeholder, got {self.frame!r}; columns are "
+                "joined by text_column, such as '{subject} {body}'"
             )
 
     @property

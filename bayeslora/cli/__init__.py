@@ -14,6 +14,7 @@ import gc
 import io
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -122,10 +123,11 @@ def _exit_code(words: Sequence[str]) -> int:
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        name, _, rest = str(error).partition(" ")
-        flags = {key: action.option_strings for key, action in getattr(args, "actions", {}).items()}
-        is_typed = flags.get(name) and getattr(error, "code", "") == "option"
-        return f"{flags[name][0]} {rest}" if is_typed else str(error)
+        message = str(error)
+        for name in getattr(error, "options", ()):
+            if flags := getattr(getattr(args, "actions", {}).get(name), "option_strings", ()):
+                message = re.sub(rf"\b{name}\b", flags[0], message, count=1)
+        return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
@@ -234,9 +236,11 @@ class VerbParser(_Parser):
         if self._mixing:  # the intermixed parser calls this method for each of its two passes
             return super().parse_known_args(args, namespace)
         self._mixing = True
-        parsed = self.parse_known_intermixed_args(args, namespace)
+        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
         self._mixing = False
-        return parsed
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -271,6 +275,8 @@ def _fill(parser: VerbParser, verb: Any) -> None:
     add_arguments(parser, parser.further, verb.Options)
     parser.usage = " ".join(["%(prog)s", *_needed(parser), "[options]"])
     further = {action.dest: action for action in parser.further._actions}
+    for action in further.values():
+        action.option_strings = ()  # `--set` takes its name
     actions = {action.dest: action for action in parser._actions} | further
     parser.set_defaults(run=verb.run, actions=actions, **dict.fromkeys(further))
 

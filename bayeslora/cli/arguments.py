@@ -178,7 +178,7 @@ def given(args: Any, *names: str) -> dict[str, Any]:
 def refuse(args: Any, names: Iterable[str], reason: str, code: str = "") -> None:
     """Raise InputError with a reason for the first of the options `names` that the user set."""
     for name in given(args, *names):
-        raise InputError(f"{name} {reason}", code=code)
+        raise InputError(f"{name} {reason}", code=code, options=(name,))
 
 
 class Everywhere:
@@ -357,6 +357,8 @@ def score_keys(args: ScoreChoice, known: Iterable[str]) -> tuple[str, ...] | Non
     """
     from bayeslora.metrics.scores import chosen_keys
 
+    if args.all and args.scores is not None:
+        raise InputError("scores has no effect with all", options=("scores", "all"))
     if args.all:
         return tuple(known)
     if args.scores is None:

@@ -57,7 +57,7 @@ def are_labels(values: Any) -> bool:
     is_column = hasattr(values, "__len__") and not isinstance(values, str | Mapping | Examples)
     if not is_column or len(values) == 0 or hasattr(values, "columns"):
         return False
-    return isinstance(next(iter(values)), str | Number | np.generic)
+    return isinstance(next(iter(values)), str | Number | np.generic | None)
 
 
 def _looks_like_a_path(text: str) -> bool:

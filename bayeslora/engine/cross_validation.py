@@ -562,7 +562,7 @@ _ABSENT = math.log(1e-6)
 def baselines(
     train: LabelledExamples, folds: Sequence[Fold], probes: LinearProbes, own: float
 ) -> dict[str, float]:
-    """Return the NLL of held-out rows under cheaper models; warn if one is better than the fit.
+    """Return the NLL of held-out rows under cheaper models; see `worth`.
 
     `linear_probe` is a last layer on features of the backbone without an adapter, `bag_of_words` a
     logistic regression on TF-IDF. Both are fitted to the rows of each part and have the scale of
@@ -581,8 +581,22 @@ def baselines(
         labels, probed = train[1][fold.unseen], probes.answers.get(fold.name)
         if probed is not None:
             answers["linear_probe"].append((GaussianLogits.point(probed[fold.unseen]), labels))
-        if (counts := bag_of_words(train, fold)) is not None:
+        examples, of = train
+        counts = bag_of_words((examples.take(fold.rows), of[fold.rows]), examples.take(fold.unseen))
+        if counts is not None:
             answers["bag_of_words"].append((GaussianLogits.point(counts), labels))
+    return worth(answers, own)
+
+
+def worth(
+    answers: Mapping[str, Sequence[tuple[AnyLogits, Tensor]]], own: float
+) -> dict[str, float]:
+    """Return the NLL of cheaper models at their best scale; warn if one is better than the fit.
+
+    Args:
+        answers: Logits of held-out rows and their labels, by model and part.
+        own: NLL of the fit, in nats per row.
+    """
     scores = {name: best_scale(known, num_samples=0)[2] for name, known in answers.items() if known}
     for name, score in scores.items():
         if score < own:
@@ -603,28 +617,29 @@ def tfidf() -> Any:
     return make_pipeline(words, LogisticRegression(C=10.0, max_iter=200))
 
 
-def bag_of_words(train: LabelledExamples, fold: Fold) -> Tensor | None:
-    """Return logits [n, C] of the held-out rows of a fold by logistic regression on TF-IDF.
+def bag_of_words(train: LabelledExamples, unseen: Examples) -> Tensor | None:
+    """Return logits [n, C] of unseen rows by logistic regression on TF-IDF.
 
     None for images, questions, several tasks, texts without a word, and a single class.
 
     Args:
-        train: Training rows.
-        fold: Its rows, of which at most 4,096 are used, and those that it holds out.
+        train: Training rows, of which at most 4,096 are used.
+        unseen: Rows to predict.
     """
     examples, labels = train
     if examples.choices is not None or examples.images or examples.among is not None:
         return None
-    pairs = examples.pairs or [""] * len(examples)
-    texts = np.array([f"{text} {pair}" for text, pair in zip(examples.texts, pairs, strict=True)])
-    seen = fold.rows
-    seen = seen[np.unique(np.linspace(0, len(seen) - 1, _MOST_ROWS).round().astype(int))]
+    used = np.unique(np.linspace(0, len(labels) - 1, _MOST_ROWS).round().astype(int))
     model = tfidf()
     try:
-        model.fit(texts[seen], labels[seen])
+        model.fit(_whole_texts(examples.take(used)), labels[used])
     except ValueError:  # no word, or one class
         return None
-    known = torch.from_numpy(model.predict_log_proba(texts[fold.unseen])).double()
+    known = torch.from_numpy(model.predict_log_proba(_whole_texts(unseen))).double()
     logits = torch.full((len(known), int(labels.max()) + 1), _ABSENT, dtype=torch.float64)
     logits[:, torch.from_numpy(model.classes_)] = known
     return logits
+
+
+def _whole_texts(rows: Examples) -> list[str]:
+    return list(map(" ".join, zip(rows.texts, rows.pairs or [""] * len(rows), strict=True)))

@@ -16,7 +16,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import TASK, Examples, data_hash, dropped_by_split
 from bayeslora.engine import settle
-from bayeslora.engine.cross_validation import Fitter, fit_networks
+from bayeslora.engine.cross_validation import Fitter, bag_of_words, fit_networks, worth
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.fitted.pieces import predict_rows
 from bayeslora.engine.network import Network
@@ -24,6 +24,7 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.training.base import abandon, claim, refuse
 from bayeslora.engine.training.starts import class_prior
 from bayeslora.errors import DivergedError
+from bayeslora.logits import GaussianLogits
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
@@ -110,8 +111,11 @@ def fit_classifier(
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
-    if data.held_out is not None and not plan.training.refit:
-        scores = _measured(network, data.held_out)
+    if data.validation is not None and not plan.training.refit:
+        scores = _measured(network, data.validation[0])
+        if (words := bag_of_words(data.train, data.validation[0])) is not None:
+            answers = {"bag_of_words": [(GaussianLogits.point(words), data.validation[1])]}
+            scores["baselines"] = worth(answers, scores["validation_nll"])
         network.record = replace(record, results=record.results | scores)
     return network
 

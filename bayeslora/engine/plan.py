@@ -112,7 +112,7 @@ class Plan:
         """Raise InputError for options of training that have no effect on these methods."""
         adapter, posterior, reason = self.adapter, self.posterior, ""
         if not adapter.trains:
-            reason = "fits the last layer alone"
+            reason = "fits the last layer alone, as does --quick"
         elif adapter.trains_itself:
             reason = f"{adapter.trains_itself}, by options of its own"
         for name in chosen:
@@ -123,6 +123,7 @@ class Plan:
                     f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
                     "out, or choose another adapter",
                     code="no-effect",
+                    options=(name, "adapter"),
                 )
         if "head_lr" in chosen and posterior.head_lr is not None:
             lr = f"head_lr={training.head_lr:g}"

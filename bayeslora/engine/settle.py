@@ -238,7 +238,7 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
     elif training.keep_folds and not (posterior.is_point or posterior.scales_logits):
         reason = f"keep_folds does not support posterior {posterior.name!r}"
     if reason:
-        raise InputError(reason, code="clash")
+        raise InputError(reason, code="clash", options=("refit", "keep_folds", "hold_out", "cv"))
 
 
 # More rows would only separate backbones of negligible difference.

@@ -78,10 +78,12 @@ class TrainingSettings(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cv == 1:
-            raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1")
+            raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1", options=("cv",))
         if self.refit and not self.hold_out:
             raise InputError(
-                "refit has no effect without hold_out, whose choices it uses", code="no-effect"
+                "refit has no effect without hold_out, whose choices it uses",
+                code="no-effect",
+                options=("refit", "hold_out"),
             )
 
     @property

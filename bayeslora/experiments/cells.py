@@ -445,7 +445,7 @@ def _record(setup: Setup, clf: BayesianClassifier) -> dict[str, Any]:
 def _scores(sets: Mapping[str, Predictions], rows: TaskRows) -> dict[str, Any]:
     """Return all scores of the reported rows, and of labelled OOD sets."""
     ood = {name: sets[name] for name in rows.ood}
-    scores = {REPORTED: evaluate(sets[rows.split], ood, cluster_by=rows.clusters)}
+    scores = {REPORTED: evaluate(sets[rows.split], ood=ood, cluster_by=rows.clusters)}
     scores |= {name: evaluate(each) for name, each in ood.items() if each.labelled.any()}
     # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.bootstrap import cell_matrix, clusters_in
 from bayeslora.metrics.intervals import wilson
 from bayeslora.metrics.scores import Bin
-from bayeslora.option_checks import as_whole
+from bayeslora.option_checks import as_integer
 
 NUM_BINS = 15
 """Default number of bins (Guo et al. 2017, arXiv:1706.04599)."""
@@ -74,10 +73,7 @@ def as_num_bins(value: object) -> int:
     Raises:
         InputError: The value is not a whole number from 1 to `MOST_BINS`.
     """
-    bins = as_whole(value)
-    if bins is None or not 1 <= bins <= MOST_BINS:
-        raise InputError(f"num_bins must be a whole number from 1 to {MOST_BINS}, got {value!r}")
-    return bins
+    return as_integer("num_bins", value, 1, MOST_BINS)
 
 
 _FEW_BINS = 32

@@ -76,17 +76,25 @@ from bayeslora.metrics.scores import (
 )
 from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
-from bayeslora.predictions.collection import PredictionsLike, as_predictions
-from bayeslora.predictions.files import UNCERTAINTIES, open_columns
+from bayeslora.predictions.collection import (
+    PredictionsLike,
+    as_predictions,
+    load_source,
+    warn_unlabelled,
+)
+from bayeslora.predictions.files import UNCERTAINTIES, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
 
 
 def evaluate(
-    predictions: PredictionsLike,
-    ood: Mapping[str, PredictionsLike] | Any = None,
+    predictions: PredictionsLike | Any = None,
+    y_prob: Any = None,
     *,
+    y_true: Any = None,
+    ood: Mapping[str, PredictionsLike] | None = None,
+    label_column: str | None = None,
     ood_score: str | None = None,
     group_by: str | Sequence[str] | None = None,
     by_class: bool = False,
@@ -104,7 +112,11 @@ def evaluate(
             `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label are used for
             OOD detection only; without any label only `mean_confidence`, `sharpness`, uncertainties
             and the sizes of prediction sets are scored.
-        ood: Out-of-distribution predictions in the same formats, by name of the set; or `y_prob`.
+        y_prob: [N, C] probabilities, or [N] those of the second of two classes.
+        y_true: [N] labels of `y_prob`; the same as the first argument.
+        ood: Out-of-distribution predictions in the same formats, by name of the set.
+        label_column: Column of the labels of a file or a data frame, which must exist; None means
+            `label`, if there is one.
         ood_score: Uncertainty to detect OOD rows by; by default `unfamiliarity` if both sets have
             it, else `epistemic` if it is informative, else `max_probability`. See
             `Predictions.uncertainty` and `metrics.ood`.
@@ -127,12 +139,17 @@ def evaluate(
         >>> round(scores["nll"].value, 3)  # -(log 0.8 + log 0.6) / 2
         0.367
     """
-    if ood is not None and not isinstance(ood, Mapping):
-        predictions, ood = Predictions.from_arrays(ood, predictions), None
+    if y_prob is not None:
+        labels = predictions if y_true is None else y_true
+        predictions = Predictions.from_arrays(y_prob, labels)
     num_bins = as_num_bins(num_bins)
     resampling = Resampling(**bootstrap)
     columns = column_names(group_by)
-    inside = as_predictions(predictions, (*columns, *column_names(cluster_by)))
+    reading = PredictionsReading(label_column=label_column)
+    source = load_source(predictions, (), (*columns, *column_names(cluster_by)), reading)
+    inside = source.predictions
+    if inside is not predictions:
+        warn_unlabelled(source)
     check_columns(inside, columns)
     outside = {
         name: as_predictions(other, _carried(other, cluster_by))

@@ -133,7 +133,9 @@ def check_link(config: Any, link: str | None) -> None:
     checked("link", link, Link)
     if config.link is None:
         raise InputError(
-            f"link {link!r} has no effect on posterior {config.name!r}", code="no-effect"
+            f"link {link!r} has no effect on posterior {config.name!r}",
+            code="no-effect",
+            options=("link",),
         )
 
 
@@ -150,6 +152,7 @@ def check_draws(config: Any, num_samples: int) -> None:
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which makes "
             "no draws",
             code="no-effect",
+            options=("num_samples",),
         )
 
 

@@ -81,7 +81,12 @@ def as_predictions(
         return predictions
     if isinstance(predictions, str | Path):
         return Predictions.read(predictions, columns=columns, reading=reading)
-    return Predictions.from_frame(predictions)
+    return Predictions.from_frame(
+        predictions,
+        label_column=reading.label_column,
+        probability_columns=reading.probability_columns,
+        renormalise=reading.renormalise,
+    )
 
 
 @dataclass(frozen=True)
@@ -160,16 +165,23 @@ def gather(
         raise InputError("a report needs at least one set of predictions, got none")
     methods = _methods([load_source(item, columns, needed, reading) for item in inputs])
     for method in methods:
-        if method.predictions.labels is None and method.source.further:
-            logger.warning(
-                "%s: no row has a label; if one of %s has labels, name it with label_column "
-                "(--label-column)",
-                method.file or method.label,
-                listed(method.source.further),
-            )
-    load = partial(load_source, optional=(*columns, *needed), reading=reading)
+        warn_unlabelled(method.source)
+    # Out-of-distribution rows need no labels.
+    outside_reading = replace(reading, label_column=None)
+    load = partial(load_source, optional=(*columns, *needed), reading=outside_reading)
     outside = _by_method(methods, ood or {}, load)
     return [replace(method, ood=sets) for method, sets in zip(methods, outside, strict=True)]
+
+
+def warn_unlabelled(source: Source) -> None:
+    """Say which columns may be the labels of predictions without any."""
+    if source.predictions.labels is None and source.further:
+        logger.warning(
+            "%s: no row has a label; if the labels are in another column (%s), name it with "
+            "label_column (--label-column)",
+            source.path or source.predictions.name or "predictions",
+            listed(source.further),
+        )
 
 
 def load_source(
@@ -190,7 +202,7 @@ def load_source(
         InputError: `item` is none of the three, or its file cannot be read.
     """
     if not isinstance(item, str | Path):
-        predictions = as_predictions(item)
+        predictions = as_predictions(item, reading=reading)
         return Source(predictions, further=[*predictions.columns])
     path = Path(item)
     further = open_columns(path, reading).further

@@ -88,7 +88,7 @@ class PredictionsReading:
             the order of the classes; empty takes the columns `prob_<class>`, or `logit_<class>`.
         renormalise: Whether rows whose probabilities do not sum to 1 are divided by their sum.
         name: Name of the predictions; empty for the stored one, else that of the file.
-        label_column: Column of the labels; `label` by default.
+        label_column: Column of the labels, which must exist; None means `label`, if there is one.
         normalise: Divisor of each option's log-likelihood in a sample log: `none` by default, or
             its number of `characters` or `bytes`. None means that the file may be of another kind.
     """
@@ -98,7 +98,7 @@ class PredictionsReading:
     renormalise: bool = False
     normalise: str | None = None
     name: str = ""
-    label_column: str = "label"
+    label_column: str | None = None
 
 
 AS_WRITTEN = PredictionsReading()
@@ -178,7 +178,7 @@ class Columns:
     @property
     def further(self) -> list[str]:
         """The names of the columns without a fixed meaning, in order."""
-        used = self.reading.probability_columns
+        used = {*self.reading.probability_columns, self.reading.label_column}
         return [name for name in self.names if not is_ours(name) and name not in used]
 
 
@@ -393,8 +393,10 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: The table has no predictions, lacks one of `columns`, or a value is wrong.
     """
-    names, label = opened.names, opened.reading.label_column
+    names, label = opened.names, opened.reading.label_column or "label"
     with named(opened.source):
+        if opened.reading.label_column and label not in names:
+            raise unknown_choice("label column", label, opened.further or names)
         class_of = _class_columns(opened)
         if len(class_of) == 1 and not opened.reading.probability_columns:
             (column, name), *_ = class_of.items()

@@ -312,9 +312,11 @@ def _stated(where: str, record: Record) -> dict[str, float]:
         for token, logprob in pairs:
             mass = math.exp(float(logprob))
             probs[str(token).strip()] += mass
+    if value is None:
+        raise InputError(f"{where}: the answer has no log-probabilities: {shown(record)}")
     if not probs or not sum(probs.values()) < 1.01:
         raise InputError(
-            f"{where}: {shown(value)} are not log-probabilities by class or token; expected "
-            '{"logprobs": {"yes": -0.1, "no": -2.4}} or "top_logprobs" of an answer'
+            f"{where}: {shown(value)} are not log-probabilities, at most 0, by class or token; "
+            'expected {"logprobs": {"yes": -0.1, "no": -2.4}} or "top_logprobs" of an answer'
         )
     return probs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from bayeslora.errors import InputError, RowError, located, unknown_choice
 from bayeslora.plain_text import as_label, clean, counted, shown, table_html
 from bayeslora.predictions import files
 from bayeslora.predictions.files import AS_WRITTEN, UNCERTAINTIES, PredictionsReading, refuse
+
+logger = logging.getLogger(__name__)
 
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
@@ -382,6 +385,7 @@ class Predictions:
         encoding: str | None = None,
         probability_columns: Mapping[str, str] | None = None,
         renormalise: bool = False,
+        label_column: str | None = None,
     ) -> Predictions:
         """Read a predictions file written by this package or another tool; see `files`.
 
@@ -396,13 +400,16 @@ class Predictions:
                 `prob_<class>`.
             renormalise: Whether to divide each row of probabilities by its sum, if sums deviate
                 from 1 by more than rounding.
+            label_column: Column of the labels; None means `label`, if there is one.
 
         Raises:
             InputError: The file is missing or unreadable, or a value in it is wrong; the message
                 names the file and the row (from 1; in a text file the line, as an editor shows it).
         """
         table = Reading(delimiter, encoding)
-        reading = PredictionsReading(table, probability_columns or {}, renormalise)
+        reading = PredictionsReading(
+            table, probability_columns or {}, renormalise, label_column=label_column
+        )
         return cls.read(path, name, columns=columns, reading=reading)
 
     @classmethod
@@ -420,7 +427,15 @@ class Predictions:
         return cls._made(opened.source, fields, name, opened.where)
 
     @classmethod
-    def from_frame(cls, frame: Any, name: str | None = None) -> Predictions:
+    def from_frame(
+        cls,
+        frame: Any,
+        name: str | None = None,
+        *,
+        probability_columns: Mapping[str, str] | None = None,
+        renormalise: bool = False,
+        label_column: str | None = None,
+    ) -> Predictions:
         """Create predictions from a data frame with the columns of a predictions file.
 
         Args:
@@ -428,6 +443,9 @@ class Predictions:
                 with `prob_<class>` columns and optionally the others listed in `to_pandas`. Any
                 other column becomes a further column.
             name: What made the predictions, for tables and legends.
+            probability_columns: As for `load`.
+            renormalise: As for `load`.
+            label_column: As for `load`.
 
         Raises:
             InputError: `frame` is not a data frame, or a value is wrong; the message names the row.
@@ -444,7 +462,13 @@ class Predictions:
                 "Predictions.from_arrays"
             ) from None
         check_distinct(table.column_names, source)
-        columns = files.Columns(source, tuple(table.column_names), lambda *_names: table)
+        names = tuple(table.column_names)
+        reading = PredictionsReading(
+            probability_columns=probability_columns or {},
+            renormalise=renormalise,
+            label_column=label_column,
+        )
+        columns = files.Columns(source, names, lambda *_names: table, reading=reading)
         fields = files.fields_of(columns, columns.further)
         return cls._made(source, fields, name or "")
 
@@ -529,7 +553,8 @@ class Predictions:
             name: What made the predictions, for tables and legends.
 
         Raises:
-            InputError: A row lacks a class, as without `top_k=None`, or a value is wrong.
+            InputError: A row lacks a class, as without `top_k=None`, or does not sum to 1, as with
+                `function_to_apply="sigmoid"`.
         """
         lists = [[row] if isinstance(row, Mapping) else row for row in outputs]
         rows = [{item["label"]: item["score"] for item in row} for row in lists]
@@ -541,7 +566,7 @@ class Predictions:
                 f"{shown([*names])}; call the pipeline with top_k=None"
             )
         probs = [[row[label] for label in names] for row in rows]
-        return cls.from_arrays(probs, labels, classes=names, ids=ids, name=name, renormalise=True)
+        return cls.from_arrays(probs, labels, classes=names, ids=ids, name=name)
 
     @classmethod
     def from_prediction_output(
@@ -640,6 +665,12 @@ def _sorted_classes(labels: Sequence[str | None], num_classes: int) -> Sequence[
     """Return the distinct labels in sorted order if they are C, else numbers from 0."""
     names = {label for label in labels if label is not None} - {"-1"}
     if len(names) != num_classes or names <= {*map(str, range(num_classes))}:
+        if names and "0" not in names:
+            logger.warning(
+                "labels are read as indices from 0 to %d, and none is 0; name the classes with "
+                "classes= if they are others",
+                num_classes - 1,
+            )
         return range(num_classes)
     return sorted(names, key=int if all(map(str.isdecimal, names)) else None)
 

@@ -52,7 +52,9 @@ def test_ood_sets_are_tied_to_methods(run, files):
         ).out
     )
     for item, own in zip(content, ("a", "b"), strict=True):
-        expected = evaluate(files[own], {"near": files[f"near_{own}"]}, ood_score="max_probability")
+        expected = evaluate(
+            files[own], ood={"near": files[f"near_{own}"]}, ood_score="max_probability"
+        )
         assert item["ood"]["near"]["auroc"]["value"] == expected.ood["near"].auroc.value
         assert item["ood"]["near"]["score"] == "max_probability"
 

@@ -117,7 +117,7 @@ def test_distance_and_doubt_come_before_all_uncertainties_where_both_sets_have_t
 def test_no_score_is_beaten_by_chance_or_by_itself():
     inside, outside = useless()
     options = {"ood_score": "max_probability", "num_resamples": 200}
-    assert evaluate(inside, {"far": outside}, **options).ood["far"].better == ""
+    assert evaluate(inside, ood={"far": outside}, **options).ood["far"].better == ""
     # two uninformative scores: neither is better
     none = inside.take(np.arange(150)), inside.take(np.arange(150, 300))
-    assert evaluate(none[0], {"far": none[1]}, num_resamples=200).ood["far"].better == ""
+    assert evaluate(none[0], ood={"far": none[1]}, num_resamples=200).ood["far"].better == ""

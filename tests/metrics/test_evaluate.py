@@ -29,7 +29,7 @@ def values(scores: Scores) -> list[float]:
 
 
 def quick(predictions, ood=None, **options) -> Scores:
-    return evaluate(predictions, ood, **{"num_resamples": 20, **options})
+    return evaluate(predictions, ood=ood, **{"num_resamples": 20, **options})
 
 
 def test_all_keys_are_there_and_every_interval_holds_its_value():
@@ -114,7 +114,7 @@ def test_rows_without_a_label_are_not_scored_but_count_for_ood():
 def test_ood_sets_are_scored_by_every_shared_uncertainty():
     inside = calibrated(30, epistemic=np.linspace(0, 1, 30), scores={"mine": np.ones(30)})
     outside = calibrated(20, epistemic=np.linspace(2, 3, 20), total=np.ones(20))
-    scores = evaluate(inside, {"far": outside, "near": inside}, num_resamples=50)
+    scores = evaluate(inside, ood={"far": outside, "near": inside}, num_resamples=50)
     far = scores.ood["far"]
     assert (far.score, far.n_in, far.n_out) == ("epistemic", 30, 20)
     assert [far.auroc.value, far.aupr.value, far.fpr95.value] == [1.0, 1.0, 0.0]

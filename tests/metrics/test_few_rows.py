@@ -80,7 +80,7 @@ def test_a_mean_of_rows_that_are_all_alike_allows_for_others():
 
 def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
     inside, outside = alike(400, probs=(0.9, 0.1)), alike(50, probs=(0.5, 0.5))
-    far = evaluate(inside, {"far": outside}).ood["far"]
+    far = evaluate(inside, ood={"far": outside}).ood["far"]
     assert far.auroc.value == 1
     assert (far.auroc.low, far.auroc.high) == wilson_by_scipy(50, 50)
     assert (far.fpr95.low, far.fpr95.high) == wilson_by_scipy(0, 50)

@@ -80,7 +80,7 @@ def test_a_frame_is_scored_as_the_record_is(tmp_path, wrap):
     predictions = made()
     frame = wrap(table_of(predictions, tmp_path))
     ours = bl.evaluate(predictions, group_by="source", num_resamples=20)
-    theirs = bl.evaluate(frame, {"far": frame}, group_by="source", num_resamples=20)
+    theirs = bl.evaluate(frame, ood={"far": frame}, group_by="source", num_resamples=20)
     # Compare as text, since NaN != NaN.
     assert str(theirs.scores) == str(ours.scores)
     assert str(theirs.groups) == str(ours.groups)

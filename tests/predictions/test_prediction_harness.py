@@ -88,7 +88,7 @@ def test_options_that_a_question_lacks_have_no_probability(tmp_path):
     predictions = Predictions.load(log(tmp_path, lines))
     assert predictions.classes == ("A", "B", "C", "D")
     assert predictions.probs[0, 2:].tolist() == [0, 0]
-    scores = evaluate(predictions, {"same": predictions}, num_resamples=5)
+    scores = evaluate(predictions, ood={"same": predictions}, num_resamples=5)
     assert all(np.isfinite(score.value) for score in scores.scores.values())
     assert predictions.uncertainty("entropy")[0] <= np.log(2)
 

@@ -83,6 +83,21 @@ def test_histogram_binning_is_netcals_off_the_edges():
     np.testing.assert_allclose(fitted.apply(other).probs, expected, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_netcals_histogram_maps_an_edge_to_the_bin_below_that_it_was_fitted_in():
+    """Bins [0, .5) and [.5, 1] of `yes`: 1 of 2 and 3 of 3 rows; of `no`: 0 of 1 and 1 of 4."""
+    from netcal.binning import HistogramBinning as Theirs
+
+    predictions = two([0.1, 0.2, 0.5, 0.5, 0.9], [0, 1, 1, 1, 1])
+    theirs = Theirs(bins=2)
+    theirs.fit(np.array(predictions.probs), np.array(predictions.labels))
+    edge = np.array([[0.5, 0.5]])
+    assert theirs.transform(edge).tolist() == [0.5]
+    fitted = HistogramBinning(num_bins=2, bins="equal-width", smoothing=0).fit(predictions)
+    assert fitted.values[1, 1] == 1
+    assert fitted.apply(two([0.5], [1])).probs[0, 1] == pytest.approx(1 / (1 + 1 / 4))
+
+
 def test_histogram_binning_by_hand():
     """Bins [0, .5) and [.5, 1] of `yes`: 1 of 3 and 2 of 2 rows; its share is (3 + 1) / (5 + 2)."""
     predictions = two([0.1, 0.2, 0.4, 0.5, 0.9], [0, 0, 1, 1, 1])

@@ -10,7 +10,7 @@ from bayeslora.reporting.text import number
 
 @pytest.fixture(scope="module")
 def scores(methods, ood):
-    return [evaluate(method, ood[method.name], num_resamples=20) for method in methods]
+    return [evaluate(method, ood=ood[method.name], num_resamples=20) for method in methods]
 
 
 def test_one_method_is_a_list_of_its_scores(scores):

@@ -30,7 +30,7 @@ TEXT = "# A model\n\nIt sorts.  \n\n```yaml\nmodel-index: no\n---\n```\n"
 @pytest.fixture(scope="module")
 def scores(make):
     far = make("m", rows=40, labelled=False, seed=2, signal=0.3)
-    return evaluate(make("m", sharpness=3.0), {"far | off": far}, num_resamples=20)
+    return evaluate(make("m", sharpness=3.0), ood={"far | off": far}, num_resamples=20)
 
 
 KEY = "model-index"

@@ -14,7 +14,7 @@ from bayeslora.reporting.report import Report
 
 def test_scores_are_a_table_with_every_score(make):
     far = make("m", rows=20, labelled=False, seed=5)
-    scores = evaluate(make("m"), {"<b>far</b>": far}, num_resamples=5)
+    scores = evaluate(make("m"), ood={"<b>far</b>": far}, num_resamples=5)
     html = scores._repr_html_()
     assert "<b>" not in html
     assert Scores.from_json(scores.to_json())._repr_html_() == html
@@ -74,7 +74,7 @@ def test_a_comparison_is_a_short_line_and_a_table(make):
 
 def test_print_shows_the_main_scores_on_a_screen(make):
     ood = {f"set {k}": make("m", labelled=False, rows=30, seed=k) for k in range(20)}
-    scores = evaluate(make("m"), ood, num_resamples=5)
+    scores = evaluate(make("m"), ood=ood, num_resamples=5)
     lines = str(scores).splitlines()
     assert len(lines) <= 30
     assert f"nll             {scores['nll'].value:.3f}" in str(scores)

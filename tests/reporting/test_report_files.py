@@ -51,7 +51,7 @@ def test_numbers_are_those_of_evaluate(methods, ood, made):
     page = (made / "index.html").read_text(encoding="utf-8")
     markdown = (made / "report.md").read_text(encoding="utf-8").split("## Scores")[1]
     for method, written in zip(methods, content["methods"], strict=True):
-        scores = evaluate(method, ood[method.name], num_resamples=60)
+        scores = evaluate(method, ood=ood[method.name], num_resamples=60)
         expected = json.loads(json.dumps(scores.to_json()))
         assert {key: written[key] for key in expected} == expected
         for key in ("accuracy", "nll", "ece", "brier", "aurc"):
@@ -66,7 +66,7 @@ def test_numbers_are_those_of_evaluate(methods, ood, made):
 def test_csv_holds_every_score_to_the_last_digit(methods, ood, made):
     with (made / "scores.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    scores = evaluate(methods[2], ood["polar-vbll"], num_resamples=60)
+    scores = evaluate(methods[2], ood=ood["polar-vbll"], num_resamples=60)
     lines = {
         (row["ood"], row["uncertainty"], row["score"]): row
         for row in rows

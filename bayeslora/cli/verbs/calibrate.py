@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.posteriors.base import Posterior
 
-FOR_FEW_ROWS = "laplace"
 """Posterior for rows that are too few to choose one."""
 
 
@@ -49,7 +48,7 @@ class Options(arguments.Rows, arguments.Overwriting):
 
 def run(args: Options) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora.engine.fitted.calibrate import FEWEST_EXAMPLES, check_calibration
+    from bayeslora.engine.fitted.calibrate import check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     data.settle_tasks(args, "train")
@@ -64,8 +63,6 @@ def run(args: Options) -> None:
     validated = args.validation is not None
     check_calibration(posterior, args.feature_scores, args.hold_out or 0.0, validated=validated)
     train, validation = data.training_rows(args, record)
-    if args.posterior is None and len(train) * (1 - (args.hold_out or 0)) < FEWEST_EXAMPLES:
-        posterior = resolve_posterior(FOR_FEW_ROWS)
     classifier = _load(args, posterior, is_ours=record is not None)
     options = given(args, "feature_scores", "hold_out") | data.column_options(args)
     classifier.calibrate(train, validation, posterior=posterior or BEST, **options)

@@ -56,6 +56,6 @@ def _scores(methods: Sequence[Method], options: dict[str, Any]) -> list[Scores]:
     scores = []
     for method in methods:
         ood = {name: source.predictions for name, source in method.ood.items()}
-        result = evaluate(method.predictions, ood, **options)
+        result = evaluate(method.predictions, ood=ood, **options)
         scores.append(replace(result, name=method.label, file=method.file))
     return scores

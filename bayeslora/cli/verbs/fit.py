@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -39,7 +40,7 @@ class _Model(arguments.Everywhere):
     --verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional"""
     template: str | None = option("TEXT")
     r"""prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' for none (default:
-    'Text: {text}\nCategory:', none for an encoder)"""
+    'Text: {text}\nCategory:', none for an encoder); or columns to join, '{subject}\n{body}'"""
     verbaliser: Any = option("CLASS=WORDS", action="append")
     """words for a class; the language model's own answer becomes the prior mean of the last layer.
     'names': the class names; 'none': a prior mean of zero (default: names for few examples on a
@@ -90,6 +91,9 @@ def run(args: Options) -> None:
         args.verbaliser = _verbaliser(args.verbaliser)
     if args.template is not None:
         args.template = args.template.replace("\\n", "\n")  # as shells pass a line break
+        names = re.findall(r"\{(\w+)\}", args.template)
+        if names and {"text", "filled"}.isdisjoint(names):  # it joins columns
+            args.text_column, args.template = args.template, None
     data.settle_tasks(args, "train")
     _settle_task(args)
     if args.zero_shot:
@@ -99,7 +103,7 @@ def run(args: Options) -> None:
         args.adapter = "none"
     for name in ("out",) if args.zero_shot else ("train", "out"):
         if getattr(args, name) is None:
-            raise InputError(f"{name} is missing; set it here or in --config")
+            raise InputError(f"{name} is missing; set it here or in --config", options=(name,))
     inputs = data.files_of(args.train, args.validation, args.config)
     current().first(partial(refuse_inputs, args.out, *inputs))
 

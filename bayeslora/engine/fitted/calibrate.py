@@ -63,7 +63,7 @@ from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors import registry
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import BEST, COMPARED, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import COMPARED, own_softmax, resolve_posterior
 from bayeslora.posteriors.types import Features
 from bayeslora.predictions.record import Predictions
 
@@ -71,6 +71,9 @@ logger = logging.getLogger(__name__)
 
 # Zero mistakes on 59 rows mean an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
+
+# Where too few rows compare candidates: its mean is the network's own.
+_FOR_FEW_ROWS = "laplace"
 
 Known = tuple[Examples, PreparedTexts, Features]
 """Rows as they were read, as a network reads them, and with its features."""
@@ -90,7 +93,8 @@ def calibrate(
 
     Args:
         network: The finished network; unchanged, also if anything fails.
-        posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL.
+        posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL, or
+            `laplace` for fewer rows than `FEWEST_EXAMPLES`.
         train: Rows to fit to.
         validation: Held-out rows, or None.
         names: `ColumnNames` that differ from those of the fit.
@@ -147,7 +151,9 @@ def _fitted(
     fitted_to = known(network, train, to_fit=True)
     features = fitted_to[2]
     race: SideBySide | None = None
-    if posterior is None:
+    if posterior is None and len(features) < FEWEST_EXAMPLES:
+        posterior = resolve_posterior(_FOR_FEW_ROWS)
+    elif posterior is None:
         race = best_posterior(network, features, rows)
         posterior = race.posterior
     classes, size = network.head.mean_weight.shape
@@ -212,9 +218,9 @@ def check_calibration(
     """
     if checked("hold_out", hold_out, BelowOne) and validated:
         raise InputError(
-            "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
-            "(--validation) out",
+            "hold_out and validation each provide held-out rows; use only one of them",
             code="clash",
+            options=("hold_out", "validation"),
         )
     names = feature_options.feature_scores(feature_scores)
     if posterior is not None:
@@ -527,17 +533,9 @@ def best_posterior(network: Network, train: Features, held_out: Features | None)
 
     Args:
         network: The classifier as it is.
-        train: Examples to cross-validate on.
+        train: At least `FEWEST_EXAMPLES` examples to cross-validate on.
         held_out: Held-out examples, on which candidates choose their options.
-
-    Raises:
-        InputError: There are fewer than `FEWEST_EXAMPLES` training examples.
     """
-    if len(train) < FEWEST_EXAMPLES:
-        raise InputError(
-            f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
-            f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
-        )
     configs = _candidates(network, COMPARED, len(train))
     predictions = _cross_fitted(
         network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)

@@ -90,7 +90,8 @@ def baseline_words(results: Mapping[str, Any]) -> str:
 def held_out_words(results: Mapping[str, Any]) -> str:
     """Return the NLL of held-out rows under a fit and what it should beat; empty if unknown."""
     cheaper = baseline_words(results)
-    return f"{results['logit_scale']['nll']:.3f}; {cheaper}" if cheaper else ""
+    own = results.get("validation_nll") or results.get("logit_scale", {}).get("nll")
+    return f"{own:.3f}; {cheaper}" if cheaper else ""
 
 
 def how_compared(race: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.io.files import lock
-from bayeslora.option_checks import as_seed
+from bayeslora.option_checks import as_seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.posteriors.types import Features
@@ -94,7 +94,7 @@ class Drawing:
             num_samples,
             link or posterior.link or "mc",
             as_seed(options.get("seed", 0)),
-            options.get("unknown_labels", "error"),
+            checked("unknown_labels", options.get("unknown_labels", "error"), Unknown),
         )
 
 

@@ -102,6 +102,7 @@ class GVBLL(Posterior):
                 "cv has no effect on posterior 'gvbll', whose logits do not grow with its "
                 "features; inflation sets its confidence. Leave cv out",
                 code="no-effect",
+                options=("cv",),
             )
         if self.needs_held_out and facts.adapter_trains and not facts.is_validated:
             raise InputError(
