@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.errors import InputError, first_line
 from bayeslora.foreign import reading
-from bayeslora.io.files import (
+from bayeslora.io import (
     FILES,
     Layout,
     atomic_directory,

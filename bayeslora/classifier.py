@@ -35,18 +35,17 @@ from bayeslora.checkpoint import (
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
+from bayeslora.engine import load
+from bayeslora.engine.card import fit_words, method_name, model_card
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
-from bayeslora.engine.fitted import load
-from bayeslora.engine.fitted.card import fit_words, method_name, model_card
-from bayeslora.engine.fitted.pieces import (
+from bayeslora.engine.network import Network, say_fitted_to
+from bayeslora.engine.pieces import (
     CheckedRows,
     Drawing,
     DrawOptions,
     predict_rows,
     predict_to_file,
 )
-from bayeslora.engine.fitted.zero_shot import zero_shot
-from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.training_options import (
@@ -56,8 +55,9 @@ from bayeslora.engine.training_options import (
     TrainingSettings,
     columns_in,
 )
+from bayeslora.engine.zero_shot import zero_shot
 from bayeslora.errors import InputError
-from bayeslora.io.files import (
+from bayeslora.io import (
     check_writable,
     lock,
     refuse_existing,
@@ -75,7 +75,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
 
 if TYPE_CHECKING:
-    from bayeslora.engine.fitted.calibrate import SideBySide
+    from bayeslora.engine.calibrate import SideBySide
 
 
 class Place(TypedDict, total=False):
@@ -443,7 +443,7 @@ class BayesianClassifier:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
-        from bayeslora.engine.fitted.calibrate import calibrate
+        from bayeslora.engine.calibrate import calibrate
 
         check_keywords("calibrate", columns, ColumnNames)
         # After `zero_shot` the configured posterior has not been fitted yet.
@@ -487,7 +487,7 @@ class BayesianClassifier:
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Imported here: predictions do not need it.
-        from bayeslora.engine.fitted.calibrate import for_new_classes
+        from bayeslora.engine.calibrate import for_new_classes
 
         check_keywords("adapt", columns, ColumnNames)
         network = self.network
@@ -581,7 +581,7 @@ class BayesianClassifier:
                 networks, or its change of the weights depends on the input (posterior `clora`), or
                 whole layers were trained (adapter `lisa`).
         """
-        from bayeslora.engine.fitted.export import write_peft
+        from bayeslora.engine.export import write_peft
 
         write_peft(self.network, directory, overwrite=overwrite)
 
@@ -600,7 +600,7 @@ class BayesianClassifier:
                 backbone itself, or there are several networks; or no classifier of transformers
                 computes the same function (only those of decoders do).
         """
-        from bayeslora.engine.fitted.export import export_merged
+        from bayeslora.engine.export import export_merged
 
         export_merged(self.network, directory, overwrite=overwrite)
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError, MissingAssetError, first_line
-from bayeslora.io.files import read_json, read_tensors
+from bayeslora.io import read_json, read_tensors
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """Files of a PEFT checkpoint."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import ABSENT, AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 # Draws x rows x classes in memory at a time: 32 MB in float64.
 _AT_A_TIME = 1 << 22

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from bayeslora._version import __version__
 from bayeslora.errors import InputError, located, unknown_choice
-from bayeslora.io.files import load_yaml
+from bayeslora.io import load_yaml
 from bayeslora.option_checks import option_names
 from bayeslora.plain_text import quoted
 

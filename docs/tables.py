@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.adapters import registry as adapters
-from bayeslora.cli.verbs.methods import catalogue
+from bayeslora.cli.methods import catalogue
 from bayeslora.errors import CODES
 from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors

@@ -132,7 +132,7 @@ def beside_nothing(few_resamples):
     Both together are most of a calibration's work.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslora.engine.fitted.calibrate.beside_others", lambda *_: None)
+        patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         yield
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bayeslora.io.cache import (
+from bayeslora.io import (
     FROZEN_STATES,
     cache_directory,
     kept_file,

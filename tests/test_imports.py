@@ -38,7 +38,7 @@ def loaded_after(statement):
     [
         "import bayeslora; bayeslora.InputError; bayeslora.__version__; dir(bayeslora)",
         "import bayeslora; bayeslora.register_posterior",
-        "from bayeslora import errors, options; from bayeslora.io import files",
+        "from bayeslora import errors, io, options",
         "from bayeslora.posteriors.registry import CATALOGUE; list(CATALOGUE)",
         "from bayeslora.adapters.registry import CATALOGUE; list(CATALOGUE)",
     ],

@@ -12,7 +12,7 @@ from crashes import survivors
 from refusal import refused
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import (
+from bayeslora.io import (
     Layout,
     atomic_directory,
     atomic_file,
@@ -65,7 +65,7 @@ def state(path):
 def another_process(target):
     """Start another process that writes to `target`; kill it at the end."""
     program = (
-        "from bayeslora.io.files import lock\n"
+        "from bayeslora.io import lock\n"
         f"with lock({str(target)!r}): print('begun', flush=True); input()"
     )
     process = subprocess.Popen(

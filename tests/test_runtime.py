@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from bayeslora.processes import MOST_WORKERS, row_slices, threaded
 from bayeslora.recalibration.recalibrate import minimise
-from bayeslora.runtime import MOST_WORKERS, row_slices, threaded
 
 
 def blas_threads():

@@ -21,7 +21,7 @@ from bayeslora.adapters.low_rank import Factors, LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 from bayeslora.foreign import PEFT_CONFIG, PEFT_WEIGHTS, TENSOR_ROOT
-from bayeslora.io.files import write_json, write_tensors
+from bayeslora.io import write_json, write_tensors
 
 __all__ = ["export_peft", "peft_adapter", "split_peft"]
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.errors import InputError, MissingAssetError
-from bayeslora.io.cache import cache_directory
-from bayeslora.io.files import atomic_directory, lock
+from bayeslora.io import atomic_directory, cache_directory, lock
 
 if TYPE_CHECKING:
     import numpy as np

@@ -39,7 +39,7 @@ from bayeslora.backbones.tokens import (
     tokenise,
     usable_length,
 )
-from bayeslora.io.cache import FROZEN_STATES, keep_tensors, kept_file, most_bytes, read_kept
+from bayeslora.io import FROZEN_STATES, keep_tensors, kept_file, most_bytes, read_kept
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
 from bayeslora.processes import current

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import read_json
+from bayeslora.io import read_json
 
 READER_FILE = "preprocessor_config.json"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

@@ -23,7 +23,7 @@ from bayeslora.backbones.template import Template
 from bayeslora.errors import InputError, first_line
 from bayeslora.foreign import is_sharded
 from bayeslora.option_checks import Dtype, checked
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import restored_random_state
 
 Kind = Literal["decoder", "encoder", "vision"]
 # Settings that do not affect the computation with trained weights.

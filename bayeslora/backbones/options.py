@@ -43,7 +43,7 @@ from bayeslora.backbones.tokens import (
 )
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 FRAME = "Question: {text}\nAnswer:"
 PAIR_FRAME = "{text_pair}\nQuestion: {text}\nAnswer:"

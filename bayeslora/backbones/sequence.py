@@ -47,9 +47,9 @@ from bayeslora.backbones.tokens import (
 )
 from bayeslora.errors import InputError
 from bayeslora.foreign import PEFT_CONFIG, TENSOR_ROOT, few
-from bayeslora.io.files import read_json
+from bayeslora.io import read_json
 from bayeslora.option_checks import MAX_LENGTH
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import restored_random_state
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from bayeslora._version import __version__
 from bayeslora.cli.arguments import add_arguments
 from bayeslora.cli.output import log_on_stderr, say, trace
 from bayeslora.errors import FailedError, InputError, located, unknown_choice
-from bayeslora.io.files import lock, read_yaml
+from bayeslora.io import lock, read_yaml
 from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -266,7 +266,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         about = f"{summary[:1].upper()}{summary[1:]}."
         verb = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
         if not words or words[0] == name:
-            _fill(verb, import_module(f"bayeslora.cli.verbs.{name}"))
+            _fill(verb, import_module(f"bayeslora.cli.{name}"))
     return parser
 
 

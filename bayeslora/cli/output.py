@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import check_writable, refuse_existing, refuse_inputs
+from bayeslora.io import check_writable, refuse_existing, refuse_inputs
 from bayeslora.plain_text import counted, one_line, visible
 
 if TYPE_CHECKING:

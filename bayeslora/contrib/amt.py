@@ -56,7 +56,7 @@ from bayeslora.contrib.perturbation import Inputs, ascend, open_inputs
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.base import Training, read_checkpoint, write_checkpoint
+from bayeslora.engine.training import Training, read_checkpoint, write_checkpoint
 from bayeslora.errors import DivergedError, InputError, located
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import (

@@ -30,10 +30,10 @@ from bayeslora.backbones.tokens import Batch
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.contrib.perturbation import Perturbed, ascend, open_inputs
 from bayeslora.data.examples import Examples
+from bayeslora.engine.card import method_name
 from bayeslora.engine.data import classes_for, columns_of, encode_for, most_options, read_for
-from bayeslora.engine.fitted.card import method_name
-from bayeslora.engine.fitted.pieces import Drawing, predict_texts
 from bayeslora.engine.network import Network, inputs
+from bayeslora.engine.pieces import Drawing, predict_texts
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.predictions.files import UNCERTAINTIES

@@ -32,7 +32,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.read import read
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, Text, Texts
 

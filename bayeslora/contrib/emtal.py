@@ -51,7 +51,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, union, union_classes
 from bayeslora.data.read import read
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.errors import InputError, located
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import BelowOne, Count, NotNegative, OnlyWith, Positive, Texts, UpToOne

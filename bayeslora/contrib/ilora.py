@@ -40,7 +40,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Companion, Site
 from bayeslora.engine.network import Network, under
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive
 

@@ -33,7 +33,7 @@ from bayeslora.adapters.low_rank import spectrum_of
 from bayeslora.adapters.site import Companion, SiteSpectrum
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.engine.network import Network
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.errors import InputError
 from bayeslora.foreign import find_layers
 from bayeslora.option_checks import Count, NotNegative, Positive

@@ -41,7 +41,7 @@ from bayeslora.adapters.base import Adapter, Layers
 from bayeslora.adapters.site import Site, trained_layer
 from bayeslora.adapters.targets import find_targets, no_default
 from bayeslora.contrib.moments import moments_on
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
 

@@ -22,13 +22,13 @@ from bayeslora.data.examples import Examples, encode_labels
 from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
 from bayeslora.engine.build import build_network, rows_to_fit
 from bayeslora.engine.data import LabelledExamples, TrainingData
+from bayeslora.engine.final_fit import fit_frozen, fit_posterior, scale_logits
+from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
-from bayeslora.engine.training.base import FitResult, Training
-from bayeslora.engine.training.final_fit import fit_frozen, fit_posterior, scale_logits
-from bayeslora.engine.training.loop import train_network
-from bayeslora.engine.training.starts import Average, ClassPrior, LinearProbes, can_average
+from bayeslora.engine.starts import Average, ClassPrior, LinearProbes, can_average
+from bayeslora.engine.training import FitResult, Training
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import best_scale, link_probabilities, nll
@@ -36,8 +36,7 @@ from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.feature_scores import check_middle
-from bayeslora.processes import current
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import current, restored_random_state
 
 logger = logging.getLogger(__name__)
 

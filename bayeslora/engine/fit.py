@@ -18,11 +18,11 @@ from bayeslora.data.examples import TASK, Examples, data_hash, dropped_by_split
 from bayeslora.engine import settle
 from bayeslora.engine.cross_validation import Fitter, bag_of_words, fit_networks, worth
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.fitted.pieces import predict_rows
 from bayeslora.engine.network import Network
+from bayeslora.engine.pieces import predict_rows
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.base import abandon, claim, refuse
-from bayeslora.engine.training.starts import class_prior
+from bayeslora.engine.starts import class_prior
+from bayeslora.engine.training import abandon, claim, refuse
 from bayeslora.errors import DivergedError
 from bayeslora.logits import GaussianLogits
 from bayeslora.metrics.rowwise import row_scores

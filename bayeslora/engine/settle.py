@@ -24,7 +24,7 @@ from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
-from bayeslora.engine.training.starts import best_prior_scale
+from bayeslora.engine.starts import best_prior_scale
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.plain_text import listed

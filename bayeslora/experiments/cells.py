@@ -314,7 +314,7 @@ def _named(text: str) -> set[str]:
 def _check_predictions(setup: Setup) -> None:
     """Raise InputError for options or rows that the fitted model would refuse."""
     from bayeslora.engine.data import check_images, check_questions, classes_with, most_options
-    from bayeslora.engine.fitted.pieces import Drawing
+    from bayeslora.engine.pieces import Drawing
 
     Drawing.of(setup.posterior, **setup.predict)
     options: Any = None if setup.train.choices is None else setup.model.get("format") or "options"

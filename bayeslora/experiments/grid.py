@@ -36,7 +36,7 @@ from pydantic import (
 
 from bayeslora.backbones.embedded import AUTO, QUESTIONS
 from bayeslora.errors import InputError, MissingAssetError, located, unknown_choice
-from bayeslora.io.files import read_yaml
+from bayeslora.io import read_yaml
 from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.option_checks import Count, Draws, Link, Seed, Share
 

@@ -30,7 +30,7 @@ from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid
 from bayeslora.experiments.rows import on_hub
 from bayeslora.experiments.summary import REPORTED, results_table, sort_key, write_results
-from bayeslora.io.files import atomic_file, is_empty_directory, lock, read_json, write_json
+from bayeslora.io import atomic_file, is_empty_directory, lock, read_json, write_json
 from bayeslora.option_checks import as_integer
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.experiments.grid import PROTOCOLS
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,7 +26,7 @@ from scipy import sparse
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
-from bayeslora.runtime import threaded
+from bayeslora.processes import threaded
 
 MAX_ROWS = 50_000
 """Number of rows above which resamples are drawn from a random subset."""

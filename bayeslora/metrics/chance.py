@@ -31,7 +31,7 @@ from bayeslora.metrics.calibration import (
 )
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.metrics.rowwise import ClasswiseSums, LabelledRows, Scoring, brier_parts
-from bayeslora.runtime import threaded
+from bayeslora.processes import threaded
 
 CHANCE_KEYS = (
     "ece",

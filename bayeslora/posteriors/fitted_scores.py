@@ -34,7 +34,7 @@ from bayeslora.posteriors.feature_scores import (
     USUAL_SCORES,
     check_middle,
 )
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 # Keeps the inverse finite where the Ledoit-Wolf shrinkage is zero.
 _LEAST_SHRINKAGE = 1e-8

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from bayeslora.data import formats
 from bayeslora.data.formats import File, Reading, Record, Table
 from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from bayeslora.plain_text import listed, shown
 from bayeslora.predictions.logs import (
     is_sample_log,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bayeslora.data.formats import open_file, parquet_file
 from bayeslora.errors import InputError
-from bayeslora.io.files import hidden, lock, read_json, real_path, write_json
+from bayeslora.io import hidden, lock, read_json, real_path, write_json
 from bayeslora.predictions.files import ROW_GROUP, write
 from bayeslora.predictions.record import BY_ROW, Predictions
 

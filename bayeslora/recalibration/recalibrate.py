@@ -38,7 +38,7 @@ from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.runtime import one_blas_thread
+from bayeslora.processes import one_blas_thread
 
 FLOOR = float(np.finfo(np.float64).eps)
 """Lower bound on probabilities whose logarithm enters a regression."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.io.files import atomic_file, read_json, read_text
+from bayeslora.io import atomic_file, read_json, read_text
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import occupied

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from bayeslora._version import __version__
 from bayeslora.errors import unknown_choice
-from bayeslora.io.files import atomic_file, check_writable, refuse_existing
+from bayeslora.io import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.compare import Comparison
 from bayeslora.plain_text import clean
 from bayeslora.reporting.blocks import Block, Document, Table

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypedDict, Unpack
 
 from bayeslora._version import __version__
-from bayeslora.io.files import (
+from bayeslora.io import (
     Layout,
     atomic_directory,
     check_writable,

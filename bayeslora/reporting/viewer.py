@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from bayeslora.plain_text import as_label, clean
 from bayeslora.predictions import collection
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns

@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pyarrow.parquet as pq
 
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from benchmarks.claims.verdicts import (
     SCORES,
     VERDICTS,

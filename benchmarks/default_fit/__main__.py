@@ -39,9 +39,9 @@ import numpy as np
 
 from bayeslora import evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.training.starts import LinearProbes
+from bayeslora.engine.starts import LinearProbes
 from bayeslora.experiments.rows import drawn
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import Pools, new_classifier, pools_of
 from benchmarks.lib.results import Results, Row

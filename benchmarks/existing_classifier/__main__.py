@@ -25,7 +25,7 @@ import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.data.examples import encode_labels
 from bayeslora.data.splits import stratified_split
-from bayeslora.io.files import atomic_directory, atomic_file
+from bayeslora.io import atomic_directory, atomic_file
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results

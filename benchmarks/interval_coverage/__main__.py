@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
 from bayeslora.metrics.chance import (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.experiments.summary import sort_key
-from bayeslora.io.files import atomic_file, lock
+from bayeslora.io import atomic_file, lock
 
 FILE = "results.jsonl"
 _PATIENCE = 60.0  # seconds

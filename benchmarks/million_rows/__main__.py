@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.examples import PIECE
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from bayeslora.predictions.parts import PredictionParts
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results

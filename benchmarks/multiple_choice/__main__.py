@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.multiple_choice.summary import FILE, joined, write_summary
 

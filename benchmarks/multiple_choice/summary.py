@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bayeslora.experiments.summary import SCORES, markdown_table, shown
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 
 FILE = "cells.parquet"
 REFERENCE = "PoLAR VBLL"

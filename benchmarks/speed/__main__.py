@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table

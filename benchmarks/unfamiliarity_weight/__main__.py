@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bayeslora import Predictions
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.experiments.rows import drawn
-from bayeslora.io.files import atomic_file
+from bayeslora.io import atomic_file
 from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import JUDGED, Pools, new_classifier, pools_of

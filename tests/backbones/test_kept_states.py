@@ -9,7 +9,7 @@ from tiny import tiny_llama, toy_rows
 from bayeslora.backbones import encoder as encoder_module
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
-from bayeslora.io.cache import FROZEN_STATES, cache_directory
+from bayeslora.io import FROZEN_STATES, cache_directory
 
 TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 

@@ -10,9 +10,9 @@ from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
 from bayeslora.data.columns import DataColumns
+from bayeslora.engine.card import fit_options
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.fitted.card import fit_options
 from bayeslora.posteriors.types import Features
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")

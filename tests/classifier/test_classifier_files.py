@@ -12,7 +12,7 @@ from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
-from bayeslora.engine.training.loop import Loop
+from bayeslora.engine.loop import Loop
 
 WEIGHTS = ("swag", "tfb", "blob", "ivon", "clora", "scalabl")
 COMBINATIONS = [

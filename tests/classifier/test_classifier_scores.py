@@ -9,8 +9,8 @@ from tiny import toy_rows
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
+from bayeslora.engine.calibrate import prepare_rows
 from bayeslora.engine.data import columns_of
-from bayeslora.engine.fitted.calibrate import prepare_rows
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 
 pytestmark = pytest.mark.usefixtures("beside_nothing")

@@ -5,7 +5,7 @@ import torch
 from tiny import toy_rows
 from usage import TEST, fitted, load, new
 
-from bayeslora.engine.fitted.card import fit_options
+from bayeslora.engine.card import fit_options
 from bayeslora.predictions.collection import group_seeds
 from bayeslora.predictions.record import Predictions
 

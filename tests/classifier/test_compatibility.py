@@ -228,7 +228,7 @@ def main():
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslora.engine.fitted.calibrate.beside_others", lambda *_: None)
+        patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         place = load_backbone(str(tiny_llama(Path(folder) / "llama")), dtype="float32")
         every = {
             GOLDEN: {

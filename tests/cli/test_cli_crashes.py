@@ -6,7 +6,7 @@ import pytest
 from crashes import killed
 
 from bayeslora.cli import main
-from bayeslora.io.files import OLD, hidden
+from bayeslora.io import OLD, hidden
 
 POINTS = (1, 2, 3, 4, 6, 9, 14, 20, 30, 45, 70, 110)
 """Numbers of the file operations before which the command is killed."""

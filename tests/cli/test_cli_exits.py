@@ -8,8 +8,8 @@ import sys
 import pytest
 from cli_files import fake
 
+from bayeslora.cli import info
 from bayeslora.cli.output import say, show
-from bayeslora.cli.verbs import info
 from bayeslora.errors import InputError
 
 

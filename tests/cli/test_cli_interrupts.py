@@ -11,7 +11,7 @@ from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
 from bayeslora.engine import cross_validation
-from bayeslora.engine.training import loop as training
+from bayeslora.engine import loop as training
 
 EPOCHS = 5
 

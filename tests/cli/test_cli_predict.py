@@ -11,7 +11,7 @@ from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data import examples
-from bayeslora.engine.fitted import load
+from bayeslora.engine import load
 from bayeslora.predictions.parts import PredictionParts
 
 ROWS = 30

@@ -14,7 +14,7 @@ from bayeslora.contrib.amt import AMT, Adversary, MetaTuning, draw_episode, meta
 from bayeslora.contrib.perturbation import ascend, content, open_inputs
 from bayeslora.engine.build import build_network
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.base import Training
+from bayeslora.engine.training import Training
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.point import MLE
 

@@ -6,7 +6,7 @@ from tiny import tiny_bert, toy_rows
 from usage import TEST, new, same
 
 import bayeslora as bl
-from bayeslora.engine.fitted.calibrate import known
+from bayeslora.engine.calibrate import known
 from bayeslora.errors import InputError
 
 OPTIONS = {

@@ -9,7 +9,7 @@ from usage import fitted
 from bayeslora import MLE
 from bayeslora.adapters.lora import LoRA
 from bayeslora.contrib.emtal import EMTAL, GatedUnits
-from bayeslora.engine.training.loop import Loop
+from bayeslora.engine.loop import Loop
 
 OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}
 

@@ -9,8 +9,8 @@ from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
 from bayeslora.contrib.ilora import CONTEXTS
+from bayeslora.engine.calibrate import prepare_rows
 from bayeslora.engine.data import columns_of
-from bayeslora.engine.fitted.calibrate import prepare_rows
 
 
 def nll(predictions):

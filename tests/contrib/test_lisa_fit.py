@@ -178,7 +178,7 @@ def test_what_trains_always_is_what_runs_after_the_layers(decoder, encoder):
 
 def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, monkeypatch):
     """Loading it resets the layers drawn later to their start."""
-    from bayeslora.engine.training import loop as fit_module
+    from bayeslora.engine import loop as fit_module
 
     values = iter([0.1, 0.9])
     monkeypatch.setattr(

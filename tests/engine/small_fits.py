@@ -15,11 +15,11 @@ from bayeslora.data.examples import encode_labels
 from bayeslora.engine.build import build_network
 from bayeslora.engine.cross_validation import fit_network
 from bayeslora.engine.data import read_labelled
+from bayeslora.engine.loop import Loop, train_network
 from bayeslora.engine.network import prepare
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import answer
-from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.loop import Loop, train_network
+from bayeslora.engine.training import Training
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
 

@@ -7,8 +7,8 @@ import torch
 from small_fits import GRADIENT, fresh
 
 from bayeslora import MAP, MLE, Laplace
+from bayeslora.engine.loop import Loop
 from bayeslora.engine.network import set_feature_scale
-from bayeslora.engine.training.loop import Loop
 
 POSTERIORS = [MLE(), MAP(), GRADIENT, Laplace()]
 

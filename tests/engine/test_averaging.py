@@ -6,7 +6,7 @@ from tiny import QUICK_VBLL, toy_rows
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.training.starts import Average
+from bayeslora.engine.starts import Average
 
 ROWS = toy_rows(24)
 

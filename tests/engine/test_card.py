@@ -6,7 +6,7 @@ import yaml
 from bayeslora import VBLL
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.checkpoint import ModelRecord
-from bayeslora.engine.fitted.card import method_notes, model_card
+from bayeslora.engine.card import method_notes, model_card
 
 HOSTILE = [
     "`code`",

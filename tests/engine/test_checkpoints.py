@@ -4,7 +4,7 @@ import pytest
 import torch
 from crashes import survivors
 
-from bayeslora.engine.training.base import (
+from bayeslora.engine.training import (
     read_checkpoint,
     write_checkpoint,
 )

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from tiny import toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.training.starts import best_factor, lens
+from bayeslora.engine.starts import best_factor, lens
 
 F64 = torch.float64
 ROWS = toy_rows(24)

@@ -12,7 +12,7 @@ from tiny import QUICK_VBLL, toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import cross_validation as members
 from bayeslora.engine.cross_validation import held_out_parts
-from bayeslora.engine.training.loop import Loop
+from bayeslora.engine.loop import Loop
 from bayeslora.links import best_scale, link_probabilities
 from bayeslora.logits import GaussianLogits
 

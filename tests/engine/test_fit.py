@@ -14,10 +14,10 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine import cross_validation
+from bayeslora.engine import loop as fit_module
+from bayeslora.engine.final_fit import final_fit, fit_last_layer, validation_metrics
+from bayeslora.engine.loop import epochs_without_gain
 from bayeslora.engine.network import feature_rows
-from bayeslora.engine.training import loop as fit_module
-from bayeslora.engine.training.final_fit import final_fit, fit_last_layer, validation_metrics
-from bayeslora.engine.training.loop import epochs_without_gain
 from bayeslora.errors import DivergedError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE

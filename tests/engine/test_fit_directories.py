@@ -12,8 +12,8 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.data.read import read
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.training.base import claim, refuse
-from bayeslora.io.files import remove
+from bayeslora.engine.training import claim, refuse
+from bayeslora.io import remove
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}

@@ -10,7 +10,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
-from bayeslora.engine.training.loop import Loop
+from bayeslora.engine.loop import Loop
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
 ROWS = [

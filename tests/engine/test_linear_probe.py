@@ -13,7 +13,7 @@ from tiny import toy_rows
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import cross_validation
 from bayeslora.engine.cross_validation import Fold
-from bayeslora.engine.training.starts import (
+from bayeslora.engine.starts import (
     LinearProbe,
     LinearProbes,
 )

@@ -9,9 +9,9 @@ from small_fits import calls_of_layers, equal_states, fresh, rows, training_run
 from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
+from bayeslora.engine.final_fit import final_fit, fit_last_layer
 from bayeslora.engine.network import feature_rows, prepare
 from bayeslora.engine.predict import answer, num_passes
-from bayeslora.engine.training.final_fit import final_fit, fit_last_layer
 from bayeslora.posteriors.types import WeightTraining
 
 LORA = LoRA(r=2, num_layers=2)

@@ -7,7 +7,7 @@ from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.backbones import embedded
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.fitted.export import README
+from bayeslora.engine.export import README
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.training.final_fit import prior_share
+from bayeslora.engine.final_fit import prior_share
 
 
 def test_it_is_what_the_prior_means_logits_leave_of_the_logits():

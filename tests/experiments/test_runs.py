@@ -182,7 +182,7 @@ def test_another_seed_with_other_settings_is_refused(finished):
 
 
 def test_one_process_at_a_time_runs_an_experiment(grid, tmp_path):
-    code = "import sys; from bayeslora.io.files import lock\n"
+    code = "import sys; from bayeslora.io import lock\n"
     code += "with lock(sys.argv[1]): print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "out"],

@@ -23,7 +23,7 @@ from bayeslora.posteriors.fitted_scores import (
 )
 from bayeslora.posteriors.registry import build_head
 from bayeslora.posteriors.types import Features
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

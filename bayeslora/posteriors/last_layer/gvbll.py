@@ -58,7 +58,7 @@ from bayeslora.posteriors.base import FitFacts, Posterior
 from bayeslora.posteriors.fitted_scores import TiedGaussian, ledoit_wolf, principal
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import Features, check_features, check_fit
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from bayeslora.posteriors.last_layer.algebra import (
 )
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import Features, check_features, check_fit
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 logger = logging.getLogger(__name__)
 

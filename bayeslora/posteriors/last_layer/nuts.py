@@ -78,7 +78,7 @@ from bayeslora.posteriors.types import (
     mean_logits,
     weight_gradient,
 )
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import restored_random_state
 
 
 @dataclass(frozen=True)

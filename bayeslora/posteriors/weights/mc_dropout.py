@@ -25,7 +25,7 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Share
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.types import Network, WeightPosterior
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import restored_random_state
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from gaussian_oracles import F64, FAMILIES, matrix
 from bayeslora.posteriors.last_layer.algebra import RowSpace, precision_to_lower
 from bayeslora.posteriors.last_layer.vbll import covariance as covariances
 from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance, packed, unpacked
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 CLASSES, SIZE = 3, 5
 

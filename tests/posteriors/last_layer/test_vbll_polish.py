@@ -15,7 +15,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start, polish
 from bayeslora.posteriors.types import Features
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 from bayeslora.testing.last_layer import toy
 
 F64 = torch.float64

@@ -33,7 +33,7 @@ from bayeslora.posteriors.last_layer.algebra import (
     precision_factor,
     precision_to_lower,
 )
-from bayeslora.runtime import row_slices
+from bayeslora.processes import row_slices
 
 
 def logit_covariance(features: Tensor, scale: Tensor, basis: Tensor | None = None) -> Tensor:

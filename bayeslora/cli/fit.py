@@ -12,7 +12,7 @@ from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, PLACE, TRAINING, argument, given, option, refuse
 from bayeslora.engine.training_options import CHOSEN
 from bayeslora.errors import InputError
-from bayeslora.io.files import refuse_inputs
+from bayeslora.io import refuse_inputs
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import duration
 from bayeslora.processes import current
@@ -181,7 +181,7 @@ def _show(args: Options, record: ModelRecord, seconds: float) -> None:
 
 def _measured(record: ModelRecord) -> list[tuple[str, str]]:
     """Return the scores of a fit, with a name for each; the model card has more."""
-    from bayeslora.engine.fitted.card import baseline_words
+    from bayeslora.engine.card import baseline_words
 
     results, rows = record.results, []
     if scale := results.get("logit_scale"):
@@ -201,7 +201,7 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
 
 def _made_of(record: ModelRecord) -> list[str]:
     """Return method and rows of a fit in words."""
-    from bayeslora.engine.fitted.card import fit_words, method_name
+    from bayeslora.engine.card import fit_words, method_name
 
     if not record.num_train:
         kind = "options" if record.backbone.get("format") else "classes"

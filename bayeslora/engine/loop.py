@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
+from bayeslora.engine.final_fit import validation_metrics
 from bayeslora.engine.network import (
     LengthBatchSampler,
     Network,
@@ -32,7 +33,7 @@ from bayeslora.engine.network import (
     under,
 )
 from bayeslora.engine.progress import open_bar
-from bayeslora.engine.training.base import (
+from bayeslora.engine.training import (
     FitResult,
     Training,
     apart,
@@ -41,7 +42,6 @@ from bayeslora.engine.training.base import (
     together,
     write_checkpoint,
 )
-from bayeslora.engine.training.final_fit import validation_metrics
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.registry import build_weights
 from bayeslora.posteriors.types import Features, TrainingRun

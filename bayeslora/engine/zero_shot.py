@@ -19,7 +19,7 @@ from bayeslora.data.examples import Examples, class_names
 from bayeslora.engine.build import build_network, check_format, default_template, with_format
 from bayeslora.engine.network import Network, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.training.starts import class_prior
+from bayeslora.engine.starts import class_prior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.registry import own_softmax
 

@@ -35,6 +35,7 @@ from bayeslora.engine.build import (
     last_layer,
     rows_to_fit,
 )
+from bayeslora.engine.card import fit_options, learnt_from, method_name
 from bayeslora.engine.data import (
     check_images,
     check_pairs,
@@ -45,14 +46,13 @@ from bayeslora.engine.data import (
     read_labelled,
     read_validation,
 )
-from bayeslora.engine.fitted.card import fit_options, learnt_from, method_name
-from bayeslora.engine.fitted.pieces import Drawing, predict_texts
+from bayeslora.engine.final_fit import final_fit, fit_frozen, fit_head, fit_last_layer
 from bayeslora.engine.network import Network, feature_rows, prepare
+from bayeslora.engine.pieces import Drawing, predict_texts
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.training.base import Training
-from bayeslora.engine.training.final_fit import final_fit, fit_frozen, fit_head, fit_last_layer
+from bayeslora.engine.training import Training
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities

@@ -9,7 +9,7 @@ from bayeslora.cli.arguments import PART_OPTIONS, SCORING_OPTIONS, given, option
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show
 from bayeslora.errors import InputError
-from bayeslora.io.files import read_json, refuse_inputs
+from bayeslora.io import read_json, refuse_inputs
 
 
 class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Overwriting):

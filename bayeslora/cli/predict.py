@@ -12,9 +12,9 @@ from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.engine.fitted.pieces import CheckedRows
+    from bayeslora.engine.pieces import CheckedRows
 
-DRAWS = "bayeslora.engine.fitted.pieces:DrawOptions"
+DRAWS = "bayeslora.engine.pieces:DrawOptions"
 
 
 class Options(arguments.Rows, arguments.Overwriting):
@@ -45,10 +45,10 @@ def run(args: Options) -> None:
     from bayeslora.checkpoint import read_model, read_record
     from bayeslora.data.corruptions import Corruption
     from bayeslora.data.examples import TASK
+    from bayeslora.engine.card import method_name
     from bayeslora.engine.data import stream_for
-    from bayeslora.engine.fitted.card import method_name
-    from bayeslora.engine.fitted.load import saved_model
-    from bayeslora.engine.fitted.pieces import CheckedRows, Drawing, identity, predict_to_file
+    from bayeslora.engine.load import saved_model
+    from bayeslora.engine.pieces import CheckedRows, Drawing, identity, predict_to_file
     from bayeslora.engine.plan import Plan
     from bayeslora.predictions.parts import PredictionParts
 

@@ -18,12 +18,12 @@ from bayeslora.backbones.sequence import FinalLayerEncoder
 from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.training.base import FitResult, Training
+from bayeslora.engine.training import FitResult, Training
 from bayeslora.errors import DivergedError
 from bayeslora.links import best_scale, link_probabilities, nll
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import Features, FinalFit, LastLayer, centred_logits
-from bayeslora.runtime import restored_random_state
+from bayeslora.processes import restored_random_state
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments, data, output
 from bayeslora.cli.arguments import CLASSIFIER, LOADED, PLACE, argument, given, option, refuse
 from bayeslora.errors import InputError
-from bayeslora.io.files import check_writable, real_path, refuse_inputs, refuse_target
+from bayeslora.io import check_writable, real_path, refuse_inputs, refuse_target
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -48,7 +48,7 @@ class Options(arguments.Rows, arguments.Overwriting):
 
 def run(args: Options) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
-    from bayeslora.engine.fitted.calibrate import check_calibration
+    from bayeslora.engine.calibrate import check_calibration
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     data.settle_tasks(args, "train")
@@ -118,7 +118,7 @@ def _load(args: Options, posterior: Posterior | None, *, is_ours: bool) -> Bayes
 
 def _show(args: Options, classifier: BayesianClassifier) -> None:
     """Print what was chosen and measured, and a summary line."""
-    from bayeslora.engine.fitted import card
+    from bayeslora.engine import card
     from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 

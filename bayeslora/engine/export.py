@@ -16,18 +16,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bayeslora import io as files
 from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.tokens import usable_length
-from bayeslora.engine.fitted.card import method_name, rendered
+from bayeslora.engine.card import method_name, rendered
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, first_line
-from bayeslora.io import files
-from bayeslora.io.files import Layout, atomic_directory, listed_files, refuse_target
+from bayeslora.io import Layout, atomic_directory, listed_files, refuse_target
 from bayeslora.posteriors.types import Features
 
 ExportKind = Literal["peft", "merged"]

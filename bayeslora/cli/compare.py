@@ -6,7 +6,7 @@ from bayeslora.cli import arguments
 from bayeslora.cli.arguments import SCORING_OPTIONS, given, option, score_keys
 from bayeslora.cli.data import find
 from bayeslora.cli.output import print_json, show, show_last, terminal_width
-from bayeslora.io.files import refuse_inputs
+from bayeslora.io import refuse_inputs
 
 COMPARE = "bayeslora.metrics.compare:compare"
 

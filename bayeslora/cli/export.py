@@ -30,7 +30,7 @@ def run(args: Options) -> None:
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import FOREIGN, read_record
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.fitted.export import check_export
+    from bayeslora.engine.export import check_export
 
     record = read_record(args.model)
     without_adapter = record.backbone["kind"] == FOREIGN

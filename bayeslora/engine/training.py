@@ -21,7 +21,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.io.files import (
+from bayeslora.io import (
     atomic_directory,
     atomic_file,
     open_tensors,
@@ -35,7 +35,7 @@ from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
-    from bayeslora.engine.training.starts import ClassPrior
+    from bayeslora.engine.starts import ClassPrior
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ _WORK = "checkpoints"
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Return the checkpoint directory of a fit into `out`, new or left by an interrupted fit.
 
-    The caller locks `out` against other processes with `io.files.lock`. A finished model that
+    The caller locks `out` against other processes with `io.lock`. A finished model that
     may be replaced stays unchanged beside the checkpoints until the new model replaces both.
 
     Args:

@@ -34,7 +34,7 @@ def rendered(template: str, **facts: Any) -> str:
     from jinja2 import Environment, PackageLoader
 
     jinja = Environment(
-        loader=PackageLoader("bayeslora.engine", "fitted"),
+        loader=PackageLoader("bayeslora.engine"),
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 (Markdown, whose names are code spans)

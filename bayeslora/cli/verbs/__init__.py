@@ -1,1 +1,0 @@
-"""The verbs. Each module has `add_arguments(parser)` and `run(args)`."""

@@ -1,1 +1,0 @@
-"""What a fitted model does: predict, calibrate, compare posteriors, load and export."""
