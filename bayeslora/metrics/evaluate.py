@@ -33,11 +33,14 @@ from bayeslora.metrics.bootstrap import (
     without_gaps,
 )
 from bayeslora.metrics.calibration import (
+    COVERAGES,
     NUM_BINS,
+    Selection,
     adaptive_errors,
     as_num_bins,
     bin_sums,
     reliability_bins,
+    risk_curve,
     top_label,
 )
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
@@ -74,7 +77,6 @@ from bayeslora.metrics.scores import (
     Score,
     Scores,
 )
-from bayeslora.metrics.selective import COVERAGES, Selection, risk_curve
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.predictions.collection import (
     PredictionsLike,

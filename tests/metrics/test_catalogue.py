@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from refusal import refused
 from sklearn.metrics import auc
 
-from bayeslora.metrics.calibration import ece, top_label
+from bayeslora.metrics.calibration import answered, aurc, ece, risk_curve, top_label
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
-from bayeslora.metrics.selective import answered, aurc, risk_curve
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10

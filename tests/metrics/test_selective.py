@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.calibration import top_label
-from bayeslora.metrics.selective import answered, aurc
+from bayeslora.metrics.calibration import answered, aurc, top_label
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 
