@@ -63,7 +63,7 @@ from bayeslora.option_checks import BelowOne, checked
 from bayeslora.posteriors import feature_scores as feature_options
 from bayeslora.posteriors import registry
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import COMPARED, own_softmax, resolve_posterior
+from bayeslora.posteriors.registry import COMPARED, FOR_FEW_ROWS, own_softmax, resolve_posterior
 from bayeslora.posteriors.types import Features
 from bayeslora.predictions.record import Predictions
 
@@ -71,9 +71,6 @@ logger = logging.getLogger(__name__)
 
 # Zero mistakes on 59 rows mean an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
-
-# Where too few rows compare candidates: its mean is the network's own.
-_FOR_FEW_ROWS = "laplace"
 
 Known = tuple[Examples, PreparedTexts, Features]
 """Rows as they were read, as a network reads them, and with its features."""
@@ -152,7 +149,7 @@ def _fitted(
     features = fitted_to[2]
     race: SideBySide | None = None
     if posterior is None and len(features) < FEWEST_EXAMPLES:
-        posterior = resolve_posterior(_FOR_FEW_ROWS)
+        posterior = resolve_posterior(FOR_FEW_ROWS)
     elif posterior is None:
         race = best_posterior(network, features, rows)
         posterior = race.posterior

@@ -414,7 +414,12 @@ class Answered:
 
 
 class Selection:
-    """The wrong rows of a set, for any row counts."""
+    """The wrong rows of a set, for any row counts: AURC and the risk at a coverage.
+
+    AURC is the mean of the n risks, (1/n) Σ_k r_k (Geifman, Uziel and El-Yaniv 2019,
+    arXiv:1805.08206); torch-uncertainty's trapezoid rule gives (n·AURC − (r_1 + r_n)/2)/(n − 1).
+    Rows of equal confidence enter together, which gives the mean over all their orders.
+    """
 
     def __init__(self, rows: TopLabel) -> None:
         """Find the runs of equal confidences that contain wrong rows."""

@@ -78,6 +78,9 @@ CATALOGUE = Catalogue("posterior", POSTERIORS, Posterior)
 BEST = "best"
 """Name by which `calibrate` chooses the posterior with the lowest cross-validated NLL."""
 
+FOR_FEW_ROWS = "laplace"
+"""What `best` is where too few rows compare candidates: its mean is the network's own."""
+
 stored_posterior = CATALOGUE.stored
 provider = CATALOGUE.provider
 

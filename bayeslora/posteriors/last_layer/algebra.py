@@ -10,7 +10,7 @@ Maximise over μ [C, d] the concave
 
     Σ_n [ m_{n,y_n} − lse(m_n + h_n) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
 
-by preconditioned conjugate gradients (Polak-Ribière). The shift h is defined in `vbll/head.py`.
+by preconditioned conjugate gradients (Polak-Ribière). The shift h is defined in `vbll/bounds.py`.
 Along a direction the logits are m + t Δm, so the line search costs N C operations per step and
 never touches the features.
 

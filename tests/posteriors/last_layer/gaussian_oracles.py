@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from bayeslora.posteriors.last_layer.vbll import head as bounds
+from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
 
 F64 = torch.float64

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.links import antithetic_noise
-from bayeslora.posteriors.last_layer.vbll import head as bounds
-from bayeslora.posteriors.last_layer.vbll.head import best_tilt, wright_omega
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, wright_omega
 
 F64 = torch.float64
 

@@ -14,7 +14,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.last_layer.laplace import SharedCurvature
 from bayeslora.posteriors.last_layer.nuts import SharedTarget
-from bayeslora.posteriors.last_layer.vbll import head as bounds
+from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 from bayeslora.posteriors.types import Features
 

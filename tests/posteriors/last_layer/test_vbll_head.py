@@ -6,8 +6,8 @@ from gaussian_oracles import FAMILIES, kl_to_prior
 
 from bayeslora import VBLL
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.last_layer.vbll.bounds import jensen
 from bayeslora.posteriors.last_layer.vbll.covariance import logit_covariance
-from bayeslora.posteriors.last_layer.vbll.head import jensen
 from bayeslora.posteriors.registry import build_head
 from bayeslora.posteriors.types import Features
 from bayeslora.testing.last_layer import toy

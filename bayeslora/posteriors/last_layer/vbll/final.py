@@ -35,6 +35,7 @@ from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
 from bayeslora.posteriors.last_layer.vbll import CROSS_VALIDATION, VBLL
+from bayeslora.posteriors.last_layer.vbll.bounds import best_tilt, curvature, tilt_terms, tilted
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     FAMILIES,
     Dense,
@@ -42,7 +43,6 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     Optimum,
     SharedDense,
 )
-from bayeslora.posteriors.last_layer.vbll.head import best_tilt, curvature, tilt_terms, tilted
 from bayeslora.posteriors.types import Features, mean_logits
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
