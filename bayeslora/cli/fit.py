@@ -39,8 +39,9 @@ class _Model(arguments.Everywhere):
     """classify with the language model itself, without training; the classes are those of
     --verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional"""
     template: str | None = option("TEXT")
-    r"""prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' for none (default:
-    'Text: {text}\nCategory:', none for an encoder); or columns to join, '{subject}\n{body}'"""
+    r"""prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' for none; or
+    columns to join, '{subject}\n{body}' (default: 'Text: {text}\nCategory:', none for an
+    encoder)"""
     verbaliser: Any = option("CLASS=WORDS", action="append")
     """words for a class; the language model's own answer becomes the prior mean of the last layer.
     'names': the class names; 'none': a prior mean of zero (default: names for few examples on a
@@ -190,10 +191,10 @@ def _measured(record: ModelRecord) -> list[tuple[str, str]]:
     if held_out := results.get("held_out"):
         name = f"{held_out['num_rows']:,} held-out rows, before the fit to all"
         rows.append((name, _scores(held_out)))
-    if cheaper := baseline_words(results):
-        rows.append(("NLL of cheaper models", cheaper))
     if "validation_nll" in results:
         rows.append(("validation", _scores(results, "validation_")))
+    if cheaper := baseline_words(results):
+        rows.append(("NLL of cheaper models", cheaper))
     for task, scores in results.get("validation_tasks", {}).items():
         rows.append((f"validation, {task}", _scores(scores)))
     return rows

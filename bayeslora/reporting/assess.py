@@ -198,7 +198,7 @@ def assess(methods: Sequence[Method], options: EvaluateOptions) -> list[Assessed
             method,
             evaluate(
                 method.predictions,
-                {name: source.predictions for name, source in method.ood.items()},
+                ood={name: source.predictions for name, source in method.ood.items()},
                 **options,
             ),
         )

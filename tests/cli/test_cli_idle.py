@@ -28,7 +28,7 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
     [
         ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
         ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
-        ("--data-dir", "somewhere", "data_dir"),
+        ("--data-dir", "somewhere", "--data-dir"),
     ],
 )
 def test_an_option_of_a_fit_that_does_nothing_is_refused(
@@ -42,5 +42,5 @@ def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     assert run(*fit, "--adapter", "lora:r=2", "--out", tmp_path / "m").code == 0
     predict = ["predict", tmp_path / "m", world.test, "--out", tmp_path / "p.csv"]
-    assert "num_samples" in refused(*predict, "--num-samples", 5)
+    assert "--num-samples" in refused(*predict, "--num-samples", 5)
     assert run(*predict, "--num-samples", 0).code == 0

@@ -60,6 +60,7 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
     assert fields == {
         "model": str(out),
         "validation": f"NLL {nll} nats, accuracy {results['validation_accuracy']:.3f}",
+        "NLL of cheaper models": f"bag of words {results['baselines']['bag_of_words']:.3f}",
     }
     for part in (f"{out} in ", "polar-vbll", nll):
         assert part in summary

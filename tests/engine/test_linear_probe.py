@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from tiny import toy_rows
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.read import read
 from bayeslora.engine import cross_validation
 from bayeslora.engine.cross_validation import Fold
 from bayeslora.engine.starts import (
@@ -130,7 +131,7 @@ def test_a_fit_that_is_no_better_than_cheaper_models_says_so(
     probes = LinearProbes(answers={"without-0": probe * right})
     monkeypatch.setattr(cross_validation, "bag_of_words", lambda *_: words * right[10:])
     with caplog.at_level(logging.WARNING):
-        scores = cross_validation.baselines((None, labels), [part], probes, own=0.1)
+        scores = cross_validation.baselines((read(toy_rows(20)), labels), [part], probes, own=0.1)
     assert len(caplog.records) == warns
     assert set(scores) == {"linear_probe", "bag_of_words"}
     expected = 0.0 if probe else math.log(2)

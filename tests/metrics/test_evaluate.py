@@ -141,10 +141,10 @@ def test_a_score_that_one_set_lacks_is_refused():
 @pytest.mark.parametrize(
     ("options", "refusal"),
     [
-        ({"num_bins": 0}, ("input", "num_bins", "0")),
-        ({"num_bins": 10_001}, ("input", "num_bins", "10000", "10001")),
-        ({"num_bins": 10.0}, ("input", "num_bins", "10.0")),
-        ({"num_bins": True}, ("input", "num_bins", "True")),
+        ({"num_bins": 0}, ("option", "num_bins", "0")),
+        ({"num_bins": 10_001}, ("option", "num_bins", "10,000", "10001")),
+        ({"num_bins": 10.0}, ("option", "num_bins", "10.0")),
+        ({"num_bins": True}, ("option", "num_bins", "True")),
         ({"seed": 1.0}, ("option", "seed", "4,294,967,295", "1.0")),
         ({"group_by": "source"}, ("input", "'source'")),
         ({"num_resamples": 0}, ("option", "num_resamples", "0")),

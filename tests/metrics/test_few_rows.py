@@ -53,7 +53,7 @@ def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
     for clustered in (None, "text"):
         scores = evaluate(
             inside,
-            outside,
+            ood=outside,
             group_by="source",
             by_class=True,
             cluster_by=clustered,

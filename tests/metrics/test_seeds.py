@@ -21,7 +21,7 @@ def fitted(seed, rows=100):
 def scored(seed, **options):
     ood = {"far": fitted(seed + 50)}
     return bl.evaluate(
-        fitted(seed), ood, group_by="source", by_class=True, num_resamples=5, **options
+        fitted(seed), ood=ood, group_by="source", by_class=True, num_resamples=5, **options
     )
 
 
