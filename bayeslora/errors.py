@@ -68,18 +68,19 @@ class InputError(ValueError):
             self.code = code
         self.options = options
 
-    def within(self, location: object) -> InputError:
-        """Return the same error with its location at the start of the message."""
-        return InputError(f"{location}: {self}", code=self.code, options=self.options)
+    def within(self, location: object, *options: str) -> InputError:
+        """Return the same error with its location, which may name options, before the message."""
+        message = f"{location}: {self}"
+        return InputError(message, code=self.code, options=options or self.options)
 
 
 @contextmanager
-def located(location: object) -> Iterator[None]:
+def located(location: object, *options: str) -> Iterator[None]:
     """Put a location at the start of the message of an `InputError` that is raised within."""
     try:
         yield
     except InputError as error:
-        raise error.within(location) from None
+        raise error.within(location, *options) from None
 
 
 class FailedError(RuntimeError):

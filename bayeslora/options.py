@@ -230,7 +230,7 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if name not in choices:
         raise unknown_choice(kind, name, choices)
     cls = choices[name]
-    with located(f"{kind} {quoted(name)}"):
+    with located(f"{kind} {quoted(name)}", kind):
         if isinstance(value, Mapping):
             chosen = {key: _number(item) for key, item in value.items() if key != "name"}
         else:
