@@ -414,7 +414,6 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     texts = [name for name in names if name in {"id", label, *columns}]
     table = opened.read((*class_of, *scores, *ends), (*texts, *sets))
     with named(opened.source, opened.where):
-        _check_names(table)
         values = {n: [*map(as_text, formats.python_values(table.column(n)))] for n in texts}
         numbers = {name: _numbers(table, name) for name in scores}
         fields: dict[str, Any] = {
@@ -506,19 +505,6 @@ def _numbers(table: Any, name: str) -> NDArray[np.float64]:
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not numbers")
     return _floats(table.column(name))
-
-
-def _check_names(table: Any) -> None:
-    """Raise InputError if ids or labels have a type whose values are not names."""
-    from pyarrow import types
-
-    no_names = (types.is_nested, types.is_duration, types.is_binary, types.is_large_binary)
-    for name in {"id", "label"} & {*table.column_names}:
-        kind = table.column(name).type
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        if any(is_kind(kind) for is_kind in (*no_names, types.is_fixed_size_binary)):
-            kind = str(kind)[:60]
-            raise InputError(f"column {name!r} contains {kind}, not strings, numbers or dates")
 
 
 def _truths(table: Any, name: str) -> NDArray[np.bool_]:
