@@ -48,6 +48,7 @@ from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
 from bayeslora.option_checks import CountOrZero, NotNegative, OnlyWith, Options, Seed, Share
+from bayeslora.plain_text import listed
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
@@ -107,16 +108,10 @@ def classwise_thresholds(
 def say_infinite(thresholds: Array, classes: Sequence[str], alpha: float) -> None:
     """Warn about classes that are in every set because they have too few rows."""
     unbounded = [name for name, value in zip(classes, thresholds, strict=True) if value == np.inf]
-    if not unbounded:
-        return
-    needed = ceil(1 / Fraction(repr(float(alpha)))) - 1
-    if len(unbounded) == len(classes):
-        logger.warning("fewer than %d labelled rows: every set contains every class", needed)
-        return
-    named = ", ".join(map(repr, unbounded[:5])) + (", …" if len(unbounded) > 5 else "")
-    logger.warning(
-        "fewer than %d labelled rows of %s: every set contains such a class", needed, named
-    )
+    if unbounded:
+        needed = ceil(1 / Fraction(repr(float(alpha)))) - 1
+        message = "fewer than %d labelled rows for the threshold of %s: in every set"
+        logger.warning(message, needed, listed(unbounded))
 
 
 @dataclass(eq=False)
@@ -323,16 +318,6 @@ class ConformalSets:
     def sizes(self) -> NDArray[np.int64]:
         """[N]: number of classes in each row's set."""
         return np.asarray(self.sets.sum(1), dtype=np.int64)
-
-    @property
-    def alpha(self) -> float:
-        """The share of labels that may be missed."""
-        return self.predictor.alpha
-
-    @property
-    def method(self) -> str:
-        """The name of the predictor."""
-        return self.predictor.name
 
 
 def conformal_sets(

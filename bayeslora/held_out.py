@@ -7,8 +7,6 @@ in common.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +18,6 @@ from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
-
-logger = logging.getLogger(__name__)
-
-# A share that chance or a repeated text can explain.
-_FEW_EQUAL = 0.02
 
 STEPS = " > "
 """Separator between the names of consecutive recalibrators."""
@@ -102,14 +95,17 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], st
             f"{fit_name} and {apply_name} share {counted(len(shared), 'row')}, such as id "
             f"{shared[0]!r}; {why}"
         )
-    equal = share_of_equal_rows(fitted.probs, applied.probs)
-    problem = (
-        f"{100 * equal:.0f} % of the rows of {apply_name} have the same probabilities in {fit_name}"
+    known, distinct = ({row.tobytes() for row in each.probs} for each in (fitted, applied))
+    repeats = any(
+        len(rows) < MOST_DISTINCT * len(each)
+        for rows, each in ((known, fitted), (distinct, applied))
     )
-    if equal > MOST_EQUAL:
-        raise InputError(f"{problem}; {why}")
-    if equal > _FEW_EQUAL:
-        logger.warning("%s; if they are the same rows, the scores are too optimistic", problem)
+    equal = len(known & distinct) / len(applied)
+    if equal > MOST_EQUAL and not repeats:
+        raise InputError(
+            f"{100 * equal:.0f} % of the rows of {apply_name} have the same probabilities in "
+            f"{fit_name}; {why}"
+        )
 
 
 def recalibrations(predictions: Predictions) -> list[str]:
@@ -195,24 +191,3 @@ def _called(predictions: PredictionsLike, default: str) -> str:
 def _names(predictions: Predictions) -> set[str]:
     """Return the ids that are not row numbers, which two files may well share."""
     return {name for name in predictions.ids or () if not name.isdecimal()}
-
-
-def share_of_equal_rows(known: Array, others: Array) -> float:
-    """Return the share of the rows of `others` that are in `known`; 0 if chance could explain it.
-
-    Chance explains equal rows if many rows of a set repeat within it, as vote shares do, or very
-    confident probabilities.
-
-    Args:
-        known: [M, C] probabilities.
-        others: [N, C] probabilities.
-    """
-    once, by_chance = [], 0.0
-    for probs in (known, others):
-        counts = Counter(row.tobytes() for row in probs)
-        if len(counts) < MOST_DISTINCT * len(probs):
-            return 0.0
-        once.append({row for row, count in counts.items() if count == 1})
-        by_chance = max(by_chance, 1 - len(once[-1]) / len(probs))
-    share = len(once[0] & once[1]) / len(others)
-    return share if share > by_chance else 0.0

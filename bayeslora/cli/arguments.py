@@ -35,7 +35,6 @@ EVALUATE = "bayeslora.metrics.evaluate:evaluate"
 RESAMPLING = "bayeslora.metrics.intervals:Resampling"
 PAGE = "bayeslora.reporting.report:PageOptions"
 READING = "bayeslora.data.formats:Reading"
-PREDICTIONS = "bayeslora.predictions.files:PredictionsReading"
 
 METHOD = "NAME[:KEY=VALUE,…]"
 """How a method with options is written."""
@@ -254,7 +253,6 @@ class PredictionsFiles(TextFile):
     """divide each row of probabilities by its sum, which otherwise must be 1"""
     label_column: str | None = option("NAME", further=True)
     """column with the labels (default: label)"""
-    normalise: str | None = option(of=PREDICTIONS, further=True)
 
 
 class FitAndApply(PredictionsFiles, Overwriting):

@@ -59,7 +59,7 @@ def predictions_reading(args: Any) -> PredictionsReading:
             raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
         classes[column] = name
     table = Reading(**given(args, "delimiter", "encoding"))
-    options = given(args, "renormalise", "normalise", "label_column")
+    options = given(args, "renormalise", "label_column")
     return PredictionsReading(table, classes, **options, name=getattr(args, "name", None) or "")
 
 

@@ -26,7 +26,6 @@ def run(args: Options) -> None:
 
     from bayeslora.demo import run_demo
     from bayeslora.reporting.console import scores_table
-    from bayeslora.reporting.model_card import scores_of_report
 
     test, ood, provenance = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
@@ -37,9 +36,8 @@ def run(args: Options) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **provenance},
     )
-    scores = list(scores_of_report(page).values())
     if args.json:
-        print_json({"page": str(page), "methods": [each.to_json() for each in scores]})
+        print_json({"page": str(page), "methods": [each.to_json() for each in page.scores]})
         return
-    show(scores_table(scores, terminal_width()))
+    show(scores_table(page.scores, terminal_width()))
     show(f"\nreport: {page}")

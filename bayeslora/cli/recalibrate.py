@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import predictions_reading
@@ -30,7 +28,7 @@ def run(args: Options) -> None:
         "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),
         "apply": (evaluate(result.before), evaluate(result.predictions)),
     }
-    recalibrator, left_out = result.recalibrator, result.cross_validated
+    recalibrator = result.recalibrator
     numbers = recalibrator.report()
     if args.json:
         pairs = {
@@ -38,8 +36,7 @@ def run(args: Options) -> None:
             for name, (before, after) in scores.items()
         }
         head = {"file": str(args.out), "method": recalibrator.name}
-        further = {"cross_validated": None if left_out is None else dataclasses.asdict(left_out)}
-        print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs, **further})
+        print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs})
         return
     rows = [("predictions", str(args.out)), ("method", recalibrator.name)]
     for key, value in numbers.items():
@@ -47,7 +44,4 @@ def run(args: Options) -> None:
         rows.append((key.replace("_", " "), text))
     for name, (before, after) in scores.items():
         rows += before_and_after(f"--{name}", before, after)
-    if left_out is not None:
-        nll = f"{left_out.before:.3f} → {left_out.after:.3f}"
-        rows.append((f"NLL (nats), --fit, {left_out.folds}-fold cross-validated", nll))
     print_columns(rows)

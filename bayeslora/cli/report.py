@@ -30,7 +30,7 @@ class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Ov
 
 def run(args: Options) -> None:
     """Write the report and print the path of its page."""
-    from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
+    from bayeslora.reporting.model_card import read_card, update_model_card
     from bayeslora.reporting.report import SCORES, report
 
     scored = find(args)
@@ -52,9 +52,8 @@ def run(args: Options) -> None:
         **look,
     )
     if args.model_card is not None:
-        (scores,) = scores_of_report(page).values()
         dataset = {} if args.card_dataset is None else {"dataset": args.card_dataset}
-        update_model_card(args.model_card, scores, **dataset)
+        update_model_card(args.model_card, page.scores[0], **dataset)
     if args.json:
         written = read_json(page.with_name(SCORES))
         files = [str(page.parent / name) for name in [*written["files"], SCORES]]

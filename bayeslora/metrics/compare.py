@@ -36,7 +36,7 @@ from bayeslora.metrics.differences import (
 from bayeslora.metrics.intervals import Bootstrap, Resampling
 from bayeslora.metrics.scores import SCORES, Score, chosen_keys, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
-from bayeslora.plain_text import counted, table_html
+from bayeslora.plain_text import counted
 from bayeslora.predictions import collection
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.record import Predictions
@@ -159,29 +159,6 @@ class Comparison:
             for row in self.rows
         )
         return f"<Comparison by {self.by} on {counted(self.n, 'row')}: {methods}>"
-
-    def _repr_html_(self) -> str:
-        """Return an HTML table of the scores and differences, shown in notebooks."""
-        titles = [SCORES[key].title for key in self.keys]
-        head = ("method", *(f"{title}{part}" for title in titles for part in ("", ", difference")))
-        over = "t intervals over seeds" if self.intervals_over == "seeds" else "bootstrap intervals"
-        p = "; p-values by permutation, Holm's correction" if self.num_permutations else ""
-        caption = (
-            f"{counted(self.n, 'labelled row')}, best {SCORES[self.by].title} first; differences"
-            f" are from {self.reference}, paired; 95 % {over}{p}"
-        )
-        return table_html(caption, head, (self._cells(row) for row in self.rows))
-
-    def _cells(self, row: ComparisonRow) -> list[str]:
-        cells = [row.name]
-        for key in self.keys:
-            cells.append(" ".join(row.scores[key].said()))
-            difference = row.differences[key]
-            p = f" p = {row.p_holm[key]:.2g}" if key in row.p_holm else ""
-            value, ends = difference.said(self.digits(row, key))
-            text = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
-            cells.append("" if row.name == self.reference else text)
-        return cells
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""

@@ -11,9 +11,6 @@ times; the p-value is the share of permutations in which the score differs at le
 including the observed assignment: (1 + #)/(1 + R). Two-sided. Fisher (1935), The Design of
 Experiments, section 21; Good (2005), Permutation, Parametric and Bootstrap Tests of Hypotheses.
 
-For scores that are means over rows, a swap changes the sign of a row's difference. For ECE it moves
-the row's residuals between the bins of the two methods. Other scores are recomputed.
-
 For methods with several fits the score is the mean over fits, and a row is swapped in all fits at
 once: fits are paired in order if both methods have equally many, else each with each. The p-value
 is about the rows, not about other seeds.
@@ -31,14 +28,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix, num_units
-from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
+from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, num_units
+from bayeslora.metrics.calibration import bin_sums, top_label
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
@@ -356,25 +352,6 @@ def over_seeds_of(contest: Contest) -> list[Measured]:
     return results
 
 
-def farther_from_zero_p(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Return the p-value of the mean of `others` being farther from zero than that of `values`.
-
-    |b̄| > |ā| where b̄ − ā and b̄ + ā have the same sign, so it is shown where both paired t tests
-    show that sign: the larger p-value of the two (intersection-union test; Berger 1982,
-    Technometrics 24), and 1 where the signs differ.
-
-    Args:
-        values: [N] values of the rows, at least two.
-        others: [N] values of the same rows.
-    """
-    from scipy.stats import ttest_1samp
-
-    parts = others - values, others + values
-    if np.prod([part.mean() for part in parts]) <= 0:
-        return 1.0
-    return max(float(ttest_1samp(part, 0.0).pvalue) if np.ptp(part) else 0.0 for part in parts)
-
-
 def _of_fits(method: Fits, keys: Sequence[str], num_bins: int) -> NDArray[np.float64]:
     """Return the scores of each fit, [fits, K]."""
     return np.stack(
@@ -428,9 +405,7 @@ def _kind_of_difference(key: str) -> Kind:
 
 
 Exchange = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From swaps [N, R], 1 where a row's predictions are swapped, to differences, [K, methods, R]."""
-
-ResidualSums = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""From swaps [N, R], 1 where a row's predictions are swapped, to differences, [methods, K, R]."""
 
 
 def permutation_p(contest: Contest, num_permutations: int, *, seed: int = 0) -> NDArray[np.float64]:
@@ -481,73 +456,14 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 def _differences(contest: Contest) -> Exchange:
-    """Return the function from swaps to differences of scores."""
-    keys, parts = contest.keys, dict[str, Exchange]()
-    if linear := [key for key in MEANS if key in keys]:
-        parts |= dict.fromkeys(linear, _of_means(contest, linear))
-    if "ece" in keys:
-        parts["ece"] = _of_ece(contest)
-    if others := [key for key in keys if key not in parts]:
-        parts |= dict.fromkeys(others, _of_others(contest, others))
+    """Return the function from swaps to differences of scores.
 
-    def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
-        iterators = {part: iter(part(exchanged)) for part in dict.fromkeys(parts.values())}
-        by_key = {key: next(iterators[part]) for key, part in parts.items()}
-        return np.stack([by_key[key] for key in keys], axis=1)
-
-    return differences
-
-
-def _of_means(contest: Contest, keys: Sequence[str]) -> Exchange:
-    """Swap rows by changing the sign of their differences."""
-    indices = [MEANS.index(key) for key in keys]
-    means = np.stack(
-        [
-            np.mean([row_means(rows)[indices] for rows in method.rows], 0)
-            for method in contest.methods
-        ]
-    )
-    differences = np.swapaxes(means - means[contest.base], 0, 1)
-    return lambda exchanged: differences @ (1 - 2 * exchanged) / len(exchanged)
-
-
-def _of_ece(contest: Contest) -> Exchange:
-    """Swap rows by moving their residuals between the bins of two fits."""
-    gaps = [
-        [_residuals(rows, contest.num_bins) for rows in method.rows] for method in contest.methods
-    ]
-
-    def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = [
-            [(residuals @ (1 - exchanged), residuals @ exchanged) for residuals in fits]
-            for fits in gaps
-        ]
-        base = sums[contest.base]
-        return np.stack([_ece_apart(fits, base) for fits in sums])[None] / len(exchanged)
-
-    return differences
-
-
-def _ece_apart(fits: Sequence[ResidualSums], base: Sequence[ResidualSums]) -> NDArray[np.float64]:
-    """Return n times the difference of ECE, [R], mean over pairs of fits.
-
-    Args:
-        fits: For each fit, [B, R] residuals of the rows that stay and of those that are swapped.
-        base: The same for the reference.
+    Rows are swapped by choosing one half of the stacked rows of both methods.
     """
-    values = []
-    for i, j in seed_pairs(len(fits), len(base)):
-        (stayed, moved), (base_stayed, base_moved) = fits[i], base[j]
-        values.append(np.abs(stayed + base_moved).sum(0) - np.abs(moved + base_stayed).sum(0))
-    return np.asarray(np.mean(values, axis=0))
-
-
-def _of_others(contest: Contest, keys: Sequence[str]) -> Exchange:
-    """Swap rows by choosing one half of the stacked rows of both methods."""
     base = contest.methods[contest.base]
     scored = [
         [
-            chosen_statistic(method.rows[i].then(base.rows[j]), contest.num_bins, keys)
+            chosen_statistic(method.rows[i].then(base.rows[j]), contest.num_bins, contest.keys)
             for i, j in seed_pairs(len(method.rows), len(base.rows))
             if method is not base
         ]
@@ -556,18 +472,11 @@ def _of_others(contest: Contest, keys: Sequence[str]) -> Exchange:
 
     def differences(exchanged: NDArray[np.float64]) -> NDArray[np.float64]:
         first = np.concatenate([1 - exchanged, exchanged])
-        zero = np.zeros((len(keys), exchanged.shape[1]))
+        zero = np.zeros((len(contest.keys), exchanged.shape[1]))
         by_method = [
             [statistic(first) - statistic(1 - first) for statistic in statistics] or [zero]
             for statistics in scored
         ]
-        return np.stack([np.mean(values, axis=0) for values in by_method], axis=1)
+        return np.stack([np.mean(values, axis=0) for values in by_method])
 
     return differences
-
-
-def _residuals(rows: LabelledRows, num_bins: int) -> Any:
-    """Return the residual of each row, correctness minus confidence, in its bin: sparse [B, N]."""
-    index = bin_places(rows.confidence, num_bins)
-    gaps = rows.correct - rows.confidence
-    return cell_matrix(index, np.arange(len(rows)), gaps, (num_bins, len(rows)))

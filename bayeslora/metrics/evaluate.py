@@ -2,20 +2,13 @@
 
 Of prediction sets these are the coverage of the label and the size. Proportions have Wilson
 intervals, the mean size a bootstrap interval; if rows form clusters, proportions have bootstrap
-intervals too. The lowest coverage of a class is biased downwards by selection: its interval is
-built from intervals of every class at level 1 − 0.05/C (Bonferroni), from the smallest of their
-lower ends to the smallest of their upper ends, and so covers the lowest true coverage with a
-probability of at least 95 %; it treats rows as independent, even with clusters.
-
-Means of uncertainties are over all, correctly and incorrectly predicted rows, where a useful one is
-higher. One that is zero in every row, as of a point estimate, is zero by definition.
+intervals too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,7 +20,6 @@ from bayeslora.metrics.bootstrap import (
     Rows,
     Statistic,
     check_columns,
-    clusters_in,
     column_names,
     values_of,
     without_gaps,
@@ -49,10 +41,8 @@ from bayeslora.metrics.intervals import (
     Bootstrap,
     Resampling,
     from_zero,
-    in_order,
     resampled_means,
     share_score,
-    wilson,
     with_rare_errors,
 )
 from bayeslora.metrics.ood import detect
@@ -72,7 +62,6 @@ from bayeslora.metrics.scores import (
     SCORES,
     SET_SCORES,
     UNLABELLED_KEYS,
-    Kind,
     PartScores,
     Score,
     Scores,
@@ -84,7 +73,7 @@ from bayeslora.predictions.collection import (
     load_source,
     warn_unlabelled,
 )
-from bayeslora.predictions.files import UNCERTAINTIES, PredictionsReading, open_columns
+from bayeslora.predictions.files import PredictionsReading, open_columns
 from bayeslora.predictions.record import Predictions
 
 __all__ = ["REFLECTED", "SCORE_KEYS", "evaluate"]
@@ -176,9 +165,7 @@ def evaluate(
         num_bins=num_bins,
         scores=set_scores(inside, resampling, clusters),
         ood=detected,
-        uncertainty=uncertainty_means(inside, resampling, clusters),
         intervals=_interval_notes(resampling, cluster_by, sets=inside.sets is not None),
-        stated_coverage=stated_coverage(inside),
         chance_accuracy=float((1 / inside.num_options).mean()),
     )
     if not scores.n_labelled:
@@ -236,7 +223,6 @@ def _interval_notes(
     resampling: Resampling, cluster_by: str | None, *, sets: bool
 ) -> dict[str, str | int | float]:
     drawn = "over rows" if cluster_by is None else f"over clusters of equal {cluster_by!r}"
-    notes = {key: text for key, text in SET_KEYS.items() if cluster_by is None or "class" in key}
     return {
         "level": LEVEL,
         "method": f"percentile bootstrap {drawn}",
@@ -244,7 +230,7 @@ def _interval_notes(
         "bins": "Wilson" if cluster_by is None else "Wilson, as of one row a cluster",
         "few_rows": f"below {LEAST_ROWS} rows or where none differ: Wilson for shares, else wide or"
         " null",
-        **(notes if sets else {}),
+        **(_SET_INTERVALS if sets and cluster_by is None else {}),
         "num_resamples": resampling.num_resamples,
         "max_rows": MAX_ROWS,
         "seed": resampling.seed,
@@ -288,13 +274,10 @@ def _without_labels(
     }
 
 
-_INTERVALS: Mapping[Kind, str] = {
-    "share": "Wilson",
-    "mean": "percentile bootstrap over rows",
-    "other": "Wilson, simultaneous over classes (Bonferroni)",
+_SET_INTERVALS = {
+    key: "Wilson" if info.kind == "share" else "percentile bootstrap over rows"
+    for key, info in SET_SCORES.items()
 }
-SET_KEYS = {key: _INTERVALS[info.kind] for key, info in SET_SCORES.items()}
-"""Method of the interval of each score of prediction sets, by key."""
 
 
 def set_scores(
@@ -318,34 +301,7 @@ def set_scores(
     sets, labels = predictions.sets[labelled], labels[labelled]
     covered = np.take_along_axis(sets, labels[:, None], 1)[:, 0]
     labelled_clusters = None if clusters is None else without_gaps(clusters[labelled])
-    means = _means(sets, covered, resampling, labelled_clusters)
-    return {**means, "worst_class_coverage": worst_class_coverage(covered, labels)}
-
-
-def stated_coverage(predictions: Predictions) -> float | None:
-    """Return the nominal coverage of the sets, 1 − alpha, if the metadata contain it."""
-    noted = predictions.metadata.get("conformal_alpha")
-    if predictions.sets is None or noted is None:
-        return None
-    try:
-        alpha = float(noted)
-    except ValueError:
-        return None
-    return round(1 - alpha, 12) if 0 < alpha < 1 else None
-
-
-def worst_class_coverage(covered: NDArray[np.bool_], labels: NDArray[np.int64]) -> Score:
-    """Return the lowest coverage among the classes that have rows.
-
-    Args:
-        covered: [N] whether the label is in the row's set.
-        labels: [N] class indices.
-    """
-    counts = np.bincount(labels)
-    hits = np.bincount(labels, covered)[counts > 0]
-    counts = counts[counts > 0]
-    low, high = wilson(hits, counts, 1 - (1 - LEVEL) / len(counts))
-    return Score(float((hits / counts).min()), float(low.min()), float(high.min()))
+    return _means(sets, covered, resampling, labelled_clusters)
 
 
 def _means(
@@ -466,82 +422,3 @@ def statistic(rows: LabelledRows, num_bins: int) -> Statistic:
         return np.stack([by_key[key] for key in SCORE_KEYS]).reshape(-1, *counts.shape[1:])
 
     return scores
-
-
-LOGIT_VARIANCE = "logit_variance"
-"""The score `score_logit_variance` of predictions, in squared logit units."""
-
-PARTS = ("mean", "right", "wrong")
-"""Subsets of rows: all, correctly predicted, incorrectly predicted."""
-
-
-def uncertainty_means(
-    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None = None
-) -> dict[str, dict[str, Score]]:
-    """Return the means by uncertainty and subset, with intervals.
-
-    Empty subsets and missing uncertainties are omitted.
-
-    Args:
-        predictions: Rows, labelled or not.
-        resampling: Options of the intervals.
-        clusters: [N] cluster of each row, or None.
-    """
-    uncertainties = _uncertainties(predictions)
-    if not uncertainties:
-        return {}
-    labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
-    right = (labels >= 0) & (predictions.prediction == labels)
-    parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
-    table = np.stack([*uncertainties.values()])
-    # the logit variance only breaks ties, so it does not change the resamples of the others
-    keys = sorted(uncertainties, key=lambda name: name in UNCERTAINTIES)
-    ties = [uncertainties[name] for name in keys]
-    order, clusters = in_order((*ties, *parts), clusters)
-    table, parts = table[:, order], parts[:, order]
-    prepare = partial(_part_means, table, parts)
-    sizes = [int(clusters_in(members > 0, clusters, 2)[1]) for members in parts]
-    rows = len(right)
-    values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(uncertainties), len(PARTS))
-    spread = resampling.spread(prepare, [rows], [clusters])
-
-    def scored(index: int, part: int) -> Score:
-        if not table[index].any():
-            return Score(0.0, 0.0, 0.0)
-        bounds = _range(table[index], predictions.num_classes)
-        position, value = index * len(PARTS) + part, float(values[index, part])
-        return spread.score(position, value, *bounds, kind="mean", units=sizes[part])
-
-    present = [(k, part) for k, part in enumerate(PARTS) if parts[k].any()]
-    return {
-        name: {part: scored(index, k) for k, part in present}
-        for index, name in enumerate(uncertainties)
-    }
-
-
-def _uncertainties(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
-    uncertainties = {
-        name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
-    }
-    if LOGIT_VARIANCE in predictions.scores:
-        uncertainties[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
-    return uncertainties
-
-
-def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], indices: Rows) -> Statistic:
-    """Return the function from row counts to means of K values over P subsets, [K · P]."""
-    values, members = table[:, indices], parts[:, indices]
-    weighted = (values[:, None] * members).reshape(-1, len(indices))
-
-    def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        sizes = members @ counts
-        sums = (weighted @ counts).reshape(len(values), *sizes.shape)
-        empty = np.where(sizes > 0, 1.0, np.nan)
-        return np.asarray((sums / np.maximum(sizes, 1) * empty).reshape(-1, *counts.shape[1:]))
-
-    return means
-
-
-def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
-    """Return the bounds of an uncertainty: those of entropies, extended for other units."""
-    return float(min(0.0, values.min())), float(max(np.log(num_classes), values.max()))

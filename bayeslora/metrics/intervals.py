@@ -127,7 +127,7 @@ class Spread:
 
 
 def wilson(
-    successes: ArrayLike, trials: ArrayLike, level: float = LEVEL
+    successes: ArrayLike, trials: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the lower and upper end of Wilson's score interval of a binomial proportion.
 
@@ -137,7 +137,6 @@ def wilson(
     Args:
         successes: [K] counts.
         trials: [K] counts, at least 1.
-        level: Confidence level.
 
     Example:
         >>> low, high = wilson([0, 9], [10, 10])
@@ -146,7 +145,7 @@ def wilson(
     """
     n = np.asarray(trials, dtype=np.float64)
     share = np.asarray(successes, dtype=np.float64) / n
-    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    z2 = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     # rounding may leave a share of 0 or 1 just outside
@@ -250,40 +249,24 @@ def from_zero(score: Score) -> Score:
     return Score(score.value, min(score.low, 0.0), score.high)
 
 
-Clusters = NDArray[np.int64] | None
-"""[N] cluster of each row, or None if rows are drawn independently."""
-
-
-def in_order(keys: Sequence[NDArray[np.generic]], clusters: Clusters) -> tuple[Rows, Clusters]:
-    """Return rows, [N], in an order that depends on their values alone, and their clusters.
-
-    A seeded bootstrap of rows in this order does not depend on their original order.
-
-    Args:
-        keys: [N] each, sorted by the last key first; ties in all keys are sorted by cluster.
-        clusters: Clusters of the rows in their original order.
-    """
-    if clusters is None:
-        return np.lexsort((*keys,)), None
-    order = np.lexsort((clusters, *keys))
-    return order, clusters[order]
-
-
 def resampled_means(
     table: NDArray[np.float64],
     keys: Sequence[NDArray[np.generic]],
     resampling: Resampling,
-    clusters: Clusters,
+    clusters: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.float64], Spread]:
-    """Return the table with rows sorted by `in_order`, and the spread of its K means over rows.
+    """Return the table with its rows sorted, and the spread of its K means over rows.
+
+    A seeded bootstrap of sorted rows does not depend on their original order.
 
     Args:
         table: [K, N] values.
-        keys: Sort keys of the rows.
+        keys: [N] sort keys of the rows, by the last key first; ties are sorted by cluster.
         resampling: Options of the bootstrap.
-        clusters: Clusters of the rows.
+        clusters: [N] cluster of each row, or None if rows are drawn independently.
     """
-    order, clusters = in_order(keys, clusters)
+    order = np.lexsort((*keys,) if clusters is None else (clusters, *keys))
+    clusters = None if clusters is None else clusters[order]
     table = table[:, order]
 
     def prepare(indices: Rows) -> Statistic:

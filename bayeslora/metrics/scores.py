@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.plain_text import clean, counted, table_html
+from bayeslora.plain_text import clean, counted
 
 Kind = Literal["share", "mean", "other"]
 """How a score is computed from rows: a share of them, another mean over them, or neither."""
@@ -173,11 +173,6 @@ class Score:
         return f"{self.value:.{digits}f}", ends
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Score:
-        """Return a score from a mapping of its attributes, with None for NaN."""
-        return cls(**{key: math.nan if end is None else float(end) for key, end in content.items()})
-
-    @classmethod
     def alone(cls, value: float) -> Score:
         """Return a score without an interval."""
         return cls(value, math.nan, math.nan)
@@ -276,9 +271,9 @@ class Scores(Mapping[str, Score]):
     """All scores of one set of predictions; a mapping from a score's key to its `Score`.
 
     Keys are those of `bayeslora.metrics.scores`, including `accuracy`, `nll` (nats), `brier` and
-    `ece`, and for prediction sets `coverage`, `set_size`, `singletons`, `empty_sets` and
-    `worst_class_coverage`. Without labels it contains only `mean_confidence`, `sharpness` and the
-    scores of sets that need no labels.
+    `ece`, and for prediction sets `coverage`, `set_size`, `singletons` and `empty_sets`. Without
+    labels it contains only `mean_confidence`, `sharpness` and the scores of sets that need no
+    labels.
 
     Attributes:
         name: Name of the predictions.
@@ -296,15 +291,11 @@ class Scores(Mapping[str, Score]):
         ece_if_calibrated: Expected `ece` if the probabilities were exactly right: its mean over
             labels drawn from them.
         intervals: Settings of the intervals: level, method, number of resamples, seed.
-        stated_coverage: Nominal coverage of the prediction sets; None without sets or if unknown.
         calibration_p: p-value of perfect calibration: how often chance alone gives an ECE at least
             as large. None without labels.
         chance_p: The same for every calibration error, by its key.
         sure: Labelled rows of confidence 0.9 or more, where people automate; None without labels.
         risk_coverage: Risk-coverage curve at each per cent of the rows; empty without labels.
-        uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, and mean
-            `logit_variance`, if known: of all rows (`mean`), of those predicted correctly (`right`)
-            and incorrectly (`wrong`).
         groups: Scores by the values of a column, by column.
         classes: Scores by class: `recall`, `precision`, `f1`, `mean_probability`, `ece`.
         class_names: Names of the C classes in index order.
@@ -327,12 +318,10 @@ class Scores(Mapping[str, Score]):
     nll_clamped: int = 0
     ece_if_calibrated: float | None = None
     intervals: Mapping[str, str | int | float] = field(default_factory=dict)
-    stated_coverage: float | None = None
     calibration_p: float | None = None
     chance_p: Mapping[str, float] = field(default_factory=dict)
     sure: Bin | None = None
     risk_coverage: tuple[CoveragePoint, ...] = ()
-    uncertainty: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, PartScores]] = field(default_factory=dict)
     classes: Mapping[str, PartScores] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
@@ -365,15 +354,6 @@ class Scores(Mapping[str, Score]):
         head = f"{clean(self.name)}: {rows}, {self.num_classes} classes, {self.num_bins} bins"
         return "\n".join([head, *lines, f"All {len(self)} scores: dict(scores), scores.to_json()"])
 
-    def _repr_html_(self) -> str:
-        """Return an HTML table of the scores, shown in notebooks."""
-        seeds = self.intervals.get("num_seeds")
-        means = f", means over {seeds} seeds with t intervals" if seeds else ""
-        rows = f"{self.n_labelled:,} labelled of {counted(self.n, 'row')}"
-        caption = f"{self.name or 'unnamed'}: {rows}, {self.num_bins} bins{means}"
-        cells = ((title, *score.said()) for title, score in self._titled())
-        return table_html(caption, ("score", "value", "95 % interval"), cells)
-
     def _titled(self) -> Iterator[tuple[str, Score]]:
         yield from self.items()
         for name, detection in self.ood.items():
@@ -386,29 +366,6 @@ class Scores(Mapping[str, Score]):
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
         plain: dict[str, Any] = without_nan(asdict(self))
         return plain
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Scores:
-        """Return scores from the result of `to_json`.
-
-        Raises:
-            InputError: A key is missing, or a value is of another type.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            return TypeAdapter(cls).validate_python(_with_scores(content))
-        except (TypeError, ValidationError) as error:
-            raise InputError(f"this is not the JSON of scores: {error}") from None
-
-
-def _with_scores(content: Any) -> Any:
-    """Return JSON with a `Score` in place of each of its mappings, whose null is NaN."""
-    if isinstance(content, Mapping):
-        if {*content} == {"value", "low", "high"}:
-            return Score.from_json(content)
-        return {key: _with_scores(value) for key, value in content.items()}
-    return [*map(_with_scores, content)] if isinstance(content, list) else content
 
 
 def without_nan(content: Any) -> Any:

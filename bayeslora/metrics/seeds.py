@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.evaluate import PARTS
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import common_first
 from bayeslora.metrics.scores import ALL_SCORES, OODScores, PartScores, Score, Scores
@@ -46,7 +45,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         raise InputError(f"an interval over seeds needs at least two seeds, got {len(scores)}")
     first = scores[0]
     for index, other in enumerate(scores[1:], 2):
-        for field in ("n", "n_labelled", "num_classes", "num_bins"):
+        for field in ("n", "n_labelled", "class_names", "num_bins"):
             expected, actual = getattr(first, field), getattr(other, field)
             if expected != actual:
                 raise InputError(
@@ -63,10 +62,9 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
         sure=None,
         risk_coverage=(),
         ood=_each([result.ood for result in scores], _ood),
-        uncertainty=_each([result.uncertainty for result in scores], _means),
         groups=_each([result.groups for result in scores], lambda parts: _each(parts, _part)),
         classes=_each([result.classes for result in scores], _part),
-        confusion=_confusion(scores),
+        confusion=tuple(map(tuple, np.sum([result.confusion for result in scores], 0).tolist())),
         nll_clamped=sum(result.nll_clamped for result in scores),
         ece_if_calibrated=float(np.mean(chance)) if len(chance) == len(scores) else None,
         calibration_p=None,
@@ -117,22 +115,8 @@ def _means(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
     }
 
 
-def _confusion(scores: Sequence[Scores]) -> tuple[tuple[int, ...], ...]:
-    """Return the sum of the matrices; empty if one is missing or the orders of classes differ."""
-    alike = all(
-        result.class_names == scores[0].class_names and result.confusion for result in scores
-    )
-    if not alike:
-        return ()
-    return tuple(
-        tuple(row) for row in np.sum([result.confusion for result in scores], axis=0).tolist()
-    )
-
-
 def _bounds(key: str) -> tuple[float, float]:
-    if key in ALL_SCORES:
-        return ALL_SCORES[key].low, ALL_SCORES[key].high
-    return 0.0, math.inf if key in PARTS else 1.0
+    return (ALL_SCORES[key].low, ALL_SCORES[key].high) if key in ALL_SCORES else (0.0, 1.0)
 
 
 def _each(

@@ -89,14 +89,11 @@ class PredictionsReading:
         renormalise: Whether rows whose probabilities do not sum to 1 are divided by their sum.
         name: Name of the predictions; empty for the stored one, else that of the file.
         label_column: Column of the labels, which must exist; None means `label`, if there is one.
-        normalise: Divisor of each option's log-likelihood in a sample log: `none` by default, or
-            its number of `characters` or `bytes`. None means that the file may be of another kind.
     """
 
     table: Reading = formats.DEFAULT
     probability_columns: Mapping[str, str] = field(default_factory=dict)
     renormalise: bool = False
-    normalise: str | None = None
     name: str = ""
     label_column: str | None = None
 
@@ -189,12 +186,12 @@ def open_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
         InputError: The file is missing, unreadable, empty, or of another format version.
     """
     file = formats.open_file(path, reading.table)
-    if file.kind == ".parquet" and reading.normalise is None:
+    if file.kind == ".parquet":
         opened = _parquet_columns(file)
-    elif file.is_csv and reading.normalise is None:
+    elif file.is_csv:
         opened = _text_columns(file, formats.csv_table(file), {})
     else:
-        opened = _text_columns(file, *_json_table(file, reading.normalise))
+        opened = _text_columns(file, *_json_table(file))
     return replace(opened, reading=reading)
 
 
@@ -314,7 +311,7 @@ def _number(value: Any, rows: Table) -> float | None:
     return None if value is None else float(value)
 
 
-def _json_table(file: File, normalise: str | None) -> tuple[Table, dict[str, str]]:
+def _json_table(file: File) -> tuple[Table, dict[str, str]]:
     """Return the rows of a JSON file or of a log, and the metadata of a sample log.
 
     Rows must have the columns of the first, apart from those that have no fixed meaning.
@@ -324,9 +321,9 @@ def _json_table(file: File, normalise: str | None) -> tuple[Table, dict[str, str
         raise InputError(f"{file} is empty; at least one row is needed")
     log: list[tuple[int, Record]] = []
     metadata: dict[str, str] = {}
-    if normalise is not None or is_sample_log(first):
-        log = log_records(file, formats.json_rows(file), normalise or "none", is_ours)
-        metadata = log_metadata(file.path, normalise or "none")
+    if is_sample_log(first):
+        log = log_records(file, formats.json_rows(file), is_ours)
+        metadata = log_metadata(file.path)
     elif is_server_log(first):
         log = server_records(file, formats.json_rows(file))
     if log:
@@ -417,7 +414,6 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
     texts = [name for name in names if name in {"id", label, *columns}]
     table = opened.read((*class_of, *scores, *ends), (*texts, *sets))
     with named(opened.source, opened.where):
-        _check_names(table)
         values = {n: [*map(as_text, formats.python_values(table.column(n)))] for n in texts}
         numbers = {name: _numbers(table, name) for name in scores}
         fields: dict[str, Any] = {
@@ -509,19 +505,6 @@ def _numbers(table: Any, name: str) -> NDArray[np.float64]:
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not numbers")
     return _floats(table.column(name))
-
-
-def _check_names(table: Any) -> None:
-    """Raise InputError if ids or labels have a type whose values are not names."""
-    from pyarrow import types
-
-    no_names = (types.is_nested, types.is_duration, types.is_binary, types.is_large_binary)
-    for name in {"id", "label"} & {*table.column_names}:
-        kind = table.column(name).type
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        if any(is_kind(kind) for is_kind in (*no_names, types.is_fixed_size_binary)):
-            kind = str(kind)[:60]
-            raise InputError(f"column {name!r} contains {kind}, not strings, numbers or dates")
 
 
 def _truths(table: Any, name: str) -> NDArray[np.bool_]:

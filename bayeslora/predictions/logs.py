@@ -45,15 +45,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, listed, shown
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-NORMALISE = ("none", "characters", "bytes")
-"""Divisors of the log-likelihoods."""
 
 _UNLABELLED = frozenset({"", "None", "-1", "-100"})
 _NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
@@ -91,12 +88,12 @@ def is_sample_log(first: Mapping[str, Any]) -> bool:
     return not first.keys().isdisjoint({"resps", "filtered_resps"}) and "doc_id" in first
 
 
-def log_metadata(path: Path, normalise: str) -> dict[str, str]:
+def log_metadata(path: Path) -> dict[str, str]:
     """Return the name of the predictions and their metadata.
 
     The name is that of model and task if the path of the log has them.
     """
-    metadata = {"source": "lm-evaluation-harness", "normalise": normalise}
+    metadata = {"source": "lm-evaluation-harness"}
     match = _NAME.fullmatch(path.stem)
     if match is None:
         return metadata
@@ -107,7 +104,6 @@ def log_metadata(path: Path, normalise: str) -> dict[str, str]:
 def log_records(
     source: object,
     rows: Iterable[tuple[int, Record]],
-    normalise: str,
     is_ours: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
     """Return the rows of a log as rows of a predictions file.
@@ -118,21 +114,12 @@ def log_records(
     Args:
         source: Name of the file in messages.
         rows: Line and content of each object.
-        normalise: Divisor of each option's log-likelihood: `none`, its number of `characters`
-            (as the harness's `acc_norm`), or of `bytes` (as `acc_bytes`).
         is_ours: Whether a name has a fixed meaning in predictions files.
 
     Raises:
         InputError: The log is not of a multiple-choice task, or a value in it is wrong.
     """
-    if normalise not in NORMALISE:
-        raise unknown_choice("normalise", normalise, NORMALISE)
     lines = list(rows)
-    if not is_sample_log(lines[0][1]):
-        raise InputError(
-            f"{source} is not a sample log of lm-evaluation-harness; expected a .jsonl file with "
-            "'doc_id' and 'filtered_resps' in each line"
-        )
     questions = [_question(f"{source}, row {row}", record) for row, record in lines]
     classes = _classes(questions)
     records = []
@@ -140,7 +127,7 @@ def log_records(
         doc = record["doc"] if isinstance(record.get("doc"), dict) else {}
         ours = {"id": record.get("doc_id"), "label": None if label < 0 else classes[label]}
         logits: Record = dict.fromkeys(classes)
-        logits |= zip(classes, _normalised(question, normalise), strict=False)
+        logits |= zip(classes, question.scores, strict=False)
         ours |= {f"logit_{name}": logit for name, logit in logits.items()}
         records.append((row, {k: v for k, v in doc.items() if not is_ours(k)} | ours))
     return records
@@ -189,20 +176,6 @@ def _labels(questions: Sequence[Question]) -> list[int]:
                 "use an index from 0, an option's text, or a letter, the same kind in every row"
             )
     return list(labels)
-
-
-def _normalised(question: Question, normalise: str) -> list[float]:
-    """Return the log-likelihoods divided by the lengths of the options."""
-    scores, texts = question.scores, question.texts
-    if normalise == "none":
-        return scores
-    if "" in texts or len(texts) != len(scores):
-        raise InputError(
-            f"{question.where}, 'arguments': an option has no text, whose length normalise="
-            f"{normalise!r} needs; use 'none'"
-        )
-    lengths = [len(text.encode() if normalise == "bytes" else text) for text in texts]
-    return [score / length for score, length in zip(scores, lengths, strict=True)]
 
 
 def _classes(questions: Sequence[Question]) -> list[str]:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.data.formats import Reading, check_distinct
 from bayeslora.errors import InputError, RowError, located, unknown_choice
-from bayeslora.plain_text import as_label, clean, counted, shown, table_html
+from bayeslora.plain_text import as_label, counted, shown
 from bayeslora.predictions import files
 from bayeslora.predictions.files import AS_WRITTEN, UNCERTAINTIES, PredictionsReading, refuse
 
@@ -36,8 +36,7 @@ IGNORED = -100
 """The label of ignored rows in transformers."""
 
 _EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
-_SHOWN = ("id", "label", "prediction", "confidence", "epistemic")
-_SHOWN_ROWS, _SHOWN_CLASSES = 10, 5  # more classes would not fit a line
+_SHOWN_CLASSES = 5  # more would not fit a line
 
 
 @dataclass(frozen=True)
@@ -195,18 +194,6 @@ class Predictions:
         """Return one line with the name, the size and the uncertainties."""
         uncertainties = ", ".join(self.uncertainty_names)
         return f"<Predictions {self.name!r}: {self._size()}, uncertainties {uncertainties}>"
-
-    def _repr_html_(self) -> str:
-        """Return an HTML table of the first rows for notebooks."""
-        table = self[:_SHOWN_ROWS]._table()
-        columns = [name for name in _SHOWN if name in table.column_names]
-        texts = [
-            [as_label(v) if isinstance(v, str) else f"{v:.3f}" if v else "" for v in row.values()]
-            for row in table.select(columns).to_pylist()
-        ]
-        rest = f"; the first {len(table)} rows" if len(table) < len(self) else ""
-        caption = f"{self.name or 'unnamed'}: {self._size()}{rest}"
-        return table_html(clean(caption), columns, texts)
 
     def _size(self) -> str:
         names = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
@@ -599,30 +586,6 @@ class Predictions:
             return made
         with files.named("<PredictionOutput>"):
             return made.replace(labels=np.where(labels == IGNORED, -1, labels))
-
-    @classmethod
-    def from_lm_eval(
-        cls,
-        path: str | Path,
-        *,
-        normalise: Literal["none", "characters", "bytes"] = "none",
-        name: str | None = None,
-        columns: Sequence[str] = (),
-    ) -> Predictions:
-        """Read a sample log of lm-evaluation-harness; `load` does the same without normalising.
-
-        Args:
-            path: `samples_<task>_<date>.jsonl` of a multiple-choice task.
-            normalise: Divisor of each option's log-likelihood: `none` (as `acc`), its number of
-                `characters` (`acc_norm`) or of `bytes` (`acc_bytes`).
-            name: The name to use; else model and task, from the file's path.
-            columns: Fields of `doc` to keep as further columns.
-
-        Raises:
-            InputError: The log is not of a multiple-choice task, or a value in it is wrong.
-        """
-        reading = PredictionsReading(normalise=normalise)
-        return cls.read(path, name, columns=columns, reading=reading)
 
     @classmethod
     def _made(

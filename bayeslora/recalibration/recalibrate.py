@@ -3,9 +3,8 @@
 A recalibrator is a dataclass of options and fitted parameters with the methods `fit`, `apply` and
 `report`.
 
-With few rows a recalibrator overfits, and its scores on these rows cannot show this: with fewer
-than `ROWS_PER_PARAMETER` rows per parameter, or fewer than `LEAST_ROWS` rows, it is evaluated by
-cross-validation.
+With few rows a recalibrator overfits, and its scores on these rows cannot show this: a warning says
+so with fewer than `ROWS_PER_PARAMETER` rows per parameter, or fewer than `LEAST_ROWS` rows.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from bayeslora.held_out import (
     fitting_rows,
     held_out,
     recalibrations,
-    settled_order,
     with_gaps,
 )
 from bayeslora.option_checks import Options
@@ -266,87 +264,7 @@ CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, Recalibrator)
 
 LEAST_ROWS = 30
 ROWS_PER_PARAMETER = 10
-FOLDS = 5
-
-_MOST_WORK = 200_000
-"""Rows times parameters beyond which cross-validation would take too long."""
-
-_FLOOR = 1e-12  # as in the NLL of all scores
-
-
-@dataclass(frozen=True)
-class CrossValidated:
-    """Cross-validated NLL in nats.
-
-    Attributes:
-        before: NLL of the original probabilities.
-        after: NLL of the probabilities from recalibrators fitted to the other folds.
-        folds: Number of folds.
-    """
-
-    before: float
-    after: float
-    folds: int
-
-
-def check_rows(
-    fitted: Recalibrator, probs: NDArray[np.float64], labels: NDArray[np.int64]
-) -> CrossValidated | None:
-    """Warn if a recalibrator was fitted to few rows, and cross-validate it.
-
-    Args:
-        fitted: Fitted recalibrator; not modified.
-        probs: [N, C] probabilities of the fit rows.
-        labels: [N].
-
-    Returns:
-        None if there are enough rows, fewer than two rows, or too many parameters for
-        cross-validation.
-    """
-    rows, parameters = len(labels), fitted.num_parameters(probs.shape[1])
-    if rows >= max(LEAST_ROWS, ROWS_PER_PARAMETER * parameters):
-        return None
-    result = None
-    if rows >= 2 and rows * parameters <= _MOST_WORK:
-        result = _cross_validated(fitted, probs, labels)
-    logger.warning(
-        "%s was fitted to only %s for %s%s",
-        fitted.title,
-        counted(rows, "labelled row"),
-        counted(parameters, "parameter"),
-        _outcome(result),
-    )
-    return result
-
-
-def _outcome(result: CrossValidated | None) -> str:
-    if result is None:
-        return "; the result may be due to chance"
-    change = f"the cross-validated NLL goes from {result.before:.3f} to {result.after:.3f}"
-    if result.after > result.before:
-        return f": {change}. Keep the probabilities as they are, or fit to more rows"
-    return f", though {change}"
-
-
-def _cross_validated(
-    fitted: Recalibrator, probs: NDArray[np.float64], labels: NDArray[np.int64]
-) -> CrossValidated:
-    order = settled_order(probs, labels)
-    probs, labels = probs[order], labels[order]
-    folds = min(FOLDS, len(labels))
-    fold = np.arange(len(labels)) % folds
-    new = probs.copy()
-    for left_out in range(folds):
-        out = fold == left_out
-        fresh = dataclasses.replace(fitted)
-        fresh.learn(probs[~out], labels[~out])
-        new[out] = fresh.mapped(probs[out])
-    return CrossValidated(_nll(probs, labels), _nll(new, labels), folds)
-
-
-def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    of_label = np.take_along_axis(probs, labels[:, None], 1)
-    return float(-np.log(np.maximum(of_label, _FLOOR)).mean())
+"""Numbers of rows below which the result may be due to chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,8 +277,6 @@ class Recalibrated:
         before: Original predictions of the rows of `apply`.
         fit_before: Original predictions of the fit rows.
         fit_after: Recalibrated predictions of the fit rows, whose scores are optimistic.
-        cross_validated: Cross-validated NLL of the fit rows; None if there are enough rows for the
-            method.
     """
 
     predictions: Predictions
@@ -368,7 +284,6 @@ class Recalibrated:
     before: Predictions
     fit_before: Predictions
     fit_after: Predictions
-    cross_validated: CrossValidated | None = None
 
 
 def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
@@ -406,11 +321,18 @@ def recalibrate(
     chosen = build(method)
     fitted, applied = held_out(fit, apply, "a recalibrator", reading)
     chosen.fit(fitted)
+    rows, parameters = chosen.num_rows, chosen.num_parameters(len(chosen.classes))
+    if rows < max(LEAST_ROWS, ROWS_PER_PARAMETER * parameters):
+        logger.warning(
+            "%s was fitted to only %s for %s; the result may be due to chance",
+            chosen.title,
+            counted(rows, "labelled row"),
+            counted(parameters, "parameter"),
+        )
     return Recalibrated(
         predictions=chosen.apply(applied, f"{applied.name}+{chosen.name}"),
         recalibrator=chosen,
         before=applied,
         fit_before=fitted,
         fit_after=chosen.apply(fitted),
-        cross_validated=check_rows(chosen, *fitting_rows(fitted, chosen.title)),
     )

@@ -18,7 +18,7 @@ from bayeslora.metrics.bootstrap import clusters_in, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.differences import paired
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, Bootstrap, wilson
+from bayeslora.metrics.intervals import Bootstrap, wilson
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import SCORES, Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
@@ -112,27 +112,6 @@ class Answers:
         units = int(clusters_in(chosen, self.clusters, 2)[1])  # independent rows
         low, high = wilson(accuracy * units, units)
         return Share(accuracy, float(low), float(high), int(chosen.sum()))
-
-    def weakest_class(self) -> tuple[int, Share] | None:
-        """Return the class with the lowest accuracy, if it is lower beyond chance.
-
-        Its interval is simultaneous over the non-empty classes (Bonferroni), and its upper end must
-        be below the lower end of the interval of the accuracy on all other classes together.
-        """
-        labels, counts = self.rows.labels, self.class_counts
-        present = np.flatnonzero(counts)
-        if len(present) < 2:
-            return None
-        hits = np.bincount(labels, self.rows.correct, minlength=len(counts))[present]
-        sizes = counts[present]
-        units = clusters_in(labels, self.clusters)[present]
-        shares = hits / sizes
-        low, high = wilson(shares * units, units, 1 - (1 - LEVEL) / len(present))
-        worst = int(np.argmin(shares))
-        if high[worst] >= self._accuracy(labels != present[worst]).low:
-            return None
-        ends = float(low[worst]), float(high[worst])
-        return int(present[worst]), Share(float(shares[worst]), *ends, int(sizes[worst]))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ equal evidence gets the same sentence everywhere.
 
 For methods scored on the same rows, the paired difference from the best by a score decides which
 others are tied with it: its interval accounts for common errors on hard rows, and its p-value for
-the number of methods compared. Paired are the scores of `COMPARED`, AUROC, and the distance of
-overconfidence from zero; by other scores, methods with overlapping intervals are tied.
+the number of methods compared. Paired are the scores of `COMPARED` and AUROC; by other scores,
+methods with overlapping intervals are tied.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.differences import are_same_rows, farther_from_zero_p, holm
+from bayeslora.metrics.differences import are_same_rows, holm
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
 from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, OODScores, Score, ScoreInfo, Scores
@@ -250,16 +249,9 @@ def standing_of(
 ) -> Standing:
     """Find the best method by a score, which all have.
 
-    Differences in `comparison` decide if its reference is the best method, else intervals do. Of
-    overconfidence, the difference of the distances from zero decides.
+    Differences in `comparison` decide if its reference is the best method, else intervals do.
     """
     best = standing(key, methods, lambda scores: scores[key])
-    if key == "overconfidence":
-
-        def gaps(method: Assessed) -> NDArray[np.float64]:
-            return method.answers.rows.confidence - method.answers.correct
-
-        return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
     clear = {best.label, *(row.name for row in comparison.rows if row.is_clear(key))}
@@ -275,23 +267,15 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
     best = standing("auroc", methods, lambda scores: scores.ood[name].auroc)
     first, *sets = (method.method.ood[name].predictions for method in methods)
     if all(are_same_rows(first, other) for other in sets):
-        best = _paired(best, methods, lambda m: m.uncertainties(name), auroc_difference_p)
+        best = _paired(best, methods, name)
     return best, tested[best.label].scores.ood[name]
 
 
-T = TypeVar("T")
-
-
-def _paired(
-    best: Standing,
-    methods: Sequence[Assessed],
-    rows_of: Callable[[Assessed], T],
-    p_of: Callable[[T, T], float],
-) -> Standing:
-    """Decide by p-values of differences from the best method which others are tied with it.
+def _paired(best: Standing, methods: Sequence[Assessed], name: str) -> Standing:
+    """Decide by p-values of differences of AUROC which methods are tied with the best on a set.
 
     That takes the same independent rows, enough for an interval, and a single fit of each method;
-    else intervals decide. `p_of` compares the values that `rows_of` returns of two methods.
+    else intervals decide.
     """
     first = methods[0].method.predictions
     alike = all(are_same_rows(first, method.method.predictions) for method in methods[1:])
@@ -299,9 +283,9 @@ def _paired(
         return best
     if any(method.fits or "cluster_by" in method.scores.intervals for method in methods):
         return best
-    values = {method.label: rows_of(method) for method in methods}
+    values = {method.label: method.uncertainties(name) for method in methods}
     others = [label for label in values if label != best.label]
-    p = holm([p_of(values[best.label], values[label]) for label in others])
+    p = holm([auroc_difference_p(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
     return replace(best, tied=tied, paired="row by row")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
-from bayeslora.io import atomic_file, read_json, read_text
+from bayeslora.io import atomic_file, read_text
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import occupied
@@ -183,12 +183,3 @@ def _write_eval_result(folder: Path, dataset_id: str, scores: Scores) -> None:
     with atomic_file(folder / f"{dataset_id.replace('/', '--')}.yaml") as temporary:
         content = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
         temporary.write_text(content, encoding="utf-8")
-
-
-def scores_of_report(page: Path) -> dict[str, Scores]:
-    """Read the scores that a report has written beside its page, by the method's label."""
-    methods = read_json(page.with_name("scores.json"))["methods"]
-    return {
-        method["label"]: Scores.from_json({key: method[key] for key in method if key != "label"})
-        for method in methods
-    }

@@ -31,7 +31,7 @@ from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures import FORMATS, check_formats, draw
-from bayeslora.reporting.page import render_latex, render_markdown, render_page
+from bayeslora.reporting.page import render_markdown, render_page
 from bayeslora.reporting.score_tables import SHIFT_KEYS
 
 _FORMULA = re.compile(r"[=@＝＋－＠]|[+-](?!\d+(\.\d+)?$)")
@@ -59,9 +59,8 @@ CSV_COLUMNS = (
 )
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
-`by` is only set for parts: `group:<column>`, `class` and `answers` (right and wrong),
-with the value of the column, the class, and so on in `part`. Means over seeds follow all fits, with
-the number of seeds in `method`.
+`by` is only set for parts: `group:<column>` and `class`, with the value of the column or the class
+in `part`. Means over seeds follow all fits, with the number of seeds in `method`.
 """
 
 
@@ -128,10 +127,6 @@ def _lines(scores: Scores) -> Iterator[dict[str, object]]:
 
 
 def _lines_of_parts(scores: Scores) -> Iterator[dict[str, object]]:
-    for uncertainty, means in scores.uncertainty.items():
-        for part, score in means.items():
-            about = {"uncertainty": uncertainty, "score": "mean", "by": "answers", "part": part}
-            yield {**about, **vars(score)}
     groups = {f"group:{column}": parts for column, parts in scores.groups.items()}
     for by, parts in {**groups, "class": scores.classes}.items():
         for name, of_part in parts.items():
@@ -150,7 +145,12 @@ class Report(SystemPath):
 
     As the last value of a notebook cell, it shows the page in a frame without access to the
     notebook or the network.
+
+    Attributes:
+        scores: Scores of every fit, in the order given.
     """
+
+    scores: Sequence[Scores] = ()
 
     def _repr_html_(self) -> str | None:
         """Return the page in a frame; None if this path is not a page, such as the directory."""
@@ -208,8 +208,8 @@ def report(
 ) -> Report:
     """Score predictions and write a report whose page can be shared as a single file.
 
-    The directory holds `index.html` (self-contained), `report.md`, `tables.tex`, `scores.json`,
-    `scores.csv` and `figures/`. It is written atomically, and the same input gives the same bytes.
+    The directory holds `index.html` (self-contained), `report.md`, `scores.json`, `scores.csv` and
+    `figures/`. It is written atomically, and the same input gives the same bytes.
 
     Args:
         items: Predictions, paths of predictions files, or data frames: a single one, or one per
@@ -231,7 +231,7 @@ def report(
             `cluster_by`, `num_bins`, `num_resamples`, `seed`.
 
     Returns:
-        Path of `index.html`, which a notebook shows as the page.
+        Path of `index.html`, which a notebook shows as the page, with the scores.
 
     Raises:
         InputError: `out` exists and may not be replaced, or an input is invalid.
@@ -269,7 +269,6 @@ def report(
         for name, text in {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
-            "tables.tex": render_latex(document),
         }.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
         (folder / "figures").mkdir()
@@ -280,7 +279,9 @@ def report(
         write_csv(folder / "scores.csv", facts)
         scores = scores_json(document.title, facts)
         write_json(folder / SCORES, {**scores, "files": listed_files(folder)})
-    return Report(target / PAGE)
+    page = Report(target / PAGE)
+    page.scores = [fit.scores for fit in fits]
+    return page
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

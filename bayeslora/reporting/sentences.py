@@ -14,7 +14,7 @@ from typing import Any
 
 from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, OODScores, Scores
-from bayeslora.plain_text import as_label, counted
+from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, Point, Share, every_fit
 from bayeslora.reporting.blocks import Finding, Kind, Overview, Tile
@@ -367,11 +367,6 @@ def _limits(leader: Assessed, facts: Facts) -> Finding:
     if sure is not None and sure.accuracy is not None and sure.accuracy < 1:
         confident = say("confident", sure=Point(**vars(sure)))
         sentences.append(say("limit_sure", confident=confident))
-    weakest = leader.answers.weakest_class()
-    if weakest is not None:
-        index, share = weakest
-        name = as_label(leader.method.predictions.classes[index])
-        sentences.append(say("limit_class", name=name, share=share))
     tested = [name for name in facts.sets if name in leader.scores.ood]
     for name in tested:
         confidence = leader.method.ood[name].predictions.confidence
@@ -449,8 +444,7 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     )
     if "coverage" not in scores:
         return [size]
-    score, stated = scores["coverage"], scores.stated_coverage
-    compared = "" if stated is None else f"; {percent(stated)} was requested"
-    covered = say("covered", covered=score, n=scores.n_labelled, compared=compared)
-    worst = say("worst_covered", lowest=scores["worst_class_coverage"])
-    return [covered, size, worst]
+    alpha = predictions.metadata.get("conformal_alpha")
+    compared = "" if alpha is None else f"; {percent(1 - float(alpha))} was requested"
+    covered = say("covered", covered=scores["coverage"], n=scores.n_labelled, compared=compared)
+    return [covered, size]

@@ -29,7 +29,7 @@ from bayeslora.metrics.chance import (
     errors_by_chance,
     p_values,
 )
-from bayeslora.metrics.evaluate import set_scores, statistic, uncertainty_means
+from bayeslora.metrics.evaluate import set_scores, statistic
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
 from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
@@ -230,7 +230,7 @@ def further_scores(rows: LabelledRows, _outside: NDArray[np.float64], seed: int)
 
 
 def printed_coverage(power: float, size: int, sets: int) -> dict[str, dict[str, float]]:
-    """Return the coverage of printed intervals: detection, prediction sets and uncertainties."""
+    """Return the coverage of printed intervals: detection and prediction sets."""
     records: dict[str, dict[str, float]] = {}
     truth = printed_truth(power)
     for seed in range(sets):
@@ -248,17 +248,13 @@ def printed_scores(
     """Return the scores of one data set with the intervals of `evaluate`."""
     true, stated = draw(generator, size, power)
     labels = (true.cumsum(1) > generator.random((size, 1))).argmax(1)
-    inside = Predictions(
-        stated, tuple("abcde"), labels, sets=stated >= IN_SET, total=entropy(stated)
-    )
+    inside = Predictions(stated, tuple("abcde"), labels, sets=stated >= IN_SET)
     outside = Predictions(draw(generator, size, power, WIDTH / 2)[1], tuple("abcde"))
     how = Resampling(RESAMPLES, seed)
     far = detect(inside, {"far": outside}, "max_probability", how)["far"]
-    total = uncertainty_means(inside, how)["total"]
     return {
         **{key: far.by_score["max_probability"][key] for key in DETECTION[1:]},
         **set_scores(inside, how),
-        **{f"total, {part}": score for part, score in total.items()},
     }
 
 
@@ -266,8 +262,7 @@ def printed_truth(power: float) -> dict[str, float]:
     """Return the scores of `printed_scores` for infinitely many rows."""
     generator = np.random.default_rng([3, int(10 * power)])
     true, stated = draw(generator, POPULATION, power)
-    sets, total = stated >= IN_SET, entropy(stated)
-    right = np.take_along_axis(true, stated.argmax(1)[:, None], 1)[:, 0]
+    sets = stated >= IN_SET
     unsure = 1 - stated.max(1)
     outside = 1 - draw(generator, POPULATION, power, WIDTH / 2)[1].max(1)
     areas = detection(sorted_by_uncertainty(unsure, outside))
@@ -277,16 +272,7 @@ def printed_truth(power: float) -> dict[str, float]:
         "set_size": float(sets.sum(1).mean()),
         "singletons": float((sets.sum(1) == 1).mean()),
         "empty_sets": float((sets.sum(1) == 0).mean()),
-        "worst_class_coverage": float(((true * sets).sum(0) / true.sum(0)).min()),
-        "total, mean": float(total.mean()),
-        "total, right": float((total * right).sum() / right.sum()),
-        "total, wrong": float((total * (1 - right)).sum() / (1 - right).sum()),
     }
-
-
-def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the entropy of each row in nats."""
-    return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
 
 
 def write_summary(out: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from cli_files import fake
 
 from bayeslora.conformal import CONFORMAL, conformal_sets
-from bayeslora.metrics.evaluate import SET_KEYS, evaluate
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import SET_SCORES
 from bayeslora.predictions.record import Predictions
 
 
@@ -32,7 +33,7 @@ def test_sets_are_made_shown_and_saved(run, files, method):
     assert written.metadata["conformal_alpha"] == "0.2"
     scores = evaluate(written)
     assert "target coverage" in result.out
-    for key in SET_KEYS:
+    for key in SET_SCORES:
         assert f"{scores[key].value:.3f} [" in result.out
     content = json.loads(run("conformal", *files, "--method", method, "--overwrite", "--json").out)
     assert (content["method"], content["alpha"], content["rows"]) == (
@@ -41,7 +42,6 @@ def test_sets_are_made_shown_and_saved(run, files, method):
         90,
     )
     assert content["classwise"] == ("classwise" in method)
-    assert content["apply"]["stated_coverage"] == 0.9
     assert set(content["thresholds"]) == {"a", "b", "c"}
 
 
@@ -60,7 +60,7 @@ def test_evaluate_report_and_csv_carry_the_sets(run, files, tmp_path):
             assert word in run("evaluate", files[5], files[3]).out
     assert run("report", files[5], files[3], "--out", tmp_path / "report").code == 0
     scores = json.loads((tmp_path / "report" / "scores.json").read_text())
-    assert scores["methods"][0]["scores"].keys() >= SET_KEYS.keys()
+    assert scores["methods"][0]["scores"].keys() >= SET_SCORES.keys()
     assert "Set size" in (tmp_path / "report" / "report.md").read_text()
     assert "Set size" in (tmp_path / "report" / "index.html").read_text()
 

@@ -108,7 +108,7 @@ def test_a_class_without_rows_is_in_every_set_where_each_has_its_threshold(caplo
     predictor = bl.LAC(classwise=True).fit(fit.take(fit.labels != 2))
     assert predictor.apply(drawn(50, seed=1)).sets[:, 2].all()
     assert np.isfinite(predictor.thresholds).tolist() == [True, True, False, True]
-    assert "labelled rows of 'c'" in caplog.text
+    assert "the threshold of 'c'" in caplog.text
 
 
 def test_the_seed_decides_about_random_parts():
@@ -131,7 +131,6 @@ def test_what_is_returned_and_carried():
     fit = drawn(metadata={"link": "mc"})
     apply = drawn(50, seed=1, metadata={"link": "mc"}, epistemic=np.ones(50))
     result = bl.conformal_sets(fit, apply, 0.2, "aps:classwise=true")
-    assert (result.alpha, result.method) == (0.2, "aps")
     assert result.sets.dtype == np.bool_
     assert result.sets.shape == (50, 4)
     np.testing.assert_array_equal(result.sizes, result.predictions.sets.sum(1))

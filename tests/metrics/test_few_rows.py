@@ -29,7 +29,6 @@ def every(scores):
         yield from (score for by_key in result.by_score.values() for score in by_key.values())
     for parts in (*scores.groups.values(), scores.classes):
         yield from (score for part in parts.values() for score in part.scores.values())
-    yield from (score for means in scores.uncertainty.values() for score in means.values())
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -75,15 +75,3 @@ def test_classes_against_scikit_learn_and_netcal():
         assert all(score.low <= score.value <= score.high for score in scores.values())
     cwece = evaluate(whole, num_resamples=2)["cwece"].value
     assert np.mean([part.scores["ece"].value for part in classes.values()]) == pytest.approx(cwece)
-
-
-def test_uncertainties_are_means_of_right_and_wrong_rows():
-    total = np.linspace(0, 1, 300)
-    whole = mixed(total=total, epistemic=total / 2)
-    uncertainty = evaluate(whole, num_resamples=50).uncertainty
-    right = whole.prediction == whole.labels
-    assert list(uncertainty) == ["total", "epistemic"]
-    assert uncertainty["total"]["mean"].value == pytest.approx(total.mean())
-    assert uncertainty["total"]["right"].value == pytest.approx(total[right].mean())
-    assert uncertainty["epistemic"]["wrong"].value == pytest.approx(total[~right].mean() / 2)
-    assert list(evaluate(whole.replace(labels=None)).uncertainty["total"]) == ["mean"]

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_prediction_harness import toy
 
 import bayeslora as bl
 
@@ -18,13 +17,12 @@ def test_the_snippets_run_one_after_another(tmp_path, monkeypatch, capsys):
     if not PAGE.is_file():
         pytest.skip("docs/ is not beside tests/")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 3
     output = SimpleNamespace(predictions=np.eye(3), label_ids=np.arange(3))
     names = {
         "trainer": SimpleNamespace(predict=lambda data: output),
         "test_data": None,
         "model": SimpleNamespace(config=SimpleNamespace(id2label={0: "a", 1: "b", 2: "c"})),
-        "log": toy(tmp_path),
     }
     monkeypatch.chdir(tmp_path)
     mixed_rows().save("mixed.parquet")
@@ -35,7 +33,6 @@ def test_the_snippets_run_one_after_another(tmp_path, monkeypatch, capsys):
     assert 0 <= low < high <= 1
     assert bl.evaluate("logistic.parquet", num_resamples=2).name == "logistic regression"
     assert bl.Predictions.load("bert.jsonl").classes == ("a", "b", "c")
-    assert names["predictions"].metadata["normalise"] == "characters"
     assert names["scores"].n == 3
     assert names["scores"].ood["unknown"].auroc.value == 1
 

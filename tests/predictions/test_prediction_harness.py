@@ -24,7 +24,6 @@ def sample(number, question, options, target, scores, *, new=True, texts=True, *
     pairs = [(context, f" {option}") for option in options]
     responses = [[str(s), "False"] if new else [s, False] for s in scores]
     keyed = {f"gen_args_{k}": {"arg_0": a, "arg_1": b} for k, (a, b) in enumerate(pairs)}
-    per_letter = np.divide(scores, [len(option) for option in options])
     record = {
         "doc_id": number,
         "doc": {"question": question, "choices": options, "source": f"book {number}"},
@@ -34,10 +33,9 @@ def sample(number, question, options, target, scores, *, new=True, texts=True, *
         "filtered_resps": responses,
         "doc_hash": "0" * 64,
         "acc": float(np.argmax(scores) == target),
-        "acc_norm": float(np.argmax(per_letter) == target),
     }
     if new:
-        record |= {"filter": "none", "metrics": ["acc", "acc_norm"]}
+        record |= {"filter": "none", "metrics": ["acc"]}
     if not texts:
         del record["arguments"]
     return record | changes
@@ -71,13 +69,11 @@ def test_both_forms_read_the_same(tmp_path, new):
 def test_scores_are_the_harness_s_own(tmp_path):
     path = toy(tmp_path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for normalise, key in (("none", "acc"), ("characters", "acc_norm")):
-        scores = evaluate(Predictions.from_lm_eval(path, normalise=normalise), num_resamples=2)
-        assert scores["accuracy"].value == pytest.approx(np.mean([line[key] for line in lines]))
+    scores = evaluate(path, num_resamples=2)
+    assert scores["accuracy"].value == pytest.approx(np.mean([line["acc"] for line in lines]))
     weights = np.exp([scores for *_, scores in QUESTIONS])
     errors = weights / weights.sum(1, keepdims=True) - np.eye(3)
-    brier = evaluate(path, num_resamples=2)["brier"].value
-    assert brier == pytest.approx(np.mean((errors**2).sum(1)), rel=1e-12)
+    assert scores["brier"].value == pytest.approx(np.mean((errors**2).sum(1)), rel=1e-12)
 
 
 def test_options_that_a_question_lacks_have_no_probability(tmp_path):
