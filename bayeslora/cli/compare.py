@@ -17,7 +17,7 @@ class Options(arguments.Compared, arguments.ScoreChoice, arguments.Apart, argume
     by: str | None = option("SCORE", COMPARE)
     reference: str | None = option(of=COMPARE)
     out: str | None = option("FILE")
-    """also write the table to a file ending in .md"""
+    """also write the table to a file ending in .md or .tex"""
 
 
 def run(args: Options) -> None:

@@ -1,4 +1,4 @@
-"""Building blocks of a report: sections of blocks, rendered as page and Markdown."""
+"""Building blocks of a report: sections of blocks, rendered as page, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ class Table:
             return replace(self, name=name, notes=notes)
         return replace(self, name=name)
 
-    def part(self, columns: slice) -> Table:
-        """Return the table with some of its columns of numbers."""
-        rows = tuple(replace(row, cells=row.cells[columns]) for row in self.rows)
-        return replace(self, columns=self.columns[columns], rows=rows)
+    def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> Table:
+        """Return the table with some of its rows and columns of numbers."""
+        chosen = tuple(replace(row, cells=row.cells[columns]) for row in self.rows[rows])
+        return replace(self, columns=self.columns[columns], rows=chosen)
 
     @property
     def has_second_line(self) -> bool:

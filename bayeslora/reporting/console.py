@@ -123,12 +123,12 @@ def _within(table: Table, width: int) -> str:
     """Return the table as text, split into parts if wider than `width`."""
     starts = [0]
     for index in range(len(table.columns)):
-        wider = to_text(table.part(slice(starts[-1], index + 1))).splitlines()
+        wider = to_text(table.part(columns=slice(starts[-1], index + 1))).splitlines()
         if index > starts[-1] and any(display_columns(line) > width for line in wider):
             starts.append(index)
     ends = [*starts[1:], len(table.columns)]
     parts = (slice(*part) for part in zip(starts, ends, strict=True))
-    return "\n\n".join(to_text(table.part(part)) for part in parts)
+    return "\n\n".join(to_text(table.part(columns=part)) for part in parts)
 
 
 def to_text(table: Table) -> str:

@@ -1,7 +1,7 @@
 """The content and order of a report: a list of sections.
 
-Only `compose` knows the sections. The page, its table of contents and the Markdown loop over its
-result. Cards of methods are made from the metadata of the predictions; files
+Only `compose` knows the sections. The page, its table of contents, the Markdown and the LaTeX
+tables loop over its result. Cards of methods are made from the metadata of the predictions; files
 of other tools have none, and their cards say so. Hashes identify the input files.
 """
 

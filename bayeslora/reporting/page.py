@@ -1,8 +1,8 @@
-"""A report as one self-contained HTML page, and as Markdown, by templates.
+"""A report as one self-contained HTML page, as Markdown, and its tables as LaTeX, by templates.
 
 The page needs no network or other files. Its only script sorts tables, and its
 Content-Security-Policy allows this script by its hash, and no other. Jinja2 escapes every text of
-a page; the other templates escape names by the filter `md`.
+a page; the other templates escape names by the filters `md` and `tex`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bayeslora._version import __version__
 from bayeslora.errors import unknown_choice
 from bayeslora.io import atomic_file, check_writable, refuse_existing
 from bayeslora.metrics.compare import Comparison
+from bayeslora.plain_text import clean
 from bayeslora.reporting.blocks import Block, Document, Table
 from bayeslora.reporting.score_tables import difference_table
 from bayeslora.reporting.text import NAME_END, NAME_START, brief, plain, score_words, shown
@@ -51,6 +52,16 @@ def render_text(name: str, **values: object) -> str:
     """Return the Markdown that a template makes of values, without repeated blank lines."""
     text = _environment().get_template(name).render(version=__version__, **values)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
+
+
+def render_latex(document: Document) -> str:
+    """Return all tables of a report."""
+    title = clean(document.title).replace("\\", "/")
+    tables = [block for block in document.blocks if isinstance(block, Table)]
+    return f"% {title}\n{PREAMBLE}\n" + "\n".join(map(to_latex, tables))
 
 
 def render(name: str, values: Mapping[str, Any], *, script: str, styles: Sequence[str]) -> str:
@@ -96,6 +107,7 @@ def _environment() -> Environment:
         "sentence": sentence_to_markdown,
         "plain": plain,
         "pipes": to_markdown,
+        "tex": escape_latex,
         "brief": brief,
         "score_words": score_words,
         "shown": shown,
@@ -154,12 +166,67 @@ def sentence_to_markdown(text: str) -> str:
     return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
 
 
+MOST_COLUMNS = 4
+"""Most columns of numbers side by side in LaTeX, to leave room for a long name."""
+
+MOST_LINES = 40
+"""Most lines of a table in LaTeX, to leave room for its caption; a longer one continues."""
+
+
+def to_latex(table: Table) -> str:
+    """Return a `table` environment with the label `tab:bayeslora-<name>`.
+
+    Columns beyond the width of a page follow below, rows beyond its height in further environments.
+    """
+    columns = _slices(len(table.columns), MOST_COLUMNS)
+    lines_per_row = 1 + max((len(row.lines_below) for row in table.rows), default=0)
+    rows = _slices(len(table.rows), max(1, (MOST_LINES // len(columns) - 2) // lines_per_row))
+    parts = [[table.part(some, across) for across in columns] for some in rows]
+    words = f"{table.caption} {table.notes}".strip()
+    text = _environment().get_template("table.tex.j2").render(table=table, parts=parts, words=words)
+    return text.rstrip() + "\n"
+
+
+def _slices(count: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, max(count, 1), most)]
+
+
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{char: f"\\{char}" for char in "{}#$%&_"},
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\char34{}",
+        "`": r"{}\char96{}",
+        "\N{NO-BREAK SPACE}": "~",
+        "…": r"\ldots{}",
+        "−": "$-$",
+        "–": r"\textendash{}",
+        "·": r"$\cdot$",
+        "∞": r"$\infty$",
+        "→": r"$\to$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+    }
+)
+_LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
+
+
+def escape_latex(text: str) -> str:
+    """Escape `text` so that LaTeX shows it verbatim."""
+    return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
+
+
 def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the table of `compare` atomically as Markdown, and return the file.
+    """Write the table of `compare` atomically as Markdown or LaTeX, and return the file.
 
     Args:
         comparison: The paired differences.
-        out: A `.md` file.
+        out: A `.md` or `.tex` file.
         overwrite: Whether a file may be replaced.
 
     Raises:
@@ -167,13 +234,15 @@ def write_comparison(comparison: Comparison, out: str | Path, *, overwrite: bool
             written.
     """
     target = Path(out)
-    if target.suffix != ".md":
-        raise unknown_choice("ending of a comparison's file", target.suffix, (".md",))
+    if target.suffix not in (".md", ".tex"):
+        raise unknown_choice("ending of a comparison's file", target.suffix, (".md", ".tex"))
     check_writable(target)
     refuse_existing(target, overwrite=overwrite)
     table = difference_table(comparison).called("differences")
-    words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
-    with atomic_file(target) as temporary:
+    text = f"{PREAMBLE}\n{to_latex(table)}"
+    if target.suffix == ".md":
+        words = sentence_to_markdown(f"{table.caption} {table.notes}".strip())
         text = f"{words}\n\n{to_markdown(table)}\n"
+    with atomic_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return target

@@ -31,7 +31,7 @@ from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.document import Provenance, compose
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.figures import FORMATS, check_formats, draw
-from bayeslora.reporting.page import render_markdown, render_page
+from bayeslora.reporting.page import render_latex, render_markdown, render_page
 from bayeslora.reporting.score_tables import SHIFT_KEYS
 
 _FORMULA = re.compile(r"[=@＝＋－＠]|[+-](?!\d+(\.\d+)?$)")
@@ -208,8 +208,8 @@ def report(
 ) -> Report:
     """Score predictions and write a report whose page can be shared as a single file.
 
-    The directory holds `index.html` (self-contained), `report.md`, `scores.json`, `scores.csv` and
-    `figures/`. It is written atomically, and the same input gives the same bytes.
+    The directory holds `index.html` (self-contained), `report.md`, `tables.tex`, `scores.json`,
+    `scores.csv` and `figures/`. It is written atomically, and the same input gives the same bytes.
 
     Args:
         items: Predictions, paths of predictions files, or data frames: a single one, or one per
@@ -269,6 +269,7 @@ def report(
         for name, text in {
             PAGE: render_page(document),
             "report.md": render_markdown(document, formats),
+            "tables.tex": render_latex(document),
         }.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
         (folder / "figures").mkdir()

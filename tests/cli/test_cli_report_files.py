@@ -22,9 +22,9 @@ def test_compare_writes_its_table(run, files, tmp_path):
     assert result.code == 0
     assert "plain (reference)" in result.out
     assert "plain (reference)" in (tmp_path / "table.md").read_text(encoding="utf-8")
-    table = tmp_path / "one.md"
+    table = tmp_path / "one.tex"
     assert run("compare", *files, "--out", table, "--json").out.startswith("{")
-    assert "(reference)" in table.read_text(encoding="utf-8")
+    assert "tabular" in table.read_text(encoding="utf-8")
 
 
 def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):

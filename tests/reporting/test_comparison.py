@@ -1,4 +1,4 @@
-"""The paired comparison as Markdown."""
+"""The paired comparison as Markdown and LaTeX."""
 
 import pytest
 from refusal import refused
@@ -13,9 +13,11 @@ def comparison(methods):
     return compare(methods, reference="temperature", num_resamples=30)
 
 
-def test_the_table_has_both_p_values_and_says_how_to_read_them(comparison, tmp_path):
-    text = write_comparison(comparison, tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| temperature (reference) |" in text
+@pytest.mark.parametrize("suffix", [".md", ".tex"])
+def test_every_format_has_both_p_values_and_says_how_to_read_them(comparison, tmp_path, suffix):
+    text = write_comparison(comparison, tmp_path / f"table{suffix}").read_text(encoding="utf-8")
+    layout = {".md": "| temperature (reference) |", ".tex": r"\begin{tabular}{lrrrr}"}
+    assert layout[suffix] in text
     for row in comparison.rows:
         for key in row.p:
             assert f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" in text
@@ -29,11 +31,11 @@ def test_the_table_has_both_p_values_and_says_how_to_read_them(comparison, tmp_p
 
 
 def test_what_exists_stays_unless_it_may_be_replaced(comparison, tmp_path):
-    target = tmp_path / "table.md"
+    target = tmp_path / "table.tex"
     target.write_text("mine")
     with refused("exists"):
         write_comparison(comparison, target)
     write_comparison(comparison, target, overwrite=True)
-    assert "(reference)" in target.read_text(encoding="utf-8")
-    with refused("unknown", ".md", ".txt"):
+    assert "tabular" in target.read_text(encoding="utf-8")
+    with refused("unknown", ".md", ".tex"):
         write_comparison(comparison, tmp_path / "table.txt")

@@ -57,14 +57,16 @@ def test_the_json_is_what_evaluate_says(written, scores):
     assert set(expected["groups"]["source<b>"]) == {"web", "<i>mail</i>"}
 
 
-def test_every_part_is_on_the_page_and_in_markdown(written, scores):
+def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     page = (written / "index.html").read_text(encoding="utf-8")
     for part in ("every", "parts-1", "parts-2"):
         assert f'id="{part}-caption"' in page
     for name in ("<i>mail", "source<b>"):
         assert name not in page
     assert "&lt;i&gt;mail&lt;/i&gt;" in page
-    texts = [page, (written / "report.md").read_text(encoding="utf-8")]
+    texts = [page] + [
+        (written / name).read_text(encoding="utf-8") for name in ("report.md", "tables.tex")
+    ]
     shown = [scores.groups["source<b>"]["web"].scores["nll"]]
     shown += [scores.classes["crypto"].scores["recall"], scores.ood["far"].aupr_in]
     shown.append(scores["aece"])

@@ -36,12 +36,12 @@ def far():
 def test_every_file_of_a_report(labels, tmp_path):
     out = tmp_path / "report"
     report(two(labels), out=out, ood={"first": {"far": far()}}, num_resamples=40)
-    for name in ("index.html", "report.md", "scores.csv", "scores.json"):
+    for name in ("index.html", "report.md", "tables.tex", "scores.csv", "scores.json"):
         text = next(out.glob(f"**/{name}")).read_text(encoding="utf-8")
         assert not NAN.search(re.sub(r"<script.*?</script>|data:[^\"]*", "", text, flags=re.S)), (
             name
         )
-        if name.endswith((".html", ".md")):
+        if name.endswith((".html", ".md", ".tex")):
             assert NO_INTERVAL in text, name
     markdown = next(out.glob("**/report.md")).read_text(encoding="utf-8")
     assert say("no_interval_note", least=10) in markdown

@@ -21,7 +21,9 @@ FEW = {"num_resamples": 20}
 
 def test_the_directory_holds_the_promised_files(made):
     names = {path.name for path in made.iterdir()}
-    assert names == {*("index.html", "report.md", "scores.csv", "scores.json", "figures")}
+    assert names == {
+        *("index.html", "report.md", "tables.tex", "scores.csv", "scores.json", "figures")
+    }
 
 
 def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path, drawn_figures):
