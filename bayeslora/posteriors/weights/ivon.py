@@ -84,8 +84,7 @@ class IVON(Posterior):
         """Return the adapter.
 
         Raises:
-            InputError: The adapter has its own weight decay beside the optimiser's, or weight decay
-                would shrink a part of the pretrained weight.
+            InputError: The adapter has its own weight decay beside the optimiser's.
         """
         if adapter.weight_decay:
             raise InputError(
@@ -93,13 +92,6 @@ class IVON(Posterior):
                 f"(ivon:weight_decay={adapter.weight_decay:g}); leave weight_decay of adapter "
                 f"{adapter.name!r} out, got {adapter.weight_decay:g}",
                 code="clash",
-            )
-        if self.weight_decay and adapter.from_weight:
-            raise InputError(
-                "weight_decay of posterior 'ivon' is a prior around 0, which would shrink the "
-                f"part of the pretrained weight in the factors of adapter {adapter.name!r}; leave "
-                f"it at 0, or choose 'lora', got {self.weight_decay!r}",
-                code="factors-hold-weight",
             )
         return adapter
 

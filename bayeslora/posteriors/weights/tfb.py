@@ -69,14 +69,6 @@ class TFB(Posterior):
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma_min >= self.sigma_max:
-            raise InputError(
-                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
-                code="option",
-            )
-
 
 logger = logging.getLogger(__name__)
 
