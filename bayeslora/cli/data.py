@@ -211,13 +211,11 @@ class Scored:
         items: In-distribution predictions, one per method: a file, or those of a checkpoint.
         ood: Files of the out-of-distribution sets, by the method's label or name, then by name.
         reading: How to read files.
-        shifted: Files in run directories with deliberately corrupted rows.
     """
 
     items: list[Path | Predictions]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
-    shifted: list[Path]
 
     def methods(self, *needed: str | None) -> list[Method]:
         """Read all predictions, with additional columns that every method's file must have."""
@@ -240,7 +238,6 @@ def find(args: Any) -> Scored:
     """
     from bayeslora.data.formats import SUFFIXES
     from bayeslora.predictions.collection import labels_of
-    from bayeslora.predictions.files import open_columns
 
     reading = predictions_reading(args)
     items: list[Path | Predictions] = []
@@ -260,20 +257,16 @@ def find(args: Any) -> Scored:
     if reading.name and len(items) > 1:
         raise InputError(f"--name {reading.name} names one method, but there are {len(items)}")
     labels = labels_of(items, reading)
-    sets: dict[str, dict[str, Path]] = {label: {} for label in labels}
-    shifted: list[Path] = []
-    for label, files in zip(labels, beside, strict=True):
-        for file in files:
-            if "corruption" in open_columns(file, reading).notes:
-                shifted.append(file)
-            else:
-                sets[label][file.stem] = file
+    sets = {
+        label: {file.stem: file for file in files}
+        for label, files in zip(labels, beside, strict=True)
+    }
     for option in getattr(args, "ood", None) or ():
         method, name, path = _set(option, labels)
         if name in sets.setdefault(method, {}):
             raise InputError(f"--ood {option}: {method} already has a set {name!r}")
         sets[method][name] = path
-    return Scored(items, sets, reading, shifted)
+    return Scored(items, sets, reading)
 
 
 def _set(option: str, labels: Sequence[str]) -> tuple[str, str, Path]:

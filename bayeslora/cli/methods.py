@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import argument
 from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.errors import unknown_choice
-
-if TYPE_CHECKING:
-    from bayeslora.options import Catalogue
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
@@ -83,23 +80,19 @@ def _print_options(methods: Entries) -> None:
             show()
 
 
-def _catalogues() -> list[Catalogue]:
-    from bayeslora.adapters import registry as adapters
-    from bayeslora.posteriors import registry as posteriors
-    from bayeslora.recalibration import recalibrate as recalibrators
-
-    return [adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE]
-
-
 def catalogue() -> Entries:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
+    from bayeslora.adapters import registry as adapters
     from bayeslora.conformal import CONFORMAL
+    from bayeslora.posteriors import registry as posteriors
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
+    from bayeslora.recalibration import recalibrate as recalibrators
 
-    kinds = ("adapters", "posteriors", "recalibrators")
     methods: Entries = {
-        kind: [{**_described(config), "package": package} for config, package in entries.listed()]
-        for kind, entries in zip(kinds, _catalogues(), strict=True)
+        f"{each.kind}s": [
+            {**_described(config), "package": package} for config, package in each.listed()
+        ]
+        for each in (adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE)
     }
     methods["conformal sets"] = [_described(config) for config in CONFORMAL.values()]
     for kind, infos in (("logit_scores", LOGIT_SCORES), ("feature_scores", FEATURE_SCORES)):

@@ -17,7 +17,6 @@ from bayeslora.data.examples import (
 )
 from bayeslora.data.known import (
     derived,
-    is_of_hub,
     known_name,
     load_task,
     ood_sets,
@@ -139,13 +138,6 @@ class _Dropped(dict[str, int]):
         if len(remaining) < len(rows):
             self[reason] = len(rows) - len(remaining)
         return remaining
-
-
-def on_hub(task: Task, data_dir: str | Path | None) -> list[str]:
-    """Return the known tasks among the sets of a task that are read from the hub."""
-    names = [] if task.files else [task.name]
-    names += [source for source in _ood_sources(task).values() if not _is_path(source)]
-    return [name for name in names if is_of_hub(name.partition("/")[0], data_dir)]
 
 
 def drawn(examples: Examples, size: int, seed: int) -> Examples:

@@ -26,7 +26,7 @@ def test_evaluate_json_is_one_object_a_file(run, files):
     options = ["--bins", 10, "--seed", 3, "--ood", f"unseen groups={files['near_a']}"]
     content = json.loads(run("evaluate", files["a"], *options, "--json").out)
     expected = evaluate(
-        files["a"], {"unseen groups": files["near_a"]}, num_bins=10, seed=3
+        files["a"], ood={"unseen groups": files["near_a"]}, num_bins=10, seed=3
     ).to_json()
     assert content == json.loads(json.dumps(expected))
     assert content["file"] == str(files["a"])
