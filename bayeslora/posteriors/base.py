@@ -255,15 +255,6 @@ class Posterior(Options):
         """
         return max(1, self.num_draws(num_samples)) if self.is_sampled else 1
 
-    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
-        """Return the sampler of a network's weights, if `is_sampled`; by default its `weights`.
-
-        Args:
-            network: Trained network.
-            texts: Texts to predict.
-        """
-        return cast("WeightPosterior", network.weights)
-
     def sampled_logits(
         self,
         network: Network,
@@ -287,8 +278,8 @@ class Posterior(Options):
         count = self.num_draws(num_samples)
         if not self.is_sampled or count <= 0:
             return None
-        draws = self.draws(network, texts)
-        return sampled_logits(network, draws, texts, count, seed=seed, advance=advance)
+        weights = cast("WeightPosterior", network.weights)
+        return sampled_logits(network, weights, texts, count, seed=seed, advance=advance)
 
     def gaussian_logits(
         self,
