@@ -64,7 +64,6 @@ class PoLAR(LowRankAdapter):
         "The default. A few hundred to a few thousand labelled examples, with any last layer."
     )
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
-    parameters: ClassVar[str] = "r (in + out + r) per layer"
     default_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
         "landing_lambda": (("constraint", "landing"),),

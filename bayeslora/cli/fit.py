@@ -96,7 +96,8 @@ def run(args: Options) -> None:
         if names and {"text", "filled"}.isdisjoint(names):  # it joins columns
             args.text_column, args.template = args.template, None
     data.settle_tasks(args, "train")
-    _settle_task(args)
+    if args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
+        args.train = "train"
     if args.zero_shot:
         _refuse_with_zero_shot(args)
     elif args.quick:
@@ -152,12 +153,6 @@ def _as_text(value: Any) -> Any:
     """Return a number as text; true and false may have been yes and no, and are refused later."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
-
-
-def _settle_task(args: Options) -> None:
-    """Set the default split of a known task."""
-    if args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
-        args.train = "train"
 
 
 def _refuse_with_zero_shot(args: Options) -> None:

@@ -11,9 +11,6 @@ from bayeslora.cli.arguments import argument
 from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.errors import unknown_choice
 
-# Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
-_COSTS = ("passes", "parameters")
-
 Entries = dict[str, list[dict[str, Any]]]
 """Methods by kind."""
 
@@ -69,8 +66,8 @@ def _print_options(methods: Entries) -> None:
             singular = kind.replace("_", " ").removesuffix("s")
             title = f"{entry['name']} ({singular}){_origin(entry)}"
             show_wrapped(f"{title}: {entry['summary']}", "  ")
-            costs = [f"{name}: {entry[name]}" for name in _COSTS if name in entry]
-            for text in (entry.get("use", ""), "; ".join([entry["source"], *costs])):
+            passes = [f"passes: {entry['passes']}"] if "passes" in entry else []
+            for text in (entry.get("use", ""), "; ".join([entry["source"], *passes])):
                 show_wrapped(f"  {text}", "  ")
             for name, default in entry["options"].items():
                 allowed = entry["allowed"].get(name, "")
@@ -116,7 +113,7 @@ def _described(config: type[Any]) -> dict[str, Any]:
         "name": name,
         "summary": config.summary,
         "use": getattr(config, "use", ""),
-        **{key: getattr(config, key) for key in _COSTS if hasattr(config, key)},
+        **({"passes": config.passes} if hasattr(config, "passes") else {}),
         "source": config.source,
         "options": defaults,
         "allowed": allowed(config),

@@ -74,8 +74,6 @@ class NewsgroupsDemo:
         test: Posts of the 8 groups from the test file, equally many per group.
         near: Posts of 4 other groups from the test file: near out-of-distribution.
         far: Reuters newswire, topics in natural proportions: far out-of-distribution.
-        classes: The 8 groups in index order.
-        near_groups: The 4 groups of `near`.
     """
 
     train: Examples
@@ -83,8 +81,6 @@ class NewsgroupsDemo:
     test: Examples
     near: Examples
     far: Examples
-    classes: tuple[str, ...] = IN_DISTRIBUTION
-    near_groups: tuple[str, ...] = NEAR
 
 
 def load_newsgroups(
@@ -388,18 +384,14 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
 
 
 def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:
-    """Return whether a known task is read from the hub: its package is there, and not offline.
+    """Return whether a known task is read from the hub, or from what its package has cached.
 
     Args:
         name: Name of a known task; see `known_name`.
         data_dir: As for `load_known`.
     """
-    offline = any(
-        os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
-        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    )
     is_here = _directory(data_dir) is not None or KNOWN_TASKS[known_name(name)].hub_id is None
-    return not (is_here or offline) and find_spec("datasets") is not None
+    return not is_here and find_spec("datasets") is not None
 
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
@@ -530,5 +522,5 @@ def _file(key: str, split: str, data_dir: str | Path | None) -> Path:
     raise InputError(
         f"{file} does not exist; set data_dir (--data-dir) or {DATA_VARIABLE} to the directory of "
         f"the files of known tasks, or neither to read the task from the hub ({hub}) by the "
-        "package datasets, if HF_HUB_OFFLINE is not set"
+        "package datasets"
     )

@@ -76,7 +76,6 @@ class Posterior(Options):
         use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
         passes: Passes of the backbone in a prediction, for lists.
-        parameters: What the method adds to a model, for lists.
         head: Makes the last layer, `module:object` or the object; called as
             `head(config, num_features, num_classes, mean_sq_norm=…, seed=…)`.
         shared_head: The same for a last layer whose weights all options of a row share, called with
@@ -112,7 +111,6 @@ class Posterior(Options):
     use: ClassVar[str] = ""
     source: ClassVar[str]
     passes: ClassVar[str]
-    parameters: ClassVar[str]
 
     head: ClassVar[str | Callable[..., Any]] = "bayeslora.posteriors.point:PointHead.of"
     shared_head: ClassVar[str] = "bayeslora.posteriors.point:SharedPointHead.of"

@@ -207,13 +207,6 @@ class SiteLaws:
         expected = [(site.name, key) for site in sites for key in site.linears()]
         assert sorted(calls) == sorted(expected)
 
-    def test_linears_hold_the_trainable_parameters(self, adapted: Adapted) -> None:
-        """Their weights are the trainable parameters."""
-        for site in adapted[1]:
-            layers = {key: layer.weight for key, layer in site.linears().items()}
-            assert layers.keys() == site.trainable().keys()
-            assert all(layers[key] is value for key, value in site.trainable().items())
-
     def test_the_change_is_the_product_of_its_factors(self, trained: Adapted) -> None:
         """The change is s B A."""
         for site in trained[1]:

@@ -29,15 +29,6 @@ class EMTALLaws(SiteLaws):
             site.fade = 0.5
         return sites
 
-    def test_linears_hold_the_trainable_parameters(self, adapted):
-        """Except for the router, which is called only in training passes."""
-        for site in adapted[1]:
-            layers = {key: layer.weight for key, layer in site.linears().items()}
-            assert layers.keys() == site.trainable().keys() - {"router"}
-            assert all(
-                layers[key] is value for key, value in site.trainable().items() if key in layers
-            )
-
 
 class TestEMTALOnBert(EMTALLaws):
     def host(self):

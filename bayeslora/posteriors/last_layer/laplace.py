@@ -84,7 +84,6 @@ class Laplace(Posterior):
     use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "the covariance of the last layer"
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""

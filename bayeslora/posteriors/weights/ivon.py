@@ -73,7 +73,6 @@ class IVON(Posterior):
     use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one per adapter weight"
     from_start: ClassVar[str] = "is trained together with the adapter"
 
     def check_fit(self, facts: FitFacts) -> None:

@@ -50,7 +50,6 @@ class MCDropout(Posterior):
     use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "none"
     from_start: ClassVar[str] = (
         "runs a network that was trained with dropout, and is not fitted to rows"
     )

@@ -66,7 +66,6 @@ class TFB(Posterior):
     use: ClassVar[str] = "Uncertainty for a finished adapter, without training or gradients."
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
 
 
