@@ -52,12 +52,7 @@ def predictions_reading(args: Any) -> PredictionsReading:
     from bayeslora.data.formats import Reading
     from bayeslora.predictions.files import PredictionsReading
 
-    classes: dict[str, str] = {}
-    for pair in args.probability_column or ():
-        column, _, name = pair.rpartition("=")
-        if not column or not name:
-            raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
-        classes[column] = name
+    classes = pairs(args.probability_column or (), "--probability-column", "NAME=CLASS")
     table = Reading(**given(args, "delimiter", "encoding"))
     options = given(args, "renormalise", "normalise", "label_column")
     return PredictionsReading(table, classes, **options, name=getattr(args, "name", None) or "")
@@ -163,28 +158,37 @@ def settle_tasks(args: Any, source: str) -> None:
     """
     if args.multi_task is not None:
         refuse(args, [source], "is replaced by --multi-task; pass it there as NAME=FILE")
-        setattr(args, source, _named_files(args.multi_task, "--multi-task"))
+        setattr(args, source, pairs(args.multi_task, "--multi-task", "NAME=FILE"))
     validation = getattr(args, "validation", None)
     if isinstance(validation, list):
         if args.multi_task is not None:
-            args.validation = _named_files(validation, "--validation")
+            args.validation = pairs(validation, "--validation", "NAME=FILE")
         elif len(validation) > 1:
             raise InputError("several --validation files require --multi-task NAME=FILE")
         else:
             (args.validation,) = validation
 
 
-def _named_files(values: Any, option: str) -> dict[str, str]:
-    """Return files by task name, from `NAME=FILE` texts or a mapping of --config."""
+def pairs(values: Any, option: str, form: str) -> dict[str, str]:
+    """Return the values of an option by name, from `NAME=VALUE` texts or a mapping of --config.
+
+    Args:
+        values: The texts, or the mapping.
+        option: The option, for messages.
+        form: Form of a text, such as `NAME=FILE`.
+
+    Raises:
+        InputError: A text has another form, or a name occurs twice.
+    """
     if isinstance(values, Mapping):
-        return {str(name): str(file) for name, file in values.items()}
-    files: dict[str, str] = {}
-    for value in values:
-        name, _, file = value.partition("=")
-        if not name.strip() or not file or name in files:
-            raise InputError(f"{option} must be NAME=FILE, once per task, got {value!r}")
-        files[name] = file
-    return files
+        return {str(name): str(value) for name, value in values.items()}
+    by_name: dict[str, str] = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        if not name.strip() or not value.strip() or name in by_name:
+            raise InputError(f"{option} must be {form}, each name once, got {shown(text)}")
+        by_name[name] = value
+    return by_name
 
 
 def files_of(*arguments: Any) -> list[str]:

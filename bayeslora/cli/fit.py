@@ -136,17 +136,10 @@ def _verbaliser(values: Any) -> dict[Any, Any] | str:
     """
     if isinstance(values, Mapping):  # of --config, where numbers may be class names
         return {_as_text(name): _as_text(words) for name, words in values.items()}
-    mapping: dict[str, str] = {}
-    for text in values:
-        name, _, words = text.partition("=")
-        if text == "names" or values == ["none"]:
-            continue
-        if not name or not words.strip() or name in mapping:
-            raise InputError(
-                f"--verbaliser must be CLASS=WORDS, once per class, names or none, got {text!r}"
-            )
-        mapping[name] = words
-    return mapping or str(values[-1])
+    if values == ["none"]:
+        return "none"
+    words = [text for text in values if text != "names"]
+    return data.pairs(words, "--verbaliser", "CLASS=WORDS, names or none") or "names"
 
 
 def _as_text(value: Any) -> Any:

@@ -172,7 +172,8 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
         data_dir: As for `experiment`.
 
     Raises:
-        InputError: As for `experiment`, except that backbones and the device may be missing.
+        InputError: As for `experiment`, except that backbones of the hub and the device may be
+            missing.
     """
     from bayeslora.backbones.load import source_of
     from bayeslora.foreign import is_here
@@ -182,13 +183,11 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
     store = None if out is None else Store(out)
     if store is not None:
         store.check(setups)
-    missing = []
-    for name in parsed.backbones:
-        try:
-            if not is_here(source_of(name)):
-                missing.append(f"backbone {name} is not checked: it is not on this machine")
-        except InputError as error:
-            missing.append(str(error))
+    missing = [
+        f"backbone {name} is not checked: it is not on this machine"
+        for name in parsed.backbones
+        if not is_here(source_of(name))
+    ]
     cells_in_words = {
         str(cell): store is not None and store.record(cell) is not None for cell in parsed.cells
     }
