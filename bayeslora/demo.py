@@ -20,7 +20,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.examples import Examples
-from bayeslora.data.known import IN_DISTRIBUTION, NEAR, NewsgroupsDemo, load_newsgroups
+from bayeslora.data.newsgroups import IN_DISTRIBUTION, NEAR, NewsgroupsDemo, load_newsgroups
 from bayeslora.engine.cross_validation import tfidf
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.laplace import Laplace

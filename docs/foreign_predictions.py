@@ -67,7 +67,7 @@ def plain_transformers() -> list[Predictions]:
         set_seed,
     )
 
-    from bayeslora.data.known import load_newsgroups
+    from bayeslora.data.newsgroups import load_newsgroups
 
     posts = load_newsgroups()
     tokenizer = word_tokenizer(posts.train.texts)

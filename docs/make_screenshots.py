@@ -19,7 +19,7 @@ from make_gallery import KEPT, PAGES
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, sync_playwright
 
-from bayeslora.data.known import load_newsgroups
+from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.viewer import view
 

@@ -9,7 +9,7 @@ import tiny
 
 from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
-from bayeslora.data.known import NewsgroupsDemo
+from bayeslora.data.newsgroups import NewsgroupsDemo
 from bayeslora.data.read import read
 from bayeslora.engine import data
 from bayeslora.engine.progress import each_note_once

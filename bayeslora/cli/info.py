@@ -68,7 +68,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, installed_file
-    from bayeslora.data.known import DISTRIBUTION
+    from bayeslora.data.newsgroups import DISTRIBUTION
     from bayeslora.io import cache_directory
 
     devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.io import check_writable, refuse_existing, refuse_inputs
-from bayeslora.plain_text import one_line, visible
+from bayeslora.plain_text import counted, one_line, visible
 
 if TYPE_CHECKING:
     from bayeslora.metrics.scores import Score, Scores
@@ -146,11 +146,21 @@ def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str
     """
     from bayeslora.reporting.text import shown
 
-    return [
+    changes = [
         (f"{SCORE_NAMES[key]}, {rows}", f"{shown(before[key])} → {shown(after[key])}")
         for key in ("nll", "ece", "accuracy")
         if key in before and (key != "accuracy" or before[key].value != after[key].value)
     ]
+    label = f"NLL, {rows}"
+    return [*changes, *cut_off(f"{label}, before", before), *cut_off(f"{label}, after", after)]
+
+
+def cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
+    """Return the number of rows clamped by the floor of the NLL, if any."""
+    if not scores.nll_clamped:
+        return []
+    count = counted(scores.nll_clamped, "label")
+    return [(f"{label}: cut off", f"{count} with probability < 1e-12, set to 1e-12")]
 
 
 def terminal_width() -> int:

@@ -104,7 +104,7 @@ def _report(args: Options, rows: CheckedRows, name: str, by_task: str | None) ->
         tasks = {"tasks": content["groups"][by_task]} if by_task else {}
         output.print_json({**content, "file": str(args.out), **tasks})
         return
-    output.print_columns([line, *output.score_rows(scores)])
+    output.print_columns([line, *output.score_rows(scores), *output.cut_off("NLL", scores)])
     for task, part in scores.groups[by_task].items() if by_task else ():
         output.print_columns([("task", task), *output.score_rows(part.scores)])
     output.show_last(f"Saved {args.out}: {counted(rows.num_rows, 'prediction')} by {name}")

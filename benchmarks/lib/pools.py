@@ -19,7 +19,8 @@ from bayeslora.data.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.data.known import DISTRIBUTION, load_known, load_newsgroups, read_texts
+from bayeslora.data.known import load_known
+from bayeslora.data.newsgroups import DISTRIBUTION, load_newsgroups, read_texts
 from bayeslora.data.read import read
 from bayeslora.experiments.rows import drawn
 

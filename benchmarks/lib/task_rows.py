@@ -16,7 +16,8 @@ from bayeslora.data.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.data.known import load_known, load_newsgroups
+from bayeslora.data.known import load_known
+from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.splits import stratified_sample, stratified_split
 
 TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")

@@ -29,7 +29,7 @@ def texts(split: str, count: int, words: int = WORDS) -> Any:
     """Return rows with texts of at most `words` words."""
     from dataclasses import replace
 
-    from bayeslora.data.known import load_newsgroups
+    from bayeslora.data.newsgroups import load_newsgroups
 
     pool = {"num_train": max(ROWS, count), "num_test": PREDICTED}
     rows = getattr(load_newsgroups(**pool), split)

@@ -32,7 +32,7 @@ def nll(predictions):
 
 FORMATS = ("letters", "options")
 SHORT = {"nuts": "nuts:num_chains=1,num_warmup=60,num_samples=60", "vbll": "vbll:prior_scale=2"}
-REFUSED = {("options", "gvbll"), ("options", "prototypes")}
+REFUSED = {("options", "nuts"), ("options", "gvbll"), ("options", "prototypes")}
 OPTIONS = {"progress": False, "max_length": 48}
 
 

@@ -51,7 +51,7 @@ def test_what_needs_a_plain_adapter_is_refused(bert, tmp_path):
     assert same(clf.predict(TEST), before)
 
 
-QUICK_NUTS = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=30, num_samples=40)
+QUICK_NUTS = bl.NUTS(num_chains=2, num_warmup=30, num_samples=40)
 QUICK_TFB = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
 
 

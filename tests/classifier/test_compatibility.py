@@ -44,7 +44,7 @@ SMALL = {
     "vbll": "num_samples=20",
     "laplace": "num_samples=20",
     "laplace_lora": "num_samples=20",
-    "nuts": "kernel=hmc,num_chains=2,num_warmup=8,num_samples=4",
+    "nuts": "num_chains=2,num_warmup=8,num_samples=4",
     "ensemble": "num_members=2",
 }
 

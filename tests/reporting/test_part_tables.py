@@ -47,7 +47,7 @@ def written(files, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scores(files):
     sets = {name: files[name] for name in ("near", "far")}
-    return bl.evaluate(files["m"], sets, **ASKED, **FEW)
+    return bl.evaluate(files["m"], ood=sets, **ASKED, **FEW)
 
 
 def test_the_json_is_what_evaluate_says(written, scores):

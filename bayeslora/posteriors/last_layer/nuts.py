@@ -30,18 +30,7 @@ rotated once.
 
 *Chains* run with Pyro, one after the other.
 
-R-hat and the effective sample size follow Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021,
-arXiv 1903.08008: draws are replaced by the normal scores of their ranks over all chains, each chain
-is split in two, and the split R-hat and the effective sample size (Geyer's initial monotone
-sequence) are computed from the scores. R-hat is the maximum over the draws and their distances from
-the median, which detects chains of unequal spread.
-
-*Options* of a row share one weight vector.
-
-    U(w) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖w‖²,   z_nc = o_nc + wᵀφ_nc
-
-with w relative to the prior mean, whose logits are part of o. The Hessian at the mode, including
-the prior, is factorised once; in whitened coordinates the posterior is nearly a standard normal.
+R-hat is that of chains split in two, the effective sample size that of all chains (Pyro's).
 """
 
 from __future__ import annotations
@@ -50,7 +39,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 import torch
 from annotated_types import Interval
@@ -65,18 +54,14 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.last_layer.algebra import (
     MeanProblem,
     RowSpace,
-    bounding_factor,
     class_contrasts,
     maximise_mean,
-    precision_factor,
 )
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import (
     Features,
     check_features,
     check_fit,
-    mean_logits,
-    weight_gradient,
 )
 from bayeslora.processes import restored_random_state
 
@@ -87,9 +72,6 @@ class NUTS(Posterior):
 
     prior_scale: Positive = 2.0
     """Prior standard deviation of a logit."""
-    kernel: Literal["hmc", "nuts"] = "nuts"
-    """`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with random
-    lengths: faster, with fewer effective draws per step."""
     num_chains: UpTo1000 = 4
     """Number of independent chains, run one after the other."""
     num_warmup: Count = 300
@@ -105,7 +87,6 @@ class NUTS(Posterior):
 
     name: ClassVar[str] = "nuts"
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:NUTSHead"
-    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts:SharedNUTSHead"
     summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
     use: ClassVar[str] = "A reference for measuring approximations of the last layer."
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
@@ -121,56 +102,28 @@ _ITERATIONS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyTarget:
-    """A posterior over coordinates z of the weights, nearly a standard normal; float64.
-
-    Attributes:
-        mode: Weights of maximal density, in the shape of z.
-        linear: The gradient of Σ_n z_{n,y_n}, in the shape of z.
-        precision: δ of the prior.
-        offset: [N, C], known logits plus those of the prior mean.
-    """
-
-    mode: Tensor
-    linear: Tensor
-    precision: float
-    offset: Tensor
-
-    def potential(self, z: Tensor) -> Tensor:
-        """Return the energy at z, in nats up to a constant."""
-        weights = self.weights(z)
-        normaliser = (self.offset + self.logits(weights)).logsumexp(-1).sum(-1)
-        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
-        return normaliser + quadratic.sum((-2, -1))
-
-    def weights(self, z: Tensor) -> Tensor:
-        """Return the weights at z, in the shape of z."""
-        raise NotImplementedError
-
-    def logits(self, weights: Tensor) -> Tensor:
-        """Return the logits [..., N, C] of weights in the shape of z, without the offset."""
-        raise NotImplementedError
-
-    def class_weights(self, z: Tensor) -> Tensor:
-        """Return the [S, C, r] weights of S draws of z, relative to the prior mean."""
-        return self.weights(z)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target(AnyTarget):
-    """A posterior over z [C−1, r], with weights mode + scale · z; float64.
+class Target:
+    """A posterior over z [C−1, r], nearly a standard normal: weights mode + scale · z; float64.
 
     Attributes:
         features: [N, r] in the eigenvectors of ΦᵀΦ.
         contrasts: [C, C−1] in the eigenvectors of B.
         directions: [r, r], the eigenvectors of ΦᵀΦ.
+        mode: [C−1, r] weights of maximal density.
         scale: [C−1, r] approximate posterior standard deviations.
+        linear: [C−1, r], the gradient of Σ_n z_{n,y_n}.
+        precision: δ of the prior.
+        offset: [N, C], known logits plus those of the prior mean.
     """
 
     features: Tensor
     contrasts: Tensor
     directions: Tensor
+    mode: Tensor
     scale: Tensor
+    linear: Tensor
+    precision: float
+    offset: Tensor
 
     @classmethod
     def of(
@@ -224,20 +177,18 @@ class Target(AnyTarget):
         """Return the [..., C−1, r] weights at z."""
         return self.mode + self.scale * z
 
-    def logits(self, weights: Tensor) -> Tensor:
-        """Return the logits [..., N, C] of [..., C−1, r] weights."""
-        return self.features @ weights.transpose(-1, -2) @ self.contrasts.T
+    def potential(self, z: Tensor) -> Tensor:
+        """Return the energy at z, in nats up to a constant."""
+        weights = self.weights(z)
+        logits = self.offset + self.features @ weights.mT @ self.contrasts.T
+        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
+        return logits.logsumexp(-1).sum(-1) + quadratic.sum((-2, -1))
 
     def class_weights(self, z: Tensor) -> Tensor:
         """Return the [S, C, r] weights of [S, C−1, r] draws; they sum to zero over classes."""
         return self.contrasts @ self.weights(z) @ self.directions.T
 
 
-# Range of the lengths of `hmc` trajectories, drawn anew for each. The target is nearly a standard
-# normal, whose period is 2π: after a full period a weight returns to its value, after half a period
-# to the mirrored value, so its distance from the mean would never change. Weights whose scale is
-# off by a factor of two have other periods, so no fixed length is safe (Neal 2011, section 3.2).
-_LENGTHS = (math.pi / 4, math.pi)
 # Standard deviation of a chain's start: wider than the posterior, as R-hat requires.
 _OVERDISPERSION = 2.0
 
@@ -258,7 +209,7 @@ class Chains:
 
 
 def run_chains(
-    target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object] = lambda _: None
+    target: Target, config: NUTS, seed: int, advance: Callable[[int], object] = lambda _: None
 ) -> Chains:
     """Run the chains, each from its own start.
 
@@ -281,7 +232,7 @@ def run_chains(
 
 
 def _run_chain(
-    target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object]
+    target: Target, config: NUTS, seed: int, advance: Callable[[int], object]
 ) -> tuple[Tensor, int]:
     """Return the draws [S, C−1, r] of one chain and its number of divergences."""
     import pyro.infer.mcmc
@@ -295,8 +246,6 @@ def _run_chain(
 
     def after_step(kernel: Any, _params: object, stage: str, _step: int) -> None:
         advance(1)
-        if config.kernel == "hmc":
-            kernel.trajectory_length = _length()
         # Pyro discards them at the end of the run.
         if stage.startswith("Sample"):
             divergences[:] = kernel.diagnostics()["divergences"]
@@ -304,12 +253,7 @@ def _run_chain(
     # Pyro draws from the global generator.
     with restored_random_state(), torch.enable_grad():
         torch.manual_seed(seed)
-        accept = config.target_accept
-        kernel = (
-            mcmc.HMC(potential_fn=potential, trajectory_length=_length(), target_accept_prob=accept)
-            if config.kernel == "hmc"
-            else mcmc.NUTS(potential_fn=potential, target_accept_prob=accept)
-        )
+        kernel = mcmc.NUTS(potential_fn=potential, target_accept_prob=config.target_accept)
         chain = mcmc.MCMC(
             kernel,
             num_samples=config.num_samples,
@@ -320,11 +264,6 @@ def _run_chain(
         )
         chain.run()
     return chain.get_samples()["z"], len(divergences)
-
-
-def _length() -> float:
-    low, high = _LENGTHS
-    return low + (high - low) * float(torch.rand(()))
 
 
 RHAT_LIMIT = 1.01
@@ -353,47 +292,21 @@ def convergence(draws: Tensor) -> Convergence:
         draws: [chains, draws, quantities], at least four draws per chain.
 
     Raises:
-        InputError: A quantity is constant over a half chain, as when every step is rejected.
+        InputError: A quantity is constant, as when every step is rejected.
     """
-    half = draws.shape[1] // 2  # without the middle of an odd number
-    halves = torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]])
-    size = max(1, 4 * _CHUNK // halves.shape[1] ** 2)
-    results = [_convergence(part) for part in torch.split(halves, size, dim=2)]
-    if not all(math.isfinite(number) for result in results for number in result):
+    import pyro.ops.stats
+
+    stats: Any = pyro.ops.stats  # Pyro's own annotations are partial
+    rhat = stats.split_gelman_rubin(draws).max()
+    size = max(1, 4 * _CHUNK // draws.shape[1] ** 2)
+    parts = torch.split(draws, size, dim=2)
+    sizes = torch.stack([stats.effective_sample_size(part).min() for part in parts]).min()
+    if not (math.isfinite(rhat) and math.isfinite(sizes)):
         raise InputError(
             "the chains did not move, so their draws do not represent the posterior; raise "
             "num_warmup or num_samples, or lower target_accept"
         )
-    rhats, sizes = zip(*results, strict=True)
-    return Convergence(max(rhats), min(sizes))
-
-
-def _convergence(halves: Tensor) -> Convergence:
-    import pyro.ops.stats
-
-    stats: Any = pyro.ops.stats  # Pyro's own annotations are partial
-    scores = normal_scores(halves)
-    median = halves.flatten(0, 1).median(0).values
-    folded = normal_scores((halves - median).abs())
-    rhat = torch.maximum(*(stats.gelman_rubin(values) for values in (scores, folded)))
-    total = scores.shape[0] * scores.shape[1]
-    # Antithetic chains may yield a negative correlation time; the limit is Stan's.
-    times = (total / stats.effective_sample_size(scores)).clamp_min(1 / math.log10(total))
-    return Convergence(float(rhat.max()), float(total / times.max()))
-
-
-def normal_scores(draws: Tensor) -> Tensor:
-    """Return Φ⁻¹((rank − 3/8) / (n + 1/4)) of each of n draws, ranks over all chains, ties shared.
-
-    Args:
-        draws: [chains, draws, quantities].
-    """
-    values = draws.flatten(0, 1).T.contiguous()
-    ordered = values.sort(-1).values
-    first, last = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    rank = (first + last + 1).double() / 2
-    scores: Tensor = torch.special.ndtri((rank - 0.375) / (values.shape[-1] + 0.25))
-    return scores.T.reshape(draws.shape)
+    return Convergence(float(rhat), float(sizes))
 
 
 logger = logging.getLogger(__name__)
@@ -466,7 +379,7 @@ class NUTSHead(AroundPoint):
         self.noise = antithetic_noise(count, (classes + 1,), self.seed).to(device)
         self.basis = None if space.basis is None else space.basis.to(device)
 
-    def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
+    def _target(self, rows: Features) -> tuple[Target, RowSpace]:
         """Return the target to sample, and the space of its draws."""
         space = RowSpace.of(rows.values)
         centre = self._prior_mean().cpu()
@@ -558,77 +471,3 @@ class NUTSHead(AroundPoint):
             logger.warning(
                 "%d steps of the chains diverged; raise target_accept", chains.divergences
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedTarget(AnyTarget):
-    """A posterior over z [1, d], with weights mode + R⁻ᵀ z; float64.
-
-    Attributes:
-        features: [N, C, d].
-        factor: [d, d], R with R Rᵀ the Hessian at the mode.
-    """
-
-    features: Tensor
-    factor: Tensor
-
-    @classmethod
-    def of(
-        cls, features: Tensor, labels: Tensor, start: Tensor, precision: float, offset: Tensor
-    ) -> SharedTarget:
-        """Find the mode and whiten around it.
-
-        Args:
-            features: [N, C, d] float64.
-            labels: [N] int64.
-            start: [1, d] weights to start from, relative to the prior mean.
-            precision: δ.
-            offset: [N, C].
-        """
-        targets = one_hot(labels, features.shape[1]).to(features)
-        bound = bounding_factor(features.flatten(0, 1), precision)
-        mode = maximise_mean(
-            MeanProblem(features, targets, offset, 1 / precision),
-            start,
-            lambda gradient: torch.cholesky_solve(gradient.T, bound).T,
-            max_iterations=_ITERATIONS,
-            tolerance=1e-8,
-        )
-        probs = (offset + mean_logits(features, mode)).softmax(-1)
-        mean = (probs[:, None] @ features)[:, 0]
-        weighted = (probs[..., None] * features).flatten(0, 1)
-        hessian = weighted.T @ features.flatten(0, 1) - mean.T @ mean
-        hessian.diagonal().add_(precision)
-        return cls(
-            features=features,
-            factor=precision_factor(hessian),
-            mode=mode,
-            linear=weight_gradient(features, targets),
-            precision=precision,
-            offset=offset,
-        )
-
-    def weights(self, z: Tensor) -> Tensor:
-        """Return the [..., 1, d] weights at z."""
-        unwhitened: Tensor = torch.linalg.solve_triangular(self.factor.T, z.mT, upper=True).mT
-        return self.mode + unwhitened
-
-    def logits(self, weights: Tensor) -> Tensor:
-        """Return the logits [..., N, C] of [..., 1, d] weights."""
-        return torch.einsum("ncd,...d->...nc", self.features, weights[..., 0, :])
-
-
-class SharedNUTSHead(NUTSHead):
-    """The Markov chain reference for options: features are [N, C, d]."""
-
-    def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
-        centre = self._prior_mean().cpu()
-        start = self.weight.double().cpu() - centre
-        target = SharedTarget.of(
-            rows.values, rows.targets, start, self.prior_precision, rows.logits(centre)
-        )
-        return target, RowSpace(None)
-
-    def _logits(self, rows: Features, draws: Tensor, noise: Tensor) -> Tensor:
-        logits: Tensor = torch.einsum("ncd,sd->snc", rows.values, draws[:, 0])
-        return logits + rows.logits(self._prior_mean())

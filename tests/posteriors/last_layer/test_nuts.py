@@ -4,7 +4,6 @@ import logging
 import math
 
 import pyro
-import pytest
 import torch
 
 from bayeslora import NUTS
@@ -35,13 +34,12 @@ def on_grid(features, labels):
     return grid, (log_likelihood - grid.square().sum(1) / (4 * TAU**2)).softmax(0)
 
 
-@pytest.mark.parametrize("kernel", ["nuts", "hmc"])
-def test_two_classes_against_a_grid(kernel):
+def test_two_classes_against_a_grid():
     features, labels = toy(rows=30, size=2, classes=2, seed=1)
     other = toy(rows=20, size=2, classes=2, seed=2)[0]
     grid, weights = on_grid(features, labels)
     options = {"num_chains": 2, "num_warmup": 150, "num_samples": 500}
-    head = fitted(features, labels, 2, kernel=kernel, **options)
+    head = fitted(features, labels, 2, **options)
     samples = head.predict(Features(other)).samples
     effective = min(head.report()["min_ess"], 1000)
     assert effective > 150

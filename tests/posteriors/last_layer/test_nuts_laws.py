@@ -8,7 +8,7 @@ from bayeslora.testing.last_layer import LastLayerLaws
 
 
 class TestNUTS(LastLayerLaws):
-    config = NUTS(kernel="hmc", num_chains=2, num_warmup=80, num_samples=250)
+    config = NUTS(num_chains=2, num_warmup=80, num_samples=250)
     # Logits of these rows have posterior deviations of about 1.5, and two chains of 250 draws
     # have about 200 effective draws: standard errors are 0.11 for means and 10 % for variances.
     noise = 0.3

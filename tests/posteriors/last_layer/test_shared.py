@@ -13,7 +13,6 @@ import torch
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.last_layer.laplace import SharedCurvature
-from bayeslora.posteriors.last_layer.nuts import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.registry import build_head, resolve_posterior
 from bayeslora.posteriors.types import Features
@@ -125,21 +124,6 @@ def test_the_curvature_of_options_is_the_hessian(prior):
     expected = states @ torch.linalg.inv(hessian + delta * eye) @ states.mT
     torch.testing.assert_close(whole.covariance(states, delta), expected)
     assert whole.log_determinant(delta) == pytest.approx(torch.logdet(hessian + delta * eye).item())
-
-
-def test_the_energy_of_options_is_the_posteriors():
-    rows = options_rows()
-    states, labels = rows.values.double(), rows.labels
-    offset = torch.randn(ROWS, OPTIONS, generator=torch.Generator().manual_seed(5)).double()
-    target = SharedTarget.of(states, labels, torch.zeros(1, SIZE).double(), 0.8, offset)
-    z = torch.randn(6, 1, SIZE, generator=torch.Generator().manual_seed(6)).double()
-    weights = target.class_weights(z)[:, 0]
-    logits = offset + torch.einsum("ncd,sd->snc", states, weights)
-    nll = -logits.log_softmax(-1)[:, torch.arange(ROWS), labels].sum(-1)
-    expected = nll + 0.4 * weights.square().sum(-1)
-    # Equal up to a constant, the offsets of the labels.
-    potential = target.potential(z)
-    torch.testing.assert_close(potential - potential[0], expected - expected[0])
 
 
 CHAINS = ["nuts:num_chains=1,num_warmup=80,num_samples=80"]
